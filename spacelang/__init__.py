@@ -1,0 +1,64 @@
+"""A compiler for neural-architecture search spaces.
+
+    graph = spacelang.load("autoformer.space:autoformer_t", classes=10)
+    model = spacelang.compile(graph, backend="torch")
+
+The public names below are looked up on first use, so `import spacelang` loads no other library.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import spacelang.backends.torch.weights as weights
+    from spacelang import passes as passes
+    from spacelang.diagnostics import SpaceError as SpaceError
+    from spacelang.ir.build import Builder as Builder
+    from spacelang.ir.decision import Decisions as Decisions
+    from spacelang.ir.graph import Graph as Graph
+    from spacelang.loader import compile as compile
+    from spacelang.loader import load as load
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Builder",
+    "Decisions",
+    "Graph",
+    "SpaceError",
+    "__version__",
+    "compile",
+    "load",
+    "passes",
+    "weights",
+]
+
+# Where each public name lives: "module", or "module:object".
+_HOMES = {
+    "Builder": "spacelang.ir.build:Builder",
+    "Decisions": "spacelang.ir.decision:Decisions",
+    "Graph": "spacelang.ir.graph:Graph",
+    "SpaceError": "spacelang.diagnostics:SpaceError",
+    "compile": "spacelang.loader:compile",
+    "load": "spacelang.loader:load",
+    "passes": "spacelang.passes",
+    "weights": "spacelang.backends.torch.weights",
+}
+
+
+def __getattr__(name: str) -> object:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'spacelang' has no attribute {name!r}")
+    module, _, attribute = home.partition(":")
+    value = import_module(module)
+    if attribute:
+        value = getattr(value, attribute)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,302 @@
+"""Exact counting and exactly uniform sampling of the assignments of a problem, within a band.
+
+    space = Elimination(problem)
+    space.size                                             # all admissible assignments
+    space.count([5_000_000, None], [6_000_000, None])      # Exact(value=5164334576)
+    space.sample(4, numpy.random.default_rng(0))           # indices [4, variables]
+
+Variables are eliminated over the scopes of the cost tables; the value of a table is a distribution
+{sum: number of ways}. Only figures with a band enter. Where a table would explode, costs are
+rounded into bins: `count` then gives exact bounds, and `sample` keeps those draws that lie in the
+band, which is still exactly uniform.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spacelang.analysis.distribution import Indices, Limit, TooLarge
+from spacelang.analysis.factor import extreme, simplify
+from spacelang.analysis.halves import Pairs
+from spacelang.analysis.problem import (
+    BandTooNarrow,
+    CountingError,
+    EmptyBand,
+    Mask,
+    Problem,
+    Table,
+    TooEntangled,
+)
+from spacelang.analysis.region import Band
+from spacelang.analysis.scale import Scaled, join, scale
+from spacelang.analysis.tree import Root, build
+
+__all__ = [
+    "BandTooNarrow",
+    "Between",
+    "CountingError",
+    "Elimination",
+    "EmptyBand",
+    "Exact",
+    "Mask",
+    "Problem",
+    "Table",
+    "TooEntangled",
+]
+
+# Entries of one exact table: some gigabytes and a minute at the worst.
+ENTRIES = 1 << 24
+# Beyond so many, a sample tries bins first, which are set up sooner.
+QUICK = 1 << 20
+# Keys a figure where costs are rounded: for bounds and first draws, and finer ones for draws.
+BINS = 1 << 11
+FINER = (1 << 14, 1 << 17)
+# A proposal that keeps fewer than one in KEPT of PROBE draws gives way to the next.
+PROBE = 1 << 12
+KEPT = 64
+# Draws of the last proposal without success, all told.
+PATIENCE = 1 << 20
+# Draws made at once.
+BATCH = 1 << 16
+# Bands whose weights are kept.
+REMEMBERED = 8
+
+Bound = Sequence[int | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Exact:
+    """A number of assignments."""
+
+    value: int
+
+
+@dataclass(frozen=True, slots=True)
+class Between:
+    """Bounds, both included, that surely hold the number of assignments."""
+
+    lower: int
+    upper: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Plan:
+    """An elimination for some figures; `free` are the variables that nothing depends on."""
+
+    figures: tuple[int, ...]
+    scaled: Scaled
+    root: Root
+    limit: Limit
+    free: tuple[str, ...]
+    multiple: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Proposal:
+    """Draws from a band, or from a little around it where costs were rounded."""
+
+    problem: Problem
+    plan: Plan
+    pairs: Pairs
+
+    def draw(self, number: int, rng: np.random.Generator) -> Indices:
+        """Value indices [number, variables], in the order of the domains."""
+        values = self.pairs.draw(rng, number)
+        for variable in self.plan.free:
+            values[variable] = rng.integers(0, self.problem.domains[variable], number)
+        return np.stack([values[variable] for variable in self.problem.domains], axis=1)
+
+
+class Elimination:
+    """The admissible assignments of a problem; exact tables hold at most `entries` sums each.
+
+    Tables are made when first needed, and kept.
+    """
+
+    def __init__(self, problem: Problem, entries: int = ENTRIES) -> None:
+        self.problem = problem
+        self.entries = entries
+        self._plans: dict[tuple[tuple[int, ...], int, int | None], Plan | None] = {}
+        self._pairs: dict[tuple[int, Band], Pairs] = {}
+        self._bounds: dict[int, tuple[int, int] | None] = {}
+
+    @cached_property
+    def size(self) -> int:
+        """The number of admissible assignments. Raises TooEntangled where no table fits."""
+        nothing = (None,) * self.problem.figures
+        try:
+            return self._number(self._plan((), self.entries, None), nothing, nothing, sure=True)
+        except TooLarge:
+            reason = "the variables hang together too closely for exact tables"
+            raise TooEntangled(reason) from None
+
+    def bounds(self, figure: int) -> tuple[int, int]:
+        """The least and the largest value of a figure. Raises EmptyBand without assignments."""
+        result = self._extremes(figure)
+        if result is None:
+            raise EmptyBand("no assignment is admissible")
+        return result
+
+    def count(self, lower: Bound, upper: Bound) -> Exact | Between:
+        """How many assignments have every figure within its inclusive bounds; None is no bound."""
+        figures = self._asked(lower, upper)
+        if figures is None:
+            return Exact(0)
+        if not figures:
+            return Exact(self.size)
+        for bins in (None, *(BINS >> shift for shift in range(11))):
+            try:
+                plan = self._plan(figures, self.entries, bins)
+                least = self._number(plan, lower, upper, sure=True)
+                most = least if plan.scaled.exact else self._number(plan, lower, upper, sure=False)
+            except TooLarge:
+                continue
+            return Exact(least) if least == most else Between(least, most)
+        return Between(0, self.size)
+
+    def sample(
+        self,
+        number: int,
+        rng: np.random.Generator,
+        lower: Bound | None = None,
+        upper: Bound | None = None,
+    ) -> Indices:
+        """Independent draws [number, variables] of value indices, in the order of the domains.
+
+        Every admissible assignment within the inclusive band is drawn equally often, exactly.
+        Raises EmptyBand where there is none, and BandTooNarrow where exact tables do not fit and
+        hardly any draw from rounded ones lies in the band.
+        """
+        nothing = (None,) * self.problem.figures
+        lower, upper = lower or nothing, upper or nothing
+        figures = self._asked(lower, upper)
+        if figures is None:
+            raise EmptyBand("no admissible assignment lies within the band")
+        kept = [np.zeros((0, len(self.problem.domains)), np.int64)]
+        proposals = self._proposals(figures, lower, upper)
+        proposal = next(proposals, None)
+        if proposal is None:
+            raise TooEntangled("the variables hang together too closely for tables")
+        missing, tried, found = number, 0, 0
+        while missing:
+            # As many as should be kept, going by those before.
+            wanted = missing * (tried + 1) // (found + 1) if tried else missing
+            drawn = proposal.draw(min(max(wanted, missing, 64), BATCH), rng)
+            inside = drawn[self._holds(drawn, proposal.plan, lower, upper)][:missing]
+            kept.append(inside)
+            missing, tried, found = missing - len(inside), tried + len(drawn), found + len(inside)
+            if missing and tried >= PROBE and found * KEPT < tried:
+                finer = next(proposals, None)
+                if finer:
+                    proposal, tried, found = finer, 0, 0
+                elif tried > PATIENCE * (found + 1):
+                    raise BandTooNarrow("exact tables do not fit, and hardly a draw is in the band")
+        return np.concatenate(kept)
+
+    def _proposals(
+        self, figures: tuple[int, ...], lower: Bound, upper: Bound
+    ) -> Iterator[Proposal]:
+        """Ways to draw from the band or a little around it, the quickest to set up first."""
+        for entries, bins in (
+            (min(QUICK, self.entries), None),
+            (self.entries, BINS),
+            (self.entries, None),
+            *((self.entries, bins) for bins in FINER),
+        ):
+            try:
+                plan = self._plan(figures, entries, bins)
+                pairs = self._weighed(plan, lower, upper, sure=False)
+            except TooLarge:
+                continue
+            if pairs is None or not pairs.total:
+                raise EmptyBand("no admissible assignment lies within the band")
+            yield Proposal(self.problem, plan, pairs)
+
+    def _asked(self, lower: Bound, upper: Bound) -> tuple[int, ...] | None:
+        """The figures whose bounds exclude something; None where one excludes everything."""
+        if len(lower) != self.problem.figures or len(upper) != self.problem.figures:
+            raise ValueError(f"bounds are wanted for each of {self.problem.figures} figures")
+        asked: list[int] = []
+        for figure, (low, high) in enumerate(zip(lower, upper, strict=True)):
+            if low is None and high is None:
+                continue
+            extremes = self._extremes(figure)
+            if extremes is None:
+                return None
+            least, most = extremes
+            low, high = (least if low is None else low), (most if high is None else high)
+            if low > high or low > most or high < least:
+                return None
+            if low > least or high < most:
+                asked.append(figure)
+        return tuple(asked)
+
+    def _extremes(self, figure: int) -> tuple[int, int] | None:
+        if figure not in self._bounds:
+            least = extreme(self.problem, figure, largest=False)
+            most = extreme(self.problem, figure, largest=True)
+            self._bounds[figure] = None if least is None or most is None else (least, most)
+        return self._bounds[figure]
+
+    def _plan(self, figures: tuple[int, ...], entries: int, bins: int | None) -> Plan:
+        """The elimination for some figures, made once. Raises TooLarge."""
+        key = figures, entries, bins
+        if key not in self._plans:
+            try:
+                self._plans[key] = self._made(figures, Limit(entries), bins)
+            except TooLarge:
+                self._plans[key] = None
+        plan = self._plans[key]
+        if plan is None:
+            raise TooLarge
+        return plan
+
+    def _made(self, figures: tuple[int, ...], limit: Limit, bins: int | None) -> Plan:
+        domains = self.problem.domains
+        factors = simplify(self.problem, figures)
+        bound = {variable for factor in factors for variable in factor.scope}
+        free = tuple(variable for variable in domains if variable not in bound)
+        scaled = scale(factors if bins is None else join(factors, domains), len(figures), bins)
+        root = build(scaled.rows, domains, limit)
+        return Plan(figures, scaled, root, limit, free, self.problem.points(free))
+
+    def _weighed(self, plan: Plan, lower: Bound, upper: Bound, *, sure: bool) -> Pairs | None:
+        """The pairs at the root whose keys may (if `sure`, must) lie in the band."""
+        band = plan.scaled.band(
+            [lower[figure] for figure in plan.figures],
+            [upper[figure] for figure in plan.figures],
+            sure=sure,
+        )
+        if band is None:
+            return None
+        key = id(plan), band
+        if key not in self._pairs:
+            if len(self._pairs) >= REMEMBERED:
+                self._pairs.pop(next(iter(self._pairs)))
+            self._pairs[key] = Pairs(plan.root, band, plan.limit)
+        return self._pairs[key]
+
+    def _number(self, plan: Plan, lower: Bound, upper: Bound, *, sure: bool) -> int:
+        pairs = self._weighed(plan, lower, upper, sure=sure)
+        return pairs.total * plan.multiple if pairs else 0
+
+    def _holds(
+        self, drawn: Indices, plan: Plan, lower: Bound, upper: Bound
+    ) -> NDArray[np.bool_]:
+        """Which assignments lie in the band; all do where nothing was rounded."""
+        held = np.ones(len(drawn), np.bool_)
+        if plan.scaled.exact:
+            return held
+        for figure in plan.figures:
+            total = self.problem.total(figure, drawn)
+            low, high = lower[figure], upper[figure]
+            if low is not None:
+                held &= (total >= low).astype(np.bool_)
+            if high is not None:
+                held &= (total <= high).astype(np.bool_)
+        return held

@@ -1,0 +1,310 @@
+"""The opaque factors of a size: decisions, and what a polynomial cannot express.
+
+    width   (k - 1)//2   min(window, H)   max(a, b)   (a if c else b)   1/(x + 1)   rsqrt(dim)
+
+Plain data with exact evaluation. `spacelang.ir.dim` makes them and simplifies them while it does.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from spacelang.ir.functions import FUNCTIONS, Number, tidy
+
+if TYPE_CHECKING:
+    from spacelang.ir.condition import Condition
+    from spacelang.ir.dim import Dim
+
+Value = Fraction | int | str | bool | tuple[int, ...]
+
+LIMIT = 4096
+"""How many points an enumeration may visit."""
+
+
+class Unbound(KeyError):
+    """A size or condition was evaluated without the value of one of its decisions."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+    def __str__(self) -> str:
+        return f"no value for {self.name!r}"
+
+
+def exact(number: int | float | Fraction) -> Fraction:
+    """The fraction that is meant: a float counts as its shortest decimal form (3.3 is 33/10)."""
+    if isinstance(number, float):
+        if not math.isfinite(number):
+            raise ValueError(f"{number} is not a size")
+        return Fraction(repr(number))
+    return Fraction(number)
+
+
+def is_numeric(value: Value) -> bool:
+    """Whether a decision's value is a number; booleans are not."""
+    return isinstance(value, int | float | Fraction) and not isinstance(value, bool)
+
+
+def normal_value(value: Value) -> Value:
+    """Numbers become Fractions, all else stays."""
+    if isinstance(value, int | float | Fraction) and not isinstance(value, bool):
+        return exact(value)
+    return value
+
+
+def plain_value(value: Value) -> Value:
+    """Whole numbers become int, other numbers Fraction, all else stays."""
+    if isinstance(value, int | float | Fraction) and not isinstance(value, bool):
+        fraction = exact(value)
+        return fraction.numerator if fraction.denominator == 1 else fraction
+    return value
+
+
+@dataclass(frozen=True, eq=False)
+class Symbol:
+    """A decision, or a size handed to a block by its caller.
+
+    `values` is empty for a free size (a batch axis): any positive whole number.
+    """
+
+    name: str
+    values: tuple[Value, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "values", tuple(normal_value(value) for value in self.values))
+
+    @cached_property
+    def _key(self) -> tuple[str, tuple[Value, ...], tuple[bool, ...]]:
+        return self.name, self.values, tuple(isinstance(value, bool) for value in self.values)
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash((self.name, self.values))
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        if self is other:
+            return True
+        return isinstance(other, Symbol) and self._hash == other._hash and self._key == other._key
+
+    @property
+    def free(self) -> bool:
+        """Whether it stands for any positive whole number."""
+        return not self.values
+
+    @cached_property
+    def numeric(self) -> bool:
+        """Whether it may stand in a size."""
+        return all(is_numeric(value) for value in self.values)
+
+    @cached_property
+    def points(self) -> tuple[Value, ...]:
+        """Its distinct values, the default first: numbers from the largest down, else as given."""
+        distinct = tuple(dict.fromkeys(self.values))
+        if self.numeric:
+            numbers = (value for value in distinct if isinstance(value, Fraction))
+            return tuple(plain_value(value) for value in sorted(numbers, reverse=True))
+        return tuple(plain_value(value) for value in distinct)
+
+    @cached_property
+    def symbols(self) -> frozenset[Symbol]:
+        return frozenset((self,))
+
+    def at(self, values: Mapping[str, Value]) -> Number:
+        """Its number. Unbound if it has none, TypeError if the value is no number."""
+        try:
+            value = values[self.name]
+        except KeyError:
+            raise Unbound(self.name) from None
+        if type(value) is int:
+            return value
+        if isinstance(value, bool | str | tuple):
+            raise TypeError(f"{self.name} = {value!r} is not a number")
+        return tidy(exact(value))
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True)
+class FloorDivide:
+    """`numerator // denominator`, rounded down."""
+
+    numerator: Dim
+    denominator: Dim
+
+    @cached_property
+    def symbols(self) -> frozenset[Symbol]:
+        return self.numerator.symbols | self.denominator.symbols
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash((FloorDivide, self.numerator, self.denominator))
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def at(self, values: Mapping[str, Value]) -> Number:
+        denominator = self.denominator.at(values)
+        if denominator == 0:
+            raise ZeroDivisionError(f"{self.denominator} is 0 in {self}")
+        return math.floor(self.numerator.at(values) // denominator)
+
+    @cached_property
+    def text(self) -> str:
+        if self.denominator.constant == 1:
+            return f"floor({self.numerator})"
+        return f"({tight(self.numerator)}//{tight(self.denominator)})"
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True)
+class Extremum:
+    """`min(...)` or `max(...)` of two or more sizes; `name` is which."""
+
+    name: str
+    operands: tuple[Dim, ...]
+
+    @cached_property
+    def symbols(self) -> frozenset[Symbol]:
+        return frozenset[Symbol]().union(*(operand.symbols for operand in self.operands))
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash((self.name, self.operands))
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def at(self, values: Mapping[str, Value]) -> Number:
+        numbers = [operand.at(values) for operand in self.operands]
+        return min(numbers) if self.name == "min" else max(numbers)
+
+    @cached_property
+    def text(self) -> str:
+        return f"{self.name}({', '.join(str(operand) for operand in self.operands)})"
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True)
+class Conditional:
+    """`then if condition else otherwise`; only the side taken is evaluated."""
+
+    condition: Condition
+    then: Dim
+    otherwise: Dim
+
+    @cached_property
+    def symbols(self) -> frozenset[Symbol]:
+        return self.condition.symbols | self.then.symbols | self.otherwise.symbols
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash((self.condition, self.then, self.otherwise))
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def at(self, values: Mapping[str, Value]) -> Number:
+        return (self.then if self.condition.at(values) else self.otherwise).at(values)
+
+    @cached_property
+    def text(self) -> str:
+        return f"({self.then} if {self.condition} else {self.otherwise})"
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True)
+class Divisor:
+    """What is divided by and does not cancel by itself: a sum, or a factor that may be zero.
+
+    It occurs with negative exponents only.
+    """
+
+    divisor: Dim
+
+    @property
+    def symbols(self) -> frozenset[Symbol]:
+        return self.divisor.symbols
+
+    def __hash__(self) -> int:
+        return hash((Divisor, self.divisor))
+
+    def at(self, values: Mapping[str, Value]) -> Number:
+        return self.divisor.at(values)
+
+    @cached_property
+    def text(self) -> str:
+        return tight(self.divisor)
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True)
+class Function:
+    """A function of the table FUNCTIONS that is not a rational one."""
+
+    name: str
+    operands: tuple[Dim, ...]
+
+    @cached_property
+    def symbols(self) -> frozenset[Symbol]:
+        return frozenset[Symbol]().union(*(operand.symbols for operand in self.operands))
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash((self.name, self.operands))
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def at(self, values: Mapping[str, Value]) -> Number:
+        """Exact where the result is rational, else a float. ArithmeticError where undefined."""
+        return FUNCTIONS[self.name](*(operand.at(values) for operand in self.operands))
+
+    @cached_property
+    def text(self) -> str:
+        return f"{self.name}({', '.join(str(operand) for operand in self.operands)})"
+
+    def __str__(self) -> str:
+        return self.text
+
+
+Atom = Symbol | FloorDivide | Extremum | Conditional | Divisor | Function
+
+
+def atom_text(atom: Atom) -> str:
+    """How an atom is written as a factor."""
+    return atom.name if isinstance(atom, Symbol) else atom.text
+
+
+def atom_order(atom: Atom) -> tuple[str, bool]:
+    """What atoms are sorted by; a divisor is written like the factor that it divides by."""
+    return atom_text(atom), isinstance(atom, Divisor)
+
+
+def tight(dim: Dim) -> str:
+    """A size as an operand that needs no parentheses, or with them."""
+    text = str(dim)
+    if dim.constant is not None:
+        return text if text.isdigit() else f"({text})"
+    (monomial, coefficient), *rest = dim.terms
+    single = not rest and coefficient == 1 and len(monomial) == 1 and monomial[0][1] == 1
+    if single and not isinstance(monomial[0][0], FloorDivide):
+        return text
+    return f"({text})"

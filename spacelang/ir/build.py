@@ -1,0 +1,385 @@
+"""Building blocks node by node: the only way in which the front end and passes make nodes.
+
+    b = BlockBuilder("mlp")
+    x = b.input(TensorType((batch, tokens, width)), "x")
+    h = b.one("linear", [x], {"out": 4 * width}, label="fc1")
+    block = b.finish([h])
+
+Every op is checked as it is applied: shapes for every architecture, under the conditions that hold
+where it stands. Conditional parts are levels that are opened, filled and closed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from spacelang.diagnostics import NOWHERE, Diagnostic, SpaceError, Span, error
+from spacelang.ir.block import Block
+from spacelang.ir.condition import Condition
+from spacelang.ir.decision import Choice
+from spacelang.ir.dim import Dim, Symbol
+from spacelang.ir.node import Attribute, Call, Node, TensorType, Value, join
+from spacelang.ir.op import REQUIRED, Infer, OpDef, lookup
+from spacelang.ir.param import Param, View
+from spacelang.ir.prove import Proved, Refuted, equal, feasible
+
+Explain = Callable[[Diagnostic, Mapping[str, object]], Diagnostic]
+
+
+class Level:
+    """The nodes of a block's body, or of one of its regions, while they are made."""
+
+    def __init__(self, parent: Level | None, guards: tuple[Condition, ...]) -> None:
+        self.parent = parent
+        self.guards = guards
+        self.nodes: list[Node] = []
+        self.imports: dict[Value, Value] = {}
+
+
+@dataclass(frozen=True, eq=False)
+class Tensor:
+    """A value under construction: where it was made, and its type."""
+
+    level: Level = field(repr=False)
+    value: Value
+    type: TensorType
+
+    @property
+    def shape(self) -> tuple[Dim, ...]:
+        return self.type.shape
+
+
+@dataclass
+class _Declared:
+    param: Param
+    guards: list[tuple[Condition, ...]]
+
+
+class BlockBuilder:
+    """One block in the making. `guards` are conditions known to hold wherever it is called."""
+
+    def __init__(
+        self,
+        name: str,
+        span: Span = NOWHERE,
+        guards: tuple[Condition, ...] = (),
+        explain: Explain | None = None,
+    ) -> None:
+        self.name, self.span = name, span
+        self.level = Level(None, guards)
+        self.explain: Explain = explain or (lambda found, example: found.note(example_text(example)))
+        self.sizes: dict[str, Symbol] = {}
+        self.decisions: dict[str, Choice] = {}
+        self.params: dict[str, _Declared] = {}
+        self._next = 0
+
+    # Declarations.
+
+    def size(self, symbol: Symbol) -> Dim:
+        """A size that every call binds."""
+        self.sizes.setdefault(symbol.name, symbol)
+        return Dim.of(symbol)
+
+    def decide(self, choice: Choice) -> None:
+        """A decision that every call takes anew; two of one path must exclude each other (SP203)."""
+        before = self.decisions.get(choice.path)
+        if before is not None:
+            raise SpaceError(
+                error("SP203", f"two decisions of the path {choice.path}", choice.span, "again here")
+                .also(before.span, "first here")
+                .hint("give each its index: choose width[i] in ..")
+            )
+        self.decisions[choice.path] = choice
+
+    def input(self, type: TensorType, label: str = "", span: Span = NOWHERE) -> Tensor:
+        return self._add(Node(self._id(), "input", types=(type,), label=label, span=span))[0]
+
+    @property
+    def guards(self) -> tuple[Condition, ...]:
+        return self.level.guards
+
+    # Nodes.
+
+    def one(
+        self,
+        op: str,
+        operands: Sequence[Tensor] = (),
+        options: Mapping[str, object] | None = None,
+        *,
+        label: str | None = None,
+        span: Span = NOWHERE,
+    ) -> Tensor:
+        """Apply an op that has one result."""
+        return self.apply(op, operands, options, label=label, span=span)[0]
+
+    def apply(
+        self,
+        op: str,
+        operands: Sequence[Tensor] = (),
+        options: Mapping[str, object] | None = None,
+        *,
+        given: tuple[str, ...] = (),
+        label: str | None = None,
+        prefix: str = "",
+        span: Span = NOWHERE,
+    ) -> tuple[Tensor, ...]:
+        """Apply an op: its results.
+
+        `given` names the optional operands that stand last among `operands`. A parameter is called
+        after `prefix`, `label` (the op's name if None) and its role.
+        """
+        definition = lookup(op)
+        attributes = complete(definition, options or {}, span)
+        infer = Infer(
+            op,
+            tuple(t.type for t in operands),
+            attributes,
+            given,
+            self.guards,
+            span,
+            explain=self.explain,
+        )
+        if definition.shape_row is None:
+            raise SpaceError(error("SP604", f"the op {op} has no shape row", span))
+        result = definition.shape_row(infer)
+        types = (result,) if isinstance(result, TensorType) else tuple(result)
+        if infer.params:
+            prefix = join(prefix, op if label is None else label)
+        else:
+            prefix = join(prefix, label) if label else ""
+        views: dict[str, View] = {}
+        for role, param in infer.params.items():
+            path = join(prefix, role)
+            self._declare(replace(param, path=path))
+            views[role] = replace(infer.views[role], param=path)
+        if given:
+            attributes = {**attributes, "given": given}
+        inner = tuple(self.use(t) for t in operands)
+        return self._add(
+            Node(self._id(), op, inner, attributes, views, types=types, label=prefix, span=span)
+        )
+
+    def call(
+        self,
+        call: Call,
+        operands: Sequence[Tensor],
+        types: tuple[TensorType, ...],
+        span: Span = NOWHERE,
+    ) -> tuple[Tensor, ...]:
+        """Call a block; the caller has checked operands and found the result types."""
+        inner = tuple(self.use(t) for t in operands)
+        return self._add(
+            Node(self._id(), "call", inner, call=call, types=types, label=call.path, span=span)
+        )
+
+    def name(self, tensor: Tensor, label: str) -> Tensor:
+        """Give a value a path of its own, under which taps and passes find it."""
+        nodes = tensor.level.nodes
+        for position, node in enumerate(nodes):
+            if node.id == tensor.value.node:
+                if node.op == "input" or len(node.types) > 1 or node.label:
+                    break
+                nodes[position] = replace(node, label=label)
+                return tensor
+        return self._add(
+            Node(self._id(), "identity", (self.use(tensor),), types=(tensor.type,), label=label)
+        )[0]
+
+    def use(self, tensor: Tensor) -> Value:
+        """The value as the present level sees it: regions take what they read as operands."""
+        return self._seen(tensor, self.level)
+
+    def _seen(self, tensor: Tensor, level: Level) -> Value:
+        if tensor.level is level:
+            return tensor.value
+        if level.parent is None:
+            raise SpaceError(error("SP201", "a value is used outside the part that makes it"))
+        outer = self._seen(tensor, level.parent)
+        if outer not in level.imports:
+            node = Node(self._id(), "input", types=(tensor.type,))
+            level.nodes.insert(len(level.imports), node)
+            level.imports[outer] = Value(node.id)
+        return level.imports[outer]
+
+    def _add(self, node: Node) -> tuple[Tensor, ...]:
+        self.level.nodes.append(node)
+        return tuple(
+            Tensor(self.level, Value(node.id, i), type) for i, type in enumerate(node.types)
+        )
+
+    def _id(self) -> int:
+        self._next += 1
+        return self._next - 1
+
+    def _declare(self, param: Param) -> None:
+        before = self.params.get(param.path)
+        if before is None:
+            self.params[param.path] = _Declared(param, [self.guards])
+            return
+        if any(feasible((*guards, *self.guards)) is not False for guards in before.guards):
+            raise SpaceError(
+                error("SP203", f"two parameters called {param.path}", param.span, "again here")
+                .also(before.param.span, "first here")
+                .hint("label the calls apart: linear(..) as fc2")
+            )
+        before.guards.append(self.guards)
+
+    # Regions.
+
+    def open(self, condition: Condition) -> Level:
+        """Start a region that is there only where the condition holds."""
+        self.level = Level(self.level, (*self.level.guards, condition))
+        return self.level
+
+    def close(self) -> Level:
+        """End the present region; hand it to `guard` or `choose`."""
+        closed, parent = self.level, self.level.parent
+        assert parent is not None
+        self.level = parent
+        return closed
+
+    def guard(
+        self,
+        condition: Condition,
+        region: Level,
+        fallbacks: Sequence[Tensor],
+        results: Sequence[Tensor],
+        span: Span = NOWHERE,
+    ) -> tuple[Tensor, ...]:
+        """The region's results where the condition holds, else the fallbacks, of the same types."""
+        for old, new in zip(fallbacks, results, strict=True):
+            self.same_type(new.type, old.type, region.guards, span)
+        outer = [self.use(t) for t in fallbacks]
+        operands = [*outer, *(v for v in region.imports if v not in outer)]
+        types = [self._type_in(self.level, v) for v in operands]
+        body = self._region(region, operands, types, results, f"{self.name}.guard")
+        node = Node(
+            self._id(),
+            "guard",
+            tuple(operands),
+            {"conditions": (condition,)},
+            regions=(body,),
+            types=tuple(t.type for t in fallbacks),
+            span=span,
+        )
+        return self._add(node)
+
+    def choose(
+        self,
+        conditions: Sequence[Condition],
+        regions: Sequence[Level],
+        results: Sequence[Sequence[Tensor]],
+        types: tuple[TensorType, ...],
+        span: Span = NOWHERE,
+        label: str = "",
+    ) -> tuple[Tensor, ...]:
+        """The results of the region whose condition holds; exactly one does."""
+        operands = list(dict.fromkeys(v for region in regions for v in region.imports))
+        seen = [self._type_in(self.level, v) for v in operands]
+        bodies = tuple(
+            self._region(region, operands, seen, values, f"{self.name}.choose")
+            for region, values in zip(regions, results, strict=True)
+        )
+        node = Node(
+            self._id(),
+            "choose",
+            tuple(operands),
+            {"conditions": tuple(conditions)},
+            regions=bodies,
+            types=types,
+            label=label,
+            span=span,
+        )
+        return self._add(node)
+
+    def same_type(
+        self, a: TensorType, b: TensorType, guards: tuple[Condition, ...], span: Span
+    ) -> None:
+        """SP205 unless both types are one for every architecture that meets the guards."""
+        found = error("SP205", "this value leaves with two shapes", span).note(f"{a} against {b}")
+        if a.rank != b.rank or a.dtype != b.dtype:
+            raise SpaceError(found)
+        for m, n in zip(a.shape, b.shape, strict=True):
+            verdict = equal(m, n, guards)
+            if isinstance(verdict, Refuted):
+                raise SpaceError(self.explain(found, verdict.example))
+            if not isinstance(verdict, Proved):
+                raise SpaceError(replace(found, code="SP308"))
+
+    def _type_in(self, level: Level, value: Value) -> TensorType:
+        for node in level.nodes:
+            if node.id == value.node:
+                return node.types[value.index]
+        raise KeyError(value)
+
+    def _region(
+        self,
+        level: Level,
+        operands: Sequence[Value],
+        types: Sequence[TensorType],
+        results: Sequence[Tensor],
+        name: str,
+    ) -> Block:
+        here, self.level = self.level, level
+        outputs = tuple(self.use(t) for t in results)
+        self.level = here
+        inputs: list[Node] = []
+        body = [n for n in level.nodes if n.op != "input"]
+        by_id = {n.id: n for n in level.nodes}
+        known = dict(level.imports)
+        for value, type in zip(operands, types, strict=True):
+            inner = known.pop(value, None)
+            inputs.append(
+                Node(self._id(), "input", types=(type,)) if inner is None else by_id[inner.node]
+            )
+        return Block(name, (*inputs, *body), outputs)
+
+    def finish(self, outputs: Sequence[Tensor], name: str | None = None) -> Block:
+        """The block; every region has been closed."""
+        assert self.level.parent is None, "a region is still open"
+        return Block(
+            name or self.name,
+            tuple(self.level.nodes),
+            tuple(self.use(t) for t in outputs),
+            tuple(self.sizes.values()),
+            tuple(self.decisions.values()),
+            tuple(d.param for d in self.params.values()),
+            self.span,
+        )
+
+
+def complete(definition: OpDef, options: Mapping[str, object], span: Span) -> dict[str, Attribute]:
+    """The options with defaults filled in and plain numbers as sizes (SP204 if one lacks)."""
+    found: dict[str, Attribute] = {}
+    for name, option in definition.options.items():
+        value = options.get(name, option.default)
+        if value is REQUIRED:
+            raise SpaceError(error("SP204", f"{definition.name} needs {name}", span))
+        found[name] = attribute(value)
+    unknown = [name for name in options if name not in definition.options]
+    if unknown:
+        known = ", ".join(definition.options) or "none"
+        raise SpaceError(
+            error("SP204", f"{definition.name} has no option {unknown[0]}", span).note(
+                f"its options: {known}"
+            )
+        )
+    return found
+
+
+def attribute(value: object) -> Attribute:
+    """A Python value as an attribute: numbers become sizes, lists tuples."""
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, int | float):
+        return Dim.of(value)
+    if isinstance(value, list | tuple):
+        return tuple(attribute(v) for v in value)  # pyright: ignore[reportUnknownVariableType]
+    return value  # type: ignore[return-value]
+
+
+def example_text(example: Mapping[str, object]) -> str:
+    """A counter-example as a line: `first disagreement: width = 192, encoder[0].heads = 4`."""
+    shown = ", ".join(f"{name} = {value}" for name, value in example.items())
+    return f"first disagreement: {shown or 'every architecture'}"

@@ -1,0 +1,342 @@
+"""Conditions on decisions: what presence, `when`, paths and picks put a statement under.
+
+    depth > 12    op is k3e4    inputs[0] is 2    not op is skip    a and b    a or b
+
+Made by `compare`, `is_value`, `chosen`, `negate`, `conjunction` and `disjunction`, which decide at
+once what the normal form or an enumeration settles. `not` stands before `is` only.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property, lru_cache
+from typing import cast
+
+from spacelang.ir.atom import Number, Symbol, Unbound, Value, exact, is_numeric, normal_value
+from spacelang.ir.facts import exact_table, interval
+from spacelang.ir.polynomial import Dim
+from spacelang.ir.replace import Replacement, check_replacement
+
+Size = Dim | Symbol | int | float | Fraction
+
+RELATIONS: dict[str, Callable[[Number, Number], bool]] = {
+    "<": operator.lt,
+    "<=": operator.le,
+    "==": operator.eq,
+    "!=": operator.ne,
+}
+_MIRROR = {">": "<", ">=": "<="}
+_WRITTEN_MIRROR = {"<": ">", "<=": ">=", "==": "==", "!=": "!="}
+
+
+@dataclass(frozen=True)
+class Compare:
+    """`left op right` with op one of < <= == !=."""
+
+    op: str
+    left: Dim
+    right: Dim
+
+    @cached_property
+    def symbols(self) -> frozenset[Symbol]:
+        return self.left.symbols | self.right.symbols
+
+    def at(self, values: Mapping[str, Value]) -> bool:
+        return RELATIONS[self.op](self.left.at(values), self.right.at(values))
+
+    def substitute(self, values: Mapping[str, Replacement]) -> Condition:
+        return compare(self.op, self.left.substitute(values), self.right.substitute(values))
+
+    def __str__(self) -> str:
+        if self.left.constant is not None:
+            return f"{self.right} {_WRITTEN_MIRROR[self.op]} {self.left}"
+        return f"{self.left} {self.op} {self.right}"
+
+
+@dataclass(frozen=True)
+class Is:
+    """A path, string or boolean decision takes a value; numeric ones are compared."""
+
+    symbol: Symbol
+    value: Value
+
+    @property
+    def symbols(self) -> frozenset[Symbol]:
+        return self.symbol.symbols
+
+    def at(self, values: Mapping[str, Value]) -> bool:
+        return _same(_looked_up(self.symbol, values), self.value)
+
+    def substitute(self, values: Mapping[str, Replacement]) -> Condition:
+        if self.symbol.name not in values:
+            return self
+        new = values[self.symbol.name]
+        check_replacement(self.symbol, new)
+        if isinstance(new, Symbol):
+            return is_value(new, self.value)
+        if isinstance(new, Dim):
+            if isinstance(self.value, bool | str | tuple):
+                return FALSE
+            return compare("==", new, self.value)
+        return TRUE if _same(new, self.value) else FALSE
+
+    def __str__(self) -> str:
+        return f"{self.symbol.name} is {_value_text(self.value)}"
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A pick has a source at a position."""
+
+    symbol: Symbol
+    position: int
+    source: int
+
+    @property
+    def symbols(self) -> frozenset[Symbol]:
+        return self.symbol.symbols
+
+    def at(self, values: Mapping[str, Value]) -> bool:
+        return _has(_looked_up(self.symbol, values), self.position, self.source)
+
+    def substitute(self, values: Mapping[str, Replacement]) -> Condition:
+        if self.symbol.name not in values:
+            return self
+        new = values[self.symbol.name]
+        if isinstance(new, Symbol):
+            check_replacement(self.symbol, new)
+            return chosen(new, self.position, self.source)
+        if isinstance(new, Dim):
+            raise TypeError(f"{self.symbol.name} is a pick, {new} is a size")
+        return TRUE if _has(new, self.position, self.source) else FALSE
+
+    def __str__(self) -> str:
+        return f"{self.symbol.name}[{self.position}] is {self.source}"
+
+
+@dataclass(frozen=True)
+class Not:
+    """The opposite of an Is or Chosen; other conditions have opposites of their own."""
+
+    operand: Is | Chosen
+
+    @property
+    def symbols(self) -> frozenset[Symbol]:
+        return self.operand.symbols
+
+    def at(self, values: Mapping[str, Value]) -> bool:
+        return not self.operand.at(values)
+
+    def substitute(self, values: Mapping[str, Replacement]) -> Condition:
+        return negate(self.operand.substitute(values))
+
+    def __str__(self) -> str:
+        return f"not {self.operand}"
+
+
+@dataclass(frozen=True)
+class All:
+    """Every operand holds, tested in the order written; none at all is TRUE."""
+
+    operands: tuple[Condition, ...]
+
+    @cached_property
+    def symbols(self) -> frozenset[Symbol]:
+        return frozenset[Symbol]().union(*(operand.symbols for operand in self.operands))
+
+    def at(self, values: Mapping[str, Value]) -> bool:
+        return all(operand.at(values) for operand in self.operands)
+
+    def substitute(self, values: Mapping[str, Replacement]) -> Condition:
+        return conjunction(*(operand.substitute(values) for operand in self.operands))
+
+    def __str__(self) -> str:
+        if not self.operands:
+            return "true"
+        return " and ".join(
+            f"({operand})" if isinstance(operand, Any) else str(operand)
+            for operand in self.operands
+        )
+
+
+@dataclass(frozen=True)
+class Any:
+    """Some operand holds; none at all is FALSE."""
+
+    operands: tuple[Condition, ...]
+
+    @cached_property
+    def symbols(self) -> frozenset[Symbol]:
+        return frozenset[Symbol]().union(*(operand.symbols for operand in self.operands))
+
+    def at(self, values: Mapping[str, Value]) -> bool:
+        return any(operand.at(values) for operand in self.operands)
+
+    def substitute(self, values: Mapping[str, Replacement]) -> Condition:
+        return disjunction(*(operand.substitute(values) for operand in self.operands))
+
+    def __str__(self) -> str:
+        return " or ".join(str(operand) for operand in self.operands) or "false"
+
+
+Condition = Compare | Is | Chosen | Not | All | Any
+
+TRUE = All(())
+FALSE = Any(())
+
+
+def compare(op: str, a: Size, b: Size) -> Condition:
+    """`a op b` for < <= == != > >=; TRUE or FALSE if that is settled. KeyError for another op."""
+    left, right = Dim.of(a), Dim.of(b)
+    if op in _MIRROR:
+        return _compare(_MIRROR[op], right, left)
+    if op not in RELATIONS:
+        raise KeyError(op)
+    return _compare(op, left, right)
+
+
+@lru_cache(maxsize=65536)
+def _compare(op: str, left: Dim, right: Dim) -> Condition:
+    difference = left - right
+    truths = _truths(op, difference)
+    if len(truths) == 1:
+        return TRUE if True in truths else FALSE
+    if op in ("==", "!=") and _side(right) < _side(left):
+        left, right = right, left
+    return Compare(op, left, right)
+
+
+def _side(dim: Dim) -> tuple[bool, str]:
+    """Of the sides of an equation the constant stands right."""
+    return dim.constant is not None, str(dim)
+
+
+def _truths(op: str, difference: Dim) -> set[bool]:
+    """The truth values that `difference op 0` may take."""
+    relation = RELATIONS[op]
+    values = exact_table(difference)
+    if values is not None:
+        return {relation(value, 0) for value in values}
+    low, high = interval(difference)
+    if op == "<":
+        return {high < 0, low < 0}
+    if op == "<=":
+        return {high <= 0, low <= 0}
+    apart = low > 0 or high < 0
+    return {op == "!="} if apart else {True, False}
+
+
+def is_value(symbol: Symbol, value: Value) -> Condition:
+    """The decision takes the value."""
+    wanted = normal_value(value)
+    if symbol.numeric:
+        if isinstance(wanted, bool | str | tuple):
+            return FALSE
+        return compare("==", symbol, wanted)
+    if not any(_same(point, wanted) for point in symbol.values):
+        return FALSE
+    return Is(symbol, wanted) if len(symbol.points) > 1 else TRUE
+
+
+def chosen(symbol: Symbol, position: int, source: int) -> Condition:
+    """The pick's value has the source at the position."""
+    found = {_has(value, position, source) for value in symbol.values}
+    if len(found) == 1:
+        return TRUE if True in found else FALSE
+    return Chosen(symbol, position, source)
+
+
+def negate(condition: Condition) -> Condition:
+    """The condition that holds exactly where this one does not."""
+    match condition:
+        case Compare():
+            left, right = condition.left, condition.right
+            match condition.op:
+                case "<":
+                    return Compare("<=", right, left)
+                case "<=":
+                    return Compare("<", right, left)
+                case op:
+                    return Compare("!=" if op == "==" else "==", left, right)
+        case Is(value=bool(value)) if set(map(type, condition.symbol.values)) == {bool}:
+            return is_value(condition.symbol, not value)
+        case Is() | Chosen():
+            return Not(condition)
+        case Not():
+            return condition.operand
+        case All():
+            return disjunction(*(negate(operand) for operand in condition.operands))
+        case Any():
+            return conjunction(*(negate(operand) for operand in condition.operands))
+
+
+def conjunction(*conditions: Condition) -> Condition:
+    """All of them; TRUE of none."""
+    kept = _flat(conditions, All)
+    if FALSE in kept or _contradictory(kept):
+        return FALSE
+    return kept[0] if len(kept) == 1 else All(kept)
+
+
+def disjunction(*conditions: Condition) -> Condition:
+    """Some of them; FALSE of none."""
+    kept = _flat(conditions, Any)
+    if TRUE in kept or any(negate(condition) in kept for condition in kept):
+        return TRUE
+    return kept[0] if len(kept) == 1 else Any(kept)
+
+
+def _flat(conditions: Iterable[Condition], kind: type[All] | type[Any]) -> tuple[Condition, ...]:
+    """The operands, those of the same kind taken apart, each once."""
+    kept: dict[Condition, None] = {}
+    for condition in conditions:
+        inner = condition.operands if isinstance(condition, kind) else (condition,)
+        kept.update(dict.fromkeys(inner))
+    return tuple(kept)
+
+
+def _contradictory(conditions: tuple[Condition, ...]) -> bool:
+    """Whether two of them exclude each other by their form alone."""
+    values: dict[Symbol, Value] = {}
+    for condition in conditions:
+        if negate(condition) in conditions:
+            return True
+        if isinstance(condition, Is):
+            known = values.setdefault(condition.symbol, condition.value)
+            if not _same(known, condition.value):
+                return True
+    return False
+
+
+def _looked_up(symbol: Symbol, values: Mapping[str, Value]) -> Value:
+    try:
+        return values[symbol.name]
+    except KeyError:
+        raise Unbound(symbol.name) from None
+
+
+def _same(a: object, b: Value) -> bool:
+    """Equality of values; a boolean is no number, a list is as good as a tuple."""
+    if isinstance(a, list):
+        return tuple(cast("list[object]", a)) == b
+    if isinstance(a, float):
+        return is_numeric(b) and exact(a) == b
+    return isinstance(a, bool) == isinstance(b, bool) and a == b
+
+
+def _has(value: object, position: int, source: int) -> bool:
+    if not isinstance(value, tuple | list):
+        raise TypeError(f"{value!r} is not a pick")
+    sources = cast("Sequence[object]", value)
+    return position < len(sources) and sources[position] == source
+
+
+def _value_text(value: Value) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(str, value))}]"
+    return str(value)

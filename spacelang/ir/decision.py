@@ -1,0 +1,180 @@
+"""Decisions: what a space leaves open, and what an architecture answers.
+
+    width in {192, 216, 240}          always
+    encoder[13].heads in {3, 4}       when depth > 13
+
+A decision's path is its identity: in assignments, selectors, encodings, logs. An assignment maps the
+paths of the *live* decisions to plain values (int, float, str, bool, list of int), as in JSON.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from fractions import Fraction
+from functools import cached_property
+from types import MappingProxyType
+from typing import Literal
+
+from spacelang.diagnostics import NOWHERE, Report, Span, error
+from spacelang.ir.condition import TRUE, Condition
+from spacelang.ir.dim import Symbol, Value
+
+Kind = Literal["dim", "presence", "path", "pick"]
+Plain = int | float | str | bool | list[int]
+Assignment = Mapping[str, Plain]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One decision. `live` says for which architectures it is taken at all."""
+
+    path: str
+    kind: Kind
+    values: tuple[Value, ...]
+    hull: tuple[Value, ...] | None = None
+    live: Condition = TRUE
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
+
+    @cached_property
+    def symbol(self) -> Symbol:
+        return Symbol(self.path, self.values)
+
+    @property
+    def largest(self) -> Value:
+        """The largest number, or the first of candidates that have no order."""
+        if self.kind == "pick" or not all(isinstance(v, Fraction) for v in self.values):
+            return self.values[0]
+        return max(v for v in self.values if isinstance(v, Fraction))
+
+    @property
+    def smallest(self) -> Value:
+        if self.kind == "pick" or not all(isinstance(v, Fraction) for v in self.values):
+            return self.values[0]
+        return min(v for v in self.values if isinstance(v, Fraction))
+
+    def admits(self, value: Value) -> bool:
+        """Whether a value is a candidate; a pick may be spelt in any order."""
+        if isinstance(value, tuple):
+            return tuple(sorted(value)) in self.values
+        return any(type(value) is type(v) and value == v for v in self.values)
+
+
+def exact(value: object) -> Value:
+    """A plain value as the algebra holds it; numbers become exact fractions (3.5 -> 7/2)."""
+    match value:
+        case bool() | str() | Fraction():
+            return value
+        case int():
+            return Fraction(value)
+        case float():
+            return Fraction(repr(value))
+        case list() | tuple():
+            return tuple(int(v) for v in value)  # type: ignore[arg-type]
+        case _:
+            raise TypeError(f"{value!r} is no value of a decision")
+
+
+def plain(value: Value) -> Plain:
+    """A value as it stands in an assignment (7/2 -> 3.5)."""
+    match value:
+        case bool() | str():
+            return value
+        case tuple():
+            return list(value)
+        case _:
+            number = Fraction(value)
+            return int(number) if number.denominator == 1 else float(number)
+
+
+class Decisions(Mapping[str, Choice]):
+    """The table of decisions of a graph, in the order of the text."""
+
+    def __init__(self, choices: Sequence[Choice]) -> None:
+        self._choices = {choice.path: choice for choice in choices}
+
+    def __getitem__(self, path: str) -> Choice:
+        return self._choices[path]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._choices)
+
+    def __len__(self) -> int:
+        return len(self._choices)
+
+    def __repr__(self) -> str:
+        return f"Decisions({', '.join(self._choices)})"
+
+    @cached_property
+    def order(self) -> tuple[Choice, ...]:
+        """Each decision after those which its being live depends on; else as in the text."""
+        done: dict[str, Choice] = {}
+        waiting = list(self._choices.values())
+        while waiting:
+            ready = [
+                c
+                for c in waiting
+                if all(s.name in done or s.name == c.path for s in c.live.symbols)
+            ]
+            for choice in ready or waiting:
+                done[choice.path] = choice
+            waiting = [c for c in waiting if c.path not in done]
+        return tuple(done.values())
+
+    def complete(self, taken: Mapping[str, Value], fill: str = "largest") -> dict[str, Value]:
+        """Values for all decisions, live or not: those taken, and `fill` for the rest."""
+        return {c.path: taken.get(c.path, getattr(c, fill)) for c in self.order}
+
+    def live(self, values: Mapping[str, Value]) -> tuple[Choice, ...]:
+        """The decisions that these values (of all decisions) leave live, in order."""
+        alive: set[str] = set()
+        for choice in self.order:
+            needed = {s.name for s in choice.live.symbols}
+            if needed <= alive and choice.live.at(values):
+                alive.add(choice.path)
+        return tuple(c for c in self._choices.values() if c.path in alive)
+
+    def assignment(self, values: Mapping[str, Value]) -> Assignment:
+        """The read-only assignment of plain values that holds only what is live."""
+        return MappingProxyType({c.path: plain(values[c.path]) for c in self.live(values)})
+
+    def extreme(self, which: Literal["largest", "smallest"]) -> Assignment:
+        """The architecture whose every number is the largest (or smallest) candidate."""
+        return self.assignment(self.complete({}, which))
+
+    def check(self, assignment: Mapping[str, object], span: Span = NOWHERE) -> dict[str, Value]:
+        """Exact values for all decisions from an assignment of the live ones.
+
+        Raises SpaceError: SP504 an unknown path, SP501 no candidate, SP506 a live decision not taken.
+        Values given for decisions that are not live are ignored.
+        """
+        report = Report()
+        taken: dict[str, Value] = {}
+        for path, value in assignment.items():
+            choice = self._choices.get(path)
+            if choice is None:
+                near = get_close_matches(path, self._choices, 1)
+                found = error("SP504", f"no decision has the path {path}", span)
+                report.add(found.hint(f"did you mean {near[0]}?") if near else found)
+                continue
+            try:
+                taken[path] = exact(value)
+            except (TypeError, ValueError):
+                report.add(error("SP501", f"{value!r} is no candidate of {path}", span))
+                continue
+            if not choice.admits(taken[path]):
+                shown = ", ".join(str(plain(v)) for v in choice.values[:12])
+                report.add(
+                    error("SP501", f"{plain(taken[path])} is no candidate of {path}", span).note(
+                        f"{path} takes {shown}{', ..' if len(choice.values) > 12 else ''}"
+                    )
+                )
+        report.check()
+        values = self.complete(taken)
+        missing = [c.path for c in self.live(values) if c.path not in taken]
+        if missing:
+            shown = ", ".join(missing[:8]) + (", .." if len(missing) > 8 else "")
+            report.add(error("SP506", f"{len(missing)} decisions are not taken: {shown}", span))
+        report.check()
+        return values

@@ -1,0 +1,288 @@
+"""What is known of a size without asking for a proof: its values, its range, its common divisor.
+
+Values come from enumeration of the size's own decisions (at most LIMIT points); past that, and for
+free sizes, from interval arithmetic.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
+from functools import lru_cache
+from itertools import product
+from typing import TYPE_CHECKING
+
+from spacelang.ir.atom import (
+    LIMIT,
+    Atom,
+    Conditional,
+    Divisor,
+    Extremum,
+    FloorDivide,
+    Function,
+    Number,
+    Symbol,
+    Value,
+)
+
+if TYPE_CHECKING:
+    from spacelang.ir.condition import Condition
+    from spacelang.ir.dim import Dim
+
+Bound = Fraction | float
+"""An end of a range: exact, or an infinity."""
+Interval = tuple[Bound, Bound]
+
+EVERYTHING: Interval = (-math.inf, math.inf)
+
+
+def count(symbols: Iterable[Symbol]) -> int | None:
+    """How many points the symbols span; None if one of them is free."""
+    total = 1
+    for symbol in symbols:
+        if symbol.free:
+            return None
+        total *= len(symbol.points)
+    return total
+
+
+def enumerable(symbols: Iterable[Symbol]) -> bool:
+    """Whether the symbols span few enough points to visit each."""
+    total = count(symbols)
+    return total is not None and total <= LIMIT
+
+
+def points(symbols: Iterable[Symbol]) -> Iterator[dict[str, Value]]:
+    """Every assignment of the symbols, in a fixed order."""
+    ordered = sorted(symbols, key=lambda symbol: symbol.name)
+    names = [symbol.name for symbol in ordered]
+    for values in product(*(symbol.points for symbol in ordered)):
+        yield dict(zip(names, values, strict=True))
+
+
+def columns(*sizes: Dim | Atom) -> list[tuple[Number, ...]] | None:
+    """The sizes' values at every common point; None if too many, free or somewhere undefined."""
+    symbols = frozenset[Symbol]().union(*(size.symbols for size in sizes))
+    if not enumerable(symbols):
+        return None
+    try:
+        return [tuple(size.at(point) for size in sizes) for point in points(symbols)]
+    except ArithmeticError:
+        return None
+
+
+@lru_cache(maxsize=65536)
+def table(size: Dim | Atom) -> tuple[Number, ...] | None:
+    """The distinct values of a size; None if too many points, free or somewhere undefined."""
+    rows = columns(size)
+    return None if rows is None else tuple(dict.fromkeys(value for (value,) in rows))
+
+
+@lru_cache(maxsize=65536)
+def truths(condition: Condition) -> frozenset[bool] | None:
+    """The truth values a condition takes; None if too many points, free or undefined."""
+    if not enumerable(condition.symbols):
+        return None
+    try:
+        return frozenset(condition.at(point) for point in points(condition.symbols))
+    except ArithmeticError:
+        return None
+
+
+def exact_table(size: Dim | Atom) -> tuple[int | Fraction, ...] | None:
+    """As `table`, but None if a value is a float, of which nothing exact follows."""
+    values = table(size)
+    if values is None:
+        return None
+    kept = tuple(value for value in values if not isinstance(value, float))
+    return kept if len(kept) == len(values) else None
+
+
+def _times(a: Bound, b: Bound) -> Bound:
+    return Fraction(0) if a == 0 or b == 0 else a * b
+
+
+def _multiply(a: Interval, b: Interval) -> Interval:
+    corners = [_times(x, y) for x in a for y in b]
+    return min(corners), max(corners)
+
+
+def _reciprocal(a: Interval) -> Interval:
+    low, high = a
+    if low <= 0 <= high:
+        return EVERYTHING
+    return _inverse(high), _inverse(low)
+
+
+def _inverse(a: Bound) -> Bound:
+    return Fraction(0) if isinstance(a, float) else 1 / a
+
+
+def _floor(a: Bound) -> Bound:
+    return a if isinstance(a, float) else Fraction(math.floor(a))
+
+
+def _atom_interval(atom: Atom) -> Interval:
+    values = table(atom)
+    if values is not None:
+        return Fraction(min(values)), Fraction(max(values))
+    match atom:
+        case Symbol():
+            # Enumerable symbols were settled above: this one is free or has too many values.
+            if atom.free:
+                return Fraction(1), math.inf
+            numbers = [Fraction(v) for v in atom.points if isinstance(v, int | Fraction)]
+            return min(numbers), max(numbers)
+        case FloorDivide():
+            low, high = _multiply(interval(atom.numerator), _reciprocal(interval(atom.denominator)))
+            return _floor(low), _floor(high)
+        case Extremum():
+            lows, highs = zip(*(interval(operand) for operand in atom.operands), strict=True)
+            pick = min if atom.name == "min" else max
+            return pick(lows), pick(highs)
+        case Conditional():
+            (a, b), (c, d) = interval(atom.then), interval(atom.otherwise)
+            return min(a, c), max(b, d)
+        case Divisor():
+            return interval(atom.divisor)
+        case Function():
+            return (Fraction(0), math.inf) if atom.name in POSITIVE else EVERYTHING
+
+
+POSITIVE = frozenset({"sqrt", "rsqrt", "exp"})
+
+
+@lru_cache(maxsize=65536)
+def interval(dim: Dim) -> Interval:
+    """A range that holds every value: exact ends if enumerable, else by interval arithmetic."""
+    values = table(dim)
+    if values is not None:
+        return Fraction(min(values)), Fraction(max(values))
+    low: Bound = Fraction(0)
+    high: Bound = Fraction(0)
+    for monomial, coefficient in dim.terms:
+        term: Interval = (coefficient, coefficient)
+        for atom, exponent in monomial:
+            factor = _atom_interval(atom)
+            if exponent < 0:
+                factor = _reciprocal(factor)
+            if exponent % 2 == 0:
+                factor = _even(factor)
+            steps = abs(exponent) // 2 if exponent % 2 == 0 else abs(exponent)
+            for _ in range(steps):
+                term = _multiply(term, factor)
+        low, high = low + term[0], high + term[1]
+    return low, high
+
+
+def _even(a: Interval) -> Interval:
+    """The range of a square."""
+    ends = [_times(end, end) for end in a]
+    return (Fraction(0) if a[0] <= 0 <= a[1] else min(ends)), max(ends)
+
+
+def never_zero(dim: Dim) -> bool:
+    """Whether the size is certainly not zero anywhere."""
+    values = table(dim)
+    if values is not None:
+        return 0 not in values
+    if len(dim.terms) == 1:  # a product is zero only if a factor is
+        return all(_atom_never_zero(atom) for atom, exponent in dim.terms[0][0] if exponent > 0)
+    low, high = interval(dim)
+    return low > 0 or high < 0
+
+
+def _atom_never_zero(atom: Atom) -> bool:
+    if isinstance(atom, Symbol):
+        return 0 not in atom.points
+    low, high = _atom_interval(atom)
+    return low > 0 or high < 0
+
+
+def _common(numbers: Iterable[int | Fraction]) -> Fraction:
+    """The greatest common divisor of rational numbers: each is a whole multiple of it."""
+    top, bottom = 0, 1
+    for number in numbers:
+        joint = math.lcm(bottom, number.denominator)
+        top = math.gcd(top * (joint // bottom), number.numerator * (joint // number.denominator))
+        bottom = joint
+    return Fraction(top, bottom)
+
+
+@lru_cache(maxsize=65536)
+def _atom_content(atom: Atom, exponent: int) -> Fraction | None:
+    values = exact_table(atom)
+    if values is not None and not (exponent < 0 and 0 in values):
+        return _common(Fraction(value) ** exponent for value in values)
+    if exponent < 0:
+        return None
+    match atom:
+        case Symbol():
+            known = (
+                Fraction(1)
+                if atom.free
+                else _common(value for value in atom.points if isinstance(value, int | Fraction))
+            )
+        case FloorDivide():
+            known = Fraction(1)
+        case Extremum():
+            known = _joint(content(operand) for operand in atom.operands)
+        case Conditional():
+            known = _joint((content(atom.then), content(atom.otherwise)))
+        case Divisor() | Function():
+            known = None
+    return None if known is None else known**exponent
+
+
+def _joint(contents: Iterable[Fraction | None]) -> Fraction | None:
+    kept: list[Fraction] = []
+    for part in contents:
+        if part is None:
+            return None
+        kept.append(part)
+    return _common(kept)
+
+
+@lru_cache(maxsize=65536)
+def content(dim: Dim) -> Fraction | None:
+    """A number of which every value is a whole multiple, from the terms alone; None if unknown."""
+    return _joint(_term_content(monomial, factor) for monomial, factor in dim.terms)
+
+
+def _term_content(monomial: tuple[tuple[Atom, int], ...], coefficient: Fraction) -> Fraction | None:
+    total = abs(coefficient)
+    for atom, exponent in monomial:
+        part = _atom_content(atom, exponent)
+        if part is None:
+            return None
+        total *= part
+    return total
+
+
+def surely_whole(dim: Dim) -> bool:
+    """Whether the terms show it whole everywhere: each term's common divisor is whole."""
+    known = content(dim)
+    return known is not None and known.denominator == 1
+
+
+@lru_cache(maxsize=65536)
+def irrational(dim: Dim) -> bool:
+    """Whether a function such as sqrt is in it, so that its values may be floats."""
+    return any(_irrational(atom) for monomial, _ in dim.terms for atom, _ in monomial)
+
+
+def _irrational(atom: Atom) -> bool:
+    match atom:
+        case Symbol():
+            return False
+        case FloorDivide():
+            return irrational(atom.numerator) or irrational(atom.denominator)
+        case Extremum():
+            return any(irrational(operand) for operand in atom.operands)
+        case Conditional():
+            return irrational(atom.then) or irrational(atom.otherwise)
+        case Divisor():
+            return irrational(atom.divisor)
+        case Function():
+            return True

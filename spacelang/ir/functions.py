@@ -1,0 +1,90 @@
+"""Functions of numbers that are not rational ones, exact where their value is rational.
+
+    sqrt(4) is 2    rsqrt(64) is 1/8    sqrt(2) is 1.4142...
+
+Arguments outside a function's domain raise ArithmeticError.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from fractions import Fraction
+
+Number = int | Fraction | float
+
+
+def tidy(number: Number) -> Number:
+    """A whole Fraction as int, which is some twenty times faster to compute with."""
+    if isinstance(number, Fraction) and number.denominator == 1:
+        return number.numerator
+    return number
+
+
+def _whole_root(radicand: int, degree: int) -> int | None:
+    """The whole root of a non-negative number, if there is one."""
+    if degree == 2:
+        root = math.isqrt(radicand)
+    else:
+        low, high = 0, 1 << (radicand.bit_length() // degree + 1)
+        while low < high:
+            middle = (low + high + 1) // 2
+            low, high = (middle, high) if middle**degree <= radicand else (low, middle - 1)
+        root = low
+    return root if root**degree == radicand else None
+
+
+def _power(base: Number, exponent: Number) -> Number:
+    if isinstance(base, float) or isinstance(exponent, float):
+        if base < 0 or (base == 0 and exponent < 0):
+            raise ArithmeticError(f"{base} to the power of {exponent}")
+        return math.pow(base, exponent)
+    base, exponent = Fraction(base), Fraction(exponent)
+    if base == 0 and exponent < 0:
+        raise ZeroDivisionError(f"0 to the power of {exponent}")
+    if exponent.denominator == 1:
+        return tidy(base ** int(exponent))
+    if base < 0:
+        raise ArithmeticError(f"{base} to the power of {exponent}")
+    top = _whole_root(base.numerator, exponent.denominator)
+    bottom = _whole_root(base.denominator, exponent.denominator)
+    if top is None or bottom is None:
+        return math.pow(base, exponent)
+    return tidy(Fraction(top, bottom) ** exponent.numerator)
+
+
+def _sqrt(number: Number) -> Number:
+    return _power(number, Fraction(1, 2))
+
+
+def _rsqrt(number: Number) -> Number:
+    return _power(number, Fraction(-1, 2))
+
+
+def _exp(number: Number) -> Number:
+    return 1 if number == 0 else math.exp(number)
+
+
+def _log(number: Number) -> Number:
+    if number <= 0:
+        raise ArithmeticError(f"the logarithm of {number}")
+    return 0 if number == 1 else math.log(number)
+
+
+def _sin(number: Number) -> Number:
+    return 0 if number == 0 else math.sin(number)
+
+
+def _cos(number: Number) -> Number:
+    return 1 if number == 0 else math.cos(number)
+
+
+FUNCTIONS: dict[str, Callable[..., Number]] = {
+    "sqrt": _sqrt,
+    "rsqrt": _rsqrt,
+    "power": _power,
+    "exp": _exp,
+    "log": _log,
+    "sin": _sin,
+    "cos": _cos,
+}

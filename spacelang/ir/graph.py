@@ -1,0 +1,196 @@
+"""A Graph: the largest network of a space, and the table of decisions that shrink it.
+
+    graph.root                the network's own block; calls lead to graph.blocks
+    graph.instances()         every use of every block, with its place, sizes and conditions
+    graph.decisions           what is open, by path
+    graph.storages            what the supernet keeps, by path
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+from spacelang.ir.block import Block
+from spacelang.ir.condition import FALSE, TRUE, Condition, conjunction, disjunction
+from spacelang.ir.decision import Choice, Decisions
+from spacelang.ir.dialect import Dialect
+from spacelang.ir.dim import Dim, Symbol
+from spacelang.ir.node import Call, Node, Value, join
+from spacelang.ir.prove import Proved, holds
+from spacelang.ir.rule import StorageRule
+from spacelang.ir.storage import Storage, storages
+
+
+@dataclass(frozen=True)
+class Output:
+    """A result of the network; one that exists for training only counts for nothing else."""
+
+    name: str
+    value: Value
+    training: bool = False
+
+
+@dataclass(frozen=True)
+class Instance:
+    """One use of a block: its place and what its sizes and conditions are in the whole space."""
+
+    block: Block
+    path: str
+    decide: str
+    store: str
+    own: tuple[str, ...]
+    sizes: Mapping[str, Dim | Symbol] = field(repr=False)
+    guards: tuple[Condition, ...] = field(repr=False)
+    _memo: dict[Dim, Dim] = field(default_factory=dict[Dim, Dim], repr=False, compare=False)
+
+    def absolute(self, dim: Dim) -> Dim:
+        """A size of the block in the decisions of the whole space."""
+        if not dim.symbols:
+            return dim
+        found = self._memo.get(dim)
+        if found is None:
+            found = self._memo[dim] = dim.substitute(self._names(dim.symbols))
+        return found
+
+    def condition(self, condition: Condition) -> Condition:
+        return condition.substitute(self._names(condition.symbols))
+
+    def symbol(self, symbol: Symbol) -> Dim | Symbol:
+        """What a symbol of the block stands for: a size its caller gave, or a decision by path."""
+        bound = self.sizes.get(symbol.name)
+        return Symbol(join(self.decide, symbol.name), symbol.values) if bound is None else bound
+
+    def _names(self, symbols: frozenset[Symbol]) -> dict[str, Dim | Symbol]:
+        return {s.name: self.symbol(s) for s in symbols}
+
+    def param(self, path: str) -> str:
+        """The path in the whole network of one of the block's parameters."""
+        kept = any(path == o or path.startswith(o + ".") for o in self.own)
+        return join(self.path if kept else self.store, path)
+
+    def under(self, condition: Condition) -> Instance:
+        return replace(self, guards=(*self.guards, condition))
+
+    def enter(self, call: Call, block: Block) -> Instance:
+        """The instance that a call of this one's makes."""
+        kept = any(call.path == o or call.path.startswith(o + ".") for o in self.own)
+        inner = tuple(o[len(call.path) + 1 :] for o in self.own if o.startswith(call.path + "."))
+        sizes: dict[str, Dim | Symbol] = {
+            name: self.absolute(size) if isinstance(size, Dim) else self.symbol(size)
+            for name, size in call.sizes.items()
+        }
+        return Instance(
+            block,
+            path=join(self.path, call.path),
+            decide=join(self.decide, call.decide),
+            store=join(self.path, call.path) if kept else join(self.store, call.store),
+            own=(*call.own, *(self.own if not call.path else inner)),
+            sizes=sizes,
+            guards=self.guards,
+        )
+
+
+@dataclass(frozen=True)
+class Place:
+    """A node of an instance, with the conditions under which it is there."""
+
+    instance: Instance
+    node: Node
+
+    @property
+    def guards(self) -> tuple[Condition, ...]:
+        return self.instance.guards
+
+    @property
+    def path(self) -> str:
+        return join(self.instance.path, self.node.label)
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Frozen. Passes make new graphs out of it; see `edit.py`.
+
+    rules     how weights are stored (`weights { }`)
+    stored    decisions whose storage is wider than any candidate (`store(256)`)
+    require   limits on architectures; `params`, `macs` and `activations` are symbols without values
+    dialects  other names for the parameters
+    search    engine -> settings
+    """
+
+    name: str
+    root: Block
+    blocks: Mapping[str, Block]
+    outputs: tuple[Output, ...]
+    rules: tuple[StorageRule, ...] = ()
+    stored: Mapping[str, int] = field(default_factory=dict[str, int])
+    require: tuple[Condition, ...] = ()
+    dialects: Mapping[str, Dialect] = field(default_factory=dict[str, Dialect])
+    search: Mapping[str, Mapping[str, object]] = field(
+        default_factory=dict[str, Mapping[str, object]]
+    )
+
+    @cached_property
+    def top(self) -> Instance:
+        return Instance(self.root, "", "", "", (), {}, ())
+
+    def instances(self) -> Iterator[Instance]:
+        """Every use of every block, callers first."""
+        for place in self._enter(self.top):
+            if isinstance(place, Instance):
+                yield place
+
+    def places(self) -> Iterator[Place]:
+        """Every node of every use of every block, those of regions too."""
+        for place in self._enter(self.top):
+            if isinstance(place, Place):
+                yield place
+
+    def _enter(self, instance: Instance) -> Iterator[Instance | Place]:
+        yield instance
+        yield from self._level(instance, instance.block)
+
+    def _level(self, instance: Instance, level: Block) -> Iterator[Instance | Place]:
+        for node in level.nodes:
+            yield Place(instance, node)
+            if node.call is not None:
+                yield from self._enter(instance.enter(node.call, self.blocks[node.call.block]))
+            for region, condition in zip(node.regions, conditions(node), strict=True):
+                here = instance.condition(condition)
+                if conjunction(*instance.guards, here) != FALSE:
+                    yield from self._level(instance.under(here), region)
+
+    @cached_property
+    def decisions(self) -> Decisions:
+        """All decisions by path, in the order of the text."""
+        found: dict[str, Choice] = {}
+        for instance in self.instances():
+            for choice in instance.block.decisions:
+                path = join(instance.decide, choice.path)
+                live = conjunction(*instance.guards, instance.condition(choice.live))
+                if path in found:
+                    live = disjunction(found[path].live, live)
+                    if live != TRUE and isinstance(holds(live), Proved):
+                        live = TRUE
+                found[path] = replace(choice, path=path, live=live)
+        return Decisions(tuple(found.values()))
+
+    @cached_property
+    def storages(self) -> Mapping[str, Storage]:
+        """What the supernet keeps, by path."""
+        return storages(self)
+
+    def with_block(self, block: Block) -> Graph:
+        """The graph with one block replaced, by name."""
+        return replace(self, blocks={**self.blocks, block.name: block})
+
+
+def conditions(node: Node) -> tuple[Condition, ...]:
+    """The condition of each region of a node."""
+    if not node.regions:
+        return ()
+    given = node.attributes.get("conditions")
+    if not isinstance(given, tuple):
+        return tuple(TRUE for _ in node.regions)
+    return given  # type: ignore[return-value]

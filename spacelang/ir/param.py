@@ -1,0 +1,93 @@
+"""Parameters and how a use reads them: `Param`, `View`, `Slice`, `Gather`, `Init`.
+
+    param qkv.weight: [[3, heads, 64], [width]] init trunc_normal(0.02)      # what the largest use needs
+    view qkv.weight[0:3, 0:heads, 0:64][0:width]                            # what this use reads
+
+An axis is a product of factors and every factor is sliced by itself, so that `[3, heads, 64]` keeps
+q, k and v apart. The storage behind a parameter (`storage.py`) holds the largest need of every factor.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from spacelang.diagnostics import NOWHERE, Span
+from spacelang.ir.dim import Dim
+
+Role = Literal["weight", "buffer"]
+ZERO = Dim.of(0)
+
+
+@dataclass(frozen=True)
+class Init:
+    """How a parameter starts: the name of a rule (a row of the backend's table) and its numbers."""
+
+    rule: str
+    arguments: tuple[Dim, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.rule}({', '.join(map(str, self.arguments))})" if self.arguments else self.rule
+
+
+@dataclass(frozen=True)
+class Param:
+    """A tensor that a block owns, by its path inside the block's store.
+
+    `shape` has one tuple of factors an axis, in the block's own sizes. `bank` names the decisions of
+    which every value has a storage of its own (`separate`).
+    """
+
+    path: str
+    shape: tuple[tuple[Dim, ...], ...]
+    init: Init
+    role: Role = "weight"
+    dtype: str = "f32"
+    persistent: bool = True
+    decay: bool = True
+    bank: tuple[str, ...] = ()
+    reserved: bool = False
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
+
+
+@dataclass(frozen=True)
+class Slice:
+    """`length` entries of one factor from `start`, `step` apart."""
+
+    start: Dim
+    length: Dim
+    step: int = 1
+
+
+@dataclass(frozen=True)
+class Gather:
+    """Entries of one factor through a named index table, a pure function of `arguments`."""
+
+    table: str
+    arguments: tuple[Dim, ...]
+    length: Dim
+
+
+@dataclass(frozen=True)
+class View:
+    """What one use reads of a parameter: a slice or gather per factor of each axis."""
+
+    param: str
+    index: tuple[tuple[Slice | Gather, ...], ...]
+
+    @property
+    def lengths(self) -> tuple[tuple[Dim, ...], ...]:
+        return tuple(tuple(part.length for part in axis) for axis in self.index)
+
+    def numel(self) -> Dim:
+        """Elements read."""
+        total = Dim.of(1)
+        for axis in self.index:
+            for part in axis:
+                total = total * part.length
+        return total
+
+
+def leading(param: Param) -> View:
+    """The view that reads the first entries of every factor."""
+    return View(param.path, tuple(tuple(Slice(ZERO, n) for n in axis) for axis in param.shape))

@@ -1,0 +1,46 @@
+"""Pooling, and the strided zero of cell spaces. Maps are [B, C, H, W]."""
+
+from __future__ import annotations
+
+from spacelang.ir.dim import Dim
+from spacelang.ir.node import TensorType
+from spacelang.ir.op import Infer, op, option
+
+ONE = Dim.of(1)
+
+
+def _pooled(infer: Infer) -> TensorType:
+    """As conv; pad defaults to k//2."""
+    x = infer.x
+    if x.rank != 4:
+        infer.fail("SP301", f"{infer.name} reads [B, C, H, W], not a tensor of {x.rank} axes")
+    kernel, stride = infer.dim("kernel"), infer.whole("stride")
+    pad = infer.padding(kernel // 2)
+    sizes = tuple((side + 2 * pad - kernel) // stride + 1 for side in x.shape[2:])
+    for size in sizes:
+        infer.need_at_most(ONE, size, "SP307", "the window is larger than the padded map")
+    return TensorType((*x.shape[:2], *sizes), x.dtype)
+
+
+for _name in ("max_pool", "avg_pool"):
+    op(
+        _name,
+        "x",
+        kernel=option("size"),
+        stride=option("whole", 1),
+        pad=option("any", None),
+        count_pad=option("bool", False),
+    ).shape(_pooled)
+
+zero = op("zero", "x", stride=option("whole", 1))
+
+
+@zero.shape
+def _zero(infer: Infer) -> TensorType:
+    """Zeros of the type that a strided slice has."""
+    x, stride = infer.x, infer.whole("stride")
+    if stride == 1:
+        return x
+    if x.rank != 4:
+        infer.fail("SP301", "a strided zero reads [B, C, H, W]")
+    return TensorType((*x.shape[:2], *((s - 1) // stride + 1 for s in x.shape[2:])), x.dtype)

@@ -1,0 +1,86 @@
+"""Index tables and reading by index: take, gather, offset_index, clipped_index, bucket_index, masks.
+
+The tables are pure functions of their sizes: constants of the network, stored only where labelled.
+"""
+
+from __future__ import annotations
+
+from spacelang.ir.dim import Dim
+from spacelang.ir.node import TensorType
+from spacelang.ir.op import Infer, op, option
+
+INDEX = "i64"
+
+take = op("take", "table index", axis=option("whole", 0))
+
+
+@take.shape
+def _take(infer: Infer) -> TensorType:
+    """Entries of an axis of `table` by `index`; the axis is replaced by the index's axes."""
+    table, index = infer.types
+    axis = infer.axis(infer.whole("axis"), table.rank)
+    if index.dtype != INDEX:
+        infer.fail("SP209", "the index of take must be whole numbers", f"it is {index}")
+    return TensorType(table.shape[:axis] + index.shape + table.shape[axis + 1 :], table.dtype)
+
+
+gather = op("gather", "x index")
+
+
+@gather.shape
+def _gather(infer: Infer) -> TensorType:
+    """x [.., N, T], index [N, M] -> [.., N, M]: entry index[n, m] of row n."""
+    x, index = infer.types
+    if x.rank < 2 or index.rank != 2 or index.dtype != INDEX:
+        infer.fail("SP301", "gather reads x [.., N, T] by whole numbers [N, M]", f"{x} by {index}")
+    infer.need_equal(x.shape[-2], index.shape[0], "SP304", "rows of x and of the index")
+    return TensorType((*x.shape[:-1], index.shape[1]), x.dtype)
+
+
+def _square(infer: Infer) -> TensorType:
+    side = infer.dim("h") * infer.dim("w") + (infer.dim("skip") if "skip" in infer.options else 0)
+    infer.need_whole(side, "the number of positions")
+    return TensorType((side, side), INDEX)
+
+
+op(
+    "offset_index", "", "table", h=option("size"), w=option("size"), kind=option("string", "signed")
+).shape(_square)
+op(
+    "clipped_index",
+    "",
+    "table",
+    h=option("size"),
+    w=option("size"),
+    axis=option("whole"),
+    reach=option("size"),
+    skip=option("whole", 0),
+).shape(_square)
+op(
+    "bucket_index",
+    "",
+    "table",
+    h=option("size"),
+    w=option("size"),
+    method=option("string"),
+    ratio=option("number", Dim.of(1.9)),
+    skip=option("whole", 0),
+).shape(_square)
+shift_mask = op(
+    "shift_mask",
+    "",
+    "table",
+    h=option("size"),
+    w=option("size"),
+    window=option("size"),
+    shift=option("size"),
+)
+
+
+@shift_mask.shape
+def _shift_mask(infer: Infer) -> TensorType:
+    """[windows, 1, w*w, w*w]: -100 between positions of a window that a cyclic shift brought together."""
+    window = infer.dim("window")
+    windows = infer.dim("h") * infer.dim("w") / (window * window)
+    infer.need_whole(windows, "the number of windows")
+    return TensorType((windows, Dim.of(1), window * window, window * window))

@@ -1,0 +1,1 @@
+"""Passes: pure rewrites of a Graph, by name and options."""

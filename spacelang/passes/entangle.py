@@ -1,0 +1,272 @@
+"""Entangling: candidates read slices of one storage (AutoFormer, section 3.2).
+
+Every factor of a parameter whose size a decision sets needs a storage rule. The rule of a tensor
+beats that of a decision; then more labels, then more fixed indices, then the later line.
+
+    entangle          leading entries of the factor        entangle(centre)   entries around its middle
+    entangle(flat)    a tensor: one prefix of all factors  separate           a storage for each candidate
+    store(256)        a decision: leading entries of a storage wider than any candidate
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from math import prod
+
+from spacelang.diagnostics import Report, error
+from spacelang.ir.block import Block
+from spacelang.ir.dim import Dim, Symbol
+from spacelang.ir.graph import Graph, Instance
+from spacelang.ir.node import Node
+from spacelang.ir.param import Param, Slice, View
+from spacelang.ir.pattern import Pattern
+from spacelang.ir.rule import StorageRule
+
+EVERYTHING = Pattern((), anywhere=True)
+Change = tuple[tuple[StorageRule | None, ...], ...]
+
+
+def lay_out(graph: Graph) -> Graph:
+    """The graph with every view and the stored sizes as its rules say (SP401, SP403, SP404, SP504)."""
+    report = Report()
+    rules = _Rules(graph, report)
+    stored = {path: n for path in graph.decisions if (n := rules.stored(path)) is not None}
+    graph = replace(graph, stored=stored)
+    writer = _Writer(graph, rules, report)
+    name = writer.visit(graph.top)
+    rules.check_used()
+    report.check()
+    if not writer.changed:
+        return graph
+    blocks = {n: b for n, b in writer.blocks.items() if n != name}
+    return replace(graph, root=writer.blocks[name], blocks=blocks)
+
+
+class _Rules:
+    """The rules of a graph, and which of them were used."""
+
+    def __init__(self, graph: Graph, report: Report) -> None:
+        self.rules, self.report = graph.rules, report
+        self.decisions = graph.decisions
+        self.used: set[int] = set()
+        self.known: set[str] = set()
+        self._of_decision: dict[str, StorageRule | None] = {}
+        self._of_tensor: dict[str, StorageRule | None] = {}
+
+    def stored(self, path: str) -> int | None:
+        rule = self.of_decision(path)
+        if rule is None or rule.kind != "store":
+            return None
+        assert isinstance(rule.argument, int)
+        largest = max((v for v in self.decisions[path].values if not isinstance(v, str | bool | tuple)), default=0)  # fmt: skip
+        if rule.argument < largest:
+            self.report.add(
+                error("SP403", f"{path} is stored at {rule.argument}, less than its candidate {largest}", rule.span)
+            )  # fmt: skip
+        return rule.argument
+
+    def of_decision(self, path: str) -> StorageRule | None:
+        if path not in self._of_decision:
+            self._of_decision[path] = self._best(path, universal=True)
+        return self._of_decision[path]
+
+    def of_tensor(self, path: str) -> StorageRule | None:
+        self.known.add(path)
+        if path not in self._of_tensor:
+            self._of_tensor[path] = self._best(path, universal=False)
+        return self._of_tensor[path]
+
+    def _best(self, path: str, universal: bool) -> StorageRule | None:
+        fit = [
+            (rule.pattern.weight, line, rule)
+            for line, rule in enumerate(self.rules)
+            if rule.kind != "tie"
+            and (universal or rule.pattern != EVERYTHING)
+            and rule.pattern.match(path) is not None
+        ]
+        if not fit:
+            return None
+        _, line, rule = max(fit, key=lambda f: f[:2])
+        self.used.add(line)
+        return rule
+
+    def check_used(self) -> None:
+        """A rule that matches no decision and no parameter is SP504."""
+        for rule in self.rules:
+            if rule.kind == "tie" or rule.pattern == EVERYTHING:
+                continue
+            if not any(rule.pattern.match(p) is not None for p in (*self.decisions, *self.known)):
+                self.report.add(error("SP504", f"nothing has the path {rule.pattern}", rule.span))
+
+
+@dataclass
+class _Writer:
+    """Rewrites blocks bottom up; uses of one block that need different views get a block each."""
+
+    graph: Graph
+    rules: _Rules
+    report: Report
+
+    def __post_init__(self) -> None:
+        self.blocks: dict[str, Block] = {}
+        self.made: dict[object, str] = {}
+        self.changed = False
+
+    def visit(self, instance: Instance) -> str:
+        """The name of the block that this use calls after the rewriting."""
+        block = instance.block
+        callees = {
+            node.id: self.visit(instance.enter(node.call, self.graph.blocks[node.call.block]))
+            for node in block.everywhere()
+            if node.call is not None
+        }
+        changes: dict[str, Change] = {}
+        for node in block.everywhere():
+            for view in node.params.values():
+                change = self._change(instance, block.param[view.param], view)
+                if any(r is not None and (r.kind, r.argument) not in PREFIX for a in change for r in a):
+                    changes[view.param] = change
+        key = (
+            block.name,
+            tuple(sorted(callees.items())),
+            tuple(sorted((p, str(c)) for p, c in changes.items())),
+            tuple(sorted((p, str(self._centres(instance, block.param[p], c))) for p, c in changes.items())),
+        )  # fmt: skip
+        if key in self.made:
+            return self.made[key]
+        name = block.name
+        count = 2
+        while name in self.blocks:
+            name, count = f"{block.name}.{count}", count + 1
+        self.made[key] = name
+        if changes or name != block.name or any(
+            block_name != node.call.block
+            for node in block.everywhere()
+            if node.call is not None
+            for block_name in (callees[node.id],)
+        ):
+            self.changed = True
+            block = self._rewritten(instance, block, name, callees, changes)
+        self.blocks[name] = block
+        return name
+
+    def _change(self, instance: Instance, param: Param, view: View) -> Change:
+        """The rule of each factor of a parameter, None where no decision sizes it."""
+        path = instance.param(param.path)
+        own = self.rules.of_tensor(path)
+        touched = False
+        axes: list[tuple[StorageRule | None, ...]] = []
+        for axis in view.lengths:
+            factors: list[StorageRule | None] = []
+            for length in axis:
+                symbols = [s for s in instance.absolute(length).symbols if len(s.points) > 1]
+                touched = touched or bool(symbols)
+                factors.append(self._rule(own, symbols, param, path))
+            axes.append(tuple(factors))
+        if own is not None and not touched:
+            self.report.add(error("SP403", f"no decision sizes {path}", own.span))
+        return tuple(axes)
+
+    def _rule(
+        self, own: StorageRule | None, symbols: list[Symbol], param: Param, path: str
+    ) -> StorageRule | None:
+        if not symbols:
+            return None
+        if own is not None:
+            return own
+        found = {s.name: self.rules.of_decision(s.name) for s in symbols}
+        missing = sorted(name for name, rule in found.items() if rule is None)
+        if missing:
+            self.report.add(
+                error("SP401", f"no storage rule for {missing[0]}", param.span, f"{path} is sized by it")
+                .hint(f"weights {{ {missing[0]}: entangle }} shares leading slices, `separate` shares nothing")
+            )  # fmt: skip
+            return None
+        kinds = {(r.kind, r.argument) for r in found.values() if r is not None} - PREFIX
+        rules = [r for r in found.values() if r is not None]
+        if len({(r.kind, r.argument) for r in rules} - {("store", r.argument) for r in rules}) > 1:
+            names = " and ".join(sorted(found))
+            self.report.add(
+                error("SP404", f"{names} size one factor of {path} by different rules", rules[-1].span)
+                .also(rules[0].span)
+            )  # fmt: skip
+        return next((r for r in rules if (r.kind, r.argument) in kinds), rules[0])
+
+    def _centres(self, instance: Instance, param: Param, change: Change) -> tuple[int, ...]:
+        """The stored sizes on which centred slices depend."""
+        if not any(r is not None and r.argument == "centre" for axis in change for r in axis):
+            return ()
+        return tuple(n for axis in self.graph.storages[instance.param(param.path)].shape for n in axis)
+
+    def _rewritten(
+        self,
+        instance: Instance,
+        block: Block,
+        name: str,
+        callees: Mapping[int, str],
+        changes: Mapping[str, Change],
+    ) -> Block:
+        def view(old: View) -> View:
+            change = changes.get(old.param)
+            return old if change is None else self._view(instance, block, old, change)
+
+        def rewrite(node: Node) -> Node:
+            call = node.call
+            if call is not None:
+                call = replace(call, block=callees[node.id])
+            return replace(
+                node,
+                call=call,
+                params={role: view(old) for role, old in node.params.items()},
+                regions=tuple(
+                    replace(r, nodes=tuple(rewrite(n) for n in r.nodes)) for r in node.regions
+                ),
+            )
+
+        params = tuple(
+            p if p.path not in changes else self._param(instance, p, changes[p.path])
+            for p in block.params
+        )
+        return replace(block, name=name, nodes=tuple(rewrite(n) for n in block.nodes), params=params)
+
+    def _view(self, instance: Instance, block: Block, old: View, change: Change) -> View:
+        if _is(change, "flat"):
+            return View(old.param, ((Slice(Dim.of(0), _total(old.lengths)),),))
+        stored = self.graph.storages[instance.param(old.param)].shape
+        index = tuple(
+            tuple(
+                replace(part, start=(stored[a][f] - part.length) / 2)
+                if isinstance(part, Slice) and rule is not None and rule.argument == "centre"
+                else part
+                for f, (part, rule) in enumerate(zip(parts, rules, strict=True))
+            )
+            for a, (parts, rules) in enumerate(zip(old.index, change, strict=True))
+        )
+        return View(old.param, index)
+
+    def _param(self, instance: Instance, param: Param, change: Change) -> Param:
+        if _is(change, "flat"):
+            return replace(param, shape=((_total(param.shape),),))
+        if _is(change, "separate"):
+            symbols = {
+                s.name: s
+                for axis, rules in zip(param.shape, change, strict=True)
+                for size, rule in zip(axis, rules, strict=True)
+                if rule is not None and rule.kind == "separate"
+                for s in size.symbols
+                if len(s.points) > 1
+            }
+            return replace(param, bank=tuple(sorted(symbols)))
+        return param
+
+
+PREFIX = {("entangle", ""), ("store", "")}
+
+
+def _is(change: Change, word: str) -> bool:
+    return any(r is not None and word in (r.kind, r.argument) for axis in change for r in axis)
+
+
+def _total(shape: tuple[tuple[Dim, ...], ...]) -> Dim:
+    return prod((n for axis in shape for n in axis), start=Dim.of(1))

@@ -1,0 +1,70 @@
+"""Plug-ins: names of installed packages' ops, passes, backends, engines and sharing rules.
+
+Every kind is an entry-point group whose values load only when asked for. Built-ins stand in the same
+tables as `module:object`: there is no privileged path. A name with two owners is an error naming both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from functools import cache
+from importlib import import_module
+from importlib.metadata import entry_points
+from types import MappingProxyType
+
+from spacelang.diagnostics import SpaceError, error
+
+BUILTIN: Mapping[str, Mapping[str, str]] = {
+    "spacelang.ops": {"core": "spacelang.ops.core"},
+    "spacelang.passes": {
+        "entangle": "spacelang.passes.entangle:Entangle",
+    },
+    "spacelang.backends": {"torch": "spacelang.backends.torch.backend:TorchBackend"},
+    "spacelang.lowerings": {},
+    "spacelang.engines": {
+        "evolution": "spacelang.engines.evolution:Evolution",
+        "random": "spacelang.engines.baselines:RandomSearch",
+    },
+    "spacelang.sharing": {},
+}
+
+
+@cache
+def table(group: str) -> Mapping[str, str]:
+    """Name -> `module:object` of a group, built-ins and plug-ins."""
+    found = dict(BUILTIN.get(group, {}))
+    owner = dict.fromkeys(found, "spacelang")
+    for entry in sorted(entry_points(group=group), key=lambda e: e.name):
+        package = entry.dist.name if entry.dist else entry.value
+        if entry.name in found:
+            if found[entry.name] == entry.value:
+                continue
+            raise SpaceError(
+                error(
+                    "SP202",
+                    f"{entry.name} of {group} is given by {owner[entry.name]} and by {package}",
+                )
+            )
+        found[entry.name], owner[entry.name] = entry.value, package
+    return MappingProxyType(found)
+
+
+@cache
+def load(group: str, name: str) -> object:
+    """The object behind a name; an unknown name lists what is installed."""
+    known = table(group)
+    if name not in known:
+        near = get_close_matches(name, known, 1)
+        found = error("SP604", f"no {group.split('.')[-1].rstrip('s')} is called {name}")
+        found = found.note(f"installed: {', '.join(sorted(known)) or 'none'}")
+        raise SpaceError(found.hint(f"did you mean {near[0]}?") if near else found)
+    module, _, attribute = known[name].partition(":")
+    loaded = import_module(module)
+    return getattr(loaded, attribute) if attribute else loaded
+
+
+@cache
+def load_all(group: str) -> tuple[object, ...]:
+    """Everything of a group, loaded."""
+    return tuple(load(group, name) for name in table(group))

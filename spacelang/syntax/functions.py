@@ -1,0 +1,148 @@
+"""The number functions of the language: len, sum, min, max, largest, zip and their like."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+
+from spacelang.diagnostics import SpaceError, Span, error
+from spacelang.ir.dim import Dim, floor, function, maximum, minimum, power, rsqrt, sqrt
+from spacelang.syntax.values import Candidates, Numbers, Thing, kind, number
+
+MAX_LIST = 1_000_000
+MAX_BITS = 63
+
+
+def _spread(arguments: Sequence[Thing], name: str, span: Span) -> list[Thing]:
+    """Entries of a single list, or the arguments themselves."""
+    from spacelang.syntax.expressions import entries
+
+    if len(arguments) == 1 and not isinstance(arguments[0], Dim):
+        return list(entries(arguments[0], span, f"the argument of {name}"))
+    return list(arguments)
+
+
+def _one(arguments: Sequence[Thing], name: str, span: Span, count: int = 1) -> list[Thing]:
+    if len(arguments) != count:
+        raise SpaceError(
+            error("SP204", f"{name} takes {count} arguments, not {len(arguments)}", span)
+        )
+    return list(arguments)
+
+
+def _numbers(arguments: Sequence[Thing], name: str, span: Span) -> list[Dim]:
+    found = [number(v, f"an argument of {name}", span) for v in _spread(arguments, name, span)]
+    if not found and name != "sum":
+        raise SpaceError(error("SP204", f"{name} of nothing", span))
+    return found
+
+
+def _len(arguments: Sequence[Thing], span: Span) -> Dim:
+    (value,) = _one(arguments, "len", span)
+    from spacelang.syntax.expressions import entries
+
+    if isinstance(value, Candidates):
+        return Dim.of(len(value.items))
+    return Dim.of(len(entries(value, span, "the argument of len")))
+
+
+def _sum(arguments: Sequence[Thing], span: Span) -> Dim:
+    total = Dim.of(0)
+    for value in _numbers(arguments, "sum", span):
+        total = total + value
+    return total
+
+
+def _fold(name: str, fold: Callable[[Dim, Dim], Dim]) -> Callable[[Sequence[Thing], Span], Dim]:
+    def run(arguments: Sequence[Thing], span: Span) -> Dim:
+        first, *rest = _numbers(arguments, name, span)
+        for value in rest:
+            first = fold(first, value)
+        return first
+
+    return run
+
+
+def _largest(arguments: Sequence[Thing], span: Span) -> Thing:
+    """The largest candidate of a set, range or decision; of each, for a list."""
+    (value,) = _one(arguments, "largest", span)
+    return _largest_of(value, span)
+
+
+def _largest_of(value: Thing, span: Span) -> Thing:
+    from spacelang.syntax.expressions import listed
+
+    if isinstance(value, tuple):
+        return tuple(_largest_of(v, span) for v in value)
+    if isinstance(value, Dim):
+        return Dim.of(value.bounds()[1])
+    if isinstance(value, Candidates):
+        return Dim.of(max(number(v, "a candidate", span).bounds()[1] for v in value.items))
+    if isinstance(value, Numbers):
+        return Dim.of(max(listed(value, span)))
+    raise SpaceError(error("SP209", f"largest of {kind(value)}", span))
+
+
+def _zip(arguments: Sequence[Thing], span: Span) -> Thing:
+    from spacelang.syntax.expressions import entries
+
+    lists = [entries(v, span, "an argument of zip") for v in arguments]
+    if len({len(items) for items in lists}) > 1:
+        lengths = ", ".join(str(len(items)) for items in lists)
+        raise SpaceError(error("SP306", f"zip of lists of {lengths} entries", span))
+    return tuple(zip(*lists, strict=True))
+
+
+def _enumerate(arguments: Sequence[Thing], span: Span) -> Thing:
+    from spacelang.syntax.expressions import entries
+
+    (value,) = _one(arguments, "enumerate", span)
+    items = value if isinstance(value, tuple) else entries(value, span, "the argument of enumerate")
+    return tuple((Dim.of(i), item) for i, item in enumerate(items))
+
+
+def _reversed(arguments: Sequence[Thing], span: Span) -> Thing:
+    from spacelang.syntax.expressions import entries
+
+    (value,) = _one(arguments, "reversed", span)
+    return tuple(reversed(entries(value, span, "the argument of reversed")))
+
+
+def _power(arguments: Sequence[Thing], span: Span) -> Dim:
+    base, exponent = _numbers(_one(arguments, "power", span, 2), "power", span)
+    if base.constant is not None and exponent.constant is not None:
+        bits = max(base.constant.numerator.bit_length(), base.constant.denominator.bit_length())
+        if bits * abs(exponent.constant) > 4 * MAX_BITS:
+            raise SpaceError(error("SP103", "a power of more than 63 bits", span))
+    return power(base, exponent)
+
+
+def _unary(name: str, make: Callable[[Dim], Dim]) -> Callable[[Sequence[Thing], Span], Dim]:
+    def run(arguments: Sequence[Thing], span: Span) -> Dim:
+        (value,) = _numbers(_one(arguments, name, span), name, span)
+        return make(value)
+
+    return run
+
+
+FUNCTIONS: dict[str, Callable[[Sequence[Thing], Span], Thing]] = {
+    "len": _len,
+    "sum": _sum,
+    "min": _fold("min", minimum),
+    "max": _fold("max", maximum),
+    "largest": _largest,
+    "zip": _zip,
+    "enumerate": _enumerate,
+    "reversed": _reversed,
+    "power": _power,
+    "floor": _unary("floor", floor),
+    "rsqrt": _unary("rsqrt", rsqrt),
+    "sqrt": _unary("sqrt", sqrt),
+    "exp": _unary("exp", lambda d: function("exp", d)),
+    "log": _unary("log", lambda d: function("log", d)),
+    "sin": _unary("sin", lambda d: function("sin", d)),
+    "cos": _unary("cos", lambda d: function("cos", d)),
+}
+"""`exp` and `sqrt` of a tensor are ops: `calls.py` prefers the op where the argument is a tensor."""
+
+__all__ = ["FUNCTIONS", "MAX_LIST", "Fraction"]

@@ -1,0 +1,161 @@
+"""What an expression of the language may stand for while the graph is built.
+
+Numbers are `Dim`s, symbolic or not; booleans are `bool` or, where a decision is in them, a `Condition`;
+strings, lists (tuples) and `None` are Python's own; the rest is here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+from spacelang.diagnostics import SpaceError, Span, error
+from spacelang.ir.build import Tensor
+from spacelang.ir.condition import All, Any as AnyOf, Chosen, Compare, Condition, Is, Not
+from spacelang.ir.dim import Dim, Symbol
+from spacelang.ir.dim import Value as DecisionValue
+from spacelang.ir.param import Init
+from spacelang.syntax import tree
+
+if TYPE_CHECKING:
+    from spacelang.syntax.frame import Frame
+    from spacelang.syntax.scope import Scope
+
+CONDITIONS = (Compare, Is, Chosen, Not, All, AnyOf)
+Thing = Any  # Dim | bool | Condition | str | None | tuple | Candidates | Span of numbers | Tensor | ..
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """A set `{..}`: candidates, without order or repeats."""
+
+    items: tuple[Thing, ...]
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """A range `start..stop by step`; `stop` is symbolic where a decision is the bound."""
+
+    start: Fraction
+    stop: Dim
+    step: Fraction
+    open: bool
+
+    def upto(self, stop: Fraction) -> tuple[Fraction, ...]:
+        """The numbers up to a known end."""
+        if self.step == 0:
+            return ()
+        count = (stop - self.start) / self.step
+        last = int(count // 1) if not self.open else -int(-count // 1) - 1
+        return tuple(self.start + k * self.step for k in range(last + 1))
+
+
+@dataclass(frozen=True)
+class Pending:
+    """`choose {..}` given for a parameter: becomes a decision named after it."""
+
+    items: tuple[Thing, ...]
+    span: Span
+
+
+@dataclass(frozen=True, eq=False)
+class Closure:
+    """A block or cell with the names it sees."""
+
+    definition: tree.BlockOf
+    scope: Scope
+    frame: Frame | None
+
+    @property
+    def name(self) -> str:
+        return self.definition.name
+
+
+@dataclass(frozen=True)
+class OpName:
+    """An op as a callable name."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Function:
+    """A number function: `max`, `len`, `zip`."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Picked:
+    """The value of `choose a in k of xs`: the decision, and the list that it draws from."""
+
+    symbol: Symbol
+    count: int
+    sources: tuple[Thing, ...]
+
+
+@dataclass(frozen=True)
+class Text:
+    """A decision among strings or booleans."""
+
+    symbol: Symbol
+
+
+@dataclass(frozen=True)
+class SpaceValue:
+    """A space, instance or subnet of some file."""
+
+    definition: tree.SpaceOf | tree.Instance | tree.Subnet
+    scope: Scope
+
+
+@dataclass
+class Values:
+    """Names and their values at one place."""
+
+    names: dict[str, Thing] = field(default_factory=dict[str, Thing])
+    spans: dict[str, Span] = field(default_factory=dict[str, Span])
+
+
+KINDS: Mapping[type, str] = {
+    Dim: "a number", bool: "a boolean", str: "a string", type(None): "none", tuple: "a list",
+    Candidates: "a set", Numbers: "a range", Tensor: "a tensor", Closure: "a block", OpName: "an op",
+    Function: "a function", Init: "an initialisation", Picked: "a pick", Text: "a decision",
+    Pending: "a choice", SpaceValue: "a space",
+}  # fmt: skip
+
+
+def kind(value: Thing) -> str:
+    """What a value is, in words."""
+    if isinstance(value, CONDITIONS):
+        return "a condition"
+    return KINDS.get(type(value), type(value).__name__)
+
+
+def number(value: Thing, what: str, span: Span) -> Dim:
+    """A number, symbolic or not (SP209 otherwise)."""
+    if isinstance(value, Dim):
+        return value
+    raise SpaceError(error("SP209", f"{what} must be a number, not {kind(value)}", span))
+
+
+def candidate(value: Thing, what: str, span: Span) -> DecisionValue:
+    """A value that a decision may take: a known number, a string or a boolean."""
+    if isinstance(value, bool | str):
+        return value
+    if isinstance(value, Dim) and value.constant is not None:
+        return value.constant
+    hint = ""
+    if isinstance(value, Closure | OpName):
+        hint = "choose op { a: .. b: .. } chooses between computations"
+    found = error("SP209", f"a candidate of {what} cannot be {kind(value)}", span)
+    raise SpaceError(found.hint(hint) if hint else found)
+
+
+def condition(value: Thing, span: Span) -> bool | Condition:
+    """A truth value, decided or by decision."""
+    if isinstance(value, (bool, *CONDITIONS)):
+        return value
+    raise SpaceError(error("SP209", f"a condition is wanted here, not {kind(value)}", span))
