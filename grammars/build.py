@@ -54,7 +54,7 @@ def build(name: str) -> dict[str, Any]:
             for entry in sorted(terminals, key=lambda entry: entry["name"])
             if not any(_literals(entry))
         },
-        "rules": [list(row) for row in rows],
+        "rules": [[*row[:3], list(row[3]), *row[4:]] for row in rows],
         "states": [
             [
                 number

@@ -14,7 +14,7 @@ from spacelang.syntax.frame import Session
 from spacelang.syntax.parse import parse
 from spacelang.syntax.scope import Library, Scope, read_source, shipped_folder, unknown
 from spacelang.syntax.spaces import elaborate
-from spacelang.syntax.values import Candidates, SpaceValue, Thing
+from spacelang.syntax.values import Candidates, Numbers, SpaceValue, Thing
 
 
 def load(address: str | Path | Source, /, **parameters: object) -> Graph:
@@ -70,7 +70,7 @@ def from_scope(
 
 def thing(value: object) -> Thing:
     """A Python value as the language holds it."""
-    if isinstance(value, bool | str | None):
+    if isinstance(value, bool | str | None | Dim | Candidates | Numbers):
         return value
     if isinstance(value, int | float | Fraction):
         return Dim.of(value)

@@ -12,6 +12,7 @@ from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
 from types import MappingProxyType
+from typing import Any
 
 from spacelang.diagnostics import SpaceError, error
 
@@ -27,6 +28,11 @@ BUILTIN: Mapping[str, Mapping[str, str]] = {
         "random": "spacelang.engines.baselines:RandomSearch",
     },
     "spacelang.sharing": {},
+    "spacelang.analyses": {
+        "cost": "spacelang.analysis.queries:cost",
+        "size": "spacelang.analysis.queries:size",
+        "sample": "spacelang.analysis.queries:sample",
+    },
 }
 
 
@@ -51,7 +57,7 @@ def table(group: str) -> Mapping[str, str]:
 
 
 @cache
-def load(group: str, name: str) -> object:
+def load(group: str, name: str) -> Any:
     """The object behind a name; an unknown name lists what is installed."""
     known = table(group)
     if name not in known:
@@ -65,6 +71,6 @@ def load(group: str, name: str) -> object:
 
 
 @cache
-def load_all(group: str) -> tuple[object, ...]:
+def load_all(group: str) -> tuple[Any, ...]:
     """Everything of a group, loaded."""
     return tuple(load(group, name) for name in table(group))

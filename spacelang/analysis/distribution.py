@@ -31,6 +31,8 @@ Runs = Callable[[slice], tuple[int, Run, Indices]]
 DENSE = 24
 # Entries of the longest dense row (1 GiB).
 LONGEST = 1 << 27
+# Python integers take about so many times longer than int64.
+WIDE = 8
 # Entries treated at once, so that temporary arrays stay within some 100 MB.
 BLOCK = 1 << 21
 # Products merged by one sort.
@@ -41,15 +43,20 @@ class TooLarge(Exception):
     """An exact table would pass the limit; the caller falls back to coarser ones."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Limit:
-    """How many entries one table may have, and a fold may add up (eight times as many)."""
+    """How many entries one table may have; a fold may add up eight times as many products.
+
+    `used` is the smallest limit that would have let everything pass so far.
+    """
 
     entries: int
+    used: int = 0
 
     def check(self, entries: int, products: int = 0) -> None:
         """Raise TooLarge if a table or the work to make it passes the limit."""
-        if entries > self.entries or products > 8 * self.entries:
+        self.used = max(self.used, entries, -(-products // 8))
+        if self.used > self.entries:
             raise TooLarge
 
 
@@ -178,10 +185,10 @@ def fold(a: Rows, b: Rows, limit: Limit) -> Rows:
     if int(a.lengths[left].max()) < int(b.lengths[right].max()):
         a, b, left, right = b, a, right, left  # scan the shorter rows
     products = a.lengths[left] * b.lengths[right]
-    limit.check(0, int(products.sum()))
     mass = _product_mass(a, b, left, right)
     wide = mass >= SAFE or a.counts.dtype == object or b.counts.dtype == object
     counts_a, counts_b = (r.counts.astype(object) if wide else r.counts for r in (a, b))
+    limit.check(0, int(products.sum()) * (WIDE if wide else 1))
     step = gcd(a.step, b.step)
     unit = max(step, 1)
 

@@ -53,6 +53,8 @@ __all__ = [
 ENTRIES = 1 << 24
 # Beyond so many, a sample tries bins first, which are set up sooner.
 QUICK = 1 << 20
+# Entries of one table of rounded costs.
+COARSE = 1 << 21
 # Keys a figure where costs are rounded: for bounds and first draws, and finer ones for draws.
 BINS = 1 << 11
 FINER = (1 << 14, 1 << 17)
@@ -86,26 +88,37 @@ class Between:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Plan:
-    """An elimination for some figures; `free` are the variables that nothing depends on."""
+    """An elimination for some figures; `used` is the least limit that lets it be made.
+
+    `free` are the variables that nothing depends on, with `multiple` joint values.
+    """
 
     figures: tuple[int, ...]
     scaled: Scaled
     root: Root
-    limit: Limit
+    used: int
     free: tuple[str, ...]
     multiple: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Proposal:
-    """Draws from a band, or from a little around it where costs were rounded."""
+    """The assignments of a band, or of a little more where costs were rounded."""
 
     problem: Problem
     plan: Plan
-    pairs: Pairs
+    limit: Limit
+    pairs: Pairs | None
+
+    @property
+    def number(self) -> int:
+        """How many they are."""
+        return self.pairs.total * self.plan.multiple if self.pairs else 0
 
     def draw(self, number: int, rng: np.random.Generator) -> Indices:
-        """Value indices [number, variables], in the order of the domains."""
+        """Value indices [number, variables], in the order of the domains; there must be some."""
+        if self.pairs is None:
+            raise EmptyBand("no admissible assignment lies within the band")
         values = self.pairs.draw(rng, number)
         for variable in self.plan.free:
             values[variable] = rng.integers(0, self.problem.domains[variable], number)
@@ -121,7 +134,8 @@ class Elimination:
     def __init__(self, problem: Problem, entries: int = ENTRIES) -> None:
         self.problem = problem
         self.entries = entries
-        self._plans: dict[tuple[tuple[int, ...], int, int | None], Plan | None] = {}
+        self._plans: dict[tuple[tuple[int, ...], int | None], Plan] = {}
+        self._failed: dict[tuple[tuple[int, ...], int | None], int] = {}
         self._pairs: dict[tuple[int, Band], Pairs] = {}
         self._bounds: dict[int, tuple[int, int] | None] = {}
 
@@ -129,11 +143,10 @@ class Elimination:
     def size(self) -> int:
         """The number of admissible assignments. Raises TooEntangled where no table fits."""
         nothing = (None,) * self.problem.figures
-        try:
-            return self._number(self._plan((), self.entries, None), nothing, nothing, sure=True)
-        except TooLarge:
-            reason = "the variables hang together too closely for exact tables"
-            raise TooEntangled(reason) from None
+        made = self._attempt((), nothing, nothing, self.entries)
+        if made is None:
+            raise TooEntangled("the variables hang together too closely for exact tables")
+        return made.number
 
     def bounds(self, figure: int) -> tuple[int, int]:
         """The least and the largest value of a figure. Raises EmptyBand without assignments."""
@@ -149,14 +162,15 @@ class Elimination:
             return Exact(0)
         if not figures:
             return Exact(self.size)
-        for bins in (None, *(BINS >> shift for shift in range(11))):
-            try:
-                plan = self._plan(figures, self.entries, bins)
-                least = self._number(plan, lower, upper, sure=True)
-                most = least if plan.scaled.exact else self._number(plan, lower, upper, sure=False)
-            except TooLarge:
+        for entries, bins, fewest in ((self.entries, None, 0), (COARSE, BINS, 1)):
+            made = self._attempt(figures, lower, upper, entries, bins, fewest)
+            if made is None:
                 continue
-            return Exact(least) if least == most else Between(least, most)
+            most = sure = made.number
+            if not made.plan.scaled.exact:
+                inner = self._weighed(made.plan, made.limit, lower, upper, sure=True)
+                sure = inner.total * made.plan.multiple if inner else 0
+            return Exact(most) if sure == most else Between(sure, most)
         return Between(0, self.size)
 
     def sample(
@@ -187,7 +201,7 @@ class Elimination:
             # As many as should be kept, going by those before.
             wanted = missing * (tried + 1) // (found + 1) if tried else missing
             drawn = proposal.draw(min(max(wanted, missing, 64), BATCH), rng)
-            inside = drawn[self._holds(drawn, proposal.plan, lower, upper)][:missing]
+            inside = drawn[self._holds(drawn, proposal.plan, figures, lower, upper)][:missing]
             kept.append(inside)
             missing, tried, found = missing - len(inside), tried + len(drawn), found + len(inside)
             if missing and tried >= PROBE and found * KEPT < tried:
@@ -202,20 +216,41 @@ class Elimination:
         self, figures: tuple[int, ...], lower: Bound, upper: Bound
     ) -> Iterator[Proposal]:
         """Ways to draw from the band or a little around it, the quickest to set up first."""
-        for entries, bins in (
-            (min(QUICK, self.entries), None),
-            (self.entries, BINS),
-            (self.entries, None),
-            *((self.entries, bins) for bins in FINER),
+        quick = self._attempt(figures, lower, upper, min(QUICK, self.entries))
+        if quick:
+            yield self._some(quick)
+        singles = [self._attempt((figure,), lower, upper, self.entries) for figure in figures]
+        made = [self._some(single) for single in singles if single]
+        yield from sorted(made, key=lambda single: single.number)
+        for entries, bins, fewest in (
+            (COARSE, BINS, 1),
+            (self.entries, None, 0),
+            *((self.entries, finer, finer) for finer in FINER),
         ):
+            finer = self._attempt(figures, lower, upper, entries, bins, fewest)
+            if finer:
+                yield self._some(finer)
+
+    def _attempt(
+        self,
+        figures: tuple[int, ...],
+        lower: Bound,
+        upper: Bound,
+        entries: int,
+        bins: int | None = None,
+        fewest: int = 0,
+    ) -> Proposal | None:
+        """The pairs that may lie in the band, with `bins` halved down to `fewest` if need be."""
+        while True:
+            limit = Limit(min(entries, self.entries))
             try:
-                plan = self._plan(figures, entries, bins)
-                pairs = self._weighed(plan, lower, upper, sure=False)
+                plan = self._plan(figures, limit, bins)
+                pairs = self._weighed(plan, limit, lower, upper, sure=False)
+                return Proposal(self.problem, plan, limit, pairs)
             except TooLarge:
-                continue
-            if pairs is None or not pairs.total:
-                raise EmptyBand("no admissible assignment lies within the band")
-            yield Proposal(self.problem, plan, pairs)
+                if bins is None or bins // 2 < fewest:
+                    return None
+                bins //= 2
 
     def _asked(self, lower: Bound, upper: Bound) -> tuple[int, ...] | None:
         """The figures whose bounds exclude something; None where one excludes everything."""
@@ -243,18 +278,20 @@ class Elimination:
             self._bounds[figure] = None if least is None or most is None else (least, most)
         return self._bounds[figure]
 
-    def _plan(self, figures: tuple[int, ...], entries: int, bins: int | None) -> Plan:
+    def _plan(self, figures: tuple[int, ...], limit: Limit, bins: int | None) -> Plan:
         """The elimination for some figures, made once. Raises TooLarge."""
-        key = figures, entries, bins
+        key = figures, bins
         if key not in self._plans:
+            if self._failed.get(key, 0) >= limit.entries:
+                raise TooLarge
             try:
-                self._plans[key] = self._made(figures, Limit(entries), bins)
+                self._plans[key] = self._made(figures, limit, bins)
             except TooLarge:
-                self._plans[key] = None
-        plan = self._plans[key]
-        if plan is None:
-            raise TooLarge
-        return plan
+                self._failed[key] = limit.entries
+                raise
+        # Whether it fits must not depend on what was asked before.
+        limit.check(self._plans[key].used)
+        return self._plans[key]
 
     def _made(self, figures: tuple[int, ...], limit: Limit, bins: int | None) -> Plan:
         domains = self.problem.domains
@@ -263,9 +300,11 @@ class Elimination:
         free = tuple(variable for variable in domains if variable not in bound)
         scaled = scale(factors if bins is None else join(factors, domains), len(figures), bins)
         root = build(scaled.rows, domains, limit)
-        return Plan(figures, scaled, root, limit, free, self.problem.points(free))
+        return Plan(figures, scaled, root, limit.used, free, self.problem.points(free))
 
-    def _weighed(self, plan: Plan, lower: Bound, upper: Bound, *, sure: bool) -> Pairs | None:
+    def _weighed(
+        self, plan: Plan, limit: Limit, lower: Bound, upper: Bound, *, sure: bool
+    ) -> Pairs | None:
         """The pairs at the root whose keys may (if `sure`, must) lie in the band."""
         band = plan.scaled.band(
             [lower[figure] for figure in plan.figures],
@@ -278,21 +317,18 @@ class Elimination:
         if key not in self._pairs:
             if len(self._pairs) >= REMEMBERED:
                 self._pairs.pop(next(iter(self._pairs)))
-            self._pairs[key] = Pairs(plan.root, band, plan.limit)
+            self._pairs[key] = Pairs(plan.root, band, Limit(limit.entries))
+        limit.check(self._pairs[key].used)
         return self._pairs[key]
 
-    def _number(self, plan: Plan, lower: Bound, upper: Bound, *, sure: bool) -> int:
-        pairs = self._weighed(plan, lower, upper, sure=sure)
-        return pairs.total * plan.multiple if pairs else 0
-
     def _holds(
-        self, drawn: Indices, plan: Plan, lower: Bound, upper: Bound
+        self, drawn: Indices, plan: Plan, figures: tuple[int, ...], lower: Bound, upper: Bound
     ) -> NDArray[np.bool_]:
-        """Which assignments lie in the band; all do where nothing was rounded."""
+        """Which assignments lie in the band; figures that the plan settles need no look."""
         held = np.ones(len(drawn), np.bool_)
-        if plan.scaled.exact:
-            return held
-        for figure in plan.figures:
+        for figure in figures:
+            if plan.scaled.exact and figure in plan.figures:
+                continue
             total = self.problem.total(figure, drawn)
             low, high = lower[figure], upper[figure]
             if low is not None:
@@ -300,3 +336,9 @@ class Elimination:
             if high is not None:
                 held &= (total <= high).astype(np.bool_)
         return held
+
+    @staticmethod
+    def _some(proposal: Proposal) -> Proposal:
+        if not proposal.number:
+            raise EmptyBand("no admissible assignment lies within the band")
+        return proposal

@@ -26,6 +26,7 @@ class Pairs:
     """All root points with the entries of one half, and their weights under a band."""
 
     total: int
+    used: int
 
     def __init__(self, root: Root, band: Band, limit: Limit) -> None:
         self._root = root
@@ -42,6 +43,7 @@ class Pairs:
         given = root.halves[self._first].rows
         own, other = rows[self._first][points], rows[1 - self._first]
         limit.check(int(given.lengths[own].sum()))
+        self.used = limit.used
         entry = ranges(given.start[own], given.lengths[own])
         point = np.repeat(points, given.lengths[own])
         self._region = Region(root.halves[1 - self._first].rows, band)
@@ -76,11 +78,13 @@ class Pairs:
         done = root.shift[point] + root.halves[self._first].rows.keys[entry]
         skip = below(rng, self._weight[pair])
         partner = self._region.select(self._other_row[point], done, skip)
-        values = dict(zip(root.scope, np.unravel_index(point, root.shape), strict=True))
         starts: list[tuple[Node, Indices]] = []
         for node in root.constants:
             row = node.rows.rows_of(root.scope, root.shape)[point]
             starts.append((node, node.rows.start[row]))
+        values: dict[str, Indices] = {}
+        for variable, size in zip(reversed(root.scope), reversed(root.shape), strict=True):
+            point, values[variable] = np.divmod(point, size)
         for which, entries in ((self._first, entry), (1 - self._first, partner)):
             if root.halves[which].nodes:
                 starts.extend(unfold(rng, root.halves[which], entries))

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from spacelang.analysis.distribution import Indices, before
 from spacelang.analysis.problem import Integers
@@ -21,19 +22,19 @@ QUERIES = 1 << 15
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Level:
-    """One bit of the ranks: where each point goes, zeros first, in stable order.
+    """One bit of the ranks: points with 0 go first, in stable order, `order` says from where.
 
-    `zeros[i]` points of the first i have bit 0, of weight `weight[i]`.
+    `zeros[i]` points of the first i have bit 0; `weight[j]` is the weight of the first j of those.
     """
 
     bit: int
     zeros: Indices
     weight: Integers
+    order: Indices
 
-    def down(self, place: Indices, ones: Indices | bool) -> Indices:
-        """A border between points, in the order of the next level, among the zeros or the ones."""
-        before_it = self.zeros[place]
-        return np.where(ones, self.zeros[-1] + place - before_it, before_it)
+    def down(self, place: Indices, low: Indices, ones: NDArray[np.bool_]) -> Indices:
+        """A border between points in the order of the next level; `low` is zeros[place]."""
+        return np.where(ones, place - low + self.zeros[-1], low)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,11 +44,11 @@ class Plane:
     heights: Indices
     weights: Integers
 
-    def sums(self, begin: Indices, end: Indices, low: Indices, high: Indices) -> Integers:
-        """The weight of the points begin <= index < end with low <= y < high, for each query."""
+    def sums(self, begin: Indices, end: Indices, bottom: Indices, top: Indices) -> Integers:
+        """The weight of the points begin <= index < end with bottom <= y < top, for each query."""
         ordered, ranks, bits = self._ranked()
-        upper = np.searchsorted(ordered, high)
-        lower = np.minimum(np.searchsorted(ordered, low), upper)
+        upper = np.searchsorted(ordered, top)
+        lower = np.minimum(np.searchsorted(ordered, bottom), upper)
         result = np.zeros(len(begin), self.weights.dtype)
         borders = [
             (rank, begin.copy(), end.copy(), sign) for rank, sign in ((upper, 1), (lower, -1))
@@ -56,28 +57,30 @@ class Plane:
             for rank, first, last, sign in borders:
                 for some in _pieces(len(result)):
                     ones = (rank[some] >> level.bit) & 1 == 1
-                    inside = level.weight[last[some]] - level.weight[first[some]]
+                    low, high = level.zeros[first[some]], level.zeros[last[some]]
+                    inside = level.weight[high] - level.weight[low]
                     result[some] += sign * np.where(ones, inside, 0)
-                    first[some] = level.down(first[some], ones)
-                    last[some] = level.down(last[some], ones)
+                    first[some] = level.down(first[some], low, ones)
+                    last[some] = level.down(last[some], high, ones)
         return result
 
-    def select(self, begin: Indices, end: Indices, low: Indices, skip: Integers) -> Indices:
+    def select(self, begin: Indices, end: Indices, bottom: Indices, skip: Integers) -> Indices:
         """The point reached when the weights in a rectangle, ordered by y, pass `skip` [queries].
 
-        Points are begin <= index < end with y at least `low`; `skip` is below their weight.
+        Points are begin <= index < end with y at least `bottom`; `skip` is below their weight.
         """
         ordered, ranks, bits = self._ranked()
-        bottom = np.full(len(begin), np.iinfo(np.int64).min)
-        rest = skip + self.sums(begin, end, bottom, low)
+        lowest = np.full(len(begin), np.iinfo(np.int64).min)
+        rest = skip + self.sums(begin, end, lowest, bottom)
         first, last = begin.copy(), end.copy()
         order = np.arange(len(ranks))
         for level in _levels(ranks, self.weights, bits):
-            inside = level.weight[last] - level.weight[first]
-            ones = rest >= inside
+            low, high = level.zeros[first], level.zeros[last]
+            inside = level.weight[high] - level.weight[low]
+            ones = (rest >= inside).astype(np.bool_)
             rest = rest - np.where(ones, inside, 0)
-            first, last = level.down(first, ones), level.down(last, ones)
-            order = _apart(order, (ranks[order] >> level.bit) & 1 == 1)
+            first, last = level.down(first, low, ones), level.down(last, high, ones)
+            order = order[level.order]
         # Here every range holds points of one y, in order of x.
         total = before(self.weights[order])
         return order[np.searchsorted(total, total[first] + rest, side="right") - 1]
@@ -89,14 +92,10 @@ class Plane:
 
 def _levels(ranks: Indices, weights: Integers, bits: int) -> Iterator[Level]:
     for bit in reversed(range(bits)):
-        ones = (ranks >> bit) & 1 == 1
-        zeros = before((~ones).astype(np.int64))
-        yield Level(bit, zeros, before(np.where(ones, 0, weights)))
-        ranks, weights = _apart(ranks, ones), _apart(weights, ones)
-
-
-def _apart(values: Integers, ones: Integers) -> Integers:
-    return np.concatenate([values[~ones], values[ones]])
+        ones = (ranks >> bit) & 1
+        order = np.concatenate([np.flatnonzero(ones == 0), np.flatnonzero(ones)])
+        ranks, weights = ranks[order], weights[order]
+        yield Level(bit, before(1 - ones), before(weights), order)
 
 
 def _pieces(length: int) -> Iterator[slice]:

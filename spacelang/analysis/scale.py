@@ -8,8 +8,11 @@ first, since each factor is rounded once and the slack is the sum over factors.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from heapq import heappop, heappush
+from itertools import combinations, count
 from math import gcd, prod
 
 import numpy as np
@@ -89,22 +92,41 @@ def scale(factors: Sequence[Factor], figures: int, bins: int | None = None) -> S
 
 
 def join(factors: Sequence[Factor], domains: Mapping[str, int]) -> tuple[Factor, ...]:
-    """Fewer, larger factors: each joins the one that grows least, within JOINED joint values."""
-    groups: list[Factor] = []
-    for factor in factors:
-        best, growth = None, JOINED + 1
-        for index, group in enumerate(groups):
-            size = prod(domains[v] for v in {*group.scope, *factor.scope})
-            if size <= JOINED and size // group.allowed.size < growth:
-                best, growth = index, size // group.allowed.size
-        if best is None:
-            groups.append(factor)
+    """Fewer, larger factors of at most JOINED joint values each, the smallest unions first.
+
+    Two join only where what they share with others lies within one of them already, so that no
+    variables become neighbours that were not.
+    """
+    groups = dict(enumerate(factors))
+    uses = Counter(variable for factor in factors for variable in factor.scope)
+    pairs: list[tuple[int, int, int]] = []
+    number = count(len(factors))
+
+    def offer(first: int, second: int) -> None:
+        size = prod(domains[v] for v in {*groups[first].scope, *groups[second].scope})
+        if size <= JOINED:
+            heappush(pairs, (size, first, second))
+
+    for first, second in combinations(groups, 2):
+        offer(first, second)
+    while pairs:
+        _, first, second = heappop(pairs)
+        if first not in groups or second not in groups:
             continue
-        group = groups[best]
-        scope = group.scope + tuple(v for v in factor.scope if v not in group.scope)
-        shape = tuple(domains[v] for v in scope)
-        groups[best] = group.over(scope, shape).times(factor.over(scope, shape))
-    return tuple(groups)
+        a, b = groups[first], groups[second]
+        both = Counter((*a.scope, *b.scope))
+        shared = {variable for variable in both if uses[variable] > both[variable]}
+        if not shared.issubset(a.scope) and not shared.issubset(b.scope):
+            continue
+        scope = a.scope + tuple(variable for variable in b.scope if variable not in a.scope)
+        shape = tuple(domains[variable] for variable in scope)
+        del groups[first], groups[second]
+        uses.subtract(set(a.scope).intersection(b.scope))
+        new, others = next(number), tuple(groups)
+        groups[new] = a.over(scope, shape).times(b.over(scope, shape))
+        for other in others:
+            offer(other, new)
+    return tuple(groups.values())
 
 
 def _scale_figure(

@@ -31,6 +31,8 @@ from spacelang.analysis.problem import Integers
 
 # Joint values of the variables at the root; each is searched by itself.
 ROOT = 1024
+# Rows longer than this are not merged for the sake of a smaller root.
+PLAIN = 1 << 12
 # Tables longer than this are never compared for being alike.
 COMPARED = 1 << 16
 # Groups of alike tables that are split between the halves in every way.
@@ -98,13 +100,13 @@ def build(factors: Iterable[Rows], domains: Mapping[str, int], limit: Limit) -> 
     place = {variable: index for index, variable in enumerate(domains)}
     while True:
         around = _neighbours(nodes)
-        if _is_clique(around, domains):
-            break
         for variable, scope in around.items():
             if variable not in costs:
                 longest = max(node.rows.longest for node in nodes if variable in node.rows.scope)
                 costs[variable] = prod(domains[v] for v in scope) * longest, place[variable]
-        variable = min(around, key=costs.__getitem__)
+        variable = min(around, key=costs.__getitem__, default=None)
+        if variable is None or (_is_clique(around, domains) and not _is_plain(nodes, variable)):
+            break
         touched, nodes = _gathered(nodes, variable, around[variable])
         chain = link(_ordered(touched), limit)
         bag = Bag(variable, chain, sum_out(chain.rows, variable, limit))
@@ -153,6 +155,12 @@ def _neighbours(nodes: Sequence[Node]) -> dict[str, set[str]]:
 def _is_clique(around: Mapping[str, set[str]], domains: Mapping[str, int]) -> bool:
     small = prod(domains[variable] for variable in around) <= ROOT
     return small and all(len(scope) == len(around) for scope in around.values())
+
+
+def _is_plain(nodes: Sequence[Node], variable: str) -> bool:
+    """Whether eliminating a variable takes no convolution, and little else."""
+    lengths = [node.rows.longest for node in nodes if variable in node.rows.scope]
+    return sum(length > 1 for length in lengths) < 2 and max(lengths) <= PLAIN
 
 
 def _root(

@@ -70,11 +70,13 @@ def plain_value(value: Value) -> Value:
 class Symbol:
     """A decision, or a size handed to a block by its caller.
 
-    `values` is empty for a free size (a batch axis): any positive whole number.
+    `values` is empty for a free size (a batch axis): any positive whole number. A `rate` is any
+    number at all; it only scales and stands in no size.
     """
 
     name: str
     values: tuple[Value, ...] = ()
+    rate: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "values", tuple(normal_value(value) for value in self.values))

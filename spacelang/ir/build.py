@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 
 from spacelang.diagnostics import NOWHERE, Diagnostic, SpaceError, Span, error
 from spacelang.ir.block import Block
-from spacelang.ir.condition import Condition
+from spacelang.ir.condition import Condition, disjunction
 from spacelang.ir.decision import Choice
 from spacelang.ir.dim import Dim, Symbol
 from spacelang.ir.node import Attribute, Call, Node, TensorType, Value, join
@@ -84,7 +84,9 @@ class BlockBuilder:
     def decide(self, choice: Choice) -> None:
         """A decision that every call takes anew; two of one path must exclude each other (SP203)."""
         before = self.decisions.get(choice.path)
-        if before is not None:
+        if before is not None and _apart(before.live, choice):
+            choice = replace(before, live=disjunction(before.live, choice.live))
+        elif before is not None:
             raise SpaceError(
                 error("SP203", f"two decisions of the path {choice.path}", choice.span, "again here")
                 .also(before.span, "first here")
@@ -173,7 +175,7 @@ class BlockBuilder:
             Node(self._id(), "call", inner, call=call, types=types, label=call.path, span=span)
         )
 
-    def name(self, tensor: Tensor, label: str) -> Tensor:
+    def tag(self, tensor: Tensor, label: str) -> Tensor:
         """Give a value a path of its own, under which taps and passes find it."""
         nodes = tensor.level.nodes
         for position, node in enumerate(nodes):
@@ -251,9 +253,10 @@ class BlockBuilder:
         for old, new in zip(fallbacks, results, strict=True):
             self.same_type(new.type, old.type, region.guards, span)
         outer = [self.use(t) for t in fallbacks]
+        outputs = self._outputs(region, results)
         operands = [*outer, *(v for v in region.imports if v not in outer)]
         types = [self._type_in(self.level, v) for v in operands]
-        body = self._region(region, operands, types, results, f"{self.name}.guard")
+        body = self._region(region, operands, types, outputs, f"{self.name}.guard")
         node = Node(
             self._id(),
             "guard",
@@ -275,11 +278,12 @@ class BlockBuilder:
         label: str = "",
     ) -> tuple[Tensor, ...]:
         """The results of the region whose condition holds; exactly one does."""
+        ends = [self._outputs(r, values) for r, values in zip(regions, results, strict=True)]
         operands = list(dict.fromkeys(v for region in regions for v in region.imports))
         seen = [self._type_in(self.level, v) for v in operands]
         bodies = tuple(
-            self._region(region, operands, seen, values, f"{self.name}.choose")
-            for region, values in zip(regions, results, strict=True)
+            self._region(region, operands, seen, outputs, f"{self.name}.choose")
+            for region, outputs in zip(regions, ends, strict=True)
         )
         node = Node(
             self._id(),
@@ -313,17 +317,21 @@ class BlockBuilder:
                 return node.types[value.index]
         raise KeyError(value)
 
+    def _outputs(self, level: Level, results: Sequence[Tensor]) -> tuple[Value, ...]:
+        """The results of a region as it sees them; one made outside becomes an operand."""
+        here, self.level = self.level, level
+        outputs = tuple(self.use(t) for t in results)
+        self.level = here
+        return outputs
+
     def _region(
         self,
         level: Level,
         operands: Sequence[Value],
         types: Sequence[TensorType],
-        results: Sequence[Tensor],
+        outputs: tuple[Value, ...],
         name: str,
     ) -> Block:
-        here, self.level = self.level, level
-        outputs = tuple(self.use(t) for t in results)
-        self.level = here
         inputs: list[Node] = []
         body = [n for n in level.nodes if n.op != "input"]
         by_id = {n.id: n for n in level.nodes}
@@ -347,6 +355,11 @@ class BlockBuilder:
             tuple(d.param for d in self.params.values()),
             self.span,
         )
+
+
+def _apart(live: Condition, choice: Choice) -> bool:
+    """Whether a decision is taken again only where it was not taken before."""
+    return feasible((live, choice.live)) is False
 
 
 def complete(definition: OpDef, options: Mapping[str, object], span: Span) -> dict[str, Attribute]:

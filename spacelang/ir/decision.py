@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from fractions import Fraction
 from functools import cached_property
+from itertools import permutations
 from types import MappingProxyType
 from typing import Literal
 
@@ -39,7 +40,11 @@ class Choice:
 
     @cached_property
     def symbol(self) -> Symbol:
-        return Symbol(self.path, self.values)
+        """What sizes and conditions speak of; a pick may be spelt in any order, so it takes them all."""
+        if self.kind != "pick":
+            return Symbol(self.path, self.values)
+        orders = (p for v in self.values if isinstance(v, tuple) for p in permutations(v))
+        return Symbol(self.path, tuple(orders))
 
     @property
     def largest(self) -> Value:

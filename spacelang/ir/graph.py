@@ -8,19 +8,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any, TypeVar
 
+from spacelang import plugins
 from spacelang.ir.block import Block
 from spacelang.ir.condition import FALSE, TRUE, Condition, conjunction, disjunction
-from spacelang.ir.decision import Choice, Decisions
+from spacelang.ir.decision import Assignment, Choice, Decisions
 from spacelang.ir.dialect import Dialect
 from spacelang.ir.dim import Dim, Symbol
 from spacelang.ir.node import Call, Node, Value, join
 from spacelang.ir.prove import Proved, holds
 from spacelang.ir.rule import StorageRule
 from spacelang.ir.storage import Storage, storages
+
+
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -141,18 +146,39 @@ class Graph:
             if isinstance(place, Instance):
                 yield place
 
-    def places(self) -> Iterator[Place]:
-        """Every node of every use of every block, those of regions too."""
-        for place in self._enter(self.top):
+    def places(self, inference: bool = False) -> Iterator[Place]:
+        """Every node of every use of every block, those of regions too.
+
+        `inference` leaves out what only outputs for training need.
+        """
+        for place in self._enter(self.top, self._needed if inference else None):
             if isinstance(place, Place):
                 yield place
 
-    def _enter(self, instance: Instance) -> Iterator[Instance | Place]:
-        yield instance
-        yield from self._level(instance, instance.block)
+    @cached_property
+    def _needed(self) -> frozenset[int]:
+        """The nodes of the root that an output, training aside, depends on."""
+        waiting = [o.value.node for o in self.outputs if not o.training]
+        found: set[int] = set()
+        while waiting:
+            node = waiting.pop()
+            if node not in found:
+                found.add(node)
+                waiting += [v.node for v in self.root.by_id[node].operands]
+        return frozenset(found)
 
-    def _level(self, instance: Instance, level: Block) -> Iterator[Instance | Place]:
+    def _enter(
+        self, instance: Instance, needed: frozenset[int] | None = None
+    ) -> Iterator[Instance | Place]:
+        yield instance
+        yield from self._level(instance, instance.block, needed)
+
+    def _level(
+        self, instance: Instance, level: Block, needed: frozenset[int] | None = None
+    ) -> Iterator[Instance | Place]:
         for node in level.nodes:
+            if needed is not None and node.id not in needed:
+                continue
             yield Place(instance, node)
             if node.call is not None:
                 yield from self._enter(instance.enter(node.call, self.blocks[node.call.block]))
@@ -180,6 +206,30 @@ class Graph:
     def storages(self) -> Mapping[str, Storage]:
         """What the supernet keeps, by path."""
         return storages(self)
+
+    def memo(self, key: str, make: Callable[[Graph], Made]) -> Made:
+        """What `make` finds for this graph, found once; the graph itself never changes."""
+        if key not in self._memo:
+            self._memo[key] = make(self)
+        return self._memo[key]
+
+    @cached_property
+    def _memo(self) -> dict[str, Any]:
+        return {}
+
+    # Questions that higher layers answer, found by name.
+
+    def cost(self, assignment: Assignment | None = None) -> Any:
+        """`Cost(params, macs, activations)` of an architecture; of a fixed network without one."""
+        return plugins.load("spacelang.analyses", "cost")(self, assignment)
+
+    def size(self, where: str = "") -> Any:
+        """The exact number of architectures within a budget (`Between` where only bounds are exact)."""
+        return plugins.load("spacelang.analyses", "size")(self, where)
+
+    def sample(self, n: int = 1, seed: int = 0, where: str = "", law: str = "architectures") -> Any:
+        """Independent architectures within a budget, exactly uniform by the law."""
+        return plugins.load("spacelang.analyses", "sample")(self, n, seed, where, law)
 
     def with_block(self, block: Block) -> Graph:
         """The graph with one block replaced, by name."""

@@ -1,1 +1,6 @@
-"""Passes: pure rewrites of a Graph, by name and options."""
+"""Rewritings of graphs; `run(graph, "multiplex{..}, irpe{..}")` runs them by name."""
+
+from spacelang.passes.base import BlockSource, Insertion, Pass
+from spacelang.passes.pipeline import run
+
+__all__ = ["BlockSource", "Insertion", "Pass", "run"]

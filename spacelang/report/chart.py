@@ -46,7 +46,7 @@ def frame(
     xs: Sequence[float], ys: Sequence[float], width: float, height: float, pad: float = 0.0
 ) -> Frame:
     """Axes that hold all values, with a share of room around them."""
-    left, right, top, bottom = 52.0, 16.0, 14.0, 40.0
+    left, right, top, bottom = 52.0, 16.0, 24.0, 40.0
     x_low, x_high = _room(xs, pad)
     y_low, y_high = _room(ys, max(pad, 0.06))
     return Frame(
@@ -77,8 +77,8 @@ def curve(points: Sequence[Point], name: str, css: str, show: Format) -> str:
     parts = [
         _axes(axes, "epoch", whole=True, show=show),
         f'<polyline class="curve stroke-{css}" points="{path}"/>',
-        f'<circle class="{css}" cx="{axes.x.at(last_x):.1f}" cy="{axes.y.at(last_y):.1f}" r="4">'
-        f"<title>epoch {last_x:g}: {html(show(last_y))}</title></circle>",
+        f'<g transform="translate({axes.point(points[-1])})"><circle class="{css}-dot" r="4">'
+        f"<title>epoch {last_x:g}: {html(show(last_y))}</title></circle></g>",
     ]
     return _svg(axes, f"{name} over {len(points)} epochs, at the end {show(last_y)}", parts)
 
@@ -95,7 +95,10 @@ def cloud(report: Report) -> str:
     spread = max(xs) - min(xs) or max(xs)
     near = [bound for bound in bounds if min(xs) - spread <= bound <= max(xs) + spread]
     axes = frame([*xs, *near], [y for _, y in every], 1000, 430, pad=0.045)
-    parts = [_axes(axes, cost_name(report.cost), whole=False, show=percent)]
+    low, high = report.limit
+    parts = [_outside(axes, axes.x.low, low), _outside(axes, high, axes.x.high)]
+    parts.append(_axes(axes, cost_name(report.cost), whole=False, show=percent))
+    parts.append('<text x="0" y="10">validation accuracy</text>')
     parts += [_limit(axes, bound) for bound in near]
     # Random search below, evolution above: where they meet, both can be seen.
     rank = {"other": 0, "random": 1, "evolution": 2}
@@ -147,7 +150,7 @@ _MARKS = {
     "random": '<rect class="random" x="-3.8" y="-3.8" width="7.6" height="7.6" rx="1"/>',
     "other": '<circle class="other" r="3"/>',
     "front": '<path class="front" d="M-8,5 V-1 H0 V-5 H8"/>',
-    "winner": f'<polygon class="winner-mark" points="{_star(8)}"/>',
+    "winner": f'<polygon class="winner-mark" points="{_star(9)}"/>',
     "best-random": '<rect class="best-random" x="-5" y="-5" width="10" height="10" rx="1.5"/>',
     "largest": '<path class="largest" d="M0,-7 L7,0 L0,7 L-7,0 Z"/>',
 }
@@ -182,14 +185,20 @@ def _room(values: Sequence[float], pad: float) -> tuple[float, float]:
     return low - (high - low) * pad, high + (high - low) * pad
 
 
+def _rounds(number: float, places: int) -> bool:
+    return abs(number - round(number, places)) < 1e-9
+
+
 def _axes(axes: Frame, x_name: str, *, whole: bool, show: Format) -> str:
     """Grid, axes, ticks and names; `whole` leaves out ticks between whole numbers."""
     left, right, bottom = axes.x.start, axes.x.end, axes.y.start
     parts: list[str] = []
     y_ticks = ticks(axes.y.low, axes.y.high)
     labels = [show(value) for value in y_ticks]
-    if show is percent and len(set(labels)) < len(labels):
-        labels = [percent(value, 2) for value in y_ticks]
+    if show is percent:
+        exact_at = (n for n in range(3) if all(_rounds(100 * value, n) for value in y_ticks))
+        places = next(exact_at, 3)
+        labels = [percent(value, places) for value in y_ticks]
     for value, label in zip(y_ticks, labels, strict=True):
         y = axes.y.at(value)
         parts.append(f'<line class="grid" x1="{left}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>')
@@ -231,12 +240,22 @@ def _front(axes: Frame, points: Sequence[Point]) -> str:
     path = [f"M{axes.point(front[0])}"]
     for (_, low), (cost, high) in pairwise(front):
         path.append(f"L{axes.point((cost, low))} L{axes.point((cost, high))}")
-    path.append(f"L{axes.x.end:.1f},{axes.y.at(front[-1][1]):.1f}")
+    path.append(f"L{axes.point((max(x for x, _ in points), front[-1][1]))}")
     rings = "".join(
         f'<circle class="halo" cx="{axes.x.at(x):.1f}" cy="{axes.y.at(y):.1f}" r="6.5"/>'
         for x, y in front
     )
     return f'<path class="front" d="{" ".join(path)}"/>{rings}'
+
+
+def _outside(axes: Frame, start: float | None, end: float | None) -> str:
+    """A shade over the costs that the search may not reach."""
+    if start is None or end is None or start >= axes.x.high or end <= axes.x.low:
+        return ""
+    left = axes.x.at(max(start, axes.x.low))
+    width = axes.x.at(min(end, axes.x.high)) - left
+    top, height = axes.y.end, axes.y.start - axes.y.end
+    return f'<rect class="outside" x="{left:.1f}" y="{top}" width="{width:.1f}" height="{height}"/>'
 
 
 def _limit(axes: Frame, bound: float) -> str:

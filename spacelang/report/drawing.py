@@ -63,16 +63,15 @@ def architecture(decisions: Sequence[Decision], chosen: Mapping[str, Value], dat
         present = any(member.path in chosen for member in members)
         box = _box(_last(place), members, chosen, "" if present else " absent")
         rows.setdefault(_place(place), []).append(box)
-    if len(rows) <= 1:
-        boxes = [box for row in rows.values() for box in row]
-        parts.append(f'<div class="row">{first}{"".join(boxes)}{last}</div>')
-    else:
-        lines = [
-            f'<p class="row-name path">{html(name)}</p>{"".join(row)}' for name, row in rows.items()
-        ]
-        parts.append(f'<div class="row">{first}</div>')
-        parts += [f'<div class="row">{line}</div>' for line in lines]
-        parts.append(f'<div class="row">{last}</div>')
+    lines = list(rows.items()) or [("", [])]
+    for position, (name, boxes) in enumerate(lines):
+        if name:
+            parts.append(f'<p class="row-name path">{html(name)}</p>')
+        if position == 0:
+            boxes = [first, *boxes]
+        if position == len(lines) - 1:
+            boxes = [*boxes, last]
+        parts.append(f'<div class="row">{"".join(boxes)}</div>')
     return f'<div class="network">{"".join(parts)}</div>'
 
 

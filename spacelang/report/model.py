@@ -13,6 +13,7 @@ from typing import Literal
 Value = str | int | float | bool | tuple[int, ...]  # of a decision
 Method = Literal["evolution", "random", "other"]
 Role = Literal["winner", "random", "largest", "other"]
+MOST = 1 << 63  # costs and counts are below: charts compute with floats
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +24,7 @@ class Score:
     total: int
 
     def __post_init__(self) -> None:
-        if not 0 <= self.correct <= self.total or self.total == 0:
+        if not 0 <= self.correct <= self.total < MOST or self.total == 0:
             raise ValueError(f"{self.correct} of {self.total} is no score")
 
     @property
@@ -75,6 +76,7 @@ class Candidate:
 
     def __post_init__(self) -> None:
         _check_share(self.accuracy)
+        _check_count(self.cost)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +89,10 @@ class Network:
     macs: int
     validation: Score | None = None
     test: Score | None = None
+
+    def __post_init__(self) -> None:
+        _check_count(self.params)
+        _check_count(self.macs)
 
     def cost(self, name: str) -> int | None:
         """Its cost on the axis of that name, if it is one that networks here have."""
@@ -124,6 +130,10 @@ class Report:
     checks: Mapping[str, str] = field(default_factory=dict[str, str])  # what was proved -> outcome
     version: str = ""  # of spacelang
 
+    def __post_init__(self) -> None:
+        for bound in self.limit:
+            _check_count(bound or 0)
+
     def network(self, role: Role) -> Network | None:
         """The first network of a role."""
         return next((network for network in self.networks if network.role == role), None)
@@ -132,3 +142,8 @@ class Report:
 def _check_share(share: float | None) -> None:
     if share is not None and not 0 <= share <= 1:
         raise ValueError(f"{share} is no accuracy: it is in 0..1, not in percent")
+
+
+def _check_count(count: int) -> None:
+    if not 0 <= count < MOST:
+        raise ValueError("a count is out of range (0..2**63-1)")

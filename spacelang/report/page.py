@@ -79,7 +79,7 @@ def _tiles(report: Report) -> str:
     if winner:
         score, kind = (winner.test, "Test") if winner.test else (winner.validation, "Validation")
         if score:
-            below = f"95 %: {interval(score)}, {exact(score.total)} images"
+            below = f"95 %: {interval(score)} (n = {exact(score.total)})"
             tiles.append((f"{kind} accuracy", scored(score), below, " good"))
         params = _against(winner.params, largest.params if largest else None)
         macs = _against(winner.macs, largest.macs if largest else None)
@@ -161,11 +161,14 @@ def _results(report: Report) -> str:
         )
     heads = ("network", "validation#", "test, 95 % interval#", "", "parameters#", "MACs#")
     table = _table(heads, rows, [network.role for network in report.networks])
-    drawn = "test" if any(network.test for network in report.networks) else "validation"
+    tested = any(network.test for network in report.networks)
+    drawn, held = "validation", "the test images were not read"
+    if tested:
+        drawn, held = "test", "the test images were read once, at the end"
     note = (
         '<p class="note">Intervals are Wilson&#8217;s, at 95 %. The validation images chose the '
-        "networks, so their accuracy there flatters them; the test images were read once, at the "
-        f"end. The bars show {drawn} accuracy, {percent(bounds[0])} to {percent(bounds[1])}.</p>"
+        f"networks, so their accuracy there flatters them; {held}. The bars show {drawn} "
+        f"accuracy, {percent(bounds[0])} to {percent(bounds[1])}.</p>"
     )
     return table + note
 

@@ -25,10 +25,12 @@ main { max-width: 1080px; margin: 0 auto; padding: 40px 24px 56px; }
 h1 { font-size: 30px; line-height: 1.2; margin: 2px 0 8px; letter-spacing: -0.015em; }
 h2 { font-size: 18px; margin: 0 0 4px; letter-spacing: -0.005em; }
 h3 { font-size: 13px; margin: 0 0 6px; font-weight: 600; color: var(--muted); }
-p { margin: 0 0 14px; max-width: 76ch; }
+p { margin: 0 0 14px; max-width: 92ch; }
 .kicker { color: var(--muted); font-size: 13px; margin: 0; }
 .lead { font-size: 16px; color: var(--muted); margin-bottom: 0; }
 .note { color: var(--muted); font-size: 13.5px; }
+section > :last-child { margin-bottom: 0; }
+.scroll + .note { margin-top: 14px; }
 section {
   background: var(--card); border: 1px solid var(--line); border-radius: 12px;
   padding: 22px 24px; margin-top: 18px;
@@ -68,7 +70,10 @@ figure { margin: 14px 0 0; }
 svg { display: block; width: 100%; height: auto; overflow: visible; }
 svg.mark { display: inline-block; width: 14px; height: 14px; vertical-align: -2px; }
 svg text { fill: var(--muted); font-size: 12px; font-family: inherit; }
-svg .label { fill: var(--text); font-weight: 600; }
+svg .label {
+  fill: var(--text); font-weight: 600; font-size: 13px; paint-order: stroke; stroke: var(--card);
+  stroke-width: 4px; stroke-linejoin: round;
+}
 .grid { stroke: var(--line); stroke-width: 1; }
 .axis { stroke: var(--muted); stroke-width: 1; }
 .curve { fill: none; stroke-width: 2.2; stroke-linejoin: round; stroke-linecap: round; }
@@ -83,6 +88,9 @@ svg text.limit-label { fill: var(--limit); }
 .winner-mark { fill: var(--winner); stroke: var(--card); stroke-width: 1.5; }
 .best-random { fill: var(--random); stroke: var(--card); stroke-width: 1.5; }
 .cloud { opacity: 0.62; }
+.evolution-dot { fill: var(--evolution); }
+.winner-dot { fill: var(--winner); }
+.outside { fill: var(--soft); opacity: 0.7; }
 .stroke-evolution { stroke: var(--evolution); }
 .stroke-winner { stroke: var(--winner); }
 .span { stroke-width: 3; stroke-linecap: round; opacity: 0.45; }
@@ -96,28 +104,33 @@ svg text.limit-label { fill: var(--limit); }
   font-size: 13.5px; color: var(--muted);
 }
 .network { margin-top: 16px; }
-.row { display: flex; flex-wrap: wrap; gap: 12px 22px; margin-bottom: 14px; }
-.row-name { flex: 0 0 100%; margin: 4px 0 -4px; }
+.row { display: flex; flex-wrap: wrap; gap: 14px 18px; margin-bottom: 14px; }
+.row:last-child { margin-bottom: 0; }
+.row-name { margin: 0 0 6px; color: var(--muted); }
 .layer {
-  position: relative; flex: 0 1 148px; min-width: 128px; background: var(--soft);
-  border: 1px solid var(--line); border-radius: 10px; padding: 9px 12px 10px;
+  position: relative; flex: 0 0 108px; background: var(--soft);
+  border: 1px solid var(--line); border-radius: 10px; padding: 9px 11px 10px;
 }
 .layer:not(:last-child)::after {
-  content: "\\2192"; position: absolute; right: -19px; top: 50%; transform: translateY(-50%);
+  content: "\\2192"; position: absolute; right: -17px; top: 50%; transform: translateY(-50%);
   color: var(--muted); font-size: 14px;
 }
+.layer.end { flex-basis: 100px; white-space: nowrap; }
 .layer.whole { flex-basis: 100%; background: none; display: flex; flex-wrap: wrap; gap: 4px 32px; }
 .layer.whole .gauge { flex: 0 1 220px; }
 .layer.whole::after, .layer.last::after { content: none; }
 .layer.end { background: none; border-style: solid; border-color: var(--line); }
-.layer.absent { background: none; border-style: dashed; color: var(--muted); }
+.layer.absent { background: none; border: 1px dashed var(--muted); color: var(--muted); }
 .layer h3 { margin: 0 0 5px; color: var(--text); overflow-wrap: anywhere; }
 .layer.absent h3 { color: var(--muted); font-weight: 500; }
 .gauge + .gauge { margin-top: 5px; }
 .layer.whole .gauge + .gauge { margin-top: 0; }
-.gauge div { display: flex; justify-content: space-between; gap: 8px; font-size: 13px; }
-.gauge div span { color: var(--muted); overflow-wrap: anywhere; }
-.gauge div b { font-weight: 600; overflow-wrap: anywhere; text-align: right; }
+.gauge div {
+  display: flex; flex-wrap: wrap; justify-content: space-between; gap: 0 8px; font-size: 13px;
+  overflow-wrap: break-word;
+}
+.gauge div span { color: var(--muted); max-width: 100%; }
+.gauge div b { font-weight: 600; max-width: 100%; margin-left: auto; }
 .gauge svg { margin-top: 1px; }
 .rail { stroke: var(--line); stroke-width: 2; }
 .layer .rail { stroke: var(--muted); opacity: 0.35; }
@@ -135,7 +148,8 @@ pre {
 footer { color: var(--muted); font-size: 13px; margin-top: 22px; }
 @media (max-width: 820px) {
   .tiles { grid-template-columns: 1fr 1fr; }
-  .pair { grid-template-columns: 1fr; gap: 12px; }
+  .pair, .facts { grid-template-columns: 1fr; gap: 12px; }
+  .facts { gap: 0; } .facts dd { margin-bottom: 10px; }
   main { padding: 24px 14px 40px; }
   section { padding: 18px 16px; }
 }

@@ -38,7 +38,7 @@ def compact(number: float) -> str:
         return f"{lead / 100:.2f} &#215; 10<sup>{digits - 1}</sup>"
     for unit, letter in _UNITS:
         if number >= unit:
-            places = 3 if letter == "M" and number < 10 * unit else 1
+            places = 3 if number < 10 * unit else 2 if number < 100 * unit else 1
             return f"{number / unit:.{places}f}{letter}"
     return f"{number:,.0f}"
 

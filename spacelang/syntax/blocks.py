@@ -259,7 +259,7 @@ def _body(
             continue
         value = bound[param.name]
         if param.name in late:
-            symbol = Symbol("%" + param.name)
+            symbol = Symbol("%" + param.name, rate=True)
             callee.late.append(symbol.name)
             value = callee.builder.size(symbol)
         elif _has_tensor(value):

@@ -285,4 +285,4 @@ def labelled(
         raise SpaceError(error("SP207", f"a label on {kind(value)}", expr.span))
     if not path:
         raise SpaceError(error("SP207", "`as _` stands on calls only", expr.span))
-    return frame.builder.name(value, frame.path(path))
+    return frame.builder.tag(value, frame.path(path))

@@ -8,13 +8,12 @@ from math import comb
 
 from spacelang.diagnostics import SpaceError, Span, error
 from spacelang.ir.build import Tensor
-from spacelang.ir.condition import chosen, conjunction, disjunction, is_value
+from spacelang.ir.condition import conjunction, is_value
 from spacelang.ir.decision import Choice, Kind
 from spacelang.ir.dim import Dim, Symbol
 from spacelang.ir.dim import Value as DecisionValue
-from spacelang.ir.node import TensorType, join
+from spacelang.ir.node import join
 from spacelang.syntax import tree
-from spacelang.syntax.calls import Arguments
 from spacelang.syntax.expressions import entries, evaluate, hop, listed, whole
 from spacelang.syntax.frame import Frame
 from spacelang.syntax.scope import Scope
@@ -156,107 +155,10 @@ def choose_path(expr: tree.ChoosePath, frame: Frame, scope: Scope) -> Thing:
     return build.choose(conditions, regions, results, (first,), expr.span, full)[0]
 
 
-def picked_values(value: Picked, given: Arguments, frame: Frame, scope: Scope) -> list[Tensor]:
-    """What a region makes of each pick: (value, index in the list, position in the draw).
-
-    The region is elaborated once for each group of sources of one type that its body treats alike.
-    """
-    from spacelang.syntax.forms import run_region
-
-    if given.region is None:
-        region_of = None
-    else:
-        region_of = given.region
-    build = frame.builder
-    made: list[Tensor] = []
-    for position in range(value.count):
-        groups: dict[TensorType, list[int]] = {}
-        for index, source in enumerate(value.sources):
-            if not isinstance(source, Tensor):
-                raise SpaceError(error("SP209", f"a pick of {kind(source)}", given.span))
-            if position <= index <= len(value.sources) - value.count + position:
-                groups.setdefault(source.type, []).append(index)
-        regions, results, conditions = [], [], []
-        for group in _classes(value, groups, position, region_of, frame, scope):
-            truth = disjunction(*(chosen(value.symbol, position, i) for i in group))
-            build.open(truth)
-            source = _select(value, group, position, frame, given.span)
-            if region_of is None:
-                result: Thing = source
-            else:
-                result = run_region(
-                    region_of, (source, Dim.of(group[0]), Dim.of(position)), frame, scope
-                )
-            if not isinstance(result, Tensor):
-                raise SpaceError(error("SP209", "the region returns a tensor", given.span))
-            regions.append(build.close())
-            results.append([result])
-            conditions.append(truth)
-        for region, (result,) in zip(regions[1:], results[1:], strict=False):
-            build.same_type(result.type, results[0][0].type, region.guards, given.span)
-        if len(regions) == 1:
-            made.append(results[0][0] if regions[0] is build.level else _only(
-                build, conditions, regions, results, given.span))  # fmt: skip
-        else:
-            made.append(
-                build.choose(conditions, regions, results, (results[0][0].type,), given.span)[0]
-            )
-    return made
-
-
-def _only(build, conditions, regions, results, span):  # type: ignore[no-untyped-def]
-    return build.choose(conditions, regions, results, (results[0][0].type,), span)[0]
-
-
-def _classes(value, groups, position, region, frame, scope):  # type: ignore[no-untyped-def]
-    """Groups of sources; a region that computes with the index gets each index by itself."""
-    if region is None or not _reads(region.body, region.names[1]):
-        return list(groups.values())
-    return [[i] for group in groups.values() for i in group]
-
-
-def _reads(body: object, name: str) -> bool:
-    """Whether a name occurs in a piece of the tree."""
-    import dataclasses
-
-    stack: list[object] = [body]
-    while stack:
-        node = stack.pop()
-        if isinstance(node, tree.Name) and node.name == name:
-            return True
-        if isinstance(node, tuple):
-            stack += node
-        elif dataclasses.is_dataclass(node) and not isinstance(node, Span):
-            stack += [getattr(node, f.name) for f in dataclasses.fields(node) if f.name != "span"]
-    return False
-
-
-def _select(value: Picked, group: list[int], position: int, frame: Frame, span: Span) -> Tensor:
-    """The source that is picked at a position, of a group of one type."""
-    build = frame.builder
-    if len(group) == 1:
-        return value.sources[group[0]]
-    conditions, regions, results = [], [], []
-    for index in group:
-        truth = chosen(value.symbol, position, index)
-        build.open(truth)
-        results.append([value.sources[index]])
-        regions.append(build.close())
-        conditions.append(truth)
-    return build.choose(conditions, regions, results, (value.sources[group[0]].type,), span)[0]
-
-
-def pending(
-    value: Pending, name: str, frame: Frame, span: Span
-) -> Thing:
-    """`choose {..}` given for a parameter: a decision of the parameter's name."""
-    return declare(frame, name, candidates(value, name, value.span), "dim", value.span)
-
-
 def pend(value: Thing, name: str, frame: Frame) -> Thing:
     """An argument with every `choose {..}` in it declared: `ratio`, or `widths[0]` in a list."""
     if isinstance(value, Pending):
-        return pending(value, name, frame, value.span)
+        return declare(frame, name, candidates(value, name, value.span), "dim", value.span)
     if isinstance(value, tuple):
         return tuple(pend(v, f"{name}[{i}]", frame) for i, v in enumerate(value))
     return value

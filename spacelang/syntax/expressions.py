@@ -14,11 +14,13 @@ from spacelang.ir.build import Tensor
 from spacelang.ir.condition import compare, conjunction, disjunction, is_value, negate
 from spacelang.ir.dim import Dim, Symbol, conditional
 from spacelang.ir.op import NeedsValue, ops
+from spacelang.ir.param import Init
 from spacelang.ir.pattern import Hop
 from spacelang.syntax import tree
+from spacelang.syntax.calls import INITS
 from spacelang.syntax.frame import Frame
 from spacelang.syntax.functions import FUNCTIONS, MAX_LIST
-from spacelang.syntax.scope import Clash, Module, Scope, unknown
+from spacelang.syntax.scope import Broken, Clash, Module, Scope, unknown
 from spacelang.syntax.values import (
     CONDITIONS,
     Candidates,
@@ -120,6 +122,8 @@ def look_up(name: str, span: Span, frame: Frame, scope: Scope) -> Thing:
             return Function(name)
         if name in ops():
             return OpName(name)
+        if INITS.get(name) == 0:
+            return Init(name)
         known_names = [*scope.known(), *CONSTANTS, *FUNCTIONS, *ops()]
         raise unknown(name, span, [n for n in known_names if not n.startswith(".")])
     value = owner.names[name]
@@ -130,6 +134,8 @@ def look_up(name: str, span: Span, frame: Frame, scope: Scope) -> Thing:
                 f"say which: {first}.{name}"
             )
         )
+    if isinstance(value, Broken):
+        raise SpaceError(())
     if isinstance(value, Unbound):
         raise SpaceError(
             error("SP205", f"{name} has a value only in some architectures", span, "read here")

@@ -170,9 +170,8 @@ class _Layout(Phrases):
             return _Braces("{}", "{}")
         head = concat("{", *(Remark(comment.text.rstrip()) for comment in remark))
         column = level * STEP
-        lines = concat(
-            head, Break(column + STEP), self.stacked(elements, column + STEP), Break(column), "}"
-        )
+        below = [Break(column + STEP), self.stacked(elements, column + STEP)] if elements else []
+        lines = concat(head, *below, Break(column), "}")
         if inside is None or "\n" in self.text[slice(*inside)]:
             return _Braces(None, lines)
         return _Braces(concat("{ ", _joined(closed, "  "), " }"), lines)

@@ -66,7 +66,7 @@ def _cascade(given: Arguments, frame: Frame, scope: Scope) -> Tensor:
 
 def _total(given: Arguments, frame: Frame, scope: Scope) -> Tensor:
     """`total(list)`, or `total(picks) |value, source, position| { .. }`: the sum."""
-    from spacelang.syntax.choices import picked_values
+    from spacelang.syntax.picks import picked_values
 
     if len(given.positional) != 1 or given.named:
         raise SpaceError(error("SP204", "total(list) |..| { .. }", given.span))

@@ -58,15 +58,15 @@ class Session:
     named: dict[str, bool] = field(default_factory=dict[str, bool])
     failed: Frame | None = None
     nodes: int = 0
+    reserved: set[str] = field(default_factory=set[str])
 
     def unique(self, name: str) -> str:
         """A block name that is not taken: `encoder`, `encoder.2`."""
-        if name not in self.blocks:
-            return name
-        count = 2
-        while f"{name}.{count}" in self.blocks:
-            count += 1
-        return f"{name}.{count}"
+        taken = {*self.blocks, *self.reserved}
+        found, count = name, 2
+        while found in taken:
+            found, count = f"{name}.{count}", count + 1
+        return found
 
     def spend(self, nodes: int, span: Span) -> None:
         """Count nodes made against the limit (SP507)."""

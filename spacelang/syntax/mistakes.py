@@ -20,11 +20,13 @@ from spacelang.syntax.tokens import Token, scan
 
 @dataclass(frozen=True, slots=True)
 class Mistake:
-    """Headline and help of a diagnostic, and texts that deserve them."""
+    """Headline and help of a diagnostic, and texts that deserve them; `anywhere` if the mistake is
+    the same in whatever statement it stands."""
 
     headline: str
     help: str
     examples: tuple[str, ...]
+    anywhere: bool = False
 
 
 def _inside(*statements: str) -> tuple[str, ...]:
@@ -53,6 +55,7 @@ MISTAKES: tuple[Mistake, ...] = (
             'return choose op { "a" }',
             "return choose op { [1] }",
         ),
+        anywhere=True,
     ),
     Mistake(
         "candidates stand in a set or a range",
@@ -67,6 +70,7 @@ MISTAKES: tuple[Mistake, ...] = (
             "default linear(bias = false)",
             "space a = b(c = 1)",
         ),
+        anywhere=True,
     ),
     Mistake(
         "a default is written with `=`",
@@ -123,11 +127,13 @@ MISTAKES: tuple[Mistake, ...] = (
         "comparisons do not follow one another",
         "join them: 1 <= a and a <= 4, or test for a range: a in 1..4",
         ("let x = a < b < c", "let x = 1 <= a < 4", "let x = a == b == c", "let x = a in b in c"),
+        anywhere=True,
     ),
     Mistake(
         "a list takes all: there is no filter",
         "write the condition into the value: [f(x) if c else g(x) for x in xs]",
         ("let x = [a for a in b if c]",),
+        anywhere=True,
     ),
     Mistake(
         "`return` needs a value",
@@ -183,6 +189,7 @@ MISTAKES: tuple[Mistake, ...] = (
         "a set has at least one element",
         "write: {192, 240}",
         ("let x = {}", "let x = f({})", "let x = f(choose {})"),
+        anywhere=True,
     ),
     Mistake(
         "a file is used by its name",
@@ -238,6 +245,7 @@ MISTAKES: tuple[Mistake, ...] = (
         "a label is a name",
         "write: linear(x, C) as fc1, or as blocks[i].fc1",
         ('let x = f(a) as "fc"', "let x = f(a) as 1", "let x = f(a) as (b)", "let x = f(a) as [b]"),
+        anywhere=True,
     ),
     Mistake(
         "a region needs its names and a body",
@@ -247,28 +255,29 @@ MISTAKES: tuple[Mistake, ...] = (
             "let x = f(a) |b| return",
             "let x = f(a) | b + c",
         ),
+        anywhere=True,
     ),
 )
 
 # How each statement reads, by the terminal it begins with.
-FORMS: Mapping[str, tuple[str, str]] = {
-    "USE": ("use", "use vit"),
-    "DEFAULT": ("default", "default layer_norm(eps: 1e-6)"),
-    "SPACE": ("space", "space deit(width, heads) { .. }, or space deit_ti = deit(192, heads: 3)"),
-    "SUBNET": ("subnet", "subnet tiny of deit { width = 192  depth = 12 }"),
-    "KIND": ("block", "block mlp(x: [.., C], hidden) -> [.., C] { .. }"),
-    "INPUT": ("input", "input pixels: [B, 3, image, image]"),
-    "OUTPUT": ("output", "output linear(x, classes) as head"),
-    "LET": ("let", "let dim = C / heads"),
-    "CHOOSE": ("choose", "choose width in {192, 240}, or choose op { k3: conv(x, C, 3)  skip: x }"),
-    "FOR": ("for", "for i in 0..<depth { x = encoder(x) }"),
-    "WHEN": ("when", "when s > 0 { .. } else { .. }"),
-    "RETURN": ("return", "return x"),
-    "REQUIRE": ("require", "require macs in 4G..5G"),
-    "WEIGHTS": ("weights", "weights { _: entangle  width: store(256) }"),
-    "REWRITE": ("rewrite", 'rewrite { irpe(on: ["k"])  multiplex(blocks, every: 2) }'),
-    "NAMES": ("names", "names timm { layers[s].downsample: layers[s + 1].downsample }"),
-    "SEARCH": ("search", "search evolution { population = 50 }"),
+FORMS: Mapping[str, str] = {
+    "USE": "use vit",
+    "DEFAULT": "default layer_norm(eps: 1e-6)",
+    "SPACE": "space deit(width, heads) { .. }, or space deit_ti = deit(192, heads: 3)",
+    "SUBNET": "subnet tiny of deit { width = 192  depth = 12 }",
+    "KIND": "block mlp(x: [.., C], hidden) -> [.., C] { .. }",
+    "INPUT": "input pixels: [B, 3, image, image]",
+    "OUTPUT": "output linear(x, classes) as head",
+    "LET": "let dim = C / heads",
+    "CHOOSE": "choose width in {192, 240}, or choose op { k3: conv(x, C, 3)  skip: x }",
+    "FOR": "for i in 0..<depth { x = encoder(x) }",
+    "WHEN": "when s > 0 { .. } else { .. }",
+    "RETURN": "return x",
+    "REQUIRE": "require macs in 4G..5G",
+    "WEIGHTS": "weights { _: entangle  width: store(256) }",
+    "REWRITE": 'rewrite { irpe(on: ["k"])  multiplex(blocks, every: 2) }',
+    "NAMES": "names timm { layers[s].downsample: layers[s + 1].downsample }",
+    "SEARCH": "search evolution { population = 50 }",
 }
 
 # Of what could come, these are said; operators could come nearly always.
@@ -293,6 +302,9 @@ STRUCTURE = (
 STARTS_VALUE = frozenset({"NAME", "NUMBER", "STRING", "CHOOSE", "LSQB"})
 
 
+# Of the words that begin a statement, those that people take for names.
+NOUNS = FORMS.keys() - {"LET", "CHOOSE", "FOR", "WHEN", "RETURN", "REQUIRE"}
+
 CONDITION = (
     "`if` inside a value needs its `else`",
     "write: 2 if large else 3; over statements: when large { .. }",
@@ -310,7 +322,8 @@ def describe(source: Source, machine: Machine, tokens: list[Token], position: in
         span = Span(source, word.start, word.end)
         found = error("SP101", f"`{word.text}` is a reserved word", span, "cannot be a name")
         return found.hint(f"take another name, such as {word.text}_1")
-    known = _known().get(_stop(machine, token))
+    stop = _stop(machine, token)
+    known = _known().get(stop) or _known().get((*stop[:2], ANYWHERE))
     if known:
         return error("SP101", known.headline, span, f"{_shown(token)} here").hint(known.help)
     condition = _last(machine, "IF")
@@ -323,11 +336,11 @@ def describe(source: Source, machine: Machine, tokens: list[Token], position: in
         return found.also(Span(source, bracket.start, bracket.end), "between the parts of this")
     found = error("SP101", f"expected {_wanted(expected)}, found {_shown(token)}", span)
     if statement := _last(machine, *FORMS):
-        name, form = FORMS[statement.kind]
+        form = FORMS[statement.kind]
         found = found.also(
             Span(source, statement.start, statement.end), f"in this `{statement.text}`"
         )
-        found = found.hint(f"a `{name}` reads: {form}")
+        found = found.hint(f"the statement reads: {form}")
     return found
 
 
@@ -338,7 +351,7 @@ def _shown(token: Token) -> str:
 def _reserved(tokens: list[Token], position: int, expected: set[str]) -> Token | None:
     """The reserved word, here or before, that was meant as a name."""
     token = tokens[position]
-    if token.kind == "EQUAL" and position and tokens[position - 1].kind in FORMS:
+    if token.kind == "EQUAL" and position and tokens[position - 1].kind in NOUNS:
         return tokens[position - 1]
     if not token.text.isalpha() or token.kind in ("NAME", "WORD", END):
         return None
@@ -380,6 +393,7 @@ def _wanted(expected: set[str]) -> str:
 
 # The state of the machine, the kind of token, and the statement under way.
 _Stop = tuple[int, str, str]
+ANYWHERE = "*"
 
 
 def _stop(machine: Machine, token: Token) -> _Stop:
@@ -398,7 +412,8 @@ def _known() -> Mapping[_Stop, Mistake]:
             tokens = scan(Source("", example), grammar, Report()).tokens
             machine = Machine(grammar, _nothing)
             position = machine.run(tokens)
-            rows.setdefault(_stop(machine, tokens[position]), mistake)
+            state, kind, statement = _stop(machine, tokens[position])
+            rows.setdefault((state, kind, ANYWHERE if mistake.anywhere else statement), mistake)
     return rows
 
 

@@ -183,6 +183,10 @@ class Clash:
         self.name, self.owners = name, owners
 
 
+class Broken:
+    """A name whose statement failed; what reads it fails too, without a word of its own."""
+
+
 class Module:
     """A used file under its name: `vit.mlp`."""
 

@@ -24,7 +24,7 @@ from spacelang.syntax.calls import arguments
 from spacelang.syntax.choices import pend
 from spacelang.syntax.expressions import evaluate
 from spacelang.syntax.frame import Frame, Session
-from spacelang.syntax.scope import Scope, unknown
+from spacelang.syntax.scope import Broken, Scope, unknown
 from spacelang.syntax.selectors import renames, storage_rule
 from spacelang.syntax.statements import guarded, run
 from spacelang.syntax.values import SpaceValue, Thing, condition, kind, number
@@ -192,10 +192,6 @@ def _body(definition: tree.SpaceOf, here: Made, made: Made, derived: bool) -> No
         except SpaceError as failed:
             report.extend(failed.diagnostics)
             _break(statement, here.scope)
-
-
-class Broken:
-    """A name whose statement failed: what reads it fails silently."""
 
 
 def _break(statement: tree.Statement, scope: Scope) -> None:

@@ -137,7 +137,7 @@ def _expression(tables: Tables) -> re.Pattern[str]:
     longer = [text for text in reversed(foreign) if len(text) > 1]
     parts = {
         "WS": r"[ \t\f\r\n]+",
-        "NAME": tables.patterns["WORD"],
+        "NAME": rf"{tables.patterns['WORD']}(?!\w)",
         "NUMBER": rf"(?:{tables.patterns['NUMBER']})(?![A-Za-z0-9_])",
         "FOREIGN": "|".join(map(re.escape, longer)),
         "SIGN": "|".join(map(re.escape, reversed(signs))),
@@ -146,6 +146,7 @@ def _expression(tables: Tables) -> re.Pattern[str]:
         "FIGURE": r"[0-9][A-Za-z0-9_]*(?:\.[0-9][A-Za-z0-9_]*)?",
         "QUOTED": r"'[^'\n]*'|`[^`\n]*`",
         "UNCLOSED": r"\"[^\"\n]*",
+        "LETTERS": r"[^\W\d]\w*",
         "STRAY": r"[^\x00-\x7f]+|.",
     }
     # Groups inside the grammar's patterns must not hide the name of the token.
@@ -259,12 +260,13 @@ def _stray(span: Span) -> _Refused:
         return _foreign(span)
     if span.text.isascii():
         return error("SP101", f"`{span.text}` is no sign of the language", span), "", ""
-    found = error("SP101", f"a character out of its place: {_character(span.text)}", span)
-    return (
-        found.hint("names are made of a-z, A-Z, 0-9 and `_`; other letters go into texts"),
-        "",
-        "",
-    )
+    return error("SP101", f"a character out of its place: {_character(span.text)}", span), "", ""
+
+
+def _letters(span: Span) -> _Refused:
+    letter = next(character for character in span.text if not character.isascii())
+    found = error("SP101", f"a letter that no name may have: {_character(letter)}", span)
+    return found.hint("names are made of a-z, A-Z, 0-9 and `_`"), "NAME", span.text
 
 
 def _figure(span: Span) -> _Refused:
@@ -290,4 +292,5 @@ REFUSED = {
     "FIGURE": _figure,
     "QUOTED": _quoted,
     "UNCLOSED": _unclosed,
+    "LETTERS": _letters,
 }

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from spacelang.diagnostics import SpaceError, Span, error
 from spacelang.ir.build import Tensor
-from spacelang.ir.condition import All, Any as AnyOf, Chosen, Compare, Condition, Is, Not
+from spacelang.ir.condition import All, Chosen, Compare, Condition, Is, Not
+from spacelang.ir.condition import Any as AnyOf
 from spacelang.ir.dim import Dim, Symbol
 from spacelang.ir.dim import Value as DecisionValue
 from spacelang.ir.param import Init

@@ -1,0 +1,219 @@
+"""Costs as closed forms: parameters, multiply-accumulates and activations of every architecture.
+
+    [depth > 12] * (3*width*64*encoder[12].heads + ..)
+
+A cost is a sum of terms, each a size under conditions. Multiply-accumulates count convolutions, linear
+layers and products of tensors of the graph as written, at batch 1; activations are the elements that
+these ops give (Radosavovic et al. 2020); parameters are the elements read by what is present, where
+several readers share a tensor the smallest common box of leading entries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from spacelang.ir.condition import FALSE, Condition, conjunction, disjunction
+from spacelang.ir.dim import Dim, conditional, maximum
+from spacelang.ir.dim import Value as DecisionValue
+from spacelang.ir.op import CostOf, ops
+from spacelang.ir.prove import Proved, feasible, holds
+
+if TYPE_CHECKING:
+    from spacelang.ir.graph import Graph, Instance, Place
+    from spacelang.ir.node import Node
+
+ZERO, ONE = Dim.of(0), Dim.of(1)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Figures of one architecture, at batch 1."""
+
+    params: int
+    macs: int
+    activations: int
+
+
+@dataclass(frozen=True)
+class Term:
+    """A size that counts where all its conditions hold."""
+
+    guards: tuple[Condition, ...]
+    size: Dim
+
+    def at(self, values: Mapping[str, DecisionValue]) -> int:
+        return int(self.size.at(values)) if all(g.at(values) for g in self.guards) else 0
+
+
+@dataclass(frozen=True)
+class OpCost:
+    """What one op of the network costs, by its path."""
+
+    path: str
+    op: str
+    params: int
+    macs: int
+    activations: int
+
+
+FIGURES = ("params", "macs", "activations")
+
+
+class CostModel:
+    """The closed forms of a graph."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self._macs: dict[tuple[str, int], tuple[Dim, Dim]] = {}
+
+    @cached_property
+    def terms(self) -> Mapping[str, tuple[Term, ...]]:
+        """Figure -> its terms, those under equal conditions added up."""
+        macs: dict[tuple[Condition, ...], Dim] = {}
+        activations: dict[tuple[Condition, ...], Dim] = {}
+        for place in self.graph.places(inference=True):
+            work, made = self.of_node(place)
+            if work != ZERO:
+                macs[place.guards] = macs.get(place.guards, ZERO) + work
+                activations[place.guards] = activations.get(place.guards, ZERO) + made
+        return {
+            "params": tuple(_merged(self._params())),
+            "macs": tuple(Term(g, d) for g, d in macs.items()),
+            "activations": tuple(Term(g, d) for g, d in activations.items()),
+        }
+
+    def of_node(self, place: Place) -> tuple[Dim, Dim]:
+        """Multiply-accumulates and activations of a node, in the decisions of the space."""
+        key = (place.instance.block.name, place.node.id)
+        found = self._macs.get(key)
+        if found is None:
+            found = self._macs[key] = _work(place.instance, place.node)
+        instance = place.instance
+        return instance.absolute(found[0]), instance.absolute(found[1])
+
+    def _params(self) -> Iterator[Term]:
+        readers: dict[str, list[tuple[tuple[Condition, ...], tuple[Dim, ...]]]] = {}
+        for place in self.graph.places(inference=True):
+            block, instance = place.instance.block, place.instance
+            for view in place.node.params.values():
+                if block.param[view.param].role == "buffer":
+                    continue
+                box = tuple(instance.absolute(n) for axis in view.lengths for n in axis)
+                use = (place.guards, box)
+                uses = readers.setdefault(instance.param(view.param), [])
+                if use not in uses:
+                    uses.append(use)
+        for uses in readers.values():
+            yield from _charged(uses)
+
+    def at(self, values: Mapping[str, DecisionValue]) -> Cost:
+        """The figures of an architecture given by values of all decisions."""
+        figures = {name: sum(t.at(values) for t in self.terms[name]) for name in FIGURES}
+        return Cost(**figures)
+
+    def per_op(self, values: Mapping[str, DecisionValue]) -> list[OpCost]:
+        """The figures of every op that is present and costs anything; shared parameters once."""
+        rows: list[OpCost] = []
+        seen: set[str] = set()
+        for place in self.graph.places(inference=True):
+            if not all(g.at(values) for g in place.guards):
+                continue
+            work, made = self.of_node(place)
+            params, instance = 0, place.instance
+            for view in place.node.params.values():
+                path = instance.param(view.param)
+                if instance.block.param[view.param].role == "weight" and path not in seen:
+                    seen.add(path)
+                    params += int(instance.absolute(view.numel()).at(values))
+            macs = int(work.at(values))
+            if macs or params:
+                path = place.path or place.node.op
+                kept = int(made.at(values)) if macs else 0
+                rows.append(OpCost(path, place.node.op, params, macs, kept))
+        return rows
+
+
+def _work(instance: Instance, node: Node) -> tuple[Dim, Dim]:
+    definition = ops().get(node.op)
+    if definition is None or definition.macs_row is None:
+        return ZERO, ZERO
+    block = _level_of(instance, node)
+    types = tuple(block[v.node].types[v.index] for v in node.operands)
+    work = definition.macs_row(CostOf(types, node.types, node.attributes, node.params))
+    made = node.types[0].elements()
+    return _one(work), _one(made) if work != ZERO else ZERO
+
+
+def _one(size: Dim) -> Dim:
+    """A size at batch 1: every free size is one."""
+    free = {
+        s.name: 1
+        for s in size.symbols
+        if not s.values and not s.rate and s.name.lstrip("%'") == "B"
+    }
+    return size.substitute(free) if free else size
+
+
+def _level_of(instance: Instance, node: Node) -> Mapping[int, Node]:
+    """All nodes of a block by id, those of its regions too."""
+    cached = _NODES.get(id(instance.block))
+    if cached is None or cached[0] is not instance.block:
+        cached = (instance.block, {n.id: n for n in instance.block.everywhere()})
+        _NODES[id(instance.block)] = cached
+    return cached[1]
+
+
+_NODES: dict[int, tuple[object, Mapping[int, Node]]] = {}
+
+
+def _merged(terms: Iterator[Term]) -> Iterator[Term]:
+    sums: dict[tuple[Condition, ...], Dim] = {}
+    for term in terms:
+        sums[term.guards] = sums.get(term.guards, ZERO) + term.size
+    return (Term(g, d) for g, d in sums.items())
+
+
+Uses = list[tuple[tuple[Condition, ...], tuple[Dim, ...]]]
+
+
+def _charged(uses: Uses) -> Iterator[Term]:
+    """The terms of one tensor: per use where uses exclude each other, else their common box."""
+    if len(uses) == 1 or _exclusive(uses):
+        for guards, box in uses:
+            yield Term(guards, _product(box))
+        return
+    present = [conjunction(*guards) for guards, _ in uses]
+    anywhere = disjunction(*present)
+    if isinstance(holds(anywhere), Proved):
+        guards: tuple[Condition, ...] = ()
+    else:
+        guards = (anywhere,)
+    axes: list[Dim] = []
+    for axis in range(len(uses[0][1])):
+        sizes = [box[axis] for _, box in uses]
+        if all(s == sizes[0] for s in sizes):
+            axes.append(sizes[0])
+            continue
+        largest = ZERO
+        for condition, size in zip(present, sizes, strict=True):
+            largest = maximum(largest, conditional(condition, size, ZERO))
+        axes.append(largest)
+    yield Term(guards, _product(tuple(axes)))
+
+
+def _exclusive(uses: Uses) -> bool:
+    return all(
+        conjunction(*a, *b) == FALSE or feasible((*a, *b)) is False
+        for i, (a, _) in enumerate(uses)
+        for b, _ in uses[:i]
+    )
+
+
+def _product(sizes: tuple[Dim, ...]) -> Dim:
+    total = ONE
+    for size in sizes:
+        total = total * size
+    return total

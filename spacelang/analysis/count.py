@@ -1,0 +1,272 @@
+"""How many architectures a space has, under any budget, and exactly uniform samples of them.
+
+Every monomial of a cost is an integer table over its decisions; a decision that is not live must take
+its first candidate. `eliminate.py` does the counting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from itertools import product
+from math import prod
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from spacelang.analysis.cost import FIGURES, CostModel, Term
+from spacelang.analysis.eliminate import Between, Elimination, Exact
+from spacelang.analysis.problem import EmptyBand, Mask, Problem, Table
+from spacelang.analysis.where import Where, of_conditions
+from spacelang.diagnostics import SpaceError, error
+from spacelang.ir.condition import TRUE, Condition, conjunction
+from spacelang.ir.decision import Assignment, Choice
+from spacelang.ir.dim import Dim, Symbol
+from spacelang.ir.dim import Value as DecisionValue
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from spacelang.ir.graph import Graph
+
+MAX_POINTS = 1 << 20
+Law = Literal["architectures", "choices"]
+
+
+class Counter:
+    """Counting and sampling for one graph; tables are made once, eliminations once per budget."""
+
+    def __init__(self, graph: Graph, model: CostModel) -> None:
+        self.graph, self.model = graph, model
+        self.choices: Mapping[str, Choice] = graph.decisions
+        self._problems: dict[tuple[Condition, ...], Elimination] = {}
+
+    @cached_property
+    def required(self) -> Where:
+        """What the space itself requires."""
+        return of_conditions(self.graph.require)
+
+    def size(self, where: Where | None = None) -> int | Between:
+        """The exact number of architectures, or exact bounds where no joint table fits."""
+        wanted = self.required.both(where or Where())
+        elimination = self._elimination(wanted.conditions)
+        low, high = _bounds(wanted)
+        counted = elimination.count(low, high)
+        return counted.value if isinstance(counted, Exact) else counted
+
+    def extremes(self, figure: str) -> tuple[int, int]:
+        """The least and the largest value of a figure over the space (limits on figures aside)."""
+        try:
+            elimination = self._elimination(self.required.conditions)
+            return elimination.bounds(FIGURES.index(figure))
+        except EmptyBand as failed:
+            raise SpaceError(error("SP502", "no architecture meets the requirement")) from failed
+
+    def draw(
+        self, n: int, seed: int, where: Where | None = None, law: Law = "architectures"
+    ) -> list[Assignment]:
+        """`n` architectures; law "architectures" is uniform over them, "choices" over each choice.
+
+        Raises SP502 where the budget is empty, with what can be reached.
+        """
+        rng = np.random.Generator(np.random.PCG64(seed))
+        if law == "choices":
+            return [self._by_choices(rng, where) for _ in range(n)]
+        indices = self.draw_indices(n, rng, where)
+        names = list(self.choices)
+        decisions = self.graph.decisions
+        return [
+            decisions.assignment(
+                {p: self.choices[p].values[i] for p, i in zip(names, row.tolist(), strict=True)}
+            )
+            for row in indices
+        ]
+
+    def draw_indices(
+        self, n: int, rng: np.random.Generator, where: Where | None = None
+    ) -> NDArray[np.int64]:
+        """The same as candidate numbers [n, decisions], a decision that is not live at 0."""
+        wanted = self.required.both(where or Where())
+        low, high = _bounds(wanted)
+        try:
+            return self._elimination(wanted.conditions).sample(n, rng, low, high)
+        except EmptyBand as failed:
+            raise self.empty(wanted) from failed
+
+    def _by_choices(self, rng: np.random.Generator, where: Where | None) -> Assignment:
+        decisions = self.graph.decisions
+        wanted = self.required.both(where or Where())
+        for _ in range(100_000):
+            values = {
+                c.path: c.values[int(rng.integers(len(c.values)))] for c in decisions.order
+            }
+            if self.meets(values, wanted):
+                return decisions.assignment(values)
+        raise SpaceError(
+            error("SP502", "100,000 draws by choices met no architecture within the budget").hint(
+                "--law architectures draws within any budget directly"
+            )
+        )
+
+    def meets(self, values: Mapping[str, DecisionValue], where: Where) -> bool:
+        """Whether an architecture is within bands and conditions."""
+        if not all(c.at(values) for c in where.conditions):
+            return False
+        if not where.bands:
+            return True
+        cost = self.model.at(values)
+        return all(
+            (low is None or low <= getattr(cost, f)) and (high is None or getattr(cost, f) <= high)
+            for f, (low, high) in where.bands.items()
+        )
+
+    def empty(self, where: Where) -> SpaceError:
+        """SP502 with the reachable minimum and maximum of every bounded figure."""
+        notes = []
+        for figure, (low, high) in where.bands.items():
+            try:
+                least, most = self._elimination(where.conditions).bounds(FIGURES.index(figure))
+            except EmptyBand:
+                continue
+            asked = f"{'..' if low is None else f'{low:,}'} to {'..' if high is None else f'{high:,}'}"
+            notes.append(f"{figure} reaches {least:,} to {most:,}; asked for {asked}")
+        return SpaceError(error("SP502", "no architecture meets the requirement").note(*notes))
+
+    # Tables.
+
+    def _elimination(self, conditions: Sequence[Condition]) -> Elimination:
+        key = tuple(conditions)
+        if key not in self._problems:
+            masks = (*self._liveness, *self._masks(conditions))
+            domains = {p: len(c.values) for p, c in self.choices.items()}
+            self._problems[key] = Elimination(
+                Problem(domains, self._tables, masks, len(FIGURES))
+            )
+        return self._problems[key]
+
+    @cached_property
+    def _tables(self) -> tuple[Table, ...]:
+        sums: dict[tuple[str, ...], list[NDArray[np.int64] | None]] = {}
+        for number, figure in enumerate(FIGURES):
+            for scope, values in self.tables(figure):
+                slot = sums.setdefault(scope, [None] * len(FIGURES))
+                before = slot[number]
+                slot[number] = values if before is None else before + values
+        return tuple(
+            Table(scope, tuple(np.zeros(self._shape(scope), np.int64) if v is None else v for v in made))
+            for scope, made in sums.items()
+        )
+
+    def tables(self, figure: str) -> Iterator[tuple[tuple[str, ...], NDArray[np.int64]]]:
+        """A figure as additive integer tables over the candidates of a few decisions each."""
+        memo: dict[object, NDArray[np.int64]] = {}
+        for term in self.model.terms[figure]:
+            by_scope: dict[tuple[Symbol, ...], Dim] = {}
+            for piece in _pieces(term.size):
+                symbols = {*piece.symbols, *(s for g in term.guards for s in g.symbols)}
+                scope = tuple(sorted(symbols, key=lambda s: self._order[s.name]))
+                by_scope[scope] = by_scope.get(scope, Dim.of(0)) + piece
+            for scope, size in by_scope.items():
+                names = tuple(s.name for s in scope)
+                key = _anonymous(scope, Term(term.guards, size))
+                if key not in memo:
+                    memo[key] = self._table(names, Term(term.guards, size))
+                yield names, memo[key]
+
+    def _table(self, scope: tuple[str, ...], term: Term) -> NDArray[np.int64]:
+        shape = self._shape(scope)
+        if prod(shape) > MAX_POINTS:
+            raise SpaceError(
+                error("SP507", f"a cost hangs on {len(scope)} decisions at once").note(", ".join(scope))
+            )
+        lists = [self.choices[p].values for p in scope]
+        flat = [
+            _exact(term, dict(zip(scope, point, strict=True))) for point in product(*lists)
+        ]
+        scale = _common(flat)
+        if scale != 1:
+            raise SpaceError(error("SP602", "a cost is not whole by itself").note(str(term.size)))
+        whole = [int(v) for v in flat]
+        peak = max((abs(v) for v in whole), default=0)
+        return np.array(whole, np.int64 if peak < 1 << 62 else object).reshape(shape)
+
+    def _shape(self, scope: Sequence[str]) -> tuple[int, ...]:
+        return tuple(len(self.choices[p].values) for p in scope)
+
+    @cached_property
+    def _order(self) -> Mapping[str, int]:
+        return {path: i for i, path in enumerate(self.choices)}
+
+    @cached_property
+    def _liveness(self) -> tuple[Mask, ...]:
+        masks: list[Mask] = []
+        for path, choice in self.choices.items():
+            if choice.live == TRUE:
+                continue
+            scope, truth = self._truth(choice.live, extra=path)
+            first = np.zeros(len(choice.values), bool)
+            first[0] = True
+            masks.append(Mask((*scope, path), truth[..., None] | first))
+        return tuple(masks)
+
+    def _masks(self, conditions: Sequence[Condition]) -> Iterator[Mask]:
+        for condition in conditions:
+            yield Mask(*self._truth(condition))
+
+    def _truth(
+        self, condition: Condition, extra: str = ""
+    ) -> tuple[tuple[str, ...], NDArray[np.bool_]]:
+        names = tuple(sorted((s.name for s in condition.symbols), key=lambda n: self._order[n]))
+        shape = self._shape(names)
+        if prod(shape) > MAX_POINTS:
+            raise SpaceError(
+                error("SP508", f"{condition} hangs on {len(names)} decisions at once").hint(
+                    "bound fewer decisions together"
+                )
+            )
+        lists = [self.choices[p].values for p in names]
+        flat = [condition.at(dict(zip(names, point, strict=True))) for point in product(*lists)]
+        return names, np.array(flat, bool).reshape(shape)
+
+
+def _exact(term: Term, values: Mapping[str, DecisionValue]) -> object:
+    if not all(g.at(values) for g in term.guards):
+        return 0
+    return term.size.at(values)
+
+
+def _common(values: Sequence[object]) -> int:
+    return max((getattr(v, "denominator", 1) for v in values), default=1)
+
+
+def _pieces(size: Dim) -> Iterator[Dim]:
+    """The summands of a size, those that are not whole by themselves kept together."""
+    from spacelang.ir.facts import surely_whole
+
+    rest = Dim.of(0)
+    for monomial, coefficient in size.terms:
+        piece = Dim(((monomial, coefficient),))
+        if surely_whole(piece):
+            yield piece
+        else:
+            rest = rest + piece
+    if rest != Dim.of(0):
+        yield rest
+
+
+def _anonymous(scope: Sequence[Symbol], term: Term) -> object:
+    """The same key for terms that differ only in which decisions they speak of."""
+    names = {s.name: Symbol(f"#{i}", s.values) for i, s in enumerate(scope)}
+    return (
+        tuple(s.values for s in scope),
+        tuple(str(g.substitute({s.name: names[s.name] for s in g.symbols})) for g in term.guards),
+        term.size.substitute({s.name: names[s.name] for s in term.size.symbols}),
+    )
+
+
+def _bounds(where: Where) -> tuple[list[int | None], list[int | None]]:
+    bands = [where.bands.get(f, (None, None)) for f in FIGURES]
+    return [b[0] for b in bands], [b[1] for b in bands]
+
+
+__all__ = ["Between", "Counter", "Law", "conjunction"]

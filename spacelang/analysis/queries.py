@@ -1,0 +1,57 @@
+"""What can be asked of a graph: cost, size, samples. Models are made once for each graph."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from spacelang.analysis.cost import Cost, CostModel
+from spacelang.diagnostics import SpaceError, error
+
+if TYPE_CHECKING:
+    from spacelang.analysis.count import Counter, Law
+    from spacelang.analysis.eliminate import Between
+    from spacelang.analysis.where import Where
+    from spacelang.ir.decision import Assignment
+    from spacelang.ir.graph import Graph
+
+LAWS = ("architectures", "choices")
+
+
+def model(graph: Graph) -> CostModel:
+    """The closed forms of a graph."""
+    return graph.memo("cost model", CostModel)
+
+
+def counter(graph: Graph) -> Counter:
+    """The counting tables of a graph."""
+    from spacelang.analysis.count import Counter
+
+    return graph.memo("counter", lambda g: Counter(g, model(g)))
+
+
+def cost(graph: Graph, assignment: Assignment | None = None) -> Cost:
+    """The figures of an architecture (SP506 if decisions are open)."""
+    values = graph.decisions.check(assignment or {})
+    return model(graph).at(values)
+
+
+def size(graph: Graph, where: str = "") -> int | Between:
+    """The number of architectures within a budget and the space's own requirements."""
+    return counter(graph).size(parsed(graph, where))
+
+
+def sample(
+    graph: Graph, n: int = 1, seed: int = 0, where: str = "", law: str = "architectures"
+) -> Sequence[Assignment]:
+    """Independent draws; `law` is "architectures" (uniform over them) or "choices"."""
+    if law not in LAWS:
+        raise SpaceError(error("SP604", f"no law is called {law}").note(f"there are {', '.join(LAWS)}"))
+    chosen: Law = "choices" if law == "choices" else "architectures"
+    return counter(graph).draw(n, seed, parsed(graph, where), chosen)
+
+
+def parsed(graph: Graph, where: str) -> Where | None:
+    from spacelang.analysis.where import parse_where
+
+    return parse_where(where, graph) if where.strip() else None

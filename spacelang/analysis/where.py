@@ -1,0 +1,98 @@
+"""Budgets: `params in 5M..6M and macs <= 1.3G and depth >= 13` as bands and conditions.
+
+A band bounds a figure, both ends included. What speaks of decisions alone is a condition; anything
+else (a product of a figure and a decision, `or` over figures) is refused with SP508.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from math import ceil, floor
+from typing import TYPE_CHECKING
+
+from spacelang.diagnostics import NOWHERE, Source, SpaceError, Span, error
+from spacelang.ir.condition import All, Compare, Condition, compare, conjunction
+from spacelang.ir.dim import Dim, Symbol
+
+if TYPE_CHECKING:
+    from spacelang.ir.graph import Graph
+
+FIGURES = ("params", "macs", "activations")
+Band = tuple[int | None, int | None]
+
+
+@dataclass(frozen=True)
+class Where:
+    """Bands of figures, and conditions on decisions."""
+
+    bands: Mapping[str, Band] = field(default_factory=dict[str, Band])
+    conditions: tuple[Condition, ...] = ()
+
+    def both(self, other: Where) -> Where:
+        """What meets both."""
+        bands = dict(self.bands)
+        for figure, band in other.bands.items():
+            bands[figure] = _meet(bands.get(figure, (None, None)), band)
+        return Where(bands, (*self.conditions, *other.conditions))
+
+
+def _meet(a: Band, b: Band) -> Band:
+    low = [n for n in (a[0], b[0]) if n is not None]
+    high = [n for n in (a[1], b[1]) if n is not None]
+    return max(low, default=None), min(high, default=None)
+
+
+def of_conditions(conditions: Iterable[Condition], span: Span = NOWHERE) -> Where:
+    """Bands and conditions of `require` statements (SP508 for what cannot be solved exactly)."""
+    found = Where()
+    for condition in conditions:
+        parts = condition.parts if isinstance(condition, All) else (condition,)
+        for part in parts:
+            found = found.both(_one(part, span))
+    return found
+
+
+def _one(condition: Condition, span: Span) -> Where:
+    figures = [s for s in condition.symbols if s.name in FIGURES and s.free]
+    if not figures:
+        return Where(conditions=(condition,))
+    if isinstance(condition, Compare) and len(condition.symbols) == 1:
+        (symbol,) = figures
+        # left - right = a * figure + b
+        difference = condition.left - condition.right
+        b = difference.substitute({symbol.name: 1}).constant
+        c = difference.substitute({symbol.name: 2}).constant
+        if b is not None and c is not None and c != b:
+            slope, offset = c - b, 2 * b - c
+            return Where({symbol.name: _band(condition.op, slope, -offset / slope)})
+    raise SpaceError(
+        error("SP508", f"{condition} cannot be solved exactly", span).hint(
+            "bound each figure by numbers: params in 5M..6M and macs <= 1.3G"
+        )
+    )
+
+
+def _band(op: str, slope: Fraction, bound: Fraction) -> Band:
+    """`slope * (figure - bound) op 0` for a whole figure."""
+    if op == "==":
+        return (int(bound), int(bound)) if bound.denominator == 1 else (1, 0)
+    if op == "!=":
+        raise SpaceError(error("SP508", "`!=` on a figure cannot be solved exactly"))
+    strict = op == "<"
+    if slope > 0:
+        return None, (ceil(bound) - 1 if strict else floor(bound))
+    return (floor(bound) + 1 if strict else ceil(bound)), None
+
+
+def parse_where(text: str, graph: Graph) -> Where:
+    """A budget from its text, in the language's own expressions over figures and decision paths."""
+    from spacelang.syntax.budget import budget
+
+    names = {f: Symbol(f) for f in FIGURES}
+    names |= {path: choice.symbol for path, choice in graph.decisions.items()}
+    return of_conditions(budget(Source("<where>", text), names))
+
+
+__all__ = ["FIGURES", "Band", "Dim", "Where", "compare", "conjunction", "of_conditions", "parse_where"]

@@ -1,0 +1,260 @@
+"""Before anything runs: `check` proves files right, `fmt` lays them out, `explain` tells of a code."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from click.exceptions import Exit
+
+from spacelang.cli import options
+from spacelang.cli.errors import INVALID, UNVERIFIED, nearest
+from spacelang.cli.output import console, emit, in_color, say, table
+from spacelang.diagnostics import CODES, Report, Source, SpaceError, error
+from spacelang.render import as_json as diagnostics_as_json
+from spacelang.render import text as diagnostics_as_text
+
+if TYPE_CHECKING:
+    from spacelang.ir.graph import Graph
+    from spacelang.syntax.scope import Library, Scope
+    from spacelang.syntax.values import SpaceValue, Thing
+
+
+@dataclass
+class Checked:
+    """What was found in a file: its spaces with their decisions, and the diagnostics.
+
+    A space whose parameters have no values is `open`: it is proved through its instances.
+    """
+
+    file: str
+    spaces: dict[str, int] = field(default_factory=dict[str, int])
+    open: dict[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
+    report: Report = field(default_factory=Report)
+
+
+@click.command(short_help="Prove a file right for every architecture, and lint it.")
+@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@options.settings
+@options.as_json
+def check(files: tuple[str, ...], settings: Mapping[str, object], as_json: bool) -> None:
+    """Parse, resolve, prove the shapes of every space of a file for all its architectures, and lint.
+
+    FILE.space:NAME checks one space. Exits with 2 if there is an error; warnings alone leave 0.
+    """
+    found = [checked(file, settings) for file in files]
+    errors = sum(len(one.report.errors) for one in found)
+    warnings = sum(len(one.report.warnings) for one in found)
+    if as_json:
+        emit({"files": list(map(_record, found)), "errors": errors, "warnings": warnings})
+    else:
+        diagnostics = [d for one in found for d in one.report]
+        if diagnostics:
+            print(diagnostics_as_text(diagnostics, in_color(sys.stderr)), file=sys.stderr)
+        for one in found:
+            _summary(one)
+    if errors:
+        raise Exit(INVALID)
+
+
+def checked(address: str, settings: Mapping[str, object]) -> Checked:
+    """All that is wrong with a file, or with the one space that the address names."""
+    from spacelang.loader import open_address
+    from spacelang.syntax.parse import parse
+    from spacelang.syntax.scope import Library
+
+    found = Checked(address)
+    try:
+        source, wanted = open_address(address)
+        folder = Path(source.name).parent
+        library = Library(folder)
+        scope = library.scope(parse(source), folder)
+    except SpaceError as failed:
+        found.report.extend(failed.diagnostics)
+        return found
+    graphs: dict[str, Graph] = {}
+    for name in [wanted] if wanted else _own(scope, source):
+        missing = _missing(scope.names.get(name), settings)
+        if missing:
+            found.open[name] = missing
+            continue
+        try:
+            graph = _proved(name, scope, source, library, settings, graphs)
+            found.spaces[name] = len(graph.decisions) if graph is not None else 0
+        except SpaceError as failed:
+            found.report.extend(failed.diagnostics)
+    return found
+
+
+def _proved(
+    name: str,
+    scope: Scope,
+    source: Source,
+    library: Library,
+    settings: Mapping[str, object],
+    graphs: dict[str, Graph],
+) -> Graph | None:
+    """The graph of a space; of a subnet whose space is among `graphs` only the decisions are read."""
+    from spacelang.loader import from_scope
+    from spacelang.syntax import tree
+    from spacelang.syntax.values import SpaceValue
+
+    space = scope.names.get(name)
+    definition = space.definition if isinstance(space, SpaceValue) else None
+    if isinstance(definition, tree.Subnet) and definition.base.arguments is None:
+        base = graphs.get(definition.base.name)
+        if base is not None:
+            _take(base, space)
+            return None
+    graphs[name] = from_scope(scope, name, source, library, settings)
+    return graphs[name]
+
+
+def _take(graph: Graph, subnet: SpaceValue) -> None:
+    """Take the decisions of a subnet, for what is wrong with them."""
+    from spacelang.syntax.frame import Frame, Session
+    from spacelang.syntax.scope import Library, Scope
+    from spacelang.syntax.subnets import lines, take
+
+    frame = Frame(Session(Library(None)), subnet.definition.name, subnet.definition.span)
+    scope = Scope(subnet.scope)
+    scope.frame = frame
+    take(graph, lines(subnet, ()), frame, scope)
+
+
+def _own(scope: Scope, source: Source) -> list[str]:
+    """The names of the spaces that a file declares itself."""
+    from spacelang.syntax.values import SpaceValue
+
+    names = (name for name, value in scope.names.items() if isinstance(value, SpaceValue))
+    return [name for name in names if scope.spans[name].source.name == source.name]
+
+
+def _missing(space: Thing, settings: Mapping[str, object]) -> tuple[str, ...]:
+    """The parameters of a space that nothing gives a value."""
+    from spacelang.syntax import tree
+    from spacelang.syntax.values import SpaceValue
+
+    if not isinstance(space, SpaceValue) or isinstance(space.definition, tree.Subnet):
+        return ()
+    needed = (p.name for p in space.definition.params if p.default is None)
+    return tuple(name for name in needed if name not in settings)
+
+
+def _record(found: Checked) -> dict[str, object]:
+    return {
+        "file": found.file,
+        "spaces": [{"name": name, "decisions": n} for name, n in found.spaces.items()],
+        "open": [{"name": name, "parameters": list(m)} for name, m in found.open.items()],
+        "diagnostics": diagnostics_as_json(found.report),
+    }
+
+
+def _summary(found: Checked) -> None:
+    bad, doubtful = len(found.report.errors), len(found.report.warnings)
+    verdict = f"{bad} errors" if bad else "ok"
+    extra = f", {doubtful} warnings" if doubtful else ""
+    say(f"{found.file}: {verdict}{extra}")
+    width = max(map(len, (*found.spaces, *found.open)), default=0)
+    for name, missing in found.open.items():
+        say(f"  {name:<{width}}  open: {', '.join(missing)}")
+    for name, decisions in found.spaces.items():
+        say(f"  {name:<{width}}  {decisions} decisions" if decisions else f"  {name}")
+
+
+@click.command(short_help="Bring files into the canonical layout.")
+@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@click.option("--check", "only_check", is_flag=True, help="Change nothing; exit with 5 if it would.")
+@options.as_json
+def fmt(files: tuple[str, ...], only_check: bool, as_json: bool) -> None:
+    """Bring files into the canonical layout, comments kept; - formats stdin to stdout.
+
+    A file with a syntax error stays as it is, and the exit code is 2.
+    """
+    report = Report()
+    changed: dict[str, bool] = {}
+    for file in files:
+        try:
+            changed[file] = _format(file, only_check)
+        except SpaceError as failed:
+            report.extend(failed.diagnostics)
+    if as_json:
+        rows = [{"file": file, "changed": new} for file, new in changed.items()]
+        emit({"files": rows, "diagnostics": diagnostics_as_json(report)})
+    else:
+        verb = "would change" if only_check else "changed"
+        for file in (file for file, new in changed.items() if new and file != "-"):
+            say(f"{verb} {file}")
+        if report.errors:
+            print(diagnostics_as_text(report, in_color(sys.stderr)), file=sys.stderr)
+    if report.errors:
+        raise Exit(INVALID)
+    if only_check and any(changed.values()):
+        raise Exit(UNVERIFIED)
+
+
+def _format(file: str, only_check: bool) -> bool:
+    """Format one file in its place; whether that changed it."""
+    from spacelang.files import atomic_write
+    from spacelang.syntax.format import format
+    from spacelang.syntax.parse import parse
+    from spacelang.syntax.scope import read_source
+
+    if file == "-":
+        source = Source("<stdin>", _stdin())
+        made = format(parse(source))
+        if not only_check:
+            sys.stdout.write(made)
+        return made != source.text
+    path = Path(file)
+    source = read_source(path)
+    made = format(parse(source))
+    if made.encode() == path.read_bytes():
+        return False
+    if not only_check:
+        atomic_write(path, made)
+    return True
+
+
+def _stdin() -> str:
+    try:
+        text = sys.stdin.buffer.read((1 << 20) + 1).decode("utf-8")
+    except UnicodeDecodeError as failed:
+        raise SpaceError(error("SP104", f"stdin cannot be read: {failed}")) from failed
+    if len(text) > 1 << 20:
+        raise SpaceError(error("SP102", "stdin is larger than 1 MiB"))
+    return text
+
+
+@click.command(short_help="What the code of a diagnostic means.")
+@click.argument("code", required=False, metavar="[CODE]")
+@options.as_json
+def explain(code: str | None, as_json: bool) -> None:
+    """What the code of a diagnostic means, with an example; without CODE the list of all codes."""
+    from spacelang.explain import page
+
+    if code is None:
+        if as_json:
+            emit({"codes": [{"code": c, "headline": h} for c, h in CODES.items()]})
+        else:
+            table(("code", "what it is"), CODES.items())
+        return
+    try:
+        text = page(code)
+    except KeyError:
+        hint = nearest(code.upper(), list(CODES)) or "`spacelang explain` lists them"
+        raise click.UsageError(f"there is no code {code!r}; {hint}") from None
+    name = f"SP{code.upper().removeprefix('SP')}"
+    if as_json:
+        emit({"code": name, "headline": CODES[name], "page": text})
+    elif in_color(sys.stdout):
+        from rich.markdown import Markdown
+
+        console(sys.stdout).print(Markdown(text))
+    else:
+        print(text, end="")
+

@@ -1,0 +1,140 @@
+"""The command `spacelang`: a table of commands, each loaded when it is called.
+
+    spacelang check spaces/autoformer.space
+    spacelang info autoformer.space:autoformer_t --json
+
+Exit codes: 0 ok, 2 invalid input, 3 environment or disk, 4 locked, 5 verification failed, 130 and
+143 by signal; docs/cli.md has all of it.
+"""
+
+from __future__ import annotations
+
+import gc
+import signal
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from typing import Any, TextIO
+
+import click
+
+from spacelang import __version__
+from spacelang.cli.errors import nearest, run, terminate
+from spacelang.cli.output import complain
+
+# Section -> command -> where it is, and its line in the help.
+SECTIONS: Mapping[str, Mapping[str, tuple[str, str]]] = {
+    "Write a space": {
+        "new": ("new:new", "Start a file from a shipped space."),
+        "check": ("check:check", "Prove a file right for every architecture, and lint it."),
+        "fmt": ("check:fmt", "Bring files into the canonical layout."),
+        "explain": ("check:explain", "What the code of a diagnostic means."),
+    },
+    "Look into it": {
+        "show": ("show:show", "The graph as text, IR, DOT, SVG or HTML."),
+        "info": ("info:info", "Decisions, exact size, storage, and the range of costs."),
+        "count": ("info:count", "The exact number of architectures, also within a budget."),
+        "sample": ("info:sample", "Architectures drawn exactly uniformly, one a line."),
+        "cost": ("info:cost", "Exact params, MACs and activations of one architecture."),
+    },
+    "Check this program": {
+        "selftest": ("selftest:selftest", "Versions, golden figures, and how long they take."),
+    },
+}
+COMMANDS = {name: row for section in SECTIONS.values() for name, row in section.items()}
+
+
+class Commands(click.Group):
+    """The commands of the table above, behind one boundary for errors."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
+        return getattr(import_module(f"spacelang.cli.{module}"), attribute)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            hint = nearest(args[0], list(COMMANDS))
+            reason = f"there is no command {args[0]!r}"
+            raise click.UsageError(f"{reason}; {hint}" if hint else reason, ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The table by sections; no command is loaded for it."""
+        width = max(map(len, COMMANDS))
+        for section, commands in SECTIONS.items():
+            with formatter.section(section):
+                formatter.write_dl([(f"{name:<{width}}", row[1]) for name, row in commands.items()])
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        windows_expand_args: bool = True,
+        **extra: Any,
+    ) -> Any:
+        words = list(sys.argv[1:] if args is None else args)
+
+        def command() -> Any:
+            return click.Group.main(
+                self, words, prog_name or "spacelang", complete_var, False, **extra
+            )
+
+        if not standalone_mode:
+            return command()
+        options = words[: words.index("--")] if "--" in words else words
+        sys.exit(run(command, "--json" in options))
+
+
+def _version(context: click.Context, option: click.Parameter, wanted: bool) -> None:
+    if wanted and not context.resilient_parsing:
+        print(f"spacelang {__version__}")
+        context.exit()
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_version,
+    help="Show the version and exit.",
+)  # fmt: skip
+def commands() -> None:
+    """A compiler for neural-architecture search spaces.
+
+    SPACE is FILE.space (its last space) or FILE.space:NAME; shipped files are found by name. Every
+    command takes --json. Exit codes: 0 ok, 2 invalid input, 3 environment or disk, 4 locked, 5
+    verification failed.
+    """
+
+
+def _warn(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    complain(f"warning: {message}")
+
+
+def main() -> None:
+    """The entry point of the command line."""
+    gc.set_threshold(100_000, 20, 20)  # a graph is made of many small objects: a tenth of the time
+    signal.signal(signal.SIGTERM, terminate)
+    warnings.showwarning = _warn
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    commands()
+
+
+__all__ = ["COMMANDS", "SECTIONS", "commands", "main"]

@@ -1,0 +1,203 @@
+"""Options that several commands share, from text to values.
+
+    --set classes=10 --set 'widths={192, 216}'     parameters of a space, as the language writes them
+    --arch FILE                                    an assignment: one JSON object, `-` is stdin
+    --where 'params in 5M..6M and macs <= 1.3G'    a budget
+    --json                                         output for programs
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import stat
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import click
+
+from spacelang.diagnostics import SpaceError, error
+
+if TYPE_CHECKING:
+    from spacelang.ir.decision import Assignment
+    from spacelang.ir.graph import Graph
+    from spacelang.syntax import tree
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+MAX_ASSIGNMENT = 1 << 20
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+def as_json(function: Function) -> Function:
+    """--json"""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(function)
+
+
+def settings(function: Function) -> Function:
+    """--set"""
+    return click.option(
+        "--set",
+        "settings",
+        multiple=True,
+        metavar="NAME=VALUE",
+        callback=_settings,
+        help="A parameter of the space: classes=10, 'widths={192, 216}'. May be repeated.",
+    )(function)
+
+
+def space(function: Function) -> Function:
+    """The address of a space, and --set."""
+    return click.argument("space", metavar="SPACE")(settings(function))
+
+
+def where(function: Function) -> Function:
+    """--where"""
+    return click.option(
+        "--where",
+        default="",
+        metavar="BUDGET",
+        help="A budget: 'params in 5M..6M and macs <= 1.3G'.",
+    )(function)
+
+
+def arch(function: Function) -> Function:
+    """--arch"""
+    return click.option(
+        "--arch",
+        metavar="FILE",
+        help="The architecture: a JSON object by decision path; - reads stdin.",
+    )(function)
+
+
+def load(address: str, settings: Mapping[str, object]) -> Graph:
+    """The graph of a space, with parameters set."""
+    from spacelang.loader import load
+
+    return load(address, **settings)
+
+
+def _settings(
+    context: click.Context, option: click.Parameter, texts: Sequence[str]
+) -> dict[str, object]:
+    found: dict[str, object] = {}
+    for text in texts:
+        name, sign, value = text.partition("=")
+        name = name.strip()
+        if not sign or not _NAME.fullmatch(name):
+            raise click.BadParameter(f"{text!r} is not NAME=VALUE", context, option)
+        if name in found:
+            raise click.BadParameter(f"{name} is set twice", context, option)
+        found[name] = literal(name, value)
+    return found
+
+
+def literal(name: str, text: str) -> object:
+    """The value of a literal of the language (SP101 to SP103, SP209)."""
+    from spacelang.diagnostics import Source
+    from spacelang.syntax.parse import expression
+
+    return _value(expression(Source(f"--set {name}", text)))
+
+
+def _value(expr: tree.Expr) -> object:
+    from spacelang.syntax import tree
+    from spacelang.syntax.values import Candidates, Numbers
+
+    words = {"true": True, "false": False, "none": None}
+    match expr:
+        case tree.Number(value):
+            return value
+        case tree.Unary("-", tree.Number(value)):
+            return -value
+        case tree.String(value):
+            return value
+        case tree.Name(name) if name in words:
+            return words[name]
+        case tree.List(items):
+            return tuple(map(_value, items))
+        case tree.Range(tree.Number(start), tree.Number(stop), step, open_) if (
+            step is None or isinstance(step, tree.Number)
+        ):
+            from spacelang.ir.dim import Dim
+
+            by = Fraction(1) if step is None else step.value
+            if by <= 0:
+                raise SpaceError(error("SP103", f"a step of {by}", expr.span))
+            return Numbers(start, Dim.of(stop), by, open_)
+        case tree.Set(items):
+            return Candidates(tuple(_members(items)))
+        case _:
+            raise SpaceError(
+                error("SP209", "a setting is a literal", expr.span, "no literal").hint(
+                    'write 10, 4M, 0.5, true, "product", [2, 2, 6], {3, 4} or 192..240 by 24'
+                )
+            )
+
+
+def _members(items: Sequence[tree.Expr]) -> list[object]:
+    """The values of a set; a range among them stands for its numbers."""
+    from spacelang.ir.dim import Dim
+    from spacelang.syntax.expressions import listed
+    from spacelang.syntax.values import Numbers
+
+    found: list[object] = []
+    for item in items:
+        value = _value(item)
+        if isinstance(value, Numbers):
+            found += [Dim.of(number) for number in listed(value, item.span)]
+        else:
+            found.append(Dim.of(value) if isinstance(value, Fraction) else value)
+    return found
+
+
+def read_assignment(name: str) -> Assignment:
+    """The assignment of a JSON file (SP509). Whether its paths and values exist is not looked at."""
+    try:
+        content = _content(name)
+    except OSError as failed:
+        raise _unreadable(name, failed.strerror or str(failed)) from failed
+    if len(content) > MAX_ASSIGNMENT:
+        raise _unreadable(name, "it is larger than 1 MiB")
+    try:
+        data: object = json.loads(
+            content.decode("utf-8"), object_pairs_hook=_object, parse_constant=_constant
+        )
+    except RecursionError as failed:
+        raise _unreadable(name, "it is nested too deep") from failed
+    except ValueError as failed:
+        raise _unreadable(name, f"it is no JSON object: {failed}") from failed
+    if not isinstance(data, dict):
+        raise _unreadable(name, "it is no JSON object")
+    return cast("Assignment", data)
+
+
+def _content(name: str) -> bytes:
+    if name == "-":
+        return sys.stdin.buffer.read(MAX_ASSIGNMENT + 1)
+    path = Path(name)
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(0, "it is no regular file")
+    with path.open("rb") as file:
+        return file.read(MAX_ASSIGNMENT + 1)
+
+
+def _object(entries: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(entries)
+    if len(found) < len(entries):
+        names = [name for name, _ in entries]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{twice} stands there twice")
+    return found
+
+
+def _constant(word: str) -> object:
+    raise ValueError(f"{word} is no number")
+
+
+def _unreadable(name: str, reason: str) -> SpaceError:
+    shown = "stdin" if name == "-" else name
+    found = error("SP509", f"the assignment {shown} cannot be read: {reason}")
+    return SpaceError(found.hint("`spacelang sample SPACE -n 1 > FILE` writes one"))

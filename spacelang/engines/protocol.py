@@ -1,0 +1,186 @@
+"""What an engine and a trainer say to each other: plans, metrics, scores and events, all data.
+
+    engine = Evolution(population=50, where="params <= 6M")
+    for event in engine.run(graph, trainer, seed=0): ...
+
+An engine decides, a trainer works: an engine sees assignments, names and numbers, never a tensor,
+so every engine runs on a toy trainer too. Engines yield events; progress, logs and files stand
+outside them. What an engine draws is a function of its settings and its seed, and what it decides
+also of the scores: run again over the scores of a journal (`record.py`) it comes to the same place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal, Protocol
+
+from spacelang.analysis.cost import Cost
+from spacelang.ir.decision import Assignment, Kind
+from spacelang.ir.graph import Graph
+
+Origin = Literal["random", "mutation", "crossover", "largest", "smallest"]
+Objective = Literal["accuracy", "params", "macs", "activations"]
+
+
+@dataclass(frozen=True, slots=True)
+class LossTerm:
+    """One summand of a step's loss: a row of the backend's table of losses, and its weight."""
+
+    kind: str = "cross_entropy"
+    weight: float = 1.0
+    options: Mapping[str, float] = field(default_factory=dict[str, float])
+
+
+@dataclass(frozen=True, slots=True)
+class StepPlan:
+    """One step of training, completely: printed, it can be replayed.
+
+    `step` counts from 0 over the whole run; `batch` within the epoch; `data` names the part of the
+    data set, `teacher` a network whose outputs the losses read, `groups` the parameters to update.
+    """
+
+    step: int
+    epoch: int
+    batch: int
+    assignment: Assignment
+    network: str = "supernet"
+    data: str = "train"
+    losses: tuple[LossTerm, ...] = (LossTerm(),)
+    teacher: str = ""
+    groups: tuple[str, ...] = ("weights",)
+
+
+@dataclass(frozen=True, slots=True)
+class Metrics:
+    """What a step measured: the loss and its terms, right answers of so many, the learning rate."""
+
+    loss: float
+    terms: Mapping[str, float]
+    correct: int
+    total: int
+    rate: float
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """What a network is scored on: a part of the data set, or its first `count` samples."""
+
+    part: str = "validation"
+    count: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Right answers of a network; `failure` says why it could not be scored (then 0 of 0)."""
+
+    correct: int
+    total: int
+    failure: str = ""
+
+    @property
+    def accuracy(self) -> float:
+        """The share of right answers, 0..1; -1 for a failure, which is below all others."""
+        return self.correct / self.total if self.total else -1.0
+
+
+class Prober(Protocol):
+    """What a search needs: scores of architectures, forward only."""
+
+    def probe(self, assignments: Iterable[Assignment], samples: Samples) -> Iterator[Score]:
+        """A score for each assignment, in their order, as soon as it is there."""
+        ...
+
+
+class Trainer(Prober, Protocol):
+    """What training needs besides: steps, and the sizes of an epoch and of the run."""
+
+    @property
+    def taken(self) -> int:
+        """How many steps were taken before, in this process or in the one it resumes."""
+        ...
+
+    def steps(self, data: str) -> int:
+        """How many batches an epoch of a part of the data set has."""
+        ...
+
+    def step(self, plan: StepPlan) -> Metrics:
+        """Take one step: forward, backward, update."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """An architecture that a search evaluated. `number` counts from 0 in the order of evaluation."""
+
+    number: int
+    generation: int
+    origin: Origin
+    assignment: Assignment
+    cost: Cost
+    score: Score
+
+
+@dataclass(frozen=True, slots=True)
+class Stepped:
+    """A step of training was taken."""
+
+    plan: StepPlan
+    metrics: Metrics
+
+
+@dataclass(frozen=True, slots=True)
+class EpochEnded:
+    """The last step of an epoch was taken; epochs count from 0."""
+
+    epoch: int
+    epochs: int
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """An architecture was evaluated, the `number`-th of at most `planned`."""
+
+    candidate: Candidate
+    planned: int
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationEnded:
+    """A generation was evaluated: how often each way of making children was tried and how it went.
+
+    `tries` counts (made, tried) of "mutation" and "crossover"; the first generation has none.
+    """
+
+    generation: int
+    best: Candidate
+    tries: Mapping[str, tuple[int, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The end of a search.
+
+    `front` holds the candidates that no other beats in all objectives; `best` is the most accurate
+    of all, the cheapest and then the first of equals. `exhausted`: every architecture was tried.
+    """
+
+    best: Candidate
+    front: tuple[Candidate, ...]
+    evaluated: int
+    exhausted: bool
+
+
+Event = Stepped | EpochEnded | Evaluated | GenerationEnded | Found
+
+
+class Engine(Protocol):
+    """A way to spend work. Its dataclass fields are its settings (`settings.py`)."""
+
+    name: ClassVar[str]
+    kinds: ClassVar[frozenset[Kind]]  # of decisions that it can take; checked before the run
+
+    def run(self, space: Graph, trainer: Trainer, seed: int) -> Iterator[Event]: ...
+
+
+ALL_KINDS: frozenset[Kind] = frozenset(("dim", "presence", "path", "pick"))

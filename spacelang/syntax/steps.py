@@ -1,0 +1,136 @@
+"""Steps of `rewrite { }`: from their text to passes, run in order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields
+from typing import Any, get_type_hints
+
+from spacelang.diagnostics import Report, SpaceError, error
+from spacelang.ir.graph import Graph
+from spacelang.ir.node import TensorType
+from spacelang.ir.pattern import Pattern
+from spacelang.passes.base import BlockSource, Insertion, Pass
+from spacelang.plugins import load
+from spacelang.syntax import tree
+from spacelang.syntax.blocks import call_block
+from spacelang.syntax.calls import Arguments
+from spacelang.syntax.expressions import evaluate
+from spacelang.syntax.frame import Frame, Session
+from spacelang.syntax.scope import Scope
+from spacelang.syntax.selectors import pattern
+from spacelang.syntax.spaces import plain_setting
+from spacelang.syntax.values import Closure, kind
+
+
+@dataclass(frozen=True)
+class ClosureSource:
+    """A block of the file, made to fit wherever a pass puts it."""
+
+    closure: Closure
+    frame: Frame
+
+    @property
+    def name(self) -> str:
+        return self.closure.name
+
+    def at(self, type: TensorType, path: str, taken: frozenset[str]) -> Insertion:
+        session = Session(self.frame.session.library)
+        session.reserved |= taken
+        host = Frame(session, "host", self.closure.definition.span)
+        tensor = host.builder.input(type)
+        span = self.closure.definition.span
+        call_block(self.closure, Arguments((tensor,), {}, {}, None, span), host, path)
+        node = host.builder.level.nodes[-1]
+        if node.call is None or len(node.types) != 1:
+            raise SpaceError(
+                error("SP601", f"{self.name} cannot be inserted: it needs the value of a decision", span)
+            )
+        return Insertion(node.call, node.types[0], dict(session.blocks))
+
+
+def run_steps(graph: Graph, steps: Sequence[tuple[tree.Step, Scope]], frame: Frame) -> Graph:
+    """Run the steps in order; each sees the graph that the steps before it left."""
+    from spacelang.passes.pipeline import apply
+
+    for step, scope in steps:
+        graph = apply(made(step, frame, scope), graph, step.span)
+    return graph
+
+
+def made(step: tree.Step, frame: Frame, scope: Scope) -> Pass:
+    """The pass of a step with its options (SP204, SP604)."""
+    try:
+        cls = load("spacelang.passes", step.name)
+    except SpaceError as failed:
+        (found,) = failed.diagnostics
+        raise SpaceError(error(found.code, found.headline, step.span).note(*found.notes)) from failed
+    options = {f.name: f for f in fields(cls)}
+    hints = get_type_hints(cls)
+    given: dict[str, Any] = {}
+    names = list(options)
+    for position, argument in enumerate(step.arguments):
+        name = argument.name
+        if name is None:
+            if position >= len(names):
+                raise SpaceError(error("SP204", f"{step.name} takes {len(names)} options", argument.span))
+            name = names[position]
+        if name not in options:
+            if "open" in hints:
+                given.setdefault("open", {})[name] = _value(Any, argument.value, frame, scope)
+                continue
+            raise SpaceError(
+                error("SP204", f"{step.name} has no option {name}", argument.span).note(
+                    f"its options: {', '.join(names) or 'none'}"
+                )
+            )
+        if name in given:
+            raise SpaceError(error("SP204", f"{name} is given twice", argument.span))
+        given[name] = _value(hints[name], argument.value, frame, scope)
+    missing = [
+        n
+        for n, f in options.items()
+        if n not in given and f.default is MISSING and f.default_factory is MISSING
+    ]
+    if missing:
+        raise SpaceError(error("SP204", f"{step.name} needs {', '.join(missing)}", step.span))
+    return cls(**given)
+
+
+def _value(hint: Any, expr: tree.Expr, frame: Frame, scope: Scope) -> Any:
+    if "Pattern" in str(hint):
+        if isinstance(expr, tree.List):
+            return tuple(pattern(path_of(e), frame, scope) for e in expr.items)
+        found = pattern(path_of(expr), frame, scope)
+        return (found,) if "tuple" in str(hint) else found
+    if "BlockSource" in str(hint):
+        value = evaluate(expr, frame, scope)
+        if not isinstance(value, Closure):
+            raise SpaceError(error("SP209", f"a block is wanted here, not {kind(value)}", expr.span))
+        return ClosureSource(value, frame)
+    return plain_setting(evaluate(expr, frame, scope), expr.span)
+
+
+def path_of(expr: tree.Expr) -> tree.Path:
+    """A bare path that the grammar read as an expression: `blocks[_].attn.softmax`."""
+    hops: list[tree.Hop] = []
+    here: tree.Expr = expr
+    indices: tuple[tree.Expr, ...] = ()
+    while True:
+        match here:
+            case tree.Item(value, found):
+                kept = tuple(i for i in found if not isinstance(i, tree.Full | tree.Rest | tree.Leading))
+                indices, here = (*kept, *indices), value
+            case tree.Field(value, name):
+                hops.append(tree.Hop(name, indices, span=here.span))
+                indices, here = (), value
+            case tree.Name(name):
+                hops.append(tree.Hop(name, indices, span=here.span))
+                return tree.Path(tuple(reversed(hops)), span=expr.span)
+            case tree.Path():
+                return here
+            case _:
+                raise SpaceError(error("SP209", "a path is wanted here", expr.span))
+
+
+__all__ = ["BlockSource", "ClosureSource", "Mapping", "Pattern", "Report", "run_steps"]
