@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import cast
 
 from spacelang.diagnostics import Source, SpaceError, error
 from spacelang.ir.dim import Dim
@@ -75,7 +76,8 @@ def thing(value: object) -> Thing:
     if isinstance(value, int | float | Fraction):
         return Dim.of(value)
     if isinstance(value, list | tuple):
-        return tuple(thing(v) for v in value)
+        return tuple(thing(v) for v in cast(Sequence[object], value))
     if isinstance(value, set | frozenset):
-        return Candidates(tuple(thing(v) for v in sorted(value)))
+        items = cast(frozenset[float], value)
+        return Candidates(tuple(thing(v) for v in sorted(items)))
     raise SpaceError(error("SP209", f"a parameter cannot be {type(value).__name__}"))

@@ -7,6 +7,7 @@ its first candidate. `eliminate.py` does the counting.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from fractions import Fraction
 from functools import cached_property
 from itertools import product
 from math import prod
@@ -19,7 +20,7 @@ from spacelang.analysis.eliminate import Between, Elimination, Exact
 from spacelang.analysis.problem import EmptyBand, Mask, Problem, Table
 from spacelang.analysis.where import Where, of_conditions
 from spacelang.diagnostics import SpaceError, error
-from spacelang.ir.condition import TRUE, Condition, conjunction
+from spacelang.ir.condition import TRUE, Condition
 from spacelang.ir.decision import Assignment, Choice
 from spacelang.ir.dim import Dim, Symbol
 from spacelang.ir.dim import Value as DecisionValue
@@ -75,11 +76,12 @@ class Counter:
         indices = self.draw_indices(n, rng, where)
         names = list(self.choices)
         decisions = self.graph.decisions
+        rows: list[list[int]] = indices.tolist()
         return [
             decisions.assignment(
-                {p: self.choices[p].values[i] for p, i in zip(names, row.tolist(), strict=True)}
+                {p: self.choices[p].values[i] for p, i in zip(names, row, strict=True)}
             )
-            for row in indices
+            for row in rows
         ]
 
     def draw_indices(
@@ -97,9 +99,7 @@ class Counter:
         decisions = self.graph.decisions
         wanted = self.required.both(where or Where())
         for _ in range(100_000):
-            values = {
-                c.path: c.values[int(rng.integers(len(c.values)))] for c in decisions.order
-            }
+            values = {c.path: c.values[int(rng.integers(len(c.values)))] for c in decisions.order}
             if self.meets(values, wanted):
                 return decisions.assignment(values)
         raise SpaceError(
@@ -122,13 +122,15 @@ class Counter:
 
     def empty(self, where: Where) -> SpaceError:
         """SP502 with the reachable minimum and maximum of every bounded figure."""
-        notes = []
+        notes: list[str] = []
         for figure, (low, high) in where.bands.items():
             try:
                 least, most = self._elimination(where.conditions).bounds(FIGURES.index(figure))
             except EmptyBand:
                 continue
-            asked = f"{'..' if low is None else f'{low:,}'} to {'..' if high is None else f'{high:,}'}"
+            asked = (
+                f"{'..' if low is None else f'{low:,}'} to {'..' if high is None else f'{high:,}'}"
+            )
             notes.append(f"{figure} reaches {least:,} to {most:,}; asked for {asked}")
         return SpaceError(error("SP502", "no architecture meets the requirement").note(*notes))
 
@@ -139,9 +141,7 @@ class Counter:
         if key not in self._problems:
             masks = (*self._liveness, *self._masks(conditions))
             domains = {p: len(c.values) for p, c in self.choices.items()}
-            self._problems[key] = Elimination(
-                Problem(domains, self._tables, masks, len(FIGURES))
-            )
+            self._problems[key] = Elimination(Problem(domains, self._tables, masks, len(FIGURES)))
         return self._problems[key]
 
     @cached_property
@@ -153,7 +153,10 @@ class Counter:
                 before = slot[number]
                 slot[number] = values if before is None else before + values
         return tuple(
-            Table(scope, tuple(np.zeros(self._shape(scope), np.int64) if v is None else v for v in made))
+            Table(
+                scope,
+                tuple(np.zeros(self._shape(scope), np.int64) if v is None else v for v in made),
+            )
             for scope, made in sums.items()
         )
 
@@ -177,12 +180,12 @@ class Counter:
         shape = self._shape(scope)
         if prod(shape) > MAX_POINTS:
             raise SpaceError(
-                error("SP507", f"a cost hangs on {len(scope)} decisions at once").note(", ".join(scope))
+                error("SP507", f"a cost hangs on {len(scope)} decisions at once").note(
+                    ", ".join(scope)
+                )
             )
         lists = [self.choices[p].values for p in scope]
-        flat = [
-            _exact(term, dict(zip(scope, point, strict=True))) for point in product(*lists)
-        ]
+        flat = [_exact(term, dict(zip(scope, point, strict=True))) for point in product(*lists)]
         scale = _common(flat)
         if scale != 1:
             raise SpaceError(error("SP602", "a cost is not whole by itself").note(str(term.size)))
@@ -229,13 +232,13 @@ class Counter:
         return names, np.array(flat, bool).reshape(shape)
 
 
-def _exact(term: Term, values: Mapping[str, DecisionValue]) -> object:
+def _exact(term: Term, values: Mapping[str, DecisionValue]) -> int | Fraction | float:
     if not all(g.at(values) for g in term.guards):
         return 0
     return term.size.at(values)
 
 
-def _common(values: Sequence[object]) -> int:
+def _common(values: Sequence[int | Fraction | float]) -> int:
     return max((getattr(v, "denominator", 1) for v in values), default=1)
 
 
@@ -268,5 +271,3 @@ def _bounds(where: Where) -> tuple[list[int | None], list[int | None]]:
     bands = [where.bands.get(f, (None, None)) for f in FIGURES]
     return [b[0] for b in bands], [b[1] for b in bands]
 
-
-__all__ = ["Between", "Counter", "Law", "conjunction"]

@@ -54,7 +54,7 @@ ENTRIES = 1 << 24
 # Beyond so many, a sample tries bins first, which are set up sooner.
 QUICK = 1 << 20
 # Entries of one table of rounded costs.
-COARSE = 1 << 21
+COARSE = 1 << 23
 # Keys a figure where costs are rounded: for bounds and first draws, and finer ones for draws.
 BINS = 1 << 11
 FINER = (1 << 14, 1 << 17)

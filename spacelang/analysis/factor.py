@@ -122,7 +122,7 @@ def _native(problem: Problem, figures: Sequence[int]) -> list[Factor]:
 
 
 def _narrow(values: Integers) -> Integers:
-    fits = -(1 << 48) < int(values.min()) and int(values.max()) < 1 << 48
+    fits = int(values.min()) > -(1 << 48) and int(values.max()) < 1 << 48
     return values.astype(np.int64 if fits else object)
 
 

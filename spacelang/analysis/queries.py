@@ -46,7 +46,9 @@ def sample(
 ) -> Sequence[Assignment]:
     """Independent draws; `law` is "architectures" (uniform over them) or "choices"."""
     if law not in LAWS:
-        raise SpaceError(error("SP604", f"no law is called {law}").note(f"there are {', '.join(LAWS)}"))
+        raise SpaceError(
+            error("SP604", f"no law is called {law}").note(f"there are {', '.join(LAWS)}")
+        )
     chosen: Law = "choices" if law == "choices" else "architectures"
     return counter(graph).draw(n, seed, parsed(graph, where), chosen)
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from math import lgamma, log, prod
+from math import lgamma, prod
 
 import numpy as np
 from numpy.typing import NDArray

@@ -48,7 +48,7 @@ def of_conditions(conditions: Iterable[Condition], span: Span = NOWHERE) -> Wher
     """Bands and conditions of `require` statements (SP508 for what cannot be solved exactly)."""
     found = Where()
     for condition in conditions:
-        parts = condition.parts if isinstance(condition, All) else (condition,)
+        parts = condition.operands if isinstance(condition, All) else (condition,)
         for part in parts:
             found = found.both(_one(part, span))
     return found
@@ -95,4 +95,13 @@ def parse_where(text: str, graph: Graph) -> Where:
     return of_conditions(budget(Source("<where>", text), names))
 
 
-__all__ = ["FIGURES", "Band", "Dim", "Where", "compare", "conjunction", "of_conditions", "parse_where"]
+__all__ = [
+    "FIGURES",
+    "Band",
+    "Dim",
+    "Where",
+    "compare",
+    "conjunction",
+    "of_conditions",
+    "parse_where",
+]

@@ -72,11 +72,26 @@ def arch(function: Function) -> Function:
     )(function)
 
 
-def load(address: str, settings: Mapping[str, object]) -> Graph:
-    """The graph of a space, with parameters set."""
+def after(function: Function) -> Function:
+    """--after"""
+    return click.option(
+        "--after",
+        default="",
+        metavar="PASSES",
+        help="Passes to run first: 'multiplex{path=encoder,every=2}, simplify'.",
+    )(function)
+
+
+def load(address: str, settings: Mapping[str, object], after: str = "") -> Graph:
+    """The graph of a space, with parameters set, after some passes."""
     from spacelang.loader import load
 
-    return load(address, **settings)
+    graph = load(address, **settings)
+    if after.strip():
+        from spacelang.passes.pipeline import run
+
+        graph = run(graph, after)
+    return graph
 
 
 def _settings(

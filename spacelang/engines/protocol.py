@@ -111,7 +111,7 @@ class Trainer(Prober, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """An architecture that a search evaluated. `number` counts from 0 in the order of evaluation."""
+    """An architecture that a search evaluated, the `number`-th (from 0) of its run."""
 
     number: int
     generation: int

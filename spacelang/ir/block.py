@@ -1,6 +1,6 @@
 """A block: a pure function of tensors, weights and sizes, defined once and called many times.
 
-    block encoder(x: [B, N, %width]) sizes %width decides heads, ratio
+block encoder(x: [B, N, %width]) sizes %width decides heads, ratio
 """
 
 from __future__ import annotations

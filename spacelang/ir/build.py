@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import cast
 
 from spacelang.diagnostics import NOWHERE, Diagnostic, SpaceError, Span, error
 from spacelang.ir.block import Block
@@ -68,7 +69,9 @@ class BlockBuilder:
     ) -> None:
         self.name, self.span = name, span
         self.level = Level(None, guards)
-        self.explain: Explain = explain or (lambda found, example: found.note(example_text(example)))
+        self.explain: Explain = explain or (
+            lambda found, example: found.note(example_text(example))
+        )
         self.sizes: dict[str, Symbol] = {}
         self.decisions: dict[str, Choice] = {}
         self.params: dict[str, _Declared] = {}
@@ -88,7 +91,9 @@ class BlockBuilder:
             choice = replace(before, live=disjunction(before.live, choice.live))
         elif before is not None:
             raise SpaceError(
-                error("SP203", f"two decisions of the path {choice.path}", choice.span, "again here")
+                error(
+                    "SP203", f"two decisions of the path {choice.path}", choice.span, "again here"
+                )
                 .also(before.span, "first here")
                 .hint("give each its index: choose width[i] in ..")
             )
@@ -388,8 +393,8 @@ def attribute(value: object) -> Attribute:
     if isinstance(value, int | float):
         return Dim.of(value)
     if isinstance(value, list | tuple):
-        return tuple(attribute(v) for v in value)  # pyright: ignore[reportUnknownVariableType]
-    return value  # type: ignore[return-value]
+        return tuple(attribute(v) for v in cast(Sequence[object], value))
+    return cast(Attribute, value)
 
 
 def example_text(example: Mapping[str, object]) -> str:

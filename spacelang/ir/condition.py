@@ -8,7 +8,9 @@ once what the normal form or an enumeration settles. `not` stands before `is` on
 
 from __future__ import annotations
 
+import json
 import operator
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -29,6 +31,7 @@ RELATIONS: dict[str, Callable[[Number, Number], bool]] = {
     "!=": operator.ne,
 }
 _MIRROR = {">": "<", ">=": "<="}
+_WORD = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 _WRITTEN_MIRROR = {"<": ">", "<=": ">=", "==": "==", "!=": "!="}
 
 
@@ -339,4 +342,6 @@ def _value_text(value: Value) -> str:
         return "true" if value else "false"
     if isinstance(value, tuple):
         return f"[{', '.join(map(str, value))}]"
+    if isinstance(value, str) and (not _WORD.fullmatch(value) or value in ("true", "false")):
+        return json.dumps(value)
     return str(value)

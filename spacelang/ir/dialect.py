@@ -1,8 +1,8 @@
 """Dialects: other names and layouts for the parameters (`names published { .. }`).
 
-    encoder[i]: blocks[i]                                      # the longest rule that fits, once
-    encoder[i].attn.qkv.weight: blocks[i].attn.qkv.weight in order(heads, dim, 3)
-    _.c: _.conv                                                # then a label wherever it stands
+encoder[i]: blocks[i]                                      # the longest rule that fits, once
+encoder[i].attn.qkv.weight: blocks[i].attn.qkv.weight in order(heads, dim, 3)
+_.c: _.conv                                                # then a label wherever it stands
 """
 
 from __future__ import annotations
@@ -56,7 +56,9 @@ class Dialect:
     @cached_property
     def _prefixes(self) -> tuple[Rename, ...]:
         rules = [r for r in self.renames if not r.own.anywhere]
-        return tuple(sorted(rules, key=lambda r: (-len(r.own.hops), tuple(-w for w in r.own.weight))))
+        return tuple(
+            sorted(rules, key=lambda r: (-len(r.own.hops), tuple(-w for w in r.own.weight)))
+        )
 
     @cached_property
     def _labels(self) -> tuple[Rename, ...]:
@@ -78,7 +80,7 @@ class Dialect:
 
     def _relabel(self, hop: Hop) -> str:
         for rule in self._labels:
-            bound = rule.own._fit((hop,)) if len(rule.own.hops) == 1 else None
+            bound = rule.own.fit((hop,)) if len(rule.own.hops) == 1 else None
             if bound is not None:
                 return ".".join(f.at(bound) for f in rule.foreign)
         return str(hop)

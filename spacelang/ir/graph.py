@@ -1,9 +1,9 @@
 """A Graph: the largest network of a space, and the table of decisions that shrink it.
 
-    graph.root                the network's own block; calls lead to graph.blocks
-    graph.instances()         every use of every block, with its place, sizes and conditions
-    graph.decisions           what is open, by path
-    graph.storages            what the supernet keeps, by path
+graph.root                the network's own block; calls lead to graph.blocks
+graph.instances()         every use of every block, with its place, sizes and conditions
+graph.decisions           what is open, by path
+graph.storages            what the supernet keeps, by path
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from spacelang.ir.node import Call, Node, Value, join
 from spacelang.ir.prove import Proved, holds
 from spacelang.ir.rule import StorageRule
 from spacelang.ir.storage import Storage, storages
-
 
 Made = TypeVar("Made")
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NoReturn
 
 from spacelang import plugins
-from spacelang.diagnostics import NOWHERE, Diagnostic, Span, SpaceError, error
+from spacelang.diagnostics import NOWHERE, Diagnostic, SpaceError, Span, error
 from spacelang.ir.condition import Condition
 from spacelang.ir.dim import Dim, Symbol
 from spacelang.ir.node import Attribute, TensorType

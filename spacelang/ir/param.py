@@ -27,7 +27,9 @@ class Init:
     arguments: tuple[Dim, ...] = ()
 
     def __str__(self) -> str:
-        return f"{self.rule}({', '.join(map(str, self.arguments))})" if self.arguments else self.rule
+        return (
+            f"{self.rule}({', '.join(map(str, self.arguments))})" if self.arguments else self.rule
+        )
 
 
 @dataclass(frozen=True)

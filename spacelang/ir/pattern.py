@@ -41,17 +41,18 @@ class Pattern:
         """What the index names are where the pattern fits the whole path, else None."""
         hops = split(path)
         if not self.anywhere:
-            return self._fit(hops) if len(hops) == len(self.hops) else None
+            return self.fit(hops) if len(hops) == len(self.hops) else None
         if len(hops) < len(self.hops):
             return None
-        return self._fit(hops[len(hops) - len(self.hops) :])
+        return self.fit(hops[len(hops) - len(self.hops) :])
 
     def match_prefix(self, path: str) -> Bindings | None:
         """The same where the pattern fits the first labels of a path."""
         hops = split(path)
-        return self._fit(hops[: len(self.hops)]) if len(hops) >= len(self.hops) else None
+        return self.fit(hops[: len(self.hops)]) if len(hops) >= len(self.hops) else None
 
-    def _fit(self, hops: tuple[Hop, ...]) -> Bindings | None:
+    def fit(self, hops: tuple[Hop, ...]) -> Bindings | None:
+        """What the index names are where these hops, as many as the pattern has, fit it."""
         bound: dict[str, int] = {}
         for wanted, hop in zip(self.hops, hops, strict=True):
             if wanted.name == "_" and not wanted.indices:

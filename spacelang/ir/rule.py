@@ -22,4 +22,6 @@ class StorageRule:
     span: Span = field(default=NOWHERE, compare=False, repr=False)
 
     def __str__(self) -> str:
-        return f"{self.pattern}: {self.kind}" + (f"({self.argument})" if self.argument != "" else "")
+        return f"{self.pattern}: {self.kind}" + (
+            f"({self.argument})" if self.argument != "" else ""
+        )

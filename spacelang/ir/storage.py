@@ -1,6 +1,6 @@
 """Storage: what the supernet keeps for each parameter, the largest need of every use of it.
 
-    encoder[0].attn.qkv.weight   [[3, 4, 64], [256]]      # width is stored at 256: `width: store(256)`
+encoder[0].attn.qkv.weight   [[3, 4, 64], [256]]      # width is stored at 256: `width: store(256)`
 """
 
 from __future__ import annotations
@@ -73,7 +73,9 @@ def storages(graph: Graph) -> dict[str, Storage]:
                 for a, b in zip(before.shape, shape, strict=True)
             )
         bank = tuple(
-            s for name in param.bank if isinstance(s := instance.symbol(_named(instance, name)), Symbol)
+            s
+            for name in param.bank
+            if isinstance(s := instance.symbol(_named(instance, name)), Symbol)
         )
         found[path] = Storage(path, shape, param, bank)
 

@@ -58,7 +58,9 @@ def bind_einsum(infer: Infer, pattern: Einsum) -> tuple[dict[str, Dim], list[Dim
         spread = shape.rank - len(letters) + 1 if "..." in letters else 0
         if spread < 0 or ("..." not in letters and len(letters) != shape.rank):
             infer.fail(
-                "SP301", f'operand {number} of "{text}" has {shape.rank} axes', note=f"it is {shape}"
+                "SP301",
+                f'operand {number} of "{text}" has {shape.rank} axes',
+                note=f"it is {shape}",
             )
         axis = 0
         for letter in letters:
@@ -122,7 +124,9 @@ def parse_rearrange(infer: Infer) -> Rearrange:
     text = infer.text("pattern")
     left, arrow, right = text.partition("->")
     if not arrow:
-        infer.fail("SP305", f'the pattern "{text}" has no ->', hint='rearrange(x, "b c h w -> b h w c")')
+        infer.fail(
+            "SP305", f'the pattern "{text}" has no ->', hint='rearrange(x, "b c h w -> b h w c")'
+        )
     sides = Rearrange(_groups(infer, text, left), _groups(infer, text, right))
     names = [[n for g in side for n in g if n != "1"] for side in (sides.left, sides.right)]
     for side in names:
@@ -149,7 +153,9 @@ def bind_rearrange(infer: Infer, sides: Rearrange) -> tuple[dict[str, Dim], list
             infer.fail("SP204", f'{name} is not in the pattern "{text}"')
     spread = x.rank - len(sides.left) + 1 if ("...",) in sides.left else 0
     if spread < 0 or (("...",) not in sides.left and len(sides.left) != x.rank):
-        infer.fail("SP301", f'"{text}" reads {len(sides.left)} axes of a tensor of {x.rank}', f"it is {x}")
+        infer.fail(
+            "SP301", f'"{text}" reads {len(sides.left)} axes of a tensor of {x.rank}', f"it is {x}"
+        )
     sizes: dict[str, Dim] = {}
     leading: list[Dim] = []
     axis = 0
@@ -163,7 +169,9 @@ def bind_rearrange(infer: Infer, sides: Rearrange) -> tuple[dict[str, Dim], list
         unknown = [name for name in group if name not in known and name != "1"]
         if len(unknown) > 1:
             infer.fail(
-                "SP305", f'sizes of {" and ".join(unknown)} in "{text}" are open', hint=f"give {unknown[-1]}: .."
+                "SP305",
+                f'sizes of {" and ".join(unknown)} in "{text}" are open',
+                hint=f"give {unknown[-1]}: ..",
             )
         rest = prod((known[n] for n in group if n in known), start=ONE)
         if unknown:
@@ -171,6 +179,8 @@ def bind_rearrange(infer: Infer, sides: Rearrange) -> tuple[dict[str, Dim], list
             infer.need_whole(size, f'{unknown[0]} in "{text}"')
             sizes[unknown[0]] = size
         else:
-            infer.need_equal(whole, rest, "SP305", f'({" ".join(group)}) in "{text}" is not its axis')
+            infer.need_equal(
+                whole, rest, "SP305", f'({" ".join(group)}) in "{text}" is not its axis'
+            )
         sizes.update({n: known[n] for n in group if n in known})
     return sizes, leading

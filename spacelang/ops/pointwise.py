@@ -56,5 +56,7 @@ def _sum_of(infer: Infer) -> TensorType:
         if other.rank != infer.x.rank:
             infer.fail("SP301", f"part {number} of a sum has {other.rank} axes")
         for a, b in zip(infer.x.shape, other.shape, strict=True):
-            infer.need_equal(a, b, "SP304", "these two sizes must be equal", f"{infer.x} and {other}")
+            infer.need_equal(
+                a, b, "SP304", "these two sizes must be equal", f"{infer.x} and {other}"
+            )
     return infer.x

@@ -39,7 +39,9 @@ def _concat(infer: Infer) -> TensorType:
     total = ZERO
     for number, part in enumerate(infer.types, 1):
         if part.rank != first.rank:
-            infer.fail("SP301", f"part {number} of concat has {part.rank} axes, the first {first.rank}")
+            infer.fail(
+                "SP301", f"part {number} of concat has {part.rank} axes, the first {first.rank}"
+            )
         for i, (a, b) in enumerate(zip(first.shape, part.shape, strict=True)):
             if i != axis:
                 infer.need_equal(a, b, "SP304", f"axis {i} of part {number} of concat differs")
@@ -58,7 +60,9 @@ def _split(infer: Infer) -> list[TensorType]:
     given = infer.options["parts"]
     if isinstance(given, tuple):
         sizes = infer.dims("parts")
-        infer.need_equal(sum(sizes, ZERO), x.shape[axis], "SP304", "the parts are not the whole axis")
+        infer.need_equal(
+            sum(sizes, ZERO), x.shape[axis], "SP304", "the parts are not the whole axis"
+        )
     else:
         count = infer.whole("parts")
         if count < 1:

@@ -125,7 +125,9 @@ class _Writer:
         for node in block.everywhere():
             for view in node.params.values():
                 change = self._change(instance, block.param[view.param], view)
-                if any(r is not None and (r.kind, r.argument) not in PREFIX for a in change for r in a):
+                if any(
+                    r is not None and (r.kind, r.argument) not in PREFIX for a in change for r in a
+                ):
                     changes[view.param] = change
         key = (
             block.name,
@@ -140,11 +142,15 @@ class _Writer:
         while name in self.blocks:
             name, count = f"{block.name}.{count}", count + 1
         self.made[key] = name
-        if changes or name != block.name or any(
-            block_name != node.call.block
-            for node in block.everywhere()
-            if node.call is not None
-            for block_name in (callees[node.id],)
+        if (
+            changes
+            or name != block.name
+            or any(
+                block_name != node.call.block
+                for node in block.everywhere()
+                if node.call is not None
+                for block_name in (callees[node.id],)
+            )
         ):
             self.changed = True
             block = self._rewritten(instance, block, name, callees, changes)
@@ -197,7 +203,9 @@ class _Writer:
         """The stored sizes on which centred slices depend."""
         if not any(r is not None and r.argument == "centre" for axis in change for r in axis):
             return ()
-        return tuple(n for axis in self.graph.storages[instance.param(param.path)].shape for n in axis)
+        return tuple(
+            n for axis in self.graph.storages[instance.param(param.path)].shape for n in axis
+        )
 
     def _rewritten(
         self,
@@ -228,7 +236,9 @@ class _Writer:
             p if p.path not in changes else self._param(instance, p, changes[p.path])
             for p in block.params
         )
-        return replace(block, name=name, nodes=tuple(rewrite(n) for n in block.nodes), params=params)
+        return replace(
+            block, name=name, nodes=tuple(rewrite(n) for n in block.nodes), params=params
+        )
 
     def _view(self, instance: Instance, block: Block, old: View, change: Change) -> View:
         if _is(change, "flat"):

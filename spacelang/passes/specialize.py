@@ -13,12 +13,12 @@ from functools import cached_property
 
 from spacelang.diagnostics import SpaceError, error
 from spacelang.ir.block import Block
+from spacelang.ir.condition import Condition
 from spacelang.ir.decision import Assignment
 from spacelang.ir.dim import Dim, Symbol
 from spacelang.ir.dim import Value as DecisionValue
 from spacelang.ir.graph import Graph, Instance, conditions
 from spacelang.ir.node import Attribute, Call, Node, TensorType, Value
-from spacelang.ir.condition import Condition
 from spacelang.ir.param import Gather, Init, Slice, View
 
 ZERO = Dim.of(0)
@@ -31,11 +31,16 @@ def specialize(graph: Graph, assignment: Assignment) -> Graph:
         return graph
     work = _Specializer(graph, values)
     root = work.block(graph.top, graph.root.name)
-    outputs = tuple(
-        replace(o, value=v) for o, v in zip(graph.outputs, root.outputs, strict=True)
-    )
+    outputs = tuple(replace(o, value=v) for o, v in zip(graph.outputs, root.outputs, strict=True))
     return replace(
-        graph, root=root, blocks=work.blocks, outputs=outputs, rules=(), stored={}, require=(), search={}
+        graph,
+        root=root,
+        blocks=work.blocks,
+        outputs=outputs,
+        rules=(),
+        stored={},
+        require=(),
+        search={},
     )
 
 
@@ -93,7 +98,9 @@ class _Specializer:
         outputs = writer.level(instance.block, {}, nodes, top=True)
         shapes = writer.shapes
         params = tuple(
-            replace(p, shape=shapes[p.path], bank=()) for p in instance.block.params if p.path in shapes
+            replace(p, shape=shapes[p.path], bank=())
+            for p in instance.block.params
+            if p.path in shapes
         )
         sizes = tuple(s for s in instance.block.sizes if not s.values)
         used = _trim(nodes, outputs)
@@ -138,9 +145,13 @@ class _Writer:
             if not node.regions:
                 nodes.append(self.node(node, operands))
                 continue
-            taken = [r for r, c in zip(node.regions, conditions(node), strict=True) if self.holds(c)]
+            taken = [
+                r for r, c in zip(node.regions, conditions(node), strict=True) if self.holds(c)
+            ]
             if not taken and node.op == "choose":
-                raise SpaceError(error("SP602", "no alternative is there for this architecture", node.span))
+                raise SpaceError(
+                    error("SP602", "no alternative is there for this architecture", node.span)
+                )
             if not taken:
                 seen.update(zip(node.values, operands, strict=False))
                 continue
@@ -188,9 +199,7 @@ class _Writer:
         return value
 
     def view(self, view: View) -> View:
-        lengths = tuple(
-            tuple(self.dim(part.length) for part in axis) for axis in view.index
-        )
+        lengths = tuple(tuple(self.dim(part.length) for part in axis) for axis in view.index)
         before = self.shapes.get(view.param)
         if before is not None:
             lengths = tuple(
@@ -202,7 +211,9 @@ class _Writer:
             tuple(
                 Slice(ZERO, self.dim(part.length), 1)
                 if isinstance(part, Slice)
-                else Gather(part.table, tuple(self.dim(a) for a in part.arguments), self.dim(part.length))
+                else Gather(
+                    part.table, tuple(self.dim(a) for a in part.arguments), self.dim(part.length)
+                )
                 for part in axis
             )
             for axis in view.index
@@ -219,4 +230,3 @@ def _trim(nodes: list[Node], outputs: list[Value]) -> list[Node]:
             kept.append(node)
             needed.update(v.node for v in node.operands)
     return kept[::-1]
-

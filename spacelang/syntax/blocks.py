@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from spacelang.diagnostics import SpaceError, Span, error
-from spacelang.ir.build import Tensor
+from spacelang.ir.build import Level, Tensor
 from spacelang.ir.condition import Condition, conjunction, is_value
 from spacelang.ir.dim import Dim, Symbol, conditional
 from spacelang.ir.dim import Value as DecisionValue
@@ -24,7 +24,18 @@ from spacelang.syntax.expressions import evaluate
 from spacelang.syntax.frame import Compiled, Frame
 from spacelang.syntax.late import late_params
 from spacelang.syntax.scope import Scope
-from spacelang.syntax.values import CONDITIONS, Candidates, Closure, Numbers, Text, Thing, kind
+from spacelang.syntax.values import (
+    CONDITIONS,
+    Candidates,
+    Closure,
+    Numbers,
+    Text,
+    Thing,
+    flat,
+    has_tensor,
+    kind,
+    shaped,
+)
 
 Fixed = Mapping[str, DecisionValue]
 
@@ -48,14 +59,16 @@ def call_block(closure: Closure, given: Arguments, frame: Frame, label: str | No
     return _call(closure, bound, given.span, frame, label, {})
 
 
-def bind_arguments(
-    params: tuple[tree.Param, ...], given: Arguments, name: str
-) -> dict[str, Thing]:
+def bind_arguments(params: tuple[tree.Param, ...], given: Arguments, name: str) -> dict[str, Thing]:
     """Arguments by the name of their parameter (SP204 for missing, unknown and repeated ones)."""
     names = [p.name for p in params]
     if len(given.positional) > len(names):
         raise SpaceError(
-            error("SP204", f"{name} takes {len(names)} arguments, {len(given.positional)} given", given.span)
+            error(
+                "SP204",
+                f"{name} takes {len(names)} arguments, {len(given.positional)} given",
+                given.span,
+            )
         )
     bound = dict(zip(names, given.positional, strict=False))
     for key, value in given.named.items():
@@ -93,8 +106,6 @@ def _call(
     return _emit(compiled, closure, bound, span, frame, label)
 
 
-
-
 def _split(
     closure: Closure,
     bound: Mapping[str, Thing],
@@ -112,7 +123,9 @@ def _split(
     if label is None:
         label = f"{closure.name}[{frame.count(closure.name)}]"
     conditions: list[Condition] = []
-    regions, results = [], []
+    regions: list[Level] = []
+    results: list[list[Tensor]] = []
+    shape: Thing = None
     for value in symbol.values:
         truth = is_value(outer, value)
         if feasible((*build.guards, truth)) is False:
@@ -120,7 +133,7 @@ def _split(
         build.open(truth)
         made = _call(closure, bound, span, frame, label, {**fixed, key: value})
         regions.append(build.close())
-        results.append(_flat(made))
+        results.append(flat(made))
         conditions.append(truth)
         shape = made
     if len(regions) == 1 and conjunction(*conditions) in build.guards:
@@ -137,7 +150,7 @@ def _split(
         for i in range(lengths.pop())
     )
     joined = build.choose(conditions, regions, results, types, span)
-    return _shaped(shape, iter(joined))
+    return shaped(shape, iter(joined))
 
 
 def _outward(
@@ -195,11 +208,11 @@ def _compile(
     for outer in frame.chain:
         if isinstance(outer, Frame) and outer.definition is definition:
             raise SpaceError(
-                error("SP206", f"{closure.name} calls itself", span).also(definition.span, "this block")
+                error("SP206", f"{closure.name} calls itself", span).also(
+                    definition.span, "this block"
+                )
             )
-    late = tuple(
-        n for n in late_params(closure) if isinstance(bound.get(n), Dim)
-    )
+    late = tuple(n for n in late_params(closure) if isinstance(bound.get(n), Dim))
     guards = _relevant(frame.builder.guards, bound)
     captured = () if closure.frame is None else tuple(
         tuple(sorted(f.fixed.items(), key=str)) for f in frame.chain if isinstance(f, Frame)
@@ -227,7 +240,7 @@ def _compile(
         session.failed = callee
         raise
     name = session.unique(closure.name)
-    block = replace(callee.builder.finish(_flat(result), name))
+    block = replace(callee.builder.finish(flat(result), name))
     session.spend(len(tuple(block.everywhere())), span)
     named = bool(block.params or block.decisions) or any(
         node.label or (node.call is not None and session.named[node.call.block])
@@ -262,7 +275,7 @@ def _body(
             symbol = Symbol("%" + param.name, rate=True)
             callee.late.append(symbol.name)
             value = callee.builder.size(symbol)
-        elif _has_tensor(value):
+        elif has_tensor(value):
             value = _inputs(value, param.name, callee, caller)
         else:
             value = callee.thing(caller, value)
@@ -273,11 +286,11 @@ def _body(
         if param.name not in bound and param.default is not None:
             scope.bind(param.name, evaluate(param.default, callee, scope), param.span)
     for param, value in typed:
-        for tensor in _flat(value):
+        for tensor in flat(value):
             assert param.type is not None
             border(param.type, tensor.type, callee, scope, f"{param.name} of {closure.name}")
     result = run_body(definition.body, callee, scope, definition.span)
-    if not _has_tensor(result):
+    if not has_tensor(result):
         raise SpaceError(
             error("SP209", f"{closure.name} returns {kind(result)}, not a tensor", definition.span)
         )
@@ -290,9 +303,7 @@ def _body(
     return result
 
 
-def border(
-    wanted: tree.TypeOf, actual: TensorType, frame: Frame, scope: Scope, what: str
-) -> None:
+def border(wanted: tree.TypeOf, actual: TensorType, frame: Frame, scope: Scope, what: str) -> None:
     """Check a type at a border; a capital that is not bound becomes the size that stands there."""
     axes = list(wanted.axes)
     shape = list(actual.shape)
@@ -324,7 +335,9 @@ def _same_size(
     if isinstance(verdict, Proved):
         return
     code = "SP303" if isinstance(verdict, Refuted) else "SP308"
-    found = error(code, f"{what} is not of its declared type", axis.span, f"{axis.span.text} declared")
+    found = error(
+        code, f"{what} is not of its declared type", axis.span, f"{axis.span.text} declared"
+    )
     found = found.note(f"it is {actual}", f"{size} against {axis.span.text}")
     if isinstance(verdict, Refuted):
         found = frame.explain(found, verdict.example)
@@ -339,9 +352,7 @@ def _inputs(value: Thing, label: str, callee: Frame, caller: Frame) -> Thing:
     return callee.thing(caller, value)
 
 
-def _relevant(
-    guards: tuple[Condition, ...], bound: Mapping[str, Thing]
-) -> tuple[Condition, ...]:
+def _relevant(guards: tuple[Condition, ...], bound: Mapping[str, Thing]) -> tuple[Condition, ...]:
     """The conditions that speak of decisions which the arguments hold."""
     seen = {s for value in bound.values() for s in _symbols(value) if s.values}
     return tuple(g for g in guards if g.symbols & seen)
@@ -375,28 +386,6 @@ def _key(value: Thing) -> object:
     return value
 
 
-def _has_tensor(value: Thing) -> bool:
-    return isinstance(value, Tensor) or (
-        isinstance(value, tuple) and bool(value) and any(_has_tensor(v) for v in value)
-    )
-
-
-def _flat(value: Thing) -> list[Tensor]:
-    """The tensors of a value, lists opened."""
-    if isinstance(value, Tensor):
-        return [value]
-    if isinstance(value, tuple):
-        return [tensor for item in value for tensor in _flat(item)]
-    return []
-
-
-def _shaped(like: Thing, tensors: Iterator[Tensor]) -> Thing:
-    """The same lists with other tensors in them."""
-    if isinstance(like, tuple):
-        return tuple(_shaped(v, tensors) for v in like)
-    return next(tensors) if isinstance(like, Tensor) else like
-
-
 def _emit(
     compiled: Compiled,
     closure: Closure,
@@ -414,28 +403,28 @@ def _emit(
         for found in compiled.imports
     }
     for name in compiled.late:
-        sizes["%" + name] = bound[name]
+        rate = bound[name]
+        assert isinstance(rate, Dim)
+        sizes["%" + name] = rate
 
     def outside(dim: Dim) -> Dim:
         return dim.substitute(
             {
-                s.name: sizes[s.name]
-                if s.name in sizes
-                else Symbol(join(decide, s.name), s.values)
+                s.name: sizes[s.name] if s.name in sizes else Symbol(join(decide, s.name), s.values)
                 for s in dim.symbols
             }
         )
 
     types = tuple(
         TensorType(tuple(outside(d) for d in t.type.shape), t.type.dtype)
-        for t in _flat(compiled.result)
+        for t in flat(compiled.result)
     )
     operands = [
         tensor
         for param in closure.definition.params
         if param.name in bound
-        for tensor in _flat(bound[param.name])
+        for tensor in flat(bound[param.name])
     ]
     call = Call(compiled.block.name, path, decide, path, sizes=sizes)
     made = frame.builder.call(call, operands, types, span)
-    return _shaped(compiled.result, iter(made))
+    return shaped(compiled.result, iter(made))

@@ -18,7 +18,16 @@ from spacelang.syntax import tree
 from spacelang.syntax.frame import Frame
 from spacelang.syntax.functions import FUNCTIONS
 from spacelang.syntax.scope import Scope
-from spacelang.syntax.values import Closure, Function, OpName, Pending, Thing, kind, number
+from spacelang.syntax.values import (
+    Closure,
+    Function,
+    OpName,
+    Pending,
+    Thing,
+    kind,
+    number,
+    tensors,
+)
 
 INITS = {
     "trunc_normal": 1, "normal": 1, "fan_out": 0, "uniform_out": 0, "ones": 0, "zeros": 0,
@@ -129,26 +138,32 @@ def call_op(
     for value in given.positional:
         if isinstance(value, Tensor):
             operands.append(value)
-        elif isinstance(value, tuple) and value and all(isinstance(v, Tensor) for v in value):
-            operands += value
+        elif (many := tensors(value)) is not None:
+            operands += many
         else:
             extra.append(value)
     named = dict(given.named)
     optional = [name[:-1] for name in definition.operands if name.endswith("?")]
     handed = tuple(n for n in optional if isinstance(named.get(n), Tensor))
-    operands += [named.pop(name) for name in handed]
-    for name in definition.operands:
-        if isinstance(named.get(name), Tensor):
-            operands.insert(definition.operands.index(name), named.pop(name))
+    for place, name in enumerate(definition.operands):
+        value = named.get(name)
+        if isinstance(value, Tensor):
+            operands.insert(place, value)
+            del named[name]
+    operands += [v for name in handed if isinstance(v := named.pop(name), Tensor)]
     _count(definition, len(operands) - len(handed), given.span)
-    options: dict[str, object] = {}
+    options: dict[str, Thing] = {}
     for written in scope.default(definition.name):
         defaults = arguments(written, None, frame, scope, (), given.span)
         options.update(defaults.named)
     names = list(definition.options)
     if len(extra) > len(names):
         raise SpaceError(
-            error("SP204", f"{definition.name} has {len(names)} options, {len(extra)} given", given.span)
+            error(
+                "SP204",
+                f"{definition.name} has {len(names)} options, {len(extra)} given",
+                given.span,
+            )
         )
     for name, value in zip(names, extra, strict=False):
         if name in named:
@@ -203,7 +218,9 @@ def _option(definition: OpDef, name: str, value: Thing, given: Arguments) -> Thi
     if option is None:
         known = ", ".join(definition.options) or "none"
         raise SpaceError(
-            error("SP204", f"{definition.name} has no option {name}", span).note(f"its options: {known}")
+            error("SP204", f"{definition.name} has no option {name}", span).note(
+                f"its options: {known}"
+            )
         )
     what = f"{name} of {definition.name}"
     if option.kind == "init" and isinstance(value, Dim):
@@ -212,16 +229,22 @@ def _option(definition: OpDef, name: str, value: Thing, given: Arguments) -> Thi
         return number(value, what, span)
     if option.kind == "whole":
         return number(value, what, span)
-    if option.kind in ("sizes", "wholes", "factors", "shape") and not isinstance(value, Dim | tuple):
-        raise SpaceError(error("SP209", f"{what} must be a number or a list, not {kind(value)}", span))
+    if option.kind in ("sizes", "wholes", "factors", "shape") and not isinstance(
+        value, Dim | tuple
+    ):
+        raise SpaceError(
+            error("SP209", f"{what} must be a number or a list, not {kind(value)}", span)
+        )
     wanted = {"bool": bool, "string": str}.get(option.kind)
     if wanted is not None and not isinstance(value, wanted):
-        raise SpaceError(error("SP209", f"{what} must be {_ARTICLE[option.kind]}, not {kind(value)}", span))
+        raise SpaceError(
+            error("SP209", f"{what} must be {_ARTICLE[option.kind]}, not {kind(value)}", span)
+        )
     if isinstance(value, Pending):
         raise SpaceError(
-            error("SP208", "`choose {..}` stands only for a parameter of a space or block", span).hint(
-                f"choose {name} in {{..}} before, then {definition.name}(.., {name}: {name})"
-            )
+            error(
+                "SP208", "`choose {..}` stands only for a parameter of a space or block", span
+            ).hint(f"choose {name} in {{..}} before, then {definition.name}(.., {name}: {name})")
         )
     return value
 
@@ -268,9 +291,7 @@ def _step(step: tree.Expr, value: Thing, frame: Frame, scope: Scope) -> Thing:
     )
 
 
-def labelled(
-    expr: tree.Labelled, frame: Frame, scope: Scope, first: tuple[Thing, ...]
-) -> Thing:
+def labelled(expr: tree.Labelled, frame: Frame, scope: Scope, first: tuple[Thing, ...]) -> Thing:
     """`call as path` names the call; `(value) as path` names the value (SP207 on a number)."""
     from spacelang.syntax.expressions import evaluate, label
 

@@ -7,12 +7,11 @@ from itertools import combinations
 from math import comb
 
 from spacelang.diagnostics import SpaceError, Span, error
-from spacelang.ir.build import Tensor
-from spacelang.ir.condition import conjunction, is_value
+from spacelang.ir.build import Level, Tensor
+from spacelang.ir.condition import Condition, conjunction, is_value
 from spacelang.ir.decision import Choice, Kind
 from spacelang.ir.dim import Dim, Symbol
 from spacelang.ir.dim import Value as DecisionValue
-from spacelang.ir.node import join
 from spacelang.syntax import tree
 from spacelang.syntax.expressions import entries, evaluate, hop, listed, whole
 from spacelang.syntax.frame import Frame
@@ -26,6 +25,7 @@ from spacelang.syntax.values import (
     Thing,
     candidate,
     kind,
+    tensors,
 )
 
 MAX_CANDIDATES = 100_000
@@ -39,14 +39,16 @@ def candidates(value: Thing, what: str, span: Span) -> tuple[DecisionValue, ...]
         found = tuple(candidate(v, what, span) for v in value.items)
     else:
         raise SpaceError(
-            error("SP209", f"{what} is chosen from a set or a range, not from {kind(value)}", span).hint(
-                f"choose {what} in {{192, 240}}"
-            )
+            error(
+                "SP209", f"{what} is chosen from a set or a range, not from {kind(value)}", span
+            ).hint(f"choose {what} in {{192, 240}}")
         )
     if not found:
         raise SpaceError(error("SP503", f"{what} has no candidate", span))
     if len(found) > MAX_CANDIDATES:
-        raise SpaceError(error("SP507", f"{what} has more than {MAX_CANDIDATES:,} candidates", span))
+        raise SpaceError(
+            error("SP507", f"{what} has more than {MAX_CANDIDATES:,} candidates", span)
+        )
     twice = next((v for i, v in enumerate(found) if v in found[:i]), None)
     if twice is not None:
         raise SpaceError(error("SP503", f"{twice} is twice among the candidates of {what}", span))
@@ -69,7 +71,8 @@ def declare(
     frame.builder.decide(choice)
     fixed = frame.fixed.get("." + choice.path)
     if fixed is not None:
-        return Dim.of(fixed) if not isinstance(fixed, str | bool | tuple) else fixed
+        assert not isinstance(fixed, tuple)
+        return fixed if isinstance(fixed, str | bool) else Dim.of(fixed)
     if all(not isinstance(v, str | bool) for v in values):
         return Dim.of(choice.symbol)
     return Text(choice.symbol)
@@ -116,7 +119,10 @@ def _draw(statement: tree.Choose, path: str, frame: Frame, scope: Scope) -> Pick
     live = conjunction(*frame.builder.guards)
     choice = Choice(frame.path(path), "pick", values, None, live, statement.span)
     frame.builder.decide(choice)
-    return Picked(choice.symbol, count, sources)
+    values_of = tensors(sources)
+    if values_of is None:
+        raise SpaceError(error("SP209", f"{path} picks among tensors", statement.domain.span))
+    return Picked(choice.symbol, count, tuple(values_of))
 
 
 def choose_path(expr: tree.ChoosePath, frame: Frame, scope: Scope) -> Thing:
@@ -130,7 +136,9 @@ def choose_path(expr: tree.ChoosePath, frame: Frame, scope: Scope) -> Thing:
     choice = Choice(full, "path", names, None, conjunction(*frame.builder.guards), expr.span)
     frame.builder.decide(choice)
     before, build = frame.prefix, frame.builder
-    regions, results, conditions = [], [], []
+    regions: list[Level] = []
+    results: list[list[Tensor]] = []
+    conditions: list[Condition] = []
     fixed = frame.fixed.get("." + full)
     try:
         for option in expr.options:
@@ -167,7 +175,8 @@ def pend(value: Thing, name: str, frame: Frame) -> Thing:
 def mark_presence(frame: Frame, symbols: frozenset[Symbol]) -> None:
     """Decisions in a loop's bound are of the kind `presence`."""
     for symbol in symbols:
-        here, name = frame, symbol.name
+        here: Frame = frame
+        name: str = symbol.name
         while name not in here.builder.decisions and here.caller is not None:
             found = next((i for i in here.imports.values() if i.size.name == name), None)
             if found is None:
@@ -178,4 +187,4 @@ def mark_presence(frame: Frame, symbols: frozenset[Symbol]) -> None:
             here.builder.decisions[name] = replace(choice, kind="presence")
 
 
-__all__ = ["Kind", "choose", "choose_path", "declare", "join", "mark_presence", "pend"]
+

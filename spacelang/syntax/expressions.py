@@ -11,8 +11,17 @@ from fractions import Fraction
 
 from spacelang.diagnostics import SpaceError, Span, error
 from spacelang.ir.build import Tensor
-from spacelang.ir.condition import compare, conjunction, disjunction, is_value, negate
-from spacelang.ir.dim import Dim, Symbol, conditional
+from spacelang.ir.condition import (
+    FALSE,
+    TRUE,
+    Condition,
+    compare,
+    conjunction,
+    disjunction,
+    is_value,
+    negate,
+)
+from spacelang.ir.dim import Dim, conditional
 from spacelang.ir.op import NeedsValue, ops
 from spacelang.ir.param import Init
 from spacelang.ir.pattern import Hop
@@ -20,18 +29,20 @@ from spacelang.syntax import tree
 from spacelang.syntax.calls import INITS
 from spacelang.syntax.frame import Frame
 from spacelang.syntax.functions import FUNCTIONS, MAX_LIST
-from spacelang.syntax.scope import Broken, Clash, Module, Scope, unknown
+from spacelang.syntax.scope import Scope, unknown
 from spacelang.syntax.values import (
-    CONDITIONS,
+    Broken,
     Candidates,
-    Closure,
+    Clash,
     Function,
+    Module,
     Numbers,
     OpName,
     Pending,
     Picked,
     Text,
     Thing,
+    Unbound,
     condition,
     kind,
     number,
@@ -39,13 +50,6 @@ from spacelang.syntax.values import (
 
 CONSTANTS: dict[str, Thing] = {"true": True, "false": False, "none": None}
 LIMIT = 1 << 63
-
-
-class Unbound:
-    """A name that has a value only in some architectures; reading it is an error."""
-
-    def __init__(self, name: str, span: Span) -> None:
-        self.name, self.span = name, span
 
 
 def evaluate(expr: tree.Expr, frame: Frame, scope: Scope) -> Thing:
@@ -144,10 +148,10 @@ def look_up(name: str, span: Span, frame: Frame, scope: Scope) -> Thing:
         )
     if isinstance(value, tree.Let):
         evaluate_let(value, frame, owner)
-        value = owner.names[name]
-    origin = getattr(owner, "frame", None)
-    if origin is not None and origin is not frame:
-        return frame.thing(origin, value)
+        return look_up(name, span, frame, scope)
+    assert not isinstance(value, tree.Let | Module), name
+    if owner.frame is not None and owner.frame is not frame:
+        return frame.thing(owner.frame, value)
     return value
 
 
@@ -182,7 +186,7 @@ def _field(expr: tree.Field, frame: Frame, scope: Scope) -> Thing:
                 found = module.scope.find(expr.name)
                 if found is None:
                     raise unknown(expr.name, expr.span, module.scope.known())
-                return found.names[expr.name]
+                return look_up(expr.name, expr.span, frame, found)
     raise SpaceError(
         error("SP208", "a path is no value", expr.span).hint("x.y names what `use x` brought")
     )
@@ -256,19 +260,20 @@ def _tensor(operator: str, left: Thing, right: Thing, expr: tree.Binary, frame: 
     if isinstance(left, Tensor):
         scalar = number(right, f"the right of {operator}", expr.right.span)
         return build.one(OPS[operator], [left], {"number": scalar}, span=expr.span)
+    assert isinstance(right, Tensor)
     scalar = number(left, f"the left of {operator}", expr.left.span)
     return build.one(
         OPS[operator], [right], {"number": scalar, "flipped": operator in "-/"}, span=expr.span
     )
 
 
-def _not(value: Thing) -> Thing:
+def _not(value: bool | Condition) -> bool | Condition:
     return not value if isinstance(value, bool) else negate(value)
 
 
 def _logic(
-    operator: str, left: Thing, expr: tree.Binary, frame: Frame, scope: Scope
-) -> Thing:
+    operator: str, left: bool | Condition, expr: tree.Binary, frame: Frame, scope: Scope
+) -> bool | Condition:
     if isinstance(left, bool) and left == (operator == "or"):
         return left
     right = condition(evaluate(expr.right, frame, scope), expr.right.span)
@@ -276,52 +281,50 @@ def _logic(
         return right
     if isinstance(right, bool):
         return left if right == (operator == "and") else right
-    return _decided(conjunction(left, right) if operator == "and" else disjunction(left, right))
+    return decided(conjunction(left, right) if operator == "and" else disjunction(left, right))
 
 
-def _decided(value: Thing) -> Thing:
-    from spacelang.ir.condition import FALSE, TRUE
-
+def decided(value: Condition) -> bool | Condition:
+    """A condition as a boolean where it is one."""
     return True if value == TRUE else False if value == FALSE else value
 
 
-def _compare(operator: str, left: Thing, right: Thing, expr: tree.Binary) -> Thing:
+def _compare(operator: str, left: Thing, right: Thing, expr: tree.Binary) -> bool | Condition:
     if isinstance(left, Dim) and isinstance(right, Dim):
-        return _decided(compare(operator, left, right))  # type: ignore[arg-type]
+        return decided(compare(operator, left, right))
     if operator not in ("==", "!="):
-        raise SpaceError(
-            error("SP209", f"{kind(left)} and {kind(right)} have no order", expr.span)
-        )
-    same: Thing
-    if isinstance(left, Text) or isinstance(right, Text):
-        text, other = (left, right) if isinstance(left, Text) else (right, left)
-        same = (
-            _decided(is_value(text.symbol, other))
-            if isinstance(other, str | bool) and other in text.symbol.values
-            else False
-        )
+        raise SpaceError(error("SP209", f"{kind(left)} and {kind(right)} have no order", expr.span))
+    if isinstance(left, Text):
+        same = _is(left, right)
+    elif isinstance(right, Text):
+        same = _is(right, left)
     else:
         same = type(left) is type(right) and not isinstance(left, Tensor) and left == right
     return same if operator == "==" else _not(same)
 
 
-def _member(left: Thing, right: Thing, expr: tree.Binary) -> Thing:
-    if isinstance(right, Numbers):
-        items = tuple(Dim.of(n) for n in listed(right, expr.right.span))
-    elif isinstance(right, Candidates):
+def _is(decision: Text, value: Thing) -> bool | Condition:
+    """Whether a decision among strings or booleans takes a value."""
+    if not isinstance(value, str | bool) or value not in decision.symbol.values:
+        return False
+    return decided(is_value(decision.symbol, value))
+
+
+def _member(left: Thing, right: Thing, expr: tree.Binary) -> bool | Condition:
+    if isinstance(right, Candidates):
         items = right.items
-    elif isinstance(right, tuple):
-        items = right
+    elif isinstance(right, tuple | Numbers):
+        items = entries(right, expr.right.span, "the right of in")
     else:
         raise SpaceError(error("SP209", f"nothing is in {kind(right)}", expr.right.span))
-    found: Thing = False
+    found: list[Condition] = []
     for item in items:
         same = _compare("==", left, item, expr)
         if same is True:
             return True
-        if same is not False:
-            found = same if found is False else disjunction(found, same)
-    return _decided(found)
+        if not isinstance(same, bool):
+            found.append(same)
+    return decided(disjunction(*found)) if found else False
 
 
 def _either(expr: tree.Either, frame: Frame, scope: Scope) -> Thing:
@@ -334,9 +337,8 @@ def _either(expr: tree.Either, frame: Frame, scope: Scope) -> Thing:
     raise split_on(truth)
 
 
-def split_on(truth: Thing) -> Exception:
+def split_on(truth: Condition) -> Exception:
     """The request to split on a decision of a condition."""
-    assert isinstance(truth, CONDITIONS)
     with_values = [s for s in truth.symbols if s.values]
     return NeedsValue(min(with_values, key=lambda s: s.name))
 
@@ -442,7 +444,11 @@ def _slice(x: Tensor, expr: tree.Item, frame: Frame, scope: Scope) -> Tensor:
             continue
         if axis >= x.type.rank:
             raise SpaceError(
-                error("SP301", f"{len(expr.indices)} indices of a tensor of {x.type.rank} axes", expr.span)
+                error(
+                    "SP301",
+                    f"{len(expr.indices)} indices of a tensor of {x.type.rank} axes",
+                    expr.span,
+                )
             )
         size = x.shape[axis]
         if isinstance(index, tree.Full):
@@ -485,14 +491,6 @@ def _choose_path(expr: tree.ChoosePath, frame: Frame, scope: Scope) -> Thing:
     from spacelang.syntax.choices import choose_path
 
     return choose_path(expr, frame, scope)
-
-
-def is_closure(value: Thing) -> bool:
-    return isinstance(value, Closure | OpName | Function)
-
-
-def text_value(symbol: Symbol) -> Text:
-    return Text(symbol)
 
 
 ROWS: dict[type, Callable[..., Thing]] = {

@@ -8,28 +8,27 @@ entries of `subnet`, `weights`, `names` and the like share a line.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
 from spacelang.diagnostics import NOWHERE, Span
 from spacelang.syntax import tree
+from spacelang.syntax.clauses import CLAUSES
 from spacelang.syntax.layout import (
     At,
     Break,
     Choice,
     Concat,
     Doc,
-    Fill,
-    Indent,
     Line,
     Noted,
     Remark,
     concat,
     render,
 )
-from spacelang.syntax.phrase import SUM, Phrases
+from spacelang.syntax.phrase import Phrases
 
 WIDTH = 120
 STEP = 2
@@ -44,7 +43,7 @@ def format(file: tree.File) -> str:
 
     A tree that was made without a text is laid out with every brace open.
     """
-    layout = _Layout(file)
+    layout = Statements(file)
     docs = [layout.statement(item, 0) for item in file.items]
     inside = (0, len(file.span.source.text)) if _real(file) else None
     lines = render(
@@ -74,7 +73,7 @@ class _Braces:
         return self.opened if self.closed is None else Choice((self.closed, self.opened))
 
 
-class _Layout(Phrases):
+class Statements(Phrases):
     """The documents of statements. Each comment is used once, by the innermost that holds it."""
 
     def __init__(self, file: tree.File) -> None:
@@ -84,7 +83,7 @@ class _Layout(Phrases):
         self.used = bytearray(len(file.comments))
 
     def statement(self, node: Any, level: int) -> Doc:
-        return ROWS[type(node)](self, node, level)
+        return CLAUSES[type(node)](self, node, level)
 
     def body(self, body: tree.Body, level: int) -> Doc:
         return self.block(body, level).doc
@@ -306,127 +305,3 @@ def _with_remarks(lines: Sequence[Line]) -> Iterator[str]:
         if any(column + 2 + len(line.remark) > WIDTH for line in block):
             column = 0
         yield from (f"{line.text.ljust(column)}  {line.remark}" for line in block)
-
-
-# Statements, a row each.
-def _space(p: _Layout, n: tree.SpaceOf, level: int) -> Doc:
-    head = concat(f"space {n.name}", *([p.params(n.params, level)] if n.params else []))
-    if n.base is not None:
-        head = Indent(Fill((head, concat("from ", p.source(n.base, level)))))
-    return concat(head, " ", p.body(n.body, level))
-
-
-def _instance(p: _Layout, n: tree.Instance, level: int) -> Doc:
-    params = [p.params(n.params, level)] if n.params else []
-    return concat(f"space {n.name}", *params, " = ", p.source(n.base, level))
-
-
-def _subnet(p: _Layout, n: tree.Subnet, level: int) -> Doc:
-    like = f" like {n.like}" if n.like else ""
-    head = concat(f"subnet {n.name} of ", p.source(n.base, level), like)
-    if not n.decisions:
-        return head
-    entries = p.entries(
-        n.decisions, lambda e: _pair(p, e.path, " = ", e.value, level), level, n, n.base
-    )
-    return concat(head, " ", entries)
-
-
-def _block(p: _Layout, n: tree.BlockOf, level: int) -> Doc:
-    head = concat(f"{n.kind} {n.name}", p.params(n.params, level))
-    if n.result is not None:
-        head = Indent(Fill((head, concat("-> ", p.type(n.result, level)))))
-    return concat(head, " ", p.body(n.body, level))
-
-
-def _input(p: _Layout, n: tree.Input, level: int) -> Doc:
-    domain = [" in ", p.expr(n.domain, level)] if n.domain is not None else []
-    return concat(f"input {n.name}: ", p.type(n.type, level), *domain)
-
-
-def _assign(p: _Layout, n: tree.Assign, level: int) -> Doc:
-    head = f"{', '.join(n.names)} = "
-    if len(n.values) == 1:
-        return concat(head, p.expr(n.values[0], level, hang=True))
-    return concat(head, p.commas(p.expr(value, level) for value in n.values))
-
-
-def _choose(p: _Layout, n: tree.Choose, level: int) -> Doc:
-    if isinstance(n.domain, tree.Draw):
-        domain = concat(p.expr(n.domain.count, level, SUM), " of ", p.expr(n.domain.source, level))
-    else:
-        domain = p.expr(n.domain, level)
-    parts = [concat("choose ", p.hop(n.target, level), " in ", domain)]
-    if n.hull is not None:
-        parts.append(concat("within ", p.expr(n.hull, level)))
-    return Indent(Fill(tuple(parts)))
-
-
-def _for(p: _Layout, n: tree.For, level: int) -> Doc:
-    head = concat(f"for {', '.join(n.names)} in ", p.expr(n.source, level))
-    return concat(head, " ", p.body(n.body, level))
-
-
-def _pair(p: _Layout, path: tree.Path, sign: str, value: tree.Expr, level: int) -> Doc:
-    return concat(p.path(path, level), sign, p.expr(value, level + 1))
-
-
-def _weights(p: _Layout, n: tree.Weights, level: int) -> Doc:
-    return concat(
-        "weights ", p.entries(n.rules, lambda e: _pair(p, e.path, ": ", e.rule, level), level, n)
-    )
-
-
-def _rewrite(p: _Layout, n: tree.Rewrite, level: int) -> Doc:
-    def step(step: tree.Step) -> Doc:
-        return concat(f"{step.name}(", p.arguments(step.arguments, level + 1), ")")
-
-    return concat("rewrite ", p.entries(n.steps, step, level, n))
-
-
-def _names(p: _Layout, n: tree.Names, level: int) -> Doc:
-    def rename(rename: tree.Rename) -> Doc:
-        both = concat(p.path(rename.own, level), ": ", p.path(rename.foreign, level))
-        if rename.layout is None:
-            return both
-        return Indent(Fill((both, concat("in ", p.expr(rename.layout, level)))))
-
-    return concat(f"names {n.dialect} ", p.entries(n.renames, rename, level, n))
-
-
-def _search(p: _Layout, n: tree.Search, level: int) -> Doc:
-    def setting(setting: tree.Setting) -> Doc:
-        return concat(f"{setting.name} = ", p.expr(setting.value, level + 1))
-
-    return concat(f"search {n.engine} ", p.entries(n.settings, setting, level, n))
-
-
-def _keyword(word: str, node: tree.Expr, p: _Layout, level: int) -> Doc:
-    return concat(f"{word} ", p.expr(node, level, hang=True))
-
-
-ROWS: Mapping[type, Callable[[_Layout, Any, int], Doc]] = {
-    tree.Use: lambda p, n, level: f"use {'.'.join(n.names)}",
-    tree.Default: lambda p, n, level: concat(
-        f"default {n.op}(", p.arguments(n.arguments, level), ")"
-    ),
-    tree.SpaceOf: _space,
-    tree.Instance: _instance,
-    tree.Subnet: _subnet,
-    tree.BlockOf: _block,
-    tree.Input: _input,
-    tree.Output: lambda p, n, level: _keyword(
-        f"output {n.name}:" if n.name else "output", n.value, p, level
-    ),
-    tree.Let: lambda p, n, level: _keyword(f"let {', '.join(n.names)} =", n.value, p, level),
-    tree.Assign: _assign,
-    tree.Choose: _choose,
-    tree.For: _for,
-    tree.When: _Layout.when,
-    tree.Return: lambda p, n, level: _keyword("return", n.value, p, level),
-    tree.Require: lambda p, n, level: _keyword("require", n.condition, p, level),
-    tree.Weights: _weights,
-    tree.Rewrite: _rewrite,
-    tree.Names: _names,
-    tree.Search: _search,
-}

@@ -14,12 +14,10 @@ from spacelang.syntax import tree
 from spacelang.syntax.calls import Arguments
 from spacelang.syntax.frame import Frame
 from spacelang.syntax.scope import Scope
-from spacelang.syntax.values import Picked, Thing, kind
+from spacelang.syntax.values import Picked, Thing, kind, tensors
 
 
-def run_region(
-    region: tree.Region, values: tuple[Thing, ...], frame: Frame, scope: Scope
-) -> Thing:
+def run_region(region: tree.Region, values: tuple[Thing, ...], frame: Frame, scope: Scope) -> Thing:
     """The value that a region returns for these values of its names."""
     from spacelang.syntax.statements import run_body
 
@@ -36,9 +34,10 @@ def run_region(
     return run_body(region.body, frame, inner, region.span)
 
 
-def _tensors(value: Thing, name: str, span: Span) -> tuple[Tensor, ...]:
-    if isinstance(value, tuple) and value and all(isinstance(v, Tensor) for v in value):
-        return value
+def _tensors(value: Thing, name: str, span: Span) -> list[Tensor]:
+    found = tensors(value)
+    if found is not None:
+        return found
     raise SpaceError(error("SP209", f"{name} reads a list of tensors, not {kind(value)}", span))
 
 
@@ -74,13 +73,14 @@ def _total(given: Arguments, frame: Frame, scope: Scope) -> Tensor:
     if isinstance(value, Picked):
         parts = picked_values(value, given, frame, scope)
     elif given.region is None:
-        parts = list(_tensors(value, "total", given.span))
+        parts = _tensors(value, "total", given.span)
     else:
         items = _tensors(value, "total", given.span)
-        parts = [
+        made = tuple(
             run_region(given.region, (item, Dim.of(i), Dim.of(i)), frame, scope)
             for i, item in enumerate(items)
-        ]
+        )
+        parts = _tensors(made, "total", given.span)
     if len(parts) == 1:
         return parts[0]
     return frame.builder.one("sum_of", parts, span=given.span)

@@ -182,7 +182,7 @@ class Frame:
         frame: Frame | None = self
         while frame is not None:
             for name, value in frame.fixed.items():
-                if name.lstrip("%") == symbol.name.lstrip("%"):
+                if name.lstrip("%.") == symbol.name.lstrip("%") and isinstance(value, str | bool):
                     return value
             frame = frame.caller
         raise KeyError(symbol.name)

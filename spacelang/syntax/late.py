@@ -7,6 +7,7 @@ each with its own rate, are one block.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import cast
 
 from spacelang.ir.op import ops
 from spacelang.syntax import tree
@@ -59,7 +60,7 @@ def _uses(
         case tree.CallOf() | tree.Labelled():
             yield from _call(node, 0, rate, scope, chain)
         case tuple():
-            for item in node:
+            for item in cast(tuple[object, ...], node):
                 yield from _uses(item, rate, scope, chain)
         case tree.Tree():
             arithmetic = isinstance(node, tree.Number | tree.Unary | tree.Binary)

@@ -5,6 +5,7 @@ Parentheses stand where the grammar needs them and nowhere else.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
@@ -26,17 +27,16 @@ BINARY: Mapping[str, tuple[int, int, int]] = {
 }
 
 
-class Phrases:
-    """Makes documents of expressions; the braces of regions are left to `body`.
+class Phrases(ABC):
+    """Makes documents of expressions; `level` is the number of bodies around them."""
 
-    `level` is the number of bodies around the text.
-    """
-
+    @abstractmethod
     def body(self, body: tree.Body, level: int) -> Doc:
-        raise NotImplementedError
+        """The braces of a region."""
 
+    @abstractmethod
     def options(self, node: tree.ChoosePath, level: int) -> Doc:
-        raise NotImplementedError
+        """The braces with alternatives."""
 
     def expr(self, node: Any, level: int, least: int = ANY, hang: bool = False) -> Doc:
         """An expression where only what binds at least as tightly as `least` may stand; `hang`

@@ -10,21 +10,18 @@ from collections.abc import Sequence
 
 from spacelang.diagnostics import SpaceError, Span, error
 from spacelang.ir.build import Level, Tensor
-from spacelang.ir.condition import chosen, disjunction
+from spacelang.ir.condition import Condition, chosen, disjunction
 from spacelang.ir.dim import Dim
 from spacelang.ir.node import Value
 from spacelang.syntax import tree
 from spacelang.syntax.calls import Arguments
 from spacelang.syntax.frame import Frame
 from spacelang.syntax.scope import Scope
-from spacelang.syntax.values import Picked, kind
+from spacelang.syntax.values import Picked
 
 
 def picked_values(picked: Picked, given: Arguments, frame: Frame, scope: Scope) -> list[Tensor]:
     """One tensor for each position of the draw; the region sees (value, index in the list, position)."""
-    for source in picked.sources:
-        if not isinstance(source, Tensor):
-            raise SpaceError(error("SP209", f"a pick of {kind(source)}", given.span))
     return [_position(picked, given, frame, scope, e) for e in range(picked.count)]
 
 
@@ -40,7 +37,9 @@ def _position(
         (group,) = groups.values()
         source = _select(picked, group, position, frame, given.span)
         return _run(given.region, source, group[0], position, frame, scope, given.span)
-    conditions, regions, results = [], [], []
+    conditions: list[Condition] = []
+    regions: list[Level] = []
+    results: list[list[Tensor]] = []
     for group in groups.values():
         truth = disjunction(*(chosen(picked.symbol, position, i) for i in group))
         build.open(truth)
@@ -91,7 +90,9 @@ def _trial(
 
 def _spelling(region: Level, source: Value) -> object:
     """The nodes of a region with ids in order and the source by its role."""
-    outside = {inner: ("source" if outer == source else outer) for outer, inner in region.imports.items()}
+    outside = {
+        inner: ("source" if outer == source else outer) for outer, inner in region.imports.items()
+    }
     order = {node.id: i for i, node in enumerate(n for n in region.nodes if n.op != "input")}
     return tuple(
         (
@@ -115,7 +116,9 @@ def _select(
     if len(group) == 1:
         return picked.sources[group[0]]
     build = frame.builder
-    conditions, regions, results = [], [], []
+    conditions: list[Condition] = []
+    regions: list[Level] = []
+    results: list[list[Tensor]] = []
     for index in group:
         truth = chosen(picked.symbol, position, index)
         build.open(truth)

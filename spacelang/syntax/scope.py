@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from spacelang.diagnostics import NOWHERE, Report, Source, SpaceError, Span, error
 from spacelang.syntax import tree
 from spacelang.syntax.parse import parse
-from spacelang.syntax.values import Closure, SpaceValue, Thing
+from spacelang.syntax.values import Clash, Closure, Entry, Module, SpaceValue
 
 if TYPE_CHECKING:
     from spacelang.syntax.frame import Frame
@@ -26,7 +26,7 @@ class Scope:
 
     def __init__(self, parent: Scope | None = None) -> None:
         self.parent = parent
-        self.names: dict[str, Thing] = {}
+        self.names: dict[str, Entry] = {}
         self.spans: dict[str, Span] = {}
         self.defaults: dict[str, tuple[tree.Argument, ...]] = {}
         self.frame: Frame | None = parent.frame if parent is not None else None
@@ -44,7 +44,7 @@ class Scope:
         outer = self.parent.default(op) if self.parent is not None else []
         return [*outer, self.defaults[op]] if op in self.defaults else outer
 
-    def bind(self, name: str, value: Thing, span: Span = NOWHERE) -> None:
+    def bind(self, name: str, value: Entry, span: Span = NOWHERE) -> None:
         self.names[name] = value
         self.spans[name] = span
 
@@ -105,7 +105,7 @@ class Library:
                     self._own(name, item, item.span, scope, owners)
 
     def _own(
-        self, name: str, value: Thing, span: Span, scope: Scope, owners: dict[str, str]
+        self, name: str, value: Entry, span: Span, scope: Scope, owners: dict[str, str]
     ) -> None:
         if owners.get(name) == "":
             raise SpaceError(
@@ -163,7 +163,9 @@ class Library:
             chain = " uses ".join(p.name for p in (*self.open[self.open.index(path) :], path)) if (
                 path in self.open
             ) else f"{len(self.open)} files deep"  # fmt: skip
-            raise SpaceError(error("SP211", "files that use each other without end", span).note(chain))
+            raise SpaceError(
+                error("SP211", "files that use each other without end", span).note(chain)
+            )
         source = read_source(path, span)
         self.bytes += len(source.text)
         if self.bytes > MAX_BYTES:
@@ -174,24 +176,6 @@ class Library:
         finally:
             self.open.pop()
         return self.files[path]
-
-
-class Clash:
-    """A name that two used files own: an error where it is read."""
-
-    def __init__(self, name: str, owners: tuple[str, str]) -> None:
-        self.name, self.owners = name, owners
-
-
-class Broken:
-    """A name whose statement failed; what reads it fails too, without a word of its own."""
-
-
-class Module:
-    """A used file under its name: `vit.mlp`."""
-
-    def __init__(self, name: str, scope: Scope) -> None:
-        self.name, self.scope = name, scope
 
 
 def shipped_folder() -> Path:

@@ -19,17 +19,20 @@ from spacelang.syntax.values import Numbers, number
 KINDS = {"entangle": ("", "flat", "centre"), "separate": ("",), "tie": (), "store": ()}
 
 
-def pattern(path: tree.Path, frame: Frame, scope: Scope) -> Pattern:
-    """A path pattern; a leading `_` followed by more is any depth, `_` alone is everything."""
+def pattern(path: tree.Path, frame: Frame, scope: Scope, binds: bool = False) -> Pattern:
+    """A path pattern; a leading `_` followed by more is any depth, `_` alone is everything.
+
+    With `binds` a name as an index is bound by what it matches, whatever it means outside.
+    """
     hops = [
-        Hop(h.name, tuple(_index(i, frame, scope) for i in h.indices)) for h in path.hops
+        Hop(h.name, tuple(_index(i, frame, scope, binds) for i in h.indices)) for h in path.hops
     ]
     anywhere = hops[0] == Hop("_")
     return Pattern(tuple(hops[1:] if anywhere else hops), anywhere)
 
 
-def _index(expr: tree.Expr, frame: Frame, scope: Scope) -> Index:
-    if isinstance(expr, tree.Name) and (expr.name == "_" or scope.find(expr.name) is None):
+def _index(expr: tree.Expr, frame: Frame, scope: Scope, binds: bool) -> Index:
+    if isinstance(expr, tree.Name) and (binds or expr.name == "_" or scope.find(expr.name) is None):
         return expr.name
     if isinstance(expr, tree.Range):
         value = evaluate(expr, frame, scope)
@@ -44,9 +47,7 @@ def _index(expr: tree.Expr, frame: Frame, scope: Scope) -> Index:
 def storage_rule(rule: tree.Rule, frame: Frame, scope: Scope) -> StorageRule:
     """`path: entangle(flat)` as a rule (SP604 for an unknown one)."""
     where, expr = pattern(rule.path, frame, scope), rule.rule
-    name, arguments = (
-        (expr.callee, expr.arguments) if isinstance(expr, tree.CallOf) else (expr, ())
-    )
+    name, arguments = (expr.callee, expr.arguments) if isinstance(expr, tree.CallOf) else (expr, ())
     if not isinstance(name, tree.Name) or name.name not in KINDS:
         raise SpaceError(
             error("SP604", f"no sharing rule is called {expr.span.text}", expr.span).note(
@@ -75,7 +76,7 @@ def storage_rule(rule: tree.Rule, frame: Frame, scope: Scope) -> StorageRule:
 
 def renames(rename: tree.Rename, frame: Frame, scope: Scope) -> Iterator[Rename]:
     """A rule of a dialect; one that looks up a list by a bound index becomes a rule per entry."""
-    own = pattern(rename.own, frame, scope)
+    own = pattern(rename.own, frame, scope, binds=True)
     layout = _layout(rename.layout, frame, scope)
     bound = [i for h in own.hops for i in h.indices if isinstance(i, str) and i != "_"]
     looked = sorted({n for h in rename.foreign.hops for i in h.indices for n in _lists(i, bound)})

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from spacelang.diagnostics import Report, SpaceError, Span, error
+from spacelang.diagnostics import SpaceError, Span, error
 from spacelang.ir.block import Block
 from spacelang.ir.build import Tensor
 from spacelang.ir.condition import Condition
@@ -24,10 +24,10 @@ from spacelang.syntax.calls import arguments
 from spacelang.syntax.choices import pend
 from spacelang.syntax.expressions import evaluate
 from spacelang.syntax.frame import Frame, Session
-from spacelang.syntax.scope import Broken, Scope, unknown
+from spacelang.syntax.scope import Scope, unknown
 from spacelang.syntax.selectors import renames, storage_rule
-from spacelang.syntax.statements import guarded, run
-from spacelang.syntax.values import SpaceValue, Thing, condition, kind, number
+from spacelang.syntax.statements import run
+from spacelang.syntax.values import Broken, SpaceValue, Thing, condition, kind, number
 
 FIGURES = ("params", "macs", "activations")
 MAX_CHAIN = 16
@@ -295,9 +295,7 @@ def _input(statement: tree.Input, frame: Frame, scope: Scope) -> None:
             raise SpaceError(error("SP302", f"a size of {size}", axis.span))
         shape.append(size)
     dtype = "f32" if statement.domain is None else "i64"
-    tensor = frame.builder.input(
-        TensorType(tuple(shape), dtype), statement.name, statement.span
-    )
+    tensor = frame.builder.input(TensorType(tuple(shape), dtype), statement.name, statement.span)
     scope.bind(statement.name, tensor, statement.span)
 
 
@@ -363,4 +361,4 @@ DERIVED = (
     tree.Default,
 )  # fmt: skip
 
-__all__ = ["Report", "elaborate", "guarded", "parameters"]
+

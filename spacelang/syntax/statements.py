@@ -6,18 +6,17 @@ results. `return` ends the block: after a `when` that returns on one side, the r
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from spacelang.diagnostics import SpaceError, Span, error
-from spacelang.ir.build import Tensor
-from spacelang.ir.condition import FALSE, TRUE, Condition, compare, conjunction, negate
+from spacelang.ir.build import Level, Tensor
+from spacelang.ir.condition import FALSE, TRUE, Condition, compare, negate
 from spacelang.ir.dim import Dim, conditional
 from spacelang.ir.prove import Proved, feasible, holds
 from spacelang.syntax import tree
 from spacelang.syntax.choices import choose, mark_presence
 from spacelang.syntax.expressions import (
-    Unbound,
     bind,
     entries,
     evaluate,
@@ -26,7 +25,17 @@ from spacelang.syntax.expressions import (
 )
 from spacelang.syntax.frame import Frame
 from spacelang.syntax.scope import Scope
-from spacelang.syntax.values import Closure, Numbers, Thing, condition, kind
+from spacelang.syntax.values import (
+    Closure,
+    Entry,
+    Numbers,
+    Thing,
+    Unbound,
+    condition,
+    flat,
+    kind,
+    shaped,
+)
 
 RESERVED = {"true", "false", "none"}
 
@@ -42,9 +51,7 @@ def run_body(body: tree.Body, frame: Frame, scope: Scope, span: Span) -> Thing:
     """Run a body that must return; its value."""
     ended = run(body.statements, frame, scope)
     if ended is None:
-        raise SpaceError(
-            error("SP208", "this body ends without `return`", span).hint("return x")
-        )
+        raise SpaceError(error("SP208", "this body ends without `return`", span).hint("return x"))
     return ended.value
 
 
@@ -174,7 +181,8 @@ def guarded(
     run(body.statements, frame, scope)
     frame.builder.close()
     changed = _changed(before, scope.names)
-    fallbacks, results = [], []
+    fallbacks: list[Tensor] = []
+    results: list[Tensor] = []
     for name in changed:
         old, new = before.get(name), scope.names[name]
         if name not in before:
@@ -198,7 +206,7 @@ def guarded(
             )
 
 
-def _changed(before: dict[str, Thing], after: dict[str, Thing]) -> list[str]:
+def _changed(before: dict[str, Entry], after: dict[str, Entry]) -> list[str]:
     """Names whose value is another one, blocks aside (they hold no tensor)."""
     return [
         n
@@ -208,7 +216,7 @@ def _changed(before: dict[str, Thing], after: dict[str, Thing]) -> list[str]:
 
 
 def _pairs(
-    name: str, old: Thing, new: Thing, truth: Condition, span: Span
+    name: str, old: Entry, new: Entry, truth: Condition, span: Span
 ) -> list[tuple[Tensor, Tensor]]:
     """Tensors of two values that take each other's place, entry by entry."""
     if isinstance(old, Tensor) and isinstance(new, Tensor):
@@ -216,7 +224,9 @@ def _pairs(
     if isinstance(old, tuple) and isinstance(new, tuple):
         if len(old) != len(new):
             raise SpaceError(
-                error("SP205", f"the list {name} leaves with {len(old)} or {len(new)} entries", span)
+                error(
+                    "SP205", f"the list {name} leaves with {len(old)} or {len(new)} entries", span
+                )
             )
         return [
             p for a, b in zip(old, new, strict=True) if a is not b for p in _pairs(name, a, b, truth, span)
@@ -279,7 +289,8 @@ def _branches(
     """Two branches by decision; names that either rebinds are joined after."""
     before = dict(scope.names)
     conditions = (truth, negate(truth))
-    regions, ends = [], []
+    regions: list[Level] = []
+    ends: list[dict[str, Entry]] = []
     for statements, here in zip((first, second), conditions, strict=True):
         scope.names = dict(before)
         regions.append(frame.builder.open(here))
@@ -289,6 +300,7 @@ def _branches(
     scope.names = dict(before)
     names = list(dict.fromkeys(n for end in ends for n in _changed(before, end)))
     joined: list[str] = []
+    pairs: list[tuple[Tensor, Tensor]] = []
     for name in names:
         a, b = ends[0].get(name), ends[1].get(name)
         if name not in ends[0] or name not in ends[1]:
@@ -297,19 +309,21 @@ def _branches(
             scope.names[name] = conditional(truth, a, b)
         elif isinstance(a, Tensor) and isinstance(b, Tensor):
             joined.append(name)
+            pairs.append((a, b))
         elif a is b:
             scope.names[name] = a
         else:
             raise split_on(truth)
-    if not second and all(n in before for n in joined):
-        results = [ends[0][n] for n in joined]
-        made = frame.builder.guard(truth, regions[0], [before[n] for n in joined], results, span)
+    fallbacks = [v for n in joined if isinstance(v := before.get(n), Tensor)]
+    if not second and len(fallbacks) == len(joined):
+        results = [a for a, _ in pairs]
+        made = frame.builder.guard(truth, regions[0], fallbacks, results, span)
     else:
-        results = [[end[n] for n in joined] for end in ends]
-        for a, b in zip(*results, strict=True):
+        for a, b in pairs:
             frame.builder.same_type(a.type, b.type, frame.builder.guards, span)
-        types = tuple(t.type for t in results[0])
-        made = frame.builder.choose(conditions, regions, results, types, span)
+        types = tuple(a.type for a, _ in pairs)
+        both = [[a for a, _ in pairs], [b for _, b in pairs]]
+        made = frame.builder.choose(conditions, regions, both, types, span)
     for name, value in zip(joined, made, strict=True):
         scope.names[name] = value
 
@@ -323,11 +337,10 @@ def _either(
     span: Span,
 ) -> Returned:
     """Two ways to the end of the body: a choose of what they return."""
-    from spacelang.syntax.blocks import _flat, _shaped
-
     before = dict(scope.names)
     conditions = (truth, negate(truth))
-    regions, values = [], []
+    regions: list[Level] = []
+    values: list[Thing] = []
     for statements, here in zip((first, second), conditions, strict=True):
         scope.names = dict(before)
         regions.append(frame.builder.open(here))
@@ -337,16 +350,16 @@ def _either(
             raise SpaceError(error("SP208", "this way through ends without `return`", span))
         values.append(ended.value)
     scope.names = before
-    flat = [_flat(v) for v in values]
-    if len(flat[0]) != len(flat[1]):
+    ends = [flat(v) for v in values]
+    if len(ends[0]) != len(ends[1]):
         raise SpaceError(error("SP205", "the two ways return lists of different lengths", span))
-    for a, b in zip(*flat, strict=True):
+    for a, b in zip(*ends, strict=True):
         frame.builder.same_type(a.type, b.type, frame.builder.guards, span)
-    made = frame.builder.choose(conditions, regions, flat, tuple(t.type for t in flat[0]), span)
-    return Returned(_shaped(values[0], iter(made)))
+    made = frame.builder.choose(conditions, regions, ends, tuple(t.type for t in ends[0]), span)
+    return Returned(shaped(values[0], iter(made)))
 
 
-ROWS = {
+ROWS: dict[type, Callable[..., None]] = {
     tree.Let: _let,
     tree.Assign: _assign,
     tree.Choose: _choose,
@@ -355,4 +368,3 @@ ROWS = {
     tree.For: _for,
 }
 
-__all__ = ["RESERVED", "Returned", "conjunction", "guarded", "run", "run_body", "settled"]

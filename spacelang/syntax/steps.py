@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, fields
 from typing import Any, get_type_hints
 
-from spacelang.diagnostics import Report, SpaceError, error
+from spacelang.diagnostics import SpaceError, error
 from spacelang.ir.graph import Graph
 from spacelang.ir.node import TensorType
-from spacelang.ir.pattern import Pattern
-from spacelang.passes.base import BlockSource, Insertion, Pass
+from spacelang.passes.base import Insertion, Pass
 from spacelang.plugins import load
 from spacelang.syntax import tree
 from spacelang.syntax.blocks import call_block
@@ -44,7 +43,11 @@ class ClosureSource:
         node = host.builder.level.nodes[-1]
         if node.call is None or len(node.types) != 1:
             raise SpaceError(
-                error("SP601", f"{self.name} cannot be inserted: it needs the value of a decision", span)
+                error(
+                    "SP601",
+                    f"{self.name} cannot be inserted: it needs the value of a decision",
+                    span,
+                )
             )
         return Insertion(node.call, node.types[0], dict(session.blocks))
 
@@ -64,7 +67,9 @@ def made(step: tree.Step, frame: Frame, scope: Scope) -> Pass:
         cls = load("spacelang.passes", step.name)
     except SpaceError as failed:
         (found,) = failed.diagnostics
-        raise SpaceError(error(found.code, found.headline, step.span).note(*found.notes)) from failed
+        raise SpaceError(
+            error(found.code, found.headline, step.span).note(*found.notes)
+        ) from failed
     options = {f.name: f for f in fields(cls)}
     hints = get_type_hints(cls)
     given: dict[str, Any] = {}
@@ -73,7 +78,9 @@ def made(step: tree.Step, frame: Frame, scope: Scope) -> Pass:
         name = argument.name
         if name is None:
             if position >= len(names):
-                raise SpaceError(error("SP204", f"{step.name} takes {len(names)} options", argument.span))
+                raise SpaceError(
+                    error("SP204", f"{step.name} takes {len(names)} options", argument.span)
+                )
             name = names[position]
         if name not in options:
             if "open" in hints:
@@ -106,7 +113,9 @@ def _value(hint: Any, expr: tree.Expr, frame: Frame, scope: Scope) -> Any:
     if "BlockSource" in str(hint):
         value = evaluate(expr, frame, scope)
         if not isinstance(value, Closure):
-            raise SpaceError(error("SP209", f"a block is wanted here, not {kind(value)}", expr.span))
+            raise SpaceError(
+                error("SP209", f"a block is wanted here, not {kind(value)}", expr.span)
+            )
         return ClosureSource(value, frame)
     return plain_setting(evaluate(expr, frame, scope), expr.span)
 
@@ -119,7 +128,9 @@ def path_of(expr: tree.Expr) -> tree.Path:
     while True:
         match here:
             case tree.Item(value, found):
-                kept = tuple(i for i in found if not isinstance(i, tree.Full | tree.Rest | tree.Leading))
+                kept = tuple(
+                    i for i in found if not isinstance(i, tree.Full | tree.Rest | tree.Leading)
+                )
                 indices, here = (*kept, *indices), value
             case tree.Field(value, name):
                 hops.append(tree.Hop(name, indices, span=here.span))
@@ -133,4 +144,4 @@ def path_of(expr: tree.Expr) -> tree.Path:
                 raise SpaceError(error("SP209", "a path is wanted here", expr.span))
 
 
-__all__ = ["BlockSource", "ClosureSource", "Mapping", "Pattern", "Report", "run_steps"]
+

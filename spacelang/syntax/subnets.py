@@ -47,8 +47,14 @@ def subnet_of(
         evaluated = arguments(source.arguments, None, frame, scope, (), source.span)
         params = [p.name for p in base.definition.params]
         if len(evaluated.positional) > len(params):
-            raise SpaceError(error("SP204", f"{source.name} takes {len(params)} arguments", source.span))
-        given = {**dict(zip(params, evaluated.positional, strict=False)), **evaluated.named, **given}
+            raise SpaceError(
+                error("SP204", f"{source.name} takes {len(params)} arguments", source.span)
+            )
+        given = {
+            **dict(zip(params, evaluated.positional, strict=False)),
+            **evaluated.named,
+            **given,
+        }
     graph = lay_out(elaborate(base, definition.name, session, given))
     return graph, take(graph, lines(space, ()), frame, scope)
 
@@ -100,7 +106,9 @@ def take(
         places = [c for c in live if where.match(c.path) is not None]
         if len(places) != len(value):
             report.add(
-                error("SP505", f"{len(value)} values for {len(places)} decisions", line.value.span).note(
+                error(
+                    "SP505", f"{len(value)} values for {len(places)} decisions", line.value.span
+                ).note(
                     f"{where} matches {', '.join(c.path for c in places[:4])}"
                     + (", .." if len(places) > 4 else "")
                 )
@@ -113,7 +121,9 @@ def take(
     missing = [c.path for c in graph.decisions.live(values) if c.path not in taken]
     if missing:
         shown = ", ".join(missing[:6]) + (", .." if len(missing) > 6 else "")
-        raise SpaceError(error("SP506", f"{len(missing)} decisions are not taken: {shown}", frame.builder.span))
+        raise SpaceError(
+            error("SP506", f"{len(missing)} decisions are not taken: {shown}", frame.builder.span)
+        )
     return values
 
 
@@ -136,7 +146,9 @@ def _set(
     try:
         found = exact(_plain(value))
     except (TypeError, ValueError):
-        report.add(error("SP501", f"{kind(value)} is no candidate of {choice.path}", line.value.span))
+        report.add(
+            error("SP501", f"{kind(value)} is no candidate of {choice.path}", line.value.span)
+        )
         return
     if not choice.admits(found):
         shown = ", ".join(str(v) for v in choice.values[:12])

@@ -1,20 +1,19 @@
 """What an expression of the language may stand for while the graph is built.
 
-Numbers are `Dim`s, symbolic or not; booleans are `bool` or, where a decision is in them, a `Condition`;
-strings, lists (tuples) and `None` are Python's own; the rest is here.
+Numbers are `Dim`s, symbolic or not; booleans are `bool` or, where a decision is in them, a
+`Condition`; strings, lists (tuples) and `None` are Python's own; the rest is here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeAlias
 
 from spacelang.diagnostics import SpaceError, Span, error
 from spacelang.ir.build import Tensor
-from spacelang.ir.condition import All, Chosen, Compare, Condition, Is, Not
-from spacelang.ir.condition import Any as AnyOf
+from spacelang.ir.condition import All, Any, Chosen, Compare, Condition, Is, Not
 from spacelang.ir.dim import Dim, Symbol
 from spacelang.ir.dim import Value as DecisionValue
 from spacelang.ir.param import Init
@@ -24,10 +23,7 @@ if TYPE_CHECKING:
     from spacelang.syntax.frame import Frame
     from spacelang.syntax.scope import Scope
 
-CONDITIONS = (Compare, Is, Chosen, Not, All, AnyOf)
-Thing = Any  # Dim | bool | Condition | str | None | tuple | Candidates | Span of numbers | Tensor | ..
-
-
+CONDITIONS = (Compare, Is, Chosen, Not, All, Any)
 @dataclass(frozen=True)
 class Candidates:
     """A set `{..}`: candidates, without order or repeats."""
@@ -94,7 +90,7 @@ class Picked:
 
     symbol: Symbol
     count: int
-    sources: tuple[Thing, ...]
+    sources: tuple[Tensor, ...]
 
 
 @dataclass(frozen=True)
@@ -112,27 +108,54 @@ class SpaceValue:
     scope: Scope
 
 
-@dataclass
-class Values:
-    """Names and their values at one place."""
+@dataclass(frozen=True)
+class Clash:
+    """A name that two used files own: an error where it is read."""
 
-    names: dict[str, Thing] = field(default_factory=dict[str, Thing])
-    spans: dict[str, Span] = field(default_factory=dict[str, Span])
+    name: str
+    owners: tuple[str, str]
 
+
+@dataclass(frozen=True, eq=False)
+class Module:
+    """A used file under its name: `vit.mlp`."""
+
+    name: str
+    scope: Scope
+
+
+class Broken:
+    """A name whose statement failed; what reads it fails too, without a word of its own."""
+
+
+@dataclass(frozen=True)
+class Unbound:
+    """A name that has a value only in some architectures; reading it is an error."""
+
+    name: str
+    span: Span
+
+
+Thing: TypeAlias = (
+    Dim | bool | Condition | str | None | tuple["Thing", ...] | Candidates | Numbers | Pending
+    | Tensor | Closure | OpName | Function | Init | Picked | Text | SpaceValue
+)  # fmt: skip
+Entry: TypeAlias = Thing | Clash | Module | Broken | Unbound | tree.Let
+"""What a scope may hold under a name: a thing, or why there is none."""
 
 KINDS: Mapping[type, str] = {
     Dim: "a number", bool: "a boolean", str: "a string", type(None): "none", tuple: "a list",
-    Candidates: "a set", Numbers: "a range", Tensor: "a tensor", Closure: "a block", OpName: "an op",
-    Function: "a function", Init: "an initialisation", Picked: "a pick", Text: "a decision",
+    Candidates: "a set", Numbers: "a range", Tensor: "a tensor", Closure: "a block",
+    OpName: "an op", Function: "a function", Init: "an initialisation", Picked: "a pick", Text: "a decision",
     Pending: "a choice", SpaceValue: "a space",
 }  # fmt: skip
 
 
-def kind(value: Thing) -> str:
+def kind(value: object) -> str:
     """What a value is, in words."""
     if isinstance(value, CONDITIONS):
         return "a condition"
-    return KINDS.get(type(value), type(value).__name__)
+    return next((word for cls, word in KINDS.items() if type(value) is cls), "nothing known")
 
 
 def number(value: Thing, what: str, span: Span) -> Dim:
@@ -160,3 +183,34 @@ def condition(value: Thing, span: Span) -> bool | Condition:
     if isinstance(value, (bool, *CONDITIONS)):
         return value
     raise SpaceError(error("SP209", f"a condition is wanted here, not {kind(value)}", span))
+
+
+def has_tensor(value: Thing) -> bool:
+    """Whether a value is a tensor or holds one."""
+    return isinstance(value, Tensor) or (
+        isinstance(value, tuple) and bool(value) and any(has_tensor(v) for v in value)
+    )
+
+
+def tensors(value: Thing) -> list[Tensor] | None:
+    """The entries of a list of tensors, None if it is anything else."""
+    if not isinstance(value, tuple) or not value:
+        return None
+    found = [v for v in value if isinstance(v, Tensor)]
+    return found if len(found) == len(value) else None
+
+
+def flat(value: Thing) -> list[Tensor]:
+    """The tensors of a value, lists opened."""
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, tuple):
+        return [tensor for item in value for tensor in flat(item)]
+    return []
+
+
+def shaped(like: Thing, tensors: Iterator[Tensor]) -> Thing:
+    """The same lists with other tensors in them."""
+    if isinstance(like, tuple):
+        return tuple(shaped(v, tensors) for v in like)
+    return next(tensors) if isinstance(like, Tensor) else like

@@ -1,0 +1,90 @@
+"""What PyTorch has no function for: the few functions and modules that lowered networks call.
+
+    by_mode = ByMode(dropout)          # a module that runs a function in its own mode
+    x = drop_path(x, mask)             # whole samples; no mask, no change
+
+They import torch alone, so that printed sources can hold them word for word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def dropout(x: Tensor, rate: float, training: bool) -> Tensor:
+    """Elements dropped at a rate, the others scaled up."""
+    return F.dropout(x, rate, training)
+
+
+def batch_norm(
+    x: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    count: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    momentum: float,
+    eps: float,
+    training: bool,
+) -> Tensor:
+    """Over axis 1 of [B, C, ..]; in training the running statistics and their count move on."""
+    if training:
+        count.add_(1)
+    return F.batch_norm(x, mean, variance, weight, bias, training, momentum, eps)
+
+
+def path_mask(rate: float, samples: int, device: torch.device) -> Tensor:
+    """A factor a sample: 0 at a rate, else what keeps the mean."""
+    return (torch.rand(samples, device=device) >= rate) / (1 - rate)
+
+
+def drop_path(x: Tensor, mask: Tensor | None) -> Tensor:
+    """Samples scaled by the factors of a mask, along axis 0."""
+    if mask is None:
+        return x
+    return x * mask.to(x.dtype).reshape([-1] + [1] * (x.dim() - 1))
+
+
+class DropPath(nn.Module):
+    """Drops whole samples at a rate while it trains."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return x
+        return drop_path(x, path_mask(self.rate, x.shape[0], x.device))
+
+    def extra_repr(self) -> str:
+        return str(self.rate)
+
+
+class ByMode(nn.Module):
+    """Runs a function with `training` last, in the module's own mode."""
+
+    def __init__(self, function: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, *arguments: Tensor | float | None) -> Tensor:
+        return self.function(*arguments, self.training)
+
+    def extra_repr(self) -> str:
+        return self.function.__name__
+
+
+class Table(nn.Module):
+    """A constant tensor that is in no state dict."""
+
+    def __init__(self, entries: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("entries", entries, persistent=False)
+
+    def forward(self) -> Tensor:
+        return self.entries

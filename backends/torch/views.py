@@ -1,0 +1,198 @@
+"""How uses read storages: what is read whole, what merges into one slice, what has to be copied.
+
+    [3, heads, 64] of [3, 4, 64]    runs: 3, heads*64 of 256     two runs: no slice of the axis
+        [heads, 64] of [4, 64]      runs: heads*64 of 256        one run: a slice, a view
+
+An axis is stored as one, its factors multiplied. An inner run that is sliced would make merging copy;
+a linear layer whose result is taken apart at once reads the outer factor entry by entry instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import prod
+
+from spacelang.diagnostics import SpaceError, error
+from spacelang.ir.block import Block
+from spacelang.ir.dim import Dim
+from spacelang.ir.graph import Graph, Instance
+from spacelang.ir.node import Node, Value
+from spacelang.ir.param import Slice, View
+from spacelang.ir.storage import largest
+
+Key = tuple[str, int, str]  # block ("" for the root), node, role
+
+
+@dataclass(frozen=True)
+class Part:
+    """What is read of a factor, or of a run of factors: `length` entries from `start`.
+
+    whole    all that is stored, by every use of the block
+    extent   how much is stored, None where that differs from use to use
+    """
+
+    start: Dim
+    length: Dim
+    step: int
+    whole: bool
+    extent: Dim | None
+
+
+Axes = tuple[tuple[Part, ...], ...]
+
+
+def part(start: Dim, length: Dim, step: int, stored: int, whole: bool) -> Part:
+    return Part(start, length, step, whole, length if whole else Dim.of(stored))
+
+
+def runs(parts: Sequence[Part]) -> tuple[Part, ...]:
+    """The parts of an axis, those merged that one slice of the stored axis reads."""
+    found: list[Part] = []
+    for part in parts:
+        if part.whole and part.extent == 1:
+            continue
+        last = found[-1] if found else None
+        if last is None or not part.whole or last.step != 1:
+            found.append(part)
+            continue
+        inner = part.length
+        extent = None if last.extent is None else last.extent * inner
+        found[-1] = Part(last.start * inner, last.length * inner, 1, last.whole, extent)
+    return tuple(found)
+
+
+def is_view(axes: Axes) -> bool:
+    """Whether slices alone read it."""
+    return all(len(runs(axis)) <= 1 for axis in axes)
+
+
+def entries(axes: Axes) -> int | None:
+    """How many entries the outermost factor has, if each is a view and all of them together none."""
+    first = axes[0]
+    if len(runs(first)) < 2 or not first[0].whole or first[0].length.constant is None:
+        return None
+    if len(runs(first[1:])) > 1 or not is_view(axes[1:]):
+        return None
+    return int(first[0].length.constant)
+
+
+def block_key(instance: Instance, graph: Graph) -> str:
+    return "" if instance.block is graph.root else instance.block.name
+
+
+def layouts(graph: Graph) -> dict[Key, Axes]:
+    """How each node of each block reads each parameter, as far as all uses of the block agree."""
+    found: dict[Key, Axes] = {}
+    for place in graph.places():
+        for role, view in place.node.params.items():
+            key = (block_key(place.instance, graph), place.node.id, role)
+            stored = graph.storages[place.instance.param(view.param)].shape
+            here = _axes(place.instance, view, stored)
+            found[key] = _both(found[key], here) if key in found else here
+    return found
+
+
+def slices(view: View) -> tuple[tuple[Slice, ...], ...]:
+    """The slices of a view; SP605 for an index table, of which none is known."""
+    for axis in view.index:
+        for part in axis:
+            if not isinstance(part, Slice):
+                raise SpaceError(error("SP605", f"no index table is called {part.table}"))
+    return tuple(tuple(p for p in axis if isinstance(p, Slice)) for axis in view.index)
+
+
+def _axes(instance: Instance, view: View, stored: Sequence[Sequence[int]]) -> Axes:
+    def read(given: Slice, extent: int) -> Part:
+        length, start = instance.absolute(given.length), instance.absolute(given.start)
+        whole = length.constant == extent and start.constant == 0 and given.step == 1
+        return part(given.start, given.length, given.step, extent, whole)
+
+    return tuple(
+        tuple(read(p, n) for p, n in zip(parts, extents, strict=True))
+        for parts, extents in zip(slices(view), stored, strict=True)
+    )
+
+
+def _both(a: Axes, b: Axes) -> Axes:
+    """What holds for two uses of a node."""
+
+    def join(p: Part, q: Part) -> Part:
+        if p.whole and q.whole:
+            return p
+        return replace(p, whole=False, extent=p.extent if p.extent == q.extent else None)
+
+    return tuple(
+        tuple(join(p, q) for p, q in zip(ps, qs, strict=True)) for ps, qs in zip(a, b, strict=True)
+    )
+
+
+def splits(graph: Graph, found: Mapping[Key, Axes]) -> dict[tuple[str, int], int]:
+    """Linear layers that are lowered to one product for each entry of their outermost factor.
+
+    Those whose weight is a view entry by entry only, and whose readers all take the entries apart.
+    """
+    split: dict[tuple[str, int], int] = {}
+    for key, block in [("", graph.root), *((b.name, b) for b in graph.blocks.values())]:
+        for level in levels(block):
+            for node in level.nodes:
+                axes = found.get((key, node.id, "weight"))
+                if node.op != "linear" or axes is None or not _taken_apart(level, node):
+                    continue
+                count = entries(axes)
+                if count is not None:
+                    split[key, node.id] = count
+    return split
+
+
+def levels(block: Block) -> Iterator[Block]:
+    """A block's body and all its regions."""
+    yield block
+    for node in block.nodes:
+        for region in node.regions:
+            yield from levels(region)
+
+
+def _taken_apart(level: Block, node: Node) -> bool:
+    """Whether the readers of a linear layer are unstacks of its outermost factor, in its stretch."""
+    value = Value(node.id)
+    readers = level.readers.get(value, ())
+    out = node.attributes["out"]
+    if not readers or value in level.outputs or not isinstance(out, tuple):
+        return False
+    rank = node.types[0].rank
+    for reader in readers:
+        axis = reader.attributes.get("axis")
+        if reader.op != "unstack" or not isinstance(axis, Dim):
+            return False
+        if int(axis.at({})) % rank != rank - len(out):
+            return False
+    ids = [n.id for n in level.nodes]
+    between = level.nodes[ids.index(node.id) : max(ids.index(r.id) for r in readers)]
+    return not any(n.call is not None or n.regions for n in between)
+
+
+@dataclass(frozen=True)
+class Copy:
+    """A slice that has to be copied at each step: the parameter, the use, the bytes of the largest."""
+
+    param: str
+    use: str
+    bytes: int
+
+
+def copies(graph: Graph) -> tuple[Copy, ...]:
+    """All slices that are no views, in the order of the network."""
+    found = layouts(graph)
+    split = splits(graph, found)
+    listed: list[Copy] = []
+    for place in graph.places():
+        name, node = block_key(place.instance, graph), place.node.id
+        for role, view in place.node.params.items():
+            axes = found[name, node, role]
+            if is_view(axes) or ((name, node) in split and entries(axes) is not None):
+                continue
+            sizes = (place.instance.absolute(p.length) for axis in view.index for p in axis)
+            numel = prod(largest(size, graph.stored) for size in sizes)
+            listed.append(Copy(place.instance.param(view.param), place.path, 4 * numel))
+    return tuple(listed)

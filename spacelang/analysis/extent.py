@@ -1,0 +1,208 @@
+"""How large a space is and how far its costs reach, in plain Python: what `info` asks.
+
+    extent(graph)  ->  Extent(size=280804921344, params=(4922536, 10517272), macs=(..), activations=(..))
+
+One elimination carries (ways, least, most of each figure) together: factors are joined by products
+and sums, and a decision is eliminated by sums, minima and maxima. `count.py` answers everything else,
+with numpy, whose import takes longer than all of this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import product
+from math import prod
+from typing import TYPE_CHECKING
+
+from spacelang.analysis.cost import FIGURES, Term
+from spacelang.diagnostics import SpaceError, error
+from spacelang.ir.condition import TRUE, Condition
+from spacelang.ir.decision import Choice
+from spacelang.ir.dim import Dim, Symbol
+from spacelang.ir.dim import Value as DecisionValue
+
+if TYPE_CHECKING:
+    from spacelang.analysis.cost import CostModel
+    from spacelang.ir.graph import Graph
+
+# Points of one table. Beyond, the caller turns to `count.py`.
+POINTS = 1 << 17
+
+Scope = tuple[str, ...]
+# Ways, then the least and the most of each figure; no entry where no architecture is.
+Entry = tuple[int, tuple[Fraction, ...], tuple[Fraction, ...]]
+Rows = dict[tuple[int, ...], Entry]
+NOTHING = (Fraction(0),) * len(FIGURES)
+
+
+class TooWide(Exception):
+    """Too many decisions hang together for tables in plain Python."""
+
+
+@dataclass(frozen=True)
+class Extent:
+    """The number of architectures, and the least and the most of each figure over them.
+
+    `limited`: the space also requires something of its figures, which is left out here.
+    """
+
+    size: int
+    limited: bool
+    params: tuple[int, int]
+    macs: tuple[int, int]
+    activations: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Factor:
+    """Entries by candidate numbers of the decisions of a scope."""
+
+    scope: Scope
+    rows: Rows
+
+
+def extent(graph: Graph, model: CostModel) -> Extent:
+    """The extent of a graph (SP502 if no architecture meets its requirements on decisions).
+
+    Raises TooWide where the decisions hang together too closely.
+    """
+    choices: Mapping[str, Choice] = graph.decisions
+    kept = [c for c in graph.require if all(s.name in choices for s in c.symbols)]
+    factors = [
+        *_liveness(choices),
+        *(_mask(condition, choices) for condition in kept),
+        *_costs(model, choices),
+    ]
+    sizes = {path: len(choice.values) for path, choice in choices.items()}
+    ways, least, most = _eliminate(factors, sizes)
+    if not ways:
+        raise SpaceError(error("SP502", "no architecture meets the requirement"))
+    ranges = [(_whole(low), _whole(high)) for low, high in zip(least, most, strict=True)]
+    return Extent(ways, len(kept) < len(graph.require), *ranges)
+
+
+def _liveness(choices: Mapping[str, Choice]) -> Iterator[Factor]:
+    """A decision that is not live takes its first candidate, so that each architecture counts once."""
+    for path, choice in choices.items():
+        if choice.live == TRUE:
+            continue
+        scope = (*sorted(s.name for s in choice.live.symbols), path)
+        rows: Rows = {}
+        for point, values in _points(scope, choices):
+            if point[-1] == 0 or choice.live.at(values):
+                rows[point] = (1, NOTHING, NOTHING)
+        yield Factor(scope, rows)
+
+
+def _mask(condition: Condition, choices: Mapping[str, Choice]) -> Factor:
+    scope = tuple(sorted(s.name for s in condition.symbols))
+    points = _points(scope, choices)
+    return Factor(scope, {p: (1, NOTHING, NOTHING) for p, v in points if condition.at(v)})
+
+
+def _costs(model: CostModel, choices: Mapping[str, Choice]) -> Iterator[Factor]:
+    """The figures as additive tables, one a scope."""
+    sums: dict[Scope, dict[tuple[int, ...], list[Fraction]]] = {}
+    for number, figure in enumerate(FIGURES):
+        for scope, term in _terms(model.terms[figure]):
+            rows = sums.setdefault(scope, {})
+            for point, values in _points(scope, choices):
+                cell = rows.setdefault(point, [Fraction(0)] * len(FIGURES))
+                if all(guard.at(values) for guard in term.guards):
+                    cell[number] += term.size.at(values)
+    for scope, rows in sums.items():
+        yield Factor(scope, {p: (1, tuple(v), tuple(v)) for p, v in rows.items()})
+
+
+def _terms(terms: Sequence[Term]) -> Iterator[tuple[Scope, Term]]:
+    """The summands of the terms, added up by the decisions that they hang on."""
+    for term in terms:
+        guards = {symbol for guard in term.guards for symbol in guard.symbols}
+        pieces: dict[Scope, Dim] = {}
+        for monomial, coefficient in term.size.terms:
+            piece = Dim(((monomial, coefficient),))
+            scope = _names({*piece.symbols, *guards})
+            pieces[scope] = pieces.get(scope, Dim.of(0)) + piece
+        for scope, size in pieces.items():
+            yield scope, Term(term.guards, size)
+
+
+def _names(symbols: set[Symbol]) -> Scope:
+    return tuple(sorted(symbol.name for symbol in symbols))
+
+
+def _points(
+    scope: Scope, choices: Mapping[str, Choice]
+) -> Iterator[tuple[tuple[int, ...], dict[str, DecisionValue]]]:
+    """Every joint value of a scope, as candidate numbers and as values."""
+    lists = [choices[path].values for path in scope]
+    if prod(map(len, lists)) > POINTS:
+        raise TooWide
+    numbers = product(*(range(len(values)) for values in lists))
+    for point, values in zip(numbers, product(*lists), strict=True):
+        yield point, dict(zip(scope, values, strict=True))
+
+
+def _eliminate(factors: Sequence[Factor], sizes: Mapping[str, int]) -> Entry:
+    """Join all factors and eliminate all decisions, the cheapest first."""
+    waiting = list(factors)
+    left = dict(sizes)
+    while left:
+        path = min(left, key=lambda p: (_cost(p, waiting, sizes), p))
+        mine = [factor for factor in waiting if path in factor.scope]
+        waiting = [factor for factor in waiting if path not in factor.scope]
+        waiting.append(_reduced(path, mine, sizes))
+        del left[path]
+    result: Entry = (1, NOTHING, NOTHING)
+    for factor in waiting:
+        found = factor.rows.get(())
+        if found is None:
+            return (0, NOTHING, NOTHING)
+        result = _joined(result, found)
+    return result
+
+
+def _cost(path: str, factors: Sequence[Factor], sizes: Mapping[str, int]) -> int:
+    scope = {name for factor in factors if path in factor.scope for name in factor.scope}
+    return prod(sizes[name] for name in scope)
+
+
+def _reduced(path: str, factors: Sequence[Factor], sizes: Mapping[str, int]) -> Factor:
+    """The factors joined, and one decision summed out of them."""
+    rest = sorted({name for factor in factors for name in factor.scope} - {path})
+    scope = (*rest, path)
+    if prod(sizes[name] for name in scope) > POINTS:
+        raise TooWide
+    places = [[scope.index(name) for name in factor.scope] for factor in factors]
+    rows: Rows = {}
+    for point in product(*(range(sizes[name]) for name in scope)):
+        entry: Entry | None = (1, NOTHING, NOTHING)
+        for factor, place in zip(factors, places, strict=True):
+            found = factor.rows.get(tuple(point[i] for i in place))
+            if found is None:
+                break
+            entry = _joined(entry, found)
+        else:
+            before = rows.get(point[:-1])
+            rows[point[:-1]] = entry if before is None else _either(before, entry)
+    return Factor(tuple(rest), rows)
+
+
+def _joined(a: Entry, b: Entry) -> Entry:
+    return (
+        a[0] * b[0],
+        tuple(map(Fraction.__add__, a[1], b[1])),
+        tuple(map(Fraction.__add__, a[2], b[2])),
+    )
+
+
+def _either(a: Entry, b: Entry) -> Entry:
+    return a[0] + b[0], tuple(map(min, a[1], b[1])), tuple(map(max, a[2], b[2]))
+
+
+def _whole(number: Fraction) -> int:
+    if number.denominator != 1:
+        raise SpaceError(error("SP602", f"a cost of {number} is not whole"))
+    return int(number)

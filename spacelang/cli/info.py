@@ -1,0 +1,264 @@
+"""What a space holds: `info`, `count`, `sample` and `cost`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+from spacelang.cli import options
+from spacelang.cli.output import both, count_of, decimal, dumps, emit, exact, pairs, say, table
+from spacelang.diagnostics import SpaceError
+from spacelang.ir.decision import plain
+
+if TYPE_CHECKING:
+    from spacelang.analysis.cost import OpCost
+    from spacelang.analysis.extent import Extent
+    from spacelang.ir.graph import Graph
+
+# Candidates of one decision that a table shows.
+SHOWN = 12
+MOST = 1_000_000  # architectures of one `sample`
+BYTES = {"f32": 4, "f64": 8, "f16": 2, "bf16": 2, "i64": 8, "i32": 4, "bool": 1}
+
+
+@click.command(short_help="Decisions, exact size, storage, and the range of costs.")
+@options.space
+@options.after
+@options.as_json
+def info(space: str, settings: Mapping[str, object], after: str, as_json: bool) -> None:
+    """Decisions, exact number of architectures, what the supernet keeps, and the range of costs.
+
+    Ranges are over all architectures; where the space requires something of params or macs itself,
+    they leave that limit out, and the size does not.
+    """
+    from spacelang.analysis.extent import extent
+    from spacelang.analysis.queries import model
+
+    graph = options.load(space, settings, after)
+    reach = extent(graph, model(graph))
+    size = graph.size() if reach.limited else reach.size
+    tied = _tied(graph)
+    if as_json:
+        emit(
+            {
+                "name": graph.name,
+                "decisions": _decisions(graph),
+                **_size(size),
+                "storage": {role: stored(graph, role) for role in ("params", "buffers")},
+                "params": dict(zip(("min", "max"), reach.params, strict=True)),
+                "macs": dict(zip(("min", "max"), reach.macs, strict=True)),
+                "activations": dict(zip(("min", "max"), reach.activations, strict=True)),
+                "require": list(map(str, graph.require)),
+                "shared": tied,
+            }
+        )
+        return
+    _print(graph, size, reach, tied)
+
+
+def _print(graph: Graph, size: object, reach: Extent, tied: Mapping[str, int]) -> None:
+    tensors = sum(s.param.role == "weight" for s in graph.storages.values())
+    say(graph.name)
+    rows = [
+        ("  architectures", _size_text(size)),
+        ("  decisions", exact(len(graph.decisions))),
+        ("  storage", f"{both(stored(graph, 'params'))} parameters in {exact(tensors)} tensors"),
+        ("  buffers", both(stored(graph, "buffers"))),
+        ("  params", _range(reach.params)),
+        ("  macs", _range(reach.macs)),
+        ("  activations", _range(reach.activations)),
+    ]
+    rows += [("  requires", str(limit)) for limit in graph.require]
+    if tied:
+        rows.append(("  shared", f"{len(tied)} tensors have several readers"))
+    pairs(rows)
+    if graph.decisions:
+        table(("decision", "kind", "candidates", "places"), grouped_decisions(graph), right="lllr")
+
+
+def _decisions(graph: Graph) -> dict[str, object]:
+    from spacelang.ir.condition import TRUE
+
+    return {
+        path: {
+            "kind": choice.kind,
+            "candidates": [plain(value) for value in choice.values],
+            **({} if choice.live == TRUE else {"when": str(choice.live)}),
+        }
+        for path, choice in graph.decisions.items()
+    }
+
+
+def grouped_decisions(graph: Graph) -> list[tuple[str, str, str, str]]:
+    """Decisions that differ in their indices alone, one row each."""
+    from spacelang.report.drawing import grouped
+    from spacelang.report.model import Decision, Value
+
+    def value(given: object) -> Value:
+        return tuple(given) if isinstance(given, list) else given  # type: ignore
+
+    listed = [
+        Decision(path, choice.kind, tuple(value(plain(v)) for v in choice.values))
+        for path, choice in graph.decisions.items()
+    ]
+    rows: list[tuple[str, str, str, str]] = []
+    for group in grouped(listed):
+        shown = ", ".join(map(str, group.candidates[:SHOWN]))
+        more = len(group.candidates) - SHOWN
+        shown += f", .. ({more} more)" if more > 0 else ""
+        rows.append((group.path, group.kind, shown, exact(group.count)))
+    return rows
+
+
+def stored(graph: Graph, role: str) -> int:
+    """Elements that the supernet keeps of a role."""
+    wanted = {"params": "weight", "buffers": "buffer"}[role]
+    return sum(s.numel for s in graph.storages.values() if s.param.role == wanted)
+
+
+def _tied(graph: Graph) -> dict[str, int]:
+    """Tensors that several uses of blocks read, with the number of those."""
+    readers: dict[str, set[str]] = {}
+    for place in graph.places():
+        for view in place.node.params.values():
+            path = place.instance.param(view.param)
+            readers.setdefault(path, set()).add(f"{place.instance.path}:{view.param}")
+    return {path: len(uses) for path, uses in readers.items() if len(uses) > 1}
+
+
+def _size(size: object) -> dict[str, object]:
+    """A number of architectures in JSON: a decimal string, or exact bounds."""
+    if isinstance(size, int):
+        return {"size": decimal(size)}
+    lower, upper = _between(size)
+    return {"size": None, "at_least": decimal(lower), "at_most": decimal(upper)}
+
+
+def _size_text(size: object) -> str:
+    if isinstance(size, int):
+        return count_of(size)
+    lower, upper = _between(size)
+    return f"between {count_of(lower)} and {count_of(upper)}"
+
+
+def _between(size: object) -> tuple[int, int]:
+    from spacelang.analysis.eliminate import Between
+
+    assert isinstance(size, Between)
+    return size.lower, size.upper
+
+
+def _range(ends: tuple[int, int]) -> str:
+    low, high = ends
+    return both(low) if low == high else f"{both(low)} to {both(high)}"
+
+
+@click.command(short_help="The exact number of architectures, also within a budget.")
+@options.space
+@options.where
+@options.after
+@options.as_json
+def count(
+    space: str, settings: Mapping[str, object], where: str, after: str, as_json: bool
+) -> None:
+    """The exact number of architectures, all or those within a budget.
+
+    Where no exact table fits into memory, exact lower and upper bounds are printed instead.
+    """
+    graph = options.load(space, settings, after)
+    size = graph.size(where=where)
+    if as_json:
+        emit({"name": graph.name, "where": where, **_size(size)})
+    else:
+        say(_size_text(size))
+
+
+@click.command(short_help="Architectures drawn exactly uniformly, one a line.")
+@options.space
+@click.option("-n", "number", type=click.IntRange(1, MOST), default=1, show_default=True,
+              help="How many, independent of each other.")  # fmt: skip
+@click.option("--seed", type=click.IntRange(0, (1 << 63) - 1), default=0, show_default=True,
+              help="Of the random numbers.")  # fmt: skip
+@options.where
+@click.option("--law", type=click.Choice(["architectures", "choices"]), default="architectures",
+              show_default=True, help="Uniform over architectures, or over each choice.")  # fmt: skip
+@options.as_json
+def sample(
+    space: str,
+    settings: Mapping[str, object],
+    number: int,
+    seed: int,
+    where: str,
+    law: str,
+    as_json: bool,
+) -> None:
+    """Draw architectures, one JSON assignment a line; with --json all in one document.
+
+    By the law `architectures` each one within the budget is equally likely; by `choices` each
+    decision is drawn uniformly from its candidates, and what misses the budget is drawn again.
+    """
+    graph = options.load(space, settings)
+    drawn: Sequence[Mapping[str, object]] = graph.sample(n=number, seed=seed, where=where, law=law)
+    if as_json:
+        found = {"name": graph.name, "law": law, "seed": seed, "where": where}
+        emit({**found, "assignments": [dict(assignment) for assignment in drawn]})
+    else:
+        for assignment in drawn:
+            print(dumps(dict(assignment)))
+
+
+@click.command(short_help="Exact params, MACs and activations of one architecture.")
+@options.space
+@options.arch
+@options.after
+@click.option("--per-op", is_flag=True, help="Also a row for each op that costs anything.")
+@options.as_json
+def cost(
+    space: str,
+    settings: Mapping[str, object],
+    arch: str | None,
+    after: str,
+    per_op: bool,
+    as_json: bool,
+) -> None:
+    """Exact parameters, multiply-accumulates and activations at batch 1.
+
+    MACs count convolutions, linear layers and matrix products of the graph as written, or as the
+    passes of --after leave it. Activations are the elements that these ops give.
+    """
+    from spacelang.analysis.queries import model
+
+    graph = options.load(space, settings, after)
+    assignment = options.read_assignment(arch) if arch is not None else {}
+    try:
+        values = graph.decisions.check(assignment)
+    except SpaceError as failed:
+        raise _with_hint(failed, arch) from None
+    found = model(graph).at(values)
+    figures = {"params": found.params, "macs": found.macs, "activations": found.activations}
+    rows: list[OpCost] = model(graph).per_op(values) if per_op else []
+    if as_json:
+        listed = [
+            {"path": r.path, "op": r.op, "params": r.params, "macs": r.macs,
+             "activations": r.activations} for r in rows
+        ]  # fmt: skip
+        emit({"name": graph.name, **figures, **({"ops": listed} if per_op else {})})
+        return
+    say(graph.name)
+    pairs([(f"  {name}", both(value)) for name, value in figures.items()])
+    if per_op:
+        table(
+            ("path", "op", "params", "macs", "activations"),
+            [(r.path, r.op, exact(r.params), exact(r.macs), exact(r.activations)) for r in rows],
+            right="llrrr",
+        )
+
+
+def _with_hint(failed: SpaceError, arch: str | None) -> SpaceError:
+    """Without an architecture the way out is to give one."""
+    if arch is not None:
+        return failed
+    hint = "say which architecture: --arch FILE (`spacelang sample SPACE -n 1 > FILE`)"
+    return SpaceError(found.hint(hint) for found in failed.diagnostics)

@@ -1,0 +1,101 @@
+"""Training a supernet one path at a time: every step a random architecture (AutoFormer's law).
+
+    for event in SinglePath(epochs=70).run(graph, trainer, seed=0): ...
+
+The plan of a step is a function of the seed and the number of the step. The law is named: "choices"
+draws every live decision uniformly, as published; "architectures" is uniform over the networks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+from spacelang.diagnostics import SpaceError, error
+from spacelang.engines.pool import Pool
+from spacelang.engines.protocol import (
+    ALL_KINDS,
+    EpochEnded,
+    Event,
+    LossTerm,
+    Stepped,
+    StepPlan,
+    Trainer,
+)
+from spacelang.engines.settings import check
+from spacelang.engines.stream import seed_of
+from spacelang.engines.variation import random
+from spacelang.ir.decision import Assignment, Kind
+from spacelang.ir.graph import Graph
+
+REDRAWS = 10_000  # by choices, until a requirement of the space is met
+
+
+@dataclass(frozen=True)
+class SinglePath:
+    """Uniform path sampling: no sandwich, no distillation, no budget while training."""
+
+    name: ClassVar[str] = "single_path"
+    kinds: ClassVar[frozenset[Kind]] = ALL_KINDS
+
+    epochs: int = 300
+    law: Literal["choices", "architectures"] = "choices"
+    smoothing: float = 0.1  # of labels
+
+    def __post_init__(self) -> None:
+        if self.epochs < 0 or not 0 <= self.smoothing < 1:
+            raise ValueError("epochs >= 0 and smoothing in 0..1 are needed")
+
+    def run(self, space: Graph, trainer: Trainer, seed: int) -> Iterator[Event]:
+        """Stepped for each step that is left, EpochEnded after the last of an epoch."""
+        check(self, space)
+        length = trainer.steps("train")
+        plans = Plans(self, space, seed, length)
+        for step in range(trainer.taken, self.epochs * length):
+            plan = plans.at(step)
+            yield Stepped(plan, trainer.step(plan))
+            if plan.batch == length - 1:
+                yield EpochEnded(plan.epoch, self.epochs)
+
+
+@dataclass
+class Plans:
+    """The plans of a run, by the number of the step; `length` is that of an epoch."""
+
+    engine: SinglePath
+    space: Graph
+    seed: int
+    length: int
+    _epoch: int = field(default=-1, init=False)
+    _drawn: tuple[Assignment, ...] = field(default=(), init=False)
+
+    def __post_init__(self) -> None:
+        self._pool = Pool(self.space) if self.space.require else None
+
+    def at(self, step: int) -> StepPlan:
+        """The plan of a step."""
+        epoch, batch = divmod(step, self.length)
+        loss = LossTerm("cross_entropy", 1.0, {"smoothing": self.engine.smoothing})
+        return StepPlan(step, epoch, batch, self._path(step, epoch, batch), losses=(loss,))
+
+    def _path(self, step: int, epoch: int, batch: int) -> Assignment:
+        if self.engine.law == "choices":
+            return self._by_choices(step)
+        if epoch != self._epoch:  # an epoch's draws are made together: a draw alone costs as much
+            seed = seed_of(self.seed, "path", epoch)
+            self._epoch, self._drawn = epoch, tuple(self.space.sample(self.length, seed))
+        return self._drawn[batch]
+
+    def _by_choices(self, step: int) -> Assignment:
+        for attempt in range(REDRAWS):
+            drawn = random(self.space.decisions, (self.seed, "path", step, attempt))
+            if self._pool is None:
+                return drawn
+            if self._pool.cost(self.space.decisions.check(drawn)) is not None:
+                return drawn
+        raise SpaceError(
+            error("SP502", f"{REDRAWS:,} draws met no network of {self.space.name}").hint(
+                "--law architectures draws within any requirement directly"
+            )
+        )
