@@ -19,7 +19,15 @@ from spacelang.diagnostics import SpaceError, error
 BUILTIN: Mapping[str, Mapping[str, str]] = {
     "spacelang.ops": {"core": "spacelang.ops.core"},
     "spacelang.passes": {
+        "bucketise": "spacelang.passes.bucketise:Bucketise",
+        "cascade": "spacelang.passes.cascade:Cascade",
         "entangle": "spacelang.passes.entangle:Entangle",
+        "inline": "spacelang.passes.inline:Inline",
+        "relax": "spacelang.passes.relax:Relax",
+        "simplify": "spacelang.passes.simplify:Simplify",
+        "insert": "spacelang.passes.insert:Insert",
+        "irpe": "spacelang.passes.irpe:Irpe",
+        "multiplex": "spacelang.passes.multiplex:Multiplex",
     },
     "spacelang.backends": {"torch": "spacelang.backends.torch.backend:TorchBackend"},
     "spacelang.lowerings": {},
@@ -32,6 +40,17 @@ BUILTIN: Mapping[str, Mapping[str, str]] = {
         "cost": "spacelang.analysis.queries:cost",
         "size": "spacelang.analysis.queries:size",
         "sample": "spacelang.analysis.queries:sample",
+        "copies": "spacelang.backends.torch.views:copies",
+    },
+    # What a backend does for a command, as BACKEND.WORK.
+    "spacelang.commands": {
+        "torch.data": "spacelang.backends.torch.data:open_data",
+        "torch.device": "spacelang.backends.torch.device:device",
+        "torch.progress": "spacelang.backends.torch.progress:progress",
+        "torch.recipe": "spacelang.backends.torch.recipe:recipe_from",
+        "torch.train": "spacelang.backends.torch.training:train",
+        "torch.trained": "spacelang.backends.torch.training:load_trained",
+        "torch.search": "spacelang.backends.torch.search:search",
     },
 }
 
@@ -62,7 +81,9 @@ def load(group: str, name: str) -> Any:
     known = table(group)
     if name not in known:
         near = get_close_matches(name, known, 1)
-        found = error("SP604", f"no {group.split('.')[-1].rstrip('s')} is called {name}")
+        kind = group.rpartition(".")[2]
+        word = {"passes": "pass", "analyses": "analysis"}.get(kind, kind.removesuffix("s"))
+        found = error("SP604", f"no {word} is called {name}")
         found = found.note(f"installed: {', '.join(sorted(known)) or 'none'}")
         raise SpaceError(found.hint(f"did you mean {near[0]}?") if near else found)
     module, _, attribute = known[name].partition(":")

@@ -1,34 +1,31 @@
 """Frames: where nodes are lowered to. One rule an op serves them all.
 
-    @lowers("layer_norm")
-    def _(emit: Emit) -> fx.Node: ...          # one fx.Node, or a tuple of one a result
-
-A frame makes fx nodes and answers what a size, a weight or a table is there: an argument of the
-function in a supernet (`lower.py`), a number or a tensor of its own in a subnet (`extract.py`).
+A frame makes fx nodes and answers what a size, a weight or a table is: an argument of the function
+in a supernet (`lower.py`), a number or a tensor of its own in a subnet (`extract.py`).
 """
 
 from __future__ import annotations
 
 import operator
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-import torch
-from torch import fx
+from torch import Tensor, fx
 
 from spacelang.backends.torch.views import Axes, Part, runs
 from spacelang.diagnostics import SpaceError, error
-from spacelang.ir.dim import Dim, Symbol
+from spacelang.ir.dim import Dim, Monomial, Symbol
 from spacelang.ir.node import Node, TensorType, Value
 
 Size = int | fx.Node
 Number = int | float | fx.Node
+ALL = slice(None)
 
 
 @dataclass(frozen=True)
 class Entries:
-    """A result that was made entry by entry of one of its axes; only `unstack` reads it."""
+    """A result made entry by entry of one of its axes; only `unstack` reads it."""
 
     parts: tuple[fx.Node, ...]
 
@@ -44,6 +41,7 @@ class Frame(ABC):
         self.values: dict[Value, Result] = {}
         self.types: dict[Value, TensorType] = {}
         self._free: dict[Symbol, fx.Node] = {}
+        self._unflattened: dict[tuple[fx.Node, int, tuple[Size, ...]], fx.Node] = {}
 
     def bind(self, node: Node, results: Sequence[Result]) -> None:
         """The results of a node of the IR."""
@@ -51,55 +49,7 @@ class Frame(ABC):
             self.values[value] = result
             self.types[value] = type
 
-    # Sizes.
-
-    def size(self, dim: Dim) -> Size:
-        """A size of the block: a number, an argument, or computed from an operand's shape."""
-        free = [symbol for symbol in dim.symbols if symbol.free]
-        if not free:
-            return self.known(dim)
-        total: Size = 0
-        for monomial, coefficient in dim.terms:
-            product: Size = self.known(
-                Dim((((tuple((a, e) for a, e in monomial if a not in free)), coefficient),))
-            )
-            for atom, exponent in monomial:
-                if isinstance(atom, Symbol) and atom in free:
-                    for _ in range(exponent):
-                        product = self.arithmetic(operator.mul, self.batch(atom), product)
-            total = self.arithmetic(operator.add, total, product)
-        return total
-
-    def arithmetic(self, function: Callable[[int, int], int], a: Size, b: Size) -> Size:
-        """A sum, product or quotient of sizes, without the steps that change nothing."""
-        if isinstance(a, int) and isinstance(b, int):
-            return function(a, b)
-        neutral = 0 if function is operator.add else 1
-        if b == neutral or (a == neutral and function is not operator.floordiv):
-            return a if b == neutral else b
-        return self.graph.call_function(function, (a, b))
-
-    def batch(self, symbol: Symbol) -> fx.Node:
-        """A free size, read off the shape of a value that has it."""
-        if symbol not in self._free:
-            self._free[symbol] = self._read_off(symbol)
-        return self._free[symbol]
-
-    def _read_off(self, symbol: Symbol) -> fx.Node:
-        wanted = Dim.of(symbol)
-        for exact in (True, False):
-            for value, type in self.types.items():
-                result = self.values[value]
-                for axis, size in enumerate(type.shape):
-                    if symbol not in size.symbols or not isinstance(result, fx.Node):
-                        continue
-                    rest = size / wanted
-                    if rest == 1 if exact else not any(s.free for s in rest.symbols):
-                        found = self.graph.call_method("size", (result, axis))
-                        whole = self.arithmetic(operator.floordiv, found, self.size(rest))
-                        assert isinstance(whole, fx.Node)
-                        return whole
-        raise SpaceError(error("SP605", f"no tensor at hand has an axis of {symbol.name}"))
+    # What a kind of frame answers.
 
     @abstractmethod
     def known(self, dim: Dim) -> Size:
@@ -109,108 +59,162 @@ class Frame(ABC):
     def number(self, dim: Dim) -> Number:
         """A number that is no size."""
 
-    # Weights.
-
     @abstractmethod
     def stored(self, node: Node, role: str) -> tuple[fx.Node, Axes]:
-        """A parameter as it is stored, and what a node reads of it."""
+        """A parameter as it is stored, and what the node reads of it."""
 
     @abstractmethod
     def extent(self, node: Node, role: str, axis: int, factor: int) -> Size:
-        """How much is stored of a factor of which uses of a block differ."""
+        """How much is stored of a factor of which uses of the block differ."""
 
     @abstractmethod
-    def split(self, node: Node) -> int | None:
-        """The number of entries that a linear layer is lowered one by one for (`views.splits`)."""
-
-    def read(self, node: Node, role: str, entry: tuple[int, int] | None = None) -> fx.Node:
-        """What a node reads of a parameter; `entry` (k, n): the k-th of n equal parts of axis 0."""
-        tensor, axes = self.stored(node, role)
-        if entry is not None:
-            axes = (_entry(axes[0], *entry), *axes[1:])
-        lists = [list(runs(axis)) for axis in axes]
-        for axis in reversed(range(len(lists))):
-            if len(lists[axis]) > 1:
-                tensor = self._unflatten(tensor, axis, node, role, axes[axis])
-        index: list[object] = []
-        merge: list[tuple[int, int]] = []
-        position = 0
-        for axis, found in enumerate(lists):
-            index += [self._slice(run) for run in found] or [slice(None)]
-            kept = len(found)
-            if entry is not None and axis == 0 and kept > 1:
-                index[0], kept = entry[0], kept - 1
-            if kept > 1:
-                merge.append((position, position + kept - 1))
-            position += max(kept, 1)
-        while index and index[-1] == slice(None):
-            index.pop()
-        if index:
-            tensor = self.graph.call_function(operator.getitem, (tensor, tuple(index)))
-        for first, last in reversed(merge):
-            tensor = self.graph.call_method("flatten", (tensor, first, last))
-        return tensor
-
-    def _slice(self, run: Part) -> slice:
-        if run.whole:
-            return slice(None)
-        start, stop = self.size(run.start), self.size(run.start + run.length * run.step)
-        if run.step != 1:
-            stop = self.size(run.start + (run.length - 1) * run.step + 1)
-        return slice(
-            None if start == 0 else start, stop, None if run.step == 1 else run.step
-        )
-
-    def _unflatten(
-        self, tensor: fx.Node, axis: int, node: Node, role: str, parts: Sequence[Part]
-    ) -> fx.Node:
-        """One axis for each run; the first extent that is not known is left to PyTorch."""
-        sizes: list[Size] = []
-        for run in runs(parts):
-            if run.extent is not None:
-                sizes.append(self.size(run.extent))
-            elif -1 not in sizes:
-                sizes.append(-1)
-            else:
-                total: Size = 1
-                for factor, part in enumerate(parts):
-                    if part.extent is None and part.start == run.start:
-                        total = self.arithmetic(operator.mul, total, self.extent(node, role, axis, factor))
-                sizes.append(total)
-        return self.graph.call_method("unflatten", (tensor, axis, tuple(sizes)))
-
-    # What depends on the mode, and constants.
+    def entries(self, node: Node) -> int | None:
+        """Into how many products a linear layer falls (`views.splits`), None for one."""
 
     @abstractmethod
-    def by_mode(self, function: Callable[..., torch.Tensor], arguments: tuple[object, ...]) -> fx.Node:
+    def table(self, node: Node) -> fx.Node:
+        """An index table."""
+
+    @abstractmethod
+    def by_mode(self, function: Callable[..., Tensor], arguments: tuple[object, ...]) -> fx.Node:
         """A call of a function whose last argument is whether the network trains."""
 
     @abstractmethod
     def drop_path(self, node: Node, x: fx.Node, rate: Dim) -> fx.Node:
         """Samples dropped in training."""
 
-    @abstractmethod
-    def table(self, node: Node) -> fx.Node:
-        """The entries of an index table."""
+    # Sizes.
+
+    def size(self, dim: Dim) -> Size:
+        """A size: known, or computed from the shape of a value where a batch axis is in it."""
+        free = {symbol for symbol in dim.symbols if symbol.free}
+        if not free:
+            return self.known(dim)
+        total: Size = 0
+        for monomial, coefficient in dim.terms:
+            rest: Monomial = tuple((a, e) for a, e in monomial if a not in free)
+            product = self.known(_closed(Dim(((rest, coefficient),))))
+            for atom, exponent in monomial:
+                if isinstance(atom, Symbol) and atom in free:
+                    for _ in range(_positive(dim, exponent)):
+                        product = self.arithmetic(operator.mul, self.batch(atom), product)
+            total = self.arithmetic(operator.add, total, product)
+        return total
+
+    def arithmetic(self, function: Callable[[int, int], int], a: Size, b: Size) -> Size:
+        """`a + b`, `a * b` or `a // b`, without the steps that change nothing."""
+        if isinstance(a, int) and isinstance(b, int):
+            return function(a, b)
+        neutral = 0 if function is operator.add else 1
+        if b == neutral:
+            return a
+        if a == neutral and function is not operator.floordiv:
+            return b
+        return self.graph.call_function(function, (a, b))
+
+    def batch(self, symbol: Symbol) -> Size:
+        """A free size, read off a value that has it as an axis, or as a factor of one."""
+        if symbol in self._free:
+            return self._free[symbol]
+        axes = [
+            (result, axis, size / Dim.of(symbol))
+            for value, result in self.values.items()
+            for axis, size in enumerate(self.types[value].shape)
+            if symbol in size.symbols and isinstance(result, fx.Node)
+        ]
+        closed = [a for a in axes if not any(s.free for s in a[2].symbols)]
+        if not closed:
+            raise SpaceError(error("SP605", f"no tensor at hand has an axis of {symbol.name}"))
+        result, axis, rest = min(closed, key=lambda a: a[2] != 1)
+        size = self.graph.call_method("size", (result, axis))
+        found = self.arithmetic(operator.floordiv, size, self.known(rest))
+        assert isinstance(found, fx.Node)
+        self._free[symbol] = found
+        return found
+
+    # Weights.
+
+    def read(self, node: Node, role: str, entry: tuple[int, int] | None = None) -> fx.Node:
+        """What a node reads of a parameter; `entry` (k, n): the k-th of n equal parts of axis 0."""
+        tensor, axes = self.stored(node, role)
+        lists = [runs(axis) for axis in axes]
+        picked = False
+        if entry is not None:
+            lists[0], picked = _entry(axes[0], *entry)
+        for axis in reversed(range(len(lists))):
+            if len(lists[axis]) > 1:
+                sizes = self._extents(node, role, axis, lists[axis])
+                tensor = self._factored(tensor, axis, sizes)
+        index: list[object] = []
+        merged: list[tuple[int, int]] = []
+        position = 0
+        for axis, found in enumerate(lists):
+            index += [self._slice(run) for run in found] or [ALL]
+            left = max(len(found), 1) - (picked and axis == 0)
+            if left > 1:
+                merged.append((position, position + left - 1))
+            position += left
+        if picked and entry is not None:
+            index[0] = entry[0]
+        while index and index[-1] == ALL:
+            index.pop()
+        if index:
+            tensor = self.graph.call_function(operator.getitem, (tensor, tuple(index)))
+        for first, last in reversed(merged):
+            tensor = self.graph.call_method("flatten", (tensor, first, last))
+        return tensor
+
+    def _factored(self, tensor: fx.Node, axis: int, sizes: tuple[Size, ...]) -> fx.Node:
+        """An axis as one for each run, once for all who read it so."""
+        key = (tensor, axis, sizes)
+        if key not in self._unflattened:
+            self._unflattened[key] = self.graph.call_method("unflatten", key)
+        return self._unflattened[key]
+
+    def _extents(self, node: Node, role: str, axis: int, found: Sequence[Part]) -> tuple[Size, ...]:
+        """The sizes of the runs of an axis; PyTorch finds the only one that is not known."""
+        unknown = [run for run in found if run.extent is None]
+        return tuple(
+            self.size(run.extent)
+            if run.extent is not None
+            else -1
+            if len(unknown) == 1
+            else self.arithmetic(
+                operator.mul, self.extent(node, role, axis, run.factor), self.size(run.scale)
+            )
+            for run in found
+        )
+
+    def _slice(self, run: Part) -> slice:
+        if run.whole:
+            return ALL
+        start = self.size(run.start)
+        first = None if start == 0 else start
+        if run.step == 1:
+            return slice(first, self.size(run.start + run.length))
+        return slice(first, self.size(run.start + (run.length - 1) * run.step + 1), run.step)
 
 
-def _entry(parts: Sequence[Part], entry: int, count: int) -> tuple[Part, ...]:
-    """The parts of an axis of which one of `count` equal entries is read."""
+def _entry(parts: Sequence[Part], entry: int, count: int) -> tuple[tuple[Part, ...], bool]:
+    """What is read of an axis of which one of `count` entries is wanted; whether an index takes it."""
     outer = parts[0]
-    if outer.whole and outer.length == count and len(parts) > 1:
-        return tuple(parts)  # taken by its index
-    if len(parts) > 1:
-        raise SpaceError(error("SP605", "the rows of weight and bias do not match"))
+    if len(parts) > 1 and outer.whole and outer.length == count:
+        return (outer, *(runs(parts[1:]) or parts[-1:])), True
+    if len(parts) > 1 or outer.step != 1:
+        raise SpaceError(
+            error("SP605", "the bias of a linear layer has other factors than its weight")
+        )
     length = outer.length / count
-    return (
-        Part(outer.start + length * entry * outer.step, length, outer.step, False, outer.extent),
-    )
+    return (Part(outer.start + length * entry, length, 1, False, outer.extent),), False
 
 
-@dataclass(frozen=True)
-class Emit:
-    """What a rule sees of one node."""
+def _positive(dim: Dim, exponent: int) -> int:
+    if exponent < 0:
+        raise SpaceError(error("SP605", f"{dim} divides by a free size"))
+    return exponent
 
-    frame: Frame
-    node: Node
-    level_types: Mapping[Value, TensorType] = field(repr=False)
+
+def _closed(dim: Dim) -> Dim:
+    if any(symbol.free for symbol in dim.symbols):
+        raise SpaceError(error("SP605", f"{dim} is no product of free sizes"))
+    return dim

@@ -1,9 +1,8 @@
 """What PyTorch has no function for: the few functions and modules that lowered networks call.
 
-    by_mode = ByMode(dropout)          # a module that runs a function in its own mode
-    x = drop_path(x, mask)             # whole samples; no mask, no change
+    y = ByMode(batch_norm)(x, mean, variance, ..)      # a function of the mode, as a module
 
-They import torch alone, so that printed sources can hold them word for word.
+They need torch alone, so that printed sources can hold them word for word.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 
 
 def dropout(x: Tensor, rate: float, training: bool) -> Tensor:
-    """Elements dropped at a rate, the others scaled up."""
+    """Elements dropped at a rate in training, the others scaled up."""
     return F.dropout(x, rate, training)
 
 
@@ -42,31 +41,22 @@ def path_mask(rate: float, samples: int, device: torch.device) -> Tensor:
     return (torch.rand(samples, device=device) >= rate) / (1 - rate)
 
 
-def drop_path(x: Tensor, mask: Tensor | None) -> Tensor:
-    """Samples scaled by the factors of a mask, along axis 0."""
+def scale_samples(x: Tensor, mask: Tensor | None) -> Tensor:
+    """Each sample, along axis 0, by its factor; without factors as it is."""
     if mask is None:
         return x
     return x * mask.to(x.dtype).reshape([-1] + [1] * (x.dim() - 1))
 
 
-class DropPath(nn.Module):
-    """Drops whole samples at a rate while it trains."""
-
-    def __init__(self, rate: float) -> None:
-        super().__init__()
-        self.rate = rate
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training:
-            return x
-        return drop_path(x, path_mask(self.rate, x.shape[0], x.device))
-
-    def extra_repr(self) -> str:
-        return str(self.rate)
+def drop_path(x: Tensor, rate: float, training: bool) -> Tensor:
+    """Whole samples dropped at a rate in training, the others scaled up."""
+    if not training or rate == 0:
+        return x
+    return scale_samples(x, path_mask(rate, x.shape[0], x.device))
 
 
 class ByMode(nn.Module):
-    """Runs a function with `training` last, in the module's own mode."""
+    """A function whose last argument is whether it trains, in the module's own mode."""
 
     def __init__(self, function: Callable[..., Tensor]) -> None:
         super().__init__()

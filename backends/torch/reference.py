@@ -23,6 +23,7 @@ from spacelang.ir.dim import Dim
 from spacelang.ir.dim import Value as DecisionValue
 from spacelang.ir.graph import Instance
 from spacelang.ir.node import Attribute, Node
+from spacelang.ops.buckets import bucket, bucket_count
 
 
 @dataclass
@@ -90,7 +91,7 @@ def _(at: At, x: Tensor) -> Tensor:
     return x
 
 
-@row("parameter")
+@row("parameter", "buffer")
 def _(at: At) -> Tensor:
     return at.params[""]
 
@@ -210,6 +211,11 @@ def _(at: At, *xs: Tensor) -> Tensor:
     for x in xs[1:]:
         total = total + x
     return total
+
+
+@row("mixture")
+def _(at: At, weights: Tensor, *xs: Tensor) -> Tensor:
+    return torch.einsum("n,n...->...", weights, torch.stack(xs))
 
 
 @row("dropout")
@@ -359,6 +365,12 @@ def _(at: At, x: Tensor, index: Tensor) -> Tensor:
     return x[..., rows, index]
 
 
+@row("bucket_sum")
+def _(at: At, x: Tensor, index: Tensor) -> Tensor:
+    columns = F.one_hot(index, at.whole("buckets")).to(x.dtype)
+    return torch.einsum("...nm,nmt->...nt", x, columns)
+
+
 def _table(at: At, entry: Callable[[int, int, int, int], int], skip_entry: int = 0) -> Tensor:
     """The square table of `entry(row i, column i, row j, column j)` over pairs of positions."""
     places = list(product(range(at.whole("h")), range(at.whole("w"))))
@@ -391,31 +403,9 @@ def _(at: At) -> Tensor:
 
 @row("bucket_index")
 def _(at: At) -> Tensor:
-    """iRPE's buckets (section 3 of the paper, gamma = 8 alpha, beta = 2 alpha)."""
-    ratio, method = at.real("ratio"), at.text("method")
-    reach = int(2 * ratio)
-    side = 2 * reach + 1
-
-    def piece(x: float) -> int:
-        if abs(x) <= ratio:
-            return round(x)
-        far = round(ratio + math.log(abs(x) / ratio) / math.log(8) * ratio)
-        return int(math.copysign(min(2 * ratio, far), x))
-
-    def entry(a: int, b: int, c: int, d: int) -> int:
-        match method:
-            case "product":
-                return (piece(a - c) + reach) * side + piece(b - d) + reach
-            case "cross_rows":
-                return piece(a - c) + reach
-            case "cross_cols":
-                return piece(b - d) + reach
-            case "euclidean":
-                return piece(round(math.hypot(a - c, b - d))) + reach
-            case _:
-                return piece((a - c) ** 2 + (b - d) ** 2) + reach
-
-    return _table(at, entry, side * side if method == "product" else side)
+    ratio, method, skip = at.real("ratio"), at.text("method"), at.whole("skip")
+    outside = bucket_count(method, ratio, skip) - 1
+    return _table(at, lambda a, b, c, d: bucket(method, a - c, b - d, ratio), outside)
 
 
 @row("shift_mask")

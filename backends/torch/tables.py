@@ -4,18 +4,18 @@
     entries = table(key)                                           # int64 [197, 197]
 
 Rows and columns are the positions of an h by w grid, row by row, after `skip` tokens of no place.
+The functions need torch alone, so that printed sources can hold them word for word.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
-
-from spacelang.diagnostics import SpaceError, error
 
 
 @dataclass(frozen=True)
@@ -26,99 +26,72 @@ class TableKey:
     options: tuple[tuple[str, float | int | str], ...]
 
 
-@dataclass(frozen=True)
-class Grid:
-    """Offsets between all positions: row and column of the first less those of the second."""
-
-    h: int
-    w: int
-    skip: int
-    rows: Tensor
-    columns: Tensor
-
-    @staticmethod
-    def of(options: Mapping[str, float | int | str]) -> Grid:
-        h, w = int(options["h"]), int(options["w"])
-        row = torch.arange(h).repeat_interleave(w)
-        column = torch.arange(w).repeat(h)
-        rows = row.unsqueeze(1) - row.unsqueeze(0)
-        columns = column.unsqueeze(1) - column.unsqueeze(0)
-        return Grid(h, w, int(options.get("skip", 0)), rows, columns)
-
-    def with_skip(self, entries: Tensor, other: int) -> Tensor:
-        """The table with rows and columns of `other` in front, for tokens of no place."""
-        return torch.nn.functional.pad(entries, (self.skip, 0, self.skip, 0), value=other)
+def offsets(h: int, w: int) -> tuple[Tensor, Tensor]:
+    """Row and column of every position, less those of every other: two of [hw, hw]."""
+    row, column = torch.arange(h).repeat_interleave(w), torch.arange(w).repeat(h)
+    return row.unsqueeze(1) - row, column.unsqueeze(1) - column
 
 
-Options = Mapping[str, float | int | str]
+def offset_index(h: int, w: int, kind: str) -> Tensor:
+    """An entry for every signed offset (Swin), or for every distance in rows and columns (LeViT)."""
+    rows, columns = offsets(h, w)
+    if kind == "absolute":
+        return rows.abs() * w + columns.abs()
+    return (rows + h - 1) * (2 * w - 1) + columns + w - 1
 
 
-def _offset_index(options: Options) -> Tensor:
-    """Swin: every signed offset an entry, row by row; `absolute` (LeViT): by distance."""
-    grid = Grid.of(options)
-    if options["kind"] == "absolute":
-        return grid.rows.abs() * grid.w + grid.columns.abs()
-    return (grid.rows + grid.h - 1) * (2 * grid.w - 1) + grid.columns + grid.w - 1
+def clipped_index(h: int, w: int, axis: int, reach: int, skip: int) -> Tensor:
+    """The offset along one axis, clipped at `reach` (AutoFormer); 0 for pairs with a skipped token."""
+    offset = offsets(w=w, h=h)[axis].neg().clamp(-reach, reach) + reach + 1
+    return F.pad(offset, (skip, 0, skip, 0))
 
 
-def _clipped_index(options: Options) -> Tensor:
-    """AutoFormer: the offset along one axis, clipped at `reach`; entry 0 is that of skipped tokens."""
-    grid, reach = Grid.of(options), int(options["reach"])
-    offset = -grid.columns if options["axis"] else -grid.rows
-    return grid.with_skip(offset.clamp(-reach, reach) + reach + 1, 0)
-
-
-def _bucket(distance: Tensor, ratio: float) -> Tensor:
-    """iRPE, equation 18: exact up to `ratio`, then logarithmic, at most 2 ratio; gamma is 8 ratio."""
+def bucket(distance: Tensor, ratio: float) -> Tensor:
+    """iRPE's bucket of a distance: itself up to `ratio`, then by logarithm, at most 2 ratio."""
     x = distance.to(torch.float64)
-    near = x.abs() <= ratio
     far = ratio + (x.abs().clamp(min=ratio) / ratio).log() / math.log(8) * ratio
-    capped = far.round().clamp(max=2 * ratio) * x.sign()
-    return torch.where(near, x.round(), capped.trunc()).to(torch.int64)
+    capped = (far.round().clamp(max=2 * ratio) * x.sign()).trunc()
+    return torch.where(x.abs() <= ratio, x.round(), capped).to(torch.int64)
 
 
-def _bucket_index(options: Options) -> Tensor:
-    """iRPE's four maps from offset to bucket; `cross` has a table for rows and one for columns."""
-    grid, ratio, method = Grid.of(options), float(options["ratio"]), options["method"]
+def bucket_index(h: int, w: int, method: str, ratio: float, skip: int) -> Tensor:
+    """iRPE's maps from offset to bucket; one more bucket for pairs with a skipped token."""
+    rows, columns = offsets(h, w)
     reach = int(2 * ratio)
-    side = 2 * reach + 1
-    squared = grid.rows**2 + grid.columns**2
-    found = {
-        "euclidean": lambda: _bucket(squared.to(torch.float64).sqrt().round(), ratio) + reach,
-        "quantised": lambda: _bucket(squared, ratio) + reach,
-        "cross_rows": lambda: _bucket(grid.rows, ratio) + reach,
-        "cross_cols": lambda: _bucket(grid.columns, ratio) + reach,
-        "product": lambda: (_bucket(grid.rows, ratio) + reach) * side
-        + _bucket(grid.columns, ratio)
-        + reach,
-    }.get(str(method))
-    if found is None:
-        raise SpaceError(error("SP605", f"bucket_index has no method {method}"))
-    return grid.with_skip(found(), side * side if method == "product" else side)
+    side, buckets = 2 * reach + 1, 2 * reach + 1
+    if method == "product":
+        buckets = side * side
+        found = (bucket(rows, ratio) + reach) * side + bucket(columns, ratio) + reach
+    else:
+        squared = rows**2 + columns**2
+        distance = {
+            "euclidean": squared.to(torch.float64).sqrt().round(),
+            "quantised": squared,
+            "cross_rows": rows,
+            "cross_cols": columns,
+        }[method]
+        found = bucket(distance, ratio) + reach
+    return F.pad(found, (skip, 0, skip, 0), value=buckets)
 
 
-def _shift_mask(options: Options) -> Tensor:
-    """Swin: -100 between positions of a window that only a cyclic shift made neighbours."""
-    h, w, window, shift = (int(options[n]) for n in ("h", "w", "window", "shift"))
-
-    def part(n: int) -> Tensor:
-        place = torch.arange(n)
-        return (place >= n - window).long() + (place >= n - shift).long()
-
-    parts = part(h).unsqueeze(1) * 3 + part(w)
-    windows = parts.reshape(h // window, window, w // window, window).transpose(1, 2)
-    flat = windows.reshape(-1, 1, window * window)
+def shift_mask(h: int, w: int, window: int, shift: int) -> Tensor:
+    """-100 between positions of a window that only a cyclic shift made neighbours (Swin)."""
+    row, column = (
+        (torch.arange(n) >= n - window).long() + (torch.arange(n) >= n - shift) for n in (h, w)
+    )
+    part = (row.unsqueeze(1) * 3 + column).reshape(h // window, window, w // window, window)
+    flat = part.transpose(1, 2).reshape(-1, 1, window * window)
     return torch.where(flat.unsqueeze(2) == flat.unsqueeze(3), 0.0, -100.0)
 
 
-TABLES: dict[str, Callable[[Options], Tensor]] = {
-    "offset_index": _offset_index,
-    "clipped_index": _clipped_index,
-    "bucket_index": _bucket_index,
-    "shift_mask": _shift_mask,
+TABLES: dict[str, Callable[..., Tensor]] = {
+    "offset_index": offset_index,
+    "clipped_index": clipped_index,
+    "bucket_index": bucket_index,
+    "shift_mask": shift_mask,
 }
 
 
 def table(key: TableKey) -> Tensor:
     """The entries of a table."""
-    return TABLES[key.op](dict(key.options))
+    return TABLES[key.op](**dict(key.options))

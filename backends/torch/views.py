@@ -21,15 +21,17 @@ from spacelang.ir.node import Node, Value
 from spacelang.ir.param import Slice, View
 from spacelang.ir.storage import largest
 
+ONE = Dim.of(1)
 Key = tuple[str, int, str]  # block ("" for the root), node, role
 
 
 @dataclass(frozen=True)
 class Part:
-    """What is read of a factor, or of a run of factors: `length` entries from `start`.
+    """What is read of a factor, or of a run of factors from `factor` on: `length` entries from `start`.
 
     whole    all that is stored, by every use of the block
     extent   how much is stored, None where that differs from use to use
+    scale    the inner factors of a run: `start`, `length` and `extent` are multiples of it
     """
 
     start: Dim
@@ -37,13 +39,11 @@ class Part:
     step: int
     whole: bool
     extent: Dim | None
+    factor: int = 0
+    scale: Dim = ONE
 
 
 Axes = tuple[tuple[Part, ...], ...]
-
-
-def part(start: Dim, length: Dim, step: int, stored: int, whole: bool) -> Part:
-    return Part(start, length, step, whole, length if whole else Dim.of(stored))
 
 
 def runs(parts: Sequence[Part]) -> tuple[Part, ...]:
@@ -57,8 +57,13 @@ def runs(parts: Sequence[Part]) -> tuple[Part, ...]:
             found.append(part)
             continue
         inner = part.length
-        extent = None if last.extent is None else last.extent * inner
-        found[-1] = Part(last.start * inner, last.length * inner, 1, last.whole, extent)
+        found[-1] = replace(
+            last,
+            start=last.start * inner,
+            length=last.length * inner,
+            extent=None if last.extent is None else last.extent * inner,
+            scale=last.scale * inner,
+        )
     return tuple(found)
 
 
@@ -103,13 +108,14 @@ def slices(view: View) -> tuple[tuple[Slice, ...], ...]:
 
 
 def _axes(instance: Instance, view: View, stored: Sequence[Sequence[int]]) -> Axes:
-    def read(given: Slice, extent: int) -> Part:
+    def read(given: Slice, stored: int, factor: int) -> Part:
         length, start = instance.absolute(given.length), instance.absolute(given.start)
-        whole = length.constant == extent and start.constant == 0 and given.step == 1
-        return part(given.start, given.length, given.step, extent, whole)
+        whole = length.constant == stored and start.constant == 0 and given.step == 1
+        extent = given.length if whole else Dim.of(stored)
+        return Part(given.start, given.length, given.step, whole, extent, factor)
 
     return tuple(
-        tuple(read(p, n) for p, n in zip(parts, extents, strict=True))
+        tuple(read(p, n, f) for f, (p, n) in enumerate(zip(parts, extents, strict=True)))
         for parts, extents in zip(slices(view), stored, strict=True)
     )
 

@@ -17,7 +17,14 @@ import numpy as np
 
 from spacelang.analysis.cost import FIGURES, CostModel, Term
 from spacelang.analysis.eliminate import Between, Elimination, Exact
-from spacelang.analysis.problem import EmptyBand, Mask, Problem, Table
+from spacelang.analysis.problem import (
+    BandTooNarrow,
+    EmptyBand,
+    Mask,
+    Problem,
+    Table,
+    TooEntangled,
+)
 from spacelang.analysis.where import Where, of_conditions
 from spacelang.diagnostics import SpaceError, error
 from spacelang.ir.condition import TRUE, Condition
@@ -31,6 +38,7 @@ if TYPE_CHECKING:
     from spacelang.ir.graph import Graph
 
 MAX_POINTS = 1 << 20
+CHUNK = 1 << 14  # rows costed at once: what stays in cache
 Law = Literal["architectures", "choices"]
 
 
@@ -52,7 +60,10 @@ class Counter:
         wanted = self.required.both(where or Where())
         elimination = self._elimination(wanted.conditions)
         low, high = _bounds(wanted)
-        counted = elimination.count(low, high)
+        try:
+            counted = elimination.count(low, high)
+        except TooEntangled as failed:
+            raise _beyond(failed) from failed
         return counted.value if isinstance(counted, Exact) else counted
 
     def extremes(self, figure: str) -> tuple[int, int]:
@@ -94,6 +105,23 @@ class Counter:
             return self._elimination(wanted.conditions).sample(n, rng, low, high)
         except EmptyBand as failed:
             raise self.empty(wanted) from failed
+        except (TooEntangled, BandTooNarrow) as failed:
+            raise _beyond(failed) from failed
+
+    def costs(self, indices: NDArray[np.int64]) -> Mapping[str, NDArray[np.int64]]:
+        """The figures of many architectures at once, given as `draw_indices` gives them."""
+        total = np.zeros((len(FIGURES), len(indices)), np.int64)
+        for start in range(0, len(indices), CHUNK):
+            columns = np.ascontiguousarray(indices[start : start + CHUNK].T)
+            part = total[:, start : start + CHUNK]
+            for table in self._tables:
+                row = np.zeros(columns.shape[1], np.int64)
+                for path, count in zip(table.scope, self._shape(table.scope), strict=True):
+                    row = row * count + columns[self._order[path]]
+                for figure, values in enumerate(table.figures):
+                    if values.any():
+                        part[figure] += values.ravel()[row]
+        return dict(zip(FIGURES, total, strict=True))
 
     def _by_choices(self, rng: np.random.Generator, where: Where | None) -> Assignment:
         decisions = self.graph.decisions
@@ -230,6 +258,15 @@ class Counter:
         lists = [self.choices[p].values for p in names]
         flat = [condition.at(dict(zip(names, point, strict=True))) for point in product(*lists)]
         return names, np.array(flat, bool).reshape(shape)
+
+
+def _beyond(failed: Exception) -> SpaceError:
+    """SP507 for a question whose exact tables do not fit into memory."""
+    return SpaceError(
+        error("SP507", "this budget cannot be answered exactly").note(str(failed)).hint(
+            "bound one figure only, or widen the band"
+        )
+    )
 
 
 def _exact(term: Term, values: Mapping[str, DecisionValue]) -> int | Fraction | float:

@@ -19,10 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spacelang.analysis.factor import SAFE, spread
+from spacelang.analysis.limit import Limit, TooLarge
 from spacelang.analysis.problem import Integers
 
 Indices = NDArray[np.int64]
-# For a slot, codes (distinct) and counts; for some points, the slots, their runs, the codes a point.
+# Codes (distinct) and counts of a slot; and for some points their slots, and the codes each has.
 Run = Callable[[int], tuple[Indices, Integers]]
 Runs = Callable[[slice], tuple[int, Run, Indices]]
 
@@ -37,27 +38,6 @@ WIDE = 8
 BLOCK = 1 << 21
 # Products merged by one sort.
 SORTED = 1 << 22
-
-
-class TooLarge(Exception):
-    """An exact table would pass the limit; the caller falls back to coarser ones."""
-
-
-@dataclass(slots=True)
-class Limit:
-    """How many entries one table may have; a fold may add up eight times as many products.
-
-    `used` is the smallest limit that would have let everything pass so far.
-    """
-
-    entries: int
-    used: int = 0
-
-    def check(self, entries: int, products: int = 0) -> None:
-        """Raise TooLarge if a table or the work to make it passes the limit."""
-        self.used = max(self.used, entries, -(-products // 8))
-        if self.used > self.entries:
-            raise TooLarge
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,6 +128,10 @@ class Rows:
         return rest, shape, rows.reshape(-1, self.shape[axis])
 
 
+# Counts whose sum is below it are int64.
+NARROW = SAFE
+NONE = np.zeros(0, np.int64)
+# One way to cost nothing.
 UNIT = Rows((), (), np.array([0, 1]), np.zeros(1, np.int64), np.ones(1, np.int64), 1, 0)
 
 
@@ -166,10 +150,12 @@ def ranges(start: Indices, length: Indices) -> Indices:
 
 
 def single(scope: tuple[str, ...], keys: Indices, allowed: NDArray[np.bool_]) -> Rows:
-    """Rows of one entry, or none where not allowed."""
+    """Rows of one entry, or none where not allowed. Raises TooLarge where codes would overflow."""
     held = allowed.reshape(-1)
     start = np.concatenate([[0], np.cumsum(held)])
     kept = keys.reshape(-1)[held]
+    if kept.size and (int(kept.max()) + 1) * (held.size + 1) >= SAFE:
+        raise TooLarge
     return Rows(scope, allowed.shape, start, kept, np.ones(len(kept), np.int64), len(kept), 0)
 
 
@@ -179,14 +165,14 @@ def fold(a: Rows, b: Rows, limit: Limit) -> Rows:
     sizes = dict(zip(a.scope + b.scope, a.shape + b.shape, strict=True))
     shape = tuple(sizes[variable] for variable in scope)
     limit.check(prod(shape))
-    if (a.span + b.span) * prod(shape) >= SAFE:
+    if (a.span + b.span) * (prod(shape) + 1) >= SAFE:
         raise TooLarge
     left, right = a.rows_of(scope, shape), b.rows_of(scope, shape)
     if int(a.lengths[left].max()) < int(b.lengths[right].max()):
         a, b, left, right = b, a, right, left  # scan the shorter rows
     products = a.lengths[left] * b.lengths[right]
     mass = _product_mass(a, b, left, right)
-    wide = mass >= SAFE or a.counts.dtype == object or b.counts.dtype == object
+    wide = mass >= NARROW or a.counts.dtype == object or b.counts.dtype == object
     counts_a, counts_b = (r.counts.astype(object) if wide else r.counts for r in (a, b))
     limit.check(0, int(products.sum()) * (WIDE if wide else 1))
     step = gcd(a.step, b.step)
@@ -214,7 +200,7 @@ def fold(a: Rows, b: Rows, limit: Limit) -> Rows:
         return int(b.lengths[other].max()), run, size
 
     low = a.low[left] + b.low[right]
-    empty = Rows(scope, shape, np.zeros(0, np.int64), np.zeros(0, np.int64), counts_a[:0], mass, step)
+    empty = Rows(scope, shape, NONE, NONE, counts_a[:0], mass, step)
     return _gather(empty, low, products, a.lengths[left], runs, limit)
 
 
@@ -244,9 +230,7 @@ def sum_out(rows: Rows, variable: str, limit: Limit) -> Rows:
 
         return members.shape[1], run, size
 
-    empty = Rows(
-        scope, shape, np.zeros(0, np.int64), np.zeros(0, np.int64), rows.counts[:0], rows.mass, step
-    )
+    empty = Rows(scope, shape, NONE, NONE, rows.counts[:0], rows.mass, step)
     return _gather(empty, low, total, total, runs, limit)
 
 
@@ -276,7 +260,7 @@ def _gather(
         empty,
         start=before(np.concatenate(lengths)),
         keys=np.concatenate(keys),
-        counts=merged if empty.mass >= SAFE else merged.astype(np.int64),
+        counts=merged if empty.mass >= NARROW else merged.astype(np.int64),
     )
 
 
@@ -294,9 +278,7 @@ def _merged(
     return _sorted_runs(run, 0, number, products)
 
 
-def _sorted_runs(
-    run: Run, first: int, last: int, products: int
-) -> tuple[Indices, Integers]:
+def _sorted_runs(run: Run, first: int, last: int, products: int) -> tuple[Indices, Integers]:
     middle = (first + last) // 2
     if products > SORTED and last - first > 1:
         parts = [
@@ -309,6 +291,8 @@ def _sorted_runs(
             return parts[0]
     codes = np.concatenate([part[0] for part in parts])
     counts = np.concatenate([part[1] for part in parts])
+    if not len(codes):
+        return codes, counts
     order = np.argsort(codes, kind="stable" if len(parts) == 2 else None)
     codes = codes[order]
     edges = np.flatnonzero(np.concatenate([[True], codes[1:] != codes[:-1]]))
@@ -342,5 +326,3 @@ def _product_mass(a: Rows, b: Rows, left: Indices, right: Indices) -> int:
 def row_mass(rows: Rows) -> Integers:
     """The sum of the counts of each row."""
     return np.diff(rows.prefix[rows.start])
-
-

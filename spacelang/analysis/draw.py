@@ -119,9 +119,7 @@ def _sums(
     return alternatives
 
 
-def _bag_value(
-    rng: np.random.Generator, bag: Bag, entries: Indices
-) -> tuple[Indices, Indices]:
+def _bag_value(rng: np.random.Generator, bag: Bag, entries: Indices) -> tuple[Indices, Indices]:
     """The value of a bag's variable in each draw, and the entry of its chain's last table."""
     source, target = bag.chain.rows, bag.rows
     _, _, members = source.without(bag.variable)

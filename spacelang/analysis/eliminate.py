@@ -20,9 +20,11 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from spacelang.analysis.distribution import Indices, Limit, TooLarge
+from spacelang.analysis.distribution import Indices
 from spacelang.analysis.factor import extreme, simplify
 from spacelang.analysis.halves import Pairs
+from spacelang.analysis.limit import Limit, TooLarge
+from spacelang.analysis.plan import Plan, Proposal
 from spacelang.analysis.problem import (
     BandTooNarrow,
     CountingError,
@@ -33,8 +35,8 @@ from spacelang.analysis.problem import (
     TooEntangled,
 )
 from spacelang.analysis.region import Band
-from spacelang.analysis.scale import Scaled, join, scale
-from spacelang.analysis.tree import Root, build
+from spacelang.analysis.scale import JOINED, join, scale
+from spacelang.analysis.tree import build
 
 __all__ = [
     "BandTooNarrow",
@@ -51,18 +53,19 @@ __all__ = [
 
 # Entries of one exact table: some gigabytes and a minute at the worst.
 ENTRIES = 1 << 24
-# Beyond so many, a sample tries bins first, which are set up sooner.
+# Beyond so many, a sample tries a table of one figure first, which is set up sooner.
 QUICK = 1 << 20
 # Entries of one table of rounded costs.
 COARSE = 1 << 23
-# Keys a figure where costs are rounded: for bounds and first draws, and finer ones for draws.
-BINS = 1 << 11
-FINER = (1 << 14, 1 << 17)
+# Keys of a single figure where costs are rounded, an eighth as many for each further one; and
+# how many times finer they may become for draws.
+BINS = 1 << 14
+FINER = (8, 64)
 # A proposal that keeps fewer than one in KEPT of PROBE draws gives way to the next.
 PROBE = 1 << 12
 KEPT = 64
 # Draws of the last proposal without success, all told.
-PATIENCE = 1 << 20
+PATIENCE = 1 << 18
 # Draws made at once.
 BATCH = 1 << 16
 # Bands whose weights are kept.
@@ -84,45 +87,6 @@ class Between:
 
     lower: int
     upper: int
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Plan:
-    """An elimination for some figures; `used` is the least limit that lets it be made.
-
-    `free` are the variables that nothing depends on, with `multiple` joint values.
-    """
-
-    figures: tuple[int, ...]
-    scaled: Scaled
-    root: Root
-    used: int
-    free: tuple[str, ...]
-    multiple: int
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Proposal:
-    """The assignments of a band, or of a little more where costs were rounded."""
-
-    problem: Problem
-    plan: Plan
-    limit: Limit
-    pairs: Pairs | None
-
-    @property
-    def number(self) -> int:
-        """How many they are."""
-        return self.pairs.total * self.plan.multiple if self.pairs else 0
-
-    def draw(self, number: int, rng: np.random.Generator) -> Indices:
-        """Value indices [number, variables], in the order of the domains; there must be some."""
-        if self.pairs is None:
-            raise EmptyBand("no admissible assignment lies within the band")
-        values = self.pairs.draw(rng, number)
-        for variable in self.plan.free:
-            values[variable] = rng.integers(0, self.problem.domains[variable], number)
-        return np.stack([values[variable] for variable in self.problem.domains], axis=1)
 
 
 class Elimination:
@@ -162,7 +126,7 @@ class Elimination:
             return Exact(0)
         if not figures:
             return Exact(self.size)
-        for entries, bins, fewest in ((self.entries, None, 0), (COARSE, BINS, 1)):
+        for entries, bins, fewest in ((self.entries, None, 0), (COARSE, _bins(figures), 1)):
             made = self._attempt(figures, lower, upper, entries, bins, fewest)
             if made is None:
                 continue
@@ -187,7 +151,8 @@ class Elimination:
         hardly any draw from rounded ones lies in the band.
         """
         nothing = (None,) * self.problem.figures
-        lower, upper = lower or nothing, upper or nothing
+        lower = nothing if lower is None else lower
+        upper = nothing if upper is None else upper
         figures = self._asked(lower, upper)
         if figures is None:
             raise EmptyBand("no admissible assignment lies within the band")
@@ -209,7 +174,9 @@ class Elimination:
                 if finer:
                     proposal, tried, found = finer, 0, 0
                 elif tried > PATIENCE * (found + 1):
-                    raise BandTooNarrow("exact tables do not fit, and hardly a draw is in the band")
+                    raise BandTooNarrow(
+                        f"exact tables do not fit, and of {tried} draws {found} are in the band"
+                    )
         return np.concatenate(kept)
 
     def _proposals(
@@ -222,14 +189,16 @@ class Elimination:
         singles = [self._attempt((figure,), lower, upper, self.entries) for figure in figures]
         made = [self._some(single) for single in singles if single]
         yield from sorted(made, key=lambda single: single.number)
-        for entries, bins, fewest in (
-            (COARSE, BINS, 1),
-            (self.entries, None, 0),
-            *((self.entries, finer, finer) for finer in FINER),
+        first = _bins(figures)
+        for some, entries, bins, fewest in (
+            (figures, COARSE, first, 1),
+            (figures, self.entries, None, 0),
+            *((figures, self.entries, first * finer, first * finer) for finer in FINER),
+            ((), self.entries, None, 0),
         ):
-            finer = self._attempt(figures, lower, upper, entries, bins, fewest)
-            if finer:
-                yield self._some(finer)
+            wider = self._attempt(some, lower, upper, entries, bins, fewest)
+            if wider:
+                yield self._some(wider)
 
     def _attempt(
         self,
@@ -298,7 +267,9 @@ class Elimination:
         factors = simplify(self.problem, figures)
         bound = {variable for factor in factors for variable in factor.scope}
         free = tuple(variable for variable in domains if variable not in bound)
-        scaled = scale(factors if bins is None else join(factors, domains), len(figures), bins)
+        if bins is not None:
+            factors = join(factors, domains, min(JOINED, limit.entries))
+        scaled = scale(factors, len(figures), bins)
         root = build(scaled.rows, domains, limit)
         return Plan(figures, scaled, root, limit.used, free, self.problem.points(free))
 
@@ -342,3 +313,7 @@ class Elimination:
         if not proposal.number:
             raise EmptyBand("no admissible assignment lies within the band")
         return proposal
+
+
+def _bins(figures: tuple[int, ...]) -> int:
+    return BINS >> 3 * max(len(figures) - 1, 0)

@@ -1,10 +1,11 @@
 """How large a space is and how far its costs reach, in plain Python: what `info` asks.
 
-    extent(graph)  ->  Extent(size=280804921344, params=(4922536, 10517272), macs=(..), activations=(..))
+    extent(graph)  ->  Extent(size=280804921344, params=(4922536, 10517272), macs=(..), ..)
 
 One elimination carries (ways, least, most of each figure) together: factors are joined by products
-and sums, and a decision is eliminated by sums, minima and maxima. `count.py` answers everything else,
-with numpy, whose import takes longer than all of this.
+and sums, and a decision is eliminated by sums, minima and maxima. `count.py` answers everything
+else, with numpy, whose import takes longer than all of this; where a space requires something of
+its figures, or its decisions hang together too closely, it answers here too.
 """
 
 from __future__ import annotations
@@ -25,9 +26,10 @@ from spacelang.ir.dim import Value as DecisionValue
 
 if TYPE_CHECKING:
     from spacelang.analysis.cost import CostModel
+    from spacelang.analysis.eliminate import Between
     from spacelang.ir.graph import Graph
 
-# Points of one table. Beyond, the caller turns to `count.py`.
+# Points of one table. Beyond, `count.py` does the work.
 POINTS = 1 << 17
 
 Scope = tuple[str, ...]
@@ -45,11 +47,10 @@ class TooWide(Exception):
 class Extent:
     """The number of architectures, and the least and the most of each figure over them.
 
-    `limited`: the space also requires something of its figures, which is left out here.
+    What the space requires of figures counts for the size, and not for the ranges.
     """
 
-    size: int
-    limited: bool
+    size: int | Between
     params: tuple[int, int]
     macs: tuple[int, int]
     activations: tuple[int, int]
@@ -63,28 +64,35 @@ class Factor:
     rows: Rows
 
 
-def extent(graph: Graph, model: CostModel) -> Extent:
-    """The extent of a graph (SP502 if no architecture meets its requirements on decisions).
+def extent(graph: Graph) -> Extent:
+    """The extent of a graph (SP502 if no architecture meets its requirements on decisions)."""
+    from spacelang.analysis.queries import counter, model
 
-    Raises TooWide where the decisions hang together too closely.
-    """
     choices: Mapping[str, Choice] = graph.decisions
     kept = [c for c in graph.require if all(s.name in choices for s in c.symbols)]
-    factors = [
-        *_liveness(choices),
-        *(_mask(condition, choices) for condition in kept),
-        *_costs(model, choices),
-    ]
-    sizes = {path: len(choice.values) for path, choice in choices.items()}
-    ways, least, most = _eliminate(factors, sizes)
+    try:
+        ways, least, most = _plain(model(graph), choices, kept)
+    except TooWide:
+        counted = counter(graph)
+        return Extent(counted.size(), *(counted.extremes(figure) for figure in FIGURES))
     if not ways:
         raise SpaceError(error("SP502", "no architecture meets the requirement"))
     ranges = [(_whole(low), _whole(high)) for low, high in zip(least, most, strict=True)]
-    return Extent(ways, len(kept) < len(graph.require), *ranges)
+    limited = len(kept) < len(graph.require)
+    return Extent(counter(graph).size() if limited else ways, *ranges)
+
+
+def _plain(model: CostModel, choices: Mapping[str, Choice], require: Sequence[Condition]) -> Entry:
+    factors = [
+        *_liveness(choices),
+        *(_mask(condition, choices) for condition in require),
+        *_costs(model, choices),
+    ]
+    return _eliminate(factors, {path: len(choice.values) for path, choice in choices.items()})
 
 
 def _liveness(choices: Mapping[str, Choice]) -> Iterator[Factor]:
-    """A decision that is not live takes its first candidate, so that each architecture counts once."""
+    """A decision that is not live takes its first candidate: each architecture counts once."""
     for path, choice in choices.items():
         if choice.live == TRUE:
             continue
@@ -111,7 +119,7 @@ def _costs(model: CostModel, choices: Mapping[str, Choice]) -> Iterator[Factor]:
             for point, values in _points(scope, choices):
                 cell = rows.setdefault(point, [Fraction(0)] * len(FIGURES))
                 if all(guard.at(values) for guard in term.guards):
-                    cell[number] += term.size.at(values)
+                    cell[number] += Fraction(term.size.at(values))
     for scope, rows in sums.items():
         yield Factor(scope, {p: (1, tuple(v), tuple(v)) for p, v in rows.items()})
 

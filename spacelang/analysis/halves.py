@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from spacelang.analysis.distribution import Indices, Limit, Rows, before, ranges
+from spacelang.analysis.distribution import NARROW, Indices, Rows, before, ranges
 from spacelang.analysis.draw import below, unfold, walk
 from spacelang.analysis.factor import SAFE
+from spacelang.analysis.limit import Limit
 from spacelang.analysis.problem import Integers
 from spacelang.analysis.region import Band, Region
 from spacelang.analysis.tree import Node, Root
@@ -31,32 +32,30 @@ class Pairs:
     def __init__(self, root: Root, band: Band, limit: Limit) -> None:
         self._root = root
         points = np.flatnonzero(root.ways > 0)
-        rows = [half.rows.rows_of(root.scope, root.shape) for half in root.halves]
-        loads = [
-            _search_time(own.rows, other.rows, mine[points], theirs[points], len(band.lower))
-            for own, other, mine, theirs in (
-                (*root.halves, *rows),
-                (*reversed(root.halves), *reversed(rows)),
-            )
+        tables = [half.rows for half in root.halves]
+        rows = [table.rows_of(root.scope, root.shape) for table in tables]
+        times = [
+            _search_time(tables[k], tables[1 - k], rows[k][points], rows[1 - k][points], band)
+            for k in (0, 1)
         ]
-        self._first = int(loads[1] < loads[0])
-        given = root.halves[self._first].rows
+        self._first = int(times[1] < times[0])
+        given = tables[self._first]
         own, other = rows[self._first][points], rows[1 - self._first]
         limit.check(int(given.lengths[own].sum()))
         self.used = limit.used
         entry = ranges(given.start[own], given.lengths[own])
         point = np.repeat(points, given.lengths[own])
-        self._region = Region(root.halves[1 - self._first].rows, band)
+        self._region = Region(tables[1 - self._first], band)
         self._other_row = other
         weight = self._region.weights(other[point], root.shift[point] + given.keys[entry])
         held = np.flatnonzero(weight)
         self._point, self._entry, self._weight = point[held], entry[held], weight[held]
         most = max((int(ways) for ways in root.ways), default=0)
-        narrow = given.mass * most < SAFE
+        narrow = given.mass * most < NARROW
         self._ways = root.ways.astype(np.int64) if narrow else root.ways
         sums = _group_sums(self._share(slice(None)), self._weight)
         self.total = int(sums.sum())
-        self._reached = before(sums.astype(np.int64) if self.total < SAFE else sums)
+        self._reached = before(sums.astype(np.int64) if self.total < NARROW else sums)
 
     def _share(self, pairs: slice | Indices) -> Integers:
         """The ways of the point and of the entry of some pairs."""
@@ -92,10 +91,10 @@ class Pairs:
         return values
 
 
-def _search_time(given: Rows, searched: Rows, own: Indices, other: Indices, figures: int) -> int:
+def _search_time(given: Rows, searched: Rows, own: Indices, other: Indices, band: Band) -> int:
     """What it takes to look for the partners of all given entries, in nanoseconds or so."""
     queries = int(given.lengths[own].sum())
-    if figures < 2:
+    if len(band.radices) != 2:
         return queries
     return 80 * queries + 40 * int(searched.lengths[np.unique(other)].sum())
 
@@ -109,7 +108,7 @@ def _group_sums(a: Integers, b: Integers) -> Integers:
         return np.add.reduceat(a.astype(object) * b.astype(object), starts)
     if int(a.max()) * int(b.max()) * GROUP < SAFE:
         return np.add.reduceat(a * b, starts).astype(object)
-    # Three limbs each, below 2^21: a product is below 2^42, a group of nine of them below 2^52.
+    # Limbs are below 2^21, their products below 2^42, and the sums of a group below 2^48.
     low = (1 << LIMB) - 1
     limbs = [[(values >> (LIMB * k)) & low for k in range(3)] for values in (a, b)]
     result = np.zeros(len(starts), object)

@@ -69,7 +69,7 @@ class Plane:
 
         Points are begin <= index < end with y at least `bottom`; `skip` is below their weight.
         """
-        ordered, ranks, bits = self._ranked()
+        _, ranks, bits = self._ranked()
         lowest = np.full(len(begin), np.iinfo(np.int64).min)
         rest = skip + self.sums(begin, end, lowest, bottom)
         first, last = begin.copy(), end.copy()

@@ -46,7 +46,7 @@ class Table:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Mask:
-    """A constraint: where `allowed`, over the domains of `scope`, is false nothing is admissible."""
+    """A constraint: over the domains of `scope`, what is not `allowed` is not admissible."""
 
     scope: tuple[str, ...]
     allowed: NDArray[np.bool_]
@@ -54,7 +54,7 @@ class Mask:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Problem:
-    """Variables with the sizes of their domains, cost tables of `figures` figures each, and masks."""
+    """Variables with the sizes of their domains, tables of `figures` costs each, and masks."""
 
     domains: Mapping[str, int]
     tables: tuple[Table, ...]

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from spacelang.analysis.distribution import Indices, Rows, TooLarge
+from spacelang.analysis.distribution import Indices, Rows
+from spacelang.analysis.limit import TooLarge
 from spacelang.analysis.plane import Plane
 from spacelang.analysis.problem import Integers
 
@@ -55,8 +56,8 @@ class Region:
                 plane = Plane(self.band.split(keys)[1], counts)
                 result[some] = plane.sums(*self._rectangle(keys, done[some]))
             else:
-                for query in some:
-                    result[query] = counts[self._within(keys, done[query])].sum()
+                for query in some.tolist():
+                    result[query] = counts[self._within(keys, int(done[query]))].sum()
         return result
 
     def select(self, row: Indices, done: Indices, skip: Integers) -> Indices:
@@ -74,8 +75,8 @@ class Region:
                 begin, end, low, _ = self._rectangle(keys, done[some])
                 result[some] = first + plane.select(begin, end, low, skip[some])
             else:
-                for query in some:
-                    held = self._within(keys, done[query])
+                for query in some.tolist():
+                    held = self._within(keys, int(done[query]))
                     place = np.searchsorted(np.cumsum(counts[held]), skip[query], side="right")
                     result[query] = first + held[place]
         return result
@@ -89,9 +90,7 @@ class Region:
         begin = self.searched.position(row, lower - done)
         return begin, self.searched.position(row, upper + 1 - done)
 
-    def _rectangle(
-        self, keys: Indices, done: Indices
-    ) -> tuple[Indices, Indices, Indices, Indices]:
+    def _rectangle(self, keys: Indices, done: Indices) -> tuple[Indices, Indices, Indices, Indices]:
         """Ranges of x as indices within a row, half-open ranges of y as values."""
         x, y = self.band.split(done)
         (left, bottom), (right, top) = self.band.lower, self.band.upper
@@ -100,7 +99,7 @@ class Region:
         end = np.searchsorted(keys, (right + 1 - x) * radix)
         return begin, end, bottom - y, top + 1 - y
 
-    def _within(self, keys: Indices, done: np.int64) -> Indices:
+    def _within(self, keys: Indices, done: int) -> Indices:
         held = np.ones(len(keys), np.bool_)
         parts = self.band.split(keys + done)
         for part, lower, upper in zip(parts, self.band.lower, self.band.upper, strict=True):

@@ -17,8 +17,9 @@ from math import gcd, prod
 
 import numpy as np
 
-from spacelang.analysis.distribution import Rows, TooLarge, single
+from spacelang.analysis.distribution import Rows, single
 from spacelang.analysis.factor import SAFE, Factor
+from spacelang.analysis.limit import TooLarge
 from spacelang.analysis.problem import Integers
 from spacelang.analysis.region import Band
 
@@ -91,8 +92,10 @@ def scale(factors: Sequence[Factor], figures: int, bins: int | None = None) -> S
     return Scaled(tuple(rows), tuple(readings))
 
 
-def join(factors: Sequence[Factor], domains: Mapping[str, int]) -> tuple[Factor, ...]:
-    """Fewer, larger factors of at most JOINED joint values each, the smallest unions first.
+def join(
+    factors: Sequence[Factor], domains: Mapping[str, int], most: int = JOINED
+) -> tuple[Factor, ...]:
+    """Fewer, larger factors of at most `most` joint values each, the smallest unions first.
 
     Two join only where what they share with others lies within one of them already, so that no
     variables become neighbours that were not.
@@ -104,7 +107,7 @@ def join(factors: Sequence[Factor], domains: Mapping[str, int]) -> tuple[Factor,
 
     def offer(first: int, second: int) -> None:
         size = prod(domains[v] for v in {*groups[first].scope, *groups[second].scope})
-        if size <= JOINED:
+        if size <= most:
             heappush(pairs, (size, first, second))
 
     for first, second in combinations(groups, 2):

@@ -19,14 +19,8 @@ from math import lgamma, prod
 import numpy as np
 from numpy.typing import NDArray
 
-from spacelang.analysis.distribution import (
-    UNIT,
-    Indices,
-    Limit,
-    Rows,
-    fold,
-    sum_out,
-)
+from spacelang.analysis.distribution import UNIT, Indices, Rows, fold, sum_out
+from spacelang.analysis.limit import Limit
 from spacelang.analysis.problem import Integers
 
 # Joint values of the variables at the root; each is searched by itself.

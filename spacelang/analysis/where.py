@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from spacelang.diagnostics import NOWHERE, Source, SpaceError, Span, error
 from spacelang.ir.condition import All, Compare, Condition, compare, conjunction
-from spacelang.ir.dim import Dim, Symbol
+from spacelang.ir.dim import Dim
 
 if TYPE_CHECKING:
     from spacelang.ir.graph import Graph
@@ -90,9 +90,7 @@ def parse_where(text: str, graph: Graph) -> Where:
     """A budget from its text, in the language's own expressions over figures and decision paths."""
     from spacelang.syntax.budget import budget
 
-    names = {f: Symbol(f) for f in FIGURES}
-    names |= {path: choice.symbol for path, choice in graph.decisions.items()}
-    return of_conditions(budget(Source("<where>", text), names))
+    return of_conditions(budget(Source("<where>", text), graph.decisions))
 
 
 __all__ = [

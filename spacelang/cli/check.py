@@ -1,4 +1,4 @@
-"""Before anything runs: `check` proves files right, `fmt` lays them out, `explain` tells of a code."""
+"""Before anything runs: `check` proves files, `fmt` lays them out, `explain` tells of a code."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from click.exceptions import Exit
 
 from spacelang.cli import options
 from spacelang.cli.errors import INVALID, UNVERIFIED, nearest
-from spacelang.cli.output import console, emit, in_color, say, table
+from spacelang.cli.output import console, emit, in_color, many, say, table
 from spacelang.diagnostics import CODES, Report, Source, SpaceError, error
 from spacelang.render import as_json as diagnostics_as_json
 from spacelang.render import text as diagnostics_as_text
@@ -21,7 +21,7 @@ from spacelang.render import text as diagnostics_as_text
 if TYPE_CHECKING:
     from spacelang.ir.graph import Graph
     from spacelang.syntax.scope import Library, Scope
-    from spacelang.syntax.values import SpaceValue, Thing
+    from spacelang.syntax.values import SpaceValue
 
 
 @dataclass
@@ -42,7 +42,7 @@ class Checked:
 @options.settings
 @options.as_json
 def check(files: tuple[str, ...], settings: Mapping[str, object], as_json: bool) -> None:
-    """Parse, resolve, prove the shapes of every space of a file for all its architectures, and lint.
+    """Parse, resolve, prove the shapes of every space for all its architectures, and lint.
 
     FILE.space:NAME checks one space. Exits with 2 if there is an error; warnings alone leave 0.
     """
@@ -98,16 +98,16 @@ def _proved(
     settings: Mapping[str, object],
     graphs: dict[str, Graph],
 ) -> Graph | None:
-    """The graph of a space; of a subnet whose space is among `graphs` only the decisions are read."""
+    """The graph of a space; where that of its base is known, a subnet's decisions are looked at."""
     from spacelang.loader import from_scope
     from spacelang.syntax import tree
     from spacelang.syntax.values import SpaceValue
 
     space = scope.names.get(name)
-    definition = space.definition if isinstance(space, SpaceValue) else None
-    if isinstance(definition, tree.Subnet) and definition.base.arguments is None:
-        base = graphs.get(definition.base.name)
-        if base is not None:
+    if isinstance(space, SpaceValue) and isinstance(space.definition, tree.Subnet):
+        origin = space.definition.base
+        base = graphs.get(origin.name)
+        if base is not None and origin.arguments is None:
             _take(base, space)
             return None
     graphs[name] = from_scope(scope, name, source, library, settings)
@@ -116,8 +116,9 @@ def _proved(
 
 def _take(graph: Graph, subnet: SpaceValue) -> None:
     """Take the decisions of a subnet, for what is wrong with them."""
-    from spacelang.syntax.frame import Frame, Session
+    from spacelang.syntax.frame import Frame
     from spacelang.syntax.scope import Library, Scope
+    from spacelang.syntax.session import Session
     from spacelang.syntax.subnets import lines, take
 
     frame = Frame(Session(Library(None)), subnet.definition.name, subnet.definition.span)
@@ -134,7 +135,7 @@ def _own(scope: Scope, source: Source) -> list[str]:
     return [name for name in names if scope.spans[name].source.name == source.name]
 
 
-def _missing(space: Thing, settings: Mapping[str, object]) -> tuple[str, ...]:
+def _missing(space: object, settings: Mapping[str, object]) -> tuple[str, ...]:
     """The parameters of a space that nothing gives a value."""
     from spacelang.syntax import tree
     from spacelang.syntax.values import SpaceValue
@@ -156,19 +157,19 @@ def _record(found: Checked) -> dict[str, object]:
 
 def _summary(found: Checked) -> None:
     bad, doubtful = len(found.report.errors), len(found.report.warnings)
-    verdict = f"{bad} errors" if bad else "ok"
-    extra = f", {doubtful} warnings" if doubtful else ""
+    verdict = many(bad, "error") if bad else "ok"
+    extra = f", {many(doubtful, 'warning')}" if doubtful else ""
     say(f"{found.file}: {verdict}{extra}")
     width = max(map(len, (*found.spaces, *found.open)), default=0)
     for name, missing in found.open.items():
         say(f"  {name:<{width}}  open: {', '.join(missing)}")
     for name, decisions in found.spaces.items():
-        say(f"  {name:<{width}}  {decisions} decisions" if decisions else f"  {name}")
+        say(f"  {name:<{width}}  {many(decisions, 'decision')}" if decisions else f"  {name}")
 
 
 @click.command(short_help="Bring files into the canonical layout.")
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
-@click.option("--check", "only_check", is_flag=True, help="Change nothing; exit with 5 if it would.")
+@click.option("--check", "only_check", is_flag=True, help="Change nothing; exit 5 if it would.")
 @options.as_json
 def fmt(files: tuple[str, ...], only_check: bool, as_json: bool) -> None:
     """Bring files into the canonical layout, comments kept; - formats stdin to stdout.
@@ -257,4 +258,3 @@ def explain(code: str | None, as_json: bool) -> None:
         console(sys.stdout).print(Markdown(text))
     else:
         print(text, end="")
-

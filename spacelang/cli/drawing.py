@@ -1,7 +1,7 @@
 """The network's own block as boxes and arrows: DOT text, and an SVG made without the `dot` binary.
 
-Boxes stand in layers, each below all that it reads (longest path); an arrow over several layers runs
-through a narrow slot in each, and slots and boxes of a layer are ordered by where they come from.
+Boxes stand in layers, each below all that it reads (longest path); an arrow over several layers
+runs through a narrow slot in each, and a layer is ordered by where its boxes and slots come from.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Kind = Literal["input", "call", "op", "choice", "output"]
 
 # Pixels.
-CHARACTER, MARGIN, GAP, LINE, SLOT = 6.6, 14.0, 26.0, 17.0, 18.0
+CHARACTER, MARGIN, GAP, LINE, SLOT = 7.3, 14.0, 26.0, 17.0, 18.0
 LAYER = 30.0  # between two layers
 SWEEPS = 4
 
@@ -109,7 +109,11 @@ def _alternatives(node: Node, most: int = 8) -> tuple[str, ...]:
 
 def dot(drawn: Sketch) -> str:
     """Graphviz text."""
-    lines = [f"digraph {_quoted(drawn.name)} {{", "  rankdir=TB", '  node [shape=box style="rounded"]']
+    lines = [
+        f"digraph {_quoted(drawn.name)} {{",
+        "  rankdir=TB",
+        '  node [shape=box style="rounded"]',
+    ]
     for number, box in enumerate(drawn.boxes):
         label = "\n".join((box.title, *box.lines))
         style = ' style="rounded,dashed"' if box.kind == "choice" else ""
@@ -139,8 +143,9 @@ svg { font: 12px ui-monospace, Menlo, Consolas, monospace; --ink: #1c2330; --sof
   --line: #98a2b3; --paper: #ffffff; --call: #eef4ff; --choice: #fff6e5; --io: #e9f7ef; }
 @media (prefers-color-scheme: dark) { svg { --ink: #e6e9ef; --soft: #98a2b3; --line: #5d6675;
   --paper: #12161d; --call: #1b2a44; --choice: #3a2f16; --io: #16331f; } }
-.back { fill: var(--paper); } text { fill: var(--ink); text-anchor: middle; }
+text { fill: var(--ink); text-anchor: middle; }
 text.soft { fill: var(--soft); } rect { stroke: var(--line); fill: var(--paper); }
+rect.back { stroke: none; }
 .call { fill: var(--call); } .choice { fill: var(--choice); stroke-dasharray: 5 3; }
 .input, .output { fill: var(--io); } path { fill: none; stroke: var(--line); stroke-width: 1.4; }
 marker path { fill: var(--line); stroke: none; }
@@ -174,7 +179,7 @@ def svg(drawn: Sketch) -> str:
         f'role="img" aria-label="the network {html(drawn.name)}">\n<style>{STYLE}</style>\n'
         '<defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" '
         'markerHeight="7" orient="auto"><path d="M0,0 L8,4 L0,8 Z"/></marker></defs>\n'
-        f'<rect class="back" width="100%" height="100%" stroke="none"/>\n{"".join(parts)}</svg>\n'
+        f'<rect class="back" width="100%" height="100%"/>\n{"".join(parts)}</svg>\n'
     )
 
 
@@ -238,10 +243,9 @@ def _arrow(stops: Sequence[tuple[float, float, float]]) -> str:
     path = [f"M{x:.1f},{y + height:.1f}"]
     below = y + height
     for x_next, y_next, height_next in stops[1:]:
-        bend = (y_next - below) / 2
-        path.append(
-            f"C{x:.1f},{below + bend:.1f} {x_next:.1f},{y_next - bend:.1f} {x_next:.1f},{y_next:.1f}"
-        )
+        half = (y_next + below) / 2
+        end = f"{x_next:.1f},{y_next:.1f}"
+        path.append(f"C{x:.1f},{half:.1f} {x_next:.1f},{half:.1f} {end}")
         if (x_next, y_next, height_next) != stops[-1]:
             path.append(f"L{x_next:.1f},{y_next + height_next:.1f}")
         x, below = x_next, y_next + height_next

@@ -22,6 +22,7 @@ from click.exceptions import Exit
 from spacelang.cli.output import colored, complain, dumps, in_color
 from spacelang.diagnostics import Diagnostic, SpaceError, error
 from spacelang.files import Locked
+from spacelang.journal import JournalError
 from spacelang.render import as_json as diagnostics_as_json
 from spacelang.render import text as diagnostics_as_text
 
@@ -46,7 +47,7 @@ def terminate(number: int, frame: FrameType | None) -> None:
     raise Terminated
 
 
-def run(command: Callable[[], object], as_json: bool) -> int:
+def run(command: Callable[[], None], as_json: bool) -> int:
     """Run a command to its exit code, and say on stderr what went wrong."""
     try:
         code = _run(command, as_json)
@@ -60,10 +61,10 @@ def run(command: Callable[[], object], as_json: bool) -> int:
         return _refuse(ENVIRONMENT, _of_os(failed), as_json)
 
 
-def _run(command: Callable[[], object], as_json: bool) -> int:
+def _run(command: Callable[[], None], as_json: bool) -> int:
     try:
-        result = command()
-        return result if isinstance(result, int) else OK
+        command()
+        return OK
     except Exit as ended:
         return ended.exit_code
     except (KeyboardInterrupt, click.Abort):
@@ -80,6 +81,8 @@ def _run(command: Callable[[], object], as_json: bool) -> int:
         return _refuse(INVALID, failed.format_message(), as_json, usage)
     except click.ClickException as failed:
         return _refuse(INVALID, failed.format_message(), as_json)
+    except JournalError as failed:
+        return _refuse(UNVERIFIED, str(failed), as_json)
     except Locked as failed:
         return _refuse(LOCKED, _of_os(failed), as_json)
     except OSError as failed:
@@ -91,19 +94,20 @@ def _run(command: Callable[[], object], as_json: bool) -> int:
             return _defect(failed, as_json)
         return _refuse(ENVIRONMENT, f"a library is missing or broken: {failed}", as_json)
     except Exception as failed:
+        stopped = {INTERRUPTED, TERMINATED} & {getattr(failed, "code", None)}
+        if stopped:  # a run that ended in good order
+            return _refuse(stopped.pop(), str(failed), as_json)
         return _defect(failed, as_json)
 
 
-def _refuse(
-    code: int, reason: str | Sequence[Diagnostic], as_json: bool, usage: str = ""
-) -> int:
+def _refuse(code: int, reason: str | Sequence[Diagnostic], as_json: bool, usage: str = "") -> int:
     if isinstance(reason, str):
         headline, found = reason, list[Diagnostic]()
     else:
         headline, found = reason[0].headline, list(reason)
     if as_json:
         record = {"exit": code, "error": headline, "diagnostics": diagnostics_as_json(found)}
-        complain(dumps(record))
+        print(dumps(record), file=sys.stderr)
     elif found:
         print(diagnostics_as_text(found, in_color(sys.stderr)), file=sys.stderr)
     else:

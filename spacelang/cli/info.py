@@ -7,10 +7,22 @@ from typing import TYPE_CHECKING
 
 import click
 
+from spacelang import plugins
 from spacelang.cli import options
-from spacelang.cli.output import both, count_of, decimal, dumps, emit, exact, pairs, say, table
+from spacelang.cli.output import (
+    both,
+    count_of,
+    decimal,
+    dumps,
+    emit,
+    exact,
+    many,
+    pairs,
+    say,
+    table,
+)
 from spacelang.diagnostics import SpaceError
-from spacelang.ir.decision import plain
+from spacelang.ir.decision import Plain, plain
 
 if TYPE_CHECKING:
     from spacelang.analysis.cost import OpCost
@@ -20,7 +32,6 @@ if TYPE_CHECKING:
 # Candidates of one decision that a table shows.
 SHOWN = 12
 MOST = 1_000_000  # architectures of one `sample`
-BYTES = {"f32": 4, "f64": 8, "f16": 2, "bf16": 2, "i64": 8, "i32": 4, "bool": 1}
 
 
 @click.command(short_help="Decisions, exact size, storage, and the range of costs.")
@@ -34,45 +45,46 @@ def info(space: str, settings: Mapping[str, object], after: str, as_json: bool) 
     they leave that limit out, and the size does not.
     """
     from spacelang.analysis.extent import extent
-    from spacelang.analysis.queries import model
 
     graph = options.load(space, settings, after)
-    reach = extent(graph, model(graph))
-    size = graph.size() if reach.limited else reach.size
+    reach = extent(graph)
     tied = _tied(graph)
+    copied = plugins.load("spacelang.analyses", "copies")(graph)
     if as_json:
         emit(
             {
                 "name": graph.name,
                 "decisions": _decisions(graph),
-                **_size(size),
+                **_size(reach.size),
                 "storage": {role: stored(graph, role) for role in ("params", "buffers")},
                 "params": dict(zip(("min", "max"), reach.params, strict=True)),
                 "macs": dict(zip(("min", "max"), reach.macs, strict=True)),
                 "activations": dict(zip(("min", "max"), reach.activations, strict=True)),
                 "require": list(map(str, graph.require)),
                 "shared": tied,
+                "copied": [{"param": c.param, "use": c.use, "bytes": c.bytes} for c in copied],
             }
         )
         return
-    _print(graph, size, reach, tied)
+    _print(graph, size, reach, tied, sum(copy.bytes for copy in copied))
 
 
-def _print(graph: Graph, size: object, reach: Extent, tied: Mapping[str, int]) -> None:
+def _print(graph: Graph, size: object, reach: Extent, tied: Mapping[str, int], copied: int) -> None:
     tensors = sum(s.param.role == "weight" for s in graph.storages.values())
     say(graph.name)
     rows = [
-        ("  architectures", _size_text(size)),
+        ("  architectures", size_text(reach.size)),
         ("  decisions", exact(len(graph.decisions))),
-        ("  storage", f"{both(stored(graph, 'params'))} parameters in {exact(tensors)} tensors"),
-        ("  buffers", both(stored(graph, "buffers"))),
+        ("  storage", f"{both(stored(graph, 'params'))} parameters in {many(tensors, 'tensor')}"),
+        ("  buffers", both(kept) if (kept := stored(graph, "buffers")) else "none"),
         ("  params", _range(reach.params)),
         ("  macs", _range(reach.macs)),
         ("  activations", _range(reach.activations)),
     ]
     rows += [("  requires", str(limit)) for limit in graph.require]
     if tied:
-        rows.append(("  shared", f"{len(tied)} tensors have several readers"))
+        rows.append(("  shared", f"{many(len(tied), 'tensor')} with several readers"))
+    rows.append(("  copied a step", f"{both(copied)} bytes at most" if copied else "none"))
     pairs(rows)
     if graph.decisions:
         table(("decision", "kind", "candidates", "places"), grouped_decisions(graph), right="lllr")
@@ -96,8 +108,8 @@ def grouped_decisions(graph: Graph) -> list[tuple[str, str, str, str]]:
     from spacelang.report.drawing import grouped
     from spacelang.report.model import Decision, Value
 
-    def value(given: object) -> Value:
-        return tuple(given) if isinstance(given, list) else given  # type: ignore
+    def value(given: Plain) -> Value:
+        return tuple(given) if isinstance(given, list) else given
 
     listed = [
         Decision(path, choice.kind, tuple(value(plain(v)) for v in choice.values))
@@ -136,7 +148,7 @@ def _size(size: object) -> dict[str, object]:
     return {"size": None, "at_least": decimal(lower), "at_most": decimal(upper)}
 
 
-def _size_text(size: object) -> str:
+def size_text(size: object) -> str:
     if isinstance(size, int):
         return count_of(size)
     lower, upper = _between(size)
@@ -172,7 +184,7 @@ def count(
     if as_json:
         emit({"name": graph.name, "where": where, **_size(size)})
     else:
-        say(_size_text(size))
+        say(size_text(size))
 
 
 @click.command(short_help="Architectures drawn exactly uniformly, one a line.")
@@ -183,7 +195,7 @@ def count(
               help="Of the random numbers.")  # fmt: skip
 @options.where
 @click.option("--law", type=click.Choice(["architectures", "choices"]), default="architectures",
-              show_default=True, help="Uniform over architectures, or over each choice.")  # fmt: skip
+              show_default=True, help="Uniform over what.")  # fmt: skip
 @options.as_json
 def sample(
     space: str,
@@ -231,7 +243,7 @@ def cost(
     from spacelang.analysis.queries import model
 
     graph = options.load(space, settings, after)
-    assignment = options.read_assignment(arch) if arch is not None else {}
+    assignment: Mapping[str, object] = options.read_assignment(arch) if arch is not None else {}
     try:
         values = graph.decisions.check(assignment)
     except SpaceError as failed:

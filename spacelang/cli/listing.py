@@ -190,7 +190,9 @@ def _call(node: Node, names: Names, last: Node | None = None) -> str:
     given = [names[value] for value in node.operands]
     if node.call is not None:
         other = node.call if last is None or last.call is None else last.call
-        sizes = [(name, size) for name, size in node.call.sizes.items() if other.sizes[name] == size]
+        sizes = [
+            (name, size) for name, size in node.call.sizes.items() if other.sizes[name] == size
+        ]
         named = ((_plain(name), _plain(_size(size))) for name, size in sizes)
         given += [f"{name}: {size}" for name, size in named if name != size]
         return f"{_plain(node.call.block)}({', '.join(given)})"

@@ -10,6 +10,8 @@ Exit codes: 0 ok, 2 invalid input, 3 environment or disk, 4 locked, 5 verificati
 from __future__ import annotations
 
 import gc
+import io
+import os
 import signal
 import sys
 import warnings
@@ -18,6 +20,8 @@ from importlib import import_module
 from typing import Any, TextIO
 
 import click
+from click.exceptions import Exit
+from click.shell_completion import shell_complete
 
 from spacelang import __version__
 from spacelang.cli.errors import nearest, run, terminate
@@ -38,8 +42,14 @@ SECTIONS: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "sample": ("info:sample", "Architectures drawn exactly uniformly, one a line."),
         "cost": ("info:cost", "Exact params, MACs and activations of one architecture."),
     },
-    "Check this program": {
+    "Run it": {
+        "compile": ("compile:compile", "An artifact folder: all that training needs."),
+        "train": ("train:train", "Train the supernet of a space, or go on with it."),
+        "search": ("train:search", "Search a trained supernet."),
+    },
+    "Look after it": {
         "selftest": ("selftest:selftest", "Versions, golden figures, and how long they take."),
+        "doctor": ("doctor:doctor", "Verify every hash of a run or artifact folder."),
     },
 }
 COMMANDS = {name: row for section in SECTIONS.values() for name, row in section.items()}
@@ -83,14 +93,16 @@ class Commands(click.Group):
         **extra: Any,
     ) -> Any:
         words = list(sys.argv[1:] if args is None else args)
+        name = prog_name or "spacelang"
+        complete_var = complete_var or f"_{name.upper()}_COMPLETE"
 
-        def command() -> Any:
-            return click.Group.main(
-                self, words, prog_name or "spacelang", complete_var, False, **extra
-            )
+        def command() -> None:
+            if instruction := os.environ.get(complete_var):
+                raise Exit(shell_complete(self, extra, name, complete_var, instruction))
+            with self.make_context(name, words, **extra) as context:
+                self.invoke(context)
 
-        if not standalone_mode:
-            return command()
+        # click's own boundary would print an empty line at an interrupt, and knows fewer codes.
         options = words[: words.index("--")] if "--" in words else words
         sys.exit(run(command, "--json" in options))
 
@@ -132,7 +144,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, terminate)
     warnings.showwarning = _warn
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
+        if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     commands()
 

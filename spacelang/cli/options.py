@@ -1,14 +1,15 @@
 """Options that several commands share, from text to values.
 
-    --set classes=10 --set 'widths={192, 216}'     parameters of a space, as the language writes them
-    --arch FILE                                    an assignment: one JSON object, `-` is stdin
-    --where 'params in 5M..6M and macs <= 1.3G'    a budget
-    --json                                         output for programs
+--set classes=10 --set 'widths={192, 216}'     parameters of a space, as the language writes them
+--arch FILE                                    an assignment: one JSON object, `-` is stdin
+--where 'params in 5M..6M and macs <= 1.3G'    a budget
+--json                                         output for programs
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
 import stat
 import sys
@@ -83,15 +84,48 @@ def after(function: Function) -> Function:
 
 
 def load(address: str, settings: Mapping[str, object], after: str = "") -> Graph:
-    """The graph of a space, with parameters set, after some passes."""
-    from spacelang.loader import load
+    """The graph of a space with parameters set, or of a checked artifact, after some passes."""
+    if os.path.isdir(address):
+        from spacelang.cli.artifact import read_artifact
+        from spacelang.cli.runs import space_of
 
-    graph = load(address, **settings)
+        if settings:
+            raise click.UsageError("an artifact is compiled: --set comes too late for it")
+        graph = read_artifact(space_of(Path(address))).graph
+    else:
+        from spacelang.loader import load
+
+        graph = load(address, **settings)
     if after.strip():
         from spacelang.passes.pipeline import run
 
         graph = run(graph, after)
     return graph
+
+
+def spelled_all(settings: Mapping[str, object]) -> dict[str, object]:
+    """Settings as JSON, by name."""
+    return {name: spelled(value) for name, value in sorted(settings.items())}
+
+
+def spelled(value: object) -> object:
+    """A setting as JSON: `192..240 by 24` and sets as their text, numbers and lists as such."""
+    from spacelang.ir.dim import Dim
+    from spacelang.syntax.values import Candidates, Numbers
+
+    match value:
+        case Fraction():
+            return int(value) if value.denominator == 1 else float(value)
+        case Dim():
+            return str(value)
+        case tuple():
+            return [spelled(item) for item in cast("tuple[object, ...]", value)]
+        case Candidates(items):
+            return {"set": [spelled(item) for item in items]}
+        case Numbers(start, stop, step, open_):
+            return f"{start}{'..<' if open_ else '..'}{stop} by {step}"
+        case _:
+            return value
 
 
 def _settings(
@@ -152,13 +186,13 @@ def _value(expr: tree.Expr) -> object:
             )
 
 
-def _members(items: Sequence[tree.Expr]) -> list[object]:
+def _members(items: Sequence[tree.Expr]) -> list[Any]:
     """The values of a set; a range among them stands for its numbers."""
     from spacelang.ir.dim import Dim
-    from spacelang.syntax.expressions import listed
+    from spacelang.syntax.evaluate import listed
     from spacelang.syntax.values import Numbers
 
-    found: list[object] = []
+    found: list[Any] = []
     for item in items:
         value = _value(item)
         if isinstance(value, Numbers):
@@ -169,16 +203,17 @@ def _members(items: Sequence[tree.Expr]) -> list[object]:
 
 
 def read_assignment(name: str) -> Assignment:
-    """The assignment of a JSON file (SP509). Whether its paths and values exist is not looked at."""
+    """The assignment of a JSON file (SP509); whether its paths and values exist is not asked."""
     try:
-        content = _content(name)
-    except OSError as failed:
-        raise _unreadable(name, failed.strerror or str(failed)) from failed
-    if len(content) > MAX_ASSIGNMENT:
+        found = content(name, MAX_ASSIGNMENT)
+    except (OSError, ValueError) as failed:  # a name with a NUL is a ValueError
+        reason = failed.strerror if isinstance(failed, OSError) else None
+        raise _unreadable(name, reason or str(failed)) from failed
+    if len(found) > MAX_ASSIGNMENT:
         raise _unreadable(name, "it is larger than 1 MiB")
     try:
         data: object = json.loads(
-            content.decode("utf-8"), object_pairs_hook=_object, parse_constant=_constant
+            found.decode("utf-8"), object_pairs_hook=_object, parse_constant=_constant
         )
     except RecursionError as failed:
         raise _unreadable(name, "it is nested too deep") from failed
@@ -189,14 +224,15 @@ def read_assignment(name: str) -> Assignment:
     return cast("Assignment", data)
 
 
-def _content(name: str) -> bytes:
+def content(name: str, limit: int) -> bytes:
+    """The bytes of a regular file, or of stdin for `-`: at most one more than the limit."""
     if name == "-":
-        return sys.stdin.buffer.read(MAX_ASSIGNMENT + 1)
+        return sys.stdin.buffer.read(limit + 1)
     path = Path(name)
     if not stat.S_ISREG(path.stat().st_mode):
         raise OSError(0, "it is no regular file")
     with path.open("rb") as file:
-        return file.read(MAX_ASSIGNMENT + 1)
+        return file.read(limit + 1)
 
 
 def _object(entries: list[tuple[str, object]]) -> dict[str, object]:

@@ -95,6 +95,11 @@ def pairs(rows: Iterable[tuple[str, str]]) -> None:
         print(f"{name:<{width}}  {value}")
 
 
+def many(number: int, noun: str) -> str:
+    """1 error, 2 errors."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def exact(number: int) -> str:
     """11669224 -> 11,669,224."""
     return f"{number:,}"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from spacelang.cli import options
-from spacelang.cli.output import both, count_of, emit, exact, say
+from spacelang.cli.output import both, emit, exact, say
 
 if TYPE_CHECKING:
     from spacelang.ir.graph import Graph
@@ -48,9 +48,10 @@ PAGE = """<!DOCTYPE html>
 <title>{name}</title>
 <style>
 :root {{ color-scheme: light dark; }}
-body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }}
+body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; }}
+body {{ padding: 0 1rem; }} svg {{ max-width: 100%; height: auto; }}
 table {{ border-collapse: collapse; }} td, th {{ padding: .2rem 1rem .2rem 0; text-align: left; }}
-pre {{ overflow-x: auto; font-size: 12.5px; line-height: 1.45; }} svg {{ max-width: 100%; height: auto; }}
+pre {{ overflow-x: auto; font-size: 12.5px; line-height: 1.45; }}
 summary {{ cursor: pointer; font-family: ui-monospace, monospace; }}
 </style>
 </head>
@@ -70,15 +71,14 @@ summary {{ cursor: pointer; font-family: ui-monospace, monospace; }}
 
 def _html(graph: Graph) -> str:
     from spacelang.analysis.extent import extent
-    from spacelang.analysis.queries import model
     from spacelang.cli.drawing import sketch, svg
-    from spacelang.cli.info import grouped_decisions, stored
+    from spacelang.cli.info import grouped_decisions, size_text, stored
     from spacelang.cli.listing import listing
     from spacelang.report.text import html
 
-    reach = extent(graph, model(graph))
+    reach = extent(graph)
     facts = [
-        ("architectures", count_of(reach.size)),
+        ("architectures", size_text(reach.size)),
         ("decisions", exact(len(graph.decisions))),
         ("parameters kept", both(stored(graph, "params"))),
         ("params", f"{both(reach.params[0])} to {both(reach.params[1])}"),
@@ -95,8 +95,10 @@ def _html(graph: Graph) -> str:
     for index, part in enumerate(listing(graph).rstrip("\n").split("\n\n")):
         heading, _, body = part.partition("\n")
         lines = "\n".join(map(html, body.split("\n")))
-        state = " open" if index == 0 else ""
-        blocks += f"<details{state}><summary>{html(heading)}</summary><pre>{lines}</pre></details>\n"
+        state = ' open="open"' if index == 0 else ""
+        blocks += (
+            f"<details{state}><summary>{html(heading)}</summary><pre>{lines}</pre></details>\n"
+        )
     return PAGE.format(
         name=html(graph.name),
         facts=rows,
@@ -132,8 +134,8 @@ def show(
 ) -> None:
     """The graph of a space, or what passes leave of it.
 
-    `text` lists the network and then every block once; `ir` is exact and can be read back; `svg` and
-    `html` need no other program, and a page loads nothing.
+    `text` lists the network and then every block once; `ir` is exact and can be read back; `svg`
+    and `html` need no other program, and a page loads nothing.
     """
     from spacelang.files import atomic_write
 

@@ -39,17 +39,20 @@ def assemble(decisions: Decisions, take: Callable[[Choice], Value]) -> Assignmen
 
 
 class Pool:
-    """What is left to try of a space under a budget."""
+    """What is left to try of a space under a budget (SP502 if there is nothing from the start)."""
 
     def __init__(self, space: Graph, where: str = "", seed: int = 0) -> None:
         self.space, self.where, self.seed = space, where, seed
-        self._counter, self._model = counter(space), model(space)
-        self._wanted: Where = self._counter.required.both(parsed(space, where) or Where())
+        self._model = model(space)
+        counted = counter(space)
+        self._wanted: Where = counted.required.both(parsed(space, where) or Where())
         self._taken: set[str] = set()
         self._rejected: set[str] = set()
         size = space.size(where)
         # Where only bounds are known the space is far larger than any search.
         self.size: int | None = size if isinstance(size, int) else None
+        if self.size == 0:
+            raise counted.empty(self._wanted)
 
     @property
     def exhausted(self) -> bool:
@@ -58,8 +61,14 @@ class Pool:
 
     def cost(self, values: Mapping[str, Value]) -> Cost | None:
         """The cost of an architecture given by values of all decisions; None beyond the budget."""
+        if not all(condition.at(values) for condition in self._wanted.conditions):
+            return None
         cost = self._model.at(values)
-        return cost if self._counter.meets(values, self._wanted) else None
+        for figure, (low, high) in self._wanted.bands.items():
+            reached: int = getattr(cost, figure)
+            if (low is not None and reached < low) or (high is not None and reached > high):
+                return None
+        return cost
 
     def take(self, assignment: Assignment) -> Taken | None:
         """The architecture with its cost, once; None if it lies outside or was taken before."""

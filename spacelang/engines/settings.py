@@ -37,8 +37,20 @@ def configure(name: str, *layers: Mapping[str, object]) -> Engine:
     found = load(GROUP, name)
     if not (isinstance(found, type) and is_dataclass(found)):
         raise SpaceError(error("SP604", f"{name} is no engine: an engine is a dataclass"))
-    hints = get_type_hints(found)
-    known = [field.name for field in fields(found)]
+    values = read_fields(found, name, *layers)
+    try:
+        return cast(Engine, found(**values))
+    except ValueError as problem:
+        raise SpaceError(error("SP103", f"{name}: {problem}")) from problem
+
+
+def read_fields(kind: Any, name: str, *layers: Mapping[str, object]) -> dict[str, Any]:
+    """Values of a dataclass's fields from settings, those of later layers (SP204, SP209).
+
+    `name` is what the messages call the thing that is set.
+    """
+    hints = get_type_hints(kind)
+    known = [field.name for field in fields(kind)]
     report = Report()
     values: dict[str, Any] = {}
     for layer in layers:
@@ -54,10 +66,7 @@ def configure(name: str, *layers: Mapping[str, object]) -> Engine:
             except Unreadable as problem:
                 report.add(error("SP209", f"{name}: {setting} is {problem}, not {value!r}"))
     report.check()
-    try:
-        return cast(Engine, found(**values))
-    except ValueError as problem:
-        raise SpaceError(error("SP103", f"{name}: {problem}")) from problem
+    return values
 
 
 def check(engine: Engine, space: Graph) -> None:

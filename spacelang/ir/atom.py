@@ -82,8 +82,9 @@ class Symbol:
         object.__setattr__(self, "values", tuple(normal_value(value) for value in self.values))
 
     @cached_property
-    def _key(self) -> tuple[str, tuple[Value, ...], tuple[bool, ...]]:
-        return self.name, self.values, tuple(isinstance(value, bool) for value in self.values)
+    def _key(self) -> tuple[str, tuple[Value, ...], tuple[bool, ...], bool]:
+        kinds = tuple(isinstance(value, bool) for value in self.values)
+        return self.name, self.values, kinds, self.rate
 
     @cached_property
     def _hash(self) -> int:

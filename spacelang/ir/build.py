@@ -11,7 +11,8 @@ where it stands. Conditional parts are levels that are opened, filled and closed
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import cast
 
@@ -21,11 +22,12 @@ from spacelang.ir.condition import Condition, disjunction
 from spacelang.ir.decision import Choice
 from spacelang.ir.dim import Dim, Symbol
 from spacelang.ir.node import Attribute, Call, Node, TensorType, Value, join
-from spacelang.ir.op import REQUIRED, Infer, OpDef, lookup
+from spacelang.ir.op import REQUIRED, Conflict, Infer, OpDef, lookup, open_question, plainly, shown
 from spacelang.ir.param import Param, View
-from spacelang.ir.prove import Proved, Refuted, equal, feasible
+from spacelang.ir.prove import Refuted, Unsettled, equal, feasible
 
-Explain = Callable[[Diagnostic, Mapping[str, object]], Diagnostic]
+Explain = Callable[[Diagnostic, Conflict, Sequence["Tensor"]], Diagnostic]
+"""Completes a diagnostic by what its conflict is about; the tensors are those whose sizes conflict."""
 
 
 class Level:
@@ -69,20 +71,18 @@ class BlockBuilder:
     ) -> None:
         self.name, self.span = name, span
         self.level = Level(None, guards)
-        self.explain: Explain = explain or (
-            lambda found, example: found.note(example_text(example))
-        )
+        self.explain: Explain = explain or (lambda found, conflict, _: plainly(found, conflict))
         self.sizes: dict[str, Symbol] = {}
         self.decisions: dict[str, Choice] = {}
         self.params: dict[str, _Declared] = {}
+        self.unlabelled: dict[str, int] = {}
         self._next = 0
 
     # Declarations.
 
-    def size(self, symbol: Symbol) -> Dim:
+    def size(self, symbol: Symbol) -> Symbol:
         """A size that every call binds."""
-        self.sizes.setdefault(symbol.name, symbol)
-        return Dim.of(symbol)
+        return self.sizes.setdefault(symbol.name, symbol)
 
     def decide(self, choice: Choice) -> None:
         """A decision that every call takes anew; two of one path must exclude each other (SP203)."""
@@ -99,12 +99,32 @@ class BlockBuilder:
             )
         self.decisions[choice.path] = choice
 
-    def input(self, type: TensorType, label: str = "", span: Span = NOWHERE) -> Tensor:
-        return self._add(Node(self._id(), "input", types=(type,), label=label, span=span))[0]
+    def input(
+        self,
+        type: TensorType,
+        label: str = "",
+        span: Span = NOWHERE,
+        within: tuple[Dim, Dim] | None = None,
+    ) -> Tensor:
+        """An operand of the block; `within` is the least and the largest value of whole numbers."""
+        attributes = {} if within is None else {"within": within}
+        node = Node(self._id(), "input", (), attributes, types=(type,), label=label, span=span)
+        return self._add(node)[0]
 
     @property
     def guards(self) -> tuple[Condition, ...]:
         return self.level.guards
+
+    @contextmanager
+    def trial(self) -> Iterator[None]:
+        """What is declared inside is taken back at the end."""
+        params = {p: _Declared(d.param, list(d.guards)) for p, d in self.params.items()}
+        decisions, unlabelled, level = dict(self.decisions), dict(self.unlabelled), self.level
+        try:
+            yield
+        finally:
+            self.params, self.decisions, self.unlabelled = params, decisions, unlabelled
+            self.level = level
 
     # Nodes.
 
@@ -134,7 +154,7 @@ class BlockBuilder:
         """Apply an op: its results.
 
         `given` names the optional operands that stand last among `operands`. A parameter is called
-        after `prefix`, `label` (the op's name if None) and its role.
+        after `prefix`, `label` (without one the op's name, `linear[1]` from the second on) and role.
         """
         definition = lookup(op)
         attributes = complete(definition, options or {}, span)
@@ -145,14 +165,17 @@ class BlockBuilder:
             given,
             self.guards,
             span,
-            explain=self.explain,
+            explain=lambda found, conflict: self.explain(found, conflict, operands),
         )
         if definition.shape_row is None:
             raise SpaceError(error("SP604", f"the op {op} has no shape row", span))
         result = definition.shape_row(infer)
         types = (result,) if isinstance(result, TensorType) else tuple(result)
+        known = {size for tensor in operands for size in tensor.shape}
+        for size in dict.fromkeys(n for type in types for n in type.shape if n not in known):
+            infer.need_some(size, f"a size of {op}")
         if infer.params:
-            prefix = join(prefix, op if label is None else label)
+            prefix = join(prefix, self._unlabelled(join(prefix, op), op) if label is None else label)
         else:
             prefix = join(prefix, label) if label else ""
         views: dict[str, View] = {}
@@ -219,6 +242,11 @@ class BlockBuilder:
         self._next += 1
         return self._next - 1
 
+    def _unlabelled(self, path: str, op: str) -> str:
+        """The name of an op without a label among those of its scope."""
+        count = self.unlabelled[path] = self.unlabelled.get(path, -1) + 1
+        return f"{op}[{count}]" if count else op
+
     def _declare(self, param: Param) -> None:
         before = self.params.get(param.path)
         if before is None:
@@ -256,7 +284,7 @@ class BlockBuilder:
     ) -> tuple[Tensor, ...]:
         """The region's results where the condition holds, else the fallbacks, of the same types."""
         for old, new in zip(fallbacks, results, strict=True):
-            self.same_type(new.type, old.type, region.guards, span)
+            self.same_type(new, old, region.guards, span)
         outer = [self.use(t) for t in fallbacks]
         outputs = self._outputs(region, results)
         operands = [*outer, *(v for v in region.imports if v not in outer)]
@@ -303,18 +331,25 @@ class BlockBuilder:
         return self._add(node)
 
     def same_type(
-        self, a: TensorType, b: TensorType, guards: tuple[Condition, ...], span: Span
+        self, a: Tensor, b: Tensor, guards: tuple[Condition, ...], span: Span
     ) -> None:
-        """SP205 unless both types are one for every architecture that meets the guards."""
-        found = error("SP205", "this value leaves with two shapes", span).note(f"{a} against {b}")
-        if a.rank != b.rank or a.dtype != b.dtype:
-            raise SpaceError(found)
+        """SP205 unless both are of one type for every architecture that meets the guards."""
+        found = error(
+            "SP205",
+            "this value leaves with two shapes",
+            span,
+            f"{shown(a.type)} or {shown(b.type)}",
+        )
+        if a.type.rank != b.type.rank or a.type.dtype != b.type.dtype:
+            raise SpaceError(self.explain(found, Conflict((), {}), (a, b)))
         for m, n in zip(a.shape, b.shape, strict=True):
             verdict = equal(m, n, guards)
             if isinstance(verdict, Refuted):
-                raise SpaceError(self.explain(found, verdict.example))
-            if not isinstance(verdict, Proved):
-                raise SpaceError(replace(found, code="SP308"))
+                conflict = Conflict((m, n), verdict.example)
+                raise SpaceError(self.explain(found, conflict, (a, b)))
+            if isinstance(verdict, Unsettled):
+                found = self.explain(replace(found, code="SP308"), Conflict((m, n)), (a, b))
+                raise SpaceError(found.note(open_question(verdict)))
 
     def _type_in(self, level: Level, value: Value) -> TensorType:
         for node in level.nodes:
@@ -396,8 +431,3 @@ def attribute(value: object) -> Attribute:
         return tuple(attribute(v) for v in cast(Sequence[object], value))
     return cast(Attribute, value)
 
-
-def example_text(example: Mapping[str, object]) -> str:
-    """A counter-example as a line: `first disagreement: width = 192, encoder[0].heads = 4`."""
-    shown = ", ".join(f"{name} = {value}" for name, value in example.items())
-    return f"first disagreement: {shown or 'every architecture'}"

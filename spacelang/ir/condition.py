@@ -186,6 +186,8 @@ class Any:
 
 
 Condition = Compare | Is | Chosen | Not | All | Any
+CONDITIONS = (Compare, Is, Chosen, Not, All, Any)
+"""The classes of conditions, for `isinstance`."""
 
 TRUE = All(())
 FALSE = Any(())

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from spacelang import plugins
 from spacelang.ir.block import Block
@@ -23,6 +23,11 @@ from spacelang.ir.node import Call, Node, Value, join
 from spacelang.ir.prove import Proved, holds
 from spacelang.ir.rule import StorageRule
 from spacelang.ir.storage import Storage, storages
+
+if TYPE_CHECKING:
+    from networkx import MultiDiGraph
+
+    from spacelang.ir.edit import Draft
 
 Made = TypeVar("Made")
 
@@ -215,6 +220,26 @@ class Graph:
     @cached_property
     def _memo(self) -> dict[str, Any]:
         return {}
+
+    @cached_property
+    def hash(self) -> str:
+        """The sha256 of the canonical text: one for all graphs that are the same network."""
+        from spacelang.ir.text import digest
+
+        return digest(self)
+
+    def edit(self) -> Draft:
+        """A draft, for a `with`: `draft.result` is the edited graph."""
+        from spacelang.ir.edit import edit
+
+        return edit(self)
+
+    @property
+    def nx(self) -> MultiDiGraph:
+        """The whole network as a networkx graph; see `view.py`."""
+        from spacelang.ir.view import network
+
+        return self.memo("nx", network)
 
     # Questions that higher layers answer, found by name.
 

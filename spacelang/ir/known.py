@@ -11,17 +11,12 @@ from collections.abc import Mapping
 from spacelang.ir.block import Block
 from spacelang.ir.dim import Symbol
 from spacelang.ir.graph import Graph
-from spacelang.ir.node import join
+from spacelang.ir.names import under
 
 FIGURES = ("params", "macs", "activations")
 """What a requirement may limit besides decisions: symbols without values."""
 
 Symbols = Mapping[str, Symbol]
-
-
-def below(prefix: str, path: str) -> str:
-    """A path below a prefix, as the caller writes it: one that counts from the root stays so."""
-    return path if path.startswith("/") else join(prefix, path)
 
 
 class Known:
@@ -64,7 +59,7 @@ class Known:
             call = node.call
             if call is not None and call.block in self.graph.blocks:
                 for path, symbol in self._called(call.block).items():
-                    here = below(call.decide, path)
+                    here = under(call.decide, path)
                     found.setdefault(here, Symbol(here, symbol.values))
         return found
 

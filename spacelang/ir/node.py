@@ -20,6 +20,9 @@ from spacelang.ir.param import Init, View
 if TYPE_CHECKING:
     from spacelang.ir.block import Block
 
+STRUCTURAL = frozenset({"input", "identity", "call", "guard", "choose"})
+"""Ops that are no rows of the op table: what they mean is said here and in `verify.py`."""
+
 Attribute = Dim | Condition | Symbol | Init | str | bool | None | tuple["Attribute", ...]
 
 

@@ -249,7 +249,10 @@ def substituted(dim: Dim, items: tuple[tuple[str, Replacement], ...]) -> Dim:
         term = Dim.of(coefficient)
         for atom, exponent in monomial:
             factor = _rebuilt(atom, mapping)
-            term = term * factor**exponent if exponent > 0 else term / factor**-exponent
+            if exponent > 0:
+                term = term * factor**exponent
+            for _ in range(-exponent):  # one by one, as it is spelt: multiplied out it is another
+                term = term / factor
         total = total + term
     return total
 

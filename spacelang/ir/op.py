@@ -21,16 +21,17 @@ from typing import Literal, NoReturn
 from spacelang import plugins
 from spacelang.diagnostics import NOWHERE, Diagnostic, SpaceError, Span, error
 from spacelang.ir.condition import Condition
-from spacelang.ir.dim import Dim, Symbol
+from spacelang.ir.dim import LIMIT, Dim, Symbol, Value
 from spacelang.ir.node import Attribute, TensorType
 from spacelang.ir.param import Init, Param, Role, View, leading
-from spacelang.ir.prove import Proved, Refuted, at_most, equal, whole
+from spacelang.ir.prove import Answer, Proved, Refuted, Unsettled, at_most, equal, whole
 
 OptionKind = Literal[
     "size", "factors", "sizes", "shape", "whole", "wholes", "number", "rate", "bool", "string", "init",
     "any",
 ]  # fmt: skip
 REQUIRED = "required"
+ONE = Dim.of(1)
 ShapeRow = Callable[["Infer"], "TensorType | Sequence[TensorType]"]
 MacsRow = Callable[["CostOf"], Dim]
 
@@ -38,9 +39,40 @@ MacsRow = Callable[["CostOf"], Dim]
 class NeedsValue(Exception):
     """A symbolic number where only a known one will do; the nearest block call splits on the symbol."""
 
-    def __init__(self, symbol: Symbol) -> None:
+    def __init__(self, symbol: Symbol, span: Span = NOWHERE) -> None:
         super().__init__(symbol.name)
-        self.symbol = symbol
+        self.symbol, self.span = symbol, span
+
+
+@dataclass(frozen=True)
+class Conflict:
+    """What a proof failed on: the sizes, and the decisions of an architecture where it fails.
+
+    `example` is None where neither a proof nor an architecture was found.
+    """
+
+    sizes: tuple[Dim, ...]
+    example: Mapping[str, Value] | None = None
+
+
+def shown(value: Dim | TensorType | None) -> str:
+    """A size or a type as messages show it: what a caller binds is named as the caller names it."""
+    return str(value).replace("%", "")
+
+
+def plainly(found: Diagnostic, conflict: Conflict) -> Diagnostic:
+    """The diagnostic with the sizes of a conflict and its example as notes."""
+    found = found.note(" against ".join(map(shown, conflict.sizes)))
+    return found if conflict.example is None else found.note(example_text(conflict.example))
+
+
+def example_text(example: Mapping[str, object]) -> str:
+    """A counter-example as a line: `first disagreement: width = 192, encoder[0].heads = 4`."""
+    known = ", ".join(f"{name} = {value}" for name, value in example.items())
+    return f"first disagreement: {known}" if known else "in every architecture"
+
+
+Explain = Callable[[Diagnostic, Conflict], Diagnostic]
 
 
 @dataclass(frozen=True)
@@ -120,7 +152,7 @@ class Infer:
     params: dict[str, Param] = field(default_factory=dict[str, Param])
     views: dict[str, View] = field(default_factory=dict[str, View])
     found: list[Diagnostic] = field(default_factory=list[Diagnostic])
-    explain: Callable[[Diagnostic, Mapping[str, object]], Diagnostic] = lambda d, _: d
+    explain: Explain = plainly
 
     @property
     def x(self) -> TensorType:
@@ -182,37 +214,38 @@ class Infer:
         found = found.note(note) if note else found
         raise SpaceError(found.hint(hint) if hint else found)
 
-    def need_equal(self, a: Dim, b: Dim, code: str, headline: str, note: str = "") -> None:
+    def need_equal(self, a: Dim, b: Dim, code: str, headline: str, label: str = "") -> None:
         """Two sizes must be equal for every architecture."""
-        self._judge(equal(a, b, self.guards), code, headline, (f"{a} against {b}", note))
+        self._judge(equal(a, b, self.guards), code, headline, (a, b), label)
 
     def need_whole(self, a: Dim, what: str) -> None:
-        self._judge(
-            whole(a, self.guards),
-            "SP302",
-            f"{what} must be whole",
-            (f"it is {a}",),
-            "say how it rounds: //, floor(..)",
-        )
+        hint = "say how it rounds: //, floor(..)"
+        self._judge(whole(a, self.guards), "SP302", f"{what} must be whole", (a,), "", hint)
 
     def need_at_most(self, a: Dim, b: Dim, code: str, headline: str) -> None:
-        self._judge(at_most(a, b, self.guards), code, headline, (f"{a} against {b}",))
+        self._judge(at_most(a, b, self.guards), code, headline, (a, b))
+
+    def need_some(self, a: Dim, what: str) -> None:
+        """A size must be one at least."""
+        self._judge(at_most(ONE, a, self.guards), "SP302", f"{what} must be at least 1", (a,))
 
     def _judge(
-        self, verdict: object, code: str, headline: str, notes: tuple[str, ...], hint: str = ""
+        self,
+        verdict: Answer,
+        code: str,
+        headline: str,
+        sizes: tuple[Dim, ...],
+        label: str = "",
+        hint: str = "",
     ) -> None:
         if isinstance(verdict, Proved):
             return
-        found = error(code, headline, self.span).note(*(n for n in notes if n))
-        if hint:
-            found = found.hint(hint)
         if isinstance(verdict, Refuted):
-            raise SpaceError(self.explain(found, verdict.example))
-        raise SpaceError(
-            error("SP308", f"cannot settle for the whole space: {headline}", self.span)
-            .note(*(n for n in notes if n))
-            .hint("make the sizes depend on fewer decisions here")
-        )
+            found = error(code, headline, self.span, label).hint(hint)
+            raise SpaceError(self.explain(found, Conflict(sizes, verdict.example)))
+        found = error("SP308", f"not settled for the whole space: {headline}", self.span, label)
+        found = self.explain(found, Conflict(sizes))
+        raise SpaceError(found.note(open_question(verdict)).hint(SETTLE))
 
     def param(
         self,
@@ -265,10 +298,22 @@ class CostOf:
         return value if isinstance(value, str) else ""
 
 
+def open_question(verdict: Unsettled) -> str:
+    """What an unsettled proof hangs on, as a note."""
+    names = ", ".join(name.lstrip("%") for name in verdict.symbols)
+    return f"it hangs on {names}: {verdict.points:,} combinations, of which {LIMIT:,} are tried"
+
+
+SETTLE = "let fewer decisions meet in one size, or give them fewer candidates"
+
+
 def known_whole(dim: Dim, what: str, span: Span) -> int:
     """A number that must be known and whole; raises NeedsValue where a decision is in it."""
     if dim.constant is None:
-        raise NeedsValue(min(dim.symbols, key=lambda s: (not s.values, s.name)))
+        decisions = [s for s in dim.symbols if s.values]
+        if not decisions:
+            raise SpaceError(error("SP308", f"{what} must be known, not {shown(dim)}", span))
+        raise NeedsValue(min(decisions, key=lambda s: s.name), span)
     if dim.constant.denominator != 1:
         raise SpaceError(error("SP302", f"{what} must be a whole number, not {dim}", span))
     return int(dim.constant)

@@ -13,6 +13,7 @@ from functools import cached_property, lru_cache
 
 Index = int | str | tuple[int, int]
 Bindings = Mapping[str, int]
+_WRITTEN = re.compile(r"([^\[\].]+)((?:\[(?:-?\d+(?:\.\.-?\d+)?|\w+)\])*)(\.?)")
 _HOP = re.compile(r"([A-Za-z_]\w*)((?:\[\d+\])*)")
 
 
@@ -100,6 +101,28 @@ def split(path: str) -> tuple[Hop, ...]:
         digits = found[2][1:-1].split("][") if found[2] else []
         hops.append(Hop(found[1], tuple(int(d) for d in digits)))
     return tuple(hops)
+
+
+def parse_pattern(text: str) -> Pattern:
+    """The pattern that `str` writes so. ValueError if none does."""
+    hops: list[Hop] = []
+    position = 0
+    while position < len(text) or not hops:
+        found = _WRITTEN.match(text, position)
+        if found is None or (found.end() == len(text)) == bool(found[3]):
+            raise ValueError(f"{text!r} is no path pattern")
+        written = found[2][1:-1].split("][") if found[2] else []
+        hops.append(Hop(found[1], tuple(_parse_index(index) for index in written)))
+        position = found.end()
+    anywhere = hops[0] == Hop("_")
+    return Pattern(tuple(hops[1:] if anywhere else hops), anywhere)
+
+
+def _parse_index(text: str) -> Index:
+    first, dots, last = text.partition("..")
+    if dots:
+        return int(first), int(last)
+    return int(text) if text.lstrip("-").isdigit() else text
 
 
 def literal(path: str) -> Pattern:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from spacelang.diagnostics import NOWHERE, Span
+from spacelang.ir.dialect import ForeignHop
 from spacelang.ir.pattern import Pattern
 
 
@@ -25,3 +26,22 @@ class StorageRule:
         return f"{self.pattern}: {self.kind}" + (
             f"({self.argument})" if self.argument != "" else ""
         )
+
+
+@dataclass(frozen=True)
+class Tie:
+    """`pattern: tie`: what matches, calls or parameters, reads one set of weights.
+
+    The leader is the first match in the order of the text; of each `every` consecutive ones, if that
+    is given; or the path `to`, its indices computed from what the pattern binds.
+    """
+
+    pattern: Pattern
+    every: int | None = None
+    to: tuple[ForeignHop, ...] | None = None
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
+
+    def __str__(self) -> str:
+        if self.to is not None:
+            return f"{self.pattern}: tie({'.'.join(map(str, self.to))})"
+        return f"{self.pattern}: tie" + (f"(every: {self.every})" if self.every else "")

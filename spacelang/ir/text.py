@@ -6,25 +6,27 @@
       size %width in {32, 48}
       param fc1.weight: [4*%width, %width] = linear
       %0: [%B, %width] = input() as x
-      %1: [%B, 4*%width] = linear(%0, out=4*%width, bias=false) {weight=fc1.weight[0:4*%width][0:%width]} as fc1
+      %1: [%B, 4*%width] = linear(%0, out=4*%width) {weight=fc1.weight[0:4*%width][0:%width]} as fc1
       yield %1
     }
 
-`%3` is a value, `%width` a size that the caller binds. A name that is no plain path stands in quotes:
-`@"/normal.op"`. Attributes that have the op's default are left out unless the text is made in full.
+`%3` is a value, `%width` a size that the caller binds. A name that is no plain path stands in
+quotes: `@"/normal.op"`. Attributes that have the op's default are left out unless the text is made
+in full.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from hashlib import sha256
+from typing import cast
 
 from spacelang.ir.block import Block
 from spacelang.ir.build import attribute
-from spacelang.ir.condition import All, Any, Chosen, Compare, Condition, Is, Not
+from spacelang.ir.condition import CONDITIONS, TRUE, Condition
 from spacelang.ir.decision import Choice
 from spacelang.ir.dialect import Dialect, Layout
 from spacelang.ir.dim import Dim, Symbol
@@ -32,21 +34,28 @@ from spacelang.ir.dim import Value as Candidate
 from spacelang.ir.graph import Graph
 from spacelang.ir.known import Known, Symbols
 from spacelang.ir.node import Attribute, Call, Node, TensorType
-from spacelang.ir.op import ops
+from spacelang.ir.op import Option, ops
 from spacelang.ir.param import Gather, Init, Param, Slice, View
 
 VERSION = 1
 PLAIN = re.compile(r"%?[A-Za-z_]\w*(?:\[\d+\])*(?:\.\w+(?:\[\d+\])*)*'*", re.ASCII)
-RESERVED = frozenset(
-    ["spaceir", "graph", "block", "root", "size", "decide", "param", "yield", "call", "init", "symbol", "condition", "as", "when", "do", "path", "store", "own", "output", "training", "rule", "stored", "require", "names", "rename", "to", "search", "in", "within", "by", "through", "if", "else", "and", "or", "not", "is", "true", "false", "none"]
-)
+RESERVED = frozenset({
+    "and", "as", "at", "block", "by", "call", "condition", "decide", "decides", "do", "else",
+    "false", "graph", "if", "in", "init", "is", "names", "none", "not", "or", "output", "owns",
+    "param", "rename", "require", "root", "rule", "search", "size", "spaceir", "stored", "stores",
+    "symbol", "through", "to", "training", "true", "when", "within", "yield",
+})  # fmt: skip
 """Words that are no names where they stand by themselves; those of `ir.lark`."""
-CONDITIONS = (Compare, Is, Chosen, Not, All, Any)
 
 
 def write(graph: Graph, *, full: bool = False) -> str:
     """The text of a graph; `full` writes the attributes that have the op's default too."""
     return "\n".join(_Writer(graph, full).graph()) + "\n"
+
+
+def block_text(block: Block) -> str:
+    """The full text of a block by itself."""
+    return "\n".join(_BlockWriter(True, {}).block(block, "block"))
 
 
 def digest(graph: Graph) -> str:
@@ -56,9 +65,9 @@ def digest(graph: Graph) -> str:
     return sha256(write(canonical(graph), full=True).encode()).hexdigest()
 
 
-def name(text: str) -> str:
-    """A name as it stands in the text."""
-    plain = PLAIN.fullmatch(text) and text not in RESERVED
+def name(text: str, free: bool = False) -> str:
+    """A name as it stands in the text; `free` where reserved words are names like any other."""
+    plain = PLAIN.fullmatch(text) and (free or text not in RESERVED)
     return text if plain else "@" + json.dumps(text)
 
 
@@ -84,53 +93,32 @@ def _set(values: Iterable[Candidate]) -> str:
     return f"{{{', '.join(map(candidate, values))}}}"
 
 
+def _values(size: Symbol) -> str:
+    """What a size may be: nothing said is any whole number from 1 on, `*` any number at all."""
+    if size.rate:
+        return " in {*}"
+    return f" in {_set(size.values)}" if size.values else ""
+
+
 def setting(value: object) -> str:
     """A setting of an engine; numbers keep their kind (`1` against `1.0`)."""
     if isinstance(value, tuple):
-        return f"[{', '.join(setting(v) for v in value)}]"  # pyright: ignore[reportUnknownVariableType]
+        return f"[{', '.join(map(setting, cast(tuple[object, ...], value)))}]"
     return "none" if value is None else json.dumps(value)
 
 
-class _Writer:
-    """Lines of the text, block by block; `scope` holds the symbols of the present one."""
+class _BlockWriter:
+    """Lines of blocks; `scope` holds the symbols that the present one knows."""
 
-    def __init__(self, graph: Graph, full: bool) -> None:
-        self.source, self.full = graph, full
-        self.known = Known(graph)
-        self.scope: Symbols = {}
+    def __init__(self, full: bool, scope: Symbols) -> None:
+        self.full, self.scope = full, scope
         self.owner = ""
 
-    def graph(self) -> Iterator[str]:
-        graph = self.source
-        yield f"spaceir {VERSION}"
-        yield f"graph {name(graph.name)}"
-        for block in graph.blocks.values():
-            self.scope = self.known.block(block)
-            yield from self._block(block, "block")
-        self.scope = self.known.root()
-        yield from self._block(graph.root, "root")
-        for output in graph.outputs:
-            yield f"output {name(output.name)} {output.value}" + " training" * output.training
-        for rule in graph.rules:
-            argument = f"({rule.argument})" if rule.argument != "" else ""
-            yield f"rule {json.dumps(str(rule.pattern))} {rule.kind}{argument}"
-        for path, number in sorted(graph.stored.items()):
-            yield f"stored {name(path)} = {number}"
-        for condition in graph.require:
-            yield f"require {self._condition(condition)}"
-        for _, dialect in sorted(graph.dialects.items()):
-            yield from self._dialect(dialect)
-        for engine, settings in sorted(graph.search.items()):
-            inner = ", ".join(f"{name(key)} = {setting(v)}" for key, v in settings.items())
-            yield f"search {name(engine)} {{{inner}}}"
-
-    # Blocks.
-
-    def _block(self, block: Block, word: str) -> Iterator[str]:
+    def block(self, block: Block, word: str) -> Iterator[str]:
         self.owner = base_name(block.name)
         yield f"{word} {name(block.name)} {{"
         for size in block.sizes:
-            yield f"  size {name(size.name)}" + (f" in {_set(size.values)}" if size.values else "")
+            yield f"  size {name(size.name)}{_values(size)}"
         for choice in block.decisions:
             yield "  " + self._choice(choice)
         for param in block.params:
@@ -145,7 +133,7 @@ class _Writer:
             for position, region in enumerate(node.regions):
                 head = "do" if guards is None else f"when {self._condition(guards[position])}"
                 if region.name != f"{self.owner}.{node.op}":
-                    head += f" as {name(region.name)}"
+                    head += f" as {name(region.name, free=True)}"
                 yield f"{indent}  {head} {{"
                 yield from self._level(region, indent + "    ")
                 yield f"{indent}  }}"
@@ -155,7 +143,7 @@ class _Writer:
         text = f"decide {choice.kind} {name(choice.path)} in {_set(choice.values)}"
         if choice.hull is not None:
             text += f" within {_set(choice.hull)}"
-        return text if choice.live == All(()) else f"{text} when {self._condition(choice.live)}"
+        return text if choice.live == TRUE else f"{text} when {self._condition(choice.live)}"
 
     def _param(self, param: Param) -> str:
         axes = ", ".join(
@@ -182,24 +170,24 @@ class _Writer:
         text = f"{left} = {what}({', '.join(arguments)})"
         if node.params:
             views = (
-                (f"{name(role)}=" if role else "") + self._view(view)
+                (f"{name(role, free=True)}=" if role else "") + self._view(view)
                 for role, view in node.params.items()
             )
             text += f" {{{', '.join(views)}}}"
         if node.call is not None:
             text += self._call(node.call, node.label)
-        return f"{text} as {name(node.label)}" if node.label else text
+        return f"{text} as {name(node.label, free=True)}" if node.label else text
 
     def _operands(self, node: Node) -> Iterator[str]:
         given = given_names(node)
         plain = len(node.operands) - len(given)
         yield from map(str, node.operands[:plain])
         for role, value in zip(given, node.operands[plain:], strict=True):
-            yield f"{name(role)}={value}"
+            yield f"{name(role, free=True)}={value}"
 
     def _attributes(self, node: Node) -> Iterator[str]:
         definition = ops().get(node.op)
-        options = definition.options if definition is not None else {}
+        options: Mapping[str, Option] = {} if definition is None else definition.options
         left_out: set[str] = set()
         if given_names(node):
             left_out.add("given")
@@ -210,21 +198,23 @@ class _Writer:
                 continue
             value = node.attributes[key]
             if self.full or key not in options or not same(value, attribute(options[key].default)):
-                yield f"{name(key)}={self._attribute(value)}"
+                yield f"{name(key, free=True)}={self._attribute(value)}"
 
     def _call(self, call: Call, label: str) -> str:
         text = ""
         if call.sizes:
-            bound = (f"{name(s)}={self._bound(v)}" for s, v in sorted(call.sizes.items()))
+            bound = (
+                f"{name(s, free=True)}={self._bound(v)}" for s, v in sorted(call.sizes.items())
+            )
             text += f" [{', '.join(bound)}]"
         if call.path != label:
-            text += f" path {name(call.path)}"
+            text += f" at {name(call.path)}"
         if call.decide != call.path:
-            text += f" decide {name(call.decide)}"
+            text += f" decides {name(call.decide)}"
         if call.store != call.path:
-            text += f" store {name(call.store)}"
+            text += f" stores {name(call.store)}"
         if call.own:
-            text += f" own [{', '.join(map(name, call.own))}]"
+            text += f" owns [{', '.join(map(name, call.own))}]"
         return text
 
     def _bound(self, value: Dim | Symbol) -> str:
@@ -258,7 +248,9 @@ class _Writer:
     # Values.
 
     def _dim(self, dim: Dim) -> str:
-        names = {s.name: Symbol(name(s.name), s.values) for s in dim.symbols if name(s.name) != s.name}
+        names = {
+            s.name: Symbol(name(s.name), s.values) for s in dim.symbols if name(s.name) != s.name
+        }
         return str(dim.substitute(names) if names else dim)
 
     def _dims(self, dims: Sequence[Dim]) -> str:
@@ -296,7 +288,38 @@ class _Writer:
             case _:
                 return f"condition {self._condition(value)}"
 
-    # Names.
+
+class _Writer(_BlockWriter):
+    """Lines of a whole graph."""
+
+    def __init__(self, graph: Graph, full: bool) -> None:
+        super().__init__(full, {})
+        self.source, self.known = graph, Known(graph)
+
+    def graph(self) -> Iterator[str]:
+        graph = self.source
+        yield f"spaceir {VERSION}"
+        yield f"graph {name(graph.name)}"
+        for block in graph.blocks.values():
+            self.scope = self.known.block(block)
+            yield from self.block(block, "block")
+        self.scope = self.known.root()
+        yield from self.block(graph.root, "root")
+        for output in graph.outputs:
+            label = name(output.name, free=True)
+            yield f"output {output.value} as {label}" + " training" * output.training
+        for rule in graph.rules:
+            argument = f"({rule.argument})" if rule.argument != "" else ""
+            yield f"rule {json.dumps(str(rule.pattern))} {rule.kind}{argument}"
+        for path, number in sorted(graph.stored.items()):
+            yield f"stored {name(path)} = {number}"
+        for condition in graph.require:
+            yield f"require {self._condition(condition)}"
+        for _, dialect in sorted(graph.dialects.items()):
+            yield from self._dialect(dialect)
+        for engine, settings in sorted(graph.search.items()):
+            inner = ", ".join(f"{name(key, free=True)}={setting(v)}" for key, v in settings.items())
+            yield f"search {name(engine)} {{{inner}}}"
 
     def _dialect(self, dialect: Dialect) -> Iterator[str]:
         yield f"names {name(dialect.name)} {{"
@@ -315,7 +338,8 @@ class _Writer:
 
 
 def _bare(dim: Dim) -> bool:
-    return len(dim.symbols) == 1 and dim == Dim.of(s) if (s := next(iter(dim.symbols), None)) else False
+    """Whether a size is one symbol and nothing else."""
+    return len(dim.symbols) == 1 and dim == Dim.of(next(iter(dim.symbols)))
 
 
 def given_names(node: Node) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import prod
 
 from spacelang.ir.dim import Dim
-from spacelang.ir.op import Infer
+from spacelang.ir.op import Infer, shown
 
 ONE = Dim.of(1)
 
@@ -60,7 +60,7 @@ def bind_einsum(infer: Infer, pattern: Einsum) -> tuple[dict[str, Dim], list[Dim
             infer.fail(
                 "SP301",
                 f'operand {number} of "{text}" has {shape.rank} axes',
-                note=f"it is {shape}",
+                note=f"it is {shown(shape)}",
             )
         axis = 0
         for letter in letters:
@@ -154,7 +154,7 @@ def bind_rearrange(infer: Infer, sides: Rearrange) -> tuple[dict[str, Dim], list
     spread = x.rank - len(sides.left) + 1 if ("...",) in sides.left else 0
     if spread < 0 or (("...",) not in sides.left and len(sides.left) != x.rank):
         infer.fail(
-            "SP301", f'"{text}" reads {len(sides.left)} axes of a tensor of {x.rank}', f"it is {x}"
+            "SP301", f'"{text}" reads {len(sides.left)} axes of a tensor of {x.rank}', f"it is {shown(x)}"
         )
     sizes: dict[str, Dim] = {}
     leading: list[Dim] = []
@@ -179,8 +179,7 @@ def bind_rearrange(infer: Infer, sides: Rearrange) -> tuple[dict[str, Dim], list
             infer.need_whole(size, f'{unknown[0]} in "{text}"')
             sizes[unknown[0]] = size
         else:
-            infer.need_equal(
-                whole, rest, "SP305", f'({" ".join(group)}) in "{text}" is not its axis'
-            )
+            wrong = f'({" ".join(group)}) in "{text}" is not its axis'
+            infer.need_equal(whole, rest, "SP305", wrong)
         sizes.update({n: known[n] for n in group if n in known})
     return sizes, leading

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from spacelang.ir.dim import Dim
 from spacelang.ir.node import TensorType
-from spacelang.ir.op import Infer, op, option
+from spacelang.ir.op import Infer, op, option, shown
 
 ONE = Dim.of(1)
 ACTIVATIONS = (
@@ -30,23 +30,23 @@ def _arithmetic(infer: Infer) -> TensorType:
         if m == ONE or n == ONE:
             shape.append(n if m == ONE else m)
             continue
-        infer.need_equal(
-            m, n, "SP304", "these two sizes must be equal", f"left is {a}, right is {b}"
-        )
+        if m != n:
+            label = f"left is {shown(a)}, right is {shown(b)}"
+            infer.need_equal(m, n, "SP304", "these two sizes must be equal", label)
         shape.append(m)
     return TensorType(tuple(shape), a.dtype)
 
 
 for _name in ("add", "sub", "mul", "div"):
     op(
-        _name, "a b?", "elementwise", number=option("number", None), flipped=option("bool", False)
+        _name, "a b?", "elementwise written", number=option("number", None), flipped=option("bool", False)
     ).shape(_arithmetic)
 for _name in ACTIVATIONS:
     op(_name, "x", "elementwise").shape(_same)
 for _name in ("dropout", "drop_path"):
     op(_name, "x", "elementwise random", rate=option("rate")).shape(_same)
 
-total = op("sum_of", "xs*", "elementwise")
+total = op("sum_of", "xs*", "elementwise written")
 
 
 @total.shape
@@ -55,8 +55,7 @@ def _sum_of(infer: Infer) -> TensorType:
     for number, other in enumerate(infer.types[1:], 2):
         if other.rank != infer.x.rank:
             infer.fail("SP301", f"part {number} of a sum has {other.rank} axes")
+        label = f"part 1 is {shown(infer.x)}, part {number} is {shown(other)}"
         for a, b in zip(infer.x.shape, other.shape, strict=True):
-            infer.need_equal(
-                a, b, "SP304", "these two sizes must be equal", f"{infer.x} and {other}"
-            )
+            infer.need_equal(a, b, "SP304", "these two sizes must be equal", label)
     return infer.x

@@ -28,7 +28,7 @@ for _name in ("max_pool", "avg_pool"):
         "x",
         kernel=option("size"),
         stride=option("whole", 1),
-        pad=option("any", None),
+        pad=option("size", None),
         count_pad=option("bool", False),
     ).shape(_pooled)
 

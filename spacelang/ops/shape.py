@@ -6,7 +6,7 @@ from math import prod
 
 from spacelang.ir.dim import Dim
 from spacelang.ir.node import TensorType
-from spacelang.ir.op import Infer, op, option
+from spacelang.ir.op import Infer, op, option, shown
 from spacelang.ops.patterns import bind_rearrange, parse_rearrange
 
 ONE, ZERO = Dim.of(1), Dim.of(0)
@@ -49,7 +49,7 @@ def _concat(infer: Infer) -> TensorType:
     return TensorType((*first.shape[:axis], total, *first.shape[axis + 1 :]), first.dtype)
 
 
-split = op("split", "x", parts=option("any"), axis=option("whole"))
+split = op("split", "x", parts=option("sizes"), axis=option("whole"))
 
 
 @split.shape
@@ -60,9 +60,8 @@ def _split(infer: Infer) -> list[TensorType]:
     given = infer.options["parts"]
     if isinstance(given, tuple):
         sizes = infer.dims("parts")
-        infer.need_equal(
-            sum(sizes, ZERO), x.shape[axis], "SP304", "the parts are not the whole axis"
-        )
+        whole = sum(sizes, ZERO)
+        infer.need_equal(whole, x.shape[axis], "SP304", "the parts are not the whole axis")
     else:
         count = infer.whole("parts")
         if count < 1:
@@ -99,7 +98,7 @@ def _expand(infer: Infer) -> TensorType:
     return TensorType(to, x.dtype)
 
 
-slice_ = op("slice", "x", index=option("any"))
+slice_ = op("slice", "x", "written", index=option("any"))
 
 
 @slice_.shape
@@ -116,12 +115,16 @@ def _slice(infer: Infer) -> TensorType:
             shape.append(size)
         elif isinstance(entry, Dim):
             here = entry if entry.constant is None or entry.constant >= 0 else size + entry
-            infer.need_at_most(here + 1, size, "SP307", f"index {entry} of an axis of {size}")
-            infer.need_at_most(ZERO, here, "SP307", f"index {entry} of an axis of {size}")
+            outside = f"index {shown(entry)} of an axis of {shown(size)}"
+            infer.need_whole(here, "an index")
+            infer.need_at_most(here + 1, size, "SP307", outside)
+            infer.need_at_most(ZERO, here, "SP307", outside)
         elif isinstance(entry, tuple):
             start, stop = (d for d in entry if isinstance(d, Dim))
             infer.need_at_most(ZERO, start, "SP307", "a slice starts before its axis")
-            infer.need_at_most(stop, size, "SP307", f"a slice ends at {stop} of an axis of {size}")
+            outside = f"a slice ends at {shown(stop)} of an axis of {shown(size)}"
+            infer.need_at_most(stop, size, "SP307", outside)
+            infer.need_whole(start, "the start of a slice")
             shape.append(stop - start)
     return TensorType(tuple(shape), x.dtype)
 

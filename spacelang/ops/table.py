@@ -1,4 +1,4 @@
-"""Index tables and reading by index: take, gather, offset_index, clipped_index, bucket_index, masks.
+"""Index tables and reading by index: take, gather, bucket_sum, tables of offsets, masks.
 
 The tables are pure functions of their sizes: constants of the network, stored only where labelled.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from spacelang.ir.dim import Dim
 from spacelang.ir.node import TensorType
-from spacelang.ir.op import Infer, op, option
+from spacelang.ir.op import Infer, op, option, shown
 
 INDEX = "i64"
 
@@ -20,7 +20,7 @@ def _take(infer: Infer) -> TensorType:
     table, index = infer.types
     axis = infer.axis(infer.whole("axis"), table.rank)
     if index.dtype != INDEX:
-        infer.fail("SP209", "the index of take must be whole numbers", f"it is {index}")
+        infer.fail("SP209", "the index of take must be whole numbers", f"it is {shown(index)}")
     return TensorType(table.shape[:axis] + index.shape + table.shape[axis + 1 :], table.dtype)
 
 
@@ -32,9 +32,26 @@ def _gather(infer: Infer) -> TensorType:
     """x [.., N, T], index [N, M] -> [.., N, M]: entry index[n, m] of row n."""
     x, index = infer.types
     if x.rank < 2 or index.rank != 2 or index.dtype != INDEX:
-        infer.fail("SP301", "gather reads x [.., N, T] by whole numbers [N, M]", f"{x} by {index}")
+        infer.fail("SP301", "gather reads x [.., N, T] by whole numbers [N, M]", f"{shown(x)} by {shown(index)}")
     infer.need_equal(x.shape[-2], index.shape[0], "SP304", "rows of x and of the index")
     return TensorType((*x.shape[:-1], index.shape[1]), x.dtype)
+
+
+bucket_sum = op("bucket_sum", "x index", buckets=option("size"))
+
+
+@bucket_sum.shape
+def _bucket_sum(infer: Infer) -> TensorType:
+    """x [.., N, M], index [N, M] -> [.., N, T]: entry t of row n adds the x[n, m] with index t.
+
+    The transpose of `gather`: it only adds.
+    """
+    x, index = infer.types
+    if x.rank < 2 or index.rank != 2 or index.dtype != INDEX:
+        infer.fail("SP301", "bucket_sum reads [.., N, M] by whole numbers [N, M]", f"{x}, {index}")
+    infer.need_equal(x.shape[-2], index.shape[0], "SP304", "rows of x and of the index")
+    infer.need_equal(x.shape[-1], index.shape[1], "SP304", "columns of x and of the index")
+    return TensorType((*x.shape[:-1], infer.dim("buckets")), x.dtype)
 
 
 def _square(infer: Infer) -> TensorType:

@@ -8,15 +8,16 @@
         every: int = 2
 
 The fields are the options, in a file's `rewrite { }`, in a pipeline string and in Python alike. The
-annotation of a field says how an option is read: `Pattern` is a path, `tuple[Pattern, ...]` a list of
-paths, `BlockSource` a block in scope, anything else a plain value.
+annotation of a field says how an option is read: `Pattern` is a path, `tuple[Pattern, ...]` a list
+of paths, `BlockSource` a block in scope, anything else a plain value. A field that ends in `_` is
+the option without it (`name_` is `name`, which every pass has).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol, runtime_checkable
+from dataclasses import Field, dataclass, fields
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from spacelang.diagnostics import Report
 from spacelang.ir.block import Block
@@ -52,7 +53,7 @@ class BlockSource(Protocol):
 
 @dataclass(frozen=True)
 class Pass:
-    """One rewriting. `preserves` is what it is tested for: function, parameters, size of the space."""
+    """One rewriting. `preserves` is what it is tested for: function, parameters, size of space."""
 
     name: ClassVar[str] = ""
     preserves: ClassVar[frozenset[str]] = frozenset()
@@ -60,3 +61,8 @@ class Pass:
     def run(self, graph: Graph, report: Report) -> Graph:
         """The rewritten graph; what does not fit is added to the report (SP601)."""
         raise NotImplementedError(self.name)
+
+
+def options(step: type[Pass]) -> dict[str, Field[Any]]:
+    """The options of a pass in order: the fields behind their names."""
+    return {field.name.removesuffix("_"): field for field in fields(step)}

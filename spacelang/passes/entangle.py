@@ -10,10 +10,11 @@ beats that of a decision; then more labels, then more fixed indices, then the la
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from math import prod
 
+from spacelang import plugins
 from spacelang.diagnostics import Report, error
 from spacelang.ir.block import Block
 from spacelang.ir.dim import Dim, Symbol
@@ -22,6 +23,24 @@ from spacelang.ir.node import Node
 from spacelang.ir.param import Param, Slice, View
 from spacelang.ir.pattern import Pattern
 from spacelang.ir.rule import StorageRule
+
+Start = Callable[[Dim, int], Dim]
+"""Where a slice of `length` starts in a factor stored with so many entries."""
+
+
+def centre(length: Dim, stored: int) -> Dim:
+    """Around the middle: a 3x3 kernel in a 7x7 one."""
+    return (stored - length) / 2
+
+
+def start_of(rule: StorageRule | None) -> Start | None:
+    """The start of a rule's slices, None for leading ones; plug-ins give theirs by name."""
+    if rule is None or rule.kind in ("store", "separate"):
+        return None
+    if rule.kind == "entangle":
+        return centre if rule.argument == "centre" else None
+    return plugins.load("spacelang.sharing", rule.kind)
+
 
 EVERYTHING = Pattern((), anywhere=True)
 Change = tuple[tuple[StorageRule | None, ...], ...]
@@ -201,7 +220,7 @@ class _Writer:
 
     def _centres(self, instance: Instance, param: Param, change: Change) -> tuple[int, ...]:
         """The stored sizes on which centred slices depend."""
-        if not any(r is not None and r.argument == "centre" for axis in change for r in axis):
+        if not any(start_of(r) is not None for axis in change for r in axis):
             return ()
         return tuple(
             n for axis in self.graph.storages[instance.param(param.path)].shape for n in axis
@@ -246,8 +265,8 @@ class _Writer:
         stored = self.graph.storages[instance.param(old.param)].shape
         index = tuple(
             tuple(
-                replace(part, start=(stored[a][f] - part.length) / 2)
-                if isinstance(part, Slice) and rule is not None and rule.argument == "centre"
+                replace(part, start=start(part.length, stored[a][f]))
+                if isinstance(part, Slice) and (start := start_of(rule)) is not None
                 else part
                 for f, (part, rule) in enumerate(zip(parts, rules, strict=True))
             )

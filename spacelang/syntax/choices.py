@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import combinations
-from math import comb
+from math import perm
 
-from spacelang.diagnostics import SpaceError, Span, error
+from spacelang.diagnostics import Diagnostic, SpaceError, Span, error
 from spacelang.ir.build import Level, Tensor
 from spacelang.ir.condition import Condition, conjunction, is_value
 from spacelang.ir.decision import Choice, Kind
 from spacelang.ir.dim import Dim, Symbol
 from spacelang.ir.dim import Value as DecisionValue
 from spacelang.syntax import tree
-from spacelang.syntax.expressions import entries, evaluate, hop, listed, whole
+from spacelang.syntax.evaluate import entries, evaluate, hop, listed, row, whole
 from spacelang.syntax.frame import Frame
 from spacelang.syntax.scope import Scope
 from spacelang.syntax.values import (
@@ -28,11 +28,11 @@ from spacelang.syntax.values import (
     tensors,
 )
 
-MAX_CANDIDATES = 100_000
+MAX_CANDIDATES = 10_000
 
 
 def candidates(value: Thing, what: str, span: Span) -> tuple[DecisionValue, ...]:
-    """The candidates of a set, a range or a list; none at all is SP503, as is one twice."""
+    """The candidates of a set or a range; none at all is SP503, as is one twice."""
     if isinstance(value, Numbers):
         found: tuple[DecisionValue, ...] = listed(value, span)
     elif isinstance(value, Candidates | Pending):
@@ -49,11 +49,12 @@ def candidates(value: Thing, what: str, span: Span) -> tuple[DecisionValue, ...]
         raise SpaceError(
             error("SP507", f"{what} has more than {MAX_CANDIDATES:,} candidates", span)
         )
-    twice = next((v for i, v in enumerate(found) if v in found[:i]), None)
-    if twice is not None:
-        raise SpaceError(error("SP503", f"{twice} is twice among the candidates of {what}", span))
-    if len({isinstance(v, str | bool) for v in found}) > 1:
+    kinds = {type(v) if isinstance(v, str | bool) else float for v in found}
+    if len(kinds) > 1:
         raise SpaceError(error("SP209", f"the candidates of {what} are of different kinds", span))
+    if len(set(found)) < len(found):
+        twice = next(v for i, v in enumerate(found) if v in found[:i])
+        raise SpaceError(error("SP503", f"{twice} is twice among the candidates of {what}", span))
     return found
 
 
@@ -61,13 +62,14 @@ def declare(
     frame: Frame,
     path: str,
     values: tuple[DecisionValue, ...],
-    kind: Kind,
     span: Span,
     hull: tuple[DecisionValue, ...] | None = None,
 ) -> Thing:
     """Declare a decision of this block: its value (known where this alternative fixes it)."""
     live = conjunction(*frame.builder.guards)
-    choice = Choice(frame.path(path), kind, values, hull, live, span)
+    if frame.session.hulls and hull is not None:
+        values = hull
+    choice = Choice(frame.path(path), "dim", values, hull, live, span)
     frame.builder.decide(choice)
     fixed = frame.fixed.get("." + choice.path)
     if fixed is not None:
@@ -75,98 +77,144 @@ def declare(
         return fixed if isinstance(fixed, str | bool) else Dim.of(fixed)
     if all(not isinstance(v, str | bool) for v in values):
         return Dim.of(choice.symbol)
-    return Text(choice.symbol)
+    first, *others = values
+    return Text(choice.symbol) if others or isinstance(first, tuple) else _word(first)
+
+
+def _word(value: DecisionValue) -> Thing:
+    assert isinstance(value, str | bool)
+    return value
 
 
 def choose(statement: tree.Choose, frame: Frame, scope: Scope) -> None:
     """`choose name[i] in domain within hull`: declares `name[i]` and binds `name`."""
     path = hop(statement.target, frame, scope)
     if isinstance(statement.domain, tree.Draw):
-        scope.bind(statement.target.name, _draw(statement, path, frame, scope), statement.span)
-        return
-    domain = statement.domain
-    values = candidates(evaluate(domain, frame, scope), path, domain.span)
-    hull = None
-    if statement.hull is not None:
-        hull = candidates(
-            evaluate(statement.hull, frame, scope), f"the hull of {path}", statement.hull.span
-        )
-        outside = [v for v in values if v not in hull]
-        if outside:
-            raise SpaceError(
-                error("SP501", f"{outside[0]} of {path} is not within its hull", domain.span).also(
-                    statement.hull.span, "the hull"
-                )
-            )
-    value = declare(frame, path, values, "dim", statement.span, hull)
+        value: Thing = _draw(statement, statement.domain, path, frame, scope)
+    else:
+        domain = statement.domain
+        values = candidates(evaluate(domain, frame, scope), path, domain.span)
+        hull = None
+        if statement.hull is not None:
+            hull = _hull(statement.hull, values, path, frame, scope)
+        value = declare(frame, path, values, statement.span, hull)
     scope.bind(statement.target.name, value, statement.span)
 
 
-def _draw(statement: tree.Choose, path: str, frame: Frame, scope: Scope) -> Picked:
-    """`choose inputs in 2 of states`: a set of `count` entries; their order is a spelling."""
-    assert isinstance(statement.domain, tree.Draw)
-    count = whole(statement.domain.count, frame, scope, "the number of picks")
-    sources = entries(
-        evaluate(statement.domain.source, frame, scope), statement.domain.source.span, "the source"
-    )
-    if not 1 <= count <= len(sources):
+def _hull(
+    expr: tree.Expr,
+    values: tuple[DecisionValue, ...],
+    path: str,
+    frame: Frame,
+    scope: Scope,
+) -> tuple[DecisionValue, ...]:
+    """The candidates that a range search may move to; those of the start are among them (SP501)."""
+    hull = candidates(evaluate(expr, frame, scope), f"the hull of {path}", expr.span)
+    outside = [v for v in values if v not in hull]
+    if outside:
         raise SpaceError(
-            error("SP501", f"{count} of {len(sources)} cannot be picked", statement.domain.span)
+            error("SP501", f"{outside[0]} of {path} is not within its hull", expr.span)
         )
-    if comb(len(sources), count) > MAX_CANDIDATES:
-        raise SpaceError(error("SP507", f"{path} has too many candidates", statement.span))
+    return hull
+
+
+def _draw(
+    statement: tree.Choose, domain: tree.Draw, path: str, frame: Frame, scope: Scope
+) -> Picked:
+    """`choose inputs in 2 of states`: a set of `count` entries; their order is a spelling."""
+    if statement.hull is not None:
+        raise SpaceError(error("SP208", "a pick has no hull", statement.hull.span))
+    count = whole(domain.count, frame, scope, "the number of picks")
+    source = evaluate(domain.source, frame, scope)
+    sources = tensors(entries(source, domain.source.span, "the source"))
+    if sources is None:
+        raise SpaceError(error("SP209", f"{path} picks among tensors", domain.source.span))
+    if not 1 <= count <= len(sources):
+        raise SpaceError(error("SP501", f"{count} of {len(sources)} cannot be picked", domain.span))
+    if perm(len(sources), count) > MAX_CANDIDATES:
+        raise SpaceError(
+            error("SP507", f"{path} has more than {MAX_CANDIDATES:,} orders", statement.span)
+        )
     values = tuple(combinations(range(len(sources)), count))
+    choice = _decided(frame, path, "pick", values, statement.span)
+    return Picked(choice.symbol, count, tuple(sources))
+
+
+def _decided(
+    frame: Frame, path: str, kind: Kind, values: tuple[DecisionValue, ...], span: Span
+) -> Choice:
     live = conjunction(*frame.builder.guards)
-    choice = Choice(frame.path(path), "pick", values, None, live, statement.span)
+    choice = Choice(frame.path(path), kind, values, None, live, span)
     frame.builder.decide(choice)
-    values_of = tensors(sources)
-    if values_of is None:
-        raise SpaceError(error("SP209", f"{path} picks among tensors", statement.domain.span))
-    return Picked(choice.symbol, count, tuple(values_of))
+    return choice
 
 
-def choose_path(expr: tree.ChoosePath, frame: Frame, scope: Scope) -> Thing:
+@row(tree.ChoosePath)
+def _choose_path(expr: tree.ChoosePath, frame: Frame, scope: Scope) -> Thing:
     """`choose op { a: .. b: .. }`: one alternative; each has a scope `op.a` of its own."""
     path = hop(expr.target, frame, scope)
     names = tuple(option.name for option in expr.options)
-    twice = next((n for i, n in enumerate(names) if n in names[:i]), None)
+    twice = next((o for i, o in enumerate(expr.options) if o.name in names[:i]), None)
     if twice is not None:
-        raise SpaceError(error("SP503", f"{twice} is twice among the alternatives", expr.span))
-    full = frame.path(path)
-    choice = Choice(full, "path", names, None, conjunction(*frame.builder.guards), expr.span)
-    frame.builder.decide(choice)
-    before, build = frame.prefix, frame.builder
+        raise SpaceError(
+            error("SP503", f"{twice.name} is twice among the alternatives", twice.span)
+        )
+    choice = _decided(frame, path, "path", names, expr.span)
+    before, build, level = frame.prefix, frame.builder, frame.builder.level
     regions: list[Level] = []
-    results: list[list[Tensor]] = []
+    results: list[Tensor] = []
     conditions: list[Condition] = []
-    fixed = frame.fixed.get("." + full)
-    try:
-        for option in expr.options:
-            if fixed is not None and fixed != option.name:
-                continue
-            truth = is_value(choice.symbol, option.name)
-            frame.prefix = f"{full}.{option.name}"
-            build.open(truth)
-            value = evaluate(option.value, frame, scope)
-            if not isinstance(value, Tensor):
-                raise SpaceError(
-                    error("SP209", f"an alternative is {kind(value)}, not a tensor", option.span)
-                )
-            regions.append(build.close())
-            results.append([value])
+    taken: list[tree.Option] = []
+    failed: list[Diagnostic] | None = None
+    fixed = frame.fixed.get("." + choice.path)
+    for option in expr.options:
+        if fixed is not None and fixed != option.name:
+            continue
+        truth = is_value(choice.symbol, option.name)
+        frame.prefix = f"{choice.path}.{option.name}"
+        try:
+            regions.append(build.open(truth))
+            results.append(_alternative(option, frame, scope))
             conditions.append(truth)
-    finally:
-        frame.prefix = before
-    first = results[0][0].type
-    for region, (value,), option in zip(regions[1:], results[1:], expr.options[1:], strict=False):
-        build.same_type(value.type, first, region.guards, option.span)
-    return build.choose(conditions, regions, results, (first,), expr.span, full)[0]
+            taken.append(option)
+        except SpaceError as found:
+            failed = [*(failed or ()), *found.diagnostics]
+        finally:
+            build.level, frame.prefix = level, before
+    if failed is not None:
+        raise SpaceError(failed)
+    first = results[0]
+    for region, value, option in zip(regions[1:], results[1:], taken[1:], strict=True):
+        build.same_type(value, first, region.guards, option.span)
+    made = [[value] for value in results]
+    return build.choose(conditions, regions, made, (first.type,), expr.span, choice.path)[0]
+
+
+def _alternative(option: tree.Option, frame: Frame, scope: Scope) -> Tensor:
+    value = evaluate(option.value, frame, scope)
+    if isinstance(value, Tensor):
+        return value
+    raise SpaceError(
+        error("SP209", f"an alternative is {kind(value)}, not a tensor", option.span).hint(
+            "choose name in {..} chooses between values"
+        )
+    )
+
+
+# `choose {..}` where a parameter is given.
+
+
+def pending(value: Thing) -> bool:
+    """Whether a `choose {..}` is in an argument."""
+    return isinstance(value, Pending) or (
+        isinstance(value, tuple) and any(pending(v) for v in value)
+    )
 
 
 def pend(value: Thing, name: str, frame: Frame) -> Thing:
     """An argument with every `choose {..}` in it declared: `ratio`, or `widths[0]` in a list."""
     if isinstance(value, Pending):
-        return declare(frame, name, candidates(value, name, value.span), "dim", value.span)
+        return declare(frame, name, candidates(value, name, value.span), value.span)
     if isinstance(value, tuple):
         return tuple(pend(v, f"{name}[{i}]", frame) for i, v in enumerate(value))
     return value
@@ -175,8 +223,7 @@ def pend(value: Thing, name: str, frame: Frame) -> Thing:
 def mark_presence(frame: Frame, symbols: frozenset[Symbol]) -> None:
     """Decisions in a loop's bound are of the kind `presence`."""
     for symbol in symbols:
-        here: Frame = frame
-        name: str = symbol.name
+        here, name = frame, symbol.name
         while name not in here.builder.decisions and here.caller is not None:
             found = next((i for i in here.imports.values() if i.size.name == name), None)
             if found is None:
@@ -185,6 +232,3 @@ def mark_presence(frame: Frame, symbols: frozenset[Symbol]) -> None:
         choice = here.builder.decisions.get(name)
         if choice is not None and choice.kind == "dim":
             here.builder.decisions[name] = replace(choice, kind="presence")
-
-
-

@@ -1,4 +1,4 @@
-"""Control forms that take a region: cascade and total.
+"""Control forms: cascade and total, which take a region, and table, which is told apart.
 
 A region is a body handed to a form, run in the frame where it is written with its names bound anew.
 """
@@ -14,21 +14,21 @@ from spacelang.syntax import tree
 from spacelang.syntax.calls import Arguments
 from spacelang.syntax.frame import Frame
 from spacelang.syntax.scope import Scope
-from spacelang.syntax.values import Picked, Thing, kind, tensors
+from spacelang.syntax.values import Picked, Thing, kind, number, tensors
 
 
 def run_region(region: tree.Region, values: tuple[Thing, ...], frame: Frame, scope: Scope) -> Thing:
     """The value that a region returns for these values of its names."""
-    from spacelang.syntax.statements import run_body
+    from spacelang.syntax.statements import protect, run_body
 
+    protect(region.names, region.span)
     if len(region.names) != len(values):
         raise SpaceError(
             error("SP306", f"this form hands over {len(values)} values", region.span).note(
                 f"the region names {len(region.names)}"
             )
         )
-    inner = Scope(scope)
-    inner.frame = frame
+    inner = scope.inside(frame)
     for name, value in zip(region.names, values, strict=True):
         inner.bind(name, value, region.span)
     return run_body(region.body, frame, inner, region.span)
@@ -51,6 +51,7 @@ def _cascade(given: Arguments, frame: Frame, scope: Scope) -> Tensor:
     if len(given.positional) != 1 or set(given.named) - {"axis"}:
         raise SpaceError(error("SP204", "cascade(parts, axis: a) |i, part| { .. }", given.span))
     parts = _tensors(given.positional[0], "cascade", given.span)
+    axis = number(given.named.get("axis", Dim.of(-1)), "axis of cascade", given.span)
     made: list[Tensor] = []
     for i, part in enumerate(parts):
         if made:
@@ -59,7 +60,6 @@ def _cascade(given: Arguments, frame: Frame, scope: Scope) -> Tensor:
         if not isinstance(value, Tensor):
             raise SpaceError(error("SP209", "the region returns a tensor", given.region.span))
         made.append(value)
-    axis = given.named.get("axis", Dim.of(-1))
     return frame.builder.one("concat", made, {"axis": axis}, span=given.span)
 
 
@@ -68,7 +68,7 @@ def _total(given: Arguments, frame: Frame, scope: Scope) -> Tensor:
     from spacelang.syntax.picks import picked_values
 
     if len(given.positional) != 1 or given.named:
-        raise SpaceError(error("SP204", "total(list) |..| { .. }", given.span))
+        raise SpaceError(error("SP204", "total(list) |value, source, position| { .. }", given.span))
     value = given.positional[0]
     if isinstance(value, Picked):
         parts = picked_values(value, given, frame, scope)
@@ -86,7 +86,17 @@ def _total(given: Arguments, frame: Frame, scope: Scope) -> Tensor:
     return frame.builder.one("sum_of", parts, span=given.span)
 
 
+def _table(given: Arguments, frame: Frame, scope: Scope) -> Thing:
+    """Kept free for `table(shape) |i, j| { number }`, a constant from its indices."""
+    raise SpaceError(
+        error("SP208", "`table` is a word kept for tables by their indices", given.span).hint(
+            "offset_index, clipped_index, bucket_index and shift_mask are the tables there are"
+        )
+    )
+
+
 FORMS: dict[str, Callable[[Arguments, Frame, Scope], Thing]] = {
     "cascade": _cascade,
     "total": _total,
+    "table": _table,
 }

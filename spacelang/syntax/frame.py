@@ -7,79 +7,32 @@ its own (`%width`), bound at each call; only decisions that the block takes itse
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from spacelang.diagnostics import Diagnostic, Report, SpaceError, Span, error
-from spacelang.ir.block import Block
+from spacelang.diagnostics import Report, SpaceError, Span, error
 from spacelang.ir.build import BlockBuilder, Tensor
 from spacelang.ir.condition import Condition
 from spacelang.ir.dim import Dim, Symbol
 from spacelang.ir.dim import Value as DecisionValue
 from spacelang.ir.node import TensorType, join
 from spacelang.ir.param import Init
+from spacelang.syntax.conflicts import explained
+from spacelang.syntax.session import Import, Session
+from spacelang.syntax.tree import BlockOf, Expr
 from spacelang.syntax.values import CONDITIONS, Candidates, Numbers, Picked, Text, Thing
 
 if TYPE_CHECKING:
-    from spacelang.syntax.scope import Library
-
-MAX_NODES = 100_000
-
-
-@dataclass(frozen=True)
-class Import:
-    """A size of a block: where its symbol comes from. `frame` None is the immediate caller."""
-
-    size: Symbol
-    frame: Frame | None
-    symbol: Symbol
-
-
-@dataclass(frozen=True)
-class Compiled:
-    """A block that was elaborated, with what a call of it needs."""
-
-    block: Block
-    imports: tuple[Import, ...]
-    late: tuple[str, ...]
-    result: Thing
-    named: bool
-
-
-@dataclass
-class Session:
-    """What all frames of one elaboration share."""
-
-    library: Library
-    report: Report = field(default_factory=Report)
-    compiled: dict[object, Compiled] = field(default_factory=dict[object, Compiled])
-    blocks: dict[str, Block] = field(default_factory=dict[str, Block])
-    kept: list[object] = field(default_factory=list[object])
-    named: dict[str, bool] = field(default_factory=dict[str, bool])
-    failed: Frame | None = None
-    nodes: int = 0
-    reserved: set[str] = field(default_factory=set[str])
-
-    def unique(self, name: str) -> str:
-        """A block name that is not taken: `encoder`, `encoder.2`."""
-        taken = {*self.blocks, *self.reserved}
-        found, count = name, 2
-        while found in taken:
-            found, count = f"{name}.{count}", count + 1
-        return found
-
-    def spend(self, nodes: int, span: Span) -> None:
-        """Count nodes made against the limit (SP507)."""
-        self.nodes += nodes
-        if self.nodes > MAX_NODES:
-            raise SpaceError(error("SP507", f"the graph has more than {MAX_NODES:,} nodes", span))
+    from spacelang.syntax.scope import Scope
+    from spacelang.syntax.sections import Host
 
 
 class Frame:
     """A block in the making.
 
     `fixed` holds values of decisions that this alternative of the block is made for: a size that the
-    caller binds (by the symbol's name there) or a decision of its own.
+    caller binds (by the symbol's name there) or, after a dot, a decision of its own. `errors` are
+    kept here, not in the session: an elaboration that asks for a split is thrown away with them.
     """
 
     def __init__(
@@ -89,17 +42,23 @@ class Frame:
         span: Span,
         caller: Frame | None = None,
         fixed: Mapping[str, DecisionValue] | None = None,
+        definition: BlockOf | None = None,
+        place: str = "",
     ) -> None:
         self.session, self.caller, self.name = session, caller, name
+        self.definition, self.place = definition, place
         self.fixed = dict(fixed or {})
-        self.builder = BlockBuilder(name, span, explain=self.explain)
+        self.builder = BlockBuilder(name, span, explain=lambda *given: explained(self, *given))
         self.prefix = ""
         self.counts: dict[str, int] = {}
         self.imports: dict[tuple[int, Symbol], Import] = {}
         self.late: list[str] = []
-        self.chain: tuple[object, ...] = (*caller.chain, self) if caller else (self,)
-        self.definition: object = None
-        self.place = ""
+        self.chain: tuple[Frame, ...] = (*caller.chain, self) if caller else (self,)
+        self.errors = Report()
+        self.host: Host | None = None
+        self.origins: dict[Dim, Span] = {}
+        self.require: list[Condition] = []
+        self.deferred: list[tuple[Expr, Scope, tuple[Condition, ...]]] = []
 
     # Names.
 
@@ -112,6 +71,11 @@ class Frame:
         self.counts[key] = self.counts.get(key, -1) + 1
         return self.counts[key]
 
+    def next(self, name: str) -> str:
+        """The path that the next unlabelled instance of a block will have."""
+        key = self.path(name)
+        return f"{key}[{self.counts.get(key, -1) + 1}]"
+
     # Symbols of other frames.
 
     def symbol(self, origin: Frame, symbol: Symbol) -> Dim | Symbol:
@@ -119,11 +83,11 @@ class Frame:
         if origin is self:
             own = self.fixed.get("." + symbol.name)
             return symbol if own is None else _value(symbol, own)
-        assert self.caller is not None, symbol
+        if self.caller is None:
+            raise SpaceError(error("SP208", f"{symbol.name} belongs to a space apart"))
         outer = self.caller.symbol(origin, symbol)
         if isinstance(outer, Dim):
-            found = self.dim(self.caller, outer)
-            return found
+            return self.dim(self.caller, outer)
         if outer.name in self.fixed:
             return _value(outer, self.fixed[outer.name])
         key = (id(origin), symbol)
@@ -132,7 +96,7 @@ class Frame:
             name = "%" + outer.name.lstrip("%")
             while name in taken:
                 name += "'"
-            size = Symbol(name, outer.values)
+            size = Symbol(name, outer.values, outer.rate)
             self.builder.size(size)
             self.imports[key] = Import(size, None if origin is self.caller else origin, symbol)
         return self.imports[key].size
@@ -145,86 +109,48 @@ class Frame:
     def type(self, origin: Frame, type: TensorType) -> TensorType:
         return TensorType(tuple(self.dim(origin, d) for d in type.shape), type.dtype)
 
+    def condition(self, origin: Frame, value: Condition) -> Condition:
+        if origin is self:
+            return value
+        return value.substitute({s.name: self.symbol(origin, s) for s in value.symbols})
+
     def thing(self, origin: Frame, value: Thing) -> Thing:
         """A value of another frame, with its sizes as this frame sees them."""
         if origin is self:
             return value
-        if isinstance(value, Dim):
-            return self.dim(origin, value)
-        if isinstance(value, CONDITIONS):
-            return self.condition(origin, value)
-        if isinstance(value, tuple):
-            return tuple(self.thing(origin, v) for v in value)
-        if isinstance(value, Candidates):
-            return Candidates(tuple(self.thing(origin, v) for v in value.items))
-        if isinstance(value, Numbers):
-            return replace(value, stop=self.dim(origin, value.stop))
-        if isinstance(value, Text):
-            found = self.symbol(origin, value.symbol)
-            return Text(found) if isinstance(found, Symbol) else self.fixed_text(value.symbol)
-        if isinstance(value, Init):
-            return Init(value.rule, tuple(self.dim(origin, d) for d in value.arguments))
-        if isinstance(value, Tensor | Picked):
-            raise SpaceError(
-                error("SP208", "a block reads only its arguments, not tensors around it").hint(
-                    "hand the tensor over as an argument"
+        match value:
+            case Dim():
+                return self.dim(origin, value)
+            case tuple():
+                return tuple(self.thing(origin, v) for v in value)
+            case Candidates():
+                return Candidates(tuple(self.thing(origin, v) for v in value.items))
+            case Numbers():
+                return replace(value, stop=self.dim(origin, value.stop))
+            case Text():
+                return self._text(origin, value.symbol)
+            case Init():
+                return Init(value.rule, tuple(self.dim(origin, d) for d in value.arguments))
+            case Tensor() | Picked():
+                raise SpaceError(
+                    error("SP208", "a block reads only its arguments, not tensors around it").hint(
+                        "hand the tensor over as an argument"
+                    )
                 )
-            )
-        return value
+            case _ if isinstance(value, CONDITIONS):
+                return self.condition(origin, value)
+            case _:
+                return value
 
-    def condition(self, origin: Frame, value: Condition) -> Condition:
-        if origin is self:
-            return value
-        names = {s.name: self.symbol(origin, s) for s in value.symbols}
-        return value.substitute(names)
-
-    def fixed_text(self, symbol: Symbol) -> Thing:
-        frame: Frame | None = self
-        while frame is not None:
-            for name, value in frame.fixed.items():
-                if name.lstrip("%.") == symbol.name.lstrip("%") and isinstance(value, str | bool):
-                    return value
-            frame = frame.caller
-        raise KeyError(symbol.name)
-
-    # Counter-examples.
-
-    def outward(self, name: str) -> str:
-        """A symbol's name as the whole space knows it, for messages."""
-        frame: Frame = self
-        while frame.caller is not None:
-            found = next((i for i in frame.imports.values() if i.size.name == name), None)
-            if found is None:
-                if name.startswith("%"):
-                    return name.lstrip("%")
-                name = join(frame.place, name)
-                frame = frame.caller
-                continue
-            name = found.symbol.name
-            frame = found.frame or frame.caller
-        return name.lstrip("%/")
-
-    def explain(self, found: Diagnostic, example: Mapping[str, object]) -> Diagnostic:
-        """The diagnostic with the architecture that breaks it, in the names of the whole space."""
-        from spacelang.ir.build import example_text
-
-        named = {self.outward(name): _shown(value) for name, value in example.items()}
-        for frame in self.chain:
-            if isinstance(frame, Frame):
-                for name, value in frame.fixed.items():
-                    named.setdefault((frame.caller or frame).outward(name), _shown(value))
-        return found.note(example_text(named))
+    def _text(self, origin: Frame, symbol: Symbol) -> Thing:
+        """A decision among strings or booleans; the word itself where this alternative fixes it."""
+        found = self.symbol(origin, symbol)
+        assert isinstance(found, Symbol)
+        first, *others = found.values
+        return first if isinstance(first, bool | str) and not others else Text(found)
 
 
 def _value(symbol: Symbol, value: DecisionValue) -> Dim | Symbol:
     if isinstance(value, str | bool | tuple):
         return Symbol(symbol.name, (value,))
     return Dim.of(value)
-
-
-def _shown(value: object) -> object:
-    from fractions import Fraction
-
-    if isinstance(value, Fraction):
-        return int(value) if value.denominator == 1 else float(value)
-    return value

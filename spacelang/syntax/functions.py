@@ -7,16 +7,16 @@ from fractions import Fraction
 
 from spacelang.diagnostics import SpaceError, Span, error
 from spacelang.ir.dim import Dim, floor, function, maximum, minimum, power, rsqrt, sqrt
+from spacelang.ir.op import shown
+from spacelang.syntax.evaluate import entries, listed
 from spacelang.syntax.values import Candidates, Numbers, Thing, kind, number
 
-MAX_LIST = 1_000_000
 MAX_BITS = 63
+MAX_POWER = 8
 
 
 def _spread(arguments: Sequence[Thing], name: str, span: Span) -> list[Thing]:
     """Entries of a single list, or the arguments themselves."""
-    from spacelang.syntax.expressions import entries
-
     if len(arguments) == 1 and not isinstance(arguments[0], Dim):
         return list(entries(arguments[0], span, f"the argument of {name}"))
     return list(arguments)
@@ -39,8 +39,6 @@ def _numbers(arguments: Sequence[Thing], name: str, span: Span) -> list[Dim]:
 
 def _len(arguments: Sequence[Thing], span: Span) -> Dim:
     (value,) = _one(arguments, "len", span)
-    from spacelang.syntax.expressions import entries
-
     if isinstance(value, Candidates):
         return Dim.of(len(value.items))
     return Dim.of(len(entries(value, span, "the argument of len")))
@@ -70,22 +68,26 @@ def _largest(arguments: Sequence[Thing], span: Span) -> Thing:
 
 
 def _largest_of(value: Thing, span: Span) -> Thing:
-    from spacelang.syntax.expressions import listed
-
     if isinstance(value, tuple):
         return tuple(_largest_of(v, span) for v in value)
     if isinstance(value, Dim):
-        return Dim.of(value.bounds()[1])
+        return Dim.of(most(value, span))
     if isinstance(value, Candidates):
-        return Dim.of(max(number(v, "a candidate", span).bounds()[1] for v in value.items))
-    if isinstance(value, Numbers):
-        return Dim.of(max(listed(value, span)))
+        return Dim.of(max(most(number(v, "a candidate", span), span) for v in value.items))
+    if isinstance(value, Numbers) and (numbers := listed(value, span)):
+        return Dim.of(max(numbers))
     raise SpaceError(error("SP209", f"largest of {kind(value)}", span))
 
 
-def _zip(arguments: Sequence[Thing], span: Span) -> Thing:
-    from spacelang.syntax.expressions import entries
+def most(value: Dim, span: Span) -> Fraction:
+    """The largest value of a size (SP308 if it has none)."""
+    try:
+        return value.bounds()[1]
+    except ValueError:
+        raise SpaceError(error("SP308", f"{shown(value)} has no largest value", span)) from None
 
+
+def _zip(arguments: Sequence[Thing], span: Span) -> Thing:
     lists = [entries(v, span, "an argument of zip") for v in arguments]
     if len({len(items) for items in lists}) > 1:
         lengths = ", ".join(str(len(items)) for items in lists)
@@ -94,32 +96,48 @@ def _zip(arguments: Sequence[Thing], span: Span) -> Thing:
 
 
 def _enumerate(arguments: Sequence[Thing], span: Span) -> Thing:
-    from spacelang.syntax.expressions import entries
-
     (value,) = _one(arguments, "enumerate", span)
     items = value if isinstance(value, tuple) else entries(value, span, "the argument of enumerate")
     return tuple((Dim.of(i), item) for i, item in enumerate(items))
 
 
 def _reversed(arguments: Sequence[Thing], span: Span) -> Thing:
-    from spacelang.syntax.expressions import entries
-
     (value,) = _one(arguments, "reversed", span)
     return tuple(reversed(entries(value, span, "the argument of reversed")))
 
 
 def _power(arguments: Sequence[Thing], span: Span) -> Dim:
+    """`power(a, b)`; refused before it is computed where it would pass 63 bits (SP103)."""
     base, exponent = _numbers(_one(arguments, "power", span, 2), "power", span)
-    if base.constant is not None and exponent.constant is not None:
-        bits = max(base.constant.numerator.bit_length(), base.constant.denominator.bit_length())
-        if bits * abs(exponent.constant) > 4 * MAX_BITS:
-            raise SpaceError(error("SP103", "a power of more than 63 bits", span))
+    largest, times = _magnitude(base), _magnitude(exponent)
+    if times * largest.bit_length() > 4 * MAX_BITS or times > 4 * MAX_BITS:
+        raise SpaceError(error("SP103", f"a power of more than {MAX_BITS} bits", span))
+    if len(base.terms) > 1 and times > MAX_POWER:
+        raise SpaceError(error("SP507", f"a sum to the power of more than {MAX_POWER}", span))
     return power(base, exponent)
 
 
-def _unary(name: str, make: Callable[[Dim], Dim]) -> Callable[[Sequence[Thing], Span], Dim]:
+def _magnitude(value: Dim) -> int:
+    """A whole number above the size of a number and of its inverse; 2^8 for a free one."""
+    try:
+        ends = [abs(n) for n in value.bounds()]
+    except ValueError:
+        return 1 << 8
+    return 1 + int(max([*ends, *(1 / n for n in ends if n)]))
+
+
+def _unary(
+    name: str, make: Callable[[Dim], Dim], above: str = ""
+) -> Callable[[Sequence[Thing], Span], Dim]:
+    """A function of one number; `above` says which numbers have a value ("<= 0" have none)."""
+
     def run(arguments: Sequence[Thing], span: Span) -> Dim:
         (value,) = _numbers(_one(arguments, name, span), name, span)
+        if above and value.symbols and all(s.values for s in value.symbols):
+            low, _ = value.bounds()
+            if low < 0 or (low == 0 and above == "> 0"):
+                found = error("SP210", f"{name} of {shown(value)} has no value", span)
+                raise SpaceError(found.note(f"it is {low} for some architecture"))
         return make(value)
 
     return run
@@ -136,13 +154,11 @@ FUNCTIONS: dict[str, Callable[[Sequence[Thing], Span], Thing]] = {
     "reversed": _reversed,
     "power": _power,
     "floor": _unary("floor", floor),
-    "rsqrt": _unary("rsqrt", rsqrt),
-    "sqrt": _unary("sqrt", sqrt),
+    "rsqrt": _unary("rsqrt", rsqrt, "> 0"),
+    "sqrt": _unary("sqrt", sqrt, ">= 0"),
     "exp": _unary("exp", lambda d: function("exp", d)),
-    "log": _unary("log", lambda d: function("log", d)),
+    "log": _unary("log", lambda d: function("log", d), "> 0"),
     "sin": _unary("sin", lambda d: function("sin", d)),
     "cos": _unary("cos", lambda d: function("cos", d)),
 }
 """`exp` and `sqrt` of a tensor are ops: `calls.py` prefers the op where the argument is a tensor."""
-
-__all__ = ["FUNCTIONS", "MAX_LIST", "Fraction"]

@@ -33,7 +33,8 @@ def parse(source: Source) -> Piece:
         expected = sorted(machine.expected())
         found = error("SP603", "this does not fit here", Span(source, token.start, token.end))
         if len(expected) <= SHOWN:
-            words = [grammar.words.get(kind, WORDS.get(kind, kind.lower())) for kind in expected]
+            signs = {kind: f"`{text}`" for text, kind in grammar.literals.items()}
+            words = [WORDS.get(kind) or signs.get(kind, kind.lower()) for kind in expected]
             found = found.note(f"expected {' or '.join(words)}")
         raise SpaceError(found)
     return machine.values[0]
@@ -71,8 +72,10 @@ def scan(source: Source, grammar: Tables) -> list[Token]:
         word = found[0]
         if kind == "SIGN":
             kind = literals[word]
-        elif kind == "NAME" and word in literals and not _free(tokens, word):
-            kind = literals[word]
+        elif kind == "NAME" and word in literals:
+            kind = (
+                "NAME" if _is_name(tokens, word, text[position : position + 2]) else literals[word]
+            )
         tokens.append(Token(kind, word, start, position, 0))
         if len(tokens) > TOKENS:
             span = Span(source, start, position)
@@ -81,9 +84,13 @@ def scan(source: Source, grammar: Tables) -> list[Token]:
     return tokens
 
 
-def _free(tokens: list[Token], word: str) -> bool:
-    """After `is` every word is a value, but for the two booleans."""
-    return bool(tokens) and tokens[-1].kind == "IS" and word not in ("true", "false")
+def _is_name(tokens: list[Token], word: str, following: str) -> bool:
+    """A reserved word is a name after `as`, before `=` without a space, and after `is` if it is no
+    boolean."""
+    if following[:1] == "=" and following != "==":
+        return True
+    before = tokens[-1].kind if tokens else ""
+    return before == "AS" or (before == "IS" and word not in ("true", "false"))
 
 
 @cache

@@ -24,7 +24,17 @@ from spacelang.ir.condition import (
     is_value,
     negate,
 )
-from spacelang.ir.dim import Dim, Symbol, Value, conditional, floor, function, maximum, minimum, power
+from spacelang.ir.dim import (
+    Dim,
+    Symbol,
+    Value,
+    conditional,
+    floor,
+    function,
+    maximum,
+    minimum,
+    power,
+)
 from spacelang.ir.functions import FUNCTIONS
 from spacelang.ir.known import Symbols
 from spacelang.syntax.tokens import Token
@@ -52,7 +62,7 @@ class Values:
     def __init__(self, source: Source, symbols: Symbols | None = None) -> None:
         self.source = source
         self.symbols: Symbols = symbols or {}
-        self._dims: dict[str, Dim] = {}
+        self._memo: dict[str, Dim] = {}
 
     def span(self, part: Part) -> Span:
         return Span(self.source, part.start, part.end)
@@ -123,10 +133,10 @@ class Values:
         if isinstance(part, Token):
             self.fail("a size is wanted here", part)
         text = self.source.text[part.start : part.end]
-        found = self._dims.get(text)
+        found = self._memo.get(text)
         if found is None:
             found = self.guarded("this is no size", part, lambda: self._dim(part))
-            self._dims[text] = found
+            self._memo[text] = found
         return found
 
     def _dim(self, part: Piece) -> Dim:
@@ -227,73 +237,6 @@ class Values:
         if symbol is None:
             self.fail(f"{pick} is no decision here", token)
         return chosen(symbol, position, self.whole(source))
-
-
-FOLDS:
-            for other in rest:
-                first = FOLDS[name](first, other)
-            return first
-        if len(arguments) != (2 if name == "power" else 1):
-            self.fail(f"{name} takes another number of arguments", token)
-        if name == "floor":
-            return floor(first)
-        if name not in FUNCTIONS:
-            self.fail(f"no function is called {name}", token)
-        if name != "power":
-            return function(name, first)
-        exponent = rest[0].constant
-        if exponent is not None and abs(exponent) > EXPONENT:
-            self.fail(f"a power above {EXPONENT}", token)
-        return power(first, rest[0])
-
-    # Conditions.
-
-    def condition(self, piece: Piece) -> Condition:
-        return self.guarded("this is no condition", piece, lambda: self._condition(piece))
-
-    def _condition(self, piece: Piece) -> Condition:
-        children = piece.children
-        match piece.rule:
-            case "true":
-                return TRUE
-            case "false":
-                return FALSE
-            case "any":
-                return disjunction(*(self._condition(child) for child in children))
-            case "all":
-                return conjunction(*(self._condition(child) for child in children))
-            case "compare":
-                left, relation, right = children
-                return compare(relation.text, self.dim(left), self.dim(right))
-            case "is":
-                return self._is(*children)
-            case "is_not":
-                return negate(self._is(*children))
-            case "picked":
-                return self._chosen(*children)
-            case "not_picked":
-                return negate(self._chosen(*children))
-            case _:
-                self.fail("a condition is wanted here", piece)
-
-    def _is(self, token: Token, value: Part) -> Condition:
-        name = self.word(token)
-        if isinstance(value, Piece) and value.rule == "number" and name not in self.symbols:
-            return self._chosen(token, name, self.whole(value.children[0]))
-        symbol = self.symbol(token)
-        if isinstance(value, Token):
-            return is_value(symbol, self.word(value))
-        if value.rule == "number":
-            return is_value(symbol, self.whole(value.children[0]))
-        return is_value(symbol, self.candidate(value))
-
-    def _chosen(self, token: Token, name: str, source: int) -> Condition:
-        """`inputs[1] is 4`: the pick `inputs` has the source 4 at position 1."""
-        pick, bracket, position = name.rpartition("[")
-        symbol = self.symbols.get(pick)
-        if not bracket or not position.rstrip("]").isdigit() or symbol is None:
-            self.fail(f"{name} is neither a decision nor a position of one", token)
-        return chosen_source(symbol, int(position.rstrip("]")), source)
 
 
 FOLDS: Mapping[str, Callable[[Dim, Dim], Dim]] = {"min": minimum, "max": maximum}

@@ -7,29 +7,23 @@ Everything that is wrong is SP603 at its place; the graph is verified before it 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Literal, get_args
 
 from spacelang.diagnostics import Report, Source, SpaceError
 from spacelang.ir.block import Block
-from spacelang.ir.decision import Choice, Kind
 from spacelang.ir.dialect import Dialect, ForeignHop, Layout, Rename
 from spacelang.ir.dim import Symbol
 from spacelang.ir.graph import Graph, Output
-from spacelang.ir.known import Known
-from spacelang.ir.node import Call, Node
-from spacelang.ir.node import Value as NodeValue
+from spacelang.ir.known import Known, Symbols
 from spacelang.ir.pattern import Pattern, parse_pattern
 from spacelang.ir.rule import StorageRule
 from spacelang.ir.text import VERSION
 from spacelang.ir.verify import verify
-from spacelang.syntax.ir_nodes import Nodes
+from spacelang.syntax.ir_nodes import Blocks
 from spacelang.syntax.ir_parse import parse
-from spacelang.syntax.ir_sizes import Piece, Values
+from spacelang.syntax.ir_sizes import Part, Piece, Values
 from spacelang.syntax.tokens import Token
-
-KINDS: tuple[str, ...] = get_args(Kind)
 
 
 def read(source: Source) -> Graph:
@@ -42,11 +36,11 @@ def read(source: Source) -> Graph:
 
 
 class _Reader:
-    """One text. Blocks are declared before they are filled, so that their order means nothing."""
+    """One text. Blocks are outlined before they are filled, so that their order means nothing."""
 
     def __init__(self, source: Source) -> None:
         self.source, self.report = source, Report()
-        self.plain = Values(source)
+        self.plain = Blocks(source)
 
     def graph(self, start: Piece) -> Graph:
         plain = self.plain
@@ -62,22 +56,29 @@ class _Reader:
         pieces = self._unique(groups.get("block", []))
         outline = Graph(
             plain.word(title),
-            self._outline(roots[0]),
-            {name: self._outline(piece) for name, piece in pieces.items()},
+            plain.outline(roots[0]),
+            {name: plain.outline(piece) for name, piece in pieces.items()},
             (),
         )
         known = Known(outline)
         blocks: dict[str, Block] = {}
         for name, piece in pieces.items():
-            try:
-                blocks[name] = self._block(piece, known.block(outline.blocks[name]))
-            except SpaceError as failed:
-                self.report.extend(failed.diagnostics)
+            blocks[name] = self._block(
+                piece, outline.blocks[name], known.block(outline.blocks[name])
+            )
+        free = {name: Symbol(name) for name in plain.free(roots[0])}
+        symbols = {**free, **known.root()}
+        root = self._block(roots[0], outline.root, symbols)
         self.report.check()
-        symbols = known.root()
-        free = {name: Symbol(name) for name in self._free(roots[0]) if name not in symbols}
-        graph = replace(outline, root=self._block(roots[0], {**free, **symbols}), blocks=blocks)
-        return self._with_rest(graph, groups, known)
+        return self._with_rest(replace(outline, root=root, blocks=blocks), groups)
+
+    def _block(self, piece: Piece, outline: Block, symbols: Symbols) -> Block:
+        """A block; where it cannot be read, its outline, and the report says why."""
+        try:
+            return Blocks(self.source, symbols).block(piece, outline)
+        except SpaceError as failed:
+            self.report.extend(failed.diagnostics)
+            return outline
 
     def _unique(self, pieces: list[Piece]) -> dict[str, Piece]:
         """Pieces by the name that each begins with; a second one of a name is refused."""
@@ -89,21 +90,88 @@ class _Reader:
             found[name] = piece
         return found
 
-    # Blocks.
+    # What is not a block.
 
-    def _outline(self, piece: Piece) -> Block:
-        """A block with what others must know of it: its sizes, decisions and calls."""
+    def _with_rest(self, graph: Graph, groups: Mapping[str, list[Piece]]) -> Graph:
         plain = self.plain
-        sizes: list[Symbol] = []
-        choices: list[Choice] = []
-        calls: list[Node] = []
-        for child in piece.children[1:]:
-            if child.rule == "size":
-                token, values = child.children
-                sizes.append(self._symbol(token, values))
-            elif child.rule == "decision":
-                choices.append(self._choice(child))
-        for node in _nodes(piece):
-            made = node.children[-1 - _after(node)]
-            del made
-        return Block(plain.word(piece.children[0]), tuple(calls), (), tuple(sizes), tuple(choices))
+        space = Values(self.source, Known(graph).space())
+        return replace(
+            graph,
+            outputs=tuple(self._output(piece) for piece in groups.get("output", ())),
+            rules=tuple(self._rule(piece) for piece in groups.get("rule", ())),
+            stored={
+                path: plain.whole(piece.children[1])
+                for path, piece in self._unique(groups.get("stored", [])).items()
+            },
+            require=tuple(space.condition(p.children[0]) for p in groups.get("require", ())),
+            dialects={
+                name: Dialect(name, tuple(self._rename(p, space) for p in piece.children[1:]))
+                for name, piece in self._unique(groups.get("names", [])).items()
+            },
+            search={
+                engine: self._settings(piece)
+                for engine, piece in self._unique(groups.get("search", [])).items()
+            },
+        )
+
+    def _output(self, piece: Piece) -> Output:
+        value, token, training = piece.children
+        return Output(self.plain.word(token), self.plain.value(value), training is not None)
+
+    def _rule(self, piece: Piece) -> StorageRule:
+        where, kind, given = piece.children
+        argument: str | int = ""
+        if given is not None:
+            plain = self.plain
+            argument = plain.whole(given) if given.kind == "NUMBER" else plain.word(given)
+        return StorageRule(
+            self._pattern(where), self.plain.word(kind), argument, self.plain.span(piece)
+        )
+
+    def _pattern(self, token: Token) -> Pattern:
+        text = self.plain.string(token)
+        return self.plain.guarded(
+            "a path pattern is wanted here", token, lambda: parse_pattern(text)
+        )
+
+    def _rename(self, piece: Piece, space: Values) -> Rename:
+        """Indices of a foreign name are computed from the names that the own pattern binds."""
+        where, *hops, layout = piece.children
+        own = self._pattern(where)
+        names = {i: Symbol(i) for hop in own.hops for i in hop.indices if isinstance(i, str)}
+        values = Values(self.source, {**space.symbols, **names})
+        foreign = tuple(
+            ForeignHop(values.string(hop.children[0]), tuple(map(values.dim, hop.children[1:])))
+            for hop in hops
+            if hop is not None
+        )
+        return Rename(own, foreign, None if layout is None else self._layout(layout, values))
+
+    def _layout(self, piece: Piece, values: Values) -> Layout:
+        kind, *places = piece.children
+        given: list[Part] = [place for place in places if place is not None]
+        texts = [p for p in given if isinstance(p, Piece) and p.rule == "string"]
+        order = tuple(values.string(p) for p in texts)
+        shape = tuple(values.dim(p) for p in given if p not in texts)
+        return Layout(values.word(kind), order, shape)
+
+    def _settings(self, piece: Piece) -> dict[str, object]:
+        _, *given = piece.children
+        pieces = self._unique([setting for setting in given if setting is not None])
+        return {name: self._plain(setting.children[1]) for name, setting in pieces.items()}
+
+    def _plain(self, piece: Piece) -> object:
+        match piece.rule:
+            case "string":
+                return self.plain.string(piece)
+            case "true" | "false":
+                return piece.rule == "true"
+            case "none":
+                return None
+            case "list":
+                return tuple(self._plain(child) for child in piece.children if child is not None)
+            case _:
+                minus, number = piece.children
+                whole = number.kind == "NUMBER"
+                value = self.plain.whole(number) if whole else float(number.text)
+                return value if minus is None else -value

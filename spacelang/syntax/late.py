@@ -7,92 +7,101 @@ each with its own rate, are one block.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import cast
 
 from spacelang.ir.op import ops
 from spacelang.syntax import tree
 from spacelang.syntax.scope import Scope
+from spacelang.syntax.session import MAX_CALLS
 from spacelang.syntax.values import Closure
 
+Known = dict[int, tuple[str, ...]]
+"""Late parameters by the id of a definition that is kept alive."""
+Todo = list[tuple[object, bool]]
+"""Trees to look into, and whether they stand in a rate."""
 
-def late_params(closure: Closure) -> tuple[str, ...]:
-    """The parameters whose every use in the body is (part of) a rate."""
-    return _late(closure, ())
+
+@dataclass(frozen=True)
+class _Look:
+    """What is known, and the definitions that are being looked into."""
+
+    known: Known
+    chain: tuple[int, ...] = ()
 
 
-def _late(closure: Closure, chain: tuple[int, ...]) -> tuple[str, ...]:
+def late_params(closure: Closure, known: Known) -> tuple[str, ...]:
+    """The parameters whose every use in the body is (part of) a rate; `known` are those found."""
+    return _late(closure, _Look(known))
+
+
+def _late(closure: Closure, look: _Look) -> tuple[str, ...]:
     definition = closure.definition
-    if id(definition) in chain:
+    if id(definition) in look.chain or len(look.chain) > MAX_CALLS:
         return ()
-    chain = (*chain, id(definition))
-    cached = _CACHE.get(id(definition))
-    if cached is not None and cached[0] is definition:
-        return cached[1]
+    found = look.known.get(id(definition))
+    if found is not None:
+        return found
+    inner = replace(look, chain=(*look.chain, id(definition)))
     names = [p.name for p in definition.params if p.type is None]
     early: set[str] = set()
     uses: set[str] = set()
-    for name, is_rate in _uses(definition.body, False, closure.scope, chain):
+    for name, is_rate in _uses(definition.body, closure.scope, inner):
         uses.add(name)
         if not is_rate:
             early.add(name)
     for param in definition.params:
         for part in (param.default, param.type):
-            early.update(name for name, _ in _uses(part, False, closure.scope, chain))
-    early.update(name for name, _ in _uses(definition.result, False, closure.scope, chain))
-    found = tuple(n for n in names if n in uses and n not in early)
-    _CACHE[id(definition)] = (definition, found)
+            early.update(name for name, _ in _uses(part, closure.scope, inner))
+    early.update(name for name, _ in _uses(definition.result, closure.scope, inner))
+    found = look.known[id(definition)] = tuple(n for n in names if n in uses and n not in early)
     return found
 
 
-_CACHE: dict[int, tuple[tree.BlockOf, tuple[str, ...]]] = {}
-
-
-def _uses(
-    node: object, rate: bool, scope: Scope, chain: tuple[int, ...]
-) -> Iterator[tuple[str, bool]]:
-    """Every name that is read below a node, and whether it stands in a rate."""
-    match node:
-        case tree.Name(name):
-            yield name, rate
-        case tree.Pipe(value, call):
-            yield from _uses(value, rate, scope, chain)
-            yield from _call(call, 1, rate, scope, chain)
-        case tree.CallOf() | tree.Labelled():
-            yield from _call(node, 0, rate, scope, chain)
-        case tuple():
-            for item in cast(tuple[object, ...], node):
-                yield from _uses(item, rate, scope, chain)
-        case tree.Tree():
-            arithmetic = isinstance(node, tree.Number | tree.Unary | tree.Binary)
-            for name in node.__dataclass_fields__:
-                if name != "span":
-                    yield from _uses(getattr(node, name), rate and arithmetic, scope, chain)
-        case _:
-            return
+def _uses(root: object, scope: Scope, look: _Look) -> Iterator[tuple[str, bool]]:
+    """Every name that is read below a tree, and whether it stands in a rate."""
+    todo: Todo = [(root, False)]
+    while todo:
+        node, rate = todo.pop()
+        match node:
+            case tree.Name(name):
+                yield name, rate
+            case tree.Pipe(value, call):
+                todo.append((value, rate))
+                _call(call, 1, rate, scope, look, todo)
+            case tree.CallOf() | tree.Labelled():
+                _call(node, 0, rate, scope, look, todo)
+            case tuple():
+                todo += [(item, rate) for item in cast(tuple[object, ...], node)]
+            case tree.Tree():
+                scales = rate and isinstance(node, tree.Number | tree.Unary | tree.Binary)
+                todo += [(child, scales) for child in node.children()]
+            case _:
+                pass
 
 
 def _call(
-    node: tree.Expr, piped: int, rate: bool, scope: Scope, chain: tuple[int, ...]
-) -> Iterator[tuple[str, bool]]:
+    node: tree.Expr, piped: int, rate: bool, scope: Scope, look: _Look, todo: Todo
+) -> None:
+    """Enter a call: its arguments are rates where the callee's parameters are."""
     if isinstance(node, tree.Labelled):
-        yield from _uses(node.label, False, scope, chain)
-        yield from _call(node.value, piped, rate, scope, chain)
-        return
+        todo.append((node.label, False))
+        node = node.value
     if not isinstance(node, tree.CallOf):
-        yield from _uses(node, rate, scope, chain)
+        todo.append((node, rate))
         return
-    rates = _rates(node.callee, scope, chain)
-    yield from _uses(node.callee, False, scope, chain)
+    rates = _rates(node.callee, scope, look)
+    todo.append((node.callee, False))
     position = piped
     for argument in node.arguments:
         key = argument.name if argument.name is not None else position
         position += argument.name is None
-        yield from _uses(argument.value, key in rates, scope, chain)
+        todo.append((argument.value, key in rates))
     if node.region is not None:
-        yield from _uses(node.region.body, False, scope, chain)
+        todo.append((node.region.body, False))
 
 
-def _rates(callee: tree.Expr, scope: Scope, chain: tuple[int, ...]) -> set[str | int]:
+def _rates(callee: tree.Expr, scope: Scope, look: _Look) -> set[str | int]:
     """Names and positions of a callee's arguments that are rates."""
     if not isinstance(callee, tree.Name):
         return set()
@@ -102,12 +111,12 @@ def _rates(callee: tree.Expr, scope: Scope, chain: tuple[int, ...]) -> set[str |
         if not isinstance(value, Closure):
             return set()
         names = [p.name for p in value.definition.params]
-        late = _late(value, chain)
+        late = _late(value, look)
         return {*late, *(i for i, n in enumerate(names) if n in late)}
     definition = ops().get(callee.name)
     if definition is None:
         return set()
-    first = len(definition.operands)
+    first = len([name for name in definition.operands if not name.endswith("?")])
     return {
         key
         for i, (name, option) in enumerate(definition.options.items())

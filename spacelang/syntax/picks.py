@@ -21,7 +21,7 @@ from spacelang.syntax.values import Picked
 
 
 def picked_values(picked: Picked, given: Arguments, frame: Frame, scope: Scope) -> list[Tensor]:
-    """One tensor for each position of the draw; the region sees (value, index in the list, position)."""
+    """One tensor for each position of the draw; the region sees (value, source, position)."""
     return [_position(picked, given, frame, scope, e) for e in range(picked.count)]
 
 
@@ -48,7 +48,7 @@ def _position(
         regions.append(build.close())
         conditions.append(truth)
     for region, (result,) in zip(regions[1:], results[1:], strict=True):
-        build.same_type(result.type, results[0][0].type, region.guards, given.span)
+        build.same_type(result, results[0][0], region.guards, given.span)
     return build.choose(conditions, regions, results, (results[0][0].type,), given.span)[0]
 
 
@@ -77,14 +77,12 @@ def _trial(
     """What the region makes of one source, in a form that compares; nothing of it is kept."""
     if given.region is None:
         return None
-    build = frame.builder
-    params, decisions, counts = dict(build.params), dict(build.decisions), dict(frame.counts)
-    truth = chosen(picked.symbol, position, index)
-    region = build.open(truth)
+    counts, required = dict(frame.counts), list(frame.require)
     source = picked.sources[index]
-    _run(given.region, source, index, position, frame, scope, given.span)
-    build.close()
-    build.params, build.decisions, frame.counts = params, decisions, counts
+    with frame.builder.trial():
+        region = frame.builder.open(chosen(picked.symbol, position, index))
+        _run(given.region, source, index, position, frame, scope, given.span)
+    frame.counts, frame.require = counts, required
     return _spelling(region, source.value)
 
 

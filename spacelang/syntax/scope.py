@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from spacelang.diagnostics import NOWHERE, Report, Source, SpaceError, Span, error
 from spacelang.syntax import tree
 from spacelang.syntax.parse import parse
-from spacelang.syntax.values import Clash, Closure, Entry, Module, SpaceValue
+from spacelang.syntax.values import Clash, Closure, Entry, Later, Module, SpaceValue
 
 if TYPE_CHECKING:
     from spacelang.syntax.frame import Frame
@@ -22,12 +22,17 @@ MAX_DEPTH, MAX_BYTES = 16, 4 << 20
 
 
 class Scope:
-    """Names, with the scope around them. `defaults` are the options written for ops hereabouts."""
+    """Names, with the scope around them.
+
+    `constant` are the names that `let` and parameters bind: they keep their value. `defaults` are the
+    options written for ops hereabouts.
+    """
 
     def __init__(self, parent: Scope | None = None) -> None:
         self.parent = parent
         self.names: dict[str, Entry] = {}
         self.spans: dict[str, Span] = {}
+        self.constant: set[str] = set()
         self.defaults: dict[str, tuple[tree.Argument, ...]] = {}
         self.frame: Frame | None = parent.frame if parent is not None else None
 
@@ -52,12 +57,25 @@ class Scope:
         """The same names; later bindings here do not show there."""
         copy = Scope(self.parent)
         copy.names, copy.spans = dict(self.names), dict(self.spans)
+        copy.constant = set(self.constant)
         copy.defaults, copy.frame = dict(self.defaults), self.frame
         return copy
 
+    def restore(self, before: Scope) -> None:
+        """Take the bindings of a snapshot back."""
+        self.names, self.spans = dict(before.names), dict(before.spans)
+        self.constant = set(before.constant)
+
+    def inside(self, frame: Frame) -> Scope:
+        """A new scope within this one, of a frame."""
+        inner = Scope(self)
+        inner.frame = frame
+        return inner
+
     def known(self) -> list[str]:
+        """All names that may be read here."""
         outer = self.parent.known() if self.parent is not None else []
-        return [*self.names, *outer]
+        return [n for n in self.names if n[0] not in ". "] + outer
 
 
 def unknown(name: str, span: Span, known: list[str]) -> SpaceError:
@@ -101,8 +119,9 @@ class Library:
             case tree.SpaceOf(name=name) | tree.Instance(name=name) | tree.Subnet(name=name):
                 self._own(name, SpaceValue(item, scope), item.span, scope, owners)
             case tree.Let(names):
+                later = Later(item, scope)
                 for name in names:
-                    self._own(name, item, item.span, scope, owners)
+                    self._own(name, later, item.span, scope, owners)
 
     def _own(
         self, name: str, value: Entry, span: Span, scope: Scope, owners: dict[str, str]

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import product
 
+from spacelang import plugins
 from spacelang.diagnostics import SpaceError, error
 from spacelang.ir.dialect import ForeignHop, Layout, Rename
 from spacelang.ir.dim import Dim, Symbol
 from spacelang.ir.pattern import Hop, Index, Pattern
-from spacelang.ir.rule import StorageRule
+from spacelang.ir.rule import StorageRule, Tie
 from spacelang.syntax import tree
-from spacelang.syntax.expressions import evaluate, known_number, listed, whole
+from spacelang.syntax.evaluate import evaluate, index, listed, whole
 from spacelang.syntax.frame import Frame
 from spacelang.syntax.scope import Scope
 from spacelang.syntax.values import Numbers, number
 
-KINDS = {"entangle": ("", "flat", "centre"), "separate": ("",), "tie": (), "store": ()}
+KINDS: dict[str, tuple[str, ...]] = {
+    "entangle": ("", "flat", "centre"),
+    "separate": ("",),
+    "store": (),
+}
 
 
 def pattern(path: tree.Path, frame: Frame, scope: Scope, binds: bool = False) -> Pattern:
@@ -36,42 +41,88 @@ def _index(expr: tree.Expr, frame: Frame, scope: Scope, binds: bool) -> Index:
         return expr.name
     if isinstance(expr, tree.Range):
         value = evaluate(expr, frame, scope)
-        assert isinstance(value, Numbers)
-        numbers = listed(value, expr.span)
-        if not numbers:
-            raise SpaceError(error("SP504", "an empty range of indices", expr.span))
+        numbers = listed(value, expr.span) if isinstance(value, Numbers) else ()
+        if not numbers or any(n.denominator != 1 or n < 0 for n in numbers):
+            raise SpaceError(error("SP504", "no range of indices", expr.span))
+        if numbers != tuple(range(int(numbers[0]), int(numbers[-1]) + 1)):
+            raise SpaceError(error("SP504", "a range of indices has no step", expr.span))
         return int(numbers[0]), int(numbers[-1])
-    return whole(expr, frame, scope, "an index")
+    return index(expr, frame, scope)
 
 
 def storage_rule(rule: tree.Rule, frame: Frame, scope: Scope) -> StorageRule:
     """`path: entangle(flat)` as a rule (SP604 for an unknown one)."""
-    where, expr = pattern(rule.path, frame, scope), rule.rule
-    name, arguments = (expr.callee, expr.arguments) if isinstance(expr, tree.CallOf) else (expr, ())
-    if not isinstance(name, tree.Name) or name.name not in KINDS:
-        raise SpaceError(
-            error("SP604", f"no sharing rule is called {expr.span.text}", expr.span).note(
-                f"there are {', '.join(KINDS)}"
-            )
-        )
-    word, argument = name.name, ""
-    if word == "store" or (word == "tie" and arguments):
+    where = pattern(rule.path, frame, scope)
+    word, arguments = _word(rule)
+    if word == "store":
         if len(arguments) != 1:
-            raise SpaceError(error("SP204", f"{word} takes one number", expr.span))
-        return StorageRule(
-            where, word, whole(arguments[0].value, frame, scope, word), span=rule.span
-        )
-    if arguments:
-        value = arguments[0].value
-        argument = value.name if isinstance(value, tree.Name) else ""
-        if len(arguments) != 1 or argument not in KINDS[word] or not argument:
-            allowed = " or ".join(f"{word}({a})" for a in KINDS[word] if a)
-            raise SpaceError(
-                error("SP204", f"{expr.span.text} is no rule", expr.span).note(
-                    f"there is {word}{', ' + allowed if allowed else ''}"
-                )
+            raise SpaceError(error("SP204", "store takes one number", rule.rule.span))
+        size = whole(arguments[0].value, frame, scope, "the stored size")
+        return StorageRule(where, word, size, span=rule.span)
+    names = [a.value.name if isinstance(a.value, tree.Name) else "?" for a in arguments]
+    forms = KINDS.get(word, ("",))
+    if len(names) > 1 or not set(names) <= set(forms) - {""}:
+        allowed = " or ".join(f"{word}({a})" if a else word for a in forms)
+        raise SpaceError(
+            error("SP204", f"{rule.rule.span.text} is no rule", rule.rule.span).note(
+                f"there is {allowed}"
             )
-    return StorageRule(where, word, argument, span=rule.span)
+        )
+    return StorageRule(where, word, names[0] if names else "", span=rule.span)
+
+
+def _word(rule: tree.Rule) -> tuple[str, tuple[tree.Argument, ...]]:
+    """The name of a rule and its arguments (SP604 for an unknown one)."""
+    expr = rule.rule
+    name, arguments = (expr.callee, expr.arguments) if isinstance(expr, tree.CallOf) else (expr, ())
+    known = (*KINDS, "tie", *plugins.table("spacelang.sharing"))
+    if isinstance(name, tree.Name) and name.name in known:
+        return name.name, arguments
+    raise SpaceError(
+        error("SP604", f"no sharing rule is called {expr.span.text}", expr.span).note(
+            f"there are {', '.join(known)}"
+        )
+    )
+
+
+def tie(rule: tree.Rule, frame: Frame, scope: Scope) -> Tie | None:
+    """`path: tie`, `tie(every: 2)` or `tie(path)`; None for another rule."""
+    word, arguments = _word(rule)
+    if word != "tie":
+        return None
+    where = pattern(rule.path, frame, scope)
+    if not arguments:
+        return Tie(where, span=rule.span)
+    if len(arguments) != 1 or arguments[0].name not in (None, "every"):
+        raise SpaceError(
+            error("SP204", f"{rule.rule.span.text} is no rule", rule.rule.span).note(
+                "there is tie, tie(every: 2) or tie(path)"
+            )
+        )
+    value = arguments[0].value
+    if arguments[0].name == "every":
+        every = whole(value, frame, scope, "every")
+        if every < 1:
+            raise SpaceError(error("SP103", f"every {every}", value.span))
+        return Tie(where, every, span=rule.span)
+    bound = [i for h in where.hops for i in h.indices if isinstance(i, str) and i != "_"]
+    return Tie(where, None, _computed(path_of(value), bound, frame, scope), rule.span)
+
+
+def _computed(
+    path: tree.Path, bound: Iterable[str], frame: Frame, scope: Scope
+) -> tuple[ForeignHop, ...]:
+    """A path whose indices are computed from names that a pattern binds."""
+    inner = scope.inside(frame)
+    for name in bound:
+        inner.bind(name, Dim.of(Symbol(name)))
+    return tuple(
+        ForeignHop(
+            h.name,
+            tuple(number(evaluate(i, frame, inner), "an index", i.span) for i in h.indices),
+        )
+        for h in path.hops
+    )
 
 
 def renames(rename: tree.Rename, frame: Frame, scope: Scope) -> Iterator[Rename]:
@@ -82,8 +133,7 @@ def renames(rename: tree.Rename, frame: Frame, scope: Scope) -> Iterator[Rename]
     looked = sorted({n for h in rename.foreign.hops for i in h.indices for n in _lists(i, bound)})
     ranges = [range(_length(rename.foreign, name, frame, scope)) for name in looked]
     for values in product(*ranges):
-        inner = Scope(scope)
-        inner.frame = frame
+        inner = scope.inside(frame)
         for name in bound:
             inner.bind(name, Dim.of(Symbol(name)))
         for name, value in zip(looked, values, strict=True):
@@ -150,5 +200,49 @@ def _layout(expr: tree.Expr | None, frame: Frame, scope: Scope) -> Layout | None
     )
 
 
-def known(value: Dim, what: str, at: tree.Tree) -> int:
-    return int(known_number(value, what, at.span))
+def path_of(expr: tree.Expr) -> tree.Path:
+    """A bare path that the grammar read as an expression: `blocks[_].attn.softmax`."""
+    hops: list[tree.Hop] = []
+    here: tree.Expr = expr
+    indices: tuple[tree.Expr, ...] = ()
+    while True:
+        match here:
+            case tree.Item(value, found):
+                kept = tuple(
+                    i for i in found if not isinstance(i, tree.Full | tree.Rest | tree.Leading)
+                )
+                indices, here = (*kept, *indices), value
+            case tree.Field(value, name):
+                hops.append(tree.Hop(name, indices, span=here.span))
+                indices, here = (), value
+            case tree.Name(name):
+                hops.append(tree.Hop(name, indices, span=here.span))
+                return tree.Path(tuple(reversed(hops)), span=expr.span)
+            case tree.Path():
+                return here
+            case _:
+                raise SpaceError(error("SP209", "a path is wanted here", expr.span))
+
+
+def path_of(expr: tree.Expr) -> tree.Path:
+    """A bare path that the grammar read as an expression: `blocks[_].attn.softmax`."""
+    hops: list[tree.Hop] = []
+    here: tree.Expr = expr
+    indices: tuple[tree.Expr, ...] = ()
+    while True:
+        match here:
+            case tree.Item(value, found):
+                kept = tuple(
+                    i for i in found if not isinstance(i, tree.Full | tree.Rest | tree.Leading)
+                )
+                indices, here = (*kept, *indices), value
+            case tree.Field(value, name):
+                hops.append(tree.Hop(name, indices, span=here.span))
+                indices, here = (), value
+            case tree.Name(name):
+                hops.append(tree.Hop(name, indices, span=here.span))
+                return tree.Path(tuple(reversed(hops)), span=expr.span)
+            case tree.Path():
+                return here
+            case _:
+                raise SpaceError(error("SP209", "a path is wanted here", expr.span))

@@ -1,4 +1,4 @@
-"""Spaces, instances, derived spaces and subnets: from a declaration to a Graph.
+"""Spaces, instances and derived spaces: from a declaration to a Graph.
 
 The chain of a declaration (instance of a derived space of a space) is walked inwards with its
 arguments; the innermost space is elaborated once, and the outer ones add their rules and rewrites.
@@ -6,45 +6,28 @@ arguments; the innermost space is elaborated once, and the outer ones add their 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
-from spacelang.diagnostics import SpaceError, Span, error
+from spacelang.diagnostics import SpaceError, error
 from spacelang.ir.block import Block
-from spacelang.ir.build import Tensor
-from spacelang.ir.condition import Condition
-from spacelang.ir.dialect import Dialect, Rename
-from spacelang.ir.dim import Dim, Symbol
 from spacelang.ir.graph import Graph, Output
-from spacelang.ir.node import TensorType
-from spacelang.ir.rule import StorageRule
+from spacelang.ir.op import NeedsValue
 from spacelang.syntax import tree
 from spacelang.syntax.blocks import bind_arguments
 from spacelang.syntax.calls import arguments
 from spacelang.syntax.choices import pend
-from spacelang.syntax.expressions import evaluate
-from spacelang.syntax.frame import Frame, Session
+from spacelang.syntax.conflicts import not_known
+from spacelang.syntax.evaluate import evaluate
+from spacelang.syntax.frame import Frame
+from spacelang.syntax.limits import deferred
 from spacelang.syntax.scope import Scope, unknown
-from spacelang.syntax.selectors import renames, storage_rule
-from spacelang.syntax.statements import run
-from spacelang.syntax.values import Broken, SpaceValue, Thing, condition, kind, number
+from spacelang.syntax.sections import DERIVED, Host
+from spacelang.syntax.session import Session
+from spacelang.syntax.statements import protect, run
+from spacelang.syntax.values import BROKEN, SpaceValue, Thing, kind
 
-FIGURES = ("params", "macs", "activations")
 MAX_CHAIN = 16
-
-
-@dataclass
-class Made:
-    """A space in the making: its frame, and what its statements add beside nodes."""
-
-    frame: Frame
-    scope: Scope
-    outputs: list[tuple[str, Tensor, bool]] = field(default_factory=list[tuple[str, Tensor, bool]])
-    rules: list[StorageRule] = field(default_factory=list[StorageRule])
-    require: list[Condition] = field(default_factory=list[Condition])
-    dialects: dict[str, Dialect] = field(default_factory=dict[str, Dialect])
-    search: dict[str, Mapping[str, object]] = field(default_factory=dict[str, Mapping[str, object]])
-    steps: list[tuple[tree.Step, Scope]] = field(default_factory=list[tuple[tree.Step, Scope]])
 
 
 def elaborate(
@@ -52,39 +35,71 @@ def elaborate(
 ) -> Graph:
     """The graph of a space, an instance or a derived space, before storage is laid out.
 
-    `overrides` set parameters by name, wherever in the chain they are first declared (SP204).
+    `overrides` set parameters by name, wherever in the chain they are first declared (SP204). All
+    that is wrong with the space is raised at once.
     """
-    frame = Frame(session, name, space.definition.span)
+    span = space.definition.span
+    frame = Frame(session, name, span)
+    frame.host = host = Host()
     left = dict(overrides)
-    made = _make(space, {}, frame, left, 0)
-    if left:
-        first = next(iter(left))
-        raise SpaceError(
-            error("SP204", f"{name} has no parameter {first}", space.definition.span).note(
+    try:
+        _make(space, {}, frame, left, 0)
+    except NeedsValue as need:
+        frame.errors.add(not_known(need, frame))
+    except SpaceError as failed:
+        frame.errors.extend(failed.diagnostics)
+    for first in left:
+        frame.errors.add(
+            error("SP204", f"{name} has no parameter {first}", span).note(
                 f"its parameters: {', '.join(parameters(space)) or 'none'}"
             )
         )
-    session.report.check()
-    if not made.outputs:
-        raise SpaceError(error("SP208", f"{name} has no output", space.definition.span))
-    tensors = [t for _, t, _ in made.outputs]
-    root: Block = frame.builder.finish(tensors)
-    session.spend(len(tuple(root.everywhere())), space.definition.span)
+    frame.errors.check()
+    if not any(not training for _, _, training in host.outputs):
+        raise SpaceError(error("SP208", f"{name} has no output", span).hint("output linear(x, 10)"))
+    graph = _graph(name, frame, host)
+    limits = tuple(dict.fromkeys((*frame.require, *deferred(frame, graph.decisions))))
+    frame.errors.check()
+    return _rewritten(replace(graph, require=limits), frame, host)
+
+
+def _graph(name: str, frame: Frame, host: Host) -> Graph:
+    root = frame.builder.finish([tensor for _, tensor, _ in host.outputs])
     outputs = tuple(
         Output(label, value, training)
-        for (label, _, training), value in zip(made.outputs, root.outputs, strict=True)
+        for (label, _, training), value in zip(host.outputs, root.outputs, strict=True)
     )
-    graph = Graph(
-        name,
-        root,
-        dict(session.blocks),
-        outputs,
-        tuple(made.rules),
-        require=tuple(made.require),
-        dialects=made.dialects,
-        search=made.search,
-    )
-    return _rewrite(graph, made)
+    blocks = _called(root, frame.session.blocks)
+    rules = tuple(host.rules)
+    return Graph(name, root, blocks, outputs, rules, dialects=host.dialects, search=host.search)
+
+
+def _called(root: Block, blocks: Mapping[str, Block]) -> dict[str, Block]:
+    """The blocks that a network calls, in the order in which they were made."""
+    found: set[str] = set()
+    waiting = [root]
+    while waiting:
+        for node in waiting.pop().everywhere():
+            if node.call is not None and node.call.block not in found:
+                found.add(node.call.block)
+                waiting.append(blocks[node.call.block])
+    return {name: block for name, block in blocks.items() if name in found}
+
+
+def _rewritten(graph: Graph, frame: Frame, host: Host) -> Graph:
+    """The graph with its ties and rewritings, in this order."""
+    if host.ties:
+        from spacelang.passes.tie import tied
+
+        graph = tied(graph, host.ties)
+    if host.steps:
+        from spacelang.syntax.steps import run_steps
+
+        graph = run_steps(graph, host.steps, frame)
+    return graph
+
+
+# The chain.
 
 
 def parameters(space: SpaceValue) -> list[str]:
@@ -108,7 +123,9 @@ def base_of(space: SpaceValue) -> SpaceValue | None:
         return None
     owner = space.scope.find(base.name)
     if owner is None:
-        raise unknown(base.name, base.span, space.scope.known())
+        names = space.scope.names
+        known = [name for name, value in names.items() if isinstance(value, SpaceValue)]
+        raise unknown(base.name, base.span, known)
     value = owner.names[base.name]
     if not isinstance(value, SpaceValue):
         raise SpaceError(error("SP209", f"{base.name} is {kind(value)}, not a space", base.span))
@@ -121,244 +138,86 @@ def _make(
     frame: Frame,
     overrides: dict[str, Thing],
     depth: int,
-) -> Made:
+) -> None:
+    """Bind the parameters of a declaration, make what it starts from, then run its body."""
     definition = space.definition
     if depth > MAX_CHAIN:
         raise SpaceError(error("SP206", f"{definition.name} starts from itself", definition.span))
     if isinstance(definition, tree.Subnet):
         raise SpaceError(
-            error("SP209", f"{definition.name} is a subnet, not a space", definition.span)
+            error("SP209", f"{definition.name} is a subnet, not a space", definition.span).hint(
+                "narrow a space with `require`, or take its decisions in another subnet"
+            )
         )
-    scope = Scope(space.scope)
-    scope.frame = frame
+    scope = space.scope.inside(frame)
+    _bind(definition, given, overrides, frame, scope)
+    base = base_of(space)
+    if base is not None:
+        _make(base, _given(definition, base, frame, scope), frame, overrides, depth + 1)
+    if isinstance(definition, tree.SpaceOf):
+        _run(definition.body.statements, base is not None, frame, scope)
+
+
+def _bind(
+    definition: tree.SpaceOf | tree.Instance,
+    given: Mapping[str, Thing],
+    overrides: dict[str, Thing],
+    frame: Frame,
+    scope: Scope,
+) -> None:
+    protect([p.name for p in definition.params], definition.span)
     bound = dict(given)
     for param in definition.params:
         if param.name in overrides:
             bound[param.name] = overrides.pop(param.name)
     missing = [p for p in definition.params if p.name not in bound and p.default is None]
     if missing:
+        names = ", ".join(p.name for p in missing)
         raise SpaceError(
-            error("SP204", f"{definition.name} needs {', '.join(p.name for p in missing)}", definition.span)
+            error("SP204", f"{definition.name} needs {names}", definition.span)
             .also(missing[0].span, "declared here")
             .hint("name an instance of it, or give its parameters with --set")
-        )  # fmt: skip
+        )
     for param in definition.params:
-        if param.name in bound:
-            value = pend(bound[param.name], param.name, frame)
-        else:
-            assert param.default is not None
-            value = evaluate(param.default, frame, scope)
-        scope.bind(param.name, value, param.span)
-    base = base_of(space)
-    if base is not None:
-        made = _make(base, _given(definition, base, frame, scope), frame, overrides, depth + 1)
-    else:
-        made = Made(frame, scope)
-    if isinstance(definition, tree.SpaceOf):
-        _body(definition, replace(made, scope=scope), made, base is not None)
-    return made
+        scope.bind(param.name, BROKEN, param.span)
+        scope.constant.add(param.name)
+        try:
+            if param.name in bound:
+                value = pend(bound[param.name], param.name, frame)
+            else:
+                assert param.default is not None
+                value = pend(evaluate(param.default, frame, scope), param.name, frame)
+            scope.bind(param.name, value, param.span)
+        except SpaceError as failed:
+            frame.errors.extend(failed.diagnostics)
 
 
 def _given(
     definition: tree.SpaceOf | tree.Instance, base: SpaceValue, frame: Frame, scope: Scope
 ) -> Mapping[str, Thing]:
+    """The arguments for the base, by name; what is missing may yet be set from outside."""
     source = definition.base
     assert source is not None
     if source.arguments is None:
         return {}
     evaluated = arguments(source.arguments, None, frame, scope, (), source.span)
     params = base.definition.params if not isinstance(base.definition, tree.Subnet) else ()
-    given = list(params)
-    relaxed = tuple(
-        p if p.default is not None or p.name in evaluated.named or i < len(evaluated.positional)
-        else replace(p, default=tree.Name("none"))
-        for i, p in enumerate(given)
-    )  # fmt: skip
-    return bind_arguments(relaxed, evaluated, base.definition.name)
+    optional = tuple(p if p.default else replace(p, default=tree.Name("none")) for p in params)
+    return bind_arguments(optional, evaluated, base.definition.name)
 
 
-def _body(definition: tree.SpaceOf, here: Made, made: Made, derived: bool) -> None:
+def _run(
+    statements: Iterable[tree.Statement], derived: bool, frame: Frame, scope: Scope
+) -> None:
     """Run the statements of a space; errors of one are kept and the next go on."""
-    report = made.frame.session.report
-    for statement in definition.body.statements:
-        try:
-            if derived and not isinstance(statement, DERIVED):
-                raise SpaceError(
-                    error("SP208", "a derived space adds rules, it does not compute", statement.span).note(
-                        "it may hold rewrite, weights, names, require, search, let and blocks"
-                    )
-                )  # fmt: skip
-            _statement(statement, here, made)
-        except SpaceError as failed:
-            report.extend(failed.diagnostics)
-            _break(statement, here.scope)
-
-
-def _break(statement: tree.Statement, scope: Scope) -> None:
-    names: tuple[str, ...] = ()
-    match statement:
-        case tree.Assign(names) | tree.Let(names):
-            pass
-        case tree.Choose(target):
-            names = (target.name,)
-        case tree.Input(name):
-            names = (name,)
-        case tree.For(body=body) | tree.When(body=body):
-            for inner in body.statements:
-                _break(inner, scope)
-        case _:
-            pass
-    for name in names:
-        scope.names[name] = Broken()
-
-
-def _statement(statement: tree.Statement, here: Made, made: Made) -> None:
-    frame, scope = here.frame, here.scope
-    match statement:
-        case tree.Input():
-            _input(statement, frame, scope)
-        case tree.Output(name, expr):
-            value = evaluate(expr, frame, scope)
-            if not isinstance(value, Tensor):
-                raise SpaceError(error("SP209", f"the output is {kind(value)}", expr.span))
-            label = name or "output"
-            if any(n == label for n, _, _ in made.outputs):
-                raise SpaceError(error("SP203", f"two outputs called {label}", statement.span))
-            made.outputs.append((label, value, name is not None))
-        case tree.Require(expr):
-            _require(expr, here, made)
-        case tree.Weights(rules):
-            made.rules += [storage_rule(r, frame, scope) for r in rules]
-        case tree.Names(dialect, rules):
-            found: list[Rename] = [r for rule in rules for r in renames(rule, frame, scope)]
-            made.dialects[dialect] = Dialect(dialect, tuple(found))
-        case tree.Search(engine, settings):
-            made.search[engine] = {s.name: _setting(s, frame, scope) for s in settings}
-        case tree.Rewrite(steps):
-            made.steps += [(step, scope) for step in steps]
-        case tree.For() | tree.When() if _has_output(statement):
-            _spread(statement, here, made)
-        case _:
-            run((statement,), frame, scope)
-
-
-def _has_output(statement: tree.For | tree.When) -> bool:
-    inner = list(statement.body.statements)
-    if isinstance(statement, tree.When) and statement.otherwise is not None:
-        inner += (
-            [statement.otherwise]
-            if isinstance(statement.otherwise, tree.When)
-            else statement.otherwise.statements
-        )
-    return any(
-        isinstance(s, tree.Output) or (isinstance(s, tree.For | tree.When) and _has_output(s))
-        for s in inner
-    )
-
-
-def _spread(statement: tree.For | tree.When, here: Made, made: Made) -> None:
-    """A loop or `when` that holds outputs is run statement by statement; it must be decided now."""
-    from spacelang.syntax.expressions import bind, entries
-
-    frame, scope = here.frame, here.scope
-    if isinstance(statement, tree.When):
-        truth = condition(evaluate(statement.condition, frame, scope), statement.condition.span)
-        if not isinstance(truth, bool):
-            raise SpaceError(error("SP208", "an output cannot hang on a decision", statement.span))
-        chosen = statement.body.statements if truth else ()
-        if not truth and statement.otherwise is not None:
-            chosen = (
-                (statement.otherwise,)
-                if isinstance(statement.otherwise, tree.When)
-                else statement.otherwise.statements
-            )
-        for inner in chosen:
-            _statement(inner, here, made)
-        return
-    source = evaluate(statement.source, frame, scope)
-    for item in entries(source, statement.source.span, "what `for` walks"):
-        bind(statement.names, item, statement.span, scope)
-        for inner in statement.body.statements:
-            _statement(inner, here, made)
-
-
-def _input(statement: tree.Input, frame: Frame, scope: Scope) -> None:
-    """`input pixels: [B, 3, image, image]`; a capital not yet bound is any size."""
-    shape: list[Dim] = []
-    for axis in statement.type.axes:
-        if isinstance(axis, tree.Leading):
-            raise SpaceError(error("SP208", "an input has known axes", axis.span))
-        if isinstance(axis, tree.Name) and axis.name[0].isupper() and scope.find(axis.name) is None:
-            scope.bind(axis.name, Dim.of(Symbol(axis.name)), axis.span)
-        size = number(evaluate(axis, frame, scope), "a size", axis.span)
-        if size.constant is not None and (size.constant < 1 or size.constant.denominator != 1):
-            raise SpaceError(error("SP302", f"a size of {size}", axis.span))
-        shape.append(size)
-    dtype = "f32" if statement.domain is None else "i64"
-    tensor = frame.builder.input(TensorType(tuple(shape), dtype), statement.name, statement.span)
-    scope.bind(statement.name, tensor, statement.span)
-
-
-def _require(expr: tree.Expr, here: Made, made: Made) -> None:
-    scope = Scope(here.scope)
-    scope.frame = here.frame
-    for figure in FIGURES:
-        if here.scope.find(figure) is None:
-            scope.bind(figure, Dim.of(Symbol(figure)))
-    if isinstance(expr, tree.Binary) and expr.operator == "in":
-        truth = _band(expr, here.frame, scope)
-        if truth is not None:
-            made.require += truth
-            return
-    truth = condition(evaluate(expr, here.frame, scope), expr.span)
-    if truth is False:
-        raise SpaceError(error("SP502", f"{expr.span.text} does not hold", expr.span))
-    if not isinstance(truth, bool):
-        made.require.append(truth)
-
-
-def _band(expr: tree.Binary, frame: Frame, scope: Scope) -> list[Condition] | None:
-    """`macs in 4G..5G`: both ends, rather than every number between."""
-    from spacelang.ir.condition import compare
-
-    left = evaluate(expr.left, frame, scope)
-    if not isinstance(expr.right, tree.Range) or not isinstance(left, Dim):
-        return None
-    low = number(evaluate(expr.right.start, frame, scope), "the start", expr.right.span)
-    high = number(evaluate(expr.right.stop, frame, scope), "the end", expr.right.span)
-    if expr.right.step is not None or not any(s.free for s in left.symbols):
-        return None
-    return [compare("<=", low, left), compare("<" if expr.right.open else "<=", left, high)]
-
-
-def _setting(setting: tree.Setting, frame: Frame, scope: Scope) -> object:
-    """A setting of an engine: a plain number, string, boolean or list."""
-    value = evaluate(setting.value, frame, scope)
-    return plain_setting(value, setting.value.span)
-
-
-def plain_setting(value: Thing, span: Span) -> object:
-    if isinstance(value, bool | str | None):
-        return value
-    if isinstance(value, Dim) and value.constant is not None:
-        whole = value.constant.denominator == 1
-        return int(value.constant) if whole else float(value.constant)
-    if isinstance(value, tuple):
-        return tuple(plain_setting(v, span) for v in value)
-    raise SpaceError(error("SP209", f"a setting cannot be {kind(value)}", span))
-
-
-def _rewrite(graph: Graph, made: Made) -> Graph:
-    if not made.steps:
-        return graph
-    from spacelang.syntax.steps import run_steps
-
-    return run_steps(graph, made.steps, made.frame)
-
-
-DERIVED = (
-    tree.Rewrite, tree.Weights, tree.Names, tree.Require, tree.Search, tree.Let, tree.BlockOf,
-    tree.Default,
-)  # fmt: skip
-
-
+    for statement in statements:
+        if derived and not isinstance(statement, DERIVED):
+            frame.errors.add(
+                error("SP208", "a derived space adds rules, it does not compute", statement.span)
+                .note("it may hold rewrite, weights, names, require, search, let and blocks")
+            )  # fmt: skip
+            continue
+        if isinstance(statement, tree.Return):
+            frame.errors.add(error("SP208", "a space has `output`, no `return`", statement.span))
+            continue
+        run((statement,), frame, scope)

@@ -1,84 +1,136 @@
-"""Statements: assignments, loops that unroll, `when` that decides now or by decision.
+"""Statements: assignments, loops that unroll, what a body returns.
 
-A turn or branch that a decision makes optional becomes a region; names that it rebinds leave it as
-results. `return` ends the block: after a `when` that returns on one side, the rest is the other side.
+An error in one statement is kept and the next ones go on; the names that the statement would have
+bound are broken, and what reads a broken name fails without a word of its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from spacelang.diagnostics import SpaceError, Span, error
-from spacelang.ir.build import Level, Tensor
-from spacelang.ir.condition import FALSE, TRUE, Condition, compare, negate
-from spacelang.ir.dim import Dim, conditional
-from spacelang.ir.prove import Proved, feasible, holds
+from spacelang.ir.build import Tensor
+from spacelang.ir.condition import compare
+from spacelang.ir.dim import Dim
+from spacelang.ir.op import NeedsValue
 from spacelang.syntax import tree
+from spacelang.syntax.branches import guarded, when
 from spacelang.syntax.choices import choose, mark_presence
-from spacelang.syntax.expressions import (
-    bind,
-    entries,
-    evaluate,
-    evaluate_let,
-    split_on,
-)
+from spacelang.syntax.conflicts import not_known
+from spacelang.syntax.evaluate import each, entries, evaluate, needs
 from spacelang.syntax.frame import Frame
+from spacelang.syntax.functions import most
+from spacelang.syntax.limits import require
+from spacelang.syntax.names import bind, evaluate_let
 from spacelang.syntax.scope import Scope
-from spacelang.syntax.values import (
-    Closure,
-    Entry,
-    Numbers,
-    Thing,
-    Unbound,
-    condition,
-    flat,
-    kind,
-    shaped,
-)
+from spacelang.syntax.values import BROKEN, Broken, Closure, Numbers, Thing, kind
 
 RESERVED = {"true", "false", "none"}
 
 
 @dataclass(frozen=True)
 class Returned:
-    """The value with which a body ended."""
+    """The value with which a body ended, and where."""
 
-    value: Thing
+    value: Thing | Broken
+    span: Span
 
 
-def run_body(body: tree.Body, frame: Frame, scope: Scope, span: Span) -> Thing:
-    """Run a body that must return; its value."""
+def returned(body: tree.Body, frame: Frame, scope: Scope, span: Span) -> Returned:
+    """Run a body that must return."""
     ended = run(body.statements, frame, scope)
     if ended is None:
         raise SpaceError(error("SP208", "this body ends without `return`", span).hint("return x"))
+    return ended
+
+
+def run_body(body: tree.Body, frame: Frame, scope: Scope, span: Span) -> Thing:
+    """The value that a body returns."""
+    ended = returned(body, frame, scope, span)
+    if isinstance(ended.value, Broken):
+        raise SpaceError(())
     return ended.value
 
 
 def run(statements: Sequence[tree.Statement], frame: Frame, scope: Scope) -> Returned | None:
-    """Run statements in order; what they returned, if they did.
-
-    An error in one statement is reported and the next go on, unless they need its value.
-    """
+    """Run statements in order; what they returned, if they did. Errors go to the frame."""
     for position, statement in enumerate(statements):
-        match statement:
-            case tree.Return(value):
-                if position + 1 < len(statements):
-                    raise SpaceError(
-                        error("SP208", "nothing after a `return` is reached", statements[position + 1].span)
-                    )  # fmt: skip
-                return Returned(evaluate(value, frame, scope))
-            case tree.When():
-                rest = statements[position + 1 :]
-                ended, done = _when(statement, rest, frame, scope)
+        rest = statements[position + 1 :]
+        level, prefix = frame.builder.level, frame.prefix
+        try:
+            if isinstance(statement, tree.When):
+                ended, done = when(statement, rest, frame, scope)
                 if ended is not None or done:
+                    _last(statement, rest, frame)
                     return ended
-            case _:
-                _run_one(statement, frame, scope)
+            elif isinstance(statement, tree.Return):
+                _last(statement, rest, frame)
+                value = evaluate(statement.value, frame, scope)
+                return Returned(value, statement.value.span)
+            else:
+                run_one(statement, frame, scope)
+            continue
+        except SpaceError as failed:
+            frame.errors.extend(failed.diagnostics)
+        except NeedsValue as need:
+            if frame.caller is not None:
+                raise
+            frame.errors.add(not_known(need, frame))
+        frame.builder.level, frame.prefix = level, prefix
+        if poison(statement, scope):
+            return Returned(BROKEN, statement.span)
     return None
 
 
-def _run_one(statement: tree.Statement, frame: Frame, scope: Scope) -> None:
+def _last(statement: tree.Statement, rest: Sequence[tree.Statement], frame: Frame) -> None:
+    """SP208 for what stands after a statement that returns on every way through."""
+    if rest and returns((statement,)):
+        frame.errors.add(error("SP208", "nothing after a `return` is reached", rest[0].span))
+
+
+def returns(statements: Sequence[tree.Statement]) -> bool:
+    """Whether statements return on every way through."""
+    return any(
+        isinstance(statement, tree.Return)
+        or (
+            isinstance(statement, tree.When)
+            and returns(statement.body.statements)
+            and returns(statement.others)
+        )
+        for statement in statements
+    )
+
+
+def poison(statement: tree.Statement, scope: Scope) -> bool:
+    """Break the names that a statement binds; whether it may return."""
+    names: Iterable[str] = ()
+    ends = False
+    match statement:
+        case tree.Assign(names=names) | tree.Let(names=names):
+            pass
+        case tree.Choose(target=target):
+            names = (target.name,)
+        case tree.Input(name=name) | tree.BlockOf(name=name):
+            names = (name,)
+        case tree.For(names=names, body=body):
+            for inner in body.statements:
+                poison(inner, scope)
+        case tree.When(body=body):
+            for inner in (*body.statements, *statement.others):
+                ends = poison(inner, scope) or ends
+        case tree.Return():
+            ends = True
+        case _:
+            pass
+    for name in names:
+        scope.names[name] = BROKEN
+    return ends
+
+
+def run_one(statement: tree.Statement, frame: Frame, scope: Scope) -> None:
+    """Run a statement that does not return."""
     row = ROWS.get(type(statement))
     if row is None:
         word = statement.span.text.split(maxsplit=1)[0] if statement.span.text else "this"
@@ -86,20 +138,35 @@ def _run_one(statement: tree.Statement, frame: Frame, scope: Scope) -> None:
     row(statement, frame, scope)
 
 
-def _protect(names: Sequence[str], span: Span) -> None:
+def protect(names: Sequence[str], span: Span) -> None:
+    """SP202 for `true`, `false` and `none` as names."""
     taken = next((n for n in names if n in RESERVED), None)
     if taken is not None:
         raise SpaceError(error("SP202", f"{taken} cannot be another value", span))
 
 
+def _keep(names: Sequence[str], scope: Scope, span: Span) -> None:
+    """SP202 for a second value of a name that keeps its value."""
+    protect(names, span)
+    taken = next((n for n in names if n in scope.constant), None)
+    if taken is not None:
+        found = error("SP202", f"{taken} has its value already", span, "again here")
+        before = scope.spans.get(taken)
+        raise SpaceError(found if before is None else found.also(before, "first here"))
+
+
+# Rows.
+
+
 def _let(statement: tree.Let, frame: Frame, scope: Scope) -> None:
-    _protect(statement.names, statement.span)
+    _keep(statement.names, scope, statement.span)
     evaluate_let(statement, frame, scope)
+    scope.constant.update(statement.names)
 
 
 def _assign(statement: tree.Assign, frame: Frame, scope: Scope) -> None:
-    _protect(statement.names, statement.span)
-    values = [evaluate(v, frame, scope) for v in statement.values]
+    _keep(statement.names, scope, statement.span)
+    values = each(statement.values, lambda expr: evaluate(expr, frame, scope))
     for value, expr in zip(values, statement.values, strict=True):
         if not isinstance(value, Tensor | tuple | None):
             raise SpaceError(
@@ -112,11 +179,13 @@ def _assign(statement: tree.Assign, frame: Frame, scope: Scope) -> None:
 
 
 def _choose(statement: tree.Choose, frame: Frame, scope: Scope) -> None:
-    _protect([statement.target.name], statement.span)
+    _keep([statement.target.name], scope, statement.span)
     choose(statement, frame, scope)
+    scope.constant.add(statement.target.name)
 
 
 def _block(statement: tree.BlockOf, frame: Frame, scope: Scope) -> None:
+    _keep([statement.name], scope, statement.span)
     closure = Closure(statement, scope.snapshot(), frame)
     closure.scope.bind(statement.name, closure, statement.span)
     scope.bind(statement.name, closure, statement.span)
@@ -128,20 +197,50 @@ def _default(statement: tree.Default, frame: Frame, scope: Scope) -> None:
 
 def _for(statement: tree.For, frame: Frame, scope: Scope) -> None:
     """Unroll to the largest bound; a turn that a decision may leave out becomes a guard."""
-    _protect(statement.names, statement.span)
+    protect(statement.names, statement.span)
     _no_return(statement.body)
     source = evaluate(statement.source, frame, scope)
-    if not isinstance(source, Numbers) or source.stop.constant is not None:
-        for item in entries(source, statement.source.span, "what `for` walks"):
-            bind(statement.names, item, statement.span, scope)
+    for truth, item in turns(source, statement.source.span, frame):
+        scope.constant -= set(_constants(statement.body))
+        bind(statement.names, item, statement.span, scope)
+        if truth is True:
             run(statement.body.statements, frame, scope)
-        return
+        else:
+            guarded(truth, statement.body, frame, scope, statement.span)
+
+
+def turns(source: Thing, span: Span, frame: Frame) -> Iterable[tuple[Any, Thing]]:
+    """The turns of a loop: the condition of each, True where none hangs on it, and its value."""
+    if not isinstance(source, Numbers) or source.stop.constant is not None:
+        items = entries(source, span, "what `for` walks")
+        frame.session.turn(len(items), span)
+        return [(True, item) for item in items]
+    if not any(s.values for s in source.stop.symbols):
+        raise needs(source.stop, "the end of a loop", span)
     mark_presence(frame, source.stop.symbols)
-    for turn in source.upto(source.stop.bounds()[1]):
-        here = Dim.of(turn)
-        truth = compare("<" if source.open else "<=", here, source.stop)
-        bind(statement.names, here, statement.span, scope)
-        guarded(truth, statement.body, frame, scope, statement.span)
+    last = most(source.stop, span)
+    frame.session.turn(source.count(last), span)
+    order = "<" if source.open else "<="
+    return [
+        (compare(order, Dim.of(turn), source.stop), Dim.of(turn)) for turn in source.upto(last)
+    ]
+
+
+def _constants(body: tree.Body) -> Iterable[str]:
+    """Names that a turn binds anew, each turn to a value of its own."""
+    for statement in body.statements:
+        match statement:
+            case tree.Let(names=names):
+                yield from names
+            case tree.Choose(target=target):
+                yield target.name
+            case tree.For(body=inner):
+                yield from _constants(inner)
+            case tree.When(body=inner):
+                yield from _constants(inner)
+                yield from _constants(tree.Body(tuple(statement.others)))
+            case _:
+                pass
 
 
 def _no_return(body: tree.Body) -> None:
@@ -150,221 +249,15 @@ def _no_return(body: tree.Body) -> None:
             raise SpaceError(error("SP208", "no `return` inside `for`", statement.span))
         if isinstance(statement, tree.When):
             _no_return(statement.body)
-            if isinstance(statement.otherwise, tree.Body):
-                _no_return(statement.otherwise)
-            elif statement.otherwise is not None:
-                _no_return(tree.Body((statement.otherwise,)))
+            _no_return(tree.Body(tuple(statement.others)))
 
 
-def settled(truth: bool | Condition, frame: Frame) -> bool | Condition:
-    """A condition as decided as the present guards allow."""
-    if isinstance(truth, bool):
-        return truth
-    if truth == TRUE or isinstance(holds(truth, frame.builder.guards), Proved):
-        return True
-    if truth == FALSE or feasible((*frame.builder.guards, truth)) is False:
-        return False
-    return truth
-
-
-def guarded(
-    truth: bool | Condition, body: tree.Body, frame: Frame, scope: Scope, span: Span
-) -> None:
-    """Run a body that is there only where a condition holds; what it rebinds falls back else."""
-    truth = settled(truth, frame)
-    if truth is True:
-        run(body.statements, frame, scope)
-    if isinstance(truth, bool):
-        return
-    before = dict(scope.names)
-    region = frame.builder.open(truth)
-    run(body.statements, frame, scope)
-    frame.builder.close()
-    changed = _changed(before, scope.names)
-    fallbacks: list[Tensor] = []
-    results: list[Tensor] = []
-    for name in changed:
-        old, new = before.get(name), scope.names[name]
-        if name not in before:
-            scope.names[name] = Unbound(name, scope.spans.get(name, span))
-            continue
-        if isinstance(old, Dim) and isinstance(new, Dim):
-            scope.names[name] = conditional(truth, new, old)
-            continue
-        pairs = _pairs(name, old, new, truth, span)
-        fallbacks += [a for a, _ in pairs]
-        results += [b for _, b in pairs]
-    made = iter(frame.builder.guard(truth, region, fallbacks, results, span))
-    for name in changed:
-        old, new = before.get(name), scope.names[name]
-        if isinstance(new, Tensor):
-            scope.names[name] = next(made)
-        elif isinstance(new, tuple) and isinstance(old, tuple):
-            scope.names[name] = tuple(
-                next(made) if a is not b and isinstance(b, Tensor) else b
-                for a, b in zip(old, new, strict=True)
-            )
-
-
-def _changed(before: dict[str, Entry], after: dict[str, Entry]) -> list[str]:
-    """Names whose value is another one, blocks aside (they hold no tensor)."""
-    return [
-        n
-        for n, v in after.items()
-        if not isinstance(v, Closure) and (n not in before or before[n] is not v)
-    ]
-
-
-def _pairs(
-    name: str, old: Entry, new: Entry, truth: Condition, span: Span
-) -> list[tuple[Tensor, Tensor]]:
-    """Tensors of two values that take each other's place, entry by entry."""
-    if isinstance(old, Tensor) and isinstance(new, Tensor):
-        return [(old, new)]
-    if isinstance(old, tuple) and isinstance(new, tuple):
-        if len(old) != len(new):
-            raise SpaceError(
-                error(
-                    "SP205", f"the list {name} leaves with {len(old)} or {len(new)} entries", span
-                )
-            )
-        return [
-            p for a, b in zip(old, new, strict=True) if a is not b for p in _pairs(name, a, b, truth, span)
-        ]  # fmt: skip
-    if old == new and not isinstance(old, Tensor):
-        return []
-    raise split_on(truth)
-
-
-def _when(
-    statement: tree.When, rest: Sequence[tree.Statement], frame: Frame, scope: Scope
-) -> tuple[Returned | None, bool]:
-    """Run a `when`; what it returned, and whether the rest of the body has been run with it."""
-    truth = settled(
-        condition(evaluate(statement.condition, frame, scope), statement.condition.span), frame
-    )
-    otherwise = _otherwise(statement)
-    if isinstance(truth, bool):
-        return run(statement.body.statements if truth else otherwise, frame, scope), False
-    if not (_returns(statement.body.statements) or _returns(otherwise)):
-        _branches(truth, statement.body.statements, otherwise, frame, scope, statement.span)
-        return None, False
-    # One side returns: the other goes on with the rest of the body.
-    first, second = list(statement.body.statements), list(otherwise)
-    if not _returns(first):
-        first += rest
-    if not _returns(second):
-        second += rest
-    return _either(truth, first, second, frame, scope, statement.span), True
-
-
-def _otherwise(statement: tree.When) -> tuple[tree.Statement, ...]:
-    if statement.otherwise is None:
-        return ()
-    if isinstance(statement.otherwise, tree.When):
-        return (statement.otherwise,)
-    return statement.otherwise.statements
-
-
-def _returns(statements: Sequence[tree.Statement]) -> bool:
-    """Whether statements return on every way through."""
-    for statement in statements:
-        if isinstance(statement, tree.Return):
-            return True
-        if isinstance(statement, tree.When) and (
-            _returns(statement.body.statements) and _returns(_otherwise(statement))
-        ):
-            return True
-    return False
-
-
-def _branches(
-    truth: Condition,
-    first: Sequence[tree.Statement],
-    second: Sequence[tree.Statement],
-    frame: Frame,
-    scope: Scope,
-    span: Span,
-) -> None:
-    """Two branches by decision; names that either rebinds are joined after."""
-    before = dict(scope.names)
-    conditions = (truth, negate(truth))
-    regions: list[Level] = []
-    ends: list[dict[str, Entry]] = []
-    for statements, here in zip((first, second), conditions, strict=True):
-        scope.names = dict(before)
-        regions.append(frame.builder.open(here))
-        run(statements, frame, scope)
-        frame.builder.close()
-        ends.append(scope.names)
-    scope.names = dict(before)
-    names = list(dict.fromkeys(n for end in ends for n in _changed(before, end)))
-    joined: list[str] = []
-    pairs: list[tuple[Tensor, Tensor]] = []
-    for name in names:
-        a, b = ends[0].get(name), ends[1].get(name)
-        if name not in ends[0] or name not in ends[1]:
-            scope.names[name] = Unbound(name, span)
-        elif isinstance(a, Dim) and isinstance(b, Dim):
-            scope.names[name] = conditional(truth, a, b)
-        elif isinstance(a, Tensor) and isinstance(b, Tensor):
-            joined.append(name)
-            pairs.append((a, b))
-        elif a is b:
-            scope.names[name] = a
-        else:
-            raise split_on(truth)
-    fallbacks = [v for n in joined if isinstance(v := before.get(n), Tensor)]
-    if not second and len(fallbacks) == len(joined):
-        results = [a for a, _ in pairs]
-        made = frame.builder.guard(truth, regions[0], fallbacks, results, span)
-    else:
-        for a, b in pairs:
-            frame.builder.same_type(a.type, b.type, frame.builder.guards, span)
-        types = tuple(a.type for a, _ in pairs)
-        both = [[a for a, _ in pairs], [b for _, b in pairs]]
-        made = frame.builder.choose(conditions, regions, both, types, span)
-    for name, value in zip(joined, made, strict=True):
-        scope.names[name] = value
-
-
-def _either(
-    truth: Condition,
-    first: Sequence[tree.Statement],
-    second: Sequence[tree.Statement],
-    frame: Frame,
-    scope: Scope,
-    span: Span,
-) -> Returned:
-    """Two ways to the end of the body: a choose of what they return."""
-    before = dict(scope.names)
-    conditions = (truth, negate(truth))
-    regions: list[Level] = []
-    values: list[Thing] = []
-    for statements, here in zip((first, second), conditions, strict=True):
-        scope.names = dict(before)
-        regions.append(frame.builder.open(here))
-        ended = run(statements, frame, scope)
-        frame.builder.close()
-        if ended is None:
-            raise SpaceError(error("SP208", "this way through ends without `return`", span))
-        values.append(ended.value)
-    scope.names = before
-    ends = [flat(v) for v in values]
-    if len(ends[0]) != len(ends[1]):
-        raise SpaceError(error("SP205", "the two ways return lists of different lengths", span))
-    for a, b in zip(*ends, strict=True):
-        frame.builder.same_type(a.type, b.type, frame.builder.guards, span)
-    made = frame.builder.choose(conditions, regions, ends, tuple(t.type for t in ends[0]), span)
-    return Returned(shaped(values[0], iter(made)))
-
-
-ROWS: dict[type, Callable[..., None]] = {
+ROWS: dict[type, Callable[[Any, Frame, Scope], None]] = {
     tree.Let: _let,
     tree.Assign: _assign,
     tree.Choose: _choose,
     tree.BlockOf: _block,
     tree.Default: _default,
     tree.For: _for,
+    tree.Require: require,
 }
-

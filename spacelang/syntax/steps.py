@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass
 from typing import Any, get_type_hints
 
 from spacelang.diagnostics import SpaceError, error
 from spacelang.ir.graph import Graph
 from spacelang.ir.node import TensorType
-from spacelang.passes.base import Insertion, Pass
+from spacelang.passes.base import Insertion, Pass, options
 from spacelang.plugins import load
 from spacelang.syntax import tree
 from spacelang.syntax.blocks import call_block
 from spacelang.syntax.calls import Arguments
-from spacelang.syntax.expressions import evaluate
-from spacelang.syntax.frame import Frame, Session
+from spacelang.syntax.evaluate import evaluate
+from spacelang.syntax.frame import Frame
 from spacelang.syntax.scope import Scope
-from spacelang.syntax.selectors import pattern
-from spacelang.syntax.spaces import plain_setting
+from spacelang.syntax.sections import plain_setting
+from spacelang.syntax.selectors import path_of, pattern
+from spacelang.syntax.session import Session
 from spacelang.syntax.values import Closure, kind
 
 
@@ -70,10 +71,10 @@ def made(step: tree.Step, frame: Frame, scope: Scope) -> Pass:
         raise SpaceError(
             error(found.code, found.headline, step.span).note(*found.notes)
         ) from failed
-    options = {f.name: f for f in fields(cls)}
+    known = options(cls)
     hints = get_type_hints(cls)
     given: dict[str, Any] = {}
-    names = list(options)
+    names = list(known)
     for position, argument in enumerate(step.arguments):
         name = argument.name
         if name is None:
@@ -82,7 +83,7 @@ def made(step: tree.Step, frame: Frame, scope: Scope) -> Pass:
                     error("SP204", f"{step.name} takes {len(names)} options", argument.span)
                 )
             name = names[position]
-        if name not in options:
+        if name not in known:
             if "open" in hints:
                 given.setdefault("open", {})[name] = _value(Any, argument.value, frame, scope)
                 continue
@@ -93,15 +94,15 @@ def made(step: tree.Step, frame: Frame, scope: Scope) -> Pass:
             )
         if name in given:
             raise SpaceError(error("SP204", f"{name} is given twice", argument.span))
-        given[name] = _value(hints[name], argument.value, frame, scope)
+        given[name] = _value(hints[known[name].name], argument.value, frame, scope)
     missing = [
         n
-        for n, f in options.items()
+        for n, f in known.items()
         if n not in given and f.default is MISSING and f.default_factory is MISSING
     ]
     if missing:
         raise SpaceError(error("SP204", f"{step.name} needs {', '.join(missing)}", step.span))
-    return cls(**given)
+    return cls(**{known[n].name if n in known else n: v for n, v in given.items()})
 
 
 def _value(hint: Any, expr: tree.Expr, frame: Frame, scope: Scope) -> Any:
@@ -118,30 +119,3 @@ def _value(hint: Any, expr: tree.Expr, frame: Frame, scope: Scope) -> Any:
             )
         return ClosureSource(value, frame)
     return plain_setting(evaluate(expr, frame, scope), expr.span)
-
-
-def path_of(expr: tree.Expr) -> tree.Path:
-    """A bare path that the grammar read as an expression: `blocks[_].attn.softmax`."""
-    hops: list[tree.Hop] = []
-    here: tree.Expr = expr
-    indices: tuple[tree.Expr, ...] = ()
-    while True:
-        match here:
-            case tree.Item(value, found):
-                kept = tuple(
-                    i for i in found if not isinstance(i, tree.Full | tree.Rest | tree.Leading)
-                )
-                indices, here = (*kept, *indices), value
-            case tree.Field(value, name):
-                hops.append(tree.Hop(name, indices, span=here.span))
-                indices, here = (), value
-            case tree.Name(name):
-                hops.append(tree.Hop(name, indices, span=here.span))
-                return tree.Path(tuple(reversed(hops)), span=expr.span)
-            case tree.Path():
-                return here
-            case _:
-                raise SpaceError(error("SP209", "a path is wanted here", expr.span))
-
-
-

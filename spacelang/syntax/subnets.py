@@ -14,8 +14,9 @@ from spacelang.passes.entangle import lay_out
 from spacelang.passes.specialize import specialize
 from spacelang.syntax import tree
 from spacelang.syntax.calls import arguments
-from spacelang.syntax.expressions import evaluate
-from spacelang.syntax.frame import Frame, Session
+from spacelang.syntax.evaluate import evaluate
+from spacelang.syntax.frame import Frame
+from spacelang.syntax.session import Session
 from spacelang.syntax.scope import Scope
 from spacelang.syntax.selectors import pattern
 from spacelang.syntax.spaces import base_of, elaborate

@@ -16,6 +16,10 @@ from spacelang.diagnostics import NOWHERE, Span
 class Tree:
     span: Span = field(default=NOWHERE, compare=False, repr=False, kw_only=True)
 
+    def children(self) -> tuple[object, ...]:
+        """The values of its fields: trees, tuples of trees, plain values."""
+        return tuple(getattr(self, name) for name in self.__dataclass_fields__ if name != "span")
+
 
 # Paths.
 @dataclass(frozen=True)
@@ -330,6 +334,13 @@ class When(Tree):
     condition: Expr
     body: Body
     otherwise: Body | When | None = None
+
+    @property
+    def others(self) -> tuple[Statement, ...]:
+        """The statements of `else`."""
+        if isinstance(self.otherwise, Body):
+            return self.otherwise.statements
+        return () if self.otherwise is None else (self.otherwise,)
 
 
 @dataclass(frozen=True)

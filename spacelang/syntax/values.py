@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from spacelang.diagnostics import SpaceError, Span, error
 from spacelang.ir.build import Tensor
-from spacelang.ir.condition import All, Any, Chosen, Compare, Condition, Is, Not
+from spacelang.ir.condition import FALSE, TRUE, All, Any, Chosen, Compare, Condition, Is, Not
+from spacelang.ir.condition import is_value as _is_value
 from spacelang.ir.dim import Dim, Symbol
 from spacelang.ir.dim import Value as DecisionValue
+from spacelang.ir.op import NeedsValue
 from spacelang.ir.param import Init
 from spacelang.syntax import tree
 
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from spacelang.syntax.scope import Scope
 
 CONDITIONS = (Compare, Is, Chosen, Not, All, Any)
+
+
 @dataclass(frozen=True)
 class Candidates:
     """A set `{..}`: candidates, without order or repeats."""
@@ -40,13 +44,14 @@ class Numbers:
     step: Fraction
     open: bool
 
+    def count(self, stop: Fraction) -> int:
+        """How many numbers there are up to a known end."""
+        steps = (stop - self.start) / self.step
+        return max(0, -int(-steps // 1) if self.open else int(steps // 1) + 1)
+
     def upto(self, stop: Fraction) -> tuple[Fraction, ...]:
         """The numbers up to a known end."""
-        if self.step == 0:
-            return ()
-        count = (stop - self.start) / self.step
-        last = int(count // 1) if not self.open else -int(-count // 1) - 1
-        return tuple(self.start + k * self.step for k in range(last + 1))
+        return tuple(self.start + k * self.step for k in range(self.count(stop)))
 
 
 @dataclass(frozen=True)
@@ -99,6 +104,10 @@ class Text:
 
     symbol: Symbol
 
+    @property
+    def boolean(self) -> bool:
+        return all(isinstance(v, bool) for v in self.symbol.values)
+
 
 @dataclass(frozen=True)
 class SpaceValue:
@@ -124,8 +133,12 @@ class Module:
     scope: Scope
 
 
+@dataclass(frozen=True)
 class Broken:
     """A name whose statement failed; what reads it fails too, without a word of its own."""
+
+
+BROKEN = Broken()
 
 
 @dataclass(frozen=True)
@@ -136,19 +149,50 @@ class Unbound:
     span: Span
 
 
+@dataclass(frozen=True)
+class Torn:
+    """A name whose value hangs on a condition and is no size or tensor on both sides.
+
+    Reading it asks for an alternative of the block for each value of a decision.
+    """
+
+    name: str
+    condition: Condition
+
+
+@dataclass(frozen=True, eq=False)
+class Later:
+    """A `let` of a file: evaluated in that file when it is first read."""
+
+    let: tree.Let
+    scope: Scope
+
+
 Thing: TypeAlias = (
-    Dim | bool | Condition | str | None | tuple["Thing", ...] | Candidates | Numbers | Pending
-    | Tensor | Closure | OpName | Function | Init | Picked | Text | SpaceValue
+    Dim | bool | Condition | str | tuple["Thing", ...] | Candidates | Numbers | Pending | Tensor
+    | Closure | OpName | Function | Init | Picked | Text | SpaceValue | None
 )  # fmt: skip
-Entry: TypeAlias = Thing | Clash | Module | Broken | Unbound | tree.Let
+Entry: TypeAlias = Thing | Clash | Module | Broken | Unbound | Torn | Later
 """What a scope may hold under a name: a thing, or why there is none."""
 
 KINDS: Mapping[type, str] = {
-    Dim: "a number", bool: "a boolean", str: "a string", type(None): "none", tuple: "a list",
-    Candidates: "a set", Numbers: "a range", Tensor: "a tensor", Closure: "a block",
-    OpName: "an op", Function: "a function", Init: "an initialisation", Picked: "a pick", Text: "a decision",
-    Pending: "a choice", SpaceValue: "a space",
-}  # fmt: skip
+    Dim: "a number",
+    bool: "a boolean",
+    str: "a string",
+    type(None): "none",
+    tuple: "a list",
+    Candidates: "a set",
+    Numbers: "a range",
+    Tensor: "a tensor",
+    Closure: "a block",
+    OpName: "an op",
+    Function: "a function",
+    Init: "an initialisation",
+    Picked: "a pick",
+    Text: "a decision",
+    Pending: "a choice",
+    SpaceValue: "a space",
+}
 
 
 def kind(value: object) -> str:
@@ -171,18 +215,40 @@ def candidate(value: Thing, what: str, span: Span) -> DecisionValue:
         return value
     if isinstance(value, Dim) and value.constant is not None:
         return value.constant
-    hint = ""
-    if isinstance(value, Closure | OpName):
-        hint = "choose op { a: .. b: .. } chooses between computations"
     found = error("SP209", f"a candidate of {what} cannot be {kind(value)}", span)
-    raise SpaceError(found.hint(hint) if hint else found)
+    if isinstance(value, Dim):
+        found = error("SP209", f"a candidate of {what} hangs on a decision", span)
+    if isinstance(value, Closure | OpName):
+        found = found.hint("choose op { a: .. b: .. } chooses between computations")
+    raise SpaceError(found)
 
 
 def condition(value: Thing, span: Span) -> bool | Condition:
     """A truth value, decided or by decision."""
+    if isinstance(value, Text) and value.boolean:
+        return decided(_is_value(value.symbol, True))
     if isinstance(value, (bool, *CONDITIONS)):
         return value
     raise SpaceError(error("SP209", f"a condition is wanted here, not {kind(value)}", span))
+
+
+def decided(value: Condition) -> bool | Condition:
+    """A condition as a boolean where it is one."""
+    return True if value == TRUE else False if value == FALSE else value
+
+
+def is_value(decision: Text, value: Thing) -> bool | Condition:
+    """Whether a decision among strings or booleans takes a value."""
+    if not isinstance(value, str | bool) or value not in decision.symbol.values:
+        return False
+    return decided(_is_value(decision.symbol, value))
+
+
+def settled(value: Thing) -> Thing:
+    """A value where a known one is needed: a decision among strings or booleans asks for a split."""
+    if isinstance(value, Text):
+        raise NeedsValue(value.symbol)
+    return value
 
 
 def has_tensor(value: Thing) -> bool:

@@ -1,0 +1,156 @@
+"""Emit: what a lowering rule sees of a node, and the table of rules.
+
+    @lowers("layer_norm")
+    def _(emit: Emit) -> fx.Node:
+        return emit.call(F.layer_norm, emit.x, ..)
+
+A rule returns one fx node, or a tuple of one for each result. Plug-ins give rules as `torch.OP` of
+the entry point `spacelang.lowerings`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, fx
+
+from spacelang import plugins
+from spacelang.backends.torch.frame import Entries, Frame, Number, Result, Size
+from spacelang.diagnostics import SpaceError, error
+from spacelang.ir.dim import Dim
+from spacelang.ir.node import Node, TensorType
+
+Rule = Callable[["Emit"], "Result | tuple[Result, ...]"]
+RULES: dict[str, Rule] = {}
+
+
+def lowers(*ops: str) -> Callable[[Rule], Rule]:
+    """Register the rule of some ops."""
+
+    def add(rule: Rule) -> Rule:
+        for op in ops:
+            if op in RULES:
+                raise ValueError(f"the op {op} has two lowering rules")
+            RULES[op] = rule
+        return rule
+
+    return add
+
+
+def rule_of(op: str) -> Rule | None:
+    """The rule of an op, ours or a plug-in's."""
+    import spacelang.backends.torch.rules  # noqa: F401  # the rows register themselves
+
+    found = RULES.get(op)
+    if found is None and f"torch.{op}" in plugins.table("spacelang.lowerings"):
+        found = plugins.load("spacelang.lowerings", f"torch.{op}")  # pyright: ignore
+    return found  # pyright: ignore
+
+
+def lower_node(frame: Frame, node: Node) -> None:
+    """Lower a node that is no call and has no regions; its results are bound in the frame."""
+    rule = rule_of(node.op)
+    if rule is None:
+        raise SpaceError(error("SP605", f"the torch backend has no rule for {node.op}", node.span))
+    results = rule(Emit(frame, node))
+    frame.bind(node, results if isinstance(results, tuple) else (results,))
+
+
+@dataclass(frozen=True)
+class Emit:
+    """One node and the frame that it is lowered to."""
+
+    frame: Frame
+    node: Node
+
+    # Operands.
+
+    def result(self, index: int) -> Result:
+        return self.frame.values[self.node.operands[index]]
+
+    def operand(self, index: int) -> fx.Node:
+        found = self.result(index)
+        assert not isinstance(found, Entries), "only unstack reads entries"
+        return found
+
+    @property
+    def x(self) -> fx.Node:
+        return self.operand(0)
+
+    @property
+    def operands(self) -> tuple[fx.Node, ...]:
+        return tuple(self.operand(i) for i in range(len(self.node.operands)))
+
+    def type(self, index: int = 0) -> TensorType:
+        return self.frame.types[self.node.operands[index]]
+
+    @property
+    def rank(self) -> int:
+        return self.type().rank
+
+    # Options.
+
+    def dim(self, name: str) -> Dim:
+        value = self.node.attributes[name]
+        assert isinstance(value, Dim), f"{self.node.op}: {name}"
+        return value
+
+    def dims(self, name: str) -> tuple[Dim, ...]:
+        """A size, or a list of sizes, as a tuple."""
+        value = self.node.attributes[name]
+        return tuple(
+            d for d in (value if isinstance(value, tuple) else (value,)) if isinstance(d, Dim)
+        )
+
+    def whole(self, name: str) -> int:
+        """An option that is a known whole number."""
+        return int(self.dim(name).at({}))
+
+    def wholes(self, name: str) -> tuple[int, ...]:
+        return tuple(int(d.at({})) for d in self.dims(name))
+
+    def axis(self, name: str = "axis") -> int:
+        return self.whole(name) % self.rank
+
+    def flag(self, name: str) -> bool:
+        return self.node.attributes[name] is True
+
+    def text(self, name: str) -> str:
+        return str(self.node.attributes[name])
+
+    def size(self, dim: Dim) -> Size:
+        return self.frame.size(dim)
+
+    def number(self, name: str) -> Number:
+        return self.frame.number(self.dim(name))
+
+    def sizes(self, dims: Sequence[Dim]) -> tuple[Size, ...]:
+        """Sizes of a new shape; the only one with a batch axis in it is left to PyTorch as -1."""
+        free = [any(s.free for s in d.symbols) for d in dims]
+        if sum(free) != 1:
+            return tuple(self.size(d) for d in dims)
+        return tuple(-1 if f else self.size(d) for f, d in zip(free, dims, strict=True))
+
+    # Weights.
+
+    def param(self, role: str, entry: tuple[int, int] | None = None) -> fx.Node | None:
+        """A parameter as the node reads it, or the operand given for it; None if it has neither."""
+        given = self.node.attributes.get("given", ())
+        assert isinstance(given, tuple)
+        if role in given:
+            return self.operand(len(self.node.operands) - len(given) + given.index(role))
+        return self.frame.read(self.node, role, entry) if role in self.node.params else None
+
+    # Making nodes.
+
+    def call(
+        self, function: Callable[..., object], *arguments: object, **options: object
+    ) -> fx.Node:
+        return self.frame.graph.call_function(function, arguments, options)  # pyright: ignore
+
+    def method(self, name: str, *arguments: object, **options: object) -> fx.Node:
+        return self.frame.graph.call_method(name, arguments, options)  # pyright: ignore
+
+    def by_mode(self, function: Callable[..., Tensor], *arguments: object) -> fx.Node:
+        return self.frame.by_mode(function, arguments)

@@ -1,0 +1,71 @@
+"""Right answers of networks, on a part or on the held-out test part.
+
+    score = evaluate(model, data.validation)
+    score = evaluate_test(subnet, data)            # the one place that reads the test part
+
+Evaluation draws nothing and changes nothing: a network leaves it in the mode it came in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from spacelang.backends.torch.data import Batch, Dataset, Part, ordered_batches, test_part
+from spacelang.engines.protocol import Score
+
+BATCH = 250
+_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+
+
+def evaluate(model: nn.Module, part: Part, batch_size: int = BATCH) -> Score:
+    """The score of a network on a whole part."""
+    return score(model, ordered_batches(part, batch_size))
+
+
+def evaluate_test(model: nn.Module, data: Dataset, batch_size: int = BATCH) -> Score:
+    """The score of a finished network on the held-out part. Decide nothing by it."""
+    return score(model, ordered_batches(test_part(data), batch_size))
+
+
+def score(model: nn.Module, batches: Iterable[Batch]) -> Score:
+    """The score on batches; logits that are not finite, or too little memory, are a failure."""
+    place = next(model.parameters()).device
+    training = model.training
+    model.eval()
+    correct = total = 0
+    try:
+        with torch.no_grad():
+            for batch in batches:
+                logits = main_output(model(batch.images.to(place)))
+                if not bool(torch.isfinite(logits).all()):
+                    return Score(0, 0, "its outputs are not finite")
+                correct += int((logits.argmax(1).cpu() == batch.labels).sum())
+                total += len(batch.labels)
+    except RuntimeError as failed:
+        if not ran_out_of_memory(failed):
+            raise
+        return Score(0, 0, "out of memory")
+    finally:
+        model.train(training)
+    return Score(correct, total)
+
+
+def main_output(result: object) -> Tensor:
+    """The logits among what a network gives: its only result, or its first one."""
+    if isinstance(result, Tensor):
+        return result
+    if isinstance(result, dict):
+        result = tuple(result.values())
+    if isinstance(result, tuple | list) and result and isinstance(result[0], Tensor):
+        return result[0]
+    raise TypeError(f"a network gave {type(result).__name__}, not logits")
+
+
+def ran_out_of_memory(failed: RuntimeError) -> bool:
+    """Whether an error of torch means that memory is short, on the CPU or on a device."""
+    if isinstance(failed, torch.OutOfMemoryError):
+        return True
+    return any(words in str(failed).lower() for words in _MEMORY)

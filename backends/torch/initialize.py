@@ -1,0 +1,108 @@
+"""How parameters start: a table of rules by the names that the IR gives them.
+
+trunc_normal(0.02)    cut at -2 and 2, not at two deviations
+linear, conv          PyTorch's own: uniform within 1 / sqrt(inputs of an output)
+fan_out               normal of variance 2 / (kernel area * outputs of a group)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Generator, Tensor, nn
+
+from spacelang.diagnostics import SpaceError, error
+from spacelang.ir.dim import Dim
+from spacelang.ir.graph import Graph, Place
+from spacelang.ir.storage import Storage, largest
+
+Start = Callable[[Tensor, Generator], object]
+
+
+@dataclass(frozen=True)
+class Fans:
+    """The first use of a parameter: how many inputs an output has, and how many groups there are."""
+
+    inputs: int
+    groups: int
+
+
+Rule = Callable[[Tensor, Generator, tuple[float, ...], Callable[[], Fans]], object]
+
+
+def _uniform(tensor: Tensor, generator: Generator, bound: float) -> object:
+    return nn.init.uniform_(tensor, -bound, bound, generator=generator)
+
+
+def _by_inputs(
+    tensor: Tensor, generator: Generator, _: tuple[float, ...], fans: Callable[[], Fans]
+) -> object:
+    return _uniform(tensor, generator, 1 / math.sqrt(fans().inputs))
+
+
+def _fan_out(
+    tensor: Tensor, generator: Generator, _: tuple[float, ...], fans: Callable[[], Fans]
+) -> object:
+    area = math.prod(tensor.shape[2:])
+    deviation = math.sqrt(2 * fans().groups / (area * tensor.shape[0]))
+    return nn.init.normal_(tensor, 0, deviation, generator)
+
+
+RULES: dict[str, Rule] = {
+    "zeros": lambda t, g, a, f: nn.init.zeros_(t),
+    "ones": lambda t, g, a, f: nn.init.ones_(t),
+    "constant": lambda t, g, a, f: nn.init.constant_(t, a[0]),
+    "normal": lambda t, g, a, f: nn.init.normal_(t, 0, a[0], g),
+    "trunc_normal": lambda t, g, a, f: nn.init.trunc_normal_(t, 0, a[0], -2, 2, g),
+    "linear": _by_inputs,
+    "linear_bias": _by_inputs,
+    "conv": _by_inputs,
+    "conv_bias": _by_inputs,
+    "fan_out": _fan_out,
+    "uniform_out": lambda t, g, a, f: _uniform(t, g, 1 / math.sqrt(t.shape[0])),
+}
+
+
+def initial(graph: Graph) -> dict[str, Start]:
+    """What fills each storage, by its path (SP605 for a rule that is not known)."""
+    first: dict[str, Place] = {}
+    for place in graph.places():
+        for view in place.node.params.values():
+            first.setdefault(place.instance.param(view.param), place)
+    return {path: _start(storage, first[path], graph) for path, storage in graph.storages.items()}
+
+
+def _start(storage: Storage, place: Place, graph: Graph) -> Start:
+    init = storage.param.init
+    rule = RULES.get(init.rule)
+    if rule is None:
+        known = ", ".join(RULES)
+        raise SpaceError(
+            error("SP605", f"no initialisation is called {init.rule}", storage.param.span).note(
+                f"there are {known}"
+            )
+        )
+    arguments = tuple(float(place.instance.absolute(a).at({})) for a in init.arguments)
+    return lambda tensor, generator: rule(tensor, generator, arguments, lambda: _fans(place, graph))
+
+
+def _fans(place: Place, graph: Graph) -> Fans:
+    """Of the node that reads the parameter, at its largest."""
+    node, instance = place.node, place.instance
+
+    def most(dim: Dim) -> int:
+        return largest(instance.absolute(dim), graph.stored)
+
+    source = node.operands[0]
+    owner = next(n for n in instance.block.everywhere() if n.id == source.node)
+    shape = owner.types[source.index].shape
+    if node.op == "conv":
+        kernel, groups = node.attributes["kernel"], node.attributes["groups"]
+        assert isinstance(kernel, Dim)
+        assert isinstance(groups, Dim)
+        return Fans(most(shape[1] / groups * kernel * kernel), most(groups))
+    axes = node.attributes["axes"]
+    assert isinstance(axes, Dim)
+    return Fans(math.prod(most(d) for d in shape[len(shape) - int(axes.at({})) :]), 1)

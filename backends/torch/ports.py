@@ -1,0 +1,123 @@
+"""Ports: what a lowered function takes beside its tensors.
+
+weight  attn.qkv.weight       the whole stored tensor
+size    192*heads             a number that differs from use to use
+mask    rate of a drop path   one factor a sample, or None
+table   clipped_index(14, 14) a constant
+training                      whether the network trains
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from keyword import iskeyword
+from typing import Literal
+
+from spacelang.backends.torch.tables import TableKey
+from spacelang.ir.dim import Dim, Value
+from spacelang.ir.graph import Graph, Instance
+from spacelang.ir.node import Call, Node
+
+PortKind = Literal["weight", "size", "mask", "table", "training"]
+ORDER: tuple[PortKind, ...] = ("weight", "size", "mask", "table", "training")
+
+
+@dataclass(frozen=True)
+class Extent:
+    """How much is stored of a factor of a parameter."""
+
+    param: str
+    axis: int
+    factor: int
+
+
+@dataclass(frozen=True)
+class Mask:
+    """A drop path: its rate, and how long the axis is that it drops from."""
+
+    rate: Dim
+    samples: Dim
+
+    def at(self, instance: Instance) -> Mask:
+        return Mask(instance.absolute(self.rate), instance.absolute(self.samples))
+
+
+@dataclass(frozen=True)
+class Table:
+    """An index table whose options may hold decisions."""
+
+    op: str
+    options: tuple[tuple[str, Dim | str], ...]
+
+    def at(self, instance: Instance) -> Table:
+        return Table(
+            self.op,
+            tuple(
+                (name, instance.absolute(value) if isinstance(value, Dim) else value)
+                for name, value in self.options
+            ),
+        )
+
+    def key(self, evaluate: Callable[[Dim], float]) -> TableKey:
+        return TableKey(
+            self.op,
+            tuple((n, evaluate(v) if isinstance(v, Dim) else v) for n, v in self.options),
+        )
+
+
+def table_of(node: Node) -> Table:
+    """The index table that a node without operands is."""
+    options = sorted(node.attributes.items())
+    return Table(node.op, tuple((n, v if isinstance(v, Dim) else str(v)) for n, v in options))
+
+
+def known(dim: Dim, values: Mapping[str, Value]) -> int | float:
+    """A size or number as Python has it."""
+    value = dim.at(values)
+    return int(value) if value == int(value) else float(value)
+
+
+Item = str | Dim | Mask | Table | None
+
+
+@dataclass(frozen=True)
+class Port:
+    """An argument of a function.
+
+    chain   the calls that lead from the function's block to the one in whose terms `item` is
+    item    a parameter's path; a Dim, or the Extent of a factor; a Mask; a Table; None for the mode
+    """
+
+    kind: PortKind
+    item: str | Dim | Extent | Mask | Table | None
+    chain: tuple[Call, ...] = ()
+
+    def within(self, call: Call) -> Port:
+        """The port of a called function as the caller has it."""
+        return replace(self, chain=(call, *self.chain))
+
+    def at(self, instance: Instance, graph: Graph) -> Item:
+        """What the port is in a use of the function's block: paths and decisions of the network."""
+        for call in self.chain:
+            instance = instance.enter(call, graph.blocks[call.block])
+        match self.item:
+            case str():
+                return instance.param(self.item)
+            case Dim():
+                return instance.absolute(self.item)
+            case Extent(param, axis, factor):
+                return Dim.of(graph.storages[instance.param(param)].shape[axis][factor])
+            case Mask() | Table():
+                return self.item.at(instance)
+            case None:
+                return None
+
+
+def identifier(text: str) -> str:
+    """A name for Python made of any text: `192*heads` becomes `n192_heads`."""
+    name = re.sub(r"\W+", "_", text.replace("%", "")).strip("_")
+    if not name or name[0].isdigit():
+        name = f"n{name}"
+    return name + "_" if iskeyword(name) else name

@@ -1,0 +1,303 @@
+"""Printing one class: an fx graph whose leaves are sizes, weights and modules, as Python text.
+
+    x = x + drop_path(self.attn(self.attn_layer_norm(x)), self.drop, self.training)
+
+Leaves are placeholders that say in `meta` what they are: `size` a Dim of the class, `weight` a path,
+`mode` whether it trains. A value that is read once is written where it is read, if the line is short.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import BuiltinFunctionType, FunctionType
+
+import torch
+import torch.nn.functional as F
+from torch import fx
+
+from spacelang.backends.torch.layers import Weight, layer
+from spacelang.backends.torch.spell import Attributes, Sizes, called, free_name
+from spacelang.diagnostics import SpaceError, error
+from spacelang.ir.dim import Dim
+
+INFIX = {
+    operator.add: "+",
+    operator.sub: "-",
+    operator.mul: "*",
+    operator.truediv: "/",
+    operator.floordiv: "//",
+}
+LIMIT = 44  # characters of what is written where it is read
+
+
+def _qualified() -> dict[object, str]:
+    """How sources name the functions of PyTorch."""
+    found: dict[object, str] = {}
+    for module, name in ((torch, "torch"), (F, "F")):
+        for label, value in vars(module).items():
+            if isinstance(value, FunctionType | BuiltinFunctionType) and not label.startswith("_"):
+                found[value] = f"{name}.{label}"
+    return found
+
+
+QUALIFIED = _qualified()
+
+
+@dataclass(frozen=True)
+class Made:
+    """A module that a class has at a path: its class, and what it is given."""
+
+    path: str
+    kind: str
+    arguments: tuple[Dim, ...]
+
+
+@dataclass(frozen=True)
+class Constant:
+    """An index table that a class computes: a buffer at a path, in the state dict or not."""
+
+    path: str
+    function: Callable[..., object]
+    options: tuple[tuple[str, Dim | str], ...]
+    persistent: bool
+
+
+class Printer:
+    """The text of one class. `helpers` collects the functions it calls that are not PyTorch's."""
+
+    def __init__(
+        self,
+        graph: fx.Graph,
+        weights: Mapping[str, Weight],
+        modules: Mapping[str, Made],
+        constants: Mapping[str, Constant],
+    ) -> None:
+        self.graph = graph
+        owned = (*weights, *modules, *constants)
+        tops = frozenset(path.split(".", 1)[0] for path in owned)
+        self.sizes = Sizes(tops)
+        self.helpers: dict[str, Callable[..., object]] = {}
+        self.layers: dict[fx.Node, str] = {}
+        self.texts: dict[fx.Node, tuple[str, bool]] = {}
+        functions = (n.target for n in graph.nodes if callable(n.target))
+        self.names = {f.__name__ for f in functions if f not in QUALIFIED and f not in INFIX}
+        self.attributes = Attributes(self._made(weights, modules, constants))
+
+    def _made(
+        self,
+        weights: Mapping[str, Weight],
+        modules: Mapping[str, Made],
+        constants: Mapping[str, Constant],
+    ) -> dict[str, str]:
+        """How `__init__` makes everything that the class owns, in the order in which it is read."""
+        made: dict[str, str] = {}
+        for node in self.graph.nodes:
+            found = layer(node, weights, self.size)
+            if found is not None:
+                self.layers[node], made[found[0]] = found
+        for path, module in modules.items():
+            made[path] = called(module.kind, [self.size(d) for d in module.arguments])
+        for path, weight in weights.items():
+            if weight.prefix not in self.layers.values():
+                made[path] = self._tensor(weight)
+        for path, constant in constants.items():
+            options = [f"{n}={self.size(v)}" for n, v in constant.options]
+            mark = "" if constant.persistent else ", persistent=False"
+            made[path] = f"nn.Buffer({called(self.function(constant.function), options)}{mark})"
+        order = list(_reads(self.graph))
+        return dict(sorted(made.items(), key=lambda item: _first(order, item[0])))
+
+    def _tensor(self, weight: Weight) -> str:
+        sizes = [self.size(d) for d in weight.sizes]
+        if weight.buffer:
+            shape = f"({', '.join(sizes)}{',' * (len(sizes) == 1)})"
+            return f"nn.Buffer(torch.zeros({shape}, dtype={weight.dtype}))"
+        return f"nn.Parameter(torch.empty({', '.join(sizes) or '()'}))"
+
+    def size(self, value: object, owner: str = "") -> str:
+        """A size, number or word, in `__init__`, or with an owner ("self.") in `forward`."""
+        dim = value.meta["size"] if isinstance(value, fx.Node) else value
+        return self.sizes.text(dim, owner) if isinstance(dim, Dim) else _literal(dim)
+
+    def function(self, function: Callable[..., object]) -> str:
+        """The name of a function; one that is not PyTorch's is printed too."""
+        found = QUALIFIED.get(function)
+        if found is None:
+            found = function.__name__
+            self.helpers[found] = function
+        return found
+
+    # forward
+
+    def forward(self) -> list[str]:
+        """Its statements, the last of which returns."""
+        lines: list[str] = []
+        for node in self.graph.nodes:
+            if "input" in node.meta:
+                self.texts[node] = (self.name(node.meta["input"]), True)
+            if node.op == "placeholder" or node in self.texts:
+                continue
+            if node.op == "output":
+                lines.append(f"return {self.text(node.args[0])}")
+                continue
+            chain = self._chain(node)
+            parts = _taken_apart(node)
+            if chain:
+                source = self.text(node.args[0])
+                dies = source.isidentifier() and len(node.args[0].users) == 1
+                name = source if dies else self.name("x")
+                layers = self.attributes.access(str(node.target).rpartition(".")[0])
+                lines += [f"{name} = {source}"] * (name != source)
+                lines.append(f"for layer in {layers}:\n    {name} = layer({name})")
+                self.texts |= dict.fromkeys(chain, (name, True))
+                continue
+            text, closed = self.expression(node)
+            if parts:
+                names = [self.name(_hint(part)) for part in parts]
+                self.texts |= {p: (n, True) for p, n in zip(parts, names, strict=True)}
+                lines.append(f"{', '.join(names)} = {text}")
+            elif self._written_there(node, text):
+                self.texts[node] = (text, closed)
+            else:
+                name = self.name(_hint(node))
+                self.texts[node] = (name, True)
+                lines.append(f"{name} = {text}")
+        return lines
+
+    def _written_there(self, node: fx.Node, text: str) -> bool:
+        """Whether a value is written where it is read: by one reader, in a short line."""
+        if len(node.users) != 1:
+            return False
+        return len(text) <= (LIMIT if next(iter(node.users)).op != "output" else 2 * LIMIT)
+
+    def _chain(self, node: fx.Node) -> list[fx.Node]:
+        """Calls of all modules of a list, each on the result of the one before."""
+        prefix, _, last = str(node.target).rpartition(".")
+        count = self.attributes.length(prefix)
+        found: list[fx.Node] = []
+        if node.op != "call_module" or last != "0" or count < 2:
+            return found
+        following: fx.Node | None = node
+        while following is not None and len(found) < count:
+            if following.target != f"{prefix}.{len(found)}" or len(following.args) != 1:
+                return []
+            found.append(following)
+            reader = next(iter(following.users))
+            following = reader if len(following.users) == 1 else None
+        return found if len(found) == count else []
+
+    def name(self, hint: str) -> str:
+        name = free_name(hint, self.names)
+        self.names.add(name)
+        return name
+
+    def expression(self, node: fx.Node) -> tuple[str, bool]:
+        """What computes a node, and whether it binds as tightly as a name."""
+        target = node.target
+        if node in self.layers:
+            return f"{self.attributes.access(self.layers[node])}({self.text(node.args[0])})", True
+        if node.op == "call_module":
+            return f"{self.attributes.access(str(target))}({self._arguments(node)})", True
+        if node.op == "call_method":
+            rest = ", ".join([*map(self.text, node.args[1:]), *self._options(node)])
+            return f"{self.text(node.args[0], True)}.{target}({rest})", True
+        if target is operator.getitem:
+            return f"{self.text(node.args[0], True)}[{self._index(node.args[1])}]", True
+        if target in INFIX:
+            left, right = (self.text(a, True) for a in node.args)
+            return f"{left} {INFIX[target]} {right}", False
+        assert callable(target)
+        return f"{self.function(target)}({self._arguments(node)})", True
+
+    def _arguments(self, node: fx.Node) -> str:
+        return ", ".join([*map(self.text, node.args), *self._options(node)])
+
+    def _options(self, node: fx.Node) -> list[str]:
+        return [f"{name}={self.text(value)}" for name, value in node.kwargs.items()]
+
+    def _index(self, index: object) -> str:
+        return (
+            ", ".join(map(self._entry, index)) if isinstance(index, tuple) else self._entry(index)
+        )
+
+    def _entry(self, entry: object) -> str:
+        if not isinstance(entry, slice):
+            return self.text(entry)
+        start, stop = ("" if e is None else self.text(e) for e in (entry.start, entry.stop))
+        return f"{start}:{stop}" + ("" if entry.step is None else f":{self.text(entry.step)}")
+
+    def text(self, value: object, tight: bool = False) -> str:
+        """An argument; `tight`: in brackets unless it binds as a name does."""
+        match value:
+            case fx.Node():
+                text, closed = self._node(value)
+                return text if closed or not tight else f"({text})"
+            case tuple() | list():
+                inner = ", ".join(map(self.text, value))
+                return f"({inner},)" if len(value) == 1 else f"({inner})"
+            case dict():
+                return "{" + ", ".join(f"{k!r}: {self.text(v)}" for k, v in value.items()) + "}"
+            case _:
+                return _literal(value)
+
+    def _node(self, node: fx.Node) -> tuple[str, bool]:
+        if node in self.texts:
+            return self.texts[node]
+        if "size" in node.meta:
+            text = self.size(node, "self.")
+            return text, " " not in text
+        if "mode" in node.meta:
+            return "self.training", True
+        return self.attributes.access(node.meta.get("weight") or node.meta["table"]), True
+
+    def init(self) -> list[str]:
+        """The statements of `__init__`, after `forward` has been printed."""
+        return self.attributes.statements()
+
+
+def _literal(value: object) -> str:
+    if isinstance(value, str) and value.isprintable() and not {'"', "\\"} & set(value):
+        return f'"{value}"'
+    if value is None or isinstance(value, bool | int | float | str):
+        return repr(value)
+    raise SpaceError(error("SP605", f"{value!r} cannot be printed"))
+
+
+def _first(order: Sequence[str], path: str) -> int:
+    """Where a path, or one below it, is first read."""
+    inside = (i for i, o in enumerate(order) if f"{o}.".startswith(f"{path}."))
+    return next(inside, len(order))
+
+
+def _reads(graph: fx.Graph) -> Iterator[str]:
+    """The paths of weights, tables and modules in the order in which they are read."""
+    for node in graph.nodes:
+        for leaf in node.all_input_nodes:
+            yield from (leaf.meta[kind] for kind in ("weight", "table") if kind in leaf.meta)
+        if node.op == "call_module":
+            yield str(node.target)
+
+
+def _hint(node: fx.Node) -> str:
+    """A name for a value: its label, else what computes it."""
+    if "label" in node.meta:
+        return node.meta["label"]
+    if node.target in INFIX:
+        return "x"
+    if node.target is operator.getitem:
+        return "part"
+    if node.op == "call_module":
+        labels = str(node.target).split(".")
+        return next((label for label in reversed(labels) if not label.isdigit()), "x")
+    return str(getattr(node.target, "__name__", node.target)).strip("_")
+
+
+def _taken_apart(node: fx.Node) -> list[fx.Node]:
+    """The entries of a list that nothing else reads, in order."""
+    entries = [u for u in node.users if u.target is operator.getitem and isinstance(u.args[1], int)]
+    ordered = sorted(entries, key=lambda u: u.args[1])  # pyright: ignore
+    whole = [u.args[1] for u in ordered] == list(range(len(ordered)))
+    lists = node.target in ("split", "unbind") or node.meta.get("several", False)
+    return ordered if lists and whole and len(entries) == len(node.users) else []

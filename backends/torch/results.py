@@ -1,0 +1,300 @@
+"""What a run of the main job found: as JSON, as a table, as report.html, and how to repeat it."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shlex
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal, cast
+
+from spacelang import __version__
+from spacelang.analysis.cost import Cost
+from spacelang.analysis.queries import parsed
+from spacelang.backends.torch.data import Dataset
+from spacelang.backends.torch.recipe import Recipe
+from spacelang.backends.torch.run import Json, environment
+from spacelang.backends.torch.search import Searched, settings_of
+from spacelang.backends.torch.takeaway import Takeaway
+from spacelang.backends.torch.training import Trained
+from spacelang.engines.evolution import Evolution
+from spacelang.engines.protocol import Score
+from spacelang.files import atomic_write
+from spacelang.ir.decision import Assignment, plain
+from spacelang.ir.graph import Graph
+from spacelang.report import Candidate as ReportCandidate
+from spacelang.report import Command, Data, Decision, Epoch, Network, Report, Value, write_report
+from spacelang.report import Score as ReportScore
+from spacelang.statistics import wilson
+
+RESULTS = "results.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A row of the table: a network with its scores on the validation and the test part."""
+
+    name: str
+    role: Literal["winner", "random", "largest"]
+    assignment: Assignment
+    cost: Cost
+    validation: Score
+    test: Score
+
+    def as_json(self) -> Json:
+        low, high = wilson(self.test.correct, self.test.total)
+        return {
+            "name": self.name,
+            "role": self.role,
+            **asdict(self.cost),
+            "validation": {**asdict(self.validation), "accuracy": self.validation.accuracy},
+            "test": {**asdict(self.test), "accuracy": self.test.accuracy, "interval": [low, high]},
+            "assignment": dict(self.assignment),
+        }
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Results:
+    """Everything that a run of the main job found."""
+
+    options: Json
+    graph: Graph
+    data: Dataset
+    recipe: Recipe
+    evolution: Evolution
+    trained: Trained
+    searches: Mapping[str, Searched]
+    networks: tuple[Entry, ...]
+    takeaway: Takeaway
+    seconds: Mapping[str, float]
+    folder: Path
+
+    @property
+    def sizes(self) -> tuple[int, int | None]:
+        """Architectures of the space, and within the budget; None where only bounds are known."""
+        whole, within = self.graph.size(), self.graph.size(self.evolution.where)
+        low = whole if isinstance(whole, int) else whole.lower
+        return low, within if isinstance(within, int) else None
+
+    def as_json(self) -> Json:
+        """The content of results.json."""
+        size, within = self.sizes
+        return {
+            "options": self.options,
+            "space": {"name": self.graph.name, "size": str(size), "size_within": str(within)},
+            "where": self.evolution.where,
+            "data": {
+                "name": self.data.name,
+                "split": self.data.split_digest,
+                "counts": self.data.counts,
+                "classes": list(self.data.classes),
+            },
+            "training": {"recipe": self.recipe.as_json(), "log": list(self.trained.log)},
+            "search": {name: found.as_json() for name, found in self.searches.items()},
+            "networks": [entry.as_json() for entry in self.networks],
+            "takeaway": self.takeaway.as_json(),
+            "seconds": dict(self.seconds),
+            "environment": environment(),
+            "commands": [asdict(command) for command in commands(self)],
+        }
+
+
+def write_results(results: Results) -> None:
+    """results.json and report.html in the run folder."""
+    text = json.dumps(results.as_json(), indent=1, allow_nan=False) + "\n"
+    atomic_write(results.folder / RESULTS, text)
+    write_report(results.folder, report_of(results))
+
+
+def report_of(results: Results) -> Report:
+    """The report of a run."""
+    size, within = results.sizes
+    data, where = results.data, results.evolution.where
+    axis, limit = budget(results.graph, where)
+    winner = results.networks[0]
+    return Report(
+        space=cast(str, results.options["space"]),
+        size=size,
+        decisions=tuple(
+            Decision(choice.path, choice.kind, tuple(value_of(v) for v in choice.values))
+            for choice in results.graph.decisions.values()
+        ),
+        data=Data(
+            data.name,
+            len(data.classes),
+            data.shape,
+            data.counts["train"],
+            data.counts["validation"],
+            data.counts["test"],
+            data.split_digest,
+        ),
+        training=tuple(
+            Epoch(
+                cast(int, line["epoch"]),
+                cast(float, line["loss"]),
+                cast(float | None, line.get("validation_accuracy")),
+            )
+            for line in results.trained.log
+        ),
+        candidates=tuple(
+            ReportCandidate(method, getattr(c.cost, axis), c.score.accuracy)
+            for method in ("evolution", "random")
+            for c in results.searches[method].candidates
+            if not c.score.failure
+        ),
+        networks=tuple(
+            Network(
+                entry.name,
+                entry.role,
+                entry.cost.params,
+                entry.cost.macs,
+                ReportScore(entry.validation.correct, entry.validation.total),
+                ReportScore(entry.test.correct, entry.test.total),
+            )
+            for entry in results.networks
+        ),
+        chosen={path: value_of(value) for path, value in winner.assignment.items()},
+        commands=commands(results),
+        environment={name: str(value) for name, value in environment().items()}
+        | {"system": f"{platform.system()} {platform.release()}"}
+        | {f"seconds: {stage}": f"{seconds:g}" for stage, seconds in results.seconds.items()},
+        summary=summary(results),
+        where=where,
+        size_within=within,
+        cost=axis,
+        limit=limit,
+        checks=dict(results.takeaway.checks),
+        version=__version__,
+    )
+
+
+def value_of(value: object) -> Value:
+    """A decision's value as a report holds it."""
+    shown = plain(value) if not isinstance(value, list) else value  # type: ignore[arg-type]
+    return tuple(shown) if isinstance(shown, list) else shown
+
+
+def budget(graph: Graph, where: str) -> tuple[str, tuple[int | None, int | None]]:
+    """The figure that a budget bounds (params where it bounds several, or none), and its limits."""
+    bands = dict(wanted.bands) if (wanted := parsed(graph, where)) is not None else {}
+    axis = "params" if "params" in bands or len(bands) != 1 else next(iter(bands))
+    return axis, bands.get(axis, (None, None))
+
+
+def summary(results: Results) -> str:
+    """A sentence or two."""
+    entry = results.networks[0]
+    low, high = wilson(entry.test.correct, entry.test.total)
+    return (
+        f"{len(results.searches['evolution'].candidates)} of {results.sizes[0]:,} architectures "
+        f"were scored with the weights of one supernet; the best has {entry.cost.params:,} "
+        f"parameters and reads {entry.test.accuracy:.1%} of {entry.test.total:,} held-out images "
+        f"right (95 % interval {100 * low:.1f} to {100 * high:.1f}), without being trained again."
+    )
+
+
+def commands(results: Results) -> tuple[Command, ...]:
+    """Every command that repeats a step of the run, from the whole down to its parts."""
+    options, folder = results.options, results.folder
+    space = shlex.quote(cast(str, options["space"]))
+    given = "".join(f" --set {shlex.quote(f'{name}={value}')}" for name, value in settings(options))
+    data, seed = shlex.quote(cast(str, options["data"])), options["seed"]
+    where = shlex.quote(results.evolution.where)
+    place = {
+        name: shlex.quote(str(folder / name))
+        for name in ("artifact", "train", "search", "subnet", "architecture.json")
+    }
+    training = flags(results.recipe.as_json(), Recipe().as_json())
+    tuned = settings_of(results.evolution)
+    changed = {n: v for n, v in tuned.items() if v != settings_of(Evolution())[n]}
+    tuning = "".join(f" --setting {shlex.quote(f'{n}={v}')}" for n, v in changed.items())
+    count = results.searches["evolution"].found.evaluated
+    limit = f" --where {where}" if results.evolution.where else ""
+    rows = (
+        (f"spacelang quickstart --seed {seed}", "everything, in one"),
+        (f"spacelang check {space}", "prove the space right for every architecture"),
+        (f"spacelang count {space}{given}{limit}", "how many architectures there are"),
+        (f"spacelang compile {space}{given} -o {place['artifact']}", "compile it"),
+        (
+            f"spacelang train {place['artifact']} --data {data} --seed {seed}{training} "
+            f"-o {place['train']}",
+            "train the supernet",
+        ),
+        (
+            f"spacelang search {place['train']} --engine evolution --data {data} --seed {seed}"
+            f"{tuning} -o {place['search']}",
+            "search it",
+        ),
+        (
+            f"spacelang search {place['train']} --engine random --data {data} --seed {seed}"
+            f" --setting evaluations={count}{limit} -o {place['search']}",
+            "random search, as many evaluations",
+        ),
+        (
+            f"spacelang extract {place['train']} --arch {place['architecture.json']} "
+            f"-o {place['subnet']}",
+            "take the winner out",
+        ),
+        (f"spacelang export {place['subnet']} --format onnx", "export it"),
+    )
+    return tuple(Command(text, comment) for text, comment in rows)
+
+
+def settings(options: Json) -> list[tuple[str, str]]:
+    """The parameters of the space that were set."""
+    return list(cast(dict[str, str], options["settings"]).items())
+
+
+def flags(given: Json, default: Json) -> str:
+    """Settings that are not the default, as flags of a command line."""
+    words: list[str] = []
+    for name, value in given.items():
+        if value == default[name]:
+            continue
+        flag = "--" + name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(flag)
+        else:
+            parts = value if isinstance(value, list) else [value]
+            words.append(f"{flag} {shlex.quote(','.join(map(str, parts)))}")
+    return "".join(" " + word for word in words)
+
+
+def show(results: Results) -> None:
+    """The table of results on standard output."""
+    from rich.box import SIMPLE
+    from rich.console import Console
+    from rich.table import Table
+
+    tty = sys.stdout.isatty()
+    console = Console(width=None if tty else 110, markup=False, emoji=False, highlight=False)
+    test = results.networks[0].test.total
+    table = Table(box=SIMPLE, pad_edge=False)
+    for column in ("network", "params", "MACs", "validation", f"test ({test:,})", "95 % interval"):
+        table.add_column(column, justify="left" if column == "network" else "right")
+    for entry in results.networks:
+        low, high = wilson(entry.test.correct, entry.test.total)
+        table.add_row(
+            entry.name,
+            f"{entry.cost.params:,}",
+            f"{entry.cost.macs:,}",
+            f"{100 * entry.validation.accuracy:.1f} %",
+            f"{100 * entry.test.accuracy:.1f} %",
+            f"{100 * low:.1f} to {100 * high:.1f}",
+        )
+    size, within = results.sizes
+    console.print()
+    console.print(f"{results.graph.name}: {size:,} architectures", soft_wrap=True)
+    if results.evolution.where:
+        inside = f"{within:,}" if within is not None else "an unknown number"
+        console.print(f"{inside} within {results.evolution.where}", soft_wrap=True)
+    console.print(table)
+    for name, outcome in results.takeaway.checks.items():
+        console.print(f"{name}: {outcome}", soft_wrap=True)
+    console.print(f"report: {results.folder / 'report.html'}", soft_wrap=True)
+
+
+__all__ = ["Entry", "Results", "commands", "report_of", "show", "write_results"]

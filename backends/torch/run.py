@@ -1,0 +1,167 @@
+"""Run folders: what a run is, who writes to it, and its log.
+
+    with RunFolder(path, "training", identity) as run: ...
+    log = Log(run.path, taken); log.add({"epoch": 3, "step": 188, "loss": 0.61})
+
+`run.json` holds the identity of a run: a folder takes up only the run it was made by. `log.jsonl`
+is one JSON object an epoch, `summary.csv` the same as a table; both are rewritten whole.
+"""
+
+from __future__ import annotations
+
+import csv
+import errno
+import io
+import json
+import os
+import platform
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self, cast
+
+import torch
+
+from spacelang import __version__
+from spacelang.diagnostics import SpaceError, error
+from spacelang.files import Lock, PathLike, atomic_write, sweep
+
+RECORD, LOG, SUMMARY = "run.json", "log.jsonl", "summary.csv"
+FORMAT = 1
+Json = dict[str, object]
+
+
+class RunFolder:
+    """The folder of one run, locked while it is written to.
+
+    Entering makes the folder, takes its lock (`Locked` where another process holds it), and writes
+    or compares `run.json`: SP702 with what differs if the folder belongs to another run.
+    """
+
+    def __init__(self, path: PathLike, kind: str, identity: Mapping[str, object]) -> None:
+        self.path = Path(path)
+        self.identity: Json = {"format": FORMAT, "kind": kind, **identity}
+        self._lock = Lock(self.path)
+
+    def __enter__(self) -> Self:
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock.acquire()
+        try:
+            sweep(self.path)
+            self._claim()
+        except BaseException:
+            self._lock.release()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        failed: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._lock.release()
+
+    def _claim(self) -> None:
+        place = self.path / RECORD
+        wanted = cast(Json, json.loads(json.dumps(self.identity)))
+        if not place.exists():
+            text = json.dumps({**wanted, "made_with": environment()}, indent=2) + "\n"
+            atomic_write(place, text)
+            return
+        found = read_record(self.path)
+        found.pop("made_with", None)
+        differing = [n for n in sorted({*found, *wanted}) if found.get(n) != wanted.get(n)]
+        if differing:
+            rows = [row for name in differing for row in _rows(name, found, wanted)]
+            raise SpaceError(
+                error("SP702", f"{self.path}: the folder holds another run")
+                .note(*rows)
+                .hint("choose another folder, or repeat the settings it was made with")
+            )
+
+
+def read_record(folder: PathLike) -> Json:
+    """What `run.json` of a folder says (SP702 if there is none, or it cannot be read)."""
+    place = Path(folder) / RECORD
+    try:
+        found: object = json.loads(place.read_text("utf-8"))
+    except FileNotFoundError as missing:
+        raise SpaceError(error("SP702", f"{folder}: no run ({RECORD} is missing)")) from missing
+    except (ValueError, RecursionError) as problem:
+        raise SpaceError(error("SP702", f"{place}: cannot be read: {problem}")) from problem
+    if not isinstance(found, dict) or cast(Json, found).get("format") != FORMAT:
+        raise SpaceError(error("SP702", f"{place}: not a run of this version"))
+    return cast(Json, found)
+
+
+def environment() -> Json:
+    """What may change the last digits of a result, and who made it."""
+    return {
+        "spacelang": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def preflight(folder: Path, needed: int) -> None:
+    """OSError(ENOSPC) where the disk has fewer than `needed` bytes: now, not after an epoch."""
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        message = f"{needed:,} bytes are needed, {free:,} are free"
+        raise OSError(errno.ENOSPC, message, os.fspath(folder))
+
+
+def _rows(name: str, found: Json, wanted: Json) -> list[str]:
+    """What differs under a name; of two objects, the entries that do."""
+    before, now = found.get(name), wanted.get(name)
+    if isinstance(before, dict) and isinstance(now, dict):
+        inner = cast(Json, before), cast(Json, now)
+        names = [n for n in sorted({*inner[0], *inner[1]}) if inner[0].get(n) != inner[1].get(n)]
+        return [f"{name}.{n}: {inner[0].get(n)} there, {inner[1].get(n)} here" for n in names]
+    return [f"{name}: {before} there, {now} here"]
+
+
+class Log:
+    """The lines of `log.jsonl`; those after step `taken` belong to a lost end and are cut off."""
+
+    def __init__(self, folder: Path, taken: int) -> None:
+        self._folder = folder
+        self.entries = [e for e in read_log(folder) if cast(int, e["step"]) <= taken]
+
+    def add(self, entry: Json) -> None:
+        """Add a line, which has at least `step`: how many steps were taken then."""
+        self.entries.append(entry)
+        self._write()
+
+    def _write(self) -> None:
+        lines = "".join(json.dumps(entry, allow_nan=False) + "\n" for entry in self.entries)
+        atomic_write(self._folder / LOG, lines)
+        columns = list(dict.fromkeys(name for entry in self.entries for name in entry))
+        table = io.StringIO()
+        rows = csv.DictWriter(table, columns, lineterminator="\n")
+        rows.writeheader()
+        rows.writerows(self.entries)
+        atomic_write(self._folder / SUMMARY, table.getvalue())
+
+
+def read_log(folder: PathLike) -> list[Json]:
+    """The lines of a log, none where there is no file (SP702 if one cannot be read)."""
+    place = Path(folder) / LOG
+    try:
+        lines = place.read_text("utf-8").splitlines()
+    except FileNotFoundError:
+        return []
+    entries: list[Json] = []
+    for number, line in enumerate(lines, 1):
+        try:
+            entry: object = json.loads(line)
+        except ValueError:
+            entry = None
+        if not isinstance(entry, dict) or not isinstance(cast(Json, entry).get("step"), int):
+            raise SpaceError(error("SP702", f"{place}: line {number} cannot be read"))
+        entries.append(cast(Json, entry))
+    return entries

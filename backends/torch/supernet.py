@@ -1,0 +1,185 @@
+"""The supernet: all weights of a space, and any of its networks at once.
+
+    model = Supernet(graph, seed=0)
+    model.activate({"width": 192, "depth": 12, ..}); y = model(image)
+    subnet = model.extract(assignment)            # a network of its own, nothing of the supernet's
+
+Activating works out numbers and which steps are there; it slices nothing and lowers nothing. A space
+without decisions is usable at once, another starts with its largest network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule
+
+from spacelang.backends.torch.functions import path_mask
+from spacelang.backends.torch.lower import Lowering
+from spacelang.backends.torch.program import Plan, Program
+from spacelang.backends.torch.storage import apply, grow
+from spacelang.backends.torch import tables
+from spacelang.backends.torch.tables import TableKey
+from spacelang.diagnostics import SpaceError, error
+from spacelang.ir.decision import Assignment
+from spacelang.ir.dialect import dotted
+from spacelang.ir.graph import Graph
+
+
+class Supernet(nn.Module):
+    """A graph as a module. Parameters have the paths of the graph: `encoder.3.attn.qkv.weight`."""
+
+    def __init__(self, graph: Graph, seed: int = 0, lowering: Lowering | None = None) -> None:
+        super().__init__()
+        self.graph = graph
+        self.lowering = lowering or Lowering(graph)
+        self._program = Program(self.lowering)
+        self._tables: dict[TableKey, str] = {}
+        self._all: Plan | None = None
+        self._references = grow(self, graph, seed)
+        self._scopes = {path: self._scope(path) for path in self._program.paths}
+        self.activate(graph.decisions.extreme("largest"))
+
+    def _scope(self, path: str) -> nn.Module:
+        """The module of a place; the root where it has none of its own."""
+        found: nn.Module = self
+        for label in dotted(path).split(".") if path else ():
+            child = found._modules.get(label)
+            if child is None:
+                return self
+            found = child
+        return found
+
+    # Architectures.
+
+    def activate(self, assignment: Assignment) -> Self:
+        """Be another network of the space (SP501, SP504 or SP506 for what is none of it)."""
+        self._plan = self._program.plan(self.graph.decisions.check(assignment))
+        self._all = None
+        return self
+
+    @property
+    def assignment(self) -> Assignment:
+        """The architecture that is active."""
+        return self.graph.decisions.assignment(self._plan.values)
+
+    def extract(self, assignment: Assignment | None = None) -> GraphModule:
+        """A network (by default the active one) with its own copy of its slice of the weights."""
+        from spacelang.backends.torch.extract import extract
+
+        return extract(self, self.assignment if assignment is None else assignment)
+
+    # Running.
+
+    def forward(self, *inputs: Tensor) -> Tensor | dict[str, Tensor]:
+        """The output of the active network; several by name, without those for training."""
+        names = [o.name for o in self.graph.outputs if not o.training]
+        found = self._run(self._plan, inputs)
+        return found[0] if len(found) == 1 else dict(zip(names, found, strict=True))
+
+    def all_outputs(self, *inputs: Tensor) -> dict[str, Tensor]:
+        """Every output by name, those that exist for training too."""
+        if self._all is None:
+            every = range(len(self.graph.outputs))
+            self._all = self._program.plan(self._plan.values, every)
+        found = self._run(self._all, inputs)
+        return {o.name: y for o, y in zip(self.graph.outputs, found, strict=True)}
+
+    def _run(self, plan: Plan, inputs: Sequence[Tensor]) -> list[Tensor]:
+        self._check(inputs)
+        slots: dict[int, Tensor] = dict(zip(self._program.inputs, inputs, strict=True))
+        masks = self._masks(plan, inputs)
+        for run, drawn in zip(plan.runs, masks, strict=True):
+            step = run.step
+            weights = [
+                self._references[path][position]
+                for (path, _), position in zip(step.weights, run.positions, strict=True)
+            ]
+            tensors = [slots[slot] for slot in run.operands]
+            others = (*run.sizes, *drawn, *(self.table(key) for key in run.tables))
+            module, scope = step.function.module, self._scopes[step.path]
+            if scope is self:
+                found = apply(self, module, tensors, weights, others, step.training)
+            else:
+                found = scope(module, tensors, weights, others, step.training)
+            results = (found,) if isinstance(found, Tensor) else found
+            slots.update(zip(step.results, results, strict=True))
+            for slot in run.done:
+                slots.pop(slot, None)
+        return [slots[slot] for slot in plan.outputs]
+
+    def _check(self, inputs: Sequence[Tensor]) -> None:
+        """SP303 for inputs of another shape than the network reads."""
+        nodes = self.graph.root.inputs
+        if len(inputs) != len(nodes):
+            raise SpaceError(error("SP303", f"{len(nodes)} inputs are read, not {len(inputs)}"))
+        for node, tensor in zip(nodes, inputs, strict=True):
+            shape = node.types[0].shape
+            fits = len(shape) == tensor.dim() and all(
+                size.constant is None or size.constant == n
+                for size, n in zip(shape, tensor.shape, strict=True)
+            )
+            if not fits:
+                found = f"{node.label or 'the input'} is {list(tensor.shape)}, not {node.types[0]}"
+                raise SpaceError(error("SP303", found))
+
+    def _masks(self, plan: Plan, inputs: Sequence[Tensor]) -> list[list[Tensor | None]]:
+        """The masks of all drop paths, drawn before anything runs; none where nothing trains."""
+        if not self.training:
+            return [[None] * len(run.rates) for run in plan.runs]
+        batch = {n: inputs[i].shape[axis] for n, (i, axis) in self._program.batch.items()}
+        values = {**plan.values, **batch}
+        device = inputs[0].device
+        return [
+            [
+                path_mask(rate, int(mask.samples.at(values)), device) if rate > 0 else None
+                for mask, rate in zip(run.step.masks, run.rates, strict=True)
+            ]
+            for run in plan.runs
+        ]
+
+    def tensor(self, path: str, position: int = 0) -> Tensor:
+        """The tensor of a storage as it is now, of a bank the one at a position."""
+        module, name = self._references[path][position]
+        return getattr(module, name)
+
+    def stored(self) -> dict[str, Tensor]:
+        """The tensors themselves by the path of their storage; `path.2` in a bank."""
+        return {
+            f"{path}.{i}" if self.graph.storages[path].bank else path: self.tensor(path, i).detach()
+            for path, found in self._references.items()
+            for i in range(len(found))
+        }
+
+    def table(self, key: TableKey) -> Tensor:
+        """The entries of an index table, kept from its first use on."""
+        name = self._tables.get(key)
+        if name is None:
+            name = self._tables[key] = f"_table_{len(self._tables)}"
+            like = next(self.parameters(), torch.empty(0))
+            entries = tables.table(key).to(like.device)
+            if entries.is_floating_point():
+                entries = entries.to(like.dtype)
+            self.register_buffer(name, entries, persistent=False)
+        return getattr(self, name)
+
+    # Copies.
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Supernet:
+        """Weights are copied, the graph and its functions shared."""
+        other = memo[id(self)] = Supernet(self.graph, lowering=self.lowering)
+        other.activate(self.assignment)
+        for name, module in self.named_modules():
+            twin = other.get_submodule(name)
+            twin.training = module.training
+            for label, parameter in module._parameters.items():
+                if parameter is not None:
+                    copied = parameter.detach().clone()
+                    twin._parameters[label] = nn.Parameter(copied, parameter.requires_grad)
+            for label, buffer in module._buffers.items():
+                if buffer is not None and label not in self._tables.values():
+                    twin._buffers[label] = buffer.clone()
+        return other

@@ -1,0 +1,278 @@
+"""The trainer that engines drive: steps and scores of a supernet, in PyTorch.
+
+    trainer = TorchTrainer(model, graph, data, recipe, seed=0)
+    metrics = trainer.step(plan)
+    scores = trainer.probe(assignments, Samples("validation"))
+
+A step is a function of the weights, the optimiser and the plan: data, augmentation and masks are
+drawn from the seed and the step. So a run that stops and goes on ends, on one kind of machine, with
+the very bits of a run that never stopped.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Protocol, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from spacelang.backends.torch.checkpoint import Checkpoint, Checkpoints, pack, unpack
+from spacelang.backends.torch.data import (
+    Batch,
+    Dataset,
+    Part,
+    batch_count,
+    batches,
+    first_samples,
+    ordered_batches,
+)
+from spacelang.backends.torch.evaluate import BATCH, main_output, ran_out_of_memory, score
+from spacelang.backends.torch.recipe import Recipe, parameter_groups
+from spacelang.diagnostics import SpaceError, error
+from spacelang.engines.protocol import Metrics, Samples, Score, StepPlan
+from spacelang.engines.stream import seed_of
+from spacelang.ir.decision import Assignment
+from spacelang.ir.graph import Graph
+
+HELD = 256 << 20  # bytes of normalised images that are kept between two scores
+
+Loss = Callable[[Tensor, Tensor, Mapping[str, float]], Tensor]
+
+
+def _cross_entropy(logits: Tensor, labels: Tensor, options: Mapping[str, float]) -> Tensor:
+    smoothing = options.get("smoothing", 0.0)
+    return functional.cross_entropy(logits, labels, label_smoothing=smoothing)
+
+
+LOSSES: Mapping[str, Loss] = {"cross_entropy": _cross_entropy}
+
+
+class NotFinite(SpaceError):
+    """A loss or gradient is not finite; `record` says where. Nothing was updated."""
+
+    def __init__(self, what: str, plan: StepPlan, ids: list[int]) -> None:
+        super().__init__(
+            error("SP703", f"the {what} of step {plan.step} is not finite")
+            .note(f"architecture {dict(plan.assignment)}")
+            .hint("lower the learning rate, or clip gradients with --clip-grad 1")
+        )
+        self.record: dict[str, object] = {
+            "what": what,
+            "step": plan.step,
+            "epoch": plan.epoch,
+            "batch": plan.batch,
+            "assignment": dict(plan.assignment),
+            "samples": ids,
+        }
+
+
+class Supernet(Protocol):
+    """What is asked of a supernet beside being an nn.Module."""
+
+    def activate(self, assignment: Assignment) -> None: ...
+
+
+class TorchTrainer:
+    """Trains and scores a supernet on a data set. Implements the engines' `Trainer`.
+
+    model   a module with `activate(assignment)`; its parameters are named by storage
+    taken   steps taken, also those before a checkpoint it was restored from
+    """
+
+    def __init__(
+        self, model: nn.Module, graph: Graph, data: Dataset, recipe: Recipe, seed: int
+    ) -> None:
+        self.model, self.graph, self.data = model, graph, data
+        self.recipe, self.seed = recipe, seed
+        self.taken = 0
+        self.device = next(model.parameters()).device
+        self.optimizer = torch.optim.AdamW(
+            parameter_groups(model, graph, recipe),
+            lr=recipe.lr,
+            betas=cast(tuple[float, float], recipe.opt_betas),
+            eps=recipe.opt_eps,
+            fused=True,
+        )
+        self._own = dict(model.state_dict())  # the very tensors, as long as the module lives
+        self._pairs: list[tuple[Tensor, Tensor]] = []
+        self.average: dict[str, Tensor] | None = None
+        if recipe.model_ema:
+            self.average = {n: t.detach().clone() for n, t in model.state_dict().items()}
+            self._pairs = [(t, self._own[n]) for n, t in self.average.items()]
+        self._coming: tuple[int, int, Iterator[Batch]] | None = None
+        self._held: dict[Samples, list[Batch]] = {}
+
+    # Training.
+
+    def steps(self, data: str) -> int:
+        """How many batches an epoch of a part has."""
+        return batch_count(self._part(data), self.recipe.batch_size)
+
+    def step(self, plan: StepPlan) -> Metrics:
+        """One update. NotFinite, and nothing changed, if a loss or gradient is not finite."""
+        self._refuse(plan)
+        batch = self._batch(plan)
+        rate = self.recipe.rate(plan.step, self.steps(plan.data))
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.model.train()
+        self._activate(plan.assignment)
+        self.optimizer.zero_grad(set_to_none=self.recipe.unsampled == "freeze")
+        try:
+            logits, terms = self._backward(plan, batch)
+        except RuntimeError as failed:
+            if not ran_out_of_memory(failed):
+                raise
+            raise SpaceError(
+                error("SP703", f"out of memory in step {plan.step}")
+                .note(f"architecture {dict(plan.assignment)}")
+                .hint(f"try --batch-size {max(1, self.recipe.batch_size // 2)}")
+            ) from failed
+        loss = sum(term.weight * terms[term.kind] for term in plan.losses)
+        self._update(plan, batch, loss)
+        correct = int((logits.argmax(1).cpu() == batch.labels).sum())
+        return Metrics(loss, terms, correct, len(batch.labels), rate)
+
+    def _backward(self, plan: StepPlan, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+        images, labels = batch.images.to(self.device), batch.labels.to(self.device)
+        kind = self.device.type
+        with self._randomness(plan.step):
+            with torch.autocast(kind, torch.bfloat16, enabled=self.recipe.amp):
+                logits = main_output(self.model(images)).float()
+            values = {t.kind: LOSSES[t.kind](logits, labels, t.options) for t in plan.losses}
+            total = torch.stack([t.weight * values[t.kind] for t in plan.losses]).sum()
+            terms = {name: value.item() for name, value in values.items()}
+            if all(map(math.isfinite, terms.values())):
+                total.backward()
+        return logits.detach(), terms
+
+    def _update(self, plan: StepPlan, batch: Batch, loss: float) -> None:
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        if not math.isfinite(loss):
+            self.optimizer.zero_grad()
+            raise NotFinite("loss", plan, batch.ids.tolist())
+        norm = nn.utils.get_total_norm(gradients)
+        if not math.isfinite(norm.item()):
+            self.optimizer.zero_grad()
+            raise NotFinite("gradient", plan, batch.ids.tolist())
+        if self.recipe.clip_grad is not None:
+            nn.utils.clip_grads_with_norm_(self.model.parameters(), self.recipe.clip_grad, norm)
+        self.optimizer.step()
+        self.taken = plan.step + 1
+        if self.average is not None:
+            _move(self._pairs, self.recipe.average_decay(plan.step))
+
+    @contextmanager
+    def _randomness(self, step: int) -> Generator[None]:
+        """torch's own generators as a function of the step, for masks; as before afterwards."""
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(seed_of(self.seed, "masks", step))
+            yield
+
+    def _batch(self, plan: StepPlan) -> Batch:
+        epoch, number, coming = self._coming or (-1, -1, iter(()))
+        if (epoch, number) != (plan.epoch, plan.batch):
+            coming = batches(
+                self._part(plan.data),
+                self.recipe.batch_size,
+                seed=self.seed,
+                epoch=plan.epoch,
+                recipe=self.recipe.augmentation,
+                start=plan.batch,
+            )
+        self._coming = (plan.epoch, plan.batch + 1, coming)
+        return next(coming)
+
+    def _refuse(self, plan: StepPlan) -> None:
+        """SP701 for a step that this trainer cannot take."""
+        unknown = [t.kind for t in plan.losses if t.kind not in LOSSES]
+        reasons = (
+            (plan.network != "supernet", f"there is no network {plan.network!r}"),
+            (bool(plan.teacher), f"there is no teacher {plan.teacher!r}"),
+            (plan.groups != ("weights",), f"there are no parameter groups {plan.groups!r}"),
+            (not plan.losses, "it has no loss"),
+            (bool(unknown), f"there is no loss {', '.join(unknown)}; known: {', '.join(LOSSES)}"),
+        )
+        for holds, reason in reasons:
+            if holds:
+                raise SpaceError(error("SP701", f"step {plan.step} cannot be taken: {reason}"))
+
+    # Scores.
+
+    def probe(self, assignments: Iterable[Assignment], samples: Samples) -> Iterator[Score]:
+        """A score for each architecture, of the moving average where there is one."""
+        with self.averaged():
+            for assignment in assignments:
+                self._activate(assignment)
+                yield score(self.model, self._samples(samples))
+
+    @contextmanager
+    def averaged(self) -> Generator[None]:
+        """The model with its moving average for weights; nothing changes where there is none."""
+        if self.average is None:
+            yield
+            return
+        kept = [own.clone() for _, own in self._pairs]
+        for average, own in self._pairs:
+            own.copy_(average)
+        try:
+            yield
+        finally:
+            for before, (_, own) in zip(kept, self._pairs, strict=True):
+                own.copy_(before)
+
+    def _samples(self, samples: Samples) -> Iterable[Batch]:
+        """The batches to score on; kept, if they are not too many."""
+        if samples not in self._held:
+            part = self._part(samples.part)
+            part = part if samples.count is None else first_samples(part, samples.count)
+            if part.images.numel() * 4 > HELD:
+                return ordered_batches(part, BATCH)
+            self._held[samples] = [
+                b._replace(images=b.images.to(self.device)) for b in ordered_batches(part, BATCH)
+            ]
+        return self._held[samples]
+
+    def _part(self, name: str) -> Part:
+        parts = {"train": self.data.train, "validation": self.data.validation}
+        if name not in parts:
+            raise SpaceError(
+                error("SP701", f"no part of the data is called {name}").note(
+                    f"there are {', '.join(parts)}"
+                )
+            )
+        return parts[name]
+
+    def _activate(self, assignment: Assignment) -> None:
+        cast(Supernet, self.model).activate(assignment)
+
+    # Checkpoints.
+
+    def save(self, store: Checkpoints, state: Mapping[str, object]) -> None:
+        """Everything that a later process needs to go on, and `state` besides."""
+        tensors, settings = pack(self.model, self.optimizer, self.average)
+        epoch = self.taken // self.steps("train")
+        store.save(tensors, step=self.taken, epoch=epoch, state={**state, "optimizer": settings})
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Become the trainer that saved a checkpoint."""
+        settings = cast(Mapping[str, object], checkpoint.state.get("optimizer", {}))
+        unpack(checkpoint.tensors, settings, self.model, self.optimizer, self.average)
+        self.taken = checkpoint.record.step
+        self._coming = None
+
+
+def _move(pairs: Sequence[tuple[Tensor, Tensor]], decay: float) -> None:
+    """average = decay * average + (1 - decay) * own; whole numbers (counters) are copied."""
+    smooth = [pair for pair in pairs if pair[0].is_floating_point()]
+    averages, own = [list(column) for column in zip(*smooth, strict=True)]
+    get_ema_multi_avg_fn(decay)(averages, own, 0)
+    for average, value in pairs:
+        if not average.is_floating_point():
+            average.copy_(value)

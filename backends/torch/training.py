@@ -1,0 +1,229 @@
+"""Training runs: a supernet trained in a folder, resumed by the same call, stopped by signals.
+
+    trained = train(graph, data, Recipe(epochs=60), "runs/a/train", seed=0)
+    trained.model                # the supernet, its weights the moving average where there is one
+
+The folder holds `run.json`, checkpoints with their manifest, `log.jsonl` and `summary.csv`. Nothing
+that was finished is lost: an epoch exists once its checkpoint does.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import cast
+
+from spacelang.backends.torch.checkpoint import CheckpointError, Checkpoints, shapes_of
+from spacelang.backends.torch.data import Dataset
+from spacelang.backends.torch.evaluate import evaluate
+from spacelang.backends.torch.interrupt import Interrupt
+from spacelang.backends.torch.progress import Reporter, progress
+from spacelang.backends.torch.recipe import Recipe, recipe_from
+from spacelang.backends.torch.run import Json, Log, RunFolder, preflight, read_log, read_record
+from spacelang.backends.torch.supernet import Supernet
+from spacelang.backends.torch.train import NotFinite, TorchTrainer
+from spacelang.diagnostics import SpaceError, error
+from spacelang.engines.protocol import EpochEnded, Stepped
+from spacelang.files import PathLike, atomic_write
+from spacelang.ir.graph import Graph
+from spacelang.ir.text import digest
+
+KIND = "training"
+COPIES = 4  # of the weights in a checkpoint: the model, its average, two moments of AdamW
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Trained:
+    """A trained supernet: the weights to search and extract from are in `model`."""
+
+    model: Supernet
+    recipe: Recipe
+    seed: int
+    steps: int
+    log: tuple[Json, ...]
+    weights: str  # SHA-256 of the file the weights came from
+
+
+@dataclass
+class Tally:
+    """What an epoch adds up to, so far."""
+
+    loss: float = 0.0
+    correct: int = 0
+    total: int = 0
+    steps: int = 0
+
+    def add(self, event: Stepped) -> None:
+        metrics = event.metrics
+        self.loss += metrics.loss
+        self.correct += metrics.correct
+        self.total += metrics.total
+        self.steps += 1
+
+    @property
+    def mean(self) -> float:
+        return self.loss / max(1, self.steps)
+
+
+def identity(graph: Graph, data: Dataset, recipe: Recipe, seed: int) -> Json:
+    """What makes two runs the same run."""
+    return {
+        "space": graph.name,
+        "graph": digest(graph),
+        "data": {"name": data.name, "split": data.split_digest, "counts": data.counts},
+        "recipe": recipe.as_json(),
+        "seed": seed,
+    }
+
+
+def train(
+    graph: Graph,
+    data: Dataset,
+    recipe: Recipe,
+    folder: PathLike,
+    *,
+    seed: int = 42,
+    keep: int = 2,
+    device: str = "cpu",
+    reporter: Reporter | None = None,
+) -> Trained:
+    """Train the supernet of a space in a folder, going on where an earlier call stopped.
+
+    Raises Interrupted after a signal (state saved), NotFinite where the loss or a gradient is not
+    finite (the step's facts in `nan-<step>.json`), Locked, OSError, and SP702 for a folder of
+    another run.
+    """
+    told = reporter or progress("quiet")
+    _fits(graph, data)
+    about = identity(graph, data, recipe, seed)
+    with RunFolder(folder, KIND, about) as run, Interrupt() as interrupt:
+        model = Supernet(graph, seed=seed).to(device)
+        store = Checkpoints(run.path, graph=cast(str, about["graph"]), keep=keep)
+        trainer = TorchTrainer(model, graph, data, recipe, seed)
+        size = sum(t.numel() * t.element_size() for t in model.state_dict().values())
+        preflight(run.path, COPIES * size * (keep + 1))
+        tally = _resume(trainer, store)
+        log = Log(run.path, trainer.taken)
+        length = trainer.steps("train")
+        told.begin("training", recipe.epochs * length, "steps")
+        told.advance(trainer.taken)
+        try:
+            for event in recipe.engine.run(graph, trainer, seed):
+                match event:
+                    case Stepped():
+                        tally.add(event)
+                        told.advance(1, epoch=event.plan.epoch + 1, loss=tally.mean)
+                        # After the last step of an epoch its end is waited for: it has a line.
+                        if interrupt.number is not None and event.plan.batch < length - 1:
+                            trainer.save(store, {"tally": vars(tally)})
+                            interrupt.check()
+                    case EpochEnded(epoch):
+                        log.add(_line(trainer, epoch, tally))
+                        tally = Tally()
+                        trainer.save(store, {"tally": vars(tally)})
+                        if epoch + 1 < recipe.epochs:
+                            interrupt.check()
+                    case _:
+                        pass
+        except NotFinite as failed:
+            place = run.path / f"nan-{failed.record['step']}.json"
+            atomic_write(place, json.dumps(failed.record, indent=2) + "\n")
+            raise
+        told.done(loss=cast(float, log.entries[-1]["loss"]))
+    return load_trained(graph, data, folder, device=device)
+
+
+def load_trained(
+    graph: Graph, data: Dataset | None, folder: PathLike, *, device: str = "cpu"
+) -> Trained:
+    """The supernet of a finished training (SP702 where it is not finished, SP606 if not its)."""
+    record = read_record(folder)
+    if record.get("kind") != KIND:
+        raise SpaceError(error("SP702", f"{folder}: holds no training but {record.get('kind')}"))
+    recipe = recipe_from(cast(Mapping[str, object], record["recipe"]))
+    model = Supernet(graph)
+    store = Checkpoints(folder, graph=digest(graph))
+    found = store.load(shapes_of(model.state_dict()))
+    if found is None:
+        raise SpaceError(error("SP702", f"{folder}: nothing was trained yet"))
+    if data is not None and cast(Json, record["data"])["split"] != data.split_digest:
+        raise SpaceError(
+            error("SP702", f"{folder}: was trained on other images, or on another split of them")
+            .note(f"there {record['data']}")
+            .hint("searching on images that were trained on finds nothing worth having")
+        )
+    weights = found.tensors["average" if recipe.model_ema else "model"]
+    try:
+        model.load_state_dict(weights, strict=True)
+    except RuntimeError as problem:
+        raise CheckpointError(f"{folder}: {problem}") from problem
+    log = tuple(e for e in read_log(folder) if cast(int, e["step"]) <= found.record.step)
+    if not log or cast(int, log[-1]["epoch"]) < recipe.epochs:
+        done = cast(int, log[-1]["epoch"]) if log else 0
+        raise SpaceError(
+            error("SP702", f"{folder}: {done} of {recipe.epochs} epochs are trained").hint(
+                "repeat the command that trains: it goes on"
+            )
+        )
+    return Trained(
+        model.to(device).eval(),
+        recipe,
+        cast(int, record["seed"]),
+        found.record.step,
+        log,
+        found.record.sha256,
+    )
+
+
+def _resume(trainer: TorchTrainer, store: Checkpoints) -> Tally:
+    """Take up the newest checkpoint, if there is one."""
+    found = store.load(shapes_of(trainer.model.state_dict()))
+    if found is None:
+        return Tally()
+    trainer.restore(found)
+    return Tally(**cast(dict, found.state["tally"]))
+
+
+def _line(trainer: TorchTrainer, epoch: int, tally: Tally) -> Json:
+    """The log's line of an epoch; epochs count from 1 there, as people do."""
+    recipe = trainer.recipe
+    entry: Json = {
+        "epoch": epoch + 1,
+        "step": trainer.taken,
+        "loss": tally.mean,
+        "train_accuracy": tally.correct / tally.total,
+        "rate": recipe.rate(trainer.taken - 1, trainer.steps("train")),
+    }
+    last = epoch + 1 == recipe.epochs
+    if recipe.val_interval and ((epoch + 1) % recipe.val_interval == 0 or last):
+        trainer.model.activate(trainer.graph.decisions.extreme("largest"))
+        with trainer.averaged():
+            found = evaluate(trainer.model, trainer.data.validation)
+        if not found.failure:
+            entry["validation_accuracy"] = found.accuracy
+    return entry
+
+
+def _fits(graph: Graph, data: Dataset) -> None:
+    """SP704 where the images or their classes are not what the network takes."""
+    shape = tuple(graph.root.inputs[0].types[0].shape[1:])
+    wanted = tuple(int(size.at({})) for size in shape)
+    if wanted != data.shape:
+        raise SpaceError(
+            error("SP704", f"{data.name}: images are {list(data.shape)}, not {list(wanted)}").hint(
+                f"--set image={data.shape[1]} --set channels={data.shape[0]} fits the space to them"
+            )
+        )
+    results = [o for o in graph.outputs if not o.training]
+    types = {n.id: n.types for n in graph.root.nodes}
+    classes = int(types[results[0].value.node][results[0].value.index].shape[-1].at({}))
+    if classes != len(data.classes):
+        raise SpaceError(
+            error("SP704", f"{data.name}: has {len(data.classes)} classes, not {classes}").hint(
+                f"--set classes={len(data.classes)}"
+            )
+        )
+
+
+__all__ = ["Trained", "identity", "load_trained", "train"]

@@ -1,0 +1,229 @@
+"""Weights in and out, under our own names or those of a publication: strict both ways.
+
+    load(model, state_dict, names="published")     # SP606, with a table, for weights that do not fit
+    state_dict = save(model, names="published")    # what `load` takes, and the publication's code too
+    load(model, read_file("supernet-tiny.safetensors"), names="published")
+
+A dialect of the space (`names NAME { .. }`) says what a parameter is called elsewhere and how it is
+laid out there; `own` are the paths as PyTorch spells them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
+from torch import Tensor
+
+from spacelang.backends.torch.storage import labelled_tables, tensor_names
+from spacelang.backends.torch.supernet import Supernet
+from spacelang.backends.torch.tables import TableKey, table
+from spacelang.diagnostics import Diagnostic, SpaceError, error
+from spacelang.files import atomic_write
+from spacelang.ir.dialect import Dialect, Layout, dotted
+from spacelang.ir.dim import Dim
+from spacelang.ir.graph import Graph
+from spacelang.ir.storage import Storage
+
+ROWS = 20  # of each kind of difference in a table; the rest is counted
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A tensor of the model: our name and the foreign one, our sizes and the foreign ones.
+
+    factors  our factors of the first axis, where the foreign one has them in another `order`
+    table    what an index table with a label holds: weights may lack it, but not contradict it
+    """
+
+    own: str
+    foreign: str
+    sizes: tuple[int, ...]
+    shape: tuple[int, ...]
+    factors: tuple[int, ...] = ()
+    order: tuple[int, ...] = ()
+    table: TableKey | None = None
+
+    def fits(self, tensor: Tensor) -> bool:
+        if self.table is None:
+            return tuple(tensor.shape) == self.shape
+        expected = table(self.table).flatten()
+        return tensor.numel() == len(expected) and bool((tensor.flatten().cpu() == expected).all())
+
+    def to_foreign(self, tensor: Tensor) -> Tensor:
+        if self.order:
+            split = tensor.reshape(*self.factors, *tensor.shape[1:])
+            rest = range(len(self.factors), split.dim())
+            tensor = split.permute(*self.order, *rest)
+        return tensor.reshape(self.shape)
+
+    def to_own(self, tensor: Tensor) -> Tensor:
+        if self.order:
+            split = tensor.reshape(*(self.factors[i] for i in self.order), *tensor.shape[1:])
+            back = sorted(range(len(self.order)), key=self.order.__getitem__)
+            tensor = split.permute(*back, *range(len(back), split.dim()))
+        return tensor.reshape(self.sizes)
+
+
+def load(model: Supernet, state_dict: Mapping[str, Tensor], names: str = "own") -> None:
+    """Copy weights into a model. Nothing is copied unless every name and shape fits (SP606)."""
+    found = entries(model.graph, names)
+    wrong = _differences(found, state_dict)
+    if wrong is not None:
+        raise SpaceError(wrong)
+    own = model.state_dict()
+    with torch.no_grad():
+        for entry in found:
+            if entry.table is None:
+                own[entry.own].copy_(entry.to_own(state_dict[entry.foreign]))
+
+
+def save(model: Supernet, names: str = "own") -> dict[str, Tensor]:
+    """A copy of the model's weights under the names and in the layout of a dialect."""
+    own = model.state_dict()
+    return {
+        entry.foreign: entry.to_foreign(own[entry.own].detach()).clone()
+        for entry in entries(model.graph, names)
+    }
+
+
+def read_file(path: str | Path, *, unsafe: bool = False) -> dict[str, Tensor]:
+    """The tensors of a .safetensors file; with `unsafe` also of a .pt file of nothing but tensors.
+
+    SP702 where there is none, or where it is damaged or of another kind.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors" and not unsafe:
+        raise SpaceError(
+            error("SP702", f"{path} is no .safetensors file").hint(
+                "convert it, or say that you trust it: read_file(path, unsafe=True)"
+            )
+        )
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as problem:  # whatever a damaged file makes of its reader
+        raise SpaceError(error("SP702", f"{path} cannot be read").note(str(problem))) from problem
+    tensors = found.get("model", found) if isinstance(found, dict) else None
+    if not isinstance(tensors, dict) or not all(isinstance(t, Tensor) for t in tensors.values()):
+        raise SpaceError(error("SP702", f"{path} holds no table of tensors"))
+    return tensors
+
+
+def write_file(path: str | Path, tensors: Mapping[str, Tensor]) -> None:
+    """The tensors as a .safetensors file, which is there whole or not at all."""
+    atomic_write(path, to_bytes({name: t.contiguous() for name, t in tensors.items()}))
+
+
+def entries(graph: Graph, names: str = "own") -> tuple[Entry, ...]:
+    """What each tensor of a supernet is called in a dialect, and how it is laid out there.
+
+    SP606 for a dialect that the space has not, or that gives one name twice.
+    """
+    if names != "own" and names not in graph.dialects:
+        known = ", ".join(("own", *graph.dialects))
+        raise SpaceError(error("SP606", f"no names are called {names}").note(f"there are {known}"))
+    dialect = graph.dialects.get(names)
+    found = [entry for storage in graph.storages.values() for entry in _entries(storage, dialect)]
+    for path, key in labelled_tables(graph).items():
+        foreign = dotted(path) if dialect is None else dialect.foreign(path)[0]
+        shape = tuple(table(key).shape)
+        found.append(Entry(dotted(path), foreign, shape, shape, table=key))
+    seen: dict[str, Entry] = {}
+    for entry in found:
+        if entry.foreign in seen:
+            both = f"{seen[entry.foreign].own} and {entry.own}"
+            raise SpaceError(error("SP606", f"{names} calls both {both} {entry.foreign}"))
+        seen[entry.foreign] = entry
+    return tuple(found)
+
+
+def _entries(storage: Storage, dialect: Dialect | None) -> tuple[Entry, ...]:
+    own = tensor_names(storage)
+    if dialect is None:
+        return tuple(Entry(name, name, storage.sizes, storage.sizes) for name in own)
+    foreign, layout = dialect.foreign(storage.path)
+    ends = [f".{i}" if storage.bank else "" for i in range(len(own))]
+    shape, order = storage.sizes, ()
+    if layout is not None and layout.kind == "order":
+        order = _order(storage, layout)
+    elif layout is not None:
+        shape = tuple(int(size.at({})) for size in layout.shape)
+        if prod(shape) != prod(storage.sizes):
+            found = f"{storage.path} is {list(storage.sizes)}, which is never {list(shape)}"
+            raise SpaceError(error("SP606", found, storage.param.span))
+    factors = storage.shape[0] if order else ()
+    return tuple(
+        Entry(name, foreign + end, storage.sizes, shape, factors, order)
+        for name, end in zip(own, ends, strict=True)
+    )
+
+
+def _order(storage: Storage, layout: Layout) -> tuple[int, ...]:
+    """Our factors of the first axis in the foreign order.
+
+    A number is the constant factor of that value, a name the factor of that size; names of sizes
+    that have become numbers take what is left, in order.
+    """
+    factors = list(storage.param.shape[0]) if storage.shape else []
+    left = dict(enumerate(factors))
+    taken: dict[int, int] = {}
+    for place, word in enumerate(layout.order):
+        for index, size in left.items():
+            wanted = size.constant == int(word) if word.isdigit() else _named(size) == word
+            if wanted:
+                taken[place] = index
+                del left[index]
+                break
+    for place, word in enumerate(layout.order):
+        if place not in taken and left and not word.isdigit():
+            taken[place] = min(left)
+            del left[taken[place]]
+    if left or len(taken) != len(layout.order):
+        shown = " * ".join(map(str, factors))
+        raise SpaceError(
+            error("SP606", f"order({', '.join(layout.order)}) does not fit {storage.path}").note(
+                f"its first axis is {shown}"
+            )
+        )
+    return tuple(taken[place] for place in range(len(layout.order)))
+
+
+def _named(size: Dim) -> str:
+    """The last label of a size that is a decision or an argument of a block: `%heads` is `heads`."""
+    symbols = [str(s.name) for s in size.symbols if size == Dim.of(s)]
+    return symbols[0].rsplit(".", 1)[-1].removeprefix("%") if symbols else ""
+
+
+def _differences(found: Sequence[Entry], state_dict: Mapping[str, Tensor]) -> Diagnostic | None:
+    """The table of what is missing, unexpected and of another shape."""
+    expected = {entry.foreign: entry for entry in found}
+    given = {name: list(tensor.shape) for name, tensor in state_dict.items()}
+    rows = {
+        "missing": [
+            f"{n} {list(e.shape)}" for n, e in expected.items() if n not in given and not e.table
+        ],
+        "unexpected": [f"{n} {shape}" for n, shape in given.items() if n not in expected],
+        "of another shape": [
+            f"{n} is {given[n]}, not {list(e.shape)}"
+            for n, e in expected.items()
+            if n in given and not e.table and not e.fits(state_dict[n])
+        ],
+        "index tables with other entries": [
+            n for n, e in expected.items() if n in given and e.table and not e.fits(state_dict[n])
+        ],
+    }
+    if not any(rows.values()):
+        return None
+    notes = [
+        f"{len(names)} {kind}: " + "; ".join(names[:ROWS]) + ("; .." if len(names) > ROWS else "")
+        for kind, names in rows.items()
+        if names
+    ]
+    return error("SP606", "these weights are of another network").note(*notes)

@@ -1,0 +1,180 @@
+"""Speed and size of the compiler: every figure that the documents state, measured in one run.
+
+    python benchmarks/compiler.py [--repeats 7] [--only NAME]
+
+Prints a table and writes benchmarks/results/compiler.json. Times are medians of wall time; processes
+are started fresh where a start is part of what is measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+SEARCHABLE = {
+    "autoformer_t": "autoformer.space:autoformer_t",
+    "autoformer_s": "autoformer.space:autoformer_s",
+    "autoformer_b": "autoformer.space:autoformer_b",
+    "s3_start": "s3.space:s3_start",
+    "tinyvit_contraction": "tinyvit.space:tinyvit_contraction",
+    "efficientvit_search": "efficientvit.space:efficientvit_search",
+    "cream": "cream.space:cream",
+    "cdarts_cifar10": "cdarts.space:cifar10",
+}
+BANDS = {
+    "autoformer_t": ("params in 5.0M..5.1M", "params"),
+    "autoformer_s": ("params in 22.5M..23M", "params"),
+    "autoformer_b": ("params in 53M..54M", "params"),
+    "s3_start": ("macs in 4.4G..4.6G", "macs"),
+    "cream": ("macs in 300M..400M", "macs"),
+    "cdarts_cifar10": ("params in 3M..3.5M", "params"),
+}
+
+
+def timed(work: Callable[[], object], repeats: int) -> float:
+    """Median seconds of a piece of work, after one warm-up."""
+    work()
+    times: list[float] = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def command(*arguments: str) -> Callable[[], object]:
+    def run() -> object:
+        return subprocess.run(
+            [sys.executable, "-m", "spacelang", *arguments], check=True, capture_output=True, cwd=ROOT
+        )
+
+    return run
+
+
+def long_file(lines: int) -> str:
+    """A space of about so many lines of ordinary statements."""
+    blocks = ["use vit", "space long(width = 64, image = 32, classes = 10) {"]
+    blocks.append("  input pixels: [B, 3, image, image]")
+    blocks.append("  x = patch_embed(pixels, width, patch: 4) as patch_embed |> tokens")
+    for i in range(lines // 2):
+        blocks.append(f"  let hidden_{i} = {i % 3 + 2} * width")
+        blocks.append(f"  x = x + (layer_norm(x) as norms[{i}] |> mlp(hidden_{i}) as mlps[{i}])")
+    blocks.append("  output mean(x, axes: [1]) |> linear(classes) as head")
+    return "\n".join([*blocks, "}", ""])
+
+
+def starts(repeats: int) -> dict[str, float]:
+    """From process start to exit."""
+    found = {
+        "python -c pass": timed(
+            lambda: subprocess.run([sys.executable, "-c", "pass"], check=True), repeats
+        ),
+        "spacelang --help": timed(command("--help"), repeats),
+        "check autoformer.space": timed(command("check", "spaces/autoformer.space"), repeats),
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "long.space"
+        path.write_text(long_file(5000))
+        found["check of 5,000 lines"] = timed(command("check", str(path)), 1)
+    return found
+
+
+def loads(repeats: int) -> dict[str, float]:
+    """Parse, elaborate with full proof, lay out storage and verify, in a warm process."""
+    from spacelang.diagnostics import Report
+    from spacelang.ir.verify import verify
+    from spacelang.loader import load
+
+    def whole(address: str) -> None:
+        report = Report()
+        verify(load(ROOT / "spaces" / address), report)
+        report.check()
+
+    return {f"load + verify {name}": timed(lambda a=a: whole(a), repeats) for name, a in SEARCHABLE.items()}
+
+
+def counts(repeats: int) -> dict[str, float]:
+    """Tables and an exact count under a budget, nothing cached; and draws per second."""
+    import numpy as np
+
+    from spacelang.analysis.cost import CostModel
+    from spacelang.analysis.count import Counter
+    from spacelang.analysis.where import parse_where
+    from spacelang.loader import load
+
+    found: dict[str, float] = {}
+    for name, (text, _) in BANDS.items():
+        graph = load(ROOT / "spaces" / SEARCHABLE[name])
+        where = parse_where(text, graph)
+
+        def count(graph: object = graph, where: object = where) -> None:
+            Counter(graph, CostModel(graph)).size(where)
+
+        found[f"count {name} ({text})"] = timed(count, max(1, repeats // 2))
+        counter = Counter(graph, CostModel(graph))
+        draws = 50_000 if name.startswith("autoformer") else 5_000
+        rng = np.random.default_rng(0)
+        counter.draw_indices(10, rng, where)
+        seconds = timed(lambda c=counter, w=where, n=draws: c.draw_indices(n, rng, w), 1)
+        found[f"uniform draws a second, {name}"] = draws / seconds
+    graph = load(ROOT / "spaces" / SEARCHABLE["autoformer_t"])
+    counter = Counter(graph, CostModel(graph))
+    many = counter.draw_indices(200_000, np.random.default_rng(0))
+    found["vectorised costs a second, autoformer_t"] = len(many) / timed(lambda: counter.costs(many), 3)
+    return found
+
+
+def networks(repeats: int) -> dict[str, float]:
+    """activate and extract of random AutoFormer-T architectures; bytes of the supernet."""
+    import spacelang
+
+    graph = spacelang.load(ROOT / "spaces" / SEARCHABLE["autoformer_t"])
+    model = spacelang.compile(graph)
+    drawn = graph.sample(n=64, seed=0)
+    turn = iter(range(1 << 30))
+
+    def activate() -> None:
+        model.activate(drawn[next(turn) % 64])
+
+    bytes_ = {p.untyped_storage().data_ptr(): p.untyped_storage().nbytes() for p in model.state_dict().values()}
+    params = sum(s.numel for s in graph.storages.values() if s.param.role == "weight")
+    return {
+        "activate autoformer_t": timed(activate, 64),
+        "extract autoformer_t": timed(lambda: model.extract(drawn[next(turn) % 64]), repeats),
+        "bytes of the supernet over 4 x parameters": sum(bytes_.values()) / (4 * params),
+    }
+
+
+PARTS = {"starts": starts, "loads": loads, "counts": counts, "networks": networks}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--only", choices=PARTS)
+    given = parser.parse_args()
+    figures: dict[str, float] = {}
+    for name, part in PARTS.items():
+        if given.only in (None, name):
+            for what, value in part(given.repeats).items():
+                figures[what] = value
+                print(f"{what:60} {value:14.4f}", flush=True)
+    if given.only is None:
+        facts = {"python": platform.python_version(), "cores": os.cpu_count(), "machine": platform.machine()}
+        out = ROOT / "benchmarks" / "results" / "compiler.json"
+        out.write_text(json.dumps({"facts": facts, "figures": figures}, indent=1) + "\n")
+        print(f"written to {out.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,144 @@
+"""An artifact: a folder with a compiled space, proved by hashes before it is used.
+
+    graph.spaceir      the graph, exactly
+    manifest.json      {"kind": "artifact", "graph": <digest>, "files": {"graph.spaceir": {..}}, ..}
+
+Nothing in it depends on when or where it was made, so the same input gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from spacelang import __version__
+from spacelang.cli.errors import VerificationError
+from spacelang.diagnostics import Source, SpaceError, error
+from spacelang.files import atomic_folder, sha256
+from spacelang.render import visible
+
+if TYPE_CHECKING:
+    from spacelang.ir.graph import Graph
+
+KIND, FORMAT = "artifact", 1
+MANIFEST, GRAPH = "manifest.json", "graph.spaceir"
+MAX_MANIFEST = 1 << 20
+MAX_GRAPH = 256 << 20
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """What a checked folder holds."""
+
+    folder: Path
+    manifest: Mapping[str, object]
+    graph: Graph
+
+
+def is_artifact(folder: Path) -> bool:
+    """Whether a folder says that it is an artifact."""
+    try:
+        return _manifest(folder).get("kind") == KIND
+    except SpaceError:
+        return False
+
+
+def write_artifact(
+    folder: Path, graph: Graph, record: Mapping[str, object], sources: Mapping[str, str]
+) -> Mapping[str, object]:
+    """Write a folder at once; `sources` are further files, by name. The manifest comes back.
+
+    FileExistsError where the folder holds anything that is no artifact.
+    """
+    from spacelang.ir.text import VERSION, digest, write
+
+    if folder.is_dir() and any(folder.iterdir()) and not is_artifact(folder):
+        message = "the folder is not empty and no artifact, so it is not replaced"
+        raise FileExistsError(errno.EEXIST, message, str(folder))
+    with atomic_folder(folder) as made:
+        for name, text in {GRAPH: write(graph), **sources}.items():
+            (made / name).write_text(text, "utf-8", newline="\n")
+        manifest = {
+            "kind": KIND,
+            "format": FORMAT,
+            "versions": {"spacelang": __version__, "spaceir": VERSION},
+            "name": graph.name,
+            "graph": digest(graph),
+            **record,
+            "files": _hashes(made),
+        }
+        text = json.dumps(manifest, indent=2, sort_keys=True) + "\n"
+        (made / MANIFEST).write_text(text, "utf-8")
+    return manifest
+
+
+def read_artifact(folder: Path) -> Artifact:
+    """The graph of an artifact, after every hash was checked.
+
+    SP702 where the folder is no artifact; VerificationError where it is not as it was written.
+    """
+    manifest = _manifest(folder)
+    if manifest.get("kind") != KIND:
+        raise _unusable(folder, f"its {MANIFEST} is not that of an artifact")
+    if manifest.get("format") != FORMAT:
+        raise _unusable(folder, f"it has format {manifest.get('format')!r}, not {FORMAT}")
+    wrong = differences(folder, manifest)
+    if wrong:
+        hint = "compile it again, or restore the folder"
+        raise VerificationError(f"{folder} is not as it was written", *wrong, hint=hint)
+    from spacelang.ir.text import digest
+    from spacelang.syntax.ir_text import read
+
+    path = folder / GRAPH
+    if path.stat().st_size > MAX_GRAPH:
+        raise _unusable(folder, f"{GRAPH} is larger than {MAX_GRAPH >> 20} MiB")
+    graph = read(Source(str(path), path.read_text("utf-8")))
+    if digest(graph) != manifest.get("graph"):
+        raise VerificationError(f"the graph of {folder} has another hash than its manifest says")
+    return Artifact(folder, manifest, graph)
+
+
+def differences(folder: Path, manifest: Mapping[str, object]) -> list[str]:
+    """What is not as the manifest says, a line a file."""
+    listed = manifest.get("files")
+    if not isinstance(listed, dict) or GRAPH not in listed:
+        return [f"{MANIFEST} lists no {GRAPH}"]
+    wrong: list[str] = []
+    for name, record in cast("dict[str, object]", listed).items():
+        path = folder / name
+        if Path(name).name != name or not path.is_file() or path.is_symlink():
+            wrong.append(f"{name} is missing")
+            continue
+        entry = cast("dict[str, object]", record) if isinstance(record, dict) else {}
+        if path.stat().st_size != entry.get("size") or sha256(path) != entry.get("sha256"):
+            wrong.append(f"{name} was changed")
+    return wrong
+
+
+def _hashes(folder: Path) -> dict[str, object]:
+    return {
+        path.name: {"sha256": sha256(path), "size": path.stat().st_size}
+        for path in sorted(folder.iterdir())
+    }
+
+
+def _manifest(folder: Path) -> Mapping[str, object]:
+    path = folder / MANIFEST
+    try:
+        if not path.is_file() or path.stat().st_size > MAX_MANIFEST:
+            raise _unusable(folder, f"it has no {MANIFEST}")
+        data: object = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as failed:
+        raise _unusable(folder, f"its {MANIFEST} cannot be read: {failed}") from failed
+    if not isinstance(data, dict):
+        raise _unusable(folder, f"its {MANIFEST} is no JSON object")
+    return cast("Mapping[str, object]", data)
+
+
+def _unusable(folder: Path, reason: str) -> SpaceError:
+    found = error("SP702", f"{visible(str(folder))} cannot be used: {reason}")
+    return SpaceError(found.hint("`spacelang compile SPACE -o DIR` writes an artifact"))

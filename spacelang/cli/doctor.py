@@ -1,0 +1,125 @@
+"""`doctor`: is everything in a run or artifact folder as it was written?"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, cast
+
+import click
+from click.exceptions import Exit
+
+from spacelang.cli import options
+from spacelang.cli.errors import UNVERIFIED
+from spacelang.cli.output import emit, say
+from spacelang.diagnostics import SpaceError, error
+from spacelang.files import MARKER, sha256
+from spacelang.journal import read_journal
+
+State = Literal["ok", "missing", "changed", "damaged", "torn"]
+# A torn last line is what a killed process leaves, and is dropped by the next one.
+GOOD: frozenset[State] = frozenset(("ok", "torn"))
+MANIFEST, JOURNALS = "manifest.json", "*.jsonl"
+MAX_MANIFEST = 1 << 20
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The state of one file, and where it is recorded."""
+
+    file: str
+    state: State
+    note: str = ""
+
+
+@click.command(short_help="Verify every hash of a run or artifact folder.")
+@click.argument("folder", metavar="RUN")
+@options.as_json
+def doctor(folder: str, as_json: bool) -> None:
+    """Compare every file of a run or artifact folder with the hash that is recorded for it.
+
+    Nothing is changed. Exit 5: something is missing, changed or damaged.
+    """
+    found = list(examined(Path(folder)))
+    if not found:
+        raise SpaceError(
+            error("SP702", f"{folder} holds no record of hashes").hint(
+                "name a folder that `compile`, `train`, `search` or `extract` wrote"
+            )
+        )
+    good = all(finding.state in GOOD for finding in found)
+    if as_json:
+        rows = [{"file": f.file, "state": f.state, "note": f.note} for f in found]
+        emit({"folder": folder, "files": rows, "ok": good})
+    else:
+        for finding in found:
+            note = f"  ({finding.note})" if finding.note else ""
+            say(f"{finding.state:<8}  {finding.file}{note}")
+        say(f"{len(found)} files, all as written" if good else "NOT as written")
+    if not good:
+        raise Exit(UNVERIFIED)
+
+
+def examined(folder: Path) -> Iterator[Finding]:
+    """The state of every recorded file below a folder (SP702 where that is no folder)."""
+    if not folder.is_dir():
+        raise SpaceError(error("SP702", f"{folder} is no folder"))
+    for place, folders, _ in os.walk(folder):
+        folders.sort()
+        here = Path(place)
+        if (here / MANIFEST).is_file():
+            yield from _of_manifest(here, folder)
+        for journal in sorted(here.glob(JOURNALS)):
+            yield from _of_journal(journal, folder)
+
+
+def _of_manifest(here: Path, folder: Path) -> Iterator[Finding]:
+    """The files that `manifest.json` lists: name -> {sha256, size}, or name -> sha256."""
+    shown = str((here / MANIFEST).relative_to(folder))
+    try:
+        if (here / MANIFEST).stat().st_size > MAX_MANIFEST:
+            raise ValueError("larger than 1 MiB")
+        data: object = json.loads((here / MANIFEST).read_bytes())
+        files = cast("Mapping[str, object]", data)["files"]
+        listed = dict(cast("Mapping[str, object]", files))
+    except (ValueError, TypeError, KeyError, RecursionError) as failed:
+        yield Finding(shown, "damaged", f"unreadable: {failed}")
+        return
+    yield Finding(shown, "ok", f"lists {len(listed)} files")
+    for name, record in listed.items():
+        full = isinstance(record, dict)
+        wanted = cast("Mapping[str, object]", record).get("sha256") if full else record
+        yield _compared(here / name, wanted, folder)
+    expected = {MANIFEST, MARKER, *listed}
+    for path in sorted(here.iterdir()):
+        if path.is_file() and path.name not in expected and not path.name.startswith("."):
+            yield Finding(str(path.relative_to(folder)), "ok", "not listed")
+
+
+def _of_journal(journal: Path, folder: Path) -> Iterator[Finding]:
+    """A log with a checksum a line, and the files that its lines record; older ones may be gone."""
+    content = read_journal(journal, salvage=True)
+    lines = f"{len(content.entries)} lines"
+    shown = str(journal.relative_to(folder))
+    if content.damaged:
+        numbers = ", ".join(map(str, content.damaged))
+        yield Finding(shown, "damaged", f"{lines}, damaged at {numbers}")
+    else:
+        yield Finding(shown, "torn" if content.torn else "ok", lines)
+    recorded = [entry for entry in content.entries if {"file", "sha256"} <= entry.keys()]
+    for entry in recorded:
+        path = journal.parent / str(entry["file"])
+        if path.is_file() or entry is recorded[-1]:
+            yield _compared(path, entry["sha256"], folder)
+
+
+def _compared(path: Path, wanted: object, folder: Path) -> Finding:
+    shown = os.path.relpath(path, folder)
+    if not path.resolve().is_relative_to(folder.resolve()):
+        return Finding(shown, "damaged", "the record leads out of the folder")
+    if not path.is_file():
+        return Finding(shown, "missing")
+    return Finding(shown, "ok" if sha256(path) == wanted else "changed")

@@ -1,0 +1,193 @@
+"""The canonical form of a graph: what a hash is taken of.
+
+Two graphs have one form where they compute, decide and store the same in the same way. Names of
+blocks, of their sizes and inputs, ids, the order of independent nodes, and which of two equal
+blocks is called are not part of it; paths, labels and the order of decisions are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import count
+
+from spacelang.ir.block import Block
+from spacelang.ir.dim import Dim, Symbol
+from spacelang.ir.graph import Graph
+from spacelang.ir.mentions import mentions
+from spacelang.ir.names import Names, renamed
+from spacelang.ir.node import Call, Node, Value
+from spacelang.ir.sizes import plain_sizes
+from spacelang.ir.text import block_text
+
+
+def canonical(graph: Graph) -> Graph:
+    """The canonical form; blocks that nobody calls are not in it."""
+    work = _Canonical(plain_sizes(graph))
+    root = work.form(graph.root, graph.name, labels=True)[0]
+    outputs = (replace(o, value=v) for o, v in zip(graph.outputs, root.outputs, strict=True))
+    return replace(graph, root=root, blocks=work.blocks, outputs=tuple(outputs))
+
+
+@dataclass(frozen=True)
+class _Form:
+    """What became of a block: its new name, and of its sizes, in order, their new names."""
+
+    name: str
+    sizes: Mapping[str, str]
+
+
+@dataclass
+class _Canonical:
+    """Forms of blocks, callees first; blocks of one text are one."""
+
+    graph: Graph
+    blocks: dict[str, Block] = field(default_factory=dict[str, Block])
+    forms: dict[str, _Form] = field(default_factory=dict[str, _Form])
+    texts: dict[str, str] = field(default_factory=dict[str, str])
+
+    def callee(self, name: str) -> _Form:
+        if name not in self.forms:
+            block, sizes = self.form(self.graph.blocks[name], "b", labels=False)
+            text = block_text(block)
+            if text not in self.texts:
+                new = self.texts[text] = f"b{len(self.blocks)}"
+                self.blocks[new] = _named(block, new)
+            self.forms[name] = _Form(self.texts[text], sizes)
+        return self.forms[name]
+
+    def form(self, block: Block, name: str, labels: bool) -> tuple[Block, Mapping[str, str]]:
+        """The form of a block whose callees have theirs, and the new names of its sizes."""
+        calling = replace(block, nodes=tuple(self._calling(node, labels) for node in block.nodes))
+        ids = count()
+        made = _numbered(_tidy(calling), ids)
+        known = {param.path: param for param in block.params}
+        read = [view.param for node in made.everywhere() for view in node.params.values()]
+        made = replace(made, params=tuple(known[p] for p in dict.fromkeys([*read, *sorted(known)])))
+        sizes = {size.name: size for size in block.sizes}
+        found: dict[str, str] = {}
+        for what, _, _ in mentions(made):
+            for symbol in sorted(what.symbols, key=str):
+                if symbol.name in sizes:
+                    found.setdefault(symbol.name, f"%s{len(found)}")
+        names = Names(lambda s: replace(s, name=found[s.name]) if s.name in found else s)
+        kept = tuple(replace(sizes[old], name=new) for old, new in found.items())
+        return _named(renamed(replace(made, sizes=kept), names), name), found
+
+    def _calling(self, node: Node, labels: bool) -> Node:
+        """A node that calls forms, its tables in order; inputs but the root's lose their labels."""
+        call = None if node.call is None else self._call(node.call)
+        return replace(
+            node,
+            attributes=dict(sorted(node.attributes.items())),
+            params=dict(sorted(node.params.items())),
+            call=call,
+            regions=tuple(
+                replace(r, nodes=tuple(self._calling(inner, labels=False) for inner in r.nodes))
+                for r in node.regions
+            ),
+            label="" if node.op == "input" and not labels else node.label,
+        )
+
+    def _call(self, call: Call) -> Call:
+        form = self.callee(call.block)
+        sizes = {new: _symbol(call.sizes[old]) for old, new in form.sizes.items()}
+        return replace(call, block=form.name, sizes=sizes)
+
+
+def _symbol(size: Dim | Symbol) -> Dim | Symbol:
+    """A size that is one symbol as that symbol."""
+    if isinstance(size, Dim) and len(size.symbols) == 1:
+        (symbol,) = size.symbols
+        return symbol if size == Dim.of(symbol) else size
+    return size
+
+
+def _named(block: Block, name: str) -> Block:
+    """A block and its regions under names of their own."""
+
+    def node(old: Node) -> Node:
+        regions = (
+            replace(r, name=f"{name}.{old.op}", nodes=tuple(map(node, r.nodes)))
+            for r in old.regions
+        )
+        return replace(old, regions=tuple(regions)) if old.regions else old
+
+    return replace(block, name=name, nodes=tuple(map(node, block.nodes)))
+
+
+# The order of nodes.
+
+
+def _tidy(level: Block) -> Block:
+    """A level whose nodes stand as its outputs need them; what nobody needs is last."""
+    nodes = {node.id: _with_tidy_regions(node) for node in level.nodes}
+    done: dict[int, None] = {node.id: None for node in level.nodes if node.op == "input"}
+    for first in (*(value.node for value in level.outputs), *nodes):
+        waiting = [first]
+        while waiting:
+            here = waiting[-1]
+            needed = [v.node for v in nodes[here].operands if v.node not in done]
+            if here in done or not needed:
+                done[waiting.pop()] = None
+            else:
+                waiting.append(needed[0])
+    return replace(level, nodes=tuple(nodes[id] for id in done))
+
+
+def _with_tidy_regions(node: Node) -> Node:
+    """A node that hands its regions each value once, in the order in which they read them.
+
+    The fallbacks of a guard stay in front.
+    """
+    if not node.regions:
+        return node
+    regions = [_tidy(region) for region in node.regions]
+    first = [node.operands.index(value) for value in node.operands]
+    fallbacks = range(len(node.types)) if node.op == "guard" else ()
+    order = list(dict.fromkeys([*fallbacks, *(first[p] for r in regions for p in _read(r))]))
+    return replace(
+        node,
+        operands=tuple(node.operands[p] for p in order),
+        regions=tuple(_taking(region, first, order) for region in regions),
+    )
+
+
+def _read(region: Block) -> Iterator[int]:
+    """The positions of the inputs that a region reads, in its order."""
+    inputs = {Value(node.id): position for position, node in enumerate(region.inputs)}
+    for values in (*(node.operands for node in region.nodes), region.outputs):
+        yield from (inputs[value] for value in values if value in inputs)
+
+
+def _taking(region: Block, first: Sequence[int], order: Sequence[int]) -> Block:
+    """A region whose inputs are those at some positions; one that repeats another is that other."""
+    inputs = region.inputs
+    seen = {Value(old.id): Value(inputs[first[p]].id) for p, old in enumerate(inputs)}
+    body = (node for node in region.nodes if node.op != "input")
+    return replace(
+        region,
+        nodes=(
+            *(inputs[position] for position in order),
+            *(replace(n, operands=tuple(seen.get(v, v) for v in n.operands)) for n in body),
+        ),
+        outputs=tuple(seen.get(v, v) for v in region.outputs),
+    )
+
+
+def _numbered(level: Block, ids: Iterator[int]) -> Block:
+    """A level whose ids count its nodes, each before those of its regions."""
+    new: dict[int, int] = {}
+    nodes: list[Node] = []
+    for node in level.nodes:
+        new[node.id] = next(ids)
+        nodes.append(
+            replace(
+                node,
+                id=new[node.id],
+                operands=tuple(replace(v, node=new[v.node]) for v in node.operands),
+                regions=tuple(_numbered(region, ids) for region in node.regions),
+            )
+        )
+    outputs = tuple(replace(v, node=new[v.node]) for v in level.outputs)
+    return replace(level, nodes=tuple(nodes), outputs=outputs)

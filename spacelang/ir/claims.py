@@ -1,0 +1,128 @@
+"""Invariants, third stage: what holds for every architecture. One function a row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from spacelang.diagnostics import Diagnostic, SpaceError
+from spacelang.ir.block import Block
+from spacelang.ir.graph import Instance
+from spacelang.ir.node import STRUCTURAL, Node
+from spacelang.ir.param import ZERO, Slice
+from spacelang.ir.prove import Proved, at_most
+from spacelang.ir.retype import (
+    At,
+    levels,
+    wrong_call,
+    wrong_choice,
+    wrong_identity,
+    wrong_region,
+    wrong_types,
+)
+from spacelang.ir.subject import Subject, broken
+
+Claim = Callable[[Block, Block, Node, At], str]
+
+
+def _claimed(
+    subject: Subject, claim: Claim, applies: Callable[[Node], bool]
+) -> Iterator[Diagnostic]:
+    """Nodes of which a claim holds neither in their block alone nor at every use of it."""
+    for block in subject.blocks:
+        failed = [
+            node.id
+            for level, at in levels(block, At())
+            for node in level.nodes
+            if applies(node) and claim(block, level, node, at)
+        ]
+        if not failed:
+            continue
+        uses = [At(i.guards, i) for i in subject.uses.get(block.name, []) if i.block is block] or [
+            At()
+        ]
+        for use in uses:
+            for level, at in levels(block, use):
+                for node in level.nodes:
+                    if (
+                        node.id in failed
+                        and applies(node)
+                        and (wrong := claim(block, level, node, at))
+                    ):
+                        place = (
+                            "" if use.instance is None else f" at {use.instance.path or 'the root'}"
+                        )
+                        yield broken(f"%{node.id} of {block.name}{place}: {wrong}", node.span)
+
+
+def types(subject: Subject) -> Iterator[Diagnostic]:
+    """Types and parameters are what the op's shape row finds."""
+    yield from _claimed(
+        subject,
+        lambda block, level, node, at: wrong_types(level, block, node, at),
+        lambda node: node.op not in STRUCTURAL,
+    )
+
+
+def identities(subject: Subject) -> Iterator[Diagnostic]:
+    """An identity has the type of what it names."""
+    yield from _claimed(
+        subject,
+        lambda block, level, node, at: wrong_identity(level, node, at),
+        lambda node: node.op == "identity",
+    )
+
+
+def borders(subject: Subject) -> Iterator[Diagnostic]:
+    """Operands and results of a call have the callee's types, its sizes bound."""
+    taken = {b.name: subject.known.decisions(b) for b in subject.graph.blocks.values()}
+
+    def claim(block: Block, level: Block, node: Node, at: At) -> str:
+        assert node.call is not None
+        return wrong_call(subject.graph, level, node, taken[node.call.block], at)
+
+    yield from _claimed(subject, claim, lambda node: node.call is not None)
+
+
+def branches(subject: Subject) -> Iterator[Diagnostic]:
+    """Regions take and yield the node's types where their condition holds, as do fallbacks."""
+    yield from _claimed(
+        subject,
+        lambda block, level, node, at: wrong_region(level, node, at),
+        lambda node: bool(node.regions),
+    )
+
+
+def choices(subject: Subject) -> Iterator[Diagnostic]:
+    """Exactly one condition of a choice holds in every architecture."""
+    yield from _claimed(
+        subject,
+        lambda block, level, node, at: wrong_choice(node, at),
+        lambda node: node.op == "choose",
+    )
+
+
+def storage(subject: Subject) -> Iterator[Diagnostic]:
+    """What a node reads of a parameter lies inside its storage."""
+    try:
+        kept = subject.graph.storages
+    except SpaceError as failed:
+        yield from failed.diagnostics
+        return
+    for place in subject.graph.places():
+        for view in place.node.params.values():
+            shape = kept[place.instance.param(view.param)].shape
+            for parts, extents in zip(view.index, shape, strict=True):
+                for part, extent in zip(parts, extents, strict=True):
+                    if isinstance(part, Slice) and not _inside(part, extent, place.instance):
+                        where = f"%{place.node.id} at {place.path or 'the root'}"
+                        text = f"{where} reads outside of {view.param}"
+                        yield broken(text, place.node.span)
+
+
+def _inside(part: Slice, extent: int, instance: Instance) -> bool:
+    if part.start == ZERO and part.step == 1:  # the storage is as large as its longest prefix
+        return True
+    start, length = instance.absolute(part.start), instance.absolute(part.length)
+    last = start + (length - 1) * part.step
+    claims = (at_most(0, start, instance.guards), at_most(last + 1, extent, instance.guards))
+    return part.step >= 1 and all(isinstance(claim, Proved) for claim in claims)

@@ -1,0 +1,268 @@
+"""Operators: arithmetic on numbers and tensors, comparisons, `in`, `and or not`, `a if c else b`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NoReturn
+
+from spacelang.diagnostics import SpaceError, Span, error
+from spacelang.ir.build import Level, Tensor
+from spacelang.ir.condition import Condition, compare, conjunction, disjunction, negate
+from spacelang.ir.dim import Dim, conditional
+from spacelang.ir.op import Conflict, NeedsValue
+from spacelang.ir.prove import Refuted, holds
+from spacelang.syntax import tree
+from spacelang.syntax.evaluate import MAX_LIST, each, entries, evaluate, row, split_on
+from spacelang.syntax.frame import Frame
+from spacelang.syntax.scope import Scope
+from spacelang.syntax.values import (
+    Candidates,
+    Numbers,
+    Text,
+    Thing,
+    condition,
+    decided,
+    is_value,
+    kind,
+    number,
+)
+
+BITS = 63
+MAX_TERMS = 500
+"""How long the normal form of a size may grow."""
+
+ARITHMETIC: dict[str, Callable[[Dim, Dim], Dim]] = {
+    "+": lambda a, b: a + b,
+    "-": lambda a, b: a - b,
+    "*": lambda a, b: a * b,
+    "/": lambda a, b: a / b,
+    "//": lambda a, b: a // b,
+    "%": lambda a, b: a % b,
+}
+OPS = {"+": "add", "-": "sub", "*": "mul", "/": "div"}
+COMPARISONS = {"==", "!=", "<", "<=", ">", ">="}
+
+
+@row(tree.Unary)
+def _unary(expr: tree.Unary, frame: Frame, scope: Scope) -> Thing:
+    value = evaluate(expr.operand, frame, scope)
+    if expr.operator == "not":
+        truth = condition(value, expr.operand.span)
+        return not truth if isinstance(truth, bool) else decided(negate(truth))
+    if isinstance(value, Tensor):
+        return frame.builder.one("mul", [value], {"number": Dim.of(-1)}, span=expr.span)
+    return -number(value, "the operand of -", expr.operand.span)
+
+
+@row(tree.Binary)
+def _binary(expr: tree.Binary, frame: Frame, scope: Scope) -> Thing:
+    # A chain leans to the left; it is folded in a loop so that its length costs no stack.
+    chain: list[tree.Binary] = []
+    left: tree.Expr = expr
+    while isinstance(left, tree.Binary):
+        chain.append(left)
+        left = left.left
+    if chain[-1].operator in ("and", "or"):
+        value = evaluate(left, frame, scope)
+    else:
+        value, right = each((left, chain[-1].right), lambda e: evaluate(e, frame, scope))
+        value = _apply(chain.pop(), value, right, frame)
+    for link in reversed(chain):
+        if link.operator in ("and", "or"):
+            value = _logic(link, condition(value, link.left.span), frame, scope)
+        else:
+            value = _apply(link, value, evaluate(link.right, frame, scope), frame)
+    return value
+
+
+def _apply(expr: tree.Binary, left: Thing, right: Thing, frame: Frame) -> Thing:
+    operator = expr.operator
+    if isinstance(expr.right, tree.Labelled) and isinstance(expr.right.value, tree.Name):
+        name = expr.right.value.name
+        raise SpaceError(
+            error("SP207", f"this names {name}, not the result of {operator}", expr.right.span).hint(
+                f"put the whole into brackets: (.. {operator} {name}) as .."
+            )
+        )
+    if operator in ("in", "not in"):
+        found = member(left, right, expr.right.span)
+        return found if operator == "in" else _not(found)
+    if operator in COMPARISONS:
+        return compared(operator, left, right, expr.span)
+    if isinstance(left, Tensor) or isinstance(right, Tensor):
+        return _tensor(operator, left, right, expr, frame)
+    if isinstance(left, tuple) and isinstance(right, tuple) and operator == "+":
+        if len(left) + len(right) > MAX_LIST:
+            raise SpaceError(error("SP507", f"a list of more than {MAX_LIST:,} entries", expr.span))
+        return (*left, *right)
+    a = number(left, f"the left of {operator}", expr.left.span)
+    b = number(right, f"the right of {operator}", expr.right.span)
+    if operator in ("/", "//", "%"):
+        never_zero(b, expr, frame)
+    return limited(ARITHMETIC[operator](a, b), expr.span)
+
+
+def never_zero(divisor: Dim, expr: tree.Binary, frame: Frame) -> None:
+    """SP210 if a divisor is zero for some architecture that reaches this place."""
+    if divisor.constant == 0:
+        raise SpaceError(error("SP210", f"{expr.span.text} divides by zero", expr.right.span))
+    if divisor.constant is not None or any(s.free for s in divisor.symbols):
+        return
+    verdict = holds(compare("!=", divisor, 0), frame.builder.guards)
+    if isinstance(verdict, Refuted):
+        found = error("SP210", f"{expr.span.text} divides by zero", expr.right.span)
+        found = frame.builder.explain(found, Conflict((divisor,), verdict.example), ())
+        raise SpaceError(found.hint(f"max({expr.right.span.text}, 1)"))
+
+
+def limited(value: Dim, span: Span) -> Dim:
+    """A size, if it is not beyond what numbers and sizes may grow to (SP103, SP507)."""
+    if len(value.terms) > MAX_TERMS:
+        raise SpaceError(error("SP507", f"a size of more than {MAX_TERMS} terms", span))
+    for _, coefficient in value.terms:
+        if max(coefficient.numerator.bit_length(), coefficient.denominator.bit_length()) > BITS:
+            raise SpaceError(error("SP103", f"a number of more than {BITS} bits", span))
+    return value
+
+
+def _tensor(operator: str, left: Thing, right: Thing, expr: tree.Binary, frame: Frame) -> Tensor:
+    if operator not in OPS:
+        raise SpaceError(error("SP209", f"tensors know no {operator}", expr.span))
+    build, op = frame.builder, OPS[operator]
+    frame.session.spend(1, expr.span)
+    if isinstance(left, Tensor) and isinstance(right, Tensor):
+        return build.one(op, [left, right], span=expr.span)
+    if isinstance(left, Tensor):
+        scalar = number(right, f"the right of {operator}", expr.right.span)
+        if operator == "/":
+            never_zero(scalar, expr, frame)
+        return build.one(op, [left], {"number": scalar}, span=expr.span)
+    assert isinstance(right, Tensor)
+    scalar = number(left, f"the left of {operator}", expr.left.span)
+    flipped = {"number": scalar, "flipped": operator in "-/"}
+    return build.one(op, [right], flipped, span=expr.span)
+
+
+# Truth.
+
+
+def _not(value: bool | Condition) -> bool | Condition:
+    return not value if isinstance(value, bool) else decided(negate(value))
+
+
+def _logic(
+    expr: tree.Binary, left: bool | Condition, frame: Frame, scope: Scope
+) -> bool | Condition:
+    """`and`, `or`: the right side is read only where the left leaves it open."""
+    if isinstance(left, bool) and left == (expr.operator == "or"):
+        return left
+    right = condition(evaluate(expr.right, frame, scope), expr.right.span)
+    if isinstance(left, bool):
+        return right
+    if isinstance(right, bool):
+        return left if right == (expr.operator == "and") else right
+    join = conjunction if expr.operator == "and" else disjunction
+    return decided(join(left, right))
+
+
+def compared(operator: str, left: Thing, right: Thing, span: Span) -> bool | Condition:
+    """`left operator right`; values of different kinds are not equal."""
+    if isinstance(left, Dim) and isinstance(right, Dim):
+        return decided(compare(operator, left, right))
+    if isinstance(left, Tensor) and isinstance(right, Tensor):
+        raise SpaceError(error("SP209", "tensors are not compared", span))
+    if operator not in ("==", "!="):
+        _no_order(left, right, span)
+    if isinstance(left, Text) and isinstance(right, Text):
+        raise NeedsValue(left.symbol, span)
+    if isinstance(left, Text):
+        same = is_value(left, right)
+    elif isinstance(right, Text):
+        same = is_value(right, left)
+    elif isinstance(left, tuple) and isinstance(right, tuple):
+        same = _same_lists(left, right, span)
+    else:
+        same = type(left) is type(right) and left == right
+    return same if operator == "==" else _not(same)
+
+
+def _same_lists(
+    left: tuple[Thing, ...], right: tuple[Thing, ...], span: Span
+) -> bool | Condition:
+    if len(left) != len(right):
+        return False
+    found: list[Condition] = []
+    for a, b in zip(left, right, strict=True):
+        same = compared("==", a, b, span)
+        if same is False:
+            return False
+        if not isinstance(same, bool):
+            found.append(same)
+    return decided(conjunction(*found)) if found else True
+
+
+def _no_order(left: Thing, right: Thing, span: Span) -> NoReturn:
+    raise SpaceError(error("SP209", f"{kind(left)} and {kind(right)} have no order", span))
+
+
+def member(left: Thing, right: Thing, span: Span) -> bool | Condition:
+    """Whether a value is in a set, a list or a range of numbers."""
+    items = right.items if isinstance(right, Candidates) else None
+    if items is None and not isinstance(right, tuple | Numbers):
+        raise SpaceError(error("SP209", f"nothing is in {kind(right)}", span))
+    if items is None:
+        items = entries(right, span, "the right of in")
+    found: list[Condition] = []
+    for item in items:
+        same = compared("==", left, item, span)
+        if same is True:
+            return True
+        if not isinstance(same, bool):
+            found.append(same)
+    return decided(disjunction(*found)) if found else False
+
+
+@row(tree.Either)
+def _either(expr: tree.Either, frame: Frame, scope: Scope) -> Thing:
+    """`a if c else b`: one of them where c is known, else a size, condition or tensor by decision."""
+    truth = condition(evaluate(expr.condition, frame, scope), expr.condition.span)
+    if isinstance(truth, bool):
+        return evaluate(expr.value if truth else expr.other, frame, scope)
+    build = frame.builder
+    conditions = (truth, negate(truth))
+    level = build.level
+    values: list[Thing] = []
+    regions: list[Level] = []
+    for side, here in zip((expr.value, expr.other), conditions, strict=True):
+        regions.append(build.open(here))
+        try:
+            values.append(evaluate(side, frame, scope))
+        finally:
+            build.level = level
+    a, b = values
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        build.same_type(a, b, build.guards, expr.span)
+        return build.choose(conditions, regions, [[a], [b]], (a.type,), expr.span)[0]
+    joined = either(truth, a, b)
+    if joined is None:
+        raise split_on(truth, expr.span)
+    return joined
+
+
+def either(truth: Condition, a: Thing, b: Thing) -> Dim | bool | Condition | None:
+    """A size or a truth value that is `a` where the condition holds, else `b`; None for others."""
+    if isinstance(a, Dim) and isinstance(b, Dim):
+        return conditional(truth, a, b)
+    if kind(a) in TRUTHS and kind(b) in TRUTHS:
+        return decided(disjunction(*_both(truth, a), *_both(negate(truth), b)))
+    return None
+
+
+TRUTHS = ("a boolean", "a condition")
+
+
+def _both(truth: Condition, value: Thing) -> list[Condition]:
+    if isinstance(value, bool):
+        return [truth] if value else []
+    assert isinstance(value, Condition)
+    return [conjunction(truth, value)]

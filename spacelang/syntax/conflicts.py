@@ -1,0 +1,215 @@
+"""What a failed proof says: the sizes as the text spells them, where they are from, and who breaks it.
+
+    = width is 192, 216 or 240; 64*heads is 192 or 256
+    = first disagreement: width = 192, encoder[0].heads = 4
+
+The counter-example is an assignment in the names of the whole space, completed by every decision under
+which the place stands; of several it has the fewest decisions off their largest candidate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from spacelang.diagnostics import NOWHERE, Diagnostic, Label, Span, error
+from spacelang.ir.build import Tensor
+from spacelang.ir.condition import Condition
+from spacelang.ir.decision import plain
+from spacelang.ir.dim import Dim, Symbol
+from spacelang.ir.dim import Value as DecisionValue
+from spacelang.ir.node import join
+from spacelang.ir.op import Conflict, NeedsValue, example_text, shown
+from spacelang.ir.search import Wanted, domains, found, satisfied
+
+if TYPE_CHECKING:
+    from spacelang.syntax.frame import Frame
+
+LONG = 28
+"""A size whose normal form is longer is shown as the text spells it."""
+MANY = 6
+
+
+def explained(
+    frame: Frame, diagnostic: Diagnostic, conflict: Conflict, operands: Sequence[Tensor]
+) -> Diagnostic:
+    """The diagnostic with what a proof in a frame failed on."""
+    sizes = [size for size in dict.fromkeys(conflict.sizes) if size.constant is None]
+    if sizes:
+        diagnostic = diagnostic.note("; ".join(_takes(frame, size) for size in sizes))
+    primary = diagnostic.primary.span
+    for size in dict.fromkeys(conflict.sizes):
+        span = _origin(frame, size, operands)
+        seen = (primary, *(label.span for label in diagnostic.secondary))
+        if span is not None and not any(_within(span, other) for other in seen):
+            diagnostic = diagnostic.also(span, f"{spelled(frame, size)} is from here")
+    if conflict.example is None:
+        return diagnostic
+    return diagnostic.note(example_text(_example(frame, conflict.example)))
+
+
+def placed(diagnostic: Diagnostic, span: Span) -> Diagnostic:
+    """The diagnostic at a place, if it has none."""
+    if diagnostic.primary.span is not NOWHERE:
+        return diagnostic
+    return replace(diagnostic, primary=Label(span, diagnostic.primary.text))
+
+
+def not_known(need: NeedsValue, frame: Frame) -> Diagnostic:
+    """SP308 for a decision whose value must be known outside of every block."""
+    path = outward(frame, need.symbol.name)
+    return (
+        error("SP308", f"the value of {path} must be known here", need.span)
+        .note("inside a block there would be one alternative of it for each value")
+        .hint(f"put this into a block that takes {path} as an argument")
+    )
+
+
+# Sizes.
+
+
+def spelled(frame: Frame, size: Dim) -> str:
+    """A size as its normal form, or where that is long as the text that it was computed by."""
+    text = shown(size)
+    span = frame.origins.get(size)
+    if span is None or (len(text) <= LONG and len(size.terms) <= 3):
+        return text
+    written = " ".join(span.text.split())
+    return written if len(written) < len(text) else text
+
+
+def _takes(frame: Frame, size: Dim) -> str:
+    """`64*heads is 192 or 256`."""
+    text = spelled(frame, size)
+    try:
+        values = [_number(v) for v in size.candidates()]
+    except (ValueError, ArithmeticError):
+        return f"{text} is open"
+    if len(values) == 1:
+        return f"{text} is {values[0]}"
+    if len(values) > MANY:
+        return f"{text} is {values[0]}, {values[1]}, .. or {values[-1]}"
+    return f"{text} is {', '.join(values[:-1])} or {values[-1]}"
+
+
+def _number(value: DecisionValue) -> str:
+    """A number as people write it: 3.5, 8/3, 192."""
+    number = plain(value)
+    if isinstance(number, float) and len(repr(number)) > 8:
+        return str(value)
+    return str(number)
+
+
+def _origin(frame: Frame, size: Dim, operands: Sequence[Tensor]) -> Span | None:
+    """Where a size comes from: the decision itself, the text that computes it, or the op that makes it."""
+    if size.constant is None and len(size.symbols) == 1:
+        (symbol,) = size.symbols
+        if size == Dim.of(symbol) and symbol.values:
+            return _declared(frame, symbol.name)
+    written = frame.origins.get(size)
+    if written is not None:
+        return written
+    for tensor in operands:
+        if size in tensor.shape:
+            return _maker(tensor, size)
+    return None
+
+
+def _declared(frame: Frame, name: str) -> Span | None:
+    """Where a decision is written that a frame knows by a name."""
+    here: Frame | None = frame
+    while here is not None:
+        choice = here.builder.decisions.get(name)
+        if choice is not None:
+            return choice.span
+        item = next((i for i in here.imports.values() if i.size.name == name), None)
+        if item is None:
+            return None
+        name, here = item.symbol.name, item.frame or here.caller
+    return None
+
+
+def _maker(tensor: Tensor, size: Dim) -> Span | None:
+    """The node that first has a size, going back from a tensor."""
+    level, value = tensor.level, tensor.value
+    for _ in range(1000):
+        node = next((n for n in level.nodes if n.id == value.node), None)
+        if node is None:
+            return None
+        types = {n.id: n.types for n in level.nodes}
+        before = next(
+            (v for v in node.operands if size in types[v.node][v.index].shape),
+            None,
+        )
+        if before is None:
+            return node.span if node.span is not NOWHERE else None
+        value = before
+    return None
+
+
+def _within(span: Span, other: Span) -> bool:
+    return span.source == other.source and other.start <= span.start and span.end <= other.end
+
+
+# Counter-examples.
+
+
+def outward(frame: Frame, name: str) -> str:
+    """A symbol's name as the whole space knows it."""
+    here = frame
+    while here.caller is not None:
+        item = next((i for i in here.imports.values() if i.size.name == name), None)
+        if item is not None:
+            name, here = item.symbol.name, item.frame or here.caller
+            continue
+        if name.startswith(("%", "/")):
+            break
+        if here.place.startswith("/"):
+            return f"{here.place[1:]}.{name}"
+        name, here = join(here.place, name), here.caller
+    return name.lstrip("%/")
+
+
+def _example(frame: Frame, example: Mapping[str, DecisionValue]) -> dict[str, object]:
+    """An example in the names of the whole space, completed by what leads to the place."""
+    known = {outward(frame, name): value for name, value in example.items()}
+    conditions: list[Condition] = []
+    for here in frame.chain:
+        for name, value in here.fixed.items():
+            origin = here if name.startswith(".") else here.caller or here
+            known.setdefault(outward(origin, name.removeprefix(".")), value)
+        conditions += [_renamed(here, guard) for guard in here.builder.guards]
+    by_name = {s.name: s for c in conditions for s in c.symbols}
+    open_symbols = {s for s in by_name.values() if s.name not in known and not s.free}
+    wanted = [
+        Wanted(
+            frozenset(s for s in c.symbols if s in open_symbols),
+            lambda point, c=c: satisfied(c, {**known, **point}),
+        )
+        for c in conditions
+        if any(s in open_symbols for s in c.symbols)
+    ]
+    state, more = found(domains(open_symbols, ()), wanted)
+    if state:
+        known |= more
+    return {name: _plain(value) for name, value in sorted(known.items())}
+
+
+def _renamed(frame: Frame, condition: Condition) -> Condition:
+    names = {s.name: Symbol(outward(frame, s.name), s.values) for s in condition.symbols}
+    return condition.substitute(names)
+
+
+def _plain(value: DecisionValue) -> object:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return value if isinstance(value, str) else plain(value)
+
+
+def spans(tensors: Sequence[Tensor]) -> Iterator[Span]:
+    """The places of the nodes that make these tensors."""
+    for tensor in tensors:
+        node = next((n for n in tensor.level.nodes if n.id == tensor.value.node), None)
+        if node is not None and node.span is not NOWHERE:
+            yield node.span

@@ -1,0 +1,188 @@
+"""Expressions to values: a table of rows by class of the syntax tree.
+
+    @row(tree.Number)
+    def _number(expr, frame, scope): return Dim.of(expr.value)
+
+A number that must be known and holds a decision raises `NeedsValue`: the nearest block call then makes
+one alternative per value. Parts of one expression are all tried, so that their errors come together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from fractions import Fraction
+from typing import Any, TypeVar
+
+from spacelang.diagnostics import NOWHERE, Diagnostic, SpaceError, Span, error
+from spacelang.ir.condition import Condition
+from spacelang.ir.dim import Dim
+from spacelang.ir.op import NeedsValue, shown
+from spacelang.ir.pattern import Hop
+from spacelang.syntax import tree
+from spacelang.syntax.conflicts import placed
+from spacelang.syntax.frame import Frame
+from spacelang.syntax.scope import Scope
+from spacelang.syntax.values import Candidates, Numbers, Pending, Thing, kind, number
+
+MAX_LIST = 100_000
+MAX_INDEX = 1_000_000
+
+Node = TypeVar("Node", bound=tree.Tree)
+Given = TypeVar("Given")
+Made = TypeVar("Made")
+Row = Callable[[Any, Frame, Scope], Thing]
+ROWS: dict[type, Row] = {}
+
+
+def row(
+    of: type[Node],
+) -> Callable[[Callable[[Node, Frame, Scope], Thing]], Callable[[Node, Frame, Scope], Thing]]:
+    """Enter a function into the table of rows."""
+
+    def enter(
+        function: Callable[[Node, Frame, Scope], Thing],
+    ) -> Callable[[Node, Frame, Scope], Thing]:
+        ROWS[of] = function
+        return function
+
+    return enter
+
+
+def _all_rows() -> Mapping[type, Row]:
+    """The table with the rows of all modules; they import this one."""
+    import spacelang.syntax.rows as _  # noqa: F401
+
+    return ROWS
+
+
+def evaluate(expr: tree.Expr, frame: Frame, scope: Scope) -> Thing:
+    """The value of an expression in a scope of a frame; errors carry the expression's span."""
+    found = ROWS.get(type(expr)) or _all_rows().get(type(expr))
+    if found is None:
+        raise SpaceError(error("SP208", "this is no expression here", expr.span))
+    try:
+        value = found(expr, frame, scope)
+    except SpaceError as failed:
+        if any(d.primary.span is NOWHERE for d in failed.diagnostics):
+            raise SpaceError(placed(d, expr.span) for d in failed.diagnostics) from failed
+        raise
+    except NeedsValue as need:
+        if need.span is NOWHERE:
+            need.span = expr.span
+        raise
+    except ArithmeticError as failed:
+        raise SpaceError(
+            error("SP210", f"{expr.span.text} has no value", expr.span).note(str(failed))
+        ) from failed
+    if isinstance(value, Dim) and value.constant is None:
+        frame.origins.setdefault(value, expr.span)
+    return value
+
+
+def each(given: Iterable[Given], make: Callable[[Given], Made]) -> list[Made]:
+    """`make` of each; the errors of all together if any fails."""
+    made: list[Made] = []
+    failed: list[Diagnostic] | None = None
+    for item in given:
+        try:
+            made.append(make(item))
+        except SpaceError as found:
+            failed = [*(failed or ()), *found.diagnostics]
+    if failed is not None:
+        raise SpaceError(failed)
+    return made
+
+
+# Numbers that must be known.
+
+
+def known(expr: tree.Expr, frame: Frame, scope: Scope, what: str) -> Fraction:
+    """A number that must be known while the graph is built."""
+    return known_number(number(evaluate(expr, frame, scope), what, expr.span), what, expr.span)
+
+
+def known_number(value: Dim, what: str, span: Span) -> Fraction:
+    if value.constant is None:
+        raise needs(value, what, span)
+    return value.constant
+
+
+def whole(expr: tree.Expr, frame: Frame, scope: Scope, what: str) -> int:
+    value = known(expr, frame, scope, what)
+    if value.denominator != 1:
+        raise SpaceError(error("SP302", f"{what} must be whole, not {value}", expr.span))
+    return int(value)
+
+
+def needs(value: Dim, what: str, span: Span) -> Exception:
+    """The request to split on a decision of a number, or an error where it holds only free sizes."""
+    for symbol in sorted(value.symbols, key=lambda s: s.name):
+        if symbol.values:
+            return NeedsValue(symbol, span)
+    return SpaceError(error("SP308", f"{what} must be known, not {shown(value)}", span))
+
+
+def split_on(truth: Condition, span: Span = NOWHERE) -> Exception:
+    """The request to split on a decision of a condition."""
+    with_values = [s for s in truth.symbols if s.values]
+    if not with_values:
+        return SpaceError(error("SP308", f"{shown_condition(truth)} is not known", span))
+    return NeedsValue(min(with_values, key=lambda s: s.name), span)
+
+
+def shown_condition(truth: Condition) -> str:
+    return str(truth).replace("%", "")
+
+
+# Lists.
+
+
+def listed(value: Numbers, span: Span) -> tuple[Fraction, ...]:
+    """The numbers of a range whose end is known (SP507 if there are too many)."""
+    stop = known_number(value.stop, "the end of a range", span)
+    if value.count(stop) > MAX_LIST:
+        raise SpaceError(error("SP507", f"a range of more than {MAX_LIST:,} numbers", span))
+    return value.upto(stop)
+
+
+def entries(value: Thing, span: Span, what: str) -> tuple[Thing, ...]:
+    """The entries of a list, or the numbers of a range."""
+    if isinstance(value, tuple):
+        return value
+    if isinstance(value, Numbers):
+        return tuple(Dim.of(n) for n in listed(value, span))
+    found = error("SP209", f"{what} must be a list, not {kind(value)}", span)
+    if kind(value) == "a pick":
+        found = found.hint("total(picks) |value, source, position| { .. } reads what is picked")
+    if isinstance(value, Candidates | Pending):
+        found = found.hint("a set has no order; [..] is a list")
+    raise SpaceError(found)
+
+
+# Labels.
+
+
+def hop(node: tree.Hop, frame: Frame, scope: Scope) -> str:
+    """A label with its indices computed: `blocks[i - 1]` -> `blocks[2]`."""
+    indices = tuple(index(i, frame, scope) for i in node.indices)
+    return str(Hop(node.name, indices))
+
+
+def index(expr: tree.Expr, frame: Frame, scope: Scope) -> int:
+    """An index of a label: whole and not negative."""
+    value = whole(expr, frame, scope, "an index of a label")
+    if not 0 <= value <= MAX_INDEX:
+        raise SpaceError(error("SP307", f"the index {value} of a label", expr.span))
+    return value
+
+
+def label(path: tree.Path, frame: Frame, scope: Scope) -> str:
+    """A label path as text; `_` alone is the empty path."""
+    if len(path.hops) == 1 and path.hops[0].name == "_" and not path.hops[0].indices:
+        return ""
+    wild = next((h for h in path.hops if h.name == "_"), None)
+    if wild is not None:
+        raise SpaceError(
+            error("SP207", "`_` is no label", wild.span).hint("`as _` alone opens no scope")
+        )
+    return ".".join(hop(h, frame, scope) for h in path.hops)

@@ -1,0 +1,359 @@
+"""Blocks and nodes of `.spaceir` text: from pieces of the parse to the classes of the IR."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import NamedTuple, TypeGuard, get_args
+
+from spacelang.ir.block import Block
+from spacelang.ir.build import attribute
+from spacelang.ir.decision import Choice, Kind
+from spacelang.ir.dim import Dim, Symbol
+from spacelang.ir.node import STRUCTURAL, Attribute, Call, Node, TensorType
+from spacelang.ir.node import Value as NodeValue
+from spacelang.ir.op import REQUIRED, Option, ops
+from spacelang.ir.param import ZERO, Gather, Init, Param, Slice, View
+from spacelang.ir.text import base_name
+from spacelang.syntax.ir_sizes import Part, Piece, Values
+from spacelang.syntax.tokens import Token
+
+KINDS: Mapping[str, Kind] = {kind: kind for kind in get_args(Kind)}
+DTYPES = ("f32", "f64", "f16", "bf16", "i64", "i32", "bool")
+
+
+class Parts(NamedTuple):
+    """The parts of a node: `value: types = made as label regions`."""
+
+    value: Token
+    types: list[Piece]
+    made: Piece
+    label: Token | None
+    regions: list[Piece]
+
+
+def parts(piece: Piece) -> Parts:
+    value, *rest = piece.children
+    middle = next(i for i, child in enumerate(rest) if _is(child, "applied", "called"))
+    types = [child for child in rest[:middle] if child is not None]
+    return Parts(value, types, rest[middle], rest[middle + 1], rest[middle + 2 :])
+
+
+def nodes(piece: Piece) -> Iterator[Piece]:
+    """The nodes of a block or region, those of inner regions too."""
+    for child in piece.children:
+        if _is(child, "node"):
+            yield child
+            for region in parts(child).regions:
+                yield from nodes(region)
+
+
+def _is(child: Part | None, *rules: str) -> TypeGuard[Piece]:
+    return isinstance(child, Piece) and child.rule in rules
+
+
+def _all(piece: Piece, rule: str) -> list[Piece]:
+    return [child for child in piece.children if _is(child, rule)]
+
+
+class Blocks(Values):
+    """Reads blocks whose names are known."""
+
+    def outline(self, piece: Piece) -> Block:
+        """A block with what others must know of it: its sizes, decisions and calls."""
+        calls: list[Node] = []
+        for number, node in enumerate(nodes(piece)):
+            found = parts(node)
+            if found.made.rule == "called":
+                calls.append(Node(number, "call", call=self._call(found)))
+        return Block(
+            self.word(piece.children[0]),
+            tuple(calls),
+            (),
+            tuple(self._size(child) for child in _all(piece, "size")),
+            tuple(self._choice(child) for child in _all(piece, "decision")),
+            span=self.span(piece.children[0]),
+        )
+
+    def block(self, piece: Piece, outline: Block) -> Block:
+        """The block itself; `outline` is what `outline` made of it."""
+        lives = [child.children[4] for child in _all(piece, "decision")]
+        return replace(
+            outline,
+            nodes=self._level(piece, base_name(outline.name)),
+            outputs=self._results(piece),
+            decisions=tuple(
+                choice if live is None else replace(choice, live=self.condition(live))
+                for choice, live in zip(outline.decisions, lives, strict=True)
+            ),
+            params=tuple(self._param(child) for child in _all(piece, "param")),
+        )
+
+    def free(self, piece: Piece) -> Iterator[str]:
+        """The names in the types of a block's inputs."""
+        for child in _all(piece, "node"):
+            found = parts(child)
+            if found.made.rule == "applied" and self.word(found.made.children[0]) == "input":
+                waiting: list[Part | None] = list(found.types)
+                for part in waiting:
+                    if _is(part, "size_of"):
+                        yield self.word(part.children[0])
+                    elif isinstance(part, Piece):
+                        waiting += part.children
+
+    # Declarations.
+
+    def _size(self, piece: Piece) -> Symbol:
+        token, values = piece.children
+        if values is not None and values.rule == "anything":
+            return Symbol(self.word(token), rate=True)
+        return Symbol(self.word(token), () if values is None else self.candidates(values))
+
+    def _choice(self, piece: Piece) -> Choice:
+        kind, path, values, hull, _ = piece.children
+        word = self.word(kind)
+        if word not in KINDS:
+            self.fail(f"no decision is of the kind {word}", kind, f"one of {', '.join(KINDS)}")
+        return Choice(
+            self.word(path),
+            KINDS[word],
+            self.candidates(values),
+            None if hull is None else self.candidates(hull),
+            span=self.span(path),
+        )
+
+    def _param(self, piece: Piece) -> Param:
+        token, *rest = piece.children
+        start = next(i for i, child in enumerate(rest) if _is(child, "init"))
+        shape = tuple(
+            tuple(self._dims(axis)) if axis.rule == "dims" else (self.dim(axis),)
+            for axis in rest[:start]
+            if axis is not None
+        )
+        param = Param(self.word(token), shape, self._init(rest[start]), span=self.span(token))
+        seen: set[str] = set()
+        for flag in rest[start + 1 :]:
+            word, *names = (self.word(t) for t in flag.children if t is not None)
+            field = "dtype" if word in DTYPES else word
+            if field in seen or (field == "bank") != bool(names):
+                self.fail(f"{word} means nothing here", flag)
+            seen.add(field)
+            match field:
+                case "dtype":
+                    param = replace(param, dtype=word)
+                case "buffer":
+                    param = replace(param, role="buffer")
+                case "transient":
+                    param = replace(param, persistent=False)
+                case "undecayed":
+                    param = replace(param, decay=False)
+                case "reserved":
+                    param = replace(param, reserved=True)
+                case "bank":
+                    param = replace(param, bank=tuple(names))
+                case _:
+                    self.fail(f"a parameter cannot be {word}", flag)
+        return param
+
+    def _init(self, piece: Piece) -> Init:
+        rule, *arguments = piece.children
+        return Init(self.word(rule), tuple(self.dim(a) for a in arguments if a is not None))
+
+    def _dims(self, piece: Piece) -> list[Dim]:
+        return [self.dim(child) for child in piece.children if child is not None]
+
+    # Nodes.
+
+    def _level(self, piece: Piece, owner: str) -> tuple[Node, ...]:
+        return tuple(self._node(child, owner) for child in _all(piece, "node"))
+
+    def _results(self, piece: Piece) -> tuple[NodeValue, ...]:
+        return tuple(self.value(t) for t in piece.children[-1].children if t is not None)
+
+    def value(self, token: Token) -> NodeValue:
+        node, _, index = token.text[1:].partition(".")
+        if len(token.text) > 18:
+            self.fail("a value of too many digits", token)
+        return NodeValue(int(node), int(index or 0))
+
+    def _node(self, piece: Piece, owner: str) -> Node:
+        found = parts(piece)
+        value = self.value(found.value)
+        if value.index:
+            self.fail("a node is written under its first value", found.value)
+        called = found.made.rule == "called"
+        op = "call" if called else self.word(found.made.children[0])
+        operands, attributes = self._entries(found.made, op)
+        regions = tuple(self._region(region, f"{owner}.{op}", owner) for region in found.regions)
+        conditions = tuple(
+            self.condition(region.children[0])
+            for region in found.regions
+            if not _unconditional(region)
+        )
+        if conditions:
+            if len(conditions) < len(regions) or "conditions" in attributes:
+                self.fail("either each region has a condition, or none", found.made)
+            attributes["conditions"] = conditions
+        return Node(
+            value.node,
+            op,
+            operands,
+            attributes,
+            {} if called else self._views(found.made.children[-1]),
+            regions,
+            self._bound(found) if called else None,
+            tuple(self._type(t) for t in found.types),
+            "" if found.label is None else self.word(found.label),
+            self.span(piece),
+        )
+
+    def _type(self, piece: Piece) -> TensorType:
+        dtype, shape = piece.children
+        return TensorType(tuple(self._dims(shape)), "f32" if dtype is None else self.word(dtype))
+
+    def _region(self, piece: Piece, name: str, owner: str) -> Block:
+        named = piece.children[0 if _unconditional(piece) else 1]
+        return Block(
+            name if named is None else self.word(named),
+            self._level(piece, owner),
+            self._results(piece),
+            span=self.span(piece),
+        )
+
+    def _entries(self, made: Piece, op: str) -> tuple[tuple[NodeValue, ...], dict[str, Attribute]]:
+        """The operands and attributes of a node; those left out have the op's defaults."""
+        definition = ops().get(op)
+        if definition is None and op not in STRUCTURAL:
+            self.fail(f"no op is called {op}", made.children[0])
+        operands: list[NodeValue] = []
+        given: list[str] = []
+        attributes: dict[str, Attribute] = {}
+        options: Mapping[str, Option] = {} if definition is None else definition.options
+        for name, option in options.items():
+            if option.default is not REQUIRED:
+                attributes[name] = attribute(option.default)
+        written: set[str] = set()
+        for entry in made.children[1:]:
+            if isinstance(entry, Token):
+                if given:
+                    self.fail("an operand without a name after named ones", entry)
+                operands.append(self.value(entry))
+            elif _is(entry, "operand", "attribute"):
+                key, value = entry.children
+                name = self.word(key)
+                if name in written:
+                    self.fail(f"{name} is given twice", key)
+                written.add(name)
+                if entry.rule == "operand":
+                    given.append(name)
+                    operands.append(self.value(value))
+                else:
+                    attributes[name] = self._attribute(value)
+        if given:
+            attributes["given"] = tuple(given)
+        return tuple(operands), attributes
+
+    def _attribute(self, part: Part) -> Attribute:
+        if isinstance(part, Token):
+            self.fail("a value is wanted here", part)
+        match part.rule:
+            case "string":
+                return self.string(part)
+            case "true" | "false":
+                return part.rule == "true"
+            case "none":
+                return None
+            case "list":
+                return tuple(self._attribute(child) for child in part.children if child is not None)
+            case "start_of":
+                return self._init(part.children[0])
+            case "condition":
+                return self.condition(part.children[0])
+            case "symbol":
+                return self._narrowed(*part.children)
+            case _:
+                return self.dim(part)
+
+    def _narrowed(self, token: Token, values: Piece | None) -> Symbol:
+        if values is None:
+            return self.symbol(token)
+        return Symbol(self.word(token), self.candidates(values))
+
+    # Parameters.
+
+    def _views(self, piece: Piece | None) -> dict[str, View]:
+        found: dict[str, View] = {}
+        for view in [] if piece is None else piece.children:
+            role, param, *axes = view.children
+            key = "" if role is None else self.word(role)
+            if key in found:
+                self.fail("a second parameter of this role", view)
+            index = tuple(
+                tuple(self._part(part) for part in axis.children if part is not None)
+                for axis in axes
+            )
+            found[key] = View(self.word(param), index)
+        return found
+
+    def _part(self, piece: Piece) -> Slice | Gather:
+        match piece.rule:
+            case "prefix":
+                start, length = (self.dim(child) for child in piece.children)
+                if start != ZERO:
+                    self.fail("a slice that does not start at 0 is written start +: length", piece)
+                return Slice(start, length)
+            case "slice":
+                start, length, step = piece.children
+                return Slice(
+                    self.dim(start), self.dim(length), 1 if step is None else self.whole(step)
+                )
+            case _:
+                table, *arguments, length = piece.children
+                return Gather(
+                    self.word(table),
+                    tuple(self.dim(a) for a in arguments if a is not None),
+                    self.dim(length),
+                )
+
+    # Calls.
+
+    def _call(self, found: Parts) -> Call:
+        """A call without its sizes, which mean something only in a known scope."""
+        path = "" if found.label is None else self.word(found.label)
+        written: dict[str, list[str]] = {}
+        for piece in found.made.children:
+            if _is(piece, "path", "decides", "stores", "owns"):
+                if piece.rule in written:
+                    self.fail("this is said twice", piece)
+                written[piece.rule] = [self.word(token) for token in piece.children]
+        (path,) = written.get("path", [path])
+        (decide,) = written.get("decides", [path])
+        (store,) = written.get("stores", [path])
+        return Call(
+            self.word(found.made.children[0]), path, decide, store, tuple(written.get("owns", ()))
+        )
+
+    def _bound(self, found: Parts) -> Call:
+        sizes: dict[str, Dim | Symbol] = {}
+        for piece in found.made.children:
+            for binding in piece.children if _is(piece, "bindings") else ():
+                key, value = binding.children
+                name = self.word(key)
+                if name in sizes:
+                    self.fail(f"{name} is bound twice", key)
+                sizes[name] = self._binding(value)
+        return replace(self._call(found), sizes=sizes)
+
+    def _binding(self, piece: Piece) -> Dim | Symbol:
+        match piece.rule:
+            case "size_of":
+                return self.symbol(piece.children[0])
+            case "narrowed":
+                return self._narrowed(*piece.children)
+            case _:
+                return self.dim(piece)
+
+
+def _unconditional(region: Piece) -> bool:
+    """Whether a region is written with `do`: then its name, or its absence, stands first."""
+    return not isinstance(region.children[0], Piece)

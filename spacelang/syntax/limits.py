@@ -1,0 +1,336 @@
+"""Limits on architectures: `require` and budgets, over figures and decision paths.
+
+    require params in 5M..12M
+    require sum(depth[_]) <= 14    require width[s] <= width[s + 1]    require op[0] in {k3e4, k5e4}
+
+A name in scope is what it is; any other path names a decision. `_` means every match: a list inside a
+function, else each of them; a name as an index is bound by what it matches. What is absent from an
+architecture is not limited. A bare word beside a decision is a candidate's key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from itertools import product
+from typing import cast
+
+from spacelang.diagnostics import SpaceError, Span, error
+from spacelang.ir.condition import FALSE, TRUE, Condition, compare, conjunction, disjunction, negate
+from spacelang.ir.decision import Choice
+from spacelang.ir.dim import Dim, Symbol
+from spacelang.ir.pattern import Hop, Index, Pattern
+from spacelang.syntax import tree
+from spacelang.syntax.evaluate import evaluate
+from spacelang.syntax.frame import Frame
+from spacelang.syntax.matches import fold
+from spacelang.syntax.scope import Scope
+from spacelang.syntax.selectors import path_of, pattern
+from spacelang.syntax.values import Text, Thing, condition, kind, number
+
+FIGURES = ("params", "macs", "activations")
+COMPARED = {"==", "!=", "in", "not in"}
+MAX_MATCHES = 10_000
+
+
+def require(statement: tree.Require, frame: Frame, scope: Scope) -> None:
+    """A limit on the architectures of a space, or on every use of a block.
+
+    That of a space is read when all decisions are known (`deferred`).
+    """
+    if frame.caller is None:
+        frame.deferred.append((statement.condition, scope.snapshot(), frame.builder.guards))
+        return
+    reader = Reader(frame, scope, frame.builder.decisions, figures=False)
+    here = conjunction(*frame.builder.guards)
+    for found in reader.conditions(statement.condition):
+        frame.require.append(disjunction(negate(here), found))
+
+
+def deferred(frame: Frame, decisions: Mapping[str, Choice]) -> Iterator[Condition]:
+    """The limits of a space, in the decisions of its graph."""
+    for expr, scope, guards in frame.deferred:
+        reader = Reader(frame, scope, decisions)
+        try:
+            for found in reader.conditions(expr):
+                yield disjunction(negate(conjunction(*guards)), found)
+        except SpaceError as failed:
+            frame.errors.extend(failed.diagnostics)
+
+
+@dataclass
+class Reader:
+    """Reads conditions in a scope; `decisions` are those that paths name."""
+
+    frame: Frame
+    scope: Scope
+    decisions: Mapping[str, Choice]
+    figures: bool = True
+
+    def conditions(self, expr: tree.Expr, strict: bool = True) -> Iterator[Condition]:
+        """What an expression demands, joined by `and`; what always holds is left out.
+
+        What never does is SP502, or without `strict` the condition FALSE.
+        """
+        waiting = [expr]
+        while waiting:
+            part = waiting.pop(0)
+            if isinstance(part, tree.Binary) and part.operator == "and":
+                waiting[:0] = [part.left, part.right]
+                continue
+            for found in self._instances(part):
+                if found is False and not strict:
+                    yield FALSE
+                elif found is False:
+                    raise SpaceError(error("SP502", f"{part.span.text} does not hold", part.span))
+                elif found is not True:
+                    yield found
+
+    def _instances(self, part: tree.Expr) -> Iterator[bool | Condition]:
+        """The condition, once for each binding of its index names."""
+        bindings = self._bindings(part)
+        if not bindings:
+            yield from self._each(part, self.scope)
+            return
+        names = list(bindings)
+        found = 0
+        for values in product(*bindings.values()):
+            inner = self.scope.inside(self.frame)
+            for name, value in zip(names, values, strict=True):
+                inner.bind(name, Dim.of(value))
+            if all(self._exists(path, inner) for path in self._paths(part)):
+                found += 1
+                yield from self._each(part, inner)
+        if not found:
+            raise SpaceError(error("SP504", f"no decisions fit {part.span.text}", part.span))
+
+    def _each(self, part: tree.Expr, scope: Scope) -> Iterator[bool | Condition]:
+        """The condition, once for each match of a path with `_` outside of functions."""
+        wild = [p for p in self._paths(part, functions=False) if self._wild(p, scope)]
+        texts = {p.span.text for p in wild}
+        if len(texts) > 1:
+            raise SpaceError(
+                error("SP508", f"{' and '.join(sorted(texts))} match apart from each other", part.span)
+                .hint("bind an index: width[s] <= width[s + 1]")
+            )  # fmt: skip
+        if not wild:
+            yield self._truth(part, scope, None)
+            return
+        for choice in self._matches(wild[0], scope):
+            yield self._truth(part, scope, choice)
+
+    def _truth(self, part: tree.Expr, scope: Scope, each: Choice | None) -> bool | Condition:
+        inner = scope.inside(self.frame)
+        resolver = _Resolver(self, inner, each)
+        made = resolver.visit(part)
+        band = _band(made, self.frame, inner)
+        truth = condition(evaluate(made, self.frame, inner), part.span) if band is None else band
+        lives = [live for live in dict.fromkeys(resolver.lives) if live != TRUE]
+        if not lives or truth is True:
+            return truth
+        present = conjunction(*lives)
+        return negate(present) if truth is False else disjunction(negate(present), truth)
+
+    # Paths.
+
+    def is_path(self, node: object) -> bool:
+        """Whether a tree names a decision or a figure rather than a value in scope."""
+        match node:
+            case tree.Name(name):
+                known = name in self.decisions or (self.figures and name in FIGURES)
+                return known and self.scope.find(name) is None
+            case tree.Item() | tree.Field():
+                base = path_of(node).hops[0].name if _is_chain(node) else ""
+                owner = self.scope.find(base) if base else None
+                if not base or self.scope.find("." + base) is not None:
+                    return False
+                return owner is None or not isinstance(owner.names[base], tuple)
+            case _:
+                return False
+
+    def _paths(self, node: object, functions: bool = True) -> Iterator[tree.Expr]:
+        """The paths below a tree; with `functions` those in arguments of functions too."""
+        if self.is_path(node):
+            assert isinstance(node, tree.Name | tree.Item | tree.Field)
+            yield node
+        elif isinstance(node, tree.CallOf) and not functions:
+            return
+        elif isinstance(node, tree.Tree):
+            for child in node.children():
+                yield from self._paths(child, functions)
+        elif isinstance(node, tuple):
+            for child in cast(tuple[object, ...], node):
+                yield from self._paths(child, functions)
+
+    def _bindings(self, part: tree.Expr) -> dict[str, list[int]]:
+        """The values of the names that stand as an index and are bound by what they match."""
+        found: dict[str, set[int]] = {}
+        for path in self._paths(part):
+            loose = Pattern(tuple(self._loose(hop) for hop in path_of(path).hops))
+            for decision in self.decisions:
+                bound = loose.match(decision)
+                for name, value in (bound or {}).items():
+                    found.setdefault(name, set()).add(value)
+        return {name: sorted(values)[:MAX_MATCHES] for name, values in found.items()}
+
+    def _loose(self, hop: tree.Hop) -> Hop:
+        """A hop with its index names, anything for other indices."""
+        indices: list[Index] = []
+        for index in hop.indices:
+            free = isinstance(index, tree.Name) and self.scope.find(index.name) is None
+            indices.append(index.name if free and isinstance(index, tree.Name) else "_")
+        return Hop(hop.name, tuple(indices))
+
+    def _pattern(self, path: tree.Expr, scope: Scope) -> Pattern:
+        return pattern(path_of(path), self.frame, scope)
+
+    def _wild(self, path: tree.Expr, scope: Scope) -> bool:
+        found = self._pattern(path, scope)
+        return found.anywhere or any(
+            hop.name == "_" or any(not isinstance(i, int) for i in hop.indices)
+            for hop in found.hops
+        )
+
+    def _exists(self, path: tree.Expr, scope: Scope) -> bool:
+        found = self._pattern(path, scope)
+        return any(found.match(p) is not None for p in self.decisions) or self._figure(path)
+
+    def _figure(self, path: tree.Expr) -> bool:
+        return isinstance(path, tree.Name) and path.name in FIGURES
+
+    def _matches(self, path: tree.Expr, scope: Scope) -> list[Choice]:
+        """The decisions of a path (SP504 if there is none)."""
+        where = self._pattern(path, scope)
+        found = [c for p, c in self.decisions.items() if where.match(p) is not None]
+        if not found:
+            wrong = error("SP504", f"no decision has the path {where}", path.span)
+            near = get_close_matches(str(where), list(self.decisions), 1)
+            raise SpaceError(wrong.hint(f"did you mean {near[0]}?") if near else wrong)
+        return found
+
+    def one(self, path: tree.Expr, scope: Scope, each: Choice | None) -> Choice | Symbol:
+        """The decision or figure that a path names; one with `_` is the match at hand."""
+        if self._figure(path) and isinstance(path, tree.Name) and path.name not in self.decisions:
+            return Symbol(path.name)
+        if self._wild(path, scope):
+            assert each is not None
+            return each
+        return self._matches(path, scope)[0]
+
+    def many(self, path: tree.Expr, scope: Scope) -> list[Choice] | None:
+        """The decisions of a path with `_`; None for one without."""
+        return self._matches(path, scope) if self._wild(path, scope) else None
+
+
+def _is_chain(node: object) -> bool:
+    """Whether a tree is names, dots and indices alone."""
+    while isinstance(node, tree.Item | tree.Field):
+        if isinstance(node, tree.Item) and any(
+            isinstance(i, tree.Full | tree.Rest | tree.Leading) for i in node.indices
+        ):
+            return False
+        node = node.value
+    return isinstance(node, tree.Name)
+
+
+@dataclass
+class _Resolver:
+    """Puts names that are bound in a scope of their own in the place of paths."""
+
+    reader: Reader
+    scope: Scope
+    each: Choice | None
+    lives: list[Condition] = field(default_factory=list[Condition])
+    count: int = 0
+
+    def visit(self, node: tree.Expr) -> tree.Expr:
+        if self.reader.is_path(node):
+            found = self.reader.one(node, self.scope, self.each)
+            if isinstance(found, Symbol):
+                return self._bound(Dim.of(found), node.span)
+            self.lives.append(found.live)
+            return self._bound(_value(found), node.span)
+        match node:
+            case tree.Binary(operator, left, right):
+                a, b = self.visit(left), self.visit(right)
+                if operator in COMPARED:
+                    a, b = self._keys(a, b), self._keys(b, a)
+                return tree.Binary(operator, a, b, span=node.span)
+            case tree.Unary(operator, operand):
+                return tree.Unary(operator, self.visit(operand), span=node.span)
+            case tree.Either(value, truth, other):
+                parts = (self.visit(value), self.visit(truth), self.visit(other))
+                return tree.Either(*parts, span=node.span)
+            case tree.Range(start, stop, step, open_):
+                ends = self.visit(start), self.visit(stop)
+                return tree.Range(*ends, step, open_, span=node.span)
+            case tree.CallOf(tree.Name(name), arguments, None) if arguments:
+                return self._call(name, node, arguments)
+            case tree.List(items):
+                return tree.List(tuple(self.visit(i) for i in items), span=node.span)
+            case tree.Set(items):
+                return tree.Set(tuple(self.visit(i) for i in items), span=node.span)
+            case _:
+                return node
+
+    def _call(
+        self, name: str, node: tree.CallOf, arguments: Sequence[tree.Argument]
+    ) -> tree.Expr:
+        """A function of matches: they are its list, those that are absent left out."""
+        if len(arguments) == 1 and self.reader.is_path(arguments[0].value):
+            choices = self.reader.many(arguments[0].value, self.scope)
+            if choices is not None:
+                return self._bound(fold(name, choices, node.span), node.span)
+        kept = tuple(
+            tree.Argument(a.name, self.visit(a.value), span=a.span) for a in arguments
+        )
+        return tree.CallOf(node.callee, kept, None, span=node.span)
+
+    def _bound(self, value: Thing, span: Span) -> tree.Name:
+        self.count += 1
+        name = f" {self.count}"
+        self.scope.bind(name, value, span)
+        return tree.Name(name, span=span)
+
+    def _keys(self, node: tree.Expr, beside: tree.Expr) -> tree.Expr:
+        """Bare words beside a decision among words as strings (SP501 if it has no such key)."""
+        value = self.scope.names.get(beside.name) if isinstance(beside, tree.Name) else None
+        if not isinstance(value, Text) or value.boolean:
+            return node
+        if isinstance(node, tree.Set):
+            items = tuple(self._keys(item, beside) for item in node.items)
+            return tree.Set(items, span=node.span)
+        if not isinstance(node, tree.Name) or node.name.startswith(" "):
+            return node
+        if self.scope.find(node.name) is not None:
+            return node
+        if node.name not in value.symbol.values:
+            known = ", ".join(map(str, value.symbol.values))
+            raise SpaceError(
+                error("SP501", f"{node.name} is no candidate of {value.symbol.name}", node.span)
+                .note(f"it takes {known}")
+            )  # fmt: skip
+        return tree.String(node.name, span=node.span)
+
+
+def _value(choice: Choice) -> Thing:
+    return Dim.of(choice.symbol) if choice.symbol.numeric else Text(choice.symbol)
+
+
+def _band(expr: tree.Expr, frame: Frame, scope: Scope) -> bool | Condition | None:
+    """`macs in 4G..5G`: both ends, rather than the whole numbers between."""
+    if not isinstance(expr, tree.Binary) or expr.operator not in ("in", "not in"):
+        return None
+    if not isinstance(expr.right, tree.Range) or expr.right.step is not None:
+        return None
+    left = evaluate(expr.left, frame, scope)
+    if not isinstance(left, Dim):
+        wrong = f"{kind(left)} lies between no numbers"
+        raise SpaceError(error("SP209", wrong, expr.left.span))
+    low = number(evaluate(expr.right.start, frame, scope), "the start", expr.right.span)
+    high = number(evaluate(expr.right.stop, frame, scope), "the end", expr.right.span)
+    inside = conjunction(
+        compare("<=", low, left), compare("<" if expr.right.open else "<=", left, high)
+    )
+    return inside if expr.operator == "in" else negate(inside)

@@ -1,0 +1,86 @@
+"""What all blocks of one elaboration share: the blocks made so far, and what may still be spent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from spacelang.diagnostics import Diagnostic, SpaceError, Span, error
+from spacelang.ir.block import Block
+from spacelang.ir.condition import Condition
+from spacelang.ir.dim import Symbol
+from spacelang.syntax import tree
+from spacelang.syntax.values import Broken, Thing
+
+if TYPE_CHECKING:
+    from spacelang.syntax.frame import Frame
+    from spacelang.syntax.scope import Library
+
+MAX_NODES = 100_000
+MAX_TURNS = 100_000
+MAX_CALLS = 32
+"""How deep calls of blocks may stand in each other."""
+
+
+@dataclass(frozen=True)
+class Import:
+    """A size of a block: where its symbol comes from. `frame` None is the immediate caller."""
+
+    size: Symbol
+    frame: Frame | None
+    symbol: Symbol
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A block that was elaborated, with what a call of it needs.
+
+    `named` says whether it opens a scope; `require` holds what it requires of each of its uses, in
+    its own sizes; a block with `errors` is never part of a graph.
+    """
+
+    block: Block
+    imports: tuple[Import, ...]
+    late: tuple[str, ...]
+    result: Thing | Broken
+    named: bool
+    require: tuple[Condition, ...] = ()
+    errors: tuple[Diagnostic, ...] = ()
+
+
+@dataclass
+class Session:
+    """One elaboration. With `hulls` every decision ranges over its hull (`within`)."""
+
+    library: Library
+    hulls: bool = False
+    compiled: dict[object, Compiled] = field(default_factory=dict[object, Compiled])
+    blocks: dict[str, Block] = field(default_factory=dict[str, Block])
+    kept: list[object] = field(default_factory=list[object])
+    named: dict[str, bool] = field(default_factory=dict[str, bool])
+    late: dict[int, tuple[str, ...]] = field(default_factory=dict[int, tuple[str, ...]])
+    lets: list[tree.Let] = field(default_factory=list[tree.Let])
+    failed: Frame | None = None
+    nodes: int = 0
+    turns: int = 0
+    reserved: set[str] = field(default_factory=set[str])
+
+    def unique(self, name: str) -> str:
+        """A block name that is not taken: `encoder`, `encoder.2`."""
+        taken = {*self.blocks, *self.reserved}
+        found, count = name, 2
+        while found in taken:
+            found, count = f"{name}.{count}", count + 1
+        return found
+
+    def spend(self, nodes: int, span: Span) -> None:
+        """Count nodes made against the limit (SP507)."""
+        self.nodes += nodes
+        if self.nodes > MAX_NODES:
+            raise SpaceError(error("SP507", f"the graph has more than {MAX_NODES:,} nodes", span))
+
+    def turn(self, turns: int, span: Span) -> None:
+        """Count turns of loops against the limit, before they are taken (SP507)."""
+        self.turns += turns
+        if self.turns > MAX_TURNS:
+            raise SpaceError(error("SP507", f"loops take more than {MAX_TURNS:,} turns", span))

@@ -1,0 +1,1 @@
+"""What a package outside spacelang can add, each in a file of its own."""

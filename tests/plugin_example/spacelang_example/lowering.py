@@ -1,0 +1,9 @@
+"""Its row in the torch backend."""
+
+import torch.nn.functional as F
+from spacelang.backends.torch.emit import Emit
+from torch import fx
+
+
+def leaky_relu(emit: Emit) -> fx.Node:
+    return emit.call(F.leaky_relu, emit.x, emit.number("slope"))

@@ -1,0 +1,459 @@
+"""Whatever is wrong with what a user gives, a command ends in a message and its exit code."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from spacelang.cli import errors
+from spacelang.cli.main import commands
+from spacelang.diagnostics import SpaceError
+from spacelang.files import Locked
+from spacelang.journal import JournalError
+
+TINY = "autoformer.space:autoformer_t"
+SPACE = """
+space small(classes = 10) {
+  input x: [B, 12]
+  choose width in {8, 16}
+  y = choose op { a: linear(x, width) as one  b: linear(x, width) as two }
+  output linear(y, classes) as head
+  weights { _: entangle }
+}
+"""
+
+
+def run(*words: object, stdin: str | bytes | None = None) -> Result:
+    return CliRunner().invoke(commands, [str(word) for word in words], input=stdin)
+
+
+def refused(*words: object, code: int = 2, stdin: str | bytes | None = None) -> str:
+    """The stderr of a command that must fail with a code; also as JSON, where it says the same."""
+    plain = run(*words, stdin=stdin)
+    assert plain.exit_code == code, plain.output
+    assert plain.stderr
+    assert "Traceback" not in plain.output
+    assert "a defect of spacelang" not in plain.stderr
+    told = run(*words, "--json", stdin=stdin)
+    assert told.exit_code == code
+    if told.stderr:  # `check` and `fmt` put what they found into their document
+        record = json.loads(told.stderr)
+        assert record["exit"] == code
+        assert record["error"]
+        for found in record["diagnostics"]:
+            assert {"code", "severity", "headline", "file", "line", "help"} <= found.keys()
+    else:
+        json.loads(told.stdout)
+    return plain.stderr
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> str:
+    (tmp_path / "small.space").write_text(SPACE)
+    return f"{tmp_path}/small.space"
+
+
+# Words that are no command, option or argument.
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["chek"], "did you mean check?"),
+        (["\x1b[31m"], "there is no command"),
+        (["check"], "Missing argument"),
+        (["info"], "Missing argument"),
+        (["info", TINY, "extra"], "unexpected extra argument"),
+        (["info", TINY, "--nothing"], "--nothing"),
+        (["sample", TINY, "-n", "0"], "0 is not in the range"),
+        (["sample", TINY, "-n", "1000001"], "not in the range"),
+        (["sample", TINY, "-n", "two"], "'two' is not a valid integer"),
+        (["sample", TINY, "--seed", "-1"], "-1 is not in the range"),
+        (["sample", TINY, "--law", "uniform"], "'uniform' is not one of"),
+        (["show", TINY, "--as", "png"], "'png' is not one of"),
+        (["explain", "SP999"], "there is no code 'SP999'"),
+        (["explain", "../SP101"], "there is no code"),
+        (["explain", ""], "there is no code ''"),
+        (["new", "for"], "'for' is no name"),
+        (["new", "a b"], "'a b' is no name"),
+        (["new", "1st"], "'1st' is no name"),
+        (["new", "x" * 65], "is no name"),
+        (["new", "attention"], "attention means something"),
+        (["new", "mine", "--like", "autofromer"], "did you mean autoformer?"),
+        (["new", "mine", "--like", "../spaces/deit"], "no shipped space"),
+        (["new", ""], "is no name"),
+        (["compile", TINY], "Missing option '-o'"),
+    ],
+)
+def test_wrong_words(
+    words: list[str], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert says in refused(*words)
+    assert list(tmp_path.iterdir()) == [], "nothing was written"
+
+
+# Addresses and files.
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "",
+        " ",
+        "nothing.space",
+        "nothing.space:name",
+        ".",
+        "/",
+        "/dev/null",
+        "/dev/zero",
+        "autoformer.space:",
+        "autoformer.space:nobody",
+        "autoformer.space:attention",
+        "autoformer.space:autoformer",
+        "autoformer.space:autoformer_t:autoformer_t",
+        "autoformer.space:../autoformer_t",
+        "../../etc/passwd",
+        "a\x00b.space",
+        "x" * 5000 + ".space",
+        "\x1b[2J\x07.space",
+        "new\nline.space",
+        "\u202egnp.space",
+        "\udc80.space",
+    ],
+)
+@pytest.mark.parametrize("command", ["info", "count", "show", "sample", "cost"])
+def test_hostile_addresses(command: str, address: str) -> None:
+    if address == "autoformer.space:":
+        pytest.skip("the last space of the file")
+    told = refused(command, address)
+    assert not any(sign in told for sign in ("\x1b", "\x07", "\x00", "\u202e"))
+
+
+@pytest.mark.parametrize(
+    "name", ["with space.space", "ümläut-字.space", "new\nline.space", "-x.space"]
+)
+def test_names_that_are_unusual_but_legal(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(SPACE)
+    assert json.loads(run("info", "--json", tmp_path / name).stdout)["size"] == "4"
+    assert run("check", tmp_path / name).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\xff\xfe\x00",
+        b"space",
+        b"\x00" * 100,
+        "\ufeffspace a { }".encode(),
+        b"(" * 100_000,
+        b"# " + b"x" * (1 << 20),
+        b"use autoformer",
+        b"space a = a()",
+        b"subnet s of s { }",
+        b"use small",
+    ],
+)
+def test_files_that_are_no_spaces(content: bytes, tmp_path: Path) -> None:
+    file = tmp_path / "small.space"
+    file.write_bytes(content)
+    refused("info", file)
+    result = run("check", file)
+    assert result.exit_code in (0, 2), "without a space there is nothing wrong"
+    assert file.read_bytes() == content
+    if b"\xff" in content or len(content) > 1 << 20:
+        refused("fmt", file)
+
+
+def test_folders_and_pipes_are_no_files(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.space")
+    for command in (["check"], ["fmt"], ["info"]):
+        assert "SP104" in refused(*command, tmp_path / "pipe.space")
+    for command in (["check"], ["fmt"]):
+        assert "SP104" in refused(*command, tmp_path)
+
+
+def test_stdin_of_fmt_is_bounded() -> None:
+    assert "SP102" in refused("fmt", "-", stdin="#" * ((1 << 20) + 1))
+    assert "SP104" in refused("fmt", "-", stdin=b"\xff")
+
+
+# --set.
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ("classes", "is not NAME=VALUE"),
+        ("=3", "is not NAME=VALUE"),
+        ("1=3", "is not NAME=VALUE"),
+        ("a.b=3", "is not NAME=VALUE"),
+        ("clases=3", "has no parameter clases"),
+        ("classes=", "SP101"),
+        ("classes=three", "a setting is a literal"),
+        ("classes='3'", "SP101"),
+        ("classes=1e400", "SP103"),
+        ("classes=99999999999999999999", "SP103"),
+        ("classes=2.5", "SP302"),
+        ('classes="ten"', "SP209"),
+        ("classes=true", "SP209"),
+        ("classes=none", "SP209"),
+        ("classes=min(1, 2)", "a setting is a literal"),
+        ("classes=1 + 1", "a setting is a literal"),
+        ("classes={1, 2..}", "SP101"),
+        ("classes=1..3 by 0", "SP103"),
+        ("classes={1..100000000}", "SP507"),
+        ("classes=" + "(" * 500, "SP102"),
+    ],
+)
+def test_wrong_settings(setting: str, says: str, small: str) -> None:
+    assert says in refused("info", small, "--set", setting)
+
+
+def test_a_parameter_is_set_once(small: str) -> None:
+    told = refused("info", small, "--set", "classes=3", "--set", "classes=4")
+    assert "classes is set twice" in told
+
+
+# --arch.
+
+
+@pytest.mark.parametrize(
+    ("content", "code"),
+    [
+        (b"", "SP509"),
+        (b"null", "SP509"),
+        (b"[]", "SP509"),
+        (b"3", "SP509"),
+        (b"{", "SP509"),
+        (b"\xff", "SP509"),
+        (b"[" * 100_000, "SP509"),
+        (b'{"width": 8, "width": 16, "op": "a"}', "SP509"),
+        (b'{"width": NaN}', "SP509"),
+        (b'{"width": Infinity}', "SP509"),
+        (b'{"width": ' + b"9" * 5000 + b"}", "SP509"),
+        (b" " * ((1 << 20) + 1), "SP509"),
+        (b"{}", "SP506"),
+        (b'{"width": 8}', "SP506"),
+        (b'{"width": 8, "op": "a", "deep": 3}', "SP504"),
+        (b'{"widht": 8, "op": "a"}', "did you mean width?"),
+        (b'{"width": 9, "op": "a"}', "SP501"),
+        (b'{"width": "8", "op": "a"}', "SP501"),
+        (b'{"width": true, "op": "a"}', "SP501"),
+        (b'{"width": null, "op": "a"}', "SP501"),
+        (b'{"width": [8], "op": "a"}', "SP501"),
+        (b'{"width": {"a": 8}, "op": "a"}', "SP501"),
+        (b'{"width": 1e999, "op": "a"}', "SP501"),
+        (b'{"width": 8, "op": "c"}', "SP501"),
+        (b'{"width": 8, "op": ""}', "SP501"),
+        (b'{"width": 8, "op": 0}', "SP501"),
+        (b'{"width": 8, "op": "\\u001b[2J"}', "SP501"),
+    ],
+)
+def test_wrong_assignments(content: bytes, code: str, small: str, tmp_path: Path) -> None:
+    file = tmp_path / "arch.json"
+    file.write_bytes(content)
+    told = refused("cost", small, "--arch", file)
+    assert code in told
+    assert "\x1b" not in told
+    assert code in refused("cost", small, "--arch", "-", stdin=content)
+
+
+@pytest.mark.parametrize("name", ["nothing.json", ".", "/dev/zero", "a\x00b", ""])
+def test_assignments_that_are_no_files(name: str, small: str) -> None:
+    assert "SP509" in refused("cost", small, "--arch", name)
+
+
+# --where.
+
+
+@pytest.mark.parametrize(
+    ("budget", "code"),
+    [
+        ("params", "SP209"),
+        ("params <", "SP101"),
+        ("params in", "SP101"),
+        ("parms <= 5", "did you mean params?"),
+        ("params <= 5 macs", "SP101"),
+        ("params * width <= 5M", "SP508"),
+        ("params <= 5 or macs <= 5", "SP508"),
+        ("params != 5", "SP508"),
+        ("params + macs <= 5", "SP508"),
+        ("params <= 1/0", "SP"),
+        ("params <= 1e999", "SP103"),
+        ("width <= 'a'", "SP101"),
+        ('width <= "a"', "SP209"),
+        ("f(params)", "SP101"),
+        ("\x1b[2J", "SP101"),
+        ("(" * 1000, "SP102"),
+    ],
+)
+@pytest.mark.parametrize("command", ["count", "sample"])
+def test_wrong_budgets(command: str, budget: str, code: str, small: str) -> None:
+    told = refused(command, small, "--where", budget)
+    assert code in told
+    assert "\x1b" not in told
+
+
+def test_an_empty_budget_says_what_can_be_reached(small: str) -> None:
+    told = refused("sample", small, "--where", "params in 1..2")
+    assert "SP502" in told
+    assert "params reaches 194 to 378" in told
+    assert run("count", small, "--where", "params in 1..2").stdout == "0\n"
+
+
+# --after and --passes.
+
+
+@pytest.mark.parametrize(
+    "passes", ["nothing", "nothing{a=1}", "{", "}", "entangle{", "a,,b", "\x1b"]
+)
+def test_wrong_passes(passes: str, small: str, tmp_path: Path) -> None:
+    for words in (["info", small, "--after", passes], ["compile", small, "--passes", passes]):
+        end = ["-o", str(tmp_path / "out")] if words[0] == "compile" else []
+        assert "\x1b" not in refused(*words, *end)
+    assert not (tmp_path / "out").exists()
+
+
+# Random texts.
+
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from('{}[]().,=<>"0 1a'))
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | TEXTS,
+    lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from(["width", "op"]), inner),
+)
+
+
+@settings(max_examples=60)
+@given(text=TEXTS)
+@pytest.mark.parametrize("option", ["--set", "--where", "--after"])
+def test_any_text_is_an_answer_or_a_diagnostic(
+    option: str, text: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    file = tmp_path_factory.getbasetemp() / "any.space"
+    file.write_text(SPACE)
+    for words in ([option, text], [option, f"classes={text}"]):
+        command = "count" if option != "--after" else "info"
+        result = run(command, str(file), *words)
+        assert result.exit_code in (0, 2), result.output
+        assert not result.stderr or not set(result.stderr) & set("\x00\x07\x1b\u202e")
+
+
+@settings(max_examples=60)
+@given(content=st.binary() | TEXTS.map(str.encode) | VALUES.map(json.dumps).map(str.encode))
+def test_any_assignment_is_an_answer_or_a_diagnostic(
+    content: bytes, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    file = tmp_path_factory.getbasetemp() / "any.space"
+    file.write_text(SPACE)
+    result = run("cost", str(file), "--arch", "-", stdin=content)
+    assert result.exit_code in (0, 2), result.output
+
+
+# Failures of the surroundings, one row a kind.
+
+
+def fails(monkeypatch: pytest.MonkeyPatch, failure: BaseException) -> Callable[..., Result]:
+    @click.command()
+    @click.option("--json", "as_json", is_flag=True)
+    def broken(as_json: bool) -> None:
+        raise failure
+
+    monkeypatch.setattr(type(commands), "get_command", lambda *_: broken)
+    return run
+
+
+@pytest.mark.parametrize(
+    ("failure", "code", "says"),
+    [
+        (OSError(errno.ENOSPC, "No space left", "run/a"), 3, "No space left: 'run/a'"),
+        (PermissionError(errno.EACCES, "Not allowed", "x\x1b"), 3, "Not allowed: 'x\\x1b'"),
+        (OSError("odd"), 3, "odd"),
+        (OSError(), 3, "OSError"),
+        (MemoryError(), 3, "not enough memory"),
+        (ModuleNotFoundError("No module named 'onnx'", name="onnx"), 3, "No module named 'onnx'"),
+        (Locked(Path("run"), 42, "node7"), 4, "in use by process 42 on node7: 'run'"),
+        (JournalError(Path("log.jsonl"), (3,)), 5, "damaged at line 3"),
+        (errors.VerificationError("the hash differs", "a note"), 5, "= a note"),
+        (SpaceError([]), 2, ""),
+        (ZeroDivisionError("by zero"), 1, "a defect of spacelang: ZeroDivisionError: by zero"),
+        (RecursionError("deep"), 1, "a defect of spacelang"),
+    ],
+)  # fmt: skip
+def test_each_failure_has_its_exit_code(
+    failure: BaseException, code: int, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if isinstance(failure, SpaceError) and not failure.diagnostics:
+        pytest.skip("a report without diagnostics is never raised")
+    monkeypatch.delenv(errors.TRACEBACK, raising=False)
+    result = fails(monkeypatch, failure)("info")
+    assert result.exit_code == code
+    assert says in result.stderr
+    assert "\x1b" not in result.stderr
+    record = json.loads(fails(monkeypatch, failure)("info", "--json").stderr.splitlines()[-1])
+    assert record["exit"] == code
+
+
+def test_a_defect_shows_where_it_is_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(errors.TRACEBACK, "1")
+    result = fails(monkeypatch, ZeroDivisionError())("info")
+    assert isinstance(result.exception, ZeroDivisionError)
+
+
+@pytest.mark.parametrize("failure", [KeyboardInterrupt(), errors.Terminated()])
+def test_an_interrupt_says_nothing(failure: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = fails(monkeypatch, failure)("info")
+    assert result.exit_code == (143 if isinstance(failure, errors.Terminated) else 130)
+    assert result.output == ""
+
+
+def test_a_folder_that_cannot_be_written_is_exit_3(small: str, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("kept")
+    refused("show", small, "-o", file / "x.svg", code=3)
+    refused("show", small, "-o", tmp_path, code=3)
+    refused("compile", small, "-o", file, code=3)
+    refused("compile", small, "-o", file / "deep", code=3)
+    refused("new", file / "mine", code=3)
+    assert file.read_text() == "kept"
+
+
+def test_odd_surroundings_change_nothing(tmp_path: Path) -> None:
+    """Python -O, warnings as errors, no locale, a narrow terminal, no home."""
+    (tmp_path / "small.space").write_text(SPACE)
+    root = str(Path(__file__).parents[1])
+    words = ["-m", "spacelang", "info", "small.space"]
+    plain = {"PATH": os.environ["PATH"], "PYTHONPATH": root}
+
+    def told(*flags: str, **environment: str) -> bytes:
+        done = subprocess.run(
+            [sys.executable, *flags, *words],
+            cwd=tmp_path, env={**plain, **environment}, capture_output=True,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert done.stderr == b""
+        return done.stdout
+
+    first = told()
+    assert b"378" in first
+    assert told("-O", "-W", "error") == first
+    assert (
+        told(LC_ALL="C", PYTHONHASHSEED="7", COLUMNS="20", NO_COLOR="1", HOME="/nowhere") == first
+    )
+    ascii_only = told(PYTHONIOENCODING="ascii")
+    assert b"378" in ascii_only

@@ -1,0 +1,96 @@
+"""The size and reach of a space in plain Python: against the counting with numpy, and by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from spacelang import load
+from spacelang.analysis import extent as extents
+from spacelang.analysis.extent import extent
+from spacelang.analysis.queries import counter
+from spacelang.diagnostics import Source, SpaceError
+
+SEARCHABLE = (
+    "autoformer.space:autoformer_t",
+    "cream.space:cream",
+    "s3.space:s3_start",
+    "efficientvit.space:efficientvit_search",
+    "tinyvit.space:tinyvit_contraction",
+    "cdarts.space:cifar10",
+    "deit.space:deit_ti",
+)
+
+
+@pytest.mark.parametrize("address", SEARCHABLE)
+def test_it_agrees_with_counting(address: str) -> None:
+    graph = load(f"spaces/{address}")
+    found = extent(graph)
+    for figure in ("params", "macs", "activations"):
+        assert getattr(found, figure) == counter(graph).extremes(figure)
+    assert found.size == graph.size()
+    if not graph.require:
+        low, high = found.params
+        assert graph.size(where=f"params in {low}..{high}") == found.size
+        assert graph.size(where=f"params < {low}") == 0
+        assert graph.size(where=f"params > {high}") == 0
+
+
+def test_by_hand() -> None:
+    """One layer of 2 or 3, and a second of 1 or 4 that is there or not: 2 + 2 * 2 networks."""
+    text = """
+    space hand {
+      input x: [B, 5]
+      choose a in {2, 3}
+      choose depth in {0, 1}
+      block last(x: [B, 5]) -> [B, 5] { choose b in {1, 4} return x + linear(x, 5, bias: false) }
+      y = linear(linear(x, a, bias: false) as one, 5, bias: false) as two
+      for i in 0..<depth { y = last(y) as last }
+      output y
+      weights { _: entangle }
+    }
+    """
+    graph = load(Source("hand", text))
+    found = extent(graph)
+    assert found.size == 6
+    assert found.params == (2 * 5 * 2, 2 * 5 * 3 + 25)
+    assert found.macs == found.params
+    assert found.activations == (2 + 5, 3 + 5 + 5)
+
+
+def test_a_requirement_that_nothing_meets() -> None:
+    text = """
+    space none {
+      input x: [B, 5]
+      choose a in {2, 3}
+      choose b in {2, 3}
+      output linear(linear(x, a) as one, b) as two
+      weights { _: entangle }
+      require a + b > 6
+    }
+    """
+    graph = load(Source("none", text))
+    with pytest.raises(SpaceError, match="SP502"):
+        extent(graph)
+
+
+def test_what_hangs_together_too_closely_is_counted_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    graph = load("spaces/autoformer.space:autoformer_t")
+    plain = extent(graph)
+    monkeypatch.setattr(extents, "POINTS", 8)
+    assert extent(graph) == plain
+
+
+def test_it_needs_no_numpy(fresh_python: Callable[..., str], root: Path) -> None:
+    program = """
+import sys
+from spacelang import load
+from spacelang.analysis.extent import extent
+graph = load("spaces/cream.space:cream")
+print(extent(graph).size, "numpy" in sys.modules)
+"""
+    assert fresh_python("-c", program, cwd=root).split() == ["21936950640377856", "False"]

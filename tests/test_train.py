@@ -1,0 +1,694 @@
+"""Training and search runs on a tiny space: exact resume, recipes, failures, folders, signals."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import spacelang
+from spacelang.backends.torch import train as train_module
+from spacelang.backends.torch import training
+from spacelang.backends.torch.data import Dataset, open_data
+from spacelang.backends.torch.evaluate import evaluate, evaluate_test, score
+from spacelang.backends.torch.interrupt import Interrupt, Interrupted
+from spacelang.backends.torch.progress import Bars, Lines, progress
+from spacelang.backends.torch.recipe import Recipe, parameter_groups, recipe_from
+from spacelang.backends.torch.run import Log, RunFolder, preflight, read_log, read_record
+from spacelang.backends.torch.search import search
+from spacelang.backends.torch.supernet import Supernet
+from spacelang.backends.torch.train import NotFinite, TorchTrainer
+from spacelang.backends.torch.training import load_trained, train
+from spacelang.diagnostics import Source, SpaceError
+from spacelang.engines.baselines import Extreme, RandomSearch
+from spacelang.engines.evolution import Evolution
+from spacelang.engines.paths import Plans
+from spacelang.engines.protocol import LossTerm, Samples, StepPlan
+from spacelang.files import Lock, Locked
+from spacelang.ir.graph import Graph
+from spacelang.journal import read_journal
+
+SPACE = """
+use vit
+default linear(init: trunc_normal(0.1), bias_init: 0)
+default parameter(init: trunc_normal(0.1))
+space digits {
+  input x: [B, 1, 8, 8]
+  choose width in {8, 12}
+  choose depth in 1..2
+  block layer(x: [B, N, C], drop) -> [B, N, C] {
+    choose ratio in {1, 2}
+    return x + (layer_norm(x) as norm |> mlp(C * ratio) as mlp |> drop_path(drop))
+  }
+  x = patch_embed(x, width, patch: 4) as stem |> tokens |> add_positions as _
+  for i in 0..<depth { x = layer(x, drop: 0.25 * i) }
+  output mean(x, axes: [1]) |> linear(10) as head
+  weights { _: entangle }
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def graph() -> Graph:
+    return spacelang.load(Source("<digits>", SPACE))
+
+
+@pytest.fixture(scope="module")
+def data() -> Dataset:
+    """The digits, few of them: 200 to train on."""
+    whole = open_data("digits")
+    return replace(whole, train=first(whole.train, 200), validation=first(whole.validation, 120))
+
+
+def first(part, count):  # noqa: ANN001, ANN201
+    from spacelang.backends.torch.data import first_samples
+
+    return first_samples(part, count)
+
+
+RECIPE = Recipe(
+    epochs=4, batch_size=48, lr=3e-3, warmup_epochs=1, aug="digits", model_ema=True, val_interval=2
+)
+
+
+def fingerprint(folder: Path) -> dict[str, object]:
+    """Everything a run leaves that must not depend on how often it was stopped."""
+    lines = [entry for entry in read_log(folder)]
+    files = sorted(folder.glob("checkpoint-*.safetensors"))
+    return {
+        "log": lines,
+        "summary": (folder / "summary.csv").read_text(),
+        "checkpoint": hashlib.sha256(files[-1].read_bytes()).hexdigest(),
+    }
+
+
+@pytest.fixture(scope="module")
+def whole(graph: Graph, data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was never stopped."""
+    folder = tmp_path_factory.mktemp("whole") / "train"
+    train(graph, data, RECIPE, folder, seed=3)
+    return folder
+
+
+class Dies(Exception):
+    """The process is gone."""
+
+
+def test_a_run_leaves_its_record(whole: Path, graph: Graph, data: Dataset) -> None:
+    log = read_log(whole)
+    assert [entry["epoch"] for entry in log] == [1, 2, 3, 4]
+    assert [entry["step"] for entry in log] == [5, 10, 15, 20]
+    assert ["validation_accuracy" in entry for entry in log] == [False, True, False, True]
+    assert all(0 < entry["loss"] < 4 for entry in log)
+    record = read_record(whole)
+    assert record["kind"] == "training"
+    assert record["seed"] == 3
+    assert record["recipe"]["batch_size"] == 48
+    assert "torch" in record["made_with"]
+    trained = load_trained(graph, data, whole)
+    assert trained.steps == 20
+    assert not trained.model.training
+    assert len(trained.log) == 4
+    assert (whole / "summary.csv").read_text().splitlines()[0].startswith("epoch,step,loss")
+
+
+@pytest.mark.parametrize("stops", [[5], [10, 15], [3], [7, 8, 12], [19]])
+def test_resumed_runs_are_bit_identical(
+    stops: list[int],
+    whole: Path,
+    graph: Graph,
+    data: Dataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Stopped by a signal after any step and taken up again: weights, moments, average, log."""
+    folder = tmp_path / "train"
+    original = TorchTrainer.step
+    for stop in stops:
+
+        def step(self, plan, stop=stop):  # noqa: ANN001, ANN202
+            metrics = original(self, plan)
+            if self.taken == stop:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return metrics
+
+        monkeypatch.setattr(TorchTrainer, "step", step)
+        with pytest.raises(Interrupted) as stopped:
+            train(graph, data, RECIPE, folder, seed=3)
+        assert stopped.value.code == 143
+        assert read_log(folder) == read_log(whole)[: stop // 5]
+        monkeypatch.setattr(TorchTrainer, "step", original)
+    train(graph, data, RECIPE, folder, seed=3)
+    assert fingerprint(folder) == fingerprint(whole)
+
+
+@pytest.mark.parametrize("where", ["log", "checkpoint", "step"])
+def test_a_lost_end_is_repeated_exactly(
+    where: str,
+    whole: Path,
+    graph: Graph,
+    data: Dataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Death right after the log was written, after the checkpoint was, or in the next epoch."""
+    folder = tmp_path / "train"
+
+    def dying(function, at):  # noqa: ANN001, ANN202
+        calls = 0
+
+        def call(*args, **kwargs):  # noqa: ANN002, ANN003, ANN202
+            nonlocal calls
+            calls += 1
+            result = function(*args, **kwargs)
+            if calls == at:
+                raise Dies
+            return result
+
+        return call
+
+    owner, name, at = {
+        "log": (Log, "add", 2),
+        "checkpoint": (TorchTrainer, "save", 2),
+        "step": (TorchTrainer, "step", 13),
+    }[where]
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, dying(getattr(owner, name), at))
+        with pytest.raises(Dies):
+            train(graph, data, RECIPE, folder, seed=3)
+    train(graph, data, RECIPE, folder, seed=3)
+    assert fingerprint(folder) == fingerprint(whole)
+
+
+def test_a_finished_run_is_only_read(
+    whole: Path, graph: Graph, data: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = fingerprint(whole)
+    monkeypatch.setattr(TorchTrainer, "step", lambda self, plan: pytest.fail("a step was taken"))
+    trained = train(graph, data, RECIPE, whole, seed=3)
+    assert trained.steps == 20
+    assert fingerprint(whole) == before
+
+
+def test_runs_depend_on_their_seed_and_settings(
+    whole: Path, graph: Graph, data: Dataset, tmp_path: Path
+) -> None:
+    train(graph, data, replace(RECIPE, epochs=1), tmp_path / "other", seed=4)
+    assert read_log(tmp_path / "other")[0]["loss"] != read_log(whole)[0]["loss"]
+
+
+def test_a_folder_takes_only_its_own_run(whole: Path, graph: Graph, data: Dataset) -> None:
+    with pytest.raises(SpaceError, match=r"SP702(.|\n)*recipe.lr: 0.003 there, 0.004 here"):
+        train(graph, data, replace(RECIPE, lr=4e-3), whole, seed=3)
+    with pytest.raises(SpaceError, match=r"SP702(.|\n)*seed: 3 there, 5 here"):
+        train(graph, data, RECIPE, whole, seed=5)
+    with pytest.raises(SpaceError, match=r"SP702(.|\n)*kind: training there, search here"):
+        with RunFolder(whole, "search", {}):
+            pytest.fail("entered")
+
+
+def test_a_locked_folder_is_refused(graph: Graph, data: Dataset, tmp_path: Path) -> None:
+    with Lock(tmp_path), pytest.raises(Locked, match=str(os.getpid())):
+        train(graph, data, RECIPE, tmp_path)
+    assert not (tmp_path / "run.json").exists()
+
+
+def test_an_unfinished_run_cannot_be_searched(
+    graph: Graph, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(SpaceError, match="run.json is missing"):
+        load_trained(graph, data, tmp_path)
+    original = TorchTrainer.save
+
+    def save(self, store, state):  # noqa: ANN001, ANN202
+        original(self, store, state)
+        raise Dies
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TorchTrainer, "save", save)
+        with pytest.raises(Dies):
+            train(graph, data, RECIPE, tmp_path, seed=3)
+    with pytest.raises(SpaceError, match="1 of 4 epochs are trained"):
+        load_trained(graph, data, tmp_path)
+
+
+def test_trained_on_other_images_is_refused(whole: Path, graph: Graph, data: Dataset) -> None:
+    with pytest.raises(SpaceError, match="another split"):
+        load_trained(graph, replace(data, split_digest="0" * 64), whole)
+
+
+def test_images_must_fit_the_network(graph: Graph, data: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(SpaceError, match=r"images are \[1, 9, 9\](.|\n)*--set image=9"):
+        train(graph, replace(data, shape=(1, 9, 9)), RECIPE, tmp_path)
+    with pytest.raises(SpaceError, match=r"has 3 classes, not 10(.|\n)*--set classes=3"):
+        train(graph, replace(data, classes=("a", "b", "c")), RECIPE, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+# Steps.
+
+
+@pytest.fixture
+def trainer(graph: Graph, data: Dataset) -> TorchTrainer:
+    return TorchTrainer(Supernet(graph, seed=0), graph, data, RECIPE, seed=0)
+
+
+def plans(trainer: TorchTrainer, count: int) -> list[StepPlan]:
+    made = Plans(trainer.recipe.engine, trainer.graph, trainer.seed, trainer.steps("train"))
+    return [made.at(step) for step in range(count)]
+
+
+def test_no_global_randomness(trainer: TorchTrainer) -> None:
+    torch.manual_seed(0)
+    before = torch.random.get_rng_state()
+    for plan in plans(trainer, 3):
+        trainer.step(plan)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    first = [t.clone() for t in trainer.model.state_dict().values()]
+    torch.manual_seed(123)
+    again = TorchTrainer(
+        Supernet(trainer.graph, seed=0), trainer.graph, trainer.data, RECIPE, seed=0
+    )
+    for plan in plans(again, 3):
+        again.step(plan)
+    assert all(map(torch.equal, first, again.model.state_dict().values()))
+
+
+def test_a_step_touches_its_own_architecture_only(trainer: TorchTrainer) -> None:
+    """A narrow, shallow step leaves the second layer and the last columns as they were."""
+    smallest = trainer.graph.decisions.extreme("smallest")
+    (plan,) = plans(trainer, 1)
+    before = {name: t.clone() for name, t in trainer.model.state_dict().items()}
+    trainer.step(replace(plan, assignment=smallest))
+    after = trainer.model.state_dict()
+    assert all(torch.equal(after[n], before[n]) for n in after if n.startswith("layer.1."))
+    assert not torch.equal(after["head.weight"], before["head.weight"])
+    gradient = trainer.model.get_parameter("head.weight").grad
+    assert gradient is not None
+    assert bool((gradient[:, 8:] == 0).all())
+
+
+def test_unused_layers_decay_only_where_asked(graph: Graph, data: Dataset) -> None:
+    shrunk = {}
+    for unsampled in ("freeze", "decay"):
+        recipe = replace(RECIPE, unsampled=unsampled, weight_decay=0.5, warmup_epochs=0)
+        trainer = TorchTrainer(Supernet(graph, seed=0), graph, data, recipe, seed=0)
+        large, small = (graph.decisions.extreme(which) for which in ("largest", "smallest"))
+        first, second = plans(trainer, 2)
+        trainer.step(replace(first, assignment=large))
+        before = trainer.model.get_parameter("layer.1.mlp.fc1.weight").detach().clone()
+        trainer.step(replace(second, assignment=small))
+        after = trainer.model.get_parameter("layer.1.mlp.fc1.weight").detach()
+        shrunk[unsampled] = not torch.equal(before, after)
+    assert shrunk == {"freeze": False, "decay": True}
+
+
+def test_the_average_follows(trainer: TorchTrainer) -> None:
+    assert trainer.average is not None
+    name = "head.weight"
+    wanted = trainer.average[name].clone().double()
+    for plan in plans(trainer, 3):
+        trainer.step(plan)
+        decay = min(0.9998, (1 + plan.step) / (10 + plan.step))
+        own = trainer.model.state_dict()[name].double()
+        wanted = decay * wanted + (1 - decay) * own
+    assert torch.allclose(trainer.average[name].double(), wanted, atol=1e-7)
+    own = trainer.model.state_dict()[name].clone()
+    with trainer.averaged():
+        assert torch.equal(trainer.model.state_dict()[name], trainer.average[name])
+    assert torch.equal(trainer.model.state_dict()[name], own)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"network": "evaluation"}, "no network 'evaluation'"),
+        ({"teacher": "resnet"}, "no teacher 'resnet'"),
+        ({"groups": ("alphas",)}, "no parameter groups"),
+        ({"losses": ()}, "has no loss"),
+        ({"losses": (LossTerm("magic"),)}, "no loss magic; known: cross_entropy"),
+        ({"data": "test"}, "no part of the data is called test"),
+    ],
+)
+def test_steps_that_cannot_be_taken(
+    change: dict[str, object], words: str, trainer: TorchTrainer
+) -> None:
+    (plan,) = plans(trainer, 1)
+    with pytest.raises(SpaceError, match=words):
+        trainer.step(replace(plan, **change))
+
+
+def test_losses_are_weighted_and_smoothed(trainer: TorchTrainer) -> None:
+    (plan,) = plans(trainer, 1)
+    assert plan.losses[0].options == {"smoothing": 0.1}
+    trainer.optimizer.zero_grad()
+    doubled = replace(plan, losses=(replace(plan.losses[0], weight=2.0),))
+    metrics = trainer.step(doubled)
+    assert metrics.loss == pytest.approx(2 * metrics.terms["cross_entropy"])
+    assert metrics.total == 48
+    assert metrics.rate == pytest.approx(RECIPE.warmup_lr)
+
+
+def test_clipping(graph: Graph, data: Dataset) -> None:
+    recipe = replace(RECIPE, clip_grad=1e-3)
+    trainer = TorchTrainer(Supernet(graph, seed=0), graph, data, recipe, seed=0)
+    trainer.step(plans(trainer, 1)[0])
+    norm = torch.nn.utils.get_total_norm(
+        [p.grad for p in trainer.model.parameters() if p.grad is not None]
+    )
+    assert norm.item() == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_mixed_precision_trains(graph: Graph, data: Dataset) -> None:
+    trainer = TorchTrainer(Supernet(graph), graph, data, replace(RECIPE, amp=True), seed=0)
+    seen = []
+    handle = trainer.model.get_submodule("layer.0").register_forward_hook(
+        lambda module, inputs, output: seen.append(torch.is_autocast_enabled("cpu"))
+    )
+    metrics = [trainer.step(plan) for plan in plans(trainer, 3)]
+    handle.remove()
+    assert seen
+    assert all(seen)
+    assert all(math.isfinite(m.loss) for m in metrics)
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_not_finite_stops_and_tells(
+    what: str, graph: Graph, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = 0
+    original = train_module.LOSSES["cross_entropy"]
+
+    def poisoned(logits, labels, options):  # noqa: ANN001, ANN202
+        nonlocal calls
+        calls += 1
+        loss = original(logits, labels, options)
+        if calls != 8:
+            return loss
+        # The square root of zero is finite and has no finite gradient.
+        return loss * float("nan") if what == "loss" else loss + (logits * 0).abs().sqrt().sum()
+
+    monkeypatch.setattr(train_module, "LOSSES", {"cross_entropy": poisoned})
+    folder = tmp_path / "train"
+    with pytest.raises(NotFinite, match=f"SP703.*the {what} of step 7"):
+        train(graph, data, RECIPE, folder, seed=3)
+    facts = json.loads((folder / "nan-7.json").read_text())
+    assert facts["what"] == what
+    assert (facts["epoch"], facts["batch"]) == (1, 2)
+    assert len(facts["samples"]) == 48
+    graph.decisions.check(facts["assignment"])
+    # What is on disk is the last good epoch, and with the cause gone the run goes on from there.
+    assert [entry["epoch"] for entry in read_log(folder)] == [1]
+    monkeypatch.undo()
+    assert len(train(graph, data, RECIPE, folder, seed=3).log) == 4
+
+
+def test_out_of_memory_names_the_architecture(
+    trainer: TorchTrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def explode(*_: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 8 bytes")
+
+    (plan,) = plans(trainer, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(Supernet, "forward", explode)
+        with pytest.raises(SpaceError, match=r"SP703(.|\n)*width(.|\n)*--batch-size 24"):
+            trainer.step(plan)
+        assert [s.failure for s in trainer.probe([plan.assignment], Samples())] == ["out of memory"]
+
+        def fail(*_: object) -> None:
+            raise RuntimeError("something else")
+
+        patch.setattr(Supernet, "forward", fail)
+        with pytest.raises(RuntimeError, match="something else"):
+            trainer.step(plan)
+        with pytest.raises(RuntimeError, match="something else"):
+            list(trainer.probe([plan.assignment], Samples()))
+    assert trainer.step(plan).total == 48
+
+
+# Scores.
+
+
+def test_scores_count_right_answers(graph: Graph, data: Dataset) -> None:
+    class Always(torch.nn.Module):
+        def __init__(self, answer: int) -> None:
+            super().__init__()
+            self.answer = torch.nn.Parameter(torch.tensor(float(answer)))
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            one_hot = torch.nn.functional.one_hot(self.answer.long(), 10).float()
+            return one_hot.expand(len(images), 10)
+
+    for digit in (0, 7):
+        found = evaluate(Always(digit), data.validation, batch_size=50)
+        assert found.correct == int((data.validation.labels == digit).sum())
+        assert found.total == 120
+    assert evaluate_test(Always(3), data).total == data.counts["test"]
+    broken = Always(1)
+    broken.forward = lambda images: torch.full((len(images), 10), float("nan"))
+    assert evaluate(broken, data.validation).failure == "its outputs are not finite"
+
+
+def test_scoring_changes_nothing(trainer: TorchTrainer) -> None:
+    trainer.model.train()
+    before = {n: t.clone() for n, t in trainer.model.state_dict().items()}
+    assignments = trainer.graph.sample(3, 0)
+    once = list(trainer.probe(assignments, Samples("validation", 60)))
+    assert [s.total for s in once] == [60] * 3
+    assert once == list(trainer.probe(assignments, Samples("validation", 60)))
+    assert trainer.model.training
+    assert all(torch.equal(before[n], t) for n, t in trainer.model.state_dict().items())
+
+
+def test_probe_equals_the_extracted_network(trainer: TorchTrainer) -> None:
+    for plan in plans(trainer, 6):
+        trainer.step(plan)
+    (assignment,) = trainer.graph.sample(1, 5)
+    (found,) = trainer.probe([assignment], Samples())
+    with trainer.averaged():
+        subnet = trainer.model.extract(assignment)
+    assert evaluate(subnet, trainer.data.validation) == found
+
+
+# Searches.
+
+
+def test_search_over_a_trained_supernet(
+    whole: Path, graph: Graph, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = load_trained(graph, data, whole)
+    engine = Evolution(
+        generations=2, population=4, parents=2, mutants=2, crossovers=1, where="params <= 700"
+    )
+    folder = tmp_path / "search"
+    found = search(engine, graph, trained, data, folder, seed=1)
+    record = json.loads((folder / "evolution.json").read_text())
+    assert record["evaluated"] == len(record["candidates"]) == len(found.candidates)
+    assert record["settings"]["where"] == "params <= 700"
+    assert all(c["params"] <= 700 for c in record["candidates"])
+    trained.model.activate(found.found.best.assignment)
+    assert evaluate(trained.model, data.validation) == found.found.best.score
+    lines = len(read_journal(folder / "scores.jsonl").entries)
+    again = search(engine, graph, trained, data, folder, seed=1)
+    assert again == found
+    assert len(read_journal(folder / "scores.jsonl").entries) == lines
+    search(Extreme("largest"), graph, trained, data, folder)
+    search(RandomSearch(3), graph, trained, data, folder)
+    assert (folder / "random.json").exists()
+    with pytest.raises(SpaceError, match=r"SP702(.|\n)*weights"):
+        search(engine, graph, replace(trained, weights="0" * 64), data, folder, seed=1)
+
+
+def test_a_stopped_search_goes_on(
+    whole: Path, graph: Graph, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = load_trained(graph, data, whole)
+    engine = Evolution(generations=2, population=4, parents=2, mutants=2, crossovers=1)
+    original = TorchTrainer.probe
+    asked = []
+
+    def probe(self, assignments, samples) -> Iterator[object]:  # noqa: ANN001
+        for assignment in assignments:
+            asked.append(assignment)
+            if len(asked) == 3:
+                os.kill(os.getpid(), signal.SIGINT)
+            yield from original(self, [assignment], samples)
+
+    monkeypatch.setattr(TorchTrainer, "probe", probe)
+    with pytest.raises(Interrupted) as stopped:
+        search(engine, graph, trained, data, tmp_path / "a", seed=1)
+    assert stopped.value.code == 130
+    first = len(asked)
+    resumed = search(engine, graph, trained, data, tmp_path / "a", seed=1)
+    total = len(asked)
+    monkeypatch.undo()
+    assert resumed == search(engine, graph, trained, data, tmp_path / "b", seed=1)
+    assert first == 3
+    assert total == resumed.found.evaluated
+
+
+# Recipes.
+
+
+def test_learning_rates_are_the_published_ones() -> None:
+    """AutoFormer's 500 epochs, base 1e-3; its scheduler lags one epoch behind."""
+    recipe = Recipe(epochs=500, lr=1e-3, warmup_epochs=20, sched_on_updates=False)
+    published = {0: 1e-6, 1: 5.095e-5, 19: 9.50050e-4, 20: 9.960968e-4, 99: 9.072836e-4}
+    published |= {249: 5.081102e-4, 498: 1.003908e-5}
+    for epoch, rate in published.items():
+        assert recipe.rate(epoch * 40, 40) == recipe.rate(epoch * 40 + 39, 40)
+        assert recipe.rate(epoch * 40, 40) == pytest.approx(rate, rel=2e-6)
+    smooth = replace(recipe, sched_on_updates=True)
+    rates = [smooth.rate(step, 40) for step in range(20 * 40)]
+    assert rates == sorted(rates)
+    assert len(set(rates)) == len(rates)
+    assert replace(recipe, sched="constant").rate(10**5, 40) == 1e-3
+
+
+def test_decay_groups_are_the_published_ones() -> None:
+    graph = spacelang.load("spaces/autoformer.space:autoformer_t")
+    model = Supernet(graph)
+    decayed, spared = parameter_groups(model, graph, Recipe())
+    assert len(decayed["params"]) == 114
+    assert sum(p.numel() for p in decayed["params"]) == 11_570_176
+    assert len(spared["params"]) == 118
+    assert sum(p.numel() for p in spared["params"]) == 99_048
+    assert spared["weight_decay"] == 0.0
+
+
+def test_recipes_are_read_strictly() -> None:
+    assert recipe_from(RECIPE.as_json()) == RECIPE
+    assert recipe_from({"epochs": "3", "clip_grad": "1.5", "opt_betas": "0.9, 0.95"}) == Recipe(
+        epochs=3, clip_grad=1.5, opt_betas=(0.9, 0.95)
+    )
+    with pytest.raises(SpaceError, match=r"SP204(.|\n)*did you mean batch_size"):
+        recipe_from({"batchsize": 3})
+    with pytest.raises(SpaceError, match="SP209"):
+        recipe_from({"law": "gravity"})
+    with pytest.raises(SpaceError) as caught:
+        Recipe(epochs=0, smoothing=1.0, aug="magic", opt_betas=(0.9,), clip_grad=0.0)
+    assert [d.code for d in caught.value.diagnostics] == ["SP103"] * 5
+
+
+# Folders, progress, signals.
+
+
+def test_damaged_records_are_diagnosed(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text("{")
+    with pytest.raises(SpaceError, match="SP702"):
+        read_record(tmp_path)
+    (tmp_path / "run.json").write_text('{"format": 9}')
+    with pytest.raises(SpaceError, match="not a run of this version"):
+        read_record(tmp_path)
+    (tmp_path / "log.jsonl").write_text('{"step": 1}\n{"loss"\n')
+    with pytest.raises(SpaceError, match="line 2 cannot be read"):
+        read_log(tmp_path)
+
+
+def test_a_full_disk_is_told_before_the_first_epoch(tmp_path: Path) -> None:
+    preflight(tmp_path, 1)
+    with pytest.raises(OSError, match=r"1,000,000,000,000,000 bytes are needed") as failed:
+        preflight(tmp_path, 10**15)
+    assert failed.value.filename == str(tmp_path)
+
+
+def test_progress_in_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress("json") as told:
+        told.begin("training", 3, "steps")
+        told.advance(3)
+        told.done(loss=0.51234567)
+        told.say("hello")
+    out, err = capsys.readouterr()
+    events = [json.loads(line) for line in err.splitlines()]
+    assert out == ""
+    assert [e["event"] for e in events] == ["begin", "done", "say"]
+    assert events[1]["at"] == 3
+    assert events[1]["loss"] == 0.51234567
+    with progress("quiet") as told:
+        told.begin("training", 3, "steps")
+        told.done()
+    with progress("auto") as told:
+        assert isinstance(told, Lines)
+        told.begin("training", 3, "steps")
+        told.advance(3)
+        told.done(loss=0.51234567)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "training: 3 of 3 steps, loss 0.5123" in err
+
+
+def test_progress_in_bars(capsys: pytest.CaptureFixture[str]) -> None:
+    with Bars() as told:
+        told.begin("[bold]training", 3, "steps")
+        told.advance(3, loss=0.51234567)
+        told.done()
+    _, err = capsys.readouterr()
+    assert "[bold]training" in err
+    assert "0.5123" in err
+
+
+def test_the_second_signal_is_not_kept() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with Interrupt() as interrupt:
+        interrupt.check()
+        os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(Interrupted):
+            interrupt.check()
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_killed_processes_lose_nothing(
+    whole: Path, graph: Graph, data: Dataset, tmp_path: Path
+) -> None:
+    """SIGKILL at a random step of a forked child, three times over; then the run is finished."""
+    folder = tmp_path / "train"
+    original = TorchTrainer.step
+    for stop in (4, 9, 16):
+        child = os.fork()
+        if child == 0:
+
+            def step(self, plan, stop=stop):  # noqa: ANN001, ANN202
+                if plan.step == stop:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return original(self, plan)
+
+            vars(training)["TorchTrainer"].step = step
+            try:
+                torch.set_num_threads(1)
+                train(graph, data, RECIPE, folder, seed=3)
+            finally:
+                os._exit(0)
+        _, status = os.waitpid(child, 0)
+        assert os.WIFSIGNALED(status)
+        assert len(read_log(folder)) == stop // 5
+    train(graph, data, RECIPE, folder, seed=3)
+    assert fingerprint(folder) == fingerprint(whole)
+
+
+def test_score_needs_no_gradient(trainer: TorchTrainer) -> None:
+    trainer.model.eval()
+    result = score(trainer.model, trainer._samples(Samples("validation", 10)))
+    assert result.total == 10
+    assert all(p.grad is None for p in trainer.model.parameters())
+
+
+def test_threads_of_a_fresh_process_do_not_matter_here() -> None:
+    """The engines and the recipe import without a run folder, a terminal or a home."""
+    command = "import spacelang.backends.torch.training, spacelang.backends.torch.search"
+    done = subprocess.run(
+        [sys.executable, "-c", command], env={"PATH": ""}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,446 @@
+"""The verifier: each of its rows is broken by a graph that keeps all the others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from fractions import Fraction
+
+import pytest
+
+from spacelang.diagnostics import Report, Source, SpaceError
+from spacelang.ir.condition import FALSE, TRUE, compare, is_value
+from spacelang.ir.decision import Choice
+from spacelang.ir.dialect import Dialect, ForeignHop, Layout, Rename
+from spacelang.ir.dim import Dim, Symbol
+from spacelang.ir.graph import Graph
+from spacelang.ir.node import Call, Node, TensorType, Value
+from spacelang.ir.param import Init, Param, Slice
+from spacelang.ir.pattern import parse_pattern
+from spacelang.ir.rule import StorageRule
+from spacelang.ir.subject import Subject
+from spacelang.ir.verify import INVARIANTS, STAGES, verified, verify
+from spacelang.loader import load
+from spacelang.syntax.ir_text import read
+
+TEXT = """
+spaceir 1
+graph base
+block layer {
+  size %B
+  size %width in {8, 12}
+  size %drop in {*}
+  decide dim ratio in {2, 3} within {2, 3, 4}
+  param fc1.weight: [%width*ratio, %width] = linear
+  param fc2.weight: [%width, %width*ratio] = linear
+  param fc2.bias: [%width] = zeros undecayed
+  %0: [%B, %width] = input() as x
+  %1: [%B, %width*ratio] = linear(%0, out=%width*ratio, bias=false) {weight=fc1.weight[0:%width*ratio][0:%width]} as fc1
+  %2: [%B, %width] = linear(%1, out=%width) {weight=fc2.weight[0:%width][0:%width*ratio], bias=fc2.bias[0:%width]} as fc2
+  %3: [%B, %width] = drop_path(%2, rate=%drop)
+  %4: [%B, %width] = add(%0, %3)
+  yield %4
+}
+root base {
+  decide dim width in {8, 12}
+  decide presence depth in {1, 2}
+  decide path op in {"keep", "mix"}
+  param stem.weight: [width, 3] = linear
+  param op.mix.weight: [width, width] = linear
+  param head.weight: [5, width] = linear
+  %0: [B, 3] = input() as pixels
+  %1: [B, width] = linear(%0, out=width, bias=false) {weight=stem.weight[0:width][0:3]} as stem
+  %2: [B, width] = call layer(%1) [%B=B, %drop=0, %width=width] as layers[0]
+  %3: [B, width] = guard(%2)
+    when depth > 1 {
+      %4: [B, width] = input()
+      %5: [B, width] = call layer(%4) [%B=B, %drop=1/10, %width=width] as layers[1]
+      yield %5
+    }
+  %6: [B, width] = identity(%3) as tap
+  %7: [B, width] = choose(%6) as op
+    when op is keep {
+      %8: [B, width] = input()
+      yield %8
+    }
+    when op is mix {
+      %9: [B, width] = input()
+      %10: [B, width] = linear(%9, out=width, bias=false) {weight=op.mix.weight[0:width][0:width]} as op.mix
+      yield %10
+    }
+  %11: [B, 5] = linear(%7, out=5, bias=false) {weight=head.weight[0:5][0:width]} as head
+  yield %11
+}
+output %11 as output
+rule "_" entangle
+rule "width" store(16)
+stored width = 16
+require width*depth <= 24
+names other {
+  rename "layers[i]" to "blocks"[i + 1]
+}
+search evolution {population=50}
+"""  # noqa: E501
+
+WIDTH = Symbol("width", (8, 12))
+B = Dim.of(Symbol("B"))
+
+
+@pytest.fixture(scope="module")
+def base() -> Graph:
+    return read(Source("base.spaceir", TEXT))
+
+
+def at(graph: Graph, id: int, block: str = "", **fields) -> Graph:
+    """The graph with fields of one node replaced."""
+
+    def level(found):
+        nodes = (replace(n, **fields) if n.id == id else n for n in found.nodes)
+        return replace(
+            found, nodes=tuple(replace(n, regions=tuple(map(level, n.regions))) for n in nodes)
+        )
+
+    return within(graph, block, level)
+
+
+def within(graph: Graph, block: str, change) -> Graph:
+    if not block:
+        return replace(graph, root=change(graph.root))
+    return replace(graph, blocks={**graph.blocks, block: change(graph.blocks[block])})
+
+
+def node(graph: Graph, id: int, block: str = "") -> Node:
+    owner = graph.blocks[block] if block else graph.root
+    return next(n for n in owner.everywhere() if n.id == id)
+
+
+def attributes(graph: Graph, id: int, block: str = "", **changes) -> Graph:
+    return at(graph, id, block, attributes={**node(graph, id, block).attributes, **changes})
+
+
+def call(graph: Graph, id: int, **changes) -> Graph:
+    found = node(graph, id).call
+    assert found is not None
+    return at(graph, id, call=replace(found, **changes))
+
+
+def root(graph: Graph, **fields) -> Graph:
+    return replace(graph, root=replace(graph.root, **fields))
+
+
+def append(graph: Graph, *nodes: Node) -> Graph:
+    return root(graph, nodes=(*graph.root.nodes, *nodes))
+
+
+def decide(graph: Graph, path: str, **changes) -> Graph:
+    made = tuple(replace(c, **changes) if c.path == path else c for c in graph.root.decisions)
+    return root(graph, decisions=made)
+
+
+def region(graph: Graph, id: int, position: int = 0, **fields) -> Graph:
+    regions = list(node(graph, id).regions)
+    regions[position] = replace(regions[position], **fields)
+    return at(graph, id, regions=tuple(regions))
+
+
+def view(graph: Graph, id: int, role: str, change, block: str = "") -> Graph:
+    params = dict(node(graph, id, block).params)
+    params[role] = change(params[role])
+    return at(graph, id, block, params=params)
+
+
+def dim(*sizes) -> TensorType:
+    return TensorType(tuple(Dim.of(s) for s in sizes))
+
+
+def slices(start, length, step=1):
+    return Slice(Dim.of(start), Dim.of(length), step)
+
+
+STRANGE = Dim.of(Symbol("strange", (8, 12)))
+INPUT = Node(90, "input", types=(dim(B, 3),))
+
+BROKEN: list[tuple[str, str, Callable[[Graph], Graph]]] = [
+    ("names", "key", lambda g: replace(g, blocks={**g.blocks, "other": g.blocks["layer"]})),
+    ("names", "root with sizes", lambda g: root(g, sizes=(Symbol("%x", (1, 2)),))),
+    ("ids", "twice in a level", lambda g: append(g, replace(INPUT, id=1))),
+    ("ids", "twice through a region", lambda g: append(g, replace(INPUT, id=5))),
+    ("order", "read too early", lambda g: at(g, 1, operands=(Value(2),))),
+    ("order", "no such result", lambda g: at(g, 11, operands=(Value(7, 1),))),
+    ("order", "out of a region", lambda g: at(g, 11, operands=(Value(5),))),
+    ("order", "into a region", lambda g: at(g, 5, operands=(Value(2),))),
+    ("order", "yielded", lambda g: root(g, outputs=(Value(12),))),
+    ("forms", "unknown op", lambda g: at(g, 11, op="frobnicate")),
+    ("forms", "call without one", lambda g: at(g, 2, call=None)),
+    ("forms", "op with a call", lambda g: at(g, 6, call=node(g, 2).call)),
+    ("forms", "input that reads", lambda g: at(g, 10, op="input")),
+    ("forms", "input without a type", lambda g: append(g, replace(INPUT, types=()))),
+    ("forms", "guard without a region", lambda g: at(g, 3, regions=(), attributes={"conditions": ()})),
+    ("forms", "guard without fallback", lambda g: at(g, 3, types=(dim(B, WIDTH),) * 2)),
+    ("forms", "choice without regions", lambda g: at(g, 7, regions=(), attributes={"conditions": ()})),
+    ("forms", "regions of an op", lambda g: at(g, 11, regions=(_body(g),))),
+    ("forms", "parameters of a call", lambda g: at(g, 6, params=dict(node(g, 1).params))),
+    ("regions", "own decision", lambda g: region(g, 3, decisions=(Choice("a", "dim", (1, 2)),))),
+    ("regions", "own size", lambda g: region(g, 3, sizes=(Symbol("%a", (1, 2)),))),
+    ("regions", "another input", lambda g: at(g, 7, operands=(Value(6), Value(1)))),
+    ("regions", "another output", lambda g: region(g, 3, outputs=(Value(5), Value(5)))),
+    ("calls", "unknown block", lambda g: call(g, 2, block="other")),
+    ("calls", "operands", lambda g: at(g, 2, operands=(Value(1), Value(1)))),
+    ("calls", "results", lambda g: at(g, 2, types=(dim(B, WIDTH),) * 2)),
+    ("calls", "a size too few", lambda g: call(g, 2, sizes={"%B": B})),
+    ("calls", "a size too many", lambda g: call(g, 2, sizes={**node(g, 2).call.sizes, "%z": B})),
+    ("recursion", "itself", lambda g: _recursive(g)),
+    ("symbols", "in a type", lambda g: at(g, 6, types=(TensorType((B, STRANGE)),))),
+    ("symbols", "in an option", lambda g: attributes(g, 11, out=STRANGE)),
+    ("symbols", "in a condition", lambda g: attributes(g, 3, conditions=(compare(">", STRANGE, 8),))),
+    ("symbols", "in a view", lambda g: view(g, 11, "weight", lambda v: replace(
+        v, index=(v.index[0], (Slice(Dim.of(0), STRANGE),))))),
+    ("symbols", "in a parameter", lambda g: root(g, params=(
+        *g.root.params, Param("x", ((STRANGE,),), Init("ones"), reserved=True)))),
+    ("symbols", "in a binding", lambda g: call(g, 2, sizes={
+        **node(g, 2).call.sizes, "%width": Symbol("strange", (8, 12))})),
+    ("symbols", "with other values", lambda g: decide(g, "width", values=(8, 12, 16))),
+    ("symbols", "live", lambda g: decide(g, "depth", live=compare(">", STRANGE, 8))),
+    ("symbols", "a size twice", lambda g: within(
+        g, "layer", lambda b: replace(b, sizes=(*b.sizes, Symbol("%width", (8, 12)))))),
+    ("options", "unknown", lambda g: attributes(g, 11, frob=True)),
+    ("options", "lacking", lambda g: at(g, 11, attributes={
+        k: v for k, v in node(g, 11).attributes.items() if k != "axes"})),
+    ("options", "of another kind", lambda g: attributes(g, 11, bias=Dim.of(1))),
+    ("options", "of another kind of list", lambda g: attributes(g, 11, out=("a",))),
+    ("options", "given twice", lambda g: attributes(g, 11, given=("weight", "weight"))),
+    ("options", "given what is none", lambda g: attributes(g, 11, given=("x",))),
+    ("options", "operands", lambda g: at(g, 11, operands=(Value(7),) * 4)),
+    ("options", "of a guard", lambda g: attributes(g, 3, frob=True)),
+    ("options", "no condition", lambda g: attributes(g, 3, conditions=(True,))),
+    ("params", "twice", lambda g: root(g, params=(*g.root.params, g.root.params[0]))),
+    ("params", "undeclared", lambda g: root(g, params=g.root.params[1:])),
+    ("params", "other axes", lambda g: view(g, 11, "weight", lambda v: replace(v, index=v.index[:1]))),
+    ("params", "other factors", lambda g: view(
+        g, 11, "weight", lambda v: replace(v, index=(v.index[0] * 2, v.index[1])))),
+    ("params", "bank", lambda g: root(g, params=(
+        *g.root.params[:-1], replace(g.root.params[-1], bank=("strange",))))),
+    ("decisions", "twice", lambda g: root(g, decisions=(*g.root.decisions, g.root.decisions[0]))),
+    ("decisions", "no values", lambda g: root(g, decisions=(
+        *g.root.decisions, Choice("empty", "dim", ())))),
+    ("decisions", "a value twice", lambda g: root(g, decisions=(
+        *g.root.decisions, Choice("twice", "dim", (Fraction(1), Fraction(1)))))),
+    ("decisions", "mixed", lambda g: root(g, decisions=(
+        *g.root.decisions, Choice("mixed", "dim", (Fraction(1), "a"))))),
+    ("decisions", "kind", lambda g: root(g, decisions=(
+        *g.root.decisions, Choice("odd", "pick", (Fraction(1),))))),
+    ("decisions", "hull", lambda g: decide(g, "depth", hull=(Fraction(1),))),
+    ("decisions", "one path from two places", lambda g: root(g, decisions=(
+        *g.root.decisions, Choice("layers[0].ratio", "dim", (Fraction(2), Fraction(5)))))),
+    ("bindings", "another value", lambda g: _bound(g, Dim.of(10))),
+    ("rates", "in a shape", lambda g: _rated(g)),
+    ("types", "of a result", lambda g: at(g, 11, types=(dim(B, 6),))),
+    ("types", "more results", lambda g: at(g, 11, types=(dim(B, 5),) * 2)),
+    ("types", "refused", lambda g: attributes(g, 11, axes=Dim.of(7))),
+    ("types", "dtype", lambda g: at(g, 11, types=(TensorType((B, Dim.of(5)), "i64"),))),
+    ("types", "roles", lambda g: at(g, 11, params={})),
+    ("types", "what is read", lambda g: view(g, 11, "weight", lambda v: replace(
+        v, index=((slices(0, 4),), v.index[1])))),
+    ("types", "the role of what is read", lambda g: root(g, params=tuple(
+        replace(p, role="buffer") if p.path == "head.weight" else p for p in g.root.params))),
+    ("types", "the type of what is read", lambda g: root(g, params=tuple(
+        replace(p, dtype="f64") if p.path == "head.weight" else p for p in g.root.params))),
+    ("identities", "another type", lambda g: _relabelled(g)),
+    ("borders", "operand", lambda g: _unborderly(g)),
+    ("borders", "result", lambda g: _wrong_result(g)),
+    ("branches", "input", lambda g: _wrong_branch(g)),
+    ("branches", "fallback", lambda g: _wrong_fallback(g)),
+    ("branches", "result", lambda g: _wrong_alternative(g)),
+    ("choices", "may lack", lambda g: _conditions(g, is_value(OP, "keep"), FALSE)),
+    ("choices", "may be two", lambda g: _conditions(g, is_value(OP, "keep"), TRUE)),
+    ("outputs", "none", lambda g: replace(g, outputs=(), root=replace(g.root, outputs=()))),
+    ("outputs", "one name", lambda g: replace(
+        g, outputs=g.outputs * 2, root=replace(g.root, outputs=g.root.outputs * 2))),
+    ("outputs", "not what the root yields", lambda g: replace(
+        g, outputs=(replace(g.outputs[0], value=Value(7)),))),
+    ("rules", "kind", lambda g: replace(g, rules=(StorageRule(parse_pattern("_"), "frob"),))),
+    ("rules", "argument", lambda g: replace(g, rules=(
+        StorageRule(parse_pattern("_"), "entangle", "middle"),))),
+    ("rules", "number", lambda g: replace(g, rules=(StorageRule(parse_pattern("_"), "store", 0),))),
+    ("stored", "too small", lambda g: replace(g, stored={"width": 9})),
+    ("stored", "unknown", lambda g: replace(g, stored={"height": 9})),
+    ("stored", "no number", lambda g: replace(g, stored={"op": 9})),
+    ("require", "unknown", lambda g: replace(g, require=(compare("<", STRANGE, 9),))),
+    ("dialects", "key", lambda g: replace(g, dialects={"a": Dialect("b")})),
+    ("dialects", "index", lambda g: replace(g, dialects={"a": Dialect("a", (
+        Rename(parse_pattern("x[i]"), (ForeignHop("y", (Dim.of(Symbol("j")),)),)),))})),
+    ("dialects", "layout", lambda g: replace(g, dialects={"a": Dialect("a", (
+        Rename(parse_pattern("x"), (ForeignHop("y"),), Layout("frob")),))})),
+    ("search", "setting", lambda g: replace(g, search={"evolution": {"a": object()}})),
+    ("search", "setting in a list", lambda g: replace(g, search={"evolution": {"a": (1, {})}})),
+    ("storage", "past the end", lambda g: view(g, 11, "weight", lambda v: replace(
+        v, index=((slices(2, 5),), v.index[1])))),
+    ("storage", "by steps", lambda g: view(g, 11, "weight", lambda v: replace(
+        v, index=((slices(0, 5, 2),), v.index[1])))),
+    ("storage", "before the start", lambda g: view(g, 11, "weight", lambda v: replace(
+        v, index=((slices(-1, 5),), v.index[1])))),
+]  # fmt: skip
+
+OP = Symbol("op", ("keep", "mix"))
+
+
+def _body(graph: Graph):
+    """A region with an id of its own."""
+    source = Node(80, "input", types=(dim(B, WIDTH),))
+    return replace(node(graph, 3).regions[0], nodes=(source,), outputs=(Value(80),))
+
+
+def _conditions(graph: Graph, *truths) -> Graph:
+    return attributes(graph, 7, conditions=truths)
+
+
+def _recursive(graph: Graph) -> Graph:
+    layer = graph.blocks["layer"]
+    inner = Call("layer", "deep", "deep", "deep", (), {s.name: s for s in layer.sizes})
+    extra = Node(
+        50, "call", (Value(0),), call=inner, types=(layer.nodes[0].types[0],), label="deep"
+    )
+    return within(graph, "layer", lambda b: replace(b, nodes=(*b.nodes, extra)))
+
+
+def _bound(graph: Graph, size: Dim) -> Graph:
+    return call(graph, 2, sizes={**node(graph, 2).call.sizes, "%width": size})
+
+
+def _rated(graph: Graph) -> Graph:
+    """The axis of a constant table is the rate."""
+    drop = Symbol("%drop", rate=True)
+    table = Node(
+        60, "expand", (Value(0),), {"to": (Dim.of(drop),)}, types=(TensorType((Dim.of(drop),)),)
+    )
+    return within(graph, "layer", lambda b: replace(b, nodes=(*b.nodes, table)))
+
+
+def _relabelled(graph: Graph) -> Graph:
+    """A dead identity of another type, so that nothing else reads it."""
+    return append(graph, Node(70, "identity", (Value(1),), types=(dim(B, 5),), label="other"))
+
+
+def _dead_call(graph: Graph, operand: Value, type: TensorType) -> Graph:
+    made = replace(node(graph, 2), id=71, operands=(operand,), types=(type,), label="extra")
+    return append(graph, replace(made, call=replace(made.call, path="extra")))
+
+
+def _unborderly(graph: Graph) -> Graph:
+    return _dead_call(graph, Value(0), dim(B, WIDTH))
+
+
+def _wrong_result(graph: Graph) -> Graph:
+    return _dead_call(graph, Value(1), dim(B, 3))
+
+
+def _dead_guard(graph: Graph, operand: Value, inside: TensorType, outside: TensorType) -> Graph:
+    body = replace(
+        node(graph, 3).regions[0], nodes=(Node(73, "input", types=(inside,)),), outputs=(Value(73),)
+    )
+    made = replace(node(graph, 3), id=72, operands=(operand,), regions=(body,), types=(outside,))
+    return append(graph, made)
+
+
+def _wrong_branch(graph: Graph) -> Graph:
+    return _dead_guard(graph, Value(1), dim(B, 3), dim(B, 3))
+
+
+def _wrong_fallback(graph: Graph) -> Graph:
+    """The region agrees with the node, the fallback does not."""
+    guard = node(_dead_guard(graph, Value(0), dim(B, 3), dim(B, WIDTH)), 72)
+    source = Node(75, "input", types=(dim(B, WIDTH),))
+    inputs = (*guard.regions[0].nodes, source)
+    body = replace(guard.regions[0], nodes=inputs, outputs=(Value(75),))
+    return append(graph, replace(guard, operands=(Value(0), Value(1)), regions=(body,)))
+
+
+def _wrong_alternative(graph: Graph) -> Graph:
+    made = node(graph, 7)
+    bodies = tuple(
+        replace(r, nodes=(replace(r.inputs[0], id=76 + i),), outputs=(Value(76 + i),))
+        for i, r in enumerate(made.regions)
+    )
+    return append(graph, replace(made, id=74, regions=bodies, types=(dim(B, 5),), label="x"))
+
+
+def findings(graph: Graph, rows) -> dict[str, list[str]]:
+    subject = Subject(graph)
+    found = {row.__name__: [d.headline for d in row(subject)] for row in rows}
+    return {name: texts for name, texts in found.items() if texts}
+
+
+@pytest.mark.parametrize(("row", "what", "change"), BROKEN, ids=[f"{r}: {w}" for r, w, _ in BROKEN])
+def test_a_row_finds_what_no_other_finds(base, row, what, change):
+    graph = change(base)
+    assert graph != base
+    report = Report()
+    verify(graph, report)
+    assert report.errors, f"{row}: {what}"
+    assert {d.code for d in report.errors} == {"SP602"}
+    for stage in STAGES:
+        found = findings(graph, stage)
+        if row in {r.__name__ for r in stage}:
+            assert set(found) == {row}, found
+            return
+        assert found == {}, found
+
+
+def test_every_row_is_broken_by_a_test():
+    assert {row for row, _, _ in BROKEN} == set(INVARIANTS)
+    assert all(sentence.endswith(".") for sentence in INVARIANTS.values())
+
+
+def test_the_base_keeps_them_all(base):
+    assert verified(base) is base
+
+
+def test_what_is_broken_is_raised(base):
+    with pytest.raises(SpaceError) as caught:
+        verified(at(base, 11, types=(dim(B, 6),)))
+    assert "%11 of base at the root: it is [B, 5], recorded as [B, 6]" in str(caught.value)
+
+
+def test_a_block_that_is_right_only_where_it_is_called():
+    """`pad` makes the type true only under the caller's condition: it is judged at each use."""
+    text = """
+    spaceir 1 graph g
+    block halves {
+      size %B size %n in {3, 4}
+      %0: [%B, %n] = input()
+      %1: [%B, 2, %n/2] = rearrange(%0, pattern="b (two n) -> b two n", sizes=[["two", 2]])
+      yield %1
+    }
+    root g {
+      decide dim n in {3, 4}
+      %0: [B, n] = input()
+      %1: [B, 2, 2] = choose(%0)
+        when n == 4 {
+          %2: [B, n] = input()
+          %3: [B, 2, n/2] = call halves(%2) [%B=B, %n=n]
+          yield %3
+        }
+        when n == 3 {
+          %4: [B, n] = input()
+          %5: [B, 2] = slice(%4, index=[none, [0, 2]])
+          %6: [B, 1, 2] = rearrange(%5, pattern="b c -> b 1 c")
+          %7: [B, 2, 2] = expand(%6, to=[B, 2, 2])
+          CUT
+          yield %7
+        }
+      yield %1
+    }
+    output %1 as output
+    """
+    graph = read(Source("t", text.replace("CUT", "")))
+    assert len(graph.blocks) == 1
+    bad = text.replace("CUT", "%8: [B, 2, n/2] = call halves(%4) [%B=B, %n=n]")
+    with pytest.raises(SpaceError, match="%1 of halves"):
+        read(Source("t", bad))
+
+
+@pytest.mark.parametrize(
+    "space", ["autoformer.space:autoformer_t", "swin.space", "s3.space", "cream.space"]
+)
+def test_published_spaces_keep_them_all(space):
+    assert verified(load(f"spaces/{space}"))
