@@ -109,13 +109,13 @@ def counts(repeats: int) -> dict[str, float]:
 
     from spacelang.analysis.cost import CostModel
     from spacelang.analysis.count import Counter
-    from spacelang.analysis.where import parse_where
+    from spacelang.syntax.budget import parse_where
     from spacelang.loader import load
 
     found: dict[str, float] = {}
     for name, (text, _) in BANDS.items():
         graph = load(ROOT / "spaces" / SEARCHABLE[name])
-        where = parse_where(text, graph)
+        where = parse_where(graph, text)
 
         def count(graph: object = graph, where: object = where) -> None:
             Counter(graph, CostModel(graph)).size(where)

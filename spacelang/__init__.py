@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import spacelang.backends.torch.weights as weights
     from spacelang import passes as passes
     from spacelang.diagnostics import SpaceError as SpaceError
-    from spacelang.ir.build import Builder as Builder
+    from spacelang.build import Builder as Builder
     from spacelang.ir.decision import Decisions as Decisions
     from spacelang.ir.graph import Graph as Graph
     from spacelang.loader import compile as compile
@@ -37,7 +37,7 @@ __all__ = [
 
 # Where each public name lives: "module", or "module:object".
 _HOMES = {
-    "Builder": "spacelang.ir.build:Builder",
+    "Builder": "spacelang.build:Builder",
     "Decisions": "spacelang.ir.decision:Decisions",
     "Graph": "spacelang.ir.graph:Graph",
     "SpaceError": "spacelang.diagnostics:SpaceError",

@@ -46,6 +46,7 @@ CODES: dict[str, str] = {
     "SP402": "tied parameters of different shapes",
     "SP403": "a storage rule that touches nothing",
     "SP404": "two storage rules for one factor",
+    "SP405": "an elastic part in front of others",
     "SP501": "a value that is no candidate",
     "SP502": "no architecture meets the requirement",
     "SP503": "a dead or duplicate candidate",
@@ -56,6 +57,7 @@ CODES: dict[str, str] = {
     "SP508": "a requirement that cannot be solved exactly",
     "SP509": "an assignment that cannot be read",
     "SP510": "a decision that nothing reads",
+    "SP511": "a requirement that excludes nothing",
     "SP601": "a pass that does not fit",
     "SP602": "a graph that breaks an invariant",
     "SP603": "IR text that cannot be read",
@@ -162,6 +164,13 @@ def warning(code: str, headline: str, span: Span = NOWHERE, label: str = "") -> 
     return replace(error(code, headline, span, label), severity="warning")
 
 
+def placed(diagnostic: Diagnostic, span: Span) -> Diagnostic:
+    """The diagnostic at a place, if it has none."""
+    if diagnostic.primary.span is not NOWHERE:
+        return diagnostic
+    return replace(diagnostic, primary=Label(span, diagnostic.primary.text))
+
+
 class SpaceError(Exception):
     """What every mistake of a user ends in: the diagnostics of the phase that found it."""
 
@@ -222,5 +231,6 @@ __all__ = [
     "SpaceError",
     "Span",
     "error",
+    "placed",
     "warning",
 ]

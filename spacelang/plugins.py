@@ -40,6 +40,7 @@ BUILTIN: Mapping[str, Mapping[str, str]] = {
         "cost": "spacelang.analysis.queries:cost",
         "size": "spacelang.analysis.queries:size",
         "sample": "spacelang.analysis.queries:sample",
+        "where": "spacelang.syntax.budget:parse_where",
         "copies": "spacelang.backends.torch.views:copies",
     },
     # What a backend does for a command, as BACKEND.WORK.

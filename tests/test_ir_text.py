@@ -185,7 +185,7 @@ def test_parameters_keep_every_field():
     graph = tiny()
     (weight,) = graph.root.params
     odd = Param(
-        "strange name", ((), (Dim.of(2), Dim.of(WIDTH))), Init("normal", (Dim.of(0.02), Dim.of(-3))),
+        "strange name", ((), (Dim.of(2), Dim.of(WIDTH))), Init("normal", (Dim.of(1), Dim.of(-3))),
         "buffer", "i64", persistent=False, decay=False, bank=("width",), reserved=True,
     )  # fmt: skip
     graph = replace(graph, root=replace(graph.root, params=(weight, odd)))

@@ -195,8 +195,8 @@ def test_reading_patterns():
 
 @pytest.mark.parametrize(
     "text",
-    ["", "x", "conv(", "conv(x", "conv(x))", "|> relu", "conv(x) |>", "conv(x) as", "a b", "relu(x) |> relu",
-     "conv(x) as x |> f as x", "conv(..,)", "$"],
+    ["", "x", "conv(", "conv(x", "conv(x))", "|> relu", "conv(x) |>", "conv(x) as", "a b",
+     "relu(x) |> relu", "conv(x) as x |> f as x", "conv(..,)", "$"],
 )  # fmt: skip
 def test_what_is_no_pattern(text):
     with pytest.raises(ValueError, match=r"pattern|two nodes"):

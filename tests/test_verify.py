@@ -175,9 +175,11 @@ BROKEN: list[tuple[str, str, Callable[[Graph], Graph]]] = [
     ("forms", "op with a call", lambda g: at(g, 6, call=node(g, 2).call)),
     ("forms", "input that reads", lambda g: at(g, 10, op="input")),
     ("forms", "input without a type", lambda g: append(g, replace(INPUT, types=()))),
-    ("forms", "guard without a region", lambda g: at(g, 3, regions=(), attributes={"conditions": ()})),
+    ("forms", "guard without a region", lambda g: at(
+        g, 3, regions=(), attributes={"conditions": ()})),
     ("forms", "guard without fallback", lambda g: at(g, 3, types=(dim(B, WIDTH),) * 2)),
-    ("forms", "choice without regions", lambda g: at(g, 7, regions=(), attributes={"conditions": ()})),
+    ("forms", "choice without regions", lambda g: at(
+        g, 7, regions=(), attributes={"conditions": ()})),
     ("forms", "regions of an op", lambda g: at(g, 11, regions=(_body(g),))),
     ("forms", "parameters of a call", lambda g: at(g, 6, params=dict(node(g, 1).params))),
     ("regions", "own decision", lambda g: region(g, 3, decisions=(Choice("a", "dim", (1, 2)),))),
@@ -192,7 +194,8 @@ BROKEN: list[tuple[str, str, Callable[[Graph], Graph]]] = [
     ("recursion", "itself", lambda g: _recursive(g)),
     ("symbols", "in a type", lambda g: at(g, 6, types=(TensorType((B, STRANGE)),))),
     ("symbols", "in an option", lambda g: attributes(g, 11, out=STRANGE)),
-    ("symbols", "in a condition", lambda g: attributes(g, 3, conditions=(compare(">", STRANGE, 8),))),
+    ("symbols", "in a condition", lambda g: attributes(
+        g, 3, conditions=(compare(">", STRANGE, 8),))),
     ("symbols", "in a view", lambda g: view(g, 11, "weight", lambda v: replace(
         v, index=(v.index[0], (Slice(Dim.of(0), STRANGE),))))),
     ("symbols", "in a parameter", lambda g: root(g, params=(
@@ -215,7 +218,8 @@ BROKEN: list[tuple[str, str, Callable[[Graph], Graph]]] = [
     ("options", "no condition", lambda g: attributes(g, 3, conditions=(True,))),
     ("params", "twice", lambda g: root(g, params=(*g.root.params, g.root.params[0]))),
     ("params", "undeclared", lambda g: root(g, params=g.root.params[1:])),
-    ("params", "other axes", lambda g: view(g, 11, "weight", lambda v: replace(v, index=v.index[:1]))),
+    ("params", "other axes", lambda g: view(
+        g, 11, "weight", lambda v: replace(v, index=v.index[:1]))),
     ("params", "other factors", lambda g: view(
         g, 11, "weight", lambda v: replace(v, index=(v.index[0] * 2, v.index[1])))),
     ("params", "bank", lambda g: root(g, params=(

@@ -79,6 +79,10 @@ class Chosen:
             else:
                 yield instance, node
 
+    def position(self, path: str) -> int:
+        """Which tensor is read of a storage that has one for each value of some decisions."""
+        return bank_position(self.graph.storages[path].bank, self.values)
+
     def ranges(self, instance: Instance, view: View) -> Ranges:
         """The entries that a view reads."""
 
@@ -173,8 +177,8 @@ class _Extraction:
         name = dotted(path)
         if name not in self.attributes:
             storage = self.source.storages[path]
-            stored = self.model.tensor(path, bank_position(storage.bank, self.chosen.values))
-            copied = _dense(stored, storage, self.kept[path])
+            stored = self.model.tensor(path, self.chosen.position(path))
+            copied = dense(stored, storage, self.kept[path])
             weight = isinstance(stored, nn.Parameter)
             self.attributes[name] = nn.Parameter(copied, stored.requires_grad) if weight else copied
             self.reads[name] = self.graph.get_attr(name)
@@ -200,7 +204,8 @@ class _Extraction:
         return self.modules[key]
 
 
-def _dense(stored: Tensor, storage: Storage, kept: Ranges) -> Tensor:
+def dense(stored: Tensor, storage: Storage, kept: Ranges) -> Tensor:
+    """A copy of what is kept of a stored tensor, or of its gradient."""
     factors = [n for axis in storage.shape for n in axis]
     found = stored.detach().reshape(factors)
     index = tuple(

@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import torch.nn.functional as F
 from torch import Tensor, fx
 
 from spacelang.backends.torch.views import Axes, Part, runs
@@ -82,6 +83,12 @@ class Frame(ABC):
     @abstractmethod
     def drop_path(self, node: Node, x: fx.Node, rate: Dim) -> fx.Node:
         """Samples dropped in training."""
+
+    def linear(
+        self, node: Node, x: fx.Node, weight: fx.Node | None, bias: fx.Node | None
+    ) -> fx.Node:
+        """The product of a linear layer."""
+        return self.graph.call_function(F.linear, (x, weight, bias))
 
     # Sizes.
 

@@ -8,6 +8,7 @@ They need torch alone, so that printed sources can hold them word for word.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -53,6 +54,39 @@ def drop_path(x: Tensor, rate: float, training: bool) -> Tensor:
     if not training or rate == 0:
         return x
     return scale_samples(x, path_mask(rate, x.shape[0], x.device))
+
+
+class _SlicedLinear(torch.autograd.Function):
+    """A linear layer whose weight is a slice, with the gradients of one whose weight is not.
+
+    PyTorch multiplies for the gradient of a weight in another order where rows are not side by side
+    (mm_mat2_backward), which moves the last bit.
+    """
+
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return F.linear(x, weight, bias)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[:2])
+        ctx.shape = output.shape
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        rows = gradient.reshape(-1, weight.shape[0])
+        back = rows.mm(weight).reshape(x.shape) if ctx.needs_input_grad[0] else None
+        outer = rows.t().mm(x.reshape(-1, weight.shape[1])) if ctx.needs_input_grad[1] else None
+        return back, outer, rows.sum(0) if ctx.needs_input_grad[2] else None
+
+
+def sliced_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """F.linear, with gradients that do not depend on whether the weight is a slice."""
+    plain = weight.is_contiguous() or not torch.is_grad_enabled()
+    if plain or torch.is_autocast_enabled(x.device.type):
+        return F.linear(x, weight, bias)
+    return _SlicedLinear.apply(x, weight, bias)
 
 
 class ByMode(nn.Module):

@@ -95,6 +95,8 @@ def _fans(place: Place, graph: Graph) -> Fans:
     def most(dim: Dim) -> int:
         return largest(instance.absolute(dim), graph.stored)
 
+    if not node.operands:  # a bare parameter: an output has its trailing axes
+        return Fans(math.prod(most(d) for d in node.types[0].shape[1:]), 1)
     source = node.operands[0]
     owner = next(n for n in instance.block.everywhere() if n.id == source.node)
     shape = owner.types[source.index].shape

@@ -14,12 +14,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import torch.nn.functional as F
 from torch import Tensor, fx
 from torch.fx import GraphModule
 
 from spacelang.backends.torch.emit import lower_node
 from spacelang.backends.torch.frame import Frame, Number, Size
-from spacelang.backends.torch.functions import scale_samples
+from spacelang.backends.torch.functions import scale_samples, sliced_linear
 from spacelang.backends.torch.ports import (
     ORDER,
     Extent,
@@ -231,6 +232,14 @@ class FunctionFrame(Frame):
     def by_mode(self, function: Callable[..., Tensor], arguments: tuple[object, ...]) -> fx.Node:
         training = self.port(Port("training", None), "training")
         return self.graph.call_function(function, (*arguments, training))  # pyright: ignore
+
+    def linear(
+        self, node: Node, x: fx.Node, weight: fx.Node | None, bias: fx.Node | None
+    ) -> fx.Node:
+        """By a function of ours where the weight is a slice."""
+        own = weight is not None and "weight" in node.params
+        function = sliced_linear if own and weight.op != "placeholder" else F.linear
+        return self.graph.call_function(function, (x, weight, bias))
 
     def drop_path(self, node: Node, x: fx.Node, rate: Dim) -> fx.Node:
         if rate == 0:

@@ -15,10 +15,11 @@ from spacelang import __version__
 from spacelang.analysis.cost import Cost
 from spacelang.analysis.queries import parsed
 from spacelang.backends.torch.data import Dataset
+from spacelang.backends.torch.export import Export
 from spacelang.backends.torch.recipe import Recipe
 from spacelang.backends.torch.run import Json, environment
 from spacelang.backends.torch.search import Searched, settings_of
-from spacelang.backends.torch.takeaway import Takeaway
+from spacelang.backends.torch.subnet import Subnet
 from spacelang.backends.torch.training import Trained
 from spacelang.engines.evolution import Evolution
 from spacelang.engines.protocol import Score
@@ -53,6 +54,41 @@ class Entry:
             "validation": {**asdict(self.validation), "accuracy": self.validation.accuracy},
             "test": {**asdict(self.test), "accuracy": self.test.accuracy, "interval": [low, high]},
             "assignment": dict(self.assignment),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Takeaway:
+    """The winner as it is taken home: its folder, and files of exchange; some were skipped."""
+
+    subnet: Subnet
+    exports: tuple[Export, ...]
+    skipped: tuple[str, ...]
+
+    @property
+    def checks(self) -> dict[str, str]:
+        """What was proved, and how it came out."""
+        rows: dict[str, str] = {}
+        for proof in self.subnet.proof:
+            worst = max(proof.outputs, proof.gradients)
+            outcome = "equal, bit for bit" if worst == 0 else f"differs by at most {worst:.1e}"
+            rows[f"subnet and supernet, {proof.dtype}, outputs and gradients"] = outcome
+        for made in self.exports:
+            outcome = "not run: onnxruntime is missing"
+            if made.difference is not None:
+                outcome = f"differs from eager by at most {made.difference:.1e}"
+            rows[made.path.name] = outcome
+        for ending in self.skipped:
+            rows[f"subnet.{ending}"] = "skipped: its exporter is not installed"
+        return rows
+
+    def as_json(self) -> Json:
+        return {
+            "folder": str(self.subnet.folder),
+            "params": self.subnet.params,
+            "proof": [asdict(proof) for proof in self.subnet.proof],
+            "exports": {made.path.name: made.difference for made in self.exports},
+            "skipped": list(self.skipped),
         }
 
 

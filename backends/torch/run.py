@@ -4,7 +4,8 @@
     log = Log(run.path, taken); log.add({"epoch": 3, "step": 188, "loss": 0.61})
 
 `run.json` holds the identity of a run: a folder takes up only the run it was made by. `log.jsonl`
-is one JSON object an epoch, `summary.csv` the same as a table; both are rewritten whole.
+is one JSON object an epoch, `summary.csv` the same as a table; both are rewritten whole. With
+`graph.spaceir` in it, a folder needs no other file to be searched or taken from.
 """
 
 from __future__ import annotations
@@ -24,10 +25,13 @@ from typing import Self, cast
 import torch
 
 from spacelang import __version__
-from spacelang.diagnostics import SpaceError, error
+from spacelang.diagnostics import Source, SpaceError, error
 from spacelang.files import Lock, PathLike, atomic_write, sweep
+from spacelang.ir.graph import Graph
+from spacelang.ir.text import write
+from spacelang.syntax.ir_text import read
 
-RECORD, LOG, SUMMARY = "run.json", "log.jsonl", "summary.csv"
+RECORD, LOG, SUMMARY, GRAPH = "run.json", "log.jsonl", "summary.csv", "graph.spaceir"
 FORMAT = 1
 Json = dict[str, object]
 
@@ -94,6 +98,25 @@ def read_record(folder: PathLike) -> Json:
     if not isinstance(found, dict) or cast(Json, found).get("format") != FORMAT:
         raise SpaceError(error("SP702", f"{place}: not a run of this version"))
     return cast(Json, found)
+
+
+def write_graph(folder: Path, graph: Graph) -> None:
+    """Keep the graph that a run is of beside its record."""
+    atomic_write(folder / GRAPH, write(graph))
+
+
+def read_graph(folder: PathLike) -> Graph:
+    """The graph that a run is of (SP702 if it is not there, or not the one of `run.json`)."""
+    place = Path(folder) / GRAPH
+    wanted = read_record(folder).get("graph")
+    try:
+        text = place.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as problem:
+        raise SpaceError(error("SP702", f"{place}: cannot be read: {problem}")) from problem
+    graph = read(Source(str(place), text))
+    if graph.hash != wanted:
+        raise SpaceError(error("SP702", f"{place}: is not the graph that the run is of"))
+    return graph
 
 
 def environment() -> Json:

@@ -25,7 +25,6 @@ from spacelang.engines.protocol import Candidate, Engine, Evaluated, Found, Gene
 from spacelang.engines.record import Recorded
 from spacelang.files import PathLike, atomic_write
 from spacelang.ir.graph import Graph
-from spacelang.ir.text import digest
 from spacelang.journal import Journal, JournalError
 
 SCORES = "scores.jsonl"
@@ -68,7 +67,7 @@ def search(
     of other weights or images.
     """
     told = reporter or progress("quiet")
-    basis = {"graph": digest(graph), "weights": trained.weights, "split": data.split_digest}
+    basis = {"graph": graph.hash, "weights": trained.weights, "split": data.split_digest}
     # The model holds the moving average already, where there is one.
     recipe = replace(trained.recipe, model_ema=False)
     trainer = TorchTrainer(trained.model, graph, data, recipe, seed)

@@ -74,7 +74,7 @@ class NotFinite(SpaceError):
 class Supernet(Protocol):
     """What is asked of a supernet beside being an nn.Module."""
 
-    def activate(self, assignment: Assignment) -> None: ...
+    def activate(self, assignment: Assignment) -> object: ...
 
 
 class TorchTrainer:
@@ -121,7 +121,7 @@ class TorchTrainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.model.train()
-        self._activate(plan.assignment)
+        self.activate(plan.assignment)
         self.optimizer.zero_grad(set_to_none=self.recipe.unsampled == "freeze")
         try:
             logits, terms = self._backward(plan, batch)
@@ -209,7 +209,7 @@ class TorchTrainer:
         """A score for each architecture, of the moving average where there is one."""
         with self.averaged():
             for assignment in assignments:
-                self._activate(assignment)
+                self.activate(assignment)
                 yield score(self.model, self._samples(samples))
 
     @contextmanager
@@ -249,7 +249,8 @@ class TorchTrainer:
             )
         return parts[name]
 
-    def _activate(self, assignment: Assignment) -> None:
+    def activate(self, assignment: Assignment) -> None:
+        """Make the model the network of an architecture."""
         cast(Supernet, self.model).activate(assignment)
 
     # Checkpoints.

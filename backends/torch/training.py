@@ -20,14 +20,21 @@ from spacelang.backends.torch.evaluate import evaluate
 from spacelang.backends.torch.interrupt import Interrupt
 from spacelang.backends.torch.progress import Reporter, progress
 from spacelang.backends.torch.recipe import Recipe, recipe_from
-from spacelang.backends.torch.run import Json, Log, RunFolder, preflight, read_log, read_record
+from spacelang.backends.torch.run import (
+    Json,
+    Log,
+    RunFolder,
+    preflight,
+    read_log,
+    read_record,
+    write_graph,
+)
 from spacelang.backends.torch.supernet import Supernet
 from spacelang.backends.torch.train import NotFinite, TorchTrainer
 from spacelang.diagnostics import SpaceError, error
 from spacelang.engines.protocol import EpochEnded, Stepped
 from spacelang.files import PathLike, atomic_write
 from spacelang.ir.graph import Graph
-from spacelang.ir.text import digest
 
 KIND = "training"
 COPIES = 4  # of the weights in a checkpoint: the model, its average, two moments of AdamW
@@ -70,7 +77,7 @@ def identity(graph: Graph, data: Dataset, recipe: Recipe, seed: int) -> Json:
     """What makes two runs the same run."""
     return {
         "space": graph.name,
-        "graph": digest(graph),
+        "graph": graph.hash,
         "data": {"name": data.name, "split": data.split_digest, "counts": data.counts},
         "recipe": recipe.as_json(),
         "seed": seed,
@@ -103,6 +110,7 @@ def train(
         trainer = TorchTrainer(model, graph, data, recipe, seed)
         size = sum(t.numel() * t.element_size() for t in model.state_dict().values())
         preflight(run.path, COPIES * size * (keep + 1))
+        write_graph(run.path, graph)
         tally = _resume(trainer, store)
         log = Log(run.path, trainer.taken)
         length = trainer.steps("train")
@@ -143,7 +151,7 @@ def load_trained(
         raise SpaceError(error("SP702", f"{folder}: holds no training but {record.get('kind')}"))
     recipe = recipe_from(cast(Mapping[str, object], record["recipe"]))
     model = Supernet(graph)
-    store = Checkpoints(folder, graph=digest(graph))
+    store = Checkpoints(folder, graph=graph.hash)
     found = store.load(shapes_of(model.state_dict()))
     if found is None:
         raise SpaceError(error("SP702", f"{folder}: nothing was trained yet"))
@@ -197,7 +205,7 @@ def _line(trainer: TorchTrainer, epoch: int, tally: Tally) -> Json:
     }
     last = epoch + 1 == recipe.epochs
     if recipe.val_interval and ((epoch + 1) % recipe.val_interval == 0 or last):
-        trainer.model.activate(trainer.graph.decisions.extreme("largest"))
+        trainer.activate(trainer.graph.decisions.extreme("largest"))
         with trainer.averaged():
             found = evaluate(trainer.model, trainer.data.validation)
         if not found.failure:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from spacelang import plugins
 from spacelang.analysis.cost import Cost, CostModel
 from spacelang.diagnostics import SpaceError, error
 
@@ -54,6 +55,5 @@ def sample(
 
 
 def parsed(graph: Graph, where: str) -> Where | None:
-    from spacelang.analysis.where import parse_where
-
-    return parse_where(where, graph) if where.strip() else None
+    """A budget from its text; the front end reads it."""
+    return plugins.load("spacelang.analyses", "where")(graph, where) if where.strip() else None

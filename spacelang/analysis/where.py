@@ -84,22 +84,3 @@ def _band(op: str, slope: Fraction, bound: Fraction) -> Band:
     if slope > 0:
         return None, (ceil(bound) - 1 if strict else floor(bound))
     return (floor(bound) + 1 if strict else ceil(bound)), None
-
-
-def parse_where(text: str, graph: Graph) -> Where:
-    """A budget from its text, in the language's own expressions over figures and decision paths."""
-    from spacelang.syntax.budget import budget
-
-    return of_conditions(budget(Source("<where>", text), graph.decisions))
-
-
-__all__ = [
-    "FIGURES",
-    "Band",
-    "Dim",
-    "Where",
-    "compare",
-    "conjunction",
-    "of_conditions",
-    "parse_where",
-]

@@ -54,7 +54,7 @@ def write_artifact(
 
     FileExistsError where the folder holds anything that is no artifact.
     """
-    from spacelang.ir.text import VERSION, digest, write
+    from spacelang.ir.text import VERSION, write
 
     if folder.is_dir() and any(folder.iterdir()) and not is_artifact(folder):
         message = "the folder is not empty and no artifact, so it is not replaced"
@@ -67,7 +67,7 @@ def write_artifact(
             "format": FORMAT,
             "versions": {"spacelang": __version__, "spaceir": VERSION},
             "name": graph.name,
-            "graph": digest(graph),
+            "graph": graph.hash,
             **record,
             "files": _hashes(made),
         }
@@ -90,16 +90,23 @@ def read_artifact(folder: Path) -> Artifact:
     if wrong:
         hint = "compile it again, or restore the folder"
         raise VerificationError(f"{folder} is not as it was written", *wrong, hint=hint)
-    from spacelang.ir.text import digest
-    from spacelang.syntax.ir_text import read
-
-    path = folder / GRAPH
-    if path.stat().st_size > MAX_GRAPH:
-        raise _unusable(folder, f"{GRAPH} is larger than {MAX_GRAPH >> 20} MiB")
-    graph = read(Source(str(path), path.read_text("utf-8")))
-    if digest(graph) != manifest.get("graph"):
+    graph = read_graph(folder / GRAPH)
+    if graph.hash != manifest.get("graph"):
         raise VerificationError(f"the graph of {folder} has another hash than its manifest says")
     return Artifact(folder, manifest, graph)
+
+
+def read_graph(path: Path) -> Graph:
+    """The graph of a file of IR text (SP702 where it is too large, SP603 where it is none)."""
+    from spacelang.syntax.ir_text import read
+
+    if path.stat().st_size > MAX_GRAPH:
+        raise _unusable(path.parent, f"{GRAPH} is larger than {MAX_GRAPH >> 20} MiB")
+    try:
+        text = path.read_text("utf-8")
+    except UnicodeDecodeError as failed:
+        raise _unusable(path.parent, f"{GRAPH} is no text: {failed}") from failed
+    return read(Source(str(path), text))
 
 
 def differences(folder: Path, manifest: Mapping[str, object]) -> list[str]:

@@ -23,6 +23,8 @@ State = Literal["ok", "missing", "changed", "damaged", "torn"]
 # A torn last line is what a killed process leaves, and is dropped by the next one.
 GOOD: frozenset[State] = frozenset(("ok", "torn"))
 MANIFEST, JOURNALS = "manifest.json", "*.jsonl"
+JOURNALS_OF_RUNS = ("manifest.jsonl", "scores.jsonl")
+CHECKED = b'{"check":"'
 MAX_MANIFEST = 1 << 20
 
 
@@ -73,7 +75,14 @@ def examined(folder: Path) -> Iterator[Finding]:
         if (here / MANIFEST).is_file():
             yield from _of_manifest(here, folder)
         for journal in sorted(here.glob(JOURNALS)):
-            yield from _of_journal(journal, folder)
+            if _has_checks(journal):
+                yield from _of_journal(journal, folder)
+
+
+def _has_checks(path: Path) -> bool:
+    """Whether a log has a checksum a line; a plain one is for reading, and says nothing here."""
+    with path.open("rb") as file:
+        return file.read(len(CHECKED)) == CHECKED or path.name in JOURNALS_OF_RUNS
 
 
 def _of_manifest(here: Path, folder: Path) -> Iterator[Finding]:

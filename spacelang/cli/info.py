@@ -66,10 +66,10 @@ def info(space: str, settings: Mapping[str, object], after: str, as_json: bool) 
             }
         )
         return
-    _print(graph, size, reach, tied, sum(copy.bytes for copy in copied))
+    _print(graph, reach, tied, sum(copy.bytes for copy in copied))
 
 
-def _print(graph: Graph, size: object, reach: Extent, tied: Mapping[str, int], copied: int) -> None:
+def _print(graph: Graph, reach: Extent, tied: Mapping[str, int], copied: int) -> None:
     tensors = sum(s.param.role == "weight" for s in graph.storages.values())
     say(graph.name)
     rows = [

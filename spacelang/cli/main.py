@@ -36,11 +36,11 @@ SECTIONS: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "explain": ("check:explain", "What the code of a diagnostic means."),
     },
     "Look into it": {
-        "show": ("show:show", "The graph as text, IR, DOT, SVG or HTML."),
         "info": ("info:info", "Decisions, exact size, storage, and the range of costs."),
         "count": ("info:count", "The exact number of architectures, also within a budget."),
         "sample": ("info:sample", "Architectures drawn exactly uniformly, one a line."),
         "cost": ("info:cost", "Exact params, MACs and activations of one architecture."),
+        "show": ("show:show", "The graph as text, IR, DOT, SVG or HTML."),
     },
     "Run it": {
         "compile": ("compile:compile", "An artifact folder: all that training needs."),

@@ -86,12 +86,11 @@ def after(function: Function) -> Function:
 def load(address: str, settings: Mapping[str, object], after: str = "") -> Graph:
     """The graph of a space with parameters set, or of a checked artifact, after some passes."""
     if os.path.isdir(address):
-        from spacelang.cli.artifact import read_artifact
-        from spacelang.cli.runs import space_of
+        from spacelang.cli.runs import graph_of
 
         if settings:
             raise click.UsageError("an artifact is compiled: --set comes too late for it")
-        graph = read_artifact(space_of(Path(address))).graph
+        graph = graph_of(Path(address))
     else:
         from spacelang.loader import load
 
@@ -116,8 +115,8 @@ def spelled(value: object) -> object:
     match value:
         case Fraction():
             return int(value) if value.denominator == 1 else float(value)
-        case Dim():
-            return str(value)
+        case Dim() if value.constant is not None:
+            return spelled(value.constant)
         case tuple():
             return [spelled(item) for item in cast("tuple[object, ...]", value)]
         case Candidates(items):

@@ -111,7 +111,9 @@ def millions(number: int) -> str:
 
 
 def both(number: int) -> str:
-    """11669224 -> 11.669 M (11,669,224)."""
+    """11669224 -> 11.669 M (11,669,224); small numbers alone."""
+    if abs(number) < 10_000:
+        return exact(number)
     return f"{millions(number)} ({exact(number)})"
 
 

@@ -1,33 +1,33 @@
-"""Run folders as the commands lay them out, and the work that a backend does for them, by name.
+"""Run folders, and the work that a backend does for the commands, by name.
 
-RUN/space/            the artifact: what was trained, without its source
-RUN/settings.json     the data, seed and recipe that `train` was given
-RUN/train/            checkpoints, log
-RUN/search/           scores, a result for each engine, the best architecture of each
+RUN/run.json, graph.spaceir     what is trained, without its source
+RUN/settings.json               where the images are
+RUN/checkpoint-*, log.jsonl     the training
+RUN/search/                     scores, and what each engine found
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import click
 
 from spacelang import plugins
-from spacelang.cli import options
-from spacelang.cli.artifact import Artifact, is_artifact, read_artifact, write_artifact
+from spacelang.cli.artifact import GRAPH, read_artifact, read_graph
+from spacelang.cli.errors import VerificationError
 from spacelang.diagnostics import SpaceError, error
 from spacelang.files import atomic_write
 
 if TYPE_CHECKING:
     from spacelang.ir.graph import Graph
 
-SPACE, SETTINGS, TRAIN, SEARCH = "space", "settings.json", "train", "search"
-MAX_SETTINGS = 1 << 20
-COPIED = ("parameters", "passes", "assignment")  # of an artifact's manifest, into a run's
+RECORD, SETTINGS, SEARCH = "run.json", "settings.json", "search"
+MAX_RECORD = 1 << 20
+Json = dict[str, object]
 
 
 def work(backend: str, name: str) -> Callable[..., Any]:
@@ -35,66 +35,62 @@ def work(backend: str, name: str) -> Callable[..., Any]:
     return plugins.load("spacelang.commands", f"{backend}.{name}")
 
 
-def space_of(folder: Path) -> Path:
-    """The artifact that a folder is, or that a run folder holds."""
-    return folder if is_artifact(folder) or not is_run(folder) else folder / SPACE
-
-
 def is_run(folder: Path) -> bool:
-    """Whether a folder is laid out as a run."""
-    return is_artifact(folder / SPACE)
+    """Whether a folder holds a training."""
+    return (folder / RECORD).is_file() and (folder / GRAPH).is_file()
 
 
-def opened(folder: str) -> Artifact:
-    """The checked artifact of a run (SP702 where the folder is no run)."""
-    if not is_run(Path(folder)):
+def graph_of(folder: Path) -> Graph:
+    """The graph of an artifact or of a run, its hash checked."""
+    return run_graph(folder) if is_run(folder) else read_artifact(folder).graph
+
+
+def run_graph(folder: Path) -> Graph:
+    """The graph of a run (SP702 where there is none, VerificationError where it was changed)."""
+    if not is_run(folder):
         found = error("SP702", f"{folder} is no run")
         raise SpaceError(found.hint("`spacelang train SPACE -o RUN` makes one"))
-    return read_artifact(Path(folder) / SPACE)
+    wanted = record_of(folder).get("graph")
+    graph = read_graph(folder / GRAPH)
+    if graph.hash != wanted:
+        raise VerificationError(f"{folder / GRAPH} is not the graph that the run is of")
+    return graph
 
 
-def origin(address: str, settings: Mapping[str, object]) -> Mapping[str, object]:
-    """How the graph at an address came about, for the manifest of a run's artifact."""
-    if os.path.isdir(address):
-        return read_artifact(space_of(Path(address))).manifest
-    return {"parameters": options.spelled_all(settings), "passes": "", "assignment": None}
+def record_of(folder: Path) -> Json:
+    """What a run says of itself."""
+    return _read(folder / RECORD)
 
 
-def install(graph: Graph, run: Path, record: Mapping[str, object]) -> None:
-    """Put the artifact of a graph into a run folder (SP702 where another one is there)."""
-    from spacelang.ir.text import digest
-
-    place = run / SPACE
-    if is_run(run):
-        held = read_artifact(place).manifest
-        if held["graph"] != digest(graph):
-            found = error("SP702", f"{run} is the run of another space, {held.get('name')}")
-            raise SpaceError(found.hint("choose another folder with -o"))
-        return
-    run.mkdir(parents=True, exist_ok=True)
-    kept = {name: record[name] for name in COPIED if name in record}
-    write_artifact(place, graph, kept, {})
+def keep_data(folder: Path, spec: str) -> None:
+    """Keep where the images are, so that later commands need not be told again."""
+    text = json.dumps({"data": os.path.abspath(spec) if os.path.exists(spec) else spec}) + "\n"
+    atomic_write(folder / SETTINGS, text)
 
 
-def write_settings(run: Path, settings: Mapping[str, object]) -> None:
-    """Keep what `train` was given, so that later commands need not be told again."""
-    atomic_write(run / SETTINGS, json.dumps(settings, indent=2, sort_keys=True) + "\n")
+def data_of(folder: Path) -> str:
+    """The data set that a run was trained on, by name or path (UsageError where that is unknown)."""
+    kept: object = None
+    if (folder / SETTINGS).is_file():
+        kept = _read(folder / SETTINGS).get("data")
+    elif is_run(folder):
+        about = record_of(folder).get("data")
+        kept = cast(Json, about).get("name") if isinstance(about, dict) else None
+    if not isinstance(kept, str):
+        raise click.UsageError("--data is missing: a data set, as mnist5k or a folder of images")
+    return kept
 
 
-def read_settings(run: Path) -> dict[str, object]:
-    """What `train` was given; nothing where that is not recorded (SP702 where it is unreadable)."""
-    place = run / SETTINGS
+def _read(path: Path) -> Json:
     try:
-        if place.stat().st_size > MAX_SETTINGS:
+        if path.stat().st_size > MAX_RECORD:
             raise ValueError("it is larger than 1 MiB")
-        data: object = json.loads(place.read_bytes())
-    except FileNotFoundError:
-        return {}
+        data: object = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as failed:
-        raise SpaceError(error("SP702", f"{place} cannot be read: {failed}")) from failed
+        raise SpaceError(error("SP702", f"{path} cannot be read: {failed}")) from failed
     if not isinstance(data, dict):
-        raise SpaceError(error("SP702", f"{place} is no JSON object"))
-    return cast("dict[str, object]", data)
+        raise SpaceError(error("SP702", f"{path} is no JSON object"))
+    return cast(Json, data)
 
 
 def data_for(backend: str, spec: str, graph: Graph) -> Any:
@@ -107,11 +103,6 @@ def data_for(backend: str, spec: str, graph: Graph) -> Any:
         raise SpaceError(error("SP704", f"{graph.name} does not take images [B, C, H, W]"))
     channels, height, width = (int(cast(int, size)) for size in shape)
     return read(spec, size=(height, width), channels=channels)
-
-
-def data_spec(spec: str) -> str:
-    """A data set's name as a run keeps it: a path is made absolute."""
-    return os.path.abspath(spec) if os.path.exists(spec) else spec
 
 
 def device(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -92,26 +92,20 @@ def train(
     run = Path(output if output is not None else space)
     if output is None and not runs.is_run(run):
         raise click.UsageError("-o RUN is missing: where the run is kept")
-    before = runs.read_settings(run) if runs.is_run(run) else {}
+    before = runs.record_of(run) if runs.is_run(run) else {}
     given = {name: value for name, value in flags.items() if value is not None}
     kept = before.get("recipe")
     known = cast("dict[str, object]", kept) if isinstance(kept, dict) else {}
-    chosen = {**known, **_recipe_file(file), **given}
-    spec = runs.data_spec(data) if data is not None else before.get("data")
-    if not isinstance(spec, str):
-        raise click.UsageError("--data is missing: what to train on, as mnist5k or a folder")
-    number = seed if seed is not None else before.get("seed", 42)
-    used = runs.work(backend, "recipe")(chosen)
+    used = runs.work(backend, "recipe")({**known, **_recipe_file(file), **given})
+    spec = data if data is not None else runs.data_of(run)
     images = runs.data_for(backend, spec, graph)
+    number = seed if seed is not None else before.get("seed", 42)
     place = runs.work(backend, "device")(device)
-    record = runs.origin(space, settings)
-    runs.install(graph, run, record)
-    runs.write_settings(run, {"data": spec, "seed": number, "recipe": chosen})
     with runs.work(backend, "progress")(progress) as told:
         made = runs.work(backend, "train")(
-            graph, images, used, run / runs.TRAIN,
-            seed=number, keep=checkpoint_hist, device=place, reporter=told,
-        )  # fmt: skip
+            graph, images, used, run, seed=number, keep=checkpoint_hist, device=place, reporter=told
+        )
+    runs.keep_data(run, spec)
     last: Mapping[str, Any] = made.log[-1]
     if as_json:
         found = {"run": str(run), "space": graph.name, "epochs": last["epoch"], "steps": made.steps}
@@ -148,6 +142,7 @@ def _recipe_file(name: str | None) -> dict[str, object]:
 @click.option("--data", metavar="DATA", help="The data set, if not the one it was trained on.")
 @click.option("--seed", type=click.IntRange(0, (1 << 63) - 1), default=0, show_default=True,
               help="Of everything drawn.")  # fmt: skip
+@click.option("-o", "--output", metavar="DIR", help="Where the results go.  [RUN/search]")
 @runs.device
 @runs.backend
 @runs.progress
@@ -159,6 +154,7 @@ def search(
     where: str,
     data: str | None,
     seed: int,
+    output: str | None,
     device: str,
     backend: str,
     progress: str,
@@ -167,20 +163,17 @@ def search(
     """Search the trained supernet of RUN on its validation images.
 
     Settings come from the space's `search { }`, then from here. What was scored before is not
-    scored again. The best architecture is written to RUN/search/ENGINE-best.json.
+    scored again. The best architecture is written to ENGINE-best.json.
     """
     from spacelang.engines.settings import configure
 
-    graph = runs.opened(run).graph
+    graph = runs.run_graph(Path(run))
     given = {**_engine_settings(texts), **({"where": where} if where else {})}
     chosen = configure(engine, graph.search.get(engine, {}), given)
-    spec = runs.data_spec(data) if data is not None else runs.read_settings(Path(run)).get("data")
-    if not isinstance(spec, str):
-        raise click.UsageError("--data is missing: what to search on, as mnist5k or a folder")
-    images = runs.data_for(backend, spec, graph)
+    images = runs.data_for(backend, data or runs.data_of(Path(run)), graph)
     place = runs.work(backend, "device")(device)
-    trained = runs.work(backend, "trained")(graph, images, Path(run) / runs.TRAIN, device=place)
-    folder = Path(run) / runs.SEARCH
+    trained = runs.work(backend, "trained")(graph, images, run, device=place)
+    folder = Path(output) if output is not None else Path(run) / runs.SEARCH
     with runs.work(backend, "progress")(progress) as told:
         made = runs.work(backend, "search")(
             chosen, graph, trained, images, folder, seed=seed, reporter=told

@@ -11,12 +11,12 @@ where it stands. Conditional parts are levels that are opened, filled and closed
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import cast
 
-from spacelang.diagnostics import NOWHERE, Diagnostic, SpaceError, Span, error
+from spacelang.diagnostics import NOWHERE, Diagnostic, SpaceError, Span, error, warning
 from spacelang.ir.block import Block
 from spacelang.ir.condition import Condition, disjunction
 from spacelang.ir.decision import Choice
@@ -76,6 +76,7 @@ class BlockBuilder:
         self.decisions: dict[str, Choice] = {}
         self.params: dict[str, _Declared] = {}
         self.unlabelled: dict[str, int] = {}
+        self.remarks: list[Diagnostic] = []
         self._next = 0
 
     # Declarations.
@@ -116,7 +117,7 @@ class BlockBuilder:
         return self.level.guards
 
     @contextmanager
-    def trial(self) -> Iterator[None]:
+    def trial(self) -> Generator[None]:
         """What is declared inside is taken back at the end."""
         params = {p: _Declared(d.param, list(d.guards)) for p, d in self.params.items()}
         decisions, unlabelled, level = dict(self.decisions), dict(self.unlabelled), self.level
@@ -175,7 +176,7 @@ class BlockBuilder:
         for size in dict.fromkeys(n for type in types for n in type.shape if n not in known):
             infer.need_some(size, f"a size of {op}")
         if infer.params:
-            prefix = join(prefix, self._unlabelled(join(prefix, op), op) if label is None else label)
+            prefix = join(prefix, self._unlabelled(prefix, op, span) if label is None else label)
         else:
             prefix = join(prefix, label) if label else ""
         views: dict[str, View] = {}
@@ -242,10 +243,15 @@ class BlockBuilder:
         self._next += 1
         return self._next - 1
 
-    def _unlabelled(self, path: str, op: str) -> str:
-        """The name of an op without a label among those of its scope."""
+    def _unlabelled(self, prefix: str, op: str, span: Span) -> str:
+        """The name of an op without a label among those of its scope; a second one is remarked."""
+        path = join(prefix, op)
         count = self.unlabelled[path] = self.unlabelled.get(path, -1) + 1
-        return f"{op}[{count}]" if count else op
+        if not count:
+            return op
+        remark = warning("SP212", f"a second {op} without a label", span, f"called {path}[{count}]")
+        self.remarks.append(remark.hint(f"{op}(..) as name"))
+        return f"{op}[{count}]"
 
     def _declare(self, param: Param) -> None:
         before = self.params.get(param.path)

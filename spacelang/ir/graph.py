@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from spacelang import plugins
+from spacelang.diagnostics import Diagnostic
 from spacelang.ir.block import Block
 from spacelang.ir.condition import FALSE, TRUE, Condition, conjunction, disjunction
 from spacelang.ir.decision import Assignment, Choice, Decisions
@@ -126,6 +127,7 @@ class Graph:
     require   limits on architectures; `params`, `macs` and `activations` are symbols without values
     dialects  other names for the parameters
     search    engine -> settings
+    remarks   warnings of the front end, of which the network says nothing
     """
 
     name: str
@@ -139,6 +141,7 @@ class Graph:
     search: Mapping[str, Mapping[str, object]] = field(
         default_factory=dict[str, Mapping[str, object]]
     )
+    remarks: tuple[Diagnostic, ...] = field(default=(), compare=False, repr=False)
 
     @cached_property
     def top(self) -> Instance:

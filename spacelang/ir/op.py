@@ -262,7 +262,7 @@ class Infer:
         axes = tuple(tuple(a) if not isinstance(a, Dim) else (a,) for a in shape)
         for axis in axes:
             for factor in axis:
-                self.need_whole(factor, f"a size of {name}")
+                self.need_whole(factor, f"a size of {name or 'a parameter'}")
         declared = Param(name, axes, init, role, dtype, persistent, decay, span=self.span)
         self.params[name] = declared
         self.views[name] = leading(declared)

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from math import prod
+from typing import ClassVar
 
 from spacelang import plugins
 from spacelang.diagnostics import Report, error
@@ -23,6 +24,7 @@ from spacelang.ir.node import Node
 from spacelang.ir.param import Param, Slice, View
 from spacelang.ir.pattern import Pattern
 from spacelang.ir.rule import StorageRule
+from spacelang.passes.base import Pass
 
 Start = Callable[[Dim, int], Dim]
 """Where a slice of `length` starts in a factor stored with so many entries."""
@@ -44,6 +46,33 @@ def start_of(rule: StorageRule | None) -> Start | None:
 
 EVERYTHING = Pattern((), anywhere=True)
 Change = tuple[tuple[StorageRule | None, ...], ...]
+
+
+@dataclass(frozen=True)
+class Entangle(Pass):
+    """Adds a storage rule: what `path` names reads slices of one storage.
+
+    path    decisions or parameters; all of them if not given
+    form    leading entries (""), entries around the middle ("centre"), one flat prefix ("flat")
+    """
+
+    name: ClassVar[str] = "entangle"
+    preserves: ClassVar[frozenset[str]] = frozenset({"space"})
+
+    path: Pattern = EVERYTHING
+    form: str = ""
+
+    def run(self, graph: Graph, report: Report) -> Graph:
+        """The graph with the rule; storage is laid out anew after every pass."""
+        if self.form not in FORMS:
+            report.add(error("SP204", f"entangle has no form {self.form}").note(FORMS_NOTE))
+            return graph
+        rule = StorageRule(self.path, "entangle", self.form)
+        return replace(graph, rules=(*graph.rules, rule))
+
+
+FORMS = ("", "centre", "flat")
+FORMS_NOTE = "there are centre and flat, or none for leading entries"
 
 
 def lay_out(graph: Graph) -> Graph:

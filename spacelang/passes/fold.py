@@ -118,7 +118,7 @@ def _read(body: Body, owner: Block, node: Node, role: str) -> Value | None:
     op = "buffer" if param.role == "buffer" else "parameter"
     made = Node(
         next(body.ids), op, (), {"shape": shape, "init": param.init}, {"": view},
-        types=(TensorType(merged),), span=node.span,
+        types=(TensorType(merged),), label=view.param, span=node.span,
     )  # fmt: skip
     return body.put(made)[0]
 
@@ -174,7 +174,7 @@ def _before(body: Body, owner: Block, x: Value, norm: Node, product: Node) -> Va
 def _applied(
     body: Body, x: Value, product: Node, weight: Value, bias: Value, label: str, type: TensorType
 ) -> Value:
-    options = {k: v for k, v in product.attributes.items() if k != "given"} | {"bias": True}
+    options = {k: v for k, v in product.attributes.items() if k not in ("given", "bias")}
     operands, given = [x, weight, bias], ("weight", "bias")
     made = body.one(product.op, operands, options, label, product.span, given)
     body.nodes[-1] = replace(body.nodes[-1], types=(type,))
@@ -268,6 +268,7 @@ def _owning(node: Node, roles: Sequence[str], params: Mapping[str, Param], place
     views: dict[str, View] = {role: leading(params[join(place, role)]) for role in roles}
     rest = node.operands[: len(node.operands) - len(roles)]
     attributes = {k: v for k, v in node.attributes.items() if k != "given"}
+    attributes["bias"] = "bias" in roles or "bias" in node.params
     return replace(node, operands=rest, attributes=attributes, params={**node.params, **views})
 
 

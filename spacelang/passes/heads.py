@@ -260,9 +260,18 @@ class _Writer:
         axis = operand_axis(node, position, types, self.heads.axes[Value(node.id)])
         if axis is None:
             return value
+        if not self._constant(value):
+            name = node.label or node.op
+            why = f"at {name}, heads meet others that are not made of the same value"
+            raise refuse(self.old, why, node.span)
         start = self.group * number
         index = (*(None for _ in range(axis)), (start, start + self.group))
         return self.body.one("slice", [value], {"index": index})
+
+    def _constant(self, value: Value) -> bool:
+        """Whether a value depends on no input of the block."""
+        node = self.old.by_id[value.node]
+        return node.op != "input" and all(self._constant(v) for v in node.operands)
 
 
 def _all(node: Node) -> Iterator[Node]:

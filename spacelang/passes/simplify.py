@@ -149,7 +149,7 @@ class _Simplifier:
         maker = makers[value.node]
         move = move_of(node, maker.types[value.index], "y.")
         source = value
-        if maker.op == "rearrange":
+        if maker.op == "rearrange" and not move.idle:
             (further,) = maker.operands
             first = move_of(maker, makers[further.node].types[further.index], "x.")
             both = joined(first, move)

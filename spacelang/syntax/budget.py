@@ -4,14 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from spacelang.analysis.where import Where, of_conditions
 from spacelang.diagnostics import Source
 from spacelang.ir.condition import Condition
 from spacelang.ir.decision import Choice
+from spacelang.ir.graph import Graph
 from spacelang.syntax.frame import Frame
 from spacelang.syntax.limits import Reader
 from spacelang.syntax.parse import expression
 from spacelang.syntax.scope import Library, Scope
 from spacelang.syntax.session import Session
+
+
+def parse_where(graph: Graph, text: str) -> Where:
+    """A budget of a graph from its text."""
+    return of_conditions(budget(Source("<where>", text), graph.decisions))
 
 
 def budget(source: Source, decisions: Mapping[str, Choice]) -> Iterator[Condition]:

@@ -223,12 +223,7 @@ def pend(value: Thing, name: str, frame: Frame) -> Thing:
 def mark_presence(frame: Frame, symbols: frozenset[Symbol]) -> None:
     """Decisions in a loop's bound are of the kind `presence`."""
     for symbol in symbols:
-        here, name = frame, symbol.name
-        while name not in here.builder.decisions and here.caller is not None:
-            found = next((i for i in here.imports.values() if i.size.name == name), None)
-            if found is None:
-                break
-            name, here = found.symbol.name, found.frame or here.caller
-        choice = here.builder.decisions.get(name)
+        home, name = frame.origin(symbol.name)
+        choice = home.builder.decisions.get(name)
         if choice is not None and choice.kind == "dim":
-            here.builder.decisions[name] = replace(choice, kind="presence")
+            home.builder.decisions[name] = replace(choice, kind="presence")

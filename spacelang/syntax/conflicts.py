@@ -10,10 +10,9 @@ which the place stands; of several it has the fewest decisions off their largest
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from spacelang.diagnostics import NOWHERE, Diagnostic, Label, Span, error
+from spacelang.diagnostics import NOWHERE, Diagnostic, Span, error
 from spacelang.ir.build import Tensor
 from spacelang.ir.condition import Condition
 from spacelang.ir.decision import plain
@@ -47,13 +46,6 @@ def explained(
     if conflict.example is None:
         return diagnostic
     return diagnostic.note(example_text(_example(frame, conflict.example)))
-
-
-def placed(diagnostic: Diagnostic, span: Span) -> Diagnostic:
-    """The diagnostic at a place, if it has none."""
-    if diagnostic.primary.span is not NOWHERE:
-        return diagnostic
-    return replace(diagnostic, primary=Label(span, diagnostic.primary.text))
 
 
 def not_known(need: NeedsValue, frame: Frame) -> Diagnostic:
@@ -118,16 +110,9 @@ def _origin(frame: Frame, size: Dim, operands: Sequence[Tensor]) -> Span | None:
 
 def _declared(frame: Frame, name: str) -> Span | None:
     """Where a decision is written that a frame knows by a name."""
-    here: Frame | None = frame
-    while here is not None:
-        choice = here.builder.decisions.get(name)
-        if choice is not None:
-            return choice.span
-        item = next((i for i in here.imports.values() if i.size.name == name), None)
-        if item is None:
-            return None
-        name, here = item.symbol.name, item.frame or here.caller
-    return None
+    home, name = frame.origin(name)
+    choice = home.builder.decisions.get(name)
+    return None if choice is None else choice.span
 
 
 def _maker(tensor: Tensor, size: Dim) -> Span | None:
@@ -157,17 +142,12 @@ def _within(span: Span, other: Span) -> bool:
 
 def outward(frame: Frame, name: str) -> str:
     """A symbol's name as the whole space knows it."""
-    here = frame
-    while here.caller is not None:
-        item = next((i for i in here.imports.values() if i.size.name == name), None)
-        if item is not None:
-            name, here = item.symbol.name, item.frame or here.caller
-            continue
-        if name.startswith(("%", "/")):
-            break
+    here, name = frame.origin(name)
+    while here.caller is not None and not name.startswith(("%", "/")):
         if here.place.startswith("/"):
-            return f"{here.place[1:]}.{name}"
-        name, here = join(here.place, name), here.caller
+            name = f"{here.place}.{name}"
+            break
+        here, name = here.caller.origin(join(here.place, name))
     return name.lstrip("%/")
 
 

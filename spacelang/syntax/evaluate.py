@@ -13,13 +13,12 @@ from collections.abc import Callable, Iterable, Mapping
 from fractions import Fraction
 from typing import Any, TypeVar
 
-from spacelang.diagnostics import NOWHERE, Diagnostic, SpaceError, Span, error
+from spacelang.diagnostics import NOWHERE, Diagnostic, SpaceError, Span, error, placed
 from spacelang.ir.condition import Condition
 from spacelang.ir.dim import Dim
 from spacelang.ir.op import NeedsValue, shown
 from spacelang.ir.pattern import Hop
 from spacelang.syntax import tree
-from spacelang.syntax.conflicts import placed
 from spacelang.syntax.frame import Frame
 from spacelang.syntax.scope import Scope
 from spacelang.syntax.values import Candidates, Numbers, Pending, Thing, kind, number

@@ -6,16 +6,17 @@ its own (`%width`), bound at each call; only decisions that the block takes itse
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from spacelang.diagnostics import Report, SpaceError, Span, error
+from spacelang.diagnostics import Diagnostic, Report, SpaceError, Span, error
 from spacelang.ir.build import BlockBuilder, Tensor
 from spacelang.ir.condition import Condition
 from spacelang.ir.dim import Dim, Symbol
 from spacelang.ir.dim import Value as DecisionValue
 from spacelang.ir.node import TensorType, join
+from spacelang.ir.op import Conflict
 from spacelang.ir.param import Init
 from spacelang.syntax.conflicts import explained
 from spacelang.syntax.session import Import, Session
@@ -48,7 +49,8 @@ class Frame:
         self.session, self.caller, self.name = session, caller, name
         self.definition, self.place = definition, place
         self.fixed = dict(fixed or {})
-        self.builder = BlockBuilder(name, span, explain=lambda *given: explained(self, *given))
+        self.builder = BlockBuilder(name, span, explain=self._explain)
+        self.builder.remarks = session.remarks
         self.prefix = ""
         self.counts: dict[str, int] = {}
         self.imports: dict[tuple[int, Symbol], Import] = {}
@@ -59,6 +61,11 @@ class Frame:
         self.origins: dict[Dim, Span] = {}
         self.require: list[Condition] = []
         self.deferred: list[tuple[Expr, Scope, tuple[Condition, ...]]] = []
+
+    def _explain(
+        self, found: Diagnostic, conflict: Conflict, operands: Sequence[Tensor]
+    ) -> Diagnostic:
+        return explained(self, found, conflict, operands)
 
     # Names.
 
@@ -100,6 +107,20 @@ class Frame:
             self.builder.size(size)
             self.imports[key] = Import(size, None if origin is self.caller else origin, symbol)
         return self.imports[key].size
+
+    def origin(self, name: str) -> tuple[Frame, str]:
+        """The frame from which a symbol of this one comes, and its name there."""
+        here: Frame = self
+        while here.caller is not None:
+            found = here.import_of(name)
+            if found is None:
+                break
+            name, here = found.symbol.name, found.frame or here.caller
+        return here, name
+
+    def import_of(self, name: str) -> Import | None:
+        """Where a size of this block comes from; None for a decision of its own."""
+        return next((i for i in self.imports.values() if i.size.name == name), None)
 
     def dim(self, origin: Frame, dim: Dim) -> Dim:
         if origin is self or not dim.symbols:

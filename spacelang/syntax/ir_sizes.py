@@ -40,7 +40,7 @@ from spacelang.ir.known import Symbols
 from spacelang.syntax.tokens import Token
 
 DIGITS = 64
-TERMS = 10_000
+TERMS = 2_000
 EXPONENT = 64
 
 

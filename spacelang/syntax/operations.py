@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import cast
 
 from spacelang.diagnostics import SpaceError, Span, error
 from spacelang.ir.build import Tensor, complete
@@ -145,9 +146,14 @@ def _size(value: object) -> bool:
 
 def _list_of(item: Callable[[object], bool]) -> Callable[[object], bool]:
     """One of them, or a list that is not empty."""
-    return lambda value: item(value) or (
-        isinstance(value, tuple) and bool(value) and all(item(v) for v in value)
-    )
+
+    def fits(value: object) -> bool:
+        if not isinstance(value, tuple):
+            return item(value)
+        entries = cast(tuple[object, ...], value)
+        return bool(entries) and all(map(item, entries))
+
+    return fits
 
 
 def _shape(value: object) -> bool:

@@ -79,7 +79,7 @@ class Scope:
 
 
 def unknown(name: str, span: Span, known: list[str]) -> SpaceError:
-    near = get_close_matches(name, known, 1)
+    near = get_close_matches(name, known, 1, 0.7)
     found = error("SP201", f"nothing is called {name} here", span)
     return SpaceError(found.hint(f"did you mean {near[0]}?") if near else found)
 
@@ -170,7 +170,7 @@ class Library:
                     )
                 return real
         known = sorted({p.stem for place in places for p in place.parent.glob("*.space")})
-        near = get_close_matches(name, known, 1)
+        near = get_close_matches(name, known, 1, 0.7)
         found = error("SP201", f"no file {relative} is beside this one or shipped", span)
         raise SpaceError(found.hint(f"did you mean {near[0]}?") if near else found)
 

@@ -222,27 +222,3 @@ def path_of(expr: tree.Expr) -> tree.Path:
                 return here
             case _:
                 raise SpaceError(error("SP209", "a path is wanted here", expr.span))
-
-
-def path_of(expr: tree.Expr) -> tree.Path:
-    """A bare path that the grammar read as an expression: `blocks[_].attn.softmax`."""
-    hops: list[tree.Hop] = []
-    here: tree.Expr = expr
-    indices: tuple[tree.Expr, ...] = ()
-    while True:
-        match here:
-            case tree.Item(value, found):
-                kept = tuple(
-                    i for i in found if not isinstance(i, tree.Full | tree.Rest | tree.Leading)
-                )
-                indices, here = (*kept, *indices), value
-            case tree.Field(value, name):
-                hops.append(tree.Hop(name, indices, span=here.span))
-                indices, here = (), value
-            case tree.Name(name):
-                hops.append(tree.Hop(name, indices, span=here.span))
-                return tree.Path(tuple(reversed(hops)), span=expr.span)
-            case tree.Path():
-                return here
-            case _:
-                raise SpaceError(error("SP209", "a path is wanted here", expr.span))

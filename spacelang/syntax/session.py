@@ -60,6 +60,7 @@ class Session:
     named: dict[str, bool] = field(default_factory=dict[str, bool])
     late: dict[int, tuple[str, ...]] = field(default_factory=dict[int, tuple[str, ...]])
     lets: list[tree.Let] = field(default_factory=list[tree.Let])
+    remarks: list[Diagnostic] = field(default_factory=list[Diagnostic])
     failed: Frame | None = None
     nodes: int = 0
     turns: int = 0

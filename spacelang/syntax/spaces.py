@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from spacelang.diagnostics import SpaceError, error
+from spacelang.diagnostics import SpaceError, Span, error
 from spacelang.ir.block import Block
 from spacelang.ir.graph import Graph, Output
 from spacelang.ir.op import NeedsValue
@@ -40,7 +40,7 @@ def elaborate(
     """
     span = space.definition.span
     frame = Frame(session, name, span)
-    frame.host = host = Host()
+    frame.host = Host()
     left = dict(overrides)
     try:
         _make(space, {}, frame, left, 0)
@@ -54,10 +54,18 @@ def elaborate(
                 f"its parameters: {', '.join(parameters(space)) or 'none'}"
             )
         )
+    return finished(frame, span)
+
+
+def finished(frame: Frame, span: Span) -> Graph:
+    """The graph of a space whose statements have been run; all that is wrong is raised at once."""
     frame.errors.check()
+    host = frame.host
+    assert host is not None, f"{frame.name} is a block"
     if not any(not training for _, _, training in host.outputs):
-        raise SpaceError(error("SP208", f"{name} has no output", span).hint("output linear(x, 10)"))
-    graph = _graph(name, frame, host)
+        found = error("SP208", f"{frame.name} has no output", span)
+        raise SpaceError(found.hint("output linear(x, 10)"))
+    graph = _graph(frame.name, frame, host)
     limits = tuple(dict.fromkeys((*frame.require, *deferred(frame, graph.decisions))))
     frame.errors.check()
     return _rewritten(replace(graph, require=limits), frame, host)
@@ -70,8 +78,16 @@ def _graph(name: str, frame: Frame, host: Host) -> Graph:
         for (label, _, training), value in zip(host.outputs, root.outputs, strict=True)
     )
     blocks = _called(root, frame.session.blocks)
-    rules = tuple(host.rules)
-    return Graph(name, root, blocks, outputs, rules, dialects=host.dialects, search=host.search)
+    return Graph(
+        name,
+        root,
+        blocks,
+        outputs,
+        tuple(host.rules),
+        dialects=host.dialects,
+        search=host.search,
+        remarks=tuple(dict.fromkeys(frame.session.remarks)),
+    )
 
 
 def _called(root: Block, blocks: Mapping[str, Block]) -> dict[str, Block]:

@@ -200,6 +200,7 @@ def _for(statement: tree.For, frame: Frame, scope: Scope) -> None:
     protect(statement.names, statement.span)
     _no_return(statement.body)
     source = evaluate(statement.source, frame, scope)
+    before = {name: scope.names[name] for name in statement.names if name in scope.names}
     for truth, item in turns(source, statement.source.span, frame):
         scope.constant -= set(_constants(statement.body))
         bind(statement.names, item, statement.span, scope)
@@ -207,6 +208,9 @@ def _for(statement: tree.For, frame: Frame, scope: Scope) -> None:
             run(statement.body.statements, frame, scope)
         else:
             guarded(truth, statement.body, frame, scope, statement.span)
+    for name in statement.names:  # the names of a loop are its own
+        scope.names.pop(name, None)
+    scope.names.update(before)
 
 
 def turns(source: Thing, span: Span, frame: Frame) -> Iterable[tuple[Any, Thing]]:

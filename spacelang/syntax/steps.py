@@ -40,7 +40,15 @@ class ClosureSource:
         host = Frame(session, "host", self.closure.definition.span)
         tensor = host.builder.input(type)
         span = self.closure.definition.span
-        call_block(self.closure, Arguments((tensor,), {}, {}, None, span), host, path)
+        try:
+            call_block(self.closure, Arguments((tensor,), {}, {}, None, span), host, path)
+        except SpaceError as failed:
+            host.errors.extend(failed.diagnostics)
+        if host.require:
+            host.errors.add(
+                error("SP601", f"{self.name} cannot be inserted: it has limits (require)", span)
+            )
+        host.errors.check()
         node = host.builder.level.nodes[-1]
         if node.call is None or len(node.types) != 1:
             raise SpaceError(

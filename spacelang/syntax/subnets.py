@@ -16,9 +16,9 @@ from spacelang.syntax import tree
 from spacelang.syntax.calls import arguments
 from spacelang.syntax.evaluate import evaluate
 from spacelang.syntax.frame import Frame
-from spacelang.syntax.session import Session
 from spacelang.syntax.scope import Scope
 from spacelang.syntax.selectors import pattern
+from spacelang.syntax.session import Session
 from spacelang.syntax.spaces import base_of, elaborate
 from spacelang.syntax.values import SpaceValue, Thing, kind
 

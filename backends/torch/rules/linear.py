@@ -18,11 +18,11 @@ def _linear(emit: Emit) -> Result:
     count = emit.frame.entries(emit.node)
     if count is None:
         weight, bias = emit.param("weight"), emit.param("bias")
-        return _factored(emit, emit.call(F.linear, x, weight, bias), out)
+        return _factored(emit, emit.frame.linear(emit.node, x, weight, bias), out)
     parts: list[fx.Node] = []
     for entry in range(count):
         weight, bias = emit.param("weight", (entry, count)), emit.param("bias", (entry, count))
-        parts.append(_factored(emit, emit.call(F.linear, x, weight, bias), out[1:]))
+        parts.append(_factored(emit, emit.frame.linear(emit.node, x, weight, bias), out[1:]))
     return Entries(tuple(parts))
 
 

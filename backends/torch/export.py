@@ -1,0 +1,109 @@
+"""Export of a network by torch.export (.pt2) and to ONNX, checked against eager before it is kept.
+
+    export(subnet, example(graph), "subnet.onnx")       # Export(path, difference)
+
+The batch axis stays free: what is written is checked on another batch than it was traced with. ONNX
+is run by onnxruntime where that is installed; else its difference is None.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from spacelang.backends.torch.proof import ProofError, relative
+from spacelang.diagnostics import SpaceError, error
+from spacelang.files import PathLike, atomic_write
+
+TOLERANCE = 1e-5
+
+
+@dataclass(frozen=True)
+class Export:
+    """A written file, and how far from eager it is as a part of the largest output."""
+
+    path: Path
+    difference: float | None
+
+
+def export(network: nn.Module, inputs: Sequence[Tensor], path: PathLike) -> Export:
+    """Write a network in evaluation, by the ending of the name: `.pt2` or `.onnx`.
+
+    `inputs` share a batch axis 0, which stays free. SP604 for another ending or a missing exporter,
+    SP605 for a network that cannot be exported, ProofError where it differs from eager by more than
+    1e-5; then nothing is written.
+    """
+    place = Path(path)
+    formats = {".pt2": _pt2, ".onnx": _onnx}
+    if place.suffix not in formats:
+        known = " and ".join(formats)
+        raise SpaceError(error("SP604", f"{place.name} has no ending of a format: {known}"))
+    network = network.cpu().eval()
+    traced = tuple(x.cpu() for x in inputs)
+    checked = tuple(torch.cat([x, x[:1].flip(-1)]) for x in traced)
+    content, found = formats[place.suffix](network, traced, checked)
+    difference = None
+    if found is not None:
+        with torch.no_grad():
+            expected = _flat(network(*checked))
+        pairs = zip(found, expected, strict=True)
+        difference = max(relative(a, b) for a, b in pairs)
+        if difference > TOLERANCE:
+            headline = f"{place.name} differs from eager by {difference:.3g}"
+            raise ProofError(error("SP605", headline).note(f"{TOLERANCE:g} is allowed"))
+    atomic_write(place, content)
+    return Export(place, difference)
+
+
+def _flat(outputs: Tensor | dict[str, Tensor]) -> list[Tensor]:
+    return list(outputs.values()) if isinstance(outputs, dict) else [outputs]
+
+
+def _program(network: nn.Module, inputs: tuple[Tensor, ...]) -> torch.export.ExportedProgram:
+    batch = torch.export.Dim("batch", min=1)
+    shapes = tuple({0: batch} for _ in inputs)
+    try:
+        with torch.no_grad():
+            return torch.export.export(network, inputs, dynamic_shapes=shapes)
+    except (RuntimeError, ValueError, TypeError, AssertionError) as problem:
+        found = error("SP605", "torch.export cannot trace this network").note(str(problem)[:2000])
+        raise SpaceError(found) from problem
+
+
+def _pt2(
+    network: nn.Module, traced: tuple[Tensor, ...], checked: tuple[Tensor, ...]
+) -> tuple[bytes, list[Tensor] | None]:
+    file = io.BytesIO()
+    torch.export.save(_program(network, traced), file)
+    read = torch.export.load(io.BytesIO(file.getvalue())).module()
+    with torch.no_grad():
+        return file.getvalue(), _flat(read(*checked))
+
+
+def _onnx(
+    network: nn.Module, traced: tuple[Tensor, ...], checked: tuple[Tensor, ...]
+) -> tuple[bytes, list[Tensor] | None]:
+    for needed in ("onnx", "onnxscript"):
+        if importlib.util.find_spec(needed) is None:
+            found = error("SP604", f"{needed} is not installed")
+            raise SpaceError(found.hint('pip install "spacelang-nas[export]"'))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # its own deprecations
+        program = torch.onnx.export(_program(network, traced), dynamo=True, verbose=False)
+    assert program is not None
+    content = program.model_proto.SerializeToString()
+    if importlib.util.find_spec("onnxruntime") is None:
+        return content, None
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    names = [entry.name for entry in session.get_inputs()]
+    feed = {name: x.numpy() for name, x in zip(names, checked, strict=True)}
+    return content, [torch.from_numpy(y) for y in session.run(None, feed)]

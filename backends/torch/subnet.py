@@ -1,0 +1,119 @@
+"""Subnets to take home: a folder with a network's source, its weights, and what it is.
+
+    model.py              class Network, in plain PyTorch
+    weights.safetensors   network.load_state_dict(load_file("weights.safetensors"))
+    manifest.json         {"kind": "subnet", "assignment", "params", "proof", "files": {..}, ..}
+
+It is written at once, and only after the network that was read back from it was proved equal.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import cast
+
+from safetensors.torch import save as to_bytes
+from torch import nn
+
+from spacelang.backends.torch.proof import Proof, prove
+from spacelang.backends.torch.source import NETWORK, print_network
+from spacelang.backends.torch.supernet import Supernet
+from spacelang.backends.torch.weights import read_file
+from spacelang.diagnostics import SpaceError, error
+from spacelang.files import PathLike, atomic_folder, sha256
+from spacelang.ir.decision import Assignment
+
+KIND, FORMAT = "subnet", 1
+SOURCE, WEIGHTS, MANIFEST = "model.py", "weights.safetensors", "manifest.json"
+
+
+@dataclass(frozen=True)
+class Subnet:
+    """A written subnet."""
+
+    folder: Path
+    assignment: Assignment
+    params: int
+    proof: tuple[Proof, ...]
+
+
+def write_subnet(
+    model: Supernet, assignment: Assignment, folder: PathLike, *, seed: int = 0
+) -> Subnet:
+    """Write one network of a supernet and prove it equal on inputs drawn from a seed.
+
+    Nothing is left of a folder that could not be finished: ProofError where the network differs,
+    SP605 where it cannot be printed, OSError where it cannot be written.
+    """
+    graph = model.graph
+    taken = graph.decisions.assignment(graph.decisions.check(assignment))
+    network = model.extract(taken)
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    params = sum(parameter.numel() for parameter in network.parameters())
+    with atomic_folder(folder) as made:
+        (made / SOURCE).write_text(print_network(model, taken), "utf-8", newline="\n")
+        (made / WEIGHTS).write_bytes(to_bytes(state))
+        proof = prove(model, taken, _network(made), seed)
+        manifest = {
+            "kind": KIND,
+            "format": FORMAT,
+            "space": graph.name,
+            "graph": graph.hash,
+            "assignment": dict(taken),
+            "params": params,
+            "inputs": {node.label or "x": str(node.types[0]) for node in graph.root.inputs},
+            "proof": [asdict(part) for part in proof],
+            "files": {
+                name: {"sha256": sha256(made / name), "size": (made / name).stat().st_size}
+                for name in (SOURCE, WEIGHTS)
+            },
+        }
+        (made / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", "utf-8")
+    return Subnet(Path(folder), taken, params, proof)
+
+
+def load_subnet(folder: PathLike) -> nn.Module:
+    """The network of a folder, in evaluation; its source runs, so only of a folder that you trust.
+
+    SP702 where it is no subnet, or where a file is not the one that was written.
+    """
+    place = Path(folder)
+    try:
+        manifest = json.loads((place / MANIFEST).read_bytes())
+        files = cast(Mapping[str, Mapping[str, object]], manifest["files"])
+        kind, listed = manifest["kind"], {name: files[name]["sha256"] for name in (SOURCE, WEIGHTS)}
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as problem:
+        found = error("SP702", f"{place} is no subnet").note(f"its {MANIFEST}: {problem}")
+        raise SpaceError(found) from problem
+    changed = [n for n, h in listed.items() if not (place / n).is_file() or sha256(place / n) != h]
+    if kind != KIND or changed:
+        reason = f"{changed[0]} is not as it was written" if changed else f"it is a {kind}"
+        raise SpaceError(error("SP702", f"{place} cannot be used: {reason}"))
+    return _network(place)
+
+
+def _network(folder: Path) -> nn.Module:
+    """The network of a folder whose files are known to be ours."""
+    network = cast(nn.Module, vars(_module(folder / SOURCE))[NETWORK]())
+    network.load_state_dict(read_file(folder / WEIGHTS))
+    return network.eval()
+
+
+def _module(path: Path) -> ModuleType:
+    """A Python file as a module that nothing else sees, without a compiled copy beside it."""
+    spec = importlib.util.spec_from_file_location("subnet", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.dont_write_bytecode = before
+    return module

@@ -1,0 +1,278 @@
+"""`train` and `search` on the command line: run folders, and what is wrong with what they get."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from spacelang.backends.torch.recipe import Recipe
+from spacelang.cli.main import commands
+from spacelang.cli.train import RECIPE, SWITCHES
+from spacelang.files import Lock
+
+SPACE = """
+space tiny(classes = 2) {
+  input x: [B, 1, 6, 6]
+  choose width in {4, 8}
+  choose depth in {1, 2}
+  block layer(x: [B, width]) -> [B, width] {
+    choose ratio in {1, 2}
+    return x + (linear(x, width * ratio) as up |> gelu |> linear(width) as down)
+  }
+  y = linear(x, width, axes: 3) as stem
+  for i in 0..<depth { y = layer(y) as layers[i] }
+  output linear(y, classes) as head
+  weights { _: entangle }
+  search evolution { population = 4  generations = 2  parents = 2  mutants = 2  crossovers = 1 }
+}
+"""
+QUICK = ("--epochs", "2", "-b", "16", "--lr", "0.01", "--warmup-epochs", "0", "--progress", "quiet")
+
+
+def run(*words: object) -> Result:
+    return CliRunner().invoke(commands, [str(word) for word in words])
+
+
+def data(*words: object) -> Any:
+    result = run(*words, "--json")
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def refused(*words: object, code: int = 2) -> str:
+    result = run(*words)
+    assert result.exit_code == code, result.output
+    assert "Traceback" not in result.output
+    return result.stderr
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a space, and images of two classes, dark and bright."""
+    folder = tmp_path_factory.mktemp("runs")
+    (folder / "tiny.space").write_text(SPACE)
+    rng = np.random.default_rng(0)
+    labels = np.arange(90) % 2
+    images = rng.integers(0, 100, (90, 6, 6)) + labels[:, None, None] * 120
+    np.savez(folder / "images.npz", images=images.astype(np.uint8), labels=labels)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(place: Path) -> Path:
+    """A finished run whose source is gone."""
+    space = place / "gone.space"
+    space.write_text(SPACE)
+    words = ("train", space, "-o", place / "run", "--data", place / "images.npz", *QUICK)
+    result = run(*words)
+    assert result.exit_code == 0, result.output
+    assert result.stderr == "", "--progress quiet"
+    assert "trained for 2 epochs" in result.stdout
+    space.unlink()
+    return place / "run"
+
+
+def test_there_is_a_flag_for_every_setting() -> None:
+    assert {*RECIPE, *SWITCHES} == {field.name for field in fields(Recipe)}
+    switches = {field.name for field in fields(Recipe) if field.type == "bool"}
+    assert set(SWITCHES) == switches
+
+
+def test_a_run_holds_all_that_later_commands_need(trained: Path) -> None:
+    assert data("info", trained)["name"] == "tiny"
+    assert data("doctor", trained)["ok"]
+    settings = json.loads((trained / "settings.json").read_text())
+    assert settings["recipe"] == {
+        "epochs": "2",
+        "batch_size": "16",
+        "lr": "0.01",
+        "warmup_epochs": "0",
+    }
+    found = data("search", trained, "--progress", "quiet")
+    assert found["evaluated"] >= 4
+    best = json.loads(Path(found["file"]).read_text())
+    assert best == found["best"]["assignment"]
+    cost = data("cost", trained, "--arch", found["file"])
+    assert (cost["params"], cost["macs"]) == (found["best"]["params"], found["best"]["macs"])
+    assert found["best"]["accuracy"] == max(row["accuracy"] for row in found["front"])
+    assert data("doctor", trained)["ok"]
+
+
+def test_training_goes_on_where_it_stopped(trained: Path, place: Path) -> None:
+    first = data("train", trained, "--progress", "quiet")
+    assert first["epochs"] == 2
+    longer = refused("train", trained, "--epochs", "3")
+    assert "SP702" in longer
+    assert "recipe.epochs: 2 there, 3 here" in longer
+    words = ("--data", place / "images.npz", *QUICK)
+    again = data("train", place / "tiny.space", "-o", place / "again", *words)
+    assert again["weights"] == first["weights"], "the same command gives the same bits"
+    assert len(again["log"]) == 2
+
+
+def test_an_artifact_is_trained_without_its_source(place: Path, trained: Path) -> None:
+    art = place / "art"
+    assert run("compile", place / "tiny.space", "-o", art).exit_code == 0
+    found = data("train", art, "-o", place / "by-art", "--data", place / "images.npz", *QUICK)
+    assert found["weights"] == data("train", trained, "--progress", "quiet")["weights"]
+    assert (place / "by-art" / "space" / "graph.spaceir").read_bytes() == (
+        art / "graph.spaceir"
+    ).read_bytes()
+
+
+def test_a_search_keeps_to_its_budget_and_repeats_nothing(trained: Path) -> None:
+    words = (
+        "search",
+        trained,
+        "--engine",
+        "random",
+        "--where",
+        "params <= 250",
+        "--progress",
+        "quiet",
+    )
+    found = data(*words)
+    assert found["best"]["params"] <= 250
+    lines = (trained / "search" / "scores.jsonl").read_text().count("\n")
+    assert data(*words) == found
+    assert (trained / "search" / "scores.jsonl").read_text().count("\n") == lines
+    told = refused(*words[:4], "--where", "params <= 3")
+    assert "SP502" in told
+
+
+def test_settings_come_from_a_file_and_flags_win(place: Path) -> None:
+    recipe = place / "recipe.toml"
+    recipe.write_text(
+        "epochs = 5\nbatch_size = 16\nwarmup_epochs = 0\nlr = 0.01\nmodel_ema = true\n"
+    )
+    words = (
+        "--data",
+        place / "images.npz",
+        "--recipe",
+        recipe,
+        "--epochs",
+        1,
+        "--progress",
+        "quiet",
+    )
+    found = data("train", place / "tiny.space", "-o", place / "toml", *words, "--no-model-ema")
+    assert found["epochs"] == 1
+    record = json.loads((place / "toml" / "train" / "run.json").read_text())["recipe"]
+    assert (record["epochs"], record["batch_size"], record["model_ema"]) == (1, 16, False)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ([], "-o RUN is missing"),
+        (["-o", "RUN"], "--data is missing"),
+        (["-o", "RUN", "--data", "nothing"], "SP704"),
+        (["-o", "RUN", "--data", "images.npz", "--epochs", "0"], "epochs are at least 1"),
+        (["-o", "RUN", "--data", "images.npz", "--epochs", "two"], "SP209"),
+        (["-o", "RUN", "--data", "images.npz", "--lr", "nan"], "SP209"),
+        (["-o", "RUN", "--data", "images.npz", "--aug", "wild"], "aug is one of"),
+        (["-o", "RUN", "--data", "images.npz", "--sched", "step"], "one of cosine, constant"),
+        (["-o", "RUN", "--data", "images.npz", "--opt-betas", "0.9"], "opt_betas are two numbers"),
+        (["-o", "RUN", "--data", "images.npz", "--device", "gpu"], "gpu is no device"),
+        (["-o", "RUN", "--data", "images.npz", "--backend", "jax"], "SP604"),
+        (["-o", "RUN", "--data", "images.npz", "--set", "classes=3"], "--set classes=2"),
+        (["-o", "RUN", "--data", "images.npz", "--recipe", "nothing.toml"], "SP104"),
+        (["-o", "RUN", "--data", "images.npz", "--recipe", "tiny.space"], "SP104"),
+        (["-o", "RUN", "--data", "images.npz", "--recipe", "odd.toml"], "no setting epoch"),
+    ],
+)
+def test_wrong_words_of_train(
+    words: list[str], says: str, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(place)
+    (place / "odd.toml").write_text("epoch = 3\n")
+    target = tmp_path / "run"
+    told = refused("train", "tiny.space", *[str(target) if w == "RUN" else w for w in words])
+    assert says in told
+    assert not (target / "train").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--engine", "luck"], "SP604"),
+        (["-s", "population"], "is not NAME=VALUE"),
+        (["-s", "popularity=3"], "did you mean population?"),
+        (["-s", "population=many"], "SP209"),
+        (["-s", "population=0"], "SP103"),
+        (["--where", "params <"], "SP101"),
+        (["--data", "nothing"], "SP704"),
+        (["--device", "cuda:9x"], "is no device"),
+    ],
+)
+def test_wrong_words_of_search(words: list[str], says: str, trained: Path) -> None:
+    assert says in refused("search", trained, *words)
+
+
+def test_folders_that_are_no_runs(place: Path, trained: Path, tmp_path: Path) -> None:
+    for folder in (tmp_path, tmp_path / "nothing", place / "tiny.space"):
+        assert "is no run" in refused("search", folder)
+    (tmp_path / "other.space").write_text(SPACE.replace("{4, 8}", "{4, 6}"))
+    words = ("--data", place / "images.npz", *QUICK)
+    told = refused("train", tmp_path / "other.space", "-o", trained, *words)
+    assert "the run of another space" in told
+
+
+@pytest.mark.parametrize(
+    "harm", [lambda run: (run / "space" / "graph.spaceir").write_text("spaceir 1\n")]
+)
+def test_a_damaged_run_is_exit_5(harm: Callable[[Path], None], place: Path, tmp_path: Path) -> None:
+    words = ("--data", place / "images.npz", *QUICK)
+    data("train", place / "tiny.space", "-o", tmp_path / "run", *words, "--epochs", 1)
+    harm(tmp_path / "run")
+    for command in ("train", "search", "info"):
+        assert "not as it was written" in refused(command, tmp_path / "run", code=5)
+
+
+def test_a_device_that_is_not_there_is_exit_3(place: Path, tmp_path: Path) -> None:
+    words = ("--data", place / "images.npz", "--device", "cuda:99")
+    refused("train", place / "tiny.space", "-o", tmp_path / "run", *words, code=3)
+
+
+def test_a_locked_run_is_exit_4(trained: Path) -> None:
+    with Lock(trained / "train"):
+        told = refused("train", trained, code=4)
+    assert f"process {os.getpid()}" in told
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_a_run_in_good_order(
+    number: int, code: int, place: Path, tmp_path: Path
+) -> None:
+    root = str(Path(__file__).parents[1])
+    words = ["train", "tiny.space", "-o", str(tmp_path / "run"), "--data", "images.npz", *QUICK]
+    words[words.index("--epochs") + 1] = "5000"
+    command = [sys.executable, "-m", "spacelang", *words]
+    environment = {**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        command, cwd=place, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as child:
+        log = tmp_path / "run" / "train" / "log.jsonl"
+        for _ in range(600):
+            time.sleep(0.1)
+            if log.exists() or child.poll() is not None:
+                break
+        child.send_signal(number)
+        _, told = child.communicate(timeout=60)
+    assert child.returncode == code, told
+    assert b"the same command goes on" in told
+    assert b"Traceback" not in told
+    assert data("doctor", tmp_path / "run")["ok"]
+    assert "epochs are trained" in refused("search", tmp_path / "run")
