@@ -52,6 +52,13 @@ BUILTIN: Mapping[str, Mapping[str, str]] = {
         "torch.train": "spacelang.backends.torch.training:train",
         "torch.trained": "spacelang.backends.torch.training:load_trained",
         "torch.search": "spacelang.backends.torch.search:search",
+        "torch.write_subnet": "spacelang.backends.torch.subnet:write_subnet",
+        "torch.open_subnet": "spacelang.backends.torch.folder:open_subnet",
+        "torch.example": "spacelang.backends.torch.proof:example",
+        "torch.export": "spacelang.backends.torch.export:export",
+        "torch.unproved": "spacelang.backends.torch.proof:ProofError",
+        "torch.quickstart": "spacelang.backends.torch.quickstart:main",
+        "torch.quickstart_options": "spacelang.backends.torch.quickstart:Options",
     },
 }
 

@@ -1,4 +1,4 @@
-"""AutoFormer's published forward figures: logits of the original code on weights filled by a formula."""
+"""AutoFormer's forward figures: logits of the original code on weights filled by a formula."""
 
 from __future__ import annotations
 

@@ -111,7 +111,7 @@ def test_a_small_autoformer():
         x = b.patch_embed(pixels, width, patch=7, label="patch_embed_super")
         x = b.prepend_token(b.tokens(x), label="_")
         x = b.add_positions(x, label="_")
-        x = b.repeat(depth, lambda i, x: encoder(x, 0.1 * i / 3, label=f"encoder[{int(i)}]"), x)
+        x = b.repeat(depth, lambda i, x: encoder(x, 0.1 * i / 3, label=f"encoder[{i}]"), x)
         x = b.layer_norm(x, label="norm")
         b.output(b.linear(b.mean(x[:, 1:], axes=[1]), 10, label="head"))
         b.add("weights { _: entangle  width: store(64)  encoder[_].attn.qkv.bias: entangle(flat) }")
@@ -161,7 +161,7 @@ def test_cells_paths_picks_and_conditions():
         @b.cell
         def normal(a, c):
             picked = b.pick("inputs", 2, [a, c, a + c])
-            y = b.total(picked, lambda v, s, e: conv_bn(v, 4, label=f"edges[{int(e)}]"))
+            y = b.total(picked, lambda v, s, e: conv_bn(v, 4, label=f"edges[{e}]"))
             return b.choose_path(
                 "op",
                 {
@@ -226,9 +226,7 @@ def test_alternatives_slices_lists_and_whole_inputs():
         def layer(x, window):
             heads = b.choose("heads", [1, 2])
             qs = b.split(b.linear(x, 12, label="q"), heads, axis=1)
-            y = b.cascade(
-                qs, lambda i, part: b.linear(part, 12 / heads, label=f"mix[{int(i)}]"), axis=1
-            )
+            y = b.cascade(qs, lambda i, part: b.linear(part, 12 / heads, label=f"mix[{i}]"), axis=1)
             return windows(x + y, window)
 
         window = b.choose("window", [2, 3])
@@ -281,11 +279,16 @@ def test_sizes_of_the_space_inside_blocks_and_operators():
 # Errors.
 
 
-def test_errors_show_the_line_of_the_program():
-    with pytest.raises(SpaceError) as caught, Builder("bad") as b:
+def _unequal() -> None:
+    with Builder("bad") as b:
         x = b.input("x", ["B", 8])
         width = b.choose("width", [8, 12])
         b.output(x + b.linear(x, width, label="fc"))
+
+
+def test_errors_show_the_line_of_the_program():
+    with pytest.raises(SpaceError) as caught:
+        _unequal()
     (found,) = caught.value.diagnostics
     assert found.code == "SP304"
     assert found.primary.span.source.name == __file__
@@ -293,8 +296,8 @@ def test_errors_show_the_line_of_the_program():
     assert "width = 12" in str(caught.value)
 
 
-def test_errors_inside_of_blocks():
-    with pytest.raises(SpaceError, match="SP301") as caught, Builder("bad") as b:
+def _wrong_inside() -> None:
+    with Builder("bad") as b:
         x = b.input("x", ["B", 8])
 
         @b.block
@@ -306,6 +309,11 @@ def test_errors_inside_of_blocks():
             return inner(x)
 
         outer(x)
+
+
+def test_errors_inside_of_blocks():
+    with pytest.raises(SpaceError, match="SP301") as caught:
+        _wrong_inside()
     assert "return b.conv(x, 4)" in str(caught.value)
 
 

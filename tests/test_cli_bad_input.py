@@ -94,6 +94,7 @@ def small(tmp_path: Path) -> str:
         (["new", "mine", "--like", "../spaces/deit"], "no shipped space"),
         (["new", ""], "is no name"),
         (["compile", TINY], "Missing option '-o'"),
+        (["compile", TINY, "-o", "out", "--backend", "torhc"], "did you mean torch?"),
     ],
 )
 def test_wrong_words(

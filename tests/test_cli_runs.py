@@ -1,20 +1,22 @@
-"""`train` and `search` on the command line: run folders, and what is wrong with what they get."""
+"""From `train` to `export` on the command line: folders, proofs, and what is wrong with them."""
 
 from __future__ import annotations
 
 import json
 import os
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner, Result
 
 from spacelang.backends.torch.recipe import Recipe
@@ -93,13 +95,6 @@ def test_there_is_a_flag_for_every_setting() -> None:
 def test_a_run_holds_all_that_later_commands_need(trained: Path) -> None:
     assert data("info", trained)["name"] == "tiny"
     assert data("doctor", trained)["ok"]
-    settings = json.loads((trained / "settings.json").read_text())
-    assert settings["recipe"] == {
-        "epochs": "2",
-        "batch_size": "16",
-        "lr": "0.01",
-        "warmup_epochs": "0",
-    }
     found = data("search", trained, "--progress", "quiet")
     assert found["evaluated"] >= 4
     best = json.loads(Path(found["file"]).read_text())
@@ -127,9 +122,7 @@ def test_an_artifact_is_trained_without_its_source(place: Path, trained: Path) -
     assert run("compile", place / "tiny.space", "-o", art).exit_code == 0
     found = data("train", art, "-o", place / "by-art", "--data", place / "images.npz", *QUICK)
     assert found["weights"] == data("train", trained, "--progress", "quiet")["weights"]
-    assert (place / "by-art" / "space" / "graph.spaceir").read_bytes() == (
-        art / "graph.spaceir"
-    ).read_bytes()
+    assert data("info", place / "by-art") == data("info", art)
 
 
 def test_a_search_keeps_to_its_budget_and_repeats_nothing(trained: Path) -> None:
@@ -169,7 +162,7 @@ def test_settings_come_from_a_file_and_flags_win(place: Path) -> None:
     )
     found = data("train", place / "tiny.space", "-o", place / "toml", *words, "--no-model-ema")
     assert found["epochs"] == 1
-    record = json.loads((place / "toml" / "train" / "run.json").read_text())["recipe"]
+    record = json.loads((place / "toml" / "run.json").read_text())["recipe"]
     assert (record["epochs"], record["batch_size"], record["model_ema"]) == (1, 16, False)
 
 
@@ -201,7 +194,7 @@ def test_wrong_words_of_train(
     target = tmp_path / "run"
     told = refused("train", "tiny.space", *[str(target) if w == "RUN" else w for w in words])
     assert says in told
-    assert not (target / "train").exists()
+    assert not (target / "run.json").exists() or "--set" in says
 
 
 @pytest.mark.parametrize(
@@ -227,18 +220,21 @@ def test_folders_that_are_no_runs(place: Path, trained: Path, tmp_path: Path) ->
     (tmp_path / "other.space").write_text(SPACE.replace("{4, 8}", "{4, 6}"))
     words = ("--data", place / "images.npz", *QUICK)
     told = refused("train", tmp_path / "other.space", "-o", trained, *words)
-    assert "the run of another space" in told
+    assert "holds another run" in told
 
 
-@pytest.mark.parametrize(
-    "harm", [lambda run: (run / "space" / "graph.spaceir").write_text("spaceir 1\n")]
-)
-def test_a_damaged_run_is_exit_5(harm: Callable[[Path], None], place: Path, tmp_path: Path) -> None:
-    words = ("--data", place / "images.npz", *QUICK)
-    data("train", place / "tiny.space", "-o", tmp_path / "run", *words, "--epochs", 1)
-    harm(tmp_path / "run")
-    for command in ("train", "search", "info"):
-        assert "not as it was written" in refused(command, tmp_path / "run", code=5)
+def test_a_changed_run_is_exit_5(trained: Path, tmp_path: Path) -> None:
+    changed = tmp_path / "run"
+    shutil.copytree(trained, changed)
+    text = (changed / "graph.spaceir").read_text()
+    (changed / "graph.spaceir").write_text(text.replace("{4, 8}", "{4, 6}"))
+    for words in (["train"], ["search"], ["info"], ["extract", "-o", tmp_path / "subnet"]):
+        told = refused(words[0], changed, *words[1:], code=5)
+        assert "is not the graph that the run is of" in told
+    assert run("doctor", changed).exit_code == 5
+    assert not (tmp_path / "subnet").exists()
+    (changed / "graph.spaceir").write_text("\xff")
+    assert refused("info", changed)
 
 
 def test_a_device_that_is_not_there_is_exit_3(place: Path, tmp_path: Path) -> None:
@@ -247,7 +243,7 @@ def test_a_device_that_is_not_there_is_exit_3(place: Path, tmp_path: Path) -> No
 
 
 def test_a_locked_run_is_exit_4(trained: Path) -> None:
-    with Lock(trained / "train"):
+    with Lock(trained):
         told = refused("train", trained, code=4)
     assert f"process {os.getpid()}" in told
 
@@ -264,7 +260,7 @@ def test_a_signal_ends_a_run_in_good_order(
     with subprocess.Popen(
         command, cwd=place, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as child:
-        log = tmp_path / "run" / "train" / "log.jsonl"
+        log = tmp_path / "run" / "log.jsonl"
         for _ in range(600):
             time.sleep(0.1)
             if log.exists() or child.poll() is not None:
@@ -276,3 +272,161 @@ def test_a_signal_ends_a_run_in_good_order(
     assert b"Traceback" not in told
     assert data("doctor", tmp_path / "run")["ok"]
     assert "epochs are trained" in refused("search", tmp_path / "run")
+
+
+# extract and export.
+
+
+@pytest.fixture(scope="module")
+def subnet(trained: Path) -> Path:
+    """What evolution found, taken out of the run."""
+    data("search", trained, "--progress", "quiet")
+    folder = trained.parent / "subnet"
+    found = data("extract", trained, "-o", folder)
+    assert found["trained"]
+    assert found["assignment"] == json.loads((trained / "search/evolution-best.json").read_text())
+    assert {proof["dtype"] for proof in found["proof"]} == {"float64", "float32"}
+    assert all(proof["outputs"] <= 1e-6 for proof in found["proof"])
+    return folder
+
+
+def test_a_subnet_needs_nothing_else(subnet: Path, tmp_path: Path) -> None:
+    cost = json.loads((subnet / "manifest.json").read_text())
+    program = f"""
+import sys
+sys.path[:] = [p for p in sys.path if "spacelang" not in p and p != {str(Path.cwd())!r}]
+sys.path.insert(0, {str(subnet)!r})
+import torch, model
+from safetensors.torch import load_file
+network = model.Network()
+network.load_state_dict(load_file({str(subnet / "weights.safetensors")!r}))
+print(tuple(network.eval()(torch.zeros(3, 1, 6, 6)).shape), sum(p.numel() for p in network.parameters()))
+print("spacelang" in sys.modules)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.stdout.split("\n")[:2] == [f"(3, 2) {cost['params']}", "False"], done.stderr
+    assert data("doctor", subnet)["ok"]
+
+
+def test_a_network_of_an_untrained_space_is_extracted_too(place: Path, tmp_path: Path) -> None:
+    arch = tmp_path / "arch.json"
+    arch.write_text(run("sample", place / "tiny.space").stdout)
+    result = run("extract", place / "tiny.space", "--arch", arch, "-o", tmp_path / "out")
+    assert result.exit_code == 0
+    assert "its weights are untrained" in result.stdout
+    assert "equal to the supernet, bit for bit" in result.stdout
+    told = refused("extract", place / "tiny.space", "-o", tmp_path / "other")
+    assert "say which architecture: --arch FILE" in told
+    assert not (tmp_path / "other").exists()
+
+
+def test_extract_replaces_only_a_subnet(subnet: Path, trained: Path, place: Path) -> None:
+    before = (subnet / "weights.safetensors").read_bytes()
+    assert run("extract", trained, "-o", subnet).exit_code == 0
+    assert (subnet / "weights.safetensors").read_bytes() == before
+    assert run("compile", place / "tiny.space", "-o", place / "kept").exit_code == 0
+    assert "no subnet" in refused("extract", trained, "-o", place / "kept", code=3)
+    assert "no artifact" in refused("compile", place / "tiny.space", "-o", subnet, code=3)
+    assert "no subnet" in refused("extract", trained, "-o", trained, code=3)
+
+
+def test_a_proof_that_fails_is_exit_5(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from spacelang.backends.torch import proof
+
+    monkeypatch.setattr(proof, "TOLERANCE", {torch.float64: -1.0})
+    told = refused("extract", trained, "-o", tmp_path / "subnet", code=5)
+    assert "differs in float64" in told
+    assert not (tmp_path / "subnet").exists()
+
+
+def test_export_agrees_with_eager(subnet: Path, tmp_path: Path) -> None:
+    found = data("export", subnet, "-o", tmp_path / "out")
+    (made,) = found["exports"]
+    assert made["file"] == str(tmp_path / "out" / "subnet.pt2")
+    assert made["difference"] <= 1e-5
+    network = torch.export.load(made["file"]).module()
+    assert network(torch.zeros(5, 1, 6, 6)).shape == (5, 2)
+
+
+def test_export_of_a_run(trained: Path, subnet: Path, tmp_path: Path) -> None:
+    result = run("export", trained, "-o", tmp_path)
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "tiny.pt2").is_file()
+
+
+def test_a_changed_subnet_is_not_run(subnet: Path, tmp_path: Path) -> None:
+    changed = tmp_path / "subnet"
+    shutil.copytree(subnet, changed)
+    with (changed / "model.py").open("a") as file:
+        file.write("raise SystemExit(99)\n")
+    assert "model.py was changed" in refused("export", changed, code=5)
+    assert run("doctor", changed).exit_code == 5
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--format", "tflite"], "SP604"),
+        (["--format", ""], "SP604"),
+        (["--arch", "x.json"], "too late"),
+        (["--set", "classes=3"], "too late"),
+    ],
+)
+def test_wrong_words_of_export(words: list[str], says: str, subnet: Path, tmp_path: Path) -> None:
+    assert says in refused("export", subnet, "-o", tmp_path, *words)
+    assert list(tmp_path.iterdir()) == []
+
+
+# quickstart.
+
+
+def test_quickstart_goes_the_whole_road_and_its_commands_repeat_it(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(place)
+    words = ["quickstart", "tiny.space", "--data", "images.npz", "-o", "q", "--format", "pt2"]
+    words += ["--epochs", "2", "-b", "16", "--aug", "none", "--where", "params <= 500"]
+    found = data(*words)
+    assert [row["role"] for row in found["networks"]] == ["winner", "random", "largest"]
+    assert found["networks"][0]["params"] <= 500
+    assert {"report.html", "results.json", "subnet", "subnet.pt2"} <= set(os.listdir("q"))
+    assert data("doctor", "q")["ok"]
+    assert data(*words)["networks"] == found["networks"], "the same command goes on"
+    repeated = [command["text"] for command in found["commands"]]
+    assert [text.split()[1] for text in repeated[1:]] == [
+        "check", "count", "compile", "train", "search", "search", "extract", "export",
+    ]  # fmt: skip
+    for text in repeated[1:]:
+        result = run(*shlex.split(text)[1:])
+        assert result.exit_code == 0, (text, result.output)
+
+
+def test_a_damaged_report_folder_is_seen(place: Path) -> None:
+    with (place / "q" / "subnet" / "weights.safetensors").open("ab") as file:
+        file.write(b"x")
+    assert run("doctor", place / "q").exit_code == 5
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["nothing.space"], "SP104"),
+        (["--data", "nothing"], "SP704"),
+        (["--epochs", "none"], "SP209"),
+        (["-s", "popularity=3"], "did you mean population?"),
+        (["--where", "params <"], "SP101"),
+        (["--device", "tpu"], "tpu is no device"),
+    ],
+)
+def test_wrong_words_of_quickstart(
+    words: list[str], says: str, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(place)
+    given = [] if words[0].endswith(".space") else ["tiny.space"]
+    images = [] if "--data" in words else ["--data", "images.npz"]
+    told = refused("quickstart", *given, *images, *words, *QUICK[:4], "-o", tmp_path / "q")
+    assert says in told

@@ -145,7 +145,7 @@ def test_an_empty_budget_says_what_can_be_reached(small: Graph) -> None:
         ("params * depth <= 5", "SP508"),
         ("params <= 5 or macs <= 5", "SP508"),
         ("params <=", "SP101"),
-        ("linear(3)", "SP101"),
+        ("linear(3)", "SP204"),
         ("params + 1", "SP209"),
         ("layer[7].ratio == 2", "SP504"),
     ],

@@ -724,7 +724,7 @@ def test_plans_are_functions_of_seed_and_step(tiny: Graph) -> None:
 
 
 def test_the_laws_differ_as_named(tiny: Graph) -> None:
-    """By choices every depth is as likely; over architectures the deep ones are, as they are many."""
+    """By choices every depth is as likely; over architectures the deep ones are: they are many."""
     for law, wanted in (("choices", 1 / 3), ("architectures", 8 / 14)):
         plans = Plans(SinglePath(law=law), tiny, 0, 1500)
         deep = sum(plans.at(step).assignment["depth"] == 3 for step in range(1500))

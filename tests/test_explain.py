@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from spacelang.analysis.space import lints
 from spacelang.diagnostics import CODES, Source, SpaceError
 from spacelang.explain import Example, examples, page
+from spacelang.loader import load
 from spacelang.syntax.format import format
 from spacelang.syntax.parse import parse
 
@@ -27,8 +29,6 @@ WITHOUT_TEXT = {
 
 def found_by_loading(example: Example, folder: Path) -> set[str]:
     """The codes of what loading an example finds, each of its subnets too; warnings count."""
-    from spacelang.loader import load
-
     path = folder / (example.name or "example.space")
     path.write_text(example.text, "utf-8")
     lines = example.text.splitlines()
@@ -36,7 +36,7 @@ def found_by_loading(example: Example, folder: Path) -> set[str]:
     found: set[str] = set()
     for address in (str(path), *(f"{path}:{name}" for name in subnets)):
         try:
-            load(address)
+            found |= {remark.code for remark in lints(load(address))}
         except SpaceError as refused:
             found |= {diagnostic.code for diagnostic in refused.diagnostics}
     return found
@@ -78,6 +78,12 @@ def test_examples_are_of_the_language(code: str) -> None:
 def test_examples_of_the_syntax_fail_as_they_say(code: str) -> None:
     for example in examples(code):
         assert found_by_parsing(example) == ({example.code} if example.code else set())
+
+
+@pytest.mark.parametrize("code", sorted(CODES.keys() - WITHOUT_TEXT))
+def test_examples_fail_as_they_say(code: str, tmp_path: Path) -> None:
+    for example in examples(code):
+        assert found_by_loading(example, tmp_path) == ({example.code} if example.code else set())
 
 
 def test_codes_are_found_in_any_spelling() -> None:

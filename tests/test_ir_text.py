@@ -106,7 +106,8 @@ def test_everything_of_a_graph_is_kept():
     graph = small()
     found = again(graph)
     for field in fields(Graph):
-        assert getattr(found, field.name) == getattr(graph, field.name), field.name
+        if field.compare:
+            assert getattr(found, field.name) == getattr(graph, field.name), field.name
     assert graph.stored == {"width": 16}
     assert graph.search["evolution"] == {
         "population": 50, "rate": 0.25, "kinds": ("a", None, True),

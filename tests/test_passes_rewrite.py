@@ -26,6 +26,7 @@ from spacelang.passes.bucketise import Bucketise
 from spacelang.passes.cascade import Cascade
 from spacelang.passes.fold import materialised, norms_folded
 from spacelang.passes.inline import Inline
+from spacelang.passes.multiplex import Multiplex
 from spacelang.passes.pipeline import run
 from spacelang.passes.relax import Relax
 from spacelang.passes.simplify import Simplify
@@ -180,8 +181,6 @@ def test_inline_keeps_the_names_of_values() -> None:
 
 def test_inline_ties_weights_as_calls_do() -> None:
     graph = load("spaces/deit.space:deit_ti", depth=4, image=32)
-    from spacelang.passes.multiplex import Multiplex
-
     tied = run(graph, Multiplex(parse_pattern("blocks"), 2, (parse_pattern("norm1"),)))
     flat = after(tied, Inline())
     assert {p: s.shape for p, s in flat.storages.items()} == {
@@ -189,6 +188,16 @@ def test_inline_ties_weights_as_calls_do() -> None:
     }
     assert len(flat.storages) < len(graph.storages)
     same_function(tied, flat)
+
+
+def test_inline_ties_weights_of_different_sizes() -> None:
+    graph = load("spaces/autoformer.space:autoformer_t", image=32, classes=3)
+    tied = run(graph, Multiplex(parse_pattern("encoder"), 2))
+    flat = after(tied, Inline())
+    same_space(tied, flat)
+    (shared,) = (p for p in flat.root.params if p.path == "encoder[0].attn.qkv.weight")
+    heads = [s.name for s in shared.shape[0][1].symbols]
+    assert sorted(heads) == ["encoder[0].heads", "encoder[1].heads"]
 
 
 # Simplify.
@@ -253,12 +262,16 @@ def test_two_names_of_equal_values_stay() -> None:
         (["b h w c -> b (h w) c", "b n c -> n b c"], ["a0 a1 a2 a3 -> (a1 a2) a0 a3"]),
         (["b h w (g d) -> b g h w d", "... g h w d -> ... h w (g d)"], []),
         (["b h w c -> b c h w", "b c h w -> b c h w"], ["b h w c -> b c h w"]),
+        (
+            ["b h w c -> b (h w) c", "b n (g d) -> b g n d"],
+            ["a0 a1 a2 (a3 a4) -> a0 a3 (a1 a2) a4"],
+        ),
         (["... h w c -> ... (h w c)", "b (p q) -> b q p"], None),
     ],
 )
 def test_rearranges_in_a_row(steps: list[str], left: list[str] | None) -> None:
     sizes = {"b (p q) d -> b p q d": "p: 4", "b h w (g d) -> b g h w d": "g: 2",
-             "b (p q) -> b q p": "p: 4"}  # fmt: skip
+             "b (p q) -> b q p": "p: 4", "b n (g d) -> b g n d": "g: 2"}  # fmt: skip
     calls = "".join(f' |> rearrange("{s}"{", " + sizes[s] if s in sizes else ""})' for s in steps)
     graph = text_graph(f"space net() {{ input x: [B, 4, 5, 6]  output x{calls} }}")
     made = after(graph, Simplify())

@@ -19,7 +19,7 @@ import torch
 import spacelang
 from spacelang.backends.torch import train as train_module
 from spacelang.backends.torch import training
-from spacelang.backends.torch.data import Dataset, open_data
+from spacelang.backends.torch.data import Dataset, first_samples, open_data
 from spacelang.backends.torch.evaluate import evaluate, evaluate_test, score
 from spacelang.backends.torch.interrupt import Interrupt, Interrupted
 from spacelang.backends.torch.progress import Bars, Lines, progress
@@ -67,13 +67,11 @@ def graph() -> Graph:
 def data() -> Dataset:
     """The digits, few of them: 200 to train on."""
     whole = open_data("digits")
-    return replace(whole, train=first(whole.train, 200), validation=first(whole.validation, 120))
-
-
-def first(part, count):  # noqa: ANN001, ANN201
-    from spacelang.backends.torch.data import first_samples
-
-    return first_samples(part, count)
+    return replace(
+        whole,
+        train=first_samples(whole.train, 200),
+        validation=first_samples(whole.validation, 120),
+    )
 
 
 RECIPE = Recipe(
@@ -136,7 +134,7 @@ def test_resumed_runs_are_bit_identical(
     original = TorchTrainer.step
     for stop in stops:
 
-        def step(self, plan, stop=stop):  # noqa: ANN001, ANN202
+        def step(self, plan, stop=stop):
             metrics = original(self, plan)
             if self.taken == stop:
                 os.kill(os.getpid(), signal.SIGTERM)
@@ -164,10 +162,10 @@ def test_a_lost_end_is_repeated_exactly(
     """Death right after the log was written, after the checkpoint was, or in the next epoch."""
     folder = tmp_path / "train"
 
-    def dying(function, at):  # noqa: ANN001, ANN202
+    def dying(function, at):
         calls = 0
 
-        def call(*args, **kwargs):  # noqa: ANN002, ANN003, ANN202
+        def call(*args, **kwargs):
             nonlocal calls
             calls += 1
             result = function(*args, **kwargs)
@@ -212,9 +210,9 @@ def test_a_folder_takes_only_its_own_run(whole: Path, graph: Graph, data: Datase
         train(graph, data, replace(RECIPE, lr=4e-3), whole, seed=3)
     with pytest.raises(SpaceError, match=r"SP702(.|\n)*seed: 3 there, 5 here"):
         train(graph, data, RECIPE, whole, seed=5)
-    with pytest.raises(SpaceError, match=r"SP702(.|\n)*kind: training there, search here"):
-        with RunFolder(whole, "search", {}):
-            pytest.fail("entered")
+    other = RunFolder(whole, "search", {})
+    with pytest.raises(SpaceError, match=r"SP702(.|\n)*kind: training there, search here"), other:
+        pytest.fail("entered")
 
 
 def test_a_locked_folder_is_refused(graph: Graph, data: Dataset, tmp_path: Path) -> None:
@@ -226,11 +224,11 @@ def test_a_locked_folder_is_refused(graph: Graph, data: Dataset, tmp_path: Path)
 def test_an_unfinished_run_cannot_be_searched(
     graph: Graph, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(SpaceError, match="run.json is missing"):
+    with pytest.raises(SpaceError, match=r"run.json is missing"):
         load_trained(graph, data, tmp_path)
     original = TorchTrainer.save
 
-    def save(self, store, state):  # noqa: ANN001, ANN202
+    def save(self, store, state):
         original(self, store, state)
         raise Dies
 
@@ -389,7 +387,7 @@ def test_not_finite_stops_and_tells(
     calls = 0
     original = train_module.LOSSES["cross_entropy"]
 
-    def poisoned(logits, labels, options):  # noqa: ANN001, ANN202
+    def poisoned(logits, labels, options):
         nonlocal calls
         calls += 1
         loss = original(logits, labels, options)
@@ -518,7 +516,7 @@ def test_a_stopped_search_goes_on(
     original = TorchTrainer.probe
     asked = []
 
-    def probe(self, assignments, samples) -> Iterator[object]:  # noqa: ANN001
+    def probe(self, assignments, samples) -> Iterator[object]:
         for assignment in assignments:
             asked.append(assignment)
             if len(asked) == 3:
@@ -660,7 +658,7 @@ def test_killed_processes_lose_nothing(
         child = os.fork()
         if child == 0:
 
-            def step(self, plan, stop=stop):  # noqa: ANN001, ANN202
+            def step(self, plan, stop=stop):
                 if plan.step == stop:
                     os.kill(os.getpid(), signal.SIGKILL)
                 return original(self, plan)

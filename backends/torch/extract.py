@@ -2,13 +2,13 @@
 
     subnet = extract(model, assignment)      # picklable, exportable; names as in the supernet
 
-Calls are inlined, sizes are numbers, and every weight is a dense copy of the slice that was read. The
-rules are those of the supernet, so both compute the same, bit for bit.
+Calls are inlined, sizes are numbers, and every weight is a dense copy of the slice that was read.
+The rules are those of the supernet, so both compute the same, bit for bit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,6 @@ from spacelang.backends.torch.frame import Frame, Result, Size
 from spacelang.backends.torch.functions import ByMode, Table, drop_path
 from spacelang.backends.torch.ports import identifier, known, table_of
 from spacelang.backends.torch.program import bank_position, main_nodes
-from spacelang.backends.torch.tables import TableKey, table
 from spacelang.backends.torch.views import Axes, Part, block_key, slices
 from spacelang.ir.block import Block
 from spacelang.ir.decision import Assignment
@@ -96,7 +95,7 @@ class Chosen:
         )
 
     def kept(self) -> dict[str, Ranges]:
-        """What the network keeps of each storage: what its only use reads, or what spans all uses."""
+        """What the network keeps of each storage: what a use reads, or what spans several."""
         found: dict[str, Ranges] = {}
         for instance, node in self.nodes(self.graph.top, self.graph.root):
             for view in node.params.values():
@@ -106,10 +105,12 @@ class Chosen:
 
 
 def _span(a: Ranges, b: Ranges) -> Ranges:
+    def span(p: range, q: range) -> range:
+        return p if p == q else range(min(p.start, q.start), max(p[-1], q[-1]) + 1)
+
     return tuple(
-        tuple(p if p == q else range(min(p.start, q.start), max(p[-1], q[-1]) + 1) for p, q in zip(ps, qs, strict=True))
-        for ps, qs in zip(a, b, strict=True)
-    )  # fmt: skip
+        tuple(span(p, q) for p, q in zip(ps, qs, strict=True)) for ps, qs in zip(a, b, strict=True)
+    )
 
 
 class _Extraction:

@@ -203,7 +203,7 @@ class Frame(ABC):
 
 
 def _entry(parts: Sequence[Part], entry: int, count: int) -> tuple[tuple[Part, ...], bool]:
-    """What is read of an axis of which one of `count` entries is wanted; whether an index takes it."""
+    """What is read of an axis where one of `count` entries is; whether an index takes it."""
     outer = parts[0]
     if len(parts) > 1 and outer.whole and outer.length == count:
         return (outer, *(runs(parts[1:]) or parts[-1:])), True

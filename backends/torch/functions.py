@@ -68,7 +68,9 @@ class _SlicedLinear(torch.autograd.Function):
         return F.linear(x, weight, bias)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor) -> None:
+    def setup_context(
+        ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor
+    ) -> None:
         ctx.save_for_backward(*inputs[:2])
         ctx.shape = output.shape
 
@@ -109,6 +111,8 @@ class Table(nn.Module):
     def __init__(self, entries: Tensor) -> None:
         super().__init__()
         self.register_buffer("entries", entries, persistent=False)
+
+    entries: Tensor
 
     def forward(self) -> Tensor:
         return self.entries

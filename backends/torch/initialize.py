@@ -23,7 +23,7 @@ Start = Callable[[Tensor, Generator], object]
 
 @dataclass(frozen=True)
 class Fans:
-    """The first use of a parameter: how many inputs an output has, and how many groups there are."""
+    """The first use of a parameter: inputs of one output, and groups."""
 
     inputs: int
     groups: int

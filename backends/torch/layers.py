@@ -49,10 +49,9 @@ def _linear(node: fx.Node, found: Roles, text: Text) -> str:
 
 def _conv(node: fx.Node, found: Roles, text: Text) -> str:
     out, inner, kernel, _ = found["weight"].sizes
-    given = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1}
-    options = "".join(
-        f", {name}={text(node.kwargs[name])}" for name, usual in given.items() if node.kwargs[name] != usual
-    )  # fmt: skip
+    usual = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1}
+    given = {name: node.kwargs[name] for name in usual if node.kwargs[name] != usual[name]}
+    options = "".join(f", {name}={text(value)}" for name, value in given.items())
     groups = text(node.kwargs["groups"])
     channels = (
         text(inner) if groups == "1" else groups if inner == 1 else f"{text(inner)} * {groups}"

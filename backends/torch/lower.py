@@ -29,6 +29,7 @@ from spacelang.backends.torch.ports import (
     identifier,
     known,
     table_of,
+    terms_of,
 )
 from spacelang.backends.torch.views import Axes, block_key, layouts, splits
 from spacelang.ir.block import Block
@@ -141,8 +142,7 @@ class FunctionFrame(Frame):
         super().__init__(fx.Graph())
         self.lowering, self.key = lowering, key
         block = lowering.graph.blocks[key] if key else lowering.graph.root
-        # In terms of the block, under a prefix that no path has: equal ports have equal items.
-        self.terms = Instance(block, "@", "@", "@", (), {}, ())
+        self.terms = terms_of(block, "@")  # no path starts so: equal ports have equal items
         self.ports: dict[object, tuple[Port, fx.Node]] = {}
         self.callees: dict[str, GraphModule] = {}
         self.first: fx.Node | None = None

@@ -16,6 +16,7 @@ from keyword import iskeyword
 from typing import Literal
 
 from spacelang.backends.torch.tables import TableKey
+from spacelang.ir.block import Block
 from spacelang.ir.dim import Dim, Value
 from spacelang.ir.graph import Graph, Instance
 from spacelang.ir.node import Call, Node
@@ -113,6 +114,11 @@ class Port:
                 return self.item.at(instance)
             case None:
                 return None
+
+
+def terms_of(block: Block, prefix: str = "") -> Instance:
+    """A block as its own use: sizes and paths in the terms of the block, paths under a prefix."""
+    return Instance(block, prefix, prefix, prefix, (), {s.name: s for s in block.sizes}, ())
 
 
 def identifier(text: str) -> str:

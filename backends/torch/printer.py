@@ -2,8 +2,9 @@
 
     x = x + drop_path(self.attn(self.attn_layer_norm(x)), self.drop, self.training)
 
-Leaves are placeholders that say in `meta` what they are: `size` a Dim of the class, `weight` a path,
-`mode` whether it trains. A value that is read once is written where it is read, if the line is short.
+Leaves are placeholders that say in `meta` what they are: `size` a Dim of the class, `weight` and
+`table` a path, `mode` whether it trains, `input` an argument. A value that is read once is written
+where it is read, if the line stays short.
 """
 
 from __future__ import annotations

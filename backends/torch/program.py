@@ -58,7 +58,7 @@ class Fork:
 
 @dataclass(frozen=True)
 class Run:
-    """A step of a plan: all numbers known, slots of values that nobody reads later to be emptied."""
+    """A step of a plan: all numbers are known; `done` are slots that nobody reads later."""
 
     step: Step
     operands: tuple[int, ...]
@@ -193,7 +193,7 @@ class Program:
     # Plans, at each activation.
 
     def plan(self, values: Values, outputs: Sequence[int] | None = None) -> Plan:
-        """What runs for these decisions to give some outputs, by position (default: not those for training)."""
+        """What runs for these decisions to give some outputs, by default all but those for training."""
         picker = _Picker(values)
         picker.take(self.steps)
         if outputs is None:

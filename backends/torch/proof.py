@@ -1,7 +1,7 @@
-"""Proofs that a network computes what the supernet does: outputs and all gradients, on random inputs.
+"""Proofs that a network computes what the supernet does: outputs and gradients, on random inputs.
 
-    float64   equal, bit for bit
-    float32   within 1e-6 of the largest magnitude of the tensor compared
+float64   equal, bit for bit
+float32   within 1e-6 of the largest magnitude of the tensor compared
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class ProofError(SpaceError):
 
 @dataclass(frozen=True)
 class Proof:
-    """The largest difference found, as a part of the largest magnitude: of outputs, of gradients."""
+    """The largest differences, each as a part of the largest magnitude of its tensor."""
 
     dtype: str
     outputs: float
@@ -40,7 +40,9 @@ class Proof:
 def example(graph: Graph, batch: int = 2, seed: int = 0) -> tuple[Tensor, ...]:
     """Random inputs of a network; free sizes are `batch`."""
     generator = torch.Generator().manual_seed(seed)
-    shapes = ([batch if s.symbols else int(s.at({})) for s in n.types[0].shape] for n in graph.root.inputs)
+    shapes = (
+        [batch if s.symbols else int(s.at({})) for s in n.types[0].shape] for n in graph.root.inputs
+    )
     return tuple(torch.randn(shape, generator=generator) for shape in shapes)
 
 

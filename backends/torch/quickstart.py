@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from fractions import Fraction
 from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
@@ -33,13 +34,15 @@ from spacelang.backends.torch.subnet import load_subnet, write_subnet
 from spacelang.backends.torch.training import Trained, train
 from spacelang.engines.baselines import Extreme, RandomSearch
 from spacelang.engines.evolution import Evolution
-from spacelang.engines.pool import encoding
+from spacelang.engines.pool import Pool, encoding
 from spacelang.engines.protocol import Score
-from spacelang.engines.settings import configure
+from spacelang.engines.settings import check, configure
 from spacelang.files import atomic_write
 from spacelang.ir.decision import Assignment
+from spacelang.ir.dim import Dim
 from spacelang.ir.graph import Graph
 from spacelang.loader import load
+from spacelang.syntax.values import Candidates, Numbers
 
 # What reached 0.98 on 5,000 digits; other images get it too, with the variation of photographs.
 RECIPE: Mapping[str, object] = MappingProxyType(
@@ -89,7 +92,7 @@ def main(options: Options) -> int:
     Raises SpaceError, OSError and Locked for what the user can mend.
     """
     try:
-        with progress("json" if options.as_json else options.style) as told:
+        with progress(options.style) as told:
             results = run(options, told)
     except Interrupted as stopped:
         print(stopped, file=sys.stderr)
@@ -111,6 +114,8 @@ def run(options: Options, told: Reporter) -> Results:
     recipe = recipe_of(options, data)
     settings = graph.search.get("evolution", {})
     evolution = cast(Evolution, configure("evolution", settings, options.search))
+    check(evolution, graph)
+    Pool(graph, evolution.where)  # an empty budget is told now, not after the training
     folder = Path(options.output)
     about: Json = {
         "space": options.space,
@@ -312,7 +317,7 @@ def options_json(options: Options) -> Json:
     """The options as JSON."""
     return {
         "space": options.space,
-        "settings": {name: str(value) for name, value in options.settings.items()},
+        "settings": {name: literal(value) for name, value in options.settings.items()},
         "data": options.data,
         "output": options.output,
         "seed": options.seed,
@@ -321,6 +326,29 @@ def options_json(options: Options) -> Json:
         "formats": list(options.formats),
         "device": options.device,
     }
+
+
+def literal(value: object) -> str:
+    """A parameter of a space as the language writes it."""
+    match value:
+        case bool():
+            return "true" if value else "false"
+        case str():
+            return json.dumps(value)
+        case Fraction():
+            return str(int(value)) if value.denominator == 1 else str(float(value))
+        case Dim() if value.constant is not None:
+            return literal(value.constant)
+        case Numbers(start, stop, step, open_):
+            return f"{literal(start)}{'..<' if open_ else '..'}{literal(stop)} by {literal(step)}"
+        case Candidates(items):
+            return "{" + ", ".join(map(literal, items)) + "}"
+        case set() | frozenset():
+            return "{" + ", ".join(map(literal, sorted(value))) + "}"
+        case list() | tuple():
+            return f"[{', '.join(map(literal, value))}]"
+        case _:
+            return str(value)
 
 
 __all__ = ["RECIPE", "Options", "main", "run"]

@@ -235,68 +235,72 @@ def summary(results: Results) -> str:
 def commands(results: Results) -> tuple[Command, ...]:
     """Every command that repeats a step of the run, from the whole down to its parts."""
     options, folder = results.options, results.folder
-    space = shlex.quote(cast(str, options["space"]))
-    given = "".join(f" --set {shlex.quote(f'{name}={value}')}" for name, value in settings(options))
-    data, seed = shlex.quote(cast(str, options["data"])), options["seed"]
-    where = shlex.quote(results.evolution.where)
-    place = {
-        name: shlex.quote(str(folder / name))
-        for name in ("artifact", "train", "search", "subnet", "architecture.json")
-    }
-    training = flags(results.recipe.as_json(), Recipe().as_json())
+    given = cast(dict[str, str], options["settings"])
+    space = words(options["space"], *(f"--set={name}={text}" for name, text in given.items()))
+    images = words(f"--data={options['data']}", f"--seed={options['seed']}")
     tuned = settings_of(results.evolution)
-    changed = {n: v for n, v in tuned.items() if v != settings_of(Evolution())[n]}
-    tuning = "".join(f" --setting {shlex.quote(f'{n}={v}')}" for n, v in changed.items())
+    usual = settings_of(Evolution())
+    tuning = [f"--setting={n}={spelled(v)}" for n, v in tuned.items() if v != usual[n]]
     count = results.searches["evolution"].found.evaluated
-    limit = f" --where {where}" if results.evolution.where else ""
+    budget = [f"--where={results.evolution.where}"] if results.evolution.where else []
+    place = {name: words(folder / name) for name in ("artifact", "train", "search", "subnet")}
+    arch = words(folder / "architecture.json")
+    asked = flags(cast(Json, options["recipe"])) + [
+        f"--setting={name}={spelled(value)}"
+        for name, value in cast(Json, options["search"]).items()
+    ]
+    recipe = flags(
+        {n: v for n, v in results.recipe.as_json().items() if v != Recipe().as_json()[n]}
+    )
+    search = f"spacelang search {place['train']} {images} -o {place['search']}"
     rows = (
-        (f"spacelang quickstart --seed {seed}", "everything, in one"),
-        (f"spacelang check {space}", "prove the space right for every architecture"),
-        (f"spacelang count {space}{given}{limit}", "how many architectures there are"),
-        (f"spacelang compile {space}{given} -o {place['artifact']}", "compile it"),
         (
-            f"spacelang train {place['artifact']} --data {data} --seed {seed}{training} "
-            f"-o {place['train']}",
+            f"spacelang quickstart {space} {images} {words(*asked, '-o', folder)}",
+            "everything, in one",
+        ),
+        (f"spacelang check {words(options['space'])}", "prove the space right"),
+        (f"spacelang count {space} {words(*budget)}", "how many architectures there are"),
+        (f"spacelang compile {space} -o {place['artifact']}", "compile it"),
+        (
+            f"spacelang train {place['artifact']} {images} {words(*recipe)} -o {place['train']}",
             "train the supernet",
         ),
+        (f"{search} --engine evolution {words(*tuning)}", "search it"),
         (
-            f"spacelang search {place['train']} --engine evolution --data {data} --seed {seed}"
-            f"{tuning} -o {place['search']}",
-            "search it",
+            f"{search} --engine random {words(f'--setting=evaluations={count}', *budget)}",
+            "random search, with as many evaluations",
         ),
         (
-            f"spacelang search {place['train']} --engine random --data {data} --seed {seed}"
-            f" --setting evaluations={count}{limit} -o {place['search']}",
-            "random search, as many evaluations",
+            f"spacelang extract {place['train']} --arch {arch} -o {place['subnet']}",
+            "take the winner out, and prove it equal",
         ),
-        (
-            f"spacelang extract {place['train']} --arch {place['architecture.json']} "
-            f"-o {place['subnet']}",
-            "take the winner out",
-        ),
-        (f"spacelang export {place['subnet']} --format onnx", "export it"),
+        (f"spacelang export {place['subnet']} --format pt2,onnx", "export it"),
     )
-    return tuple(Command(text, comment) for text, comment in rows)
+    return tuple(Command(" ".join(text.split()), comment) for text, comment in rows)
 
 
-def settings(options: Json) -> list[tuple[str, str]]:
-    """The parameters of the space that were set."""
-    return list(cast(dict[str, str], options["settings"]).items())
+def words(*parts: object) -> str:
+    """Words of a command line, quoted where they have to be."""
+    return " ".join(shlex.quote(str(part)) for part in parts)
 
 
-def flags(given: Json, default: Json) -> str:
-    """Settings that are not the default, as flags of a command line."""
-    words: list[str] = []
-    for name, value in given.items():
-        if value == default[name]:
-            continue
-        flag = "--" + name.replace("_", "-")
+def spelled(value: object) -> str:
+    """A setting as a command line takes it."""
+    if isinstance(value, list | tuple):
+        return ",".join(map(spelled, cast(list[object], value)))
+    return "none" if value is None else str(value)
+
+
+def flags(settings: Mapping[str, object]) -> list[str]:
+    """Settings of training as flags."""
+    found: list[str] = []
+    for name, value in settings.items():
+        flag = name.replace("_", "-")
         if isinstance(value, bool):
-            words.append(flag)
+            found.append(f"--{flag}" if value else f"--no-{flag}")
         else:
-            parts = value if isinstance(value, list) else [value]
-            words.append(f"{flag} {shlex.quote(','.join(map(str, parts)))}")
-    return "".join(" " + word for word in words)
+            found.append(f"--{flag}={spelled(value)}")
+    return found
 
 
 def show(results: Results) -> None:

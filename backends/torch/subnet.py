@@ -54,7 +54,9 @@ def write_subnet(
     graph = model.graph
     taken = graph.decisions.assignment(graph.decisions.check(assignment))
     network = model.extract(taken)
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    state = {
+        name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()
+    }
     params = sum(parameter.numel() for parameter in network.parameters())
     with atomic_folder(folder) as made:
         (made / SOURCE).write_text(print_network(model, taken), "utf-8", newline="\n")

@@ -4,8 +4,8 @@
     model.activate({"width": 192, "depth": 12, ..}); y = model(image)
     subnet = model.extract(assignment)            # a network of its own, nothing of the supernet's
 
-Activating works out numbers and which steps are there; it slices nothing and lowers nothing. A space
-without decisions is usable at once, another starts with its largest network.
+Activating works out numbers and which steps are there; it slices nothing and lowers nothing. A
+space without decisions is usable at once, another starts as its largest network.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
+from spacelang.backends.torch import tables
 from spacelang.backends.torch.functions import path_mask
 from spacelang.backends.torch.lower import Lowering
 from spacelang.backends.torch.program import Plan, Program
 from spacelang.backends.torch.storage import apply, grow
-from spacelang.backends.torch import tables
 from spacelang.backends.torch.tables import TableKey
 from spacelang.diagnostics import SpaceError, error
 from spacelang.ir.decision import Assignment

@@ -33,7 +33,7 @@ def offsets(h: int, w: int) -> tuple[Tensor, Tensor]:
 
 
 def offset_index(h: int, w: int, kind: str) -> Tensor:
-    """An entry for every signed offset (Swin), or for every distance in rows and columns (LeViT)."""
+    """An entry for every signed offset (Swin) or, absolute, for every distance (LeViT)."""
     rows, columns = offsets(h, w)
     if kind == "absolute":
         return rows.abs() * w + columns.abs()
@@ -41,7 +41,7 @@ def offset_index(h: int, w: int, kind: str) -> Tensor:
 
 
 def clipped_index(h: int, w: int, axis: int, reach: int, skip: int) -> Tensor:
-    """The offset along one axis, clipped at `reach` (AutoFormer); 0 for pairs with a skipped token."""
+    """The offset along an axis, clipped at `reach`; 0 for pairs with a skipped token (AutoFormer)."""
     offset = offsets(w=w, h=h)[axis].neg().clamp(-reach, reach) + reach + 1
     return F.pad(offset, (skip, 0, skip, 0))
 

@@ -3,8 +3,8 @@
     [3, heads, 64] of [3, 4, 64]    runs: 3, heads*64 of 256     two runs: no slice of the axis
         [heads, 64] of [4, 64]      runs: heads*64 of 256        one run: a slice, a view
 
-An axis is stored as one, its factors multiplied. An inner run that is sliced would make merging copy;
-a linear layer whose result is taken apart at once reads the outer factor entry by entry instead.
+An axis is stored as one, its factors multiplied. An inner run that is sliced would make merging
+copy; a linear layer whose result is taken apart at once reads the outer factor entry by entry.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Key = tuple[str, int, str]  # block ("" for the root), node, role
 
 @dataclass(frozen=True)
 class Part:
-    """What is read of a factor, or of a run of factors from `factor` on: `length` entries from `start`.
+    """What is read of a factor, or of a run of factors from `factor` on: `length` from `start`.
 
     whole    all that is stored, by every use of the block
     extent   how much is stored, None where that differs from use to use
@@ -73,7 +73,7 @@ def is_view(axes: Axes) -> bool:
 
 
 def entries(axes: Axes) -> int | None:
-    """How many entries the outermost factor has, if each is a view and all of them together none."""
+    """How many entries the outermost factor has, if each is a view but all together are none."""
     first = axes[0]
     if len(runs(first)) < 2 or not first[0].whole or first[0].length.constant is None:
         return None
@@ -160,7 +160,7 @@ def levels(block: Block) -> Iterator[Block]:
 
 
 def _taken_apart(level: Block, node: Node) -> bool:
-    """Whether the readers of a linear layer are unstacks of its outermost factor, in its stretch."""
+    """Whether all that reads a linear layer takes its outermost factor apart, in its stretch."""
     value = Value(node.id)
     readers = level.readers.get(value, ())
     out = node.attributes["out"]
@@ -180,7 +180,7 @@ def _taken_apart(level: Block, node: Node) -> bool:
 
 @dataclass(frozen=True)
 class Copy:
-    """A slice that has to be copied at each step: the parameter, the use, the bytes of the largest."""
+    """A slice that has to be copied at each step, at most so many bytes."""
 
     param: str
     use: str

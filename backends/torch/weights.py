@@ -1,7 +1,7 @@
 """Weights in and out, under our own names or those of a publication: strict both ways.
 
-    load(model, state_dict, names="published")     # SP606, with a table, for weights that do not fit
-    state_dict = save(model, names="published")    # what `load` takes, and the publication's code too
+    load(model, state_dict, names="published")    # SP606, with a table, for others that do not fit
+    state_dict = save(model, names="published")   # what `load` takes, and the publication's code
     load(model, read_file("supernet-tiny.safetensors"), names="published")
 
 A dialect of the space (`names NAME { .. }`) says what a parameter is called elsewhere and how it is
@@ -196,7 +196,7 @@ def _order(storage: Storage, layout: Layout) -> tuple[int, ...]:
 
 
 def _named(size: Dim) -> str:
-    """The last label of a size that is a decision or an argument of a block: `%heads` is `heads`."""
+    """The last label of a size that is a decision or an argument: `%heads` is `heads`."""
     symbols = [str(s.name) for s in size.symbols if size == Dim.of(s)]
     return symbols[0].rsplit(".", 1)[-1].removeprefix("%") if symbols else ""
 

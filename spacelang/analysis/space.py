@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from functools import partial
 
-from spacelang.analysis.claims import empty
+from spacelang.analysis.claims import claims
 from spacelang.diagnostics import Diagnostic, Report, Span, warning
 from spacelang.ir.block import Block
 from spacelang.ir.condition import Condition, Is
@@ -31,7 +31,7 @@ def lints(graph: Graph) -> list[Diagnostic]:
     report.extend(graph.remarks)
     report.extend(_unread(graph))
     report.extend(_shifted(graph))
-    report.extend(empty(graph))
+    report.extend(claims(graph))
     return list(report)
 
 
@@ -67,24 +67,21 @@ def _unread(graph: Graph) -> Iterator[Diagnostic]:
 def _readers(graph: Graph) -> Mapping[str, list[Mention]]:
     """The sizes and conditions in which each decision stands, each once."""
     found: dict[str, dict[Mention, None]] = {}
-    seen: set[tuple[int, Mention]] = set()
+    seen: set[tuple[str, Mention]] = set()
     for place in graph.places():
         instance = place.instance
         for mention in _mentions(place.node):
-            if not mention.symbols or (id(instance), mention) in seen:
+            if not mention.symbols or (instance.path, mention) in seen:
                 continue
-            seen.add((id(instance), mention))
-            for absolute in _absolute(instance, mention):
-                for symbol in absolute.symbols:
-                    found.setdefault(symbol.name, {})[absolute] = None
+            seen.add((instance.path, mention))
+            absolute = (
+                instance.absolute(mention)
+                if isinstance(mention, Dim)
+                else instance.condition(mention)
+            )
+            for symbol in absolute.symbols:
+                found.setdefault(symbol.name, {})[absolute] = None
     return {path: list(mentions) for path, mentions in found.items()}
-
-
-def _absolute(instance: Instance, mention: Mention) -> Iterator[Mention]:
-    if isinstance(mention, Dim):
-        yield instance.absolute(mention)
-    else:
-        yield instance.condition(mention)
 
 
 def _mentions(node: Node) -> Iterator[Mention]:
@@ -199,20 +196,22 @@ def _shifted(graph: Graph) -> Iterator[Diagnostic]:
         return
     told: set[Span] = set()
     for place in graph.places():
-        for role, view in place.node.params.items():
+        for view in place.node.params.values():
             param = place.instance.block.param[view.param]
             for length in (n for axis in view.lengths for n in axis):
                 found = joined.get(place.instance.absolute(length))
-                if found is None or param.bank or role == "buffer" or place.node.span in told:
+                if found is None or param.bank or param.role == "buffer":
                     continue
-                told.add(place.node.span)
                 where, part = found
+                if where.node.span in told:
+                    continue
+                told.add(where.node.span)
                 yield (
-                    warning("SP405", f"an elastic part of {part} in front of others", where.node.span)
+                    warning("SP405", f"a part of {part} stands in front of others", where.node.span)
                     .also(place.node.span, "reads one prefix of all parts")
-                    .note("with a smaller part the weights of those after it meet other weights' inputs")
+                    .note("a smaller part moves those after it to other weights")
                     .hint("join fixed parts, give each part a layer of its own, or say `separate`")
-                )  # fmt: skip
+                )
 
 
 def _elastic(place: Place) -> tuple[Dim, Dim] | None:

@@ -66,8 +66,14 @@ def _one(condition: Condition, span: Span) -> Where:
         c = difference.substitute({symbol.name: 2}).constant
         if b is not None and c is not None and c != b:
             slope, offset = c - b, 2 * b - c
+            if difference != slope * Dim.of(symbol) + offset:
+                raise _refused(condition, span)
             return Where({symbol.name: _band(condition.op, slope, -offset / slope)})
-    raise SpaceError(
+    raise _refused(condition, span)
+
+
+def _refused(condition: Condition, span: Span) -> SpaceError:
+    return SpaceError(
         error("SP508", f"{condition} cannot be solved exactly", span).hint(
             "bound each figure by numbers: params in 5M..6M and macs <= 1.3G"
         )

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from spacelang import __version__
-from spacelang.cli.errors import VerificationError
+from spacelang.cli.errors import unverified
 from spacelang.diagnostics import Source, SpaceError, error
 from spacelang.files import atomic_folder, sha256
 from spacelang.render import visible
@@ -39,12 +39,17 @@ class Artifact:
     graph: Graph
 
 
-def is_artifact(folder: Path) -> bool:
-    """Whether a folder says that it is an artifact."""
+def kind_of(folder: Path) -> object:
+    """What a folder says that it is: `artifact`, `subnet`, or None where it says nothing."""
     try:
-        return _manifest(folder).get("kind") == KIND
+        return _manifest(folder).get("kind")
     except SpaceError:
-        return False
+        return None
+
+
+def changed_files(folder: Path) -> list[str]:
+    """The files of a folder that are not as its manifest says, a line each (SP702)."""
+    return differences(folder, _manifest(folder))
 
 
 def write_artifact(
@@ -56,7 +61,7 @@ def write_artifact(
     """
     from spacelang.ir.text import VERSION, write
 
-    if folder.is_dir() and any(folder.iterdir()) and not is_artifact(folder):
+    if folder.is_dir() and any(folder.iterdir()) and kind_of(folder) != KIND:
         message = "the folder is not empty and no artifact, so it is not replaced"
         raise FileExistsError(errno.EEXIST, message, str(folder))
     with atomic_folder(folder) as made:
@@ -86,13 +91,13 @@ def read_artifact(folder: Path) -> Artifact:
         raise _unusable(folder, f"its {MANIFEST} is not that of an artifact")
     if manifest.get("format") != FORMAT:
         raise _unusable(folder, f"it has format {manifest.get('format')!r}, not {FORMAT}")
-    wrong = differences(folder, manifest)
+    wrong = differences(folder, manifest, GRAPH)
     if wrong:
         hint = "compile it again, or restore the folder"
-        raise VerificationError(f"{folder} is not as it was written", *wrong, hint=hint)
+        raise unverified(f"{folder} is not as it was written", *wrong, hint=hint)
     graph = read_graph(folder / GRAPH)
     if graph.hash != manifest.get("graph"):
-        raise VerificationError(f"the graph of {folder} has another hash than its manifest says")
+        raise unverified(f"the graph of {folder} has another hash than its manifest says")
     return Artifact(folder, manifest, graph)
 
 
@@ -109,11 +114,11 @@ def read_graph(path: Path) -> Graph:
     return read(Source(str(path), text))
 
 
-def differences(folder: Path, manifest: Mapping[str, object]) -> list[str]:
-    """What is not as the manifest says, a line a file."""
+def differences(folder: Path, manifest: Mapping[str, object], needed: str = "") -> list[str]:
+    """What is not as the manifest says, a line a file; `needed` is one that it must list."""
     listed = manifest.get("files")
-    if not isinstance(listed, dict) or GRAPH not in listed:
-        return [f"{MANIFEST} lists no {GRAPH}"]
+    if not isinstance(listed, dict) or (needed and needed not in listed):
+        return [f"{MANIFEST} lists no {needed or 'files'}"]
     wrong: list[str] = []
     for name, record in cast("dict[str, object]", listed).items():
         path = folder / name

@@ -63,6 +63,7 @@ def check(files: tuple[str, ...], settings: Mapping[str, object], as_json: bool)
 
 def checked(address: str, settings: Mapping[str, object]) -> Checked:
     """All that is wrong with a file, or with the one space that the address names."""
+    from spacelang.analysis.space import lints
     from spacelang.loader import open_address
     from spacelang.syntax.parse import parse
     from spacelang.syntax.scope import Library
@@ -85,6 +86,10 @@ def checked(address: str, settings: Mapping[str, object]) -> Checked:
         try:
             graph = _proved(name, scope, source, library, settings, graphs)
             found.spaces[name] = len(graph.decisions) if graph is not None else 0
+            if graph is not None:
+                found.report.extend(lints(graph))
+                if any(choice.hull is not None for choice in graph.decisions.values()):
+                    _hulls(name, scope, source, library, settings, found.report)
         except SpaceError as failed:
             found.report.extend(failed.diagnostics)
     return found
@@ -112,6 +117,23 @@ def _proved(
             return None
     graphs[name] = from_scope(scope, name, source, library, settings)
     return graphs[name]
+
+
+def _hulls(
+    name: str,
+    scope: Scope,
+    source: Source,
+    library: Library,
+    settings: Mapping[str, object],
+    report: Report,
+) -> None:
+    """Prove a space for everything that a range search may move its candidates to."""
+    from spacelang.loader import from_scope
+
+    try:
+        from_scope(scope, name, source, library, settings, hulls=True)
+    except SpaceError as failed:
+        report.extend(d.note("so it is within a hull") for d in failed.diagnostics)
 
 
 def _take(graph: Graph, subnet: SpaceValue) -> None:

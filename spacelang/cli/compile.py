@@ -7,7 +7,9 @@ from pathlib import Path
 
 import click
 
+from spacelang import plugins
 from spacelang.cli import options
+from spacelang.cli.errors import nearest
 from spacelang.cli.output import emit, many, say
 from spacelang.render import visible
 
@@ -18,6 +20,7 @@ from spacelang.render import visible
 @options.arch
 @click.option("--passes", default="", metavar="PASSES",
               help="Passes to run first: 'multiplex{path=encoder,every=2}, simplify'.")  # fmt: skip
+@click.option("--backend", default="torch", show_default=True, help="Who it is compiled for.")
 @options.as_json
 def compile(
     space: str,
@@ -25,6 +28,7 @@ def compile(
     output: str,
     arch: str | None,
     passes: str,
+    backend: str,
     as_json: bool,
 ) -> None:
     """Write the compiled graph and a manifest with the hash of every file.
@@ -34,6 +38,9 @@ def compile(
     """
     from spacelang.cli.artifact import write_artifact
 
+    known = plugins.table("spacelang.backends")
+    if backend not in known:
+        raise click.UsageError(f"there is no backend {backend!r}; {nearest(backend, list(known))}")
     graph = options.load(space, settings, passes)
     assignment = None
     if arch is not None:
@@ -44,6 +51,7 @@ def compile(
     record = {
         "parameters": options.spelled_all(settings),
         "passes": passes,
+        "backend": backend,
         "assignment": None if assignment is None else dict(assignment),
     }
     manifest = write_artifact(Path(output), graph, record, {})

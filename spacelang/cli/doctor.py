@@ -12,7 +12,8 @@ from typing import Literal, cast
 import click
 from click.exceptions import Exit
 
-from spacelang.cli import options
+from spacelang.cli import options, runs
+from spacelang.cli.artifact import GRAPH, MANIFEST, MAX_MANIFEST
 from spacelang.cli.errors import UNVERIFIED
 from spacelang.cli.output import emit, say
 from spacelang.diagnostics import SpaceError, error
@@ -22,10 +23,9 @@ from spacelang.journal import read_journal
 State = Literal["ok", "missing", "changed", "damaged", "torn"]
 # A torn last line is what a killed process leaves, and is dropped by the next one.
 GOOD: frozenset[State] = frozenset(("ok", "torn"))
-MANIFEST, JOURNALS = "manifest.json", "*.jsonl"
+JOURNALS = "*.jsonl"
 JOURNALS_OF_RUNS = ("manifest.jsonl", "scores.jsonl")
 CHECKED = b'{"check":"'
-MAX_MANIFEST = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,8 @@ def examined(folder: Path) -> Iterator[Finding]:
         here = Path(place)
         if (here / MANIFEST).is_file():
             yield from _of_manifest(here, folder)
+        if runs.is_run(here):
+            yield _of_run(here, folder)
         for journal in sorted(here.glob(JOURNALS)):
             if _has_checks(journal):
                 yield from _of_journal(journal, folder)
@@ -106,6 +108,16 @@ def _of_manifest(here: Path, folder: Path) -> Iterator[Finding]:
     for path in sorted(here.iterdir()):
         if path.is_file() and path.name not in expected and not path.name.startswith("."):
             yield Finding(str(path.relative_to(folder)), "ok", "not listed")
+
+
+def _of_run(here: Path, folder: Path) -> Finding:
+    """The graph of a training, against what the run says it is of."""
+    shown = os.path.relpath(here / GRAPH, folder)
+    try:
+        runs.run_graph(here)
+    except SpaceError as failed:
+        return Finding(shown, "changed", failed.diagnostics[0].headline)
+    return Finding(shown, "ok", "the graph of the run")
 
 
 def _of_journal(journal: Path, folder: Path) -> Iterator[Finding]:

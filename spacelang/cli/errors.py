@@ -32,10 +32,12 @@ TRACEBACK = "SPACELANG_TRACEBACK"
 
 
 class VerificationError(SpaceError):
-    """Something is not what its record says: a hash, a proof of equality, a golden figure."""
+    """Something is not what its record says: a hash, a proof of equality, a published figure."""
 
-    def __init__(self, headline: str, *notes: str, hint: str = "", code: str = "SP702") -> None:
-        super().__init__(error(code, headline).note(*notes).hint(hint))
+
+def unverified(headline: str, *notes: str, hint: str = "") -> VerificationError:
+    """An error about a folder whose files are not as they were written."""
+    return VerificationError(error("SP702", headline).note(*notes).hint(hint))
 
 
 class Terminated(BaseException):

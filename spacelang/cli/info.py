@@ -21,7 +21,6 @@ from spacelang.cli.output import (
     say,
     table,
 )
-from spacelang.diagnostics import SpaceError
 from spacelang.ir.decision import Plain, plain
 
 if TYPE_CHECKING:
@@ -244,10 +243,7 @@ def cost(
 
     graph = options.load(space, settings, after)
     assignment: Mapping[str, object] = options.read_assignment(arch) if arch is not None else {}
-    try:
-        values = graph.decisions.check(assignment)
-    except SpaceError as failed:
-        raise _with_hint(failed, arch) from None
+    values = options.decided(graph, assignment, arch)
     found = model(graph).at(values)
     figures = {"params": found.params, "macs": found.macs, "activations": found.activations}
     rows: list[OpCost] = model(graph).per_op(values) if per_op else []
@@ -266,11 +262,3 @@ def cost(
             [(r.path, r.op, exact(r.params), exact(r.macs), exact(r.activations)) for r in rows],
             right="llrrr",
         )
-
-
-def _with_hint(failed: SpaceError, arch: str | None) -> SpaceError:
-    """Without an architecture the way out is to give one."""
-    if arch is not None:
-        return failed
-    hint = "say which architecture: --arch FILE (`spacelang sample SPACE -n 1 > FILE`)"
-    return SpaceError(found.hint(hint) for found in failed.diagnostics)

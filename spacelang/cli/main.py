@@ -46,6 +46,12 @@ SECTIONS: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "compile": ("compile:compile", "An artifact folder: all that training needs."),
         "train": ("train:train", "Train the supernet of a space, or go on with it."),
         "search": ("train:search", "Search a trained supernet."),
+        "extract": (
+            "takeaway:extract",
+            "A network of its own: source, weights, and a proof of equality.",
+        ),
+        "export": ("takeaway:export", "A network as .pt2 or .onnx, checked against eager."),
+        "quickstart": ("takeaway:quickstart", "The whole road on real images, with a report."),
     },
     "Look after it": {
         "selftest": ("selftest:selftest", "Versions, golden figures, and how long they take."),

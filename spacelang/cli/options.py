@@ -24,6 +24,7 @@ from spacelang.diagnostics import SpaceError, error
 
 if TYPE_CHECKING:
     from spacelang.ir.decision import Assignment
+    from spacelang.ir.dim import Value
     from spacelang.ir.graph import Graph
     from spacelang.syntax import tree
 
@@ -221,6 +222,17 @@ def read_assignment(name: str) -> Assignment:
     if not isinstance(data, dict):
         raise _unreadable(name, "it is no JSON object")
     return cast("Assignment", data)
+
+
+def decided(graph: Graph, assignment: Mapping[str, object], arch: str | None) -> dict[str, Value]:
+    """Exact values of all decisions; without --arch the way out is to give one."""
+    try:
+        return graph.decisions.check(assignment)
+    except SpaceError as failed:
+        if arch is not None:
+            raise
+        hint = "say which architecture: --arch FILE (`spacelang sample SPACE -n 1 > FILE`)"
+        raise SpaceError(found.hint(hint) for found in failed.diagnostics) from None
 
 
 def content(name: str, limit: int) -> bytes:

@@ -18,7 +18,7 @@ import click
 
 from spacelang import plugins
 from spacelang.cli.artifact import GRAPH, read_artifact, read_graph
-from spacelang.cli.errors import VerificationError
+from spacelang.cli.errors import unverified
 from spacelang.diagnostics import SpaceError, error
 from spacelang.files import atomic_write
 
@@ -33,6 +33,11 @@ Json = dict[str, object]
 def work(backend: str, name: str) -> Callable[..., Any]:
     """What a backend does for a command (SP604 where it does not do that)."""
     return plugins.load("spacelang.commands", f"{backend}.{name}")
+
+
+def unproved(backend: str) -> type[SpaceError]:
+    """What a backend raises where a network is not what it should be."""
+    return plugins.load("spacelang.commands", f"{backend}.unproved")
 
 
 def is_run(folder: Path) -> bool:
@@ -53,7 +58,7 @@ def run_graph(folder: Path) -> Graph:
     wanted = record_of(folder).get("graph")
     graph = read_graph(folder / GRAPH)
     if graph.hash != wanted:
-        raise VerificationError(f"{folder / GRAPH} is not the graph that the run is of")
+        raise unverified(f"{folder / GRAPH} is not the graph that the run is of")
     return graph
 
 
@@ -63,13 +68,15 @@ def record_of(folder: Path) -> Json:
 
 
 def keep_data(folder: Path, spec: str) -> None:
-    """Keep where the images are, so that later commands need not be told again."""
+    """Keep where the images of a run are, so that later commands need not be told again."""
+    if not is_run(folder) or (folder / SETTINGS).exists():
+        return
     text = json.dumps({"data": os.path.abspath(spec) if os.path.exists(spec) else spec}) + "\n"
     atomic_write(folder / SETTINGS, text)
 
 
 def data_of(folder: Path) -> str:
-    """The data set that a run was trained on, by name or path (UsageError where that is unknown)."""
+    """The data set that a run was trained on, by name or path (UsageError if unknown)."""
     kept: object = None
     if (folder / SETTINGS).is_file():
         kept = _read(folder / SETTINGS).get("data")

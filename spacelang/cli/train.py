@@ -102,10 +102,13 @@ def train(
     number = seed if seed is not None else before.get("seed", 42)
     place = runs.work(backend, "device")(device)
     with runs.work(backend, "progress")(progress) as told:
-        made = runs.work(backend, "train")(
-            graph, images, used, run, seed=number, keep=checkpoint_hist, device=place, reporter=told
-        )
-    runs.keep_data(run, spec)
+        try:
+            made = runs.work(backend, "train")(
+                graph, images, used, run,
+                seed=number, keep=checkpoint_hist, device=place, reporter=told,
+            )  # fmt: skip
+        finally:
+            runs.keep_data(run, spec)
     last: Mapping[str, Any] = made.log[-1]
     if as_json:
         found = {"run": str(run), "space": graph.name, "epochs": last["epoch"], "steps": made.steps}
@@ -168,7 +171,7 @@ def search(
     from spacelang.engines.settings import configure
 
     graph = runs.run_graph(Path(run))
-    given = {**_engine_settings(texts), **({"where": where} if where else {})}
+    given = {**engine_settings(texts), **({"where": where} if where else {})}
     chosen = configure(engine, graph.search.get(engine, {}), given)
     images = runs.data_for(backend, data or runs.data_of(Path(run)), graph)
     place = runs.work(backend, "device")(device)
@@ -197,7 +200,8 @@ def search(
     table(("accuracy", "params", "macs"), rows, title="the front", right="rrr")
 
 
-def _engine_settings(texts: tuple[str, ...]) -> dict[str, object]:
+def engine_settings(texts: tuple[str, ...]) -> dict[str, object]:
+    """NAME=VALUE, each once; what the values mean is the engine's to say."""
     found: dict[str, object] = {}
     for text in texts:
         name, sign, value = text.partition("=")

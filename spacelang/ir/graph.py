@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from spacelang import plugins
-from spacelang.diagnostics import Diagnostic
+from spacelang.diagnostics import Diagnostic, Span
 from spacelang.ir.block import Block
 from spacelang.ir.condition import FALSE, TRUE, Condition, conjunction, disjunction
 from spacelang.ir.decision import Assignment, Choice, Decisions
@@ -128,6 +128,7 @@ class Graph:
     dialects  other names for the parameters
     search    engine -> settings
     remarks   warnings of the front end, of which the network says nothing
+    stated    where the requirements are written
     """
 
     name: str
@@ -142,6 +143,9 @@ class Graph:
         default_factory=dict[str, Mapping[str, object]]
     )
     remarks: tuple[Diagnostic, ...] = field(default=(), compare=False, repr=False)
+    stated: Mapping[Condition, Span] = field(
+        default_factory=dict[Condition, Span], compare=False, repr=False
+    )
 
     @cached_property
     def top(self) -> Instance:

@@ -189,10 +189,10 @@ def materialised(graph: Graph) -> tuple[Graph, Graph | None]:
 
     The second has no input; its outputs go by the paths of parameters of the first, which replace
     what the network stored under these paths. Other parameters keep path and value. There is none
-    where nothing is computed. SP602 where decisions are open.
+    where nothing is computed. SP506 where decisions are open.
     """
     if graph.decisions:
-        found = error("SP602", f"weights of {graph.name} hang on {next(iter(graph.decisions))}")
+        found = error("SP506", f"weights of {graph.name} hang on {next(iter(graph.decisions))}")
         raise SpaceError(found.hint("take one architecture first"))
     graph = inlined(graph)
     root = graph.root

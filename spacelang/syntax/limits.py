@@ -48,13 +48,15 @@ def require(statement: tree.Require, frame: Frame, scope: Scope) -> None:
         frame.require.append(disjunction(negate(here), found))
 
 
-def deferred(frame: Frame, decisions: Mapping[str, Choice]) -> Iterator[Condition]:
-    """The limits of a space, in the decisions of its graph."""
+def deferred(
+    frame: Frame, decisions: Mapping[str, Choice]
+) -> Iterator[tuple[Condition, Span]]:
+    """The limits of a space, in the decisions of its graph, and where they are written."""
     for expr, scope, guards in frame.deferred:
         reader = Reader(frame, scope, decisions)
         try:
             for found in reader.conditions(expr):
-                yield disjunction(negate(conjunction(*guards)), found)
+                yield disjunction(negate(conjunction(*guards)), found), expr.span
         except SpaceError as failed:
             frame.errors.extend(failed.diagnostics)
 

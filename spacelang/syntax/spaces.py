@@ -66,9 +66,10 @@ def finished(frame: Frame, span: Span) -> Graph:
         found = error("SP208", f"{frame.name} has no output", span)
         raise SpaceError(found.hint("output linear(x, 10)"))
     graph = _graph(frame.name, frame, host)
-    limits = tuple(dict.fromkeys((*frame.require, *deferred(frame, graph.decisions))))
+    stated = dict(deferred(frame, graph.decisions))
     frame.errors.check()
-    return _rewritten(replace(graph, require=limits), frame, host)
+    limits = tuple(dict.fromkeys((*frame.require, *stated)))
+    return _rewritten(replace(graph, require=limits, stated=stated), frame, host)
 
 
 def _graph(name: str, frame: Frame, host: Host) -> Graph:

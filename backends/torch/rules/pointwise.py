@@ -38,7 +38,11 @@ def _arithmetic(emit: Emit) -> fx.Node:
     if len(emit.node.operands) == 2:
         return emit.call(function, *emit.operands)
     number = emit.number("number")
-    return emit.call(function, number, emit.x) if emit.flag("flipped") else emit.call(function, emit.x, number)
+    return (
+        emit.call(function, number, emit.x)
+        if emit.flag("flipped")
+        else emit.call(function, emit.x, number)
+    )
 
 
 @lowers(*ACTIVATIONS)

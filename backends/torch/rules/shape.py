@@ -97,7 +97,9 @@ def _slice(emit: Emit) -> fx.Node:
 def _pad(emit: Emit) -> fx.Node:
     """PyTorch counts from the last axis, two numbers each."""
     by = dict(zip((a % emit.rank for a in emit.wholes("axes")), emit.dims("by"), strict=True))
-    amounts = [n for axis in reversed(range(min(by), emit.rank)) for n in (0, _amount(emit, by, axis))]
+    amounts = [
+        n for axis in reversed(range(min(by), emit.rank)) for n in (0, _amount(emit, by, axis))
+    ]
     return emit.call(F.pad, emit.x, amounts)
 
 
@@ -116,4 +118,8 @@ def _roll(emit: Emit) -> fx.Node:
 @lowers("mean")
 def _mean(emit: Emit) -> fx.Node:
     axes = emit.wholes("axes")
-    return emit.method("mean", emit.x, axes, True) if emit.flag("keep") else emit.method("mean", emit.x, axes)
+    return (
+        emit.method("mean", emit.x, axes, True)
+        if emit.flag("keep")
+        else emit.method("mean", emit.x, axes)
+    )

@@ -1,0 +1,267 @@
+"""Printed classes: a use of a block as an fx graph that is printed, and what it is made with.
+
+    class Attention(nn.Module):        # from ClassWork(source, instance, block)
+        def __init__(self, heads, width): ...
+        def forward(self, x): ...
+
+The graph never runs: sizes, weights and the mode are placeholders that `printer.py` writes out.
+"""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from math import prod
+from typing import Any, Protocol
+
+from torch import Tensor, fx
+
+from spacelang.backends.torch.emit import lower_node
+from spacelang.backends.torch.extract import Chosen, Ranges, part_of
+from spacelang.backends.torch.frame import Entries, Frame, Number, Size
+from spacelang.backends.torch.functions import drop_path
+from spacelang.backends.torch.layers import Weight
+from spacelang.backends.torch.ports import known, table_of, terms_of
+from spacelang.backends.torch.printer import Constant, Made, Printer
+from spacelang.backends.torch.program import main_nodes
+from spacelang.backends.torch.spell import free_name, indented
+from spacelang.backends.torch.storage import DTYPES
+from spacelang.backends.torch.tables import TABLES
+from spacelang.backends.torch.views import Axes, Part, block_key, slices
+from spacelang.ir.block import Block
+from spacelang.ir.dialect import dotted
+from spacelang.ir.dim import Dim
+from spacelang.ir.graph import Graph, Instance
+from spacelang.ir.node import Call, Node, join
+
+
+class ClassWork:
+    """A class in the making: a use of a block, and the transparent calls in it."""
+
+    def __init__(self, source: Source, instance: Instance, block: Block) -> None:
+        self.source, self.block = source, block
+        self.graph = fx.Graph()
+        self.weights: dict[str, Weight] = {}
+        self.modules: dict[str, Made] = {}
+        self.constants: dict[str, Constant] = {}
+        self.leaves: dict[object, fx.Node] = {}
+        root = block is source.graph.root
+        self.frame = PrintFrame(self, instance, terms_of(block), root)
+
+    def leaf(self, key: object, **meta: object) -> fx.Node:
+        """A placeholder that says what it stands for; one for equal keys."""
+        if key not in self.leaves:
+            first = next((n for n in self.graph.nodes if n.op != "placeholder"), None)
+            with self.graph.inserting_before(first):
+                node = self.leaves[key] = self.graph.placeholder("leaf")
+            node.meta.update(meta)
+        return self.leaves[key]
+
+    def lower(self) -> None:
+        """Fill the graph; what nothing reads goes."""
+        for node in self.block.inputs:
+            placeholder = self.graph.placeholder("input")
+            placeholder.meta["input"] = node.label.rpartition(".")[2] or "x"
+            self.frame.bind(node, (placeholder,))
+        there = main_nodes(self.source.graph, self.block)
+        self.level(self.frame, self.block, there)
+        found = self.frame.values
+        if self.block is self.source.graph.root:
+            outputs = {o.name: found[o.value] for o in self.source.graph.outputs if not o.training}
+            result = next(iter(outputs.values())) if len(outputs) == 1 else outputs
+        else:
+            results = tuple(found[v] for v in self.block.outputs)
+            result = results[0] if len(results) == 1 else results
+        self.graph.output(result)  # pyright: ignore
+        for node in reversed(self.graph.nodes):
+            if not node.users and node.op != "output" and "input" not in node.meta:
+                self.graph.erase_node(node)
+
+    def level(self, frame: PrintFrame, level: Block, there: frozenset[int] | None = None) -> None:
+        """Lower the nodes of a block or region that run."""
+        chosen = self.source.chosen
+        for node in level.nodes:
+            if node.op == "input" or (there is not None and node.id not in there):
+                continue
+            if node.call is not None:
+                self.call(frame, node, node.call)
+            elif node.regions:
+                region = chosen.region(frame.instance, node)
+                if region is None:
+                    frame.bind(node, [frame.values[v] for v in node.operands[: len(node.types)]])
+                else:
+                    inside = PrintFrame(self, frame.instance, frame.terms, frame.literal)
+                    self.inline(frame, node, inside, region)
+            else:
+                lower_node(frame, node)
+                self.name(frame, node)
+
+    def name(self, frame: PrintFrame, node: Node) -> None:
+        """Tell the printer what the file calls a value."""
+        made = frame.values[node.values[0]] if node.values else None
+        label = re.split(r"[.\[]", node.label)
+        word = next((part for part in reversed(label) if part.isidentifier()), "")
+        for part in made.parts if isinstance(made, Entries) else (made,):
+            if word and isinstance(part, fx.Node) and part.op.startswith("call"):
+                part.meta.setdefault("label", word)
+
+    def inline(self, frame: PrintFrame, node: Node, inside: PrintFrame, level: Block) -> None:
+        for owner, value in zip(level.inputs, node.operands, strict=True):
+            inside.bind(owner, (frame.values[value],))
+        self.level(inside, level)
+        frame.bind(node, tuple(inside.values[v] for v in level.outputs))
+
+    def call(self, frame: PrintFrame, node: Node, call: Call) -> None:
+        """A call: the module of its class, or written out."""
+        source = self.source
+        block = source.graph.blocks[call.block]
+        callee, terms = frame.instance.enter(call, block), frame.terms.enter(call, block)
+        literal = frame.literal or call.decide.startswith("/")
+        inside = PrintFrame(self, callee, terms, literal)
+        if source.flat or not call.path:
+            self.inline(frame, node, inside, block)
+            return
+        made = source.of(callee, block)
+        path = dotted(terms.path)
+        self.modules[path] = Made(path, made.name, tuple(inside.dim(d) for d in made.arguments))
+        operands = tuple(frame.values[v] for v in node.operands)
+        result = self.graph.call_module(path, operands)  # pyright: ignore
+        if len(node.types) == 1:
+            frame.bind(node, (result,))
+            return
+        result.meta["several"] = True
+        items = (
+            self.graph.call_function(operator.getitem, (result, i)) for i in range(len(node.types))
+        )
+        frame.bind(node, tuple(items))
+
+    def text(self) -> tuple[tuple[Dim, ...], str]:
+        """The arguments of the class and its body."""
+        read = {n.meta[k] for n in self.graph.nodes for k in ("weight", "table") if k in n.meta}
+        called = {str(n.target) for n in self.graph.nodes if n.op == "call_module"}
+        printer = Printer(
+            self.graph,
+            {p: w for p, w in self.weights.items() if p in read},
+            {p: m for p, m in self.modules.items() if p in called},
+            {p: c for p, c in self.constants.items() if p in read},
+        )
+        forward = "\n".join(printer.forward())
+        made = printer.init()
+        self.source.helpers |= printer.helpers
+        arguments = printer.sizes.arguments
+        kept = [
+            f"self.{n} = {n}" for n in arguments.values() if re.search(rf"self\.{n}\b", forward)
+        ]
+        inputs = [self.graph_name(n, printer) for n in self.graph.nodes if "input" in n.meta]
+        types = ", ".join(str(n.types[0]) for n in self.block.inputs).replace("%", "")
+        results = ", ".join(str(self.block.type_of(v)) for v in self.block.outputs).replace("%", "")
+        init = "\n".join(["super().__init__()", *kept, *made])
+        lines = [
+            f'"""{types or "Nothing"} -> {results}"""',
+            "",
+            f"def __init__({', '.join(['self', *arguments.values()])}):",
+            indented(init),
+            "",
+            f"def forward({', '.join(['self', *inputs])}):",
+            indented(forward),
+        ]
+        return tuple(arguments), indented("\n".join(lines)) + "\n"
+
+    def graph_name(self, node: fx.Node, printer: Printer) -> str:
+        return printer.texts[node][0]
+
+
+class PrintFrame(Frame):
+    """A level of the class: its weights are attributes, its sizes are written by the arguments.
+
+    `terms` is the level in terms of the class; in a `literal` one all sizes are numbers.
+    """
+
+    def __init__(self, work: ClassWork, instance: Instance, terms: Instance, literal: bool) -> None:
+        super().__init__(work.graph)
+        self.work, self.instance, self.terms, self.literal = work, instance, terms, literal
+        self.chosen = work.source.chosen
+        self.key = block_key(instance, work.source.graph)
+
+    def dim(self, dim: Dim) -> Dim:
+        """A size in terms of the class."""
+        found = dim if self.literal else self.terms.absolute(dim)
+        if found.symbols and not self.literal:
+            return found
+        return Dim.of(self.instance.absolute(dim).at(self.chosen.values))
+
+    def known(self, dim: Dim) -> Size:
+        found = self.dim(dim)
+        if found.constant is not None:
+            return int(found.constant)
+        return self.work.leaf(found, size=found)
+
+    def number(self, dim: Dim) -> Number:
+        found = self.dim(dim)
+        return known(found, {}) if found.constant is not None else self.work.leaf(found, size=found)
+
+    def stored(self, node: Node, role: str) -> tuple[fx.Node, Axes]:
+        view, source = node.params[role], self.work.source
+        owner = self.instance.param(view.param)
+        path = dotted(owner if source.flat else join(self.terms.path, view.param))
+        reads, kept = self.chosen.ranges(self.instance, view), source.kept[owner]
+        axes: list[tuple[Part, ...]] = []
+        sizes: list[Dim] = []
+        for parts, rs, ks in zip(slices(view), reads, kept, strict=True):
+            whole = rs == ks
+            axes.append(
+                tuple(part_of(r, k, f) for f, (r, k) in enumerate(zip(rs, ks, strict=True)))
+            )
+            if whole:
+                axes[-1] = tuple(
+                    replace(p, length=given.length, extent=given.length)
+                    for p, given in zip(axes[-1], parts, strict=True)
+                )
+            lengths = [self.dim(p.length) for p in parts] if whole else [Dim.of(len(k)) for k in ks]
+            sizes.append(prod(lengths, start=Dim.of(1)))
+        param = source.graph.storages[owner].param
+        buffer, dtype = param.role == "buffer", DTYPES[param.dtype]
+        self.work.weights.setdefault(path, Weight(path, tuple(sizes), buffer, dtype))
+        return self.work.leaf(path, weight=path), tuple(axes)
+
+    def extent(self, node: Node, role: str, axis: int, factor: int) -> Size:
+        owner = self.instance.param(node.params[role].param)
+        return len(self.work.source.kept[owner][axis][factor])
+
+    def entries(self, node: Node) -> int | None:
+        return self.work.source.splits.get((self.key, node.id))
+
+    def table(self, node: Node) -> fx.Node:
+        spec = table_of(node)
+        options = tuple((n, self.dim(v) if isinstance(v, Dim) else v) for n, v in spec.options)
+        if node.label:
+            prefix = self.instance.path if self.work.source.flat else self.terms.path
+            path = dotted(join(prefix, node.label))
+        else:
+            path = self._unlabelled(node.op, options)
+        self.work.constants[path] = Constant(path, TABLES[node.op], options, bool(node.label))
+        return self.work.leaf(path, table=path)
+
+    def _unlabelled(self, op: str, options: tuple[tuple[str, Dim | str], ...]) -> str:
+        """A free name for a table, the same for equal ones."""
+        for path, constant in self.work.constants.items():
+            if (
+                constant.function is TABLES[op]
+                and constant.options == options
+                and not constant.persistent
+            ):
+                return path
+        return free_name(op, {*self.work.constants, *self.work.weights, *self.work.modules})
+
+    def by_mode(self, function: Callable[..., Tensor], arguments: tuple[object, ...]) -> fx.Node:
+        mode = self.work.leaf("mode", mode=True)
+        found = self.graph.call_function(function, (*arguments, mode))  # pyright: ignore
+        x = arguments[0]
+        found.meta["rank"] = next((t.rank for v, t in self.types.items() if self.values[v] is x), 0)
+        return found
+
+    def drop_path(self, node: Node, x: fx.Node, rate: Dim) -> fx.Node:
+        value = self.number(rate)
+        return x if value == 0 else self.by_mode(drop_path, (x, value))

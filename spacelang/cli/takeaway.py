@@ -1,0 +1,216 @@
+"""`extract`, `export` and `quickstart`: a network to take home, and the whole road to it."""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+from click.exceptions import Exit
+
+from spacelang import plugins
+from spacelang.cli import options, runs
+from spacelang.cli.artifact import changed_files, kind_of
+from spacelang.cli.errors import VerificationError, unverified
+from spacelang.cli.output import both, emit, pairs, say
+from spacelang.cli.train import engine_settings, recipe
+
+SUBNET = "subnet"
+BEST = f"{runs.SEARCH}/evolution-best.json"
+
+
+@click.command(short_help="A network of its own: source, weights, and a proof of equality.")
+@options.space
+@options.arch
+@click.option("-o", "--output", required=True, metavar="DIR", help="The folder to write.")
+@click.option("--seed", type=click.IntRange(0, (1 << 63) - 1), default=0, show_default=True,
+              help="Of the proof's inputs, and of weights that were never trained.")  # fmt: skip
+@runs.backend
+@options.as_json
+def extract(
+    space: str,
+    settings: Mapping[str, object],
+    arch: str | None,
+    output: str,
+    seed: int,
+    backend: str,
+    as_json: bool,
+) -> None:
+    """Take one network out of the supernet of a run, as source that needs PyTorch alone.
+
+    SPACE is a run; of a space or an artifact the weights are untrained. Without --arch it is what
+    evolution found. The network read back from DIR is proved equal to the supernet before DIR is
+    there: bit for bit in float64, within 1e-6 in float32, outputs and gradients.
+    """
+    model, trained = _model(space, settings, backend, seed)
+    assignment = _assignment(space, arch)
+    folder = Path(output)
+    if folder.is_dir() and any(folder.iterdir()) and kind_of(folder) != SUBNET:
+        message = "the folder is not empty and no subnet, so it is not replaced"
+        raise FileExistsError(errno.EEXIST, message, output)
+    began = time.perf_counter()
+    options.decided(model.graph, assignment, arch)
+    model.extract(assignment)
+    extracted = time.perf_counter() - began
+    try:
+        made = runs.work(backend, "write_subnet")(model, assignment, folder, seed=seed)
+    except runs.unproved(backend) as failed:
+        raise VerificationError(failed.diagnostics) from None
+    proved = time.perf_counter() - began - extracted
+    if as_json:
+        emit({
+            "folder": output, "params": made.params, "assignment": dict(made.assignment),
+            "trained": trained, "proof": [asdict(proof) for proof in made.proof],
+            "seconds": {"extract": round(extracted, 3), "write and prove": round(proved, 3)},
+        })  # fmt: skip
+        return
+    say(f"wrote {output}" + ("" if trained else " (its weights are untrained)"))
+    rows = [("  params", both(made.params))]
+    for proof in made.proof:
+        worst = max(proof.outputs, proof.gradients)
+        verdict = "equal to the supernet, bit for bit" if worst == 0 else f"within {worst:.1e}"
+        rows.append((f"  {proof.dtype}", verdict))
+    pairs([*rows, ("  extracted in", f"{extracted:.2f} s"), ("  proved in", f"{proved:.2f} s")])
+
+
+@click.command(short_help="A network as .pt2 or .onnx, checked against eager.")
+@options.space
+@options.arch
+@click.option("--format", "formats", default="pt2", show_default=True, metavar="FORMAT",
+              help="pt2, onnx, or both with a comma.")  # fmt: skip
+@click.option(
+    "-o", "--output", metavar="DIR", help="Where the files go.  [beside a subnet's folder]"
+)
+@click.option("--seed", type=click.IntRange(0, (1 << 63) - 1), default=0, show_default=True,
+              help="Of weights that were never trained.")  # fmt: skip
+@runs.backend
+@options.as_json
+def export(
+    space: str,
+    settings: Mapping[str, object],
+    arch: str | None,
+    formats: str,
+    output: str | None,
+    seed: int,
+    backend: str,
+    as_json: bool,
+) -> None:
+    """Export a network by torch.export or to ONNX; what is written agrees with eager to 1e-5.
+
+    SPACE is a folder that `extract` wrote, whose source runs, so one that you trust; or a run, an
+    artifact or a space, with --arch where something is left to decide.
+    """
+    source = Path(space)
+    if kind_of(source) == SUBNET:
+        if settings or arch is not None:
+            raise click.UsageError("a subnet is one network: --set and --arch come too late for it")
+        wrong = changed_files(source)
+        if wrong:
+            raise unverified(f"{source} is not as it was written", *wrong)
+        network, inputs = runs.work(backend, "open_subnet")(source)
+        name, folder = source.resolve().name, source.resolve().parent
+    else:
+        model, _ = _model(space, settings, backend, seed)
+        assignment = _assignment(space, arch)
+        options.decided(model.graph, assignment, arch)
+        network = model.extract(assignment).eval()
+        inputs = runs.work(backend, "example")(model.graph)
+        name, folder = model.graph.name, Path()
+    folder = Path(output) if output is not None else folder
+    folder.mkdir(parents=True, exist_ok=True)
+    made: list[Any] = []
+    try:
+        for ending in formats.split(","):
+            file = folder / f"{name}.{ending.strip()}"
+            made.append(runs.work(backend, "export")(network, inputs, file))
+    except runs.unproved(backend) as failed:
+        raise VerificationError(failed.diagnostics) from None
+    if as_json:
+        emit({"exports": [{"file": str(m.path), "difference": m.difference} for m in made]})
+        return
+    for one in made:
+        far = "not run: onnxruntime is missing"
+        if one.difference is not None:
+            far = (
+                f"differs from eager by at most {one.difference:.1e}" if one.difference else "equal"
+            )
+        say(f"wrote {one.path}: {far}")
+
+
+def _model(space: str, settings: Mapping[str, object], backend: str, seed: int) -> tuple[Any, bool]:
+    """A supernet, and whether it was trained."""
+    folder = Path(space)
+    if runs.is_run(folder) and not settings:
+        graph = runs.run_graph(folder)
+        return runs.work(backend, "trained")(graph, None, folder).model, True
+    graph = options.load(space, settings)
+    return plugins.load("spacelang.backends", backend)().lower(graph, seed), False
+
+
+def _assignment(space: str, arch: str | None) -> Mapping[str, object]:
+    """The architecture of --arch, or of a run what evolution found; else nothing."""
+    best = Path(space) / BEST
+    if arch is None and runs.is_run(Path(space)) and best.is_file():
+        arch = str(best)
+    return {} if arch is None else options.read_assignment(arch)
+
+
+@click.command(short_help="The whole road on real images, with a report.")
+@click.argument("space", metavar="[SPACE]", default="quickstart.space")
+@options.settings
+@click.option("-o", "--output", default="runs/quickstart", show_default=True, metavar="RUN",
+              help="The folder of the run.")  # fmt: skip
+@click.option("--data", default="mnist5k", show_default=True, metavar="DATA",
+              help="A data set by name, a folder of class folders, an .npz file.")  # fmt: skip
+@click.option("--seed", type=click.IntRange(0, (1 << 63) - 1), default=0, show_default=True,
+              help="Of everything drawn.")  # fmt: skip
+@click.option("-s", "--setting", "texts", multiple=True, metavar="NAME=VALUE",
+              help="A setting of the evolution: population=50. May be repeated.")  # fmt: skip
+@options.where
+@click.option("--format", "formats", default="pt2,onnx", show_default=True, metavar="FORMAT",
+              help="What the winner is exported to.")  # fmt: skip
+@recipe
+@runs.device
+@runs.backend
+@runs.progress
+@options.as_json
+def quickstart(
+    space: str,
+    settings: Mapping[str, object],
+    output: str,
+    data: str,
+    seed: int,
+    texts: tuple[str, ...],
+    where: str,
+    formats: str,
+    device: str,
+    backend: str,
+    progress: str,
+    as_json: bool,
+    **flags: object,
+) -> None:
+    """Train, search, extract, prove, export and test a space on images, and write a report.
+
+    The same command goes on where it stopped. RUN holds report.html, results.json, the training,
+    the search and the network that was found.
+    """
+    chosen = runs.work(backend, "quickstart_options")(
+        space=space,
+        settings=settings,
+        data=data,
+        output=output,
+        seed=seed,
+        recipe={name: value for name, value in flags.items() if value is not None},
+        search={**engine_settings(texts), **({"where": where} if where else {})},
+        formats=tuple(part.strip() for part in formats.split(",") if part.strip()),
+        device=runs.work(backend, "device")(device),
+        style=progress,
+        as_json=as_json,
+    )
+    code = runs.work(backend, "quickstart")(chosen)
+    if code:
+        raise Exit(code)
