@@ -2,8 +2,8 @@
 
     python benchmarks/compiler.py [--repeats 7] [--only NAME]
 
-Prints a table and writes benchmarks/results/compiler.json. Times are medians of wall time; processes
-are started fresh where a start is part of what is measured.
+Prints a table and writes benchmarks/results/compiler.json. Times are medians of wall time;
+processes are started fresh where a start is part of what is measured.
 """
 
 from __future__ import annotations
@@ -55,7 +55,10 @@ def timed(work: Callable[[], object], repeats: int) -> float:
 def command(*arguments: str) -> Callable[[], object]:
     def run() -> object:
         return subprocess.run(
-            [sys.executable, "-m", "spacelang", *arguments], check=True, capture_output=True, cwd=ROOT
+            [sys.executable, "-m", "spacelang", *arguments],
+            check=True,
+            capture_output=True,
+            cwd=ROOT,
         )
 
     return run
@@ -100,7 +103,10 @@ def loads(repeats: int) -> dict[str, float]:
         verify(load(ROOT / "spaces" / address), report)
         report.check()
 
-    return {f"load + verify {name}": timed(lambda a=a: whole(a), repeats) for name, a in SEARCHABLE.items()}
+    return {
+        f"load + verify {name}": timed(lambda a=a: whole(a), repeats)
+        for name, a in SEARCHABLE.items()
+    }
 
 
 def counts(repeats: int) -> dict[str, float]:
@@ -109,8 +115,8 @@ def counts(repeats: int) -> dict[str, float]:
 
     from spacelang.analysis.cost import CostModel
     from spacelang.analysis.count import Counter
-    from spacelang.syntax.budget import parse_where
     from spacelang.loader import load
+    from spacelang.syntax.budget import parse_where
 
     found: dict[str, float] = {}
     for name, (text, _) in BANDS.items():
@@ -125,12 +131,14 @@ def counts(repeats: int) -> dict[str, float]:
         draws = 50_000 if name.startswith("autoformer") else 5_000
         rng = np.random.default_rng(0)
         counter.draw_indices(10, rng, where)
-        seconds = timed(lambda c=counter, w=where, n=draws: c.draw_indices(n, rng, w), 1)
+        seconds = timed(lambda c=counter, w=where, n=draws, r=rng: c.draw_indices(n, r, w), 1)
         found[f"uniform draws a second, {name}"] = draws / seconds
     graph = load(ROOT / "spaces" / SEARCHABLE["autoformer_t"])
     counter = Counter(graph, CostModel(graph))
     many = counter.draw_indices(200_000, np.random.default_rng(0))
-    found["vectorised costs a second, autoformer_t"] = len(many) / timed(lambda: counter.costs(many), 3)
+    found["vectorised costs a second, autoformer_t"] = len(many) / timed(
+        lambda: counter.costs(many), 3
+    )
     return found
 
 
@@ -146,7 +154,10 @@ def networks(repeats: int) -> dict[str, float]:
     def activate() -> None:
         model.activate(drawn[next(turn) % 64])
 
-    bytes_ = {p.untyped_storage().data_ptr(): p.untyped_storage().nbytes() for p in model.state_dict().values()}
+    bytes_ = {
+        p.untyped_storage().data_ptr(): p.untyped_storage().nbytes()
+        for p in model.state_dict().values()
+    }
     params = sum(s.numel for s in graph.storages.values() if s.param.role == "weight")
     return {
         "activate autoformer_t": timed(activate, 64),
@@ -170,7 +181,11 @@ def main() -> None:
                 figures[what] = value
                 print(f"{what:60} {value:14.4f}", flush=True)
     if given.only is None:
-        facts = {"python": platform.python_version(), "cores": os.cpu_count(), "machine": platform.machine()}
+        facts = {
+            "python": platform.python_version(),
+            "cores": os.cpu_count(),
+            "machine": platform.machine(),
+        }
         out = ROOT / "benchmarks" / "results" / "compiler.json"
         out.write_text(json.dumps({"facts": facts, "figures": figures}, indent=1) + "\n")
         print(f"written to {out.relative_to(ROOT)}")

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import spacelang.backends.torch.weights as weights
     from spacelang import passes as passes
-    from spacelang.diagnostics import SpaceError as SpaceError
     from spacelang.build import Builder as Builder
+    from spacelang.diagnostics import SpaceError as SpaceError
     from spacelang.ir.decision import Decisions as Decisions
     from spacelang.ir.graph import Graph as Graph
     from spacelang.loader import compile as compile

@@ -4,7 +4,8 @@
     report.error("SP304", "these two sizes must be equal", span, "left is [B, 197, width]")
     report.check()                       # raises SpaceError if anything was an error
 
-Phases add to a `Report` and go on; nobody stops at the first mistake. Rendering is apart (`render.py`).
+Phases add to a `Report` and go on; nobody stops at the first mistake. Rendering is apart
+(`render.py`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""From an address to a checked Graph: `load("spaces/autoformer.space:autoformer_t", classes=10)`."""
+"""From an address to a checked Graph: `load("spaces/autoformer.space:autoformer_t",
+classes=10)`."""
 
 from __future__ import annotations
 
@@ -119,6 +120,13 @@ def thing(value: object) -> Thing:
     if isinstance(value, list | tuple):
         return tuple(thing(v) for v in cast(Sequence[object], value))
     if isinstance(value, set | frozenset):
-        items = [thing(v) for v in cast(frozenset[object], value)]
-        return Candidates(tuple(sorted(items, key=str)))
+        items = sorted(cast(frozenset[object], value), key=_rank)
+        return Candidates(tuple(thing(v) for v in items))
     raise SpaceError(error("SP209", f"a parameter cannot be {type(value).__name__}"))
+
+
+def _rank(value: object) -> tuple[bool, float, str]:
+    """Numbers by size, then all else by its text: a set of Python has no order of its own."""
+    if isinstance(value, int | float | Fraction):
+        return False, float(value), ""
+    return True, 0.0, str(value)

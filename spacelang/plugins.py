@@ -1,7 +1,8 @@
 """Plug-ins: names of installed packages' ops, passes, backends, engines and sharing rules.
 
-Every kind is an entry-point group whose values load only when asked for. Built-ins stand in the same
-tables as `module:object`: there is no privileged path. A name with two owners is an error naming both.
+Every kind is an entry-point group whose values load only when asked for. Built-ins stand in the
+same tables as `module:object`: there is no privileged path. A name with two owners is an error
+naming both.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ BUILTIN: Mapping[str, Mapping[str, str]] = {
     "spacelang.lowerings": {},
     "spacelang.engines": {
         "evolution": "spacelang.engines.evolution:Evolution",
+        "extreme": "spacelang.engines.baselines:Extreme",
         "random": "spacelang.engines.baselines:RandomSearch",
     },
     "spacelang.sharing": {},

@@ -390,7 +390,7 @@ def fails(monkeypatch: pytest.MonkeyPatch, failure: BaseException) -> Callable[.
         (ModuleNotFoundError("No module named 'onnx'", name="onnx"), 3, "No module named 'onnx'"),
         (Locked(Path("run"), 42, "node7"), 4, "in use by process 42 on node7: 'run'"),
         (JournalError(Path("log.jsonl"), (3,)), 5, "damaged at line 3"),
-        (errors.VerificationError("the hash differs", "a note"), 5, "= a note"),
+        (errors.unverified("the hash differs", "a note"), 5, "= a note"),
         (SpaceError([]), 2, ""),
         (ZeroDivisionError("by zero"), 1, "a defect of spacelang: ZeroDivisionError: by zero"),
         (RecursionError("deep"), 1, "a defect of spacelang"),

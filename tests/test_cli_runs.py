@@ -12,15 +12,13 @@ import sys
 import time
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner, Result
+from command import data, refused, run
 
 from spacelang.backends.torch.recipe import Recipe
-from spacelang.cli.main import commands
 from spacelang.cli.train import RECIPE, SWITCHES
 from spacelang.files import Lock
 
@@ -41,23 +39,6 @@ space tiny(classes = 2) {
 }
 """
 QUICK = ("--epochs", "2", "-b", "16", "--lr", "0.01", "--warmup-epochs", "0", "--progress", "quiet")
-
-
-def run(*words: object) -> Result:
-    return CliRunner().invoke(commands, [str(word) for word in words])
-
-
-def data(*words: object) -> Any:
-    result = run(*words, "--json")
-    assert result.exit_code == 0, result.output
-    return json.loads(result.stdout)
-
-
-def refused(*words: object, code: int = 2) -> str:
-    result = run(*words)
-    assert result.exit_code == code, result.output
-    assert "Traceback" not in result.output
-    return result.stderr
 
 
 @pytest.fixture(scope="module")
@@ -300,7 +281,8 @@ import torch, model
 from safetensors.torch import load_file
 network = model.Network()
 network.load_state_dict(load_file({str(subnet / "weights.safetensors")!r}))
-print(tuple(network.eval()(torch.zeros(3, 1, 6, 6)).shape), sum(p.numel() for p in network.parameters()))
+params = sum(p.numel() for p in network.parameters())
+print(tuple(network.eval()(torch.zeros(3, 1, 6, 6)).shape), params)
 print("spacelang" in sys.modules)
 """
     done = subprocess.run(
@@ -428,5 +410,5 @@ def test_wrong_words_of_quickstart(
     monkeypatch.chdir(place)
     given = [] if words[0].endswith(".space") else ["tiny.space"]
     images = [] if "--data" in words else ["--data", "images.npz"]
-    told = refused("quickstart", *given, *images, *words, *QUICK[:4], "-o", tmp_path / "q")
+    told = refused("quickstart", *given, *QUICK[:4], *images, *words, "-o", tmp_path / "q")
     assert says in told

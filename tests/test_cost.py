@@ -1,4 +1,5 @@
-"""Closed forms against the networks themselves, counting against enumeration, budgets against filters."""
+"""Closed forms against the networks themselves, counting against enumeration, budgets against
+filters."""
 
 from __future__ import annotations
 
@@ -62,7 +63,9 @@ def everything(graph: Graph) -> list[dict[str, object]]:
 @pytest.mark.parametrize("address", SEARCHABLE)
 def test_closed_form_is_the_cost_of_the_network(address: str) -> None:
     graph = load(f"spaces/{address}")
-    for assignment in graph.sample(n=12, seed=3, law="choices" if not graph.require else "architectures"):
+    for assignment in graph.sample(
+        n=12, seed=3, law="choices" if not graph.require else "architectures"
+    ):
         network = specialize(graph, assignment)
         assert not network.decisions
         assert graph.cost(assignment) == network.cost()

@@ -9,7 +9,7 @@ import pytest
 
 from spacelang import load
 from spacelang.analysis import extent as extents
-from spacelang.analysis.extent import extent
+from spacelang.analysis.extent import extent, median
 from spacelang.analysis.queries import counter
 from spacelang.diagnostics import Source, SpaceError
 
@@ -38,6 +38,13 @@ def test_it_agrees_with_counting(address: str) -> None:
         assert graph.size(where=f"params > {high}") == 0
 
 
+ARCHITECTURES: tuple[dict[str, int], ...] = tuple(
+    {"a": a, "depth": depth, **({"last.b": b} if depth else {})}
+    for a in (2, 3)
+    for depth, b in ((0, 0), (1, 1), (1, 4))
+)
+
+
 def test_by_hand() -> None:
     """One layer of 2 or 3, and a second of 1 or 4 that is there or not: 2 + 2 * 2 networks."""
     text = """
@@ -58,6 +65,9 @@ def test_by_hand() -> None:
     assert found.params == (2 * 5 * 2, 2 * 5 * 3 + 25)
     assert found.macs == found.params
     assert found.activations == (2 + 5, 3 + 5 + 5)
+    costs = sorted(graph.cost(a).params for a in ARCHITECTURES)
+    assert (costs[0], costs[-1]) == found.params
+    assert median(graph, "params") == costs[2], "three of six are at most this"
 
 
 def test_a_requirement_that_nothing_meets() -> None:
@@ -92,7 +102,7 @@ def test_it_needs_no_numpy(fresh_python: Callable[..., str], root: Path) -> None
     program = """
 import sys
 from spacelang import load
-from spacelang.analysis.extent import extent
+from spacelang.analysis.extent import extent, median
 graph = load("spaces/cream.space:cream")
 print(extent(graph).size, "numpy" in sys.modules)
 """

@@ -1,4 +1,4 @@
-"""A real package from outside, installed, adds an op, a row, a pass, an engine, a backend, a rule."""
+"""A real package from outside, installed: an op, a row, a pass, an engine, a backend, a rule."""
 
 from __future__ import annotations
 
@@ -64,9 +64,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(EXAMPLE, source, ignore=shutil.ignore_patterns("__pycache__"))
     target = tmp_path_factory.mktemp("installed")
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps"]
-    subprocess.run(
-        [*pip, "--no-build-isolation", "--target", str(target), str(source)], check=True
-    )
+    subprocess.run([*pip, "--no-build-isolation", "--target", str(target), str(source)], check=True)
     return target
 
 

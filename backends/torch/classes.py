@@ -11,16 +11,16 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from math import prod
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, fx
 
 from spacelang.backends.torch.emit import lower_node
-from spacelang.backends.torch.extract import Chosen, Ranges, part_of
-from spacelang.backends.torch.frame import Entries, Frame, Number, Size
+from spacelang.backends.torch.extract import part_of
+from spacelang.backends.torch.frame import Entries, Frame, Number, Size, one_or_all
 from spacelang.backends.torch.functions import drop_path
 from spacelang.backends.torch.layers import Weight
 from spacelang.backends.torch.ports import known, table_of, terms_of
@@ -33,8 +33,19 @@ from spacelang.backends.torch.views import Axes, Part, block_key, slices
 from spacelang.ir.block import Block
 from spacelang.ir.dialect import dotted
 from spacelang.ir.dim import Dim
-from spacelang.ir.graph import Graph, Instance
+from spacelang.ir.graph import Instance
 from spacelang.ir.node import Call, Node, join
+
+if TYPE_CHECKING:
+    from spacelang.backends.torch.source import Source
+
+
+@dataclass(frozen=True)
+class ClassText:
+    """A printed class. `arguments` are sizes in the terms of its block."""
+
+    name: str
+    arguments: tuple[Dim, ...]
 
 
 class ClassWork:
@@ -48,7 +59,7 @@ class ClassWork:
         self.constants: dict[str, Constant] = {}
         self.leaves: dict[object, fx.Node] = {}
         root = block is source.graph.root
-        self.frame = PrintFrame(self, instance, terms_of(block), root)
+        self._lower(PrintFrame(self, instance, terms_of(block), root))
 
     def leaf(self, key: object, **meta: object) -> fx.Node:
         """A placeholder that says what it stands for; one for equal keys."""
@@ -59,22 +70,18 @@ class ClassWork:
             node.meta.update(meta)
         return self.leaves[key]
 
-    def lower(self) -> None:
+    def _lower(self, frame: PrintFrame) -> None:
         """Fill the graph; what nothing reads goes."""
         for node in self.block.inputs:
             placeholder = self.graph.placeholder("input")
             placeholder.meta["input"] = node.label.rpartition(".")[2] or "x"
-            self.frame.bind(node, (placeholder,))
-        there = main_nodes(self.source.graph, self.block)
-        self.level(self.frame, self.block, there)
-        found = self.frame.values
+            frame.bind(node, (placeholder,))
+        self.level(frame, self.block, main_nodes(self.source.graph, self.block))
         if self.block is self.source.graph.root:
-            outputs = {o.name: found[o.value] for o in self.source.graph.outputs if not o.training}
-            result = next(iter(outputs.values())) if len(outputs) == 1 else outputs
+            self.graph.output(self.source.chosen.outputs(frame.values))
         else:
-            results = tuple(found[v] for v in self.block.outputs)
-            result = results[0] if len(results) == 1 else results
-        self.graph.output(result)  # pyright: ignore
+            results = tuple(frame.values[v] for v in self.block.outputs)
+            self.graph.output(one_or_all(results))
         for node in reversed(self.graph.nodes):
             if not node.users and node.op != "output" and "input" not in node.meta:
                 self.graph.erase_node(node)
@@ -126,8 +133,8 @@ class ClassWork:
         made = source.of(callee, block)
         path = dotted(terms.path)
         self.modules[path] = Made(path, made.name, tuple(inside.dim(d) for d in made.arguments))
-        operands = tuple(frame.values[v] for v in node.operands)
-        result = self.graph.call_module(path, operands)  # pyright: ignore
+        operands: tuple[Any, ...] = tuple(frame.values[v] for v in node.operands)
+        result = self.graph.call_module(path, operands)
         if len(node.types) == 1:
             frame.bind(node, (result,))
             return
@@ -150,27 +157,22 @@ class ClassWork:
         forward = "\n".join(printer.forward())
         made = printer.init()
         self.source.helpers |= printer.helpers
-        arguments = printer.sizes.arguments
-        kept = [
-            f"self.{n} = {n}" for n in arguments.values() if re.search(rf"self\.{n}\b", forward)
-        ]
-        inputs = [self.graph_name(n, printer) for n in self.graph.nodes if "input" in n.meta]
+        given = printer.sizes.arguments
+        kept = [f"self.{n} = {n}" for n in given.values() if re.search(rf"self\.{n}\b", forward)]
+        inputs = [printer.texts[n][0] for n in self.graph.nodes if "input" in n.meta]
         types = ", ".join(str(n.types[0]) for n in self.block.inputs).replace("%", "")
         results = ", ".join(str(self.block.type_of(v)) for v in self.block.outputs).replace("%", "")
         init = "\n".join(["super().__init__()", *kept, *made])
         lines = [
             f'"""{types or "Nothing"} -> {results}"""',
             "",
-            f"def __init__({', '.join(['self', *arguments.values()])}):",
+            f"def __init__({', '.join(['self', *given.values()])}):",
             indented(init),
             "",
             f"def forward({', '.join(['self', *inputs])}):",
             indented(forward),
         ]
-        return tuple(arguments), indented("\n".join(lines)) + "\n"
-
-    def graph_name(self, node: fx.Node, printer: Printer) -> str:
-        return printer.texts[node][0]
+        return tuple(given), indented("\n".join(lines)) + "\n"
 
 
 class PrintFrame(Frame):
@@ -210,17 +212,15 @@ class PrintFrame(Frame):
         axes: list[tuple[Part, ...]] = []
         sizes: list[Dim] = []
         for parts, rs, ks in zip(slices(view), reads, kept, strict=True):
-            whole = rs == ks
-            axes.append(
-                tuple(part_of(r, k, f) for f, (r, k) in enumerate(zip(rs, ks, strict=True)))
-            )
-            if whole:
-                axes[-1] = tuple(
-                    replace(p, length=given.length, extent=given.length)
-                    for p, given in zip(axes[-1], parts, strict=True)
-                )
-            lengths = [self.dim(p.length) for p in parts] if whole else [Dim.of(len(k)) for k in ks]
-            sizes.append(prod(lengths, start=Dim.of(1)))
+            axis = [part_of(r, k, f) for f, (r, k) in enumerate(zip(rs, ks, strict=True))]
+            if rs == ks:  # written by the arguments, where all that is kept is read
+                axis = [
+                    replace(part, length=given.length, extent=given.length)
+                    for part, given in zip(axis, parts, strict=True)
+                ]
+            axes.append(tuple(axis))
+            extents = (self.dim(p.extent) for p in axis if p.extent is not None)
+            sizes.append(prod(extents, start=Dim.of(1)))
         param = source.graph.storages[owner].param
         buffer, dtype = param.role == "buffer", DTYPES[param.dtype]
         self.work.weights.setdefault(path, Weight(path, tuple(sizes), buffer, dtype))
@@ -247,17 +247,14 @@ class PrintFrame(Frame):
     def _unlabelled(self, op: str, options: tuple[tuple[str, Dim | str], ...]) -> str:
         """A free name for a table, the same for equal ones."""
         for path, constant in self.work.constants.items():
-            if (
-                constant.function is TABLES[op]
-                and constant.options == options
-                and not constant.persistent
-            ):
+            same = constant.function is TABLES[op] and constant.options == options
+            if same and not constant.persistent:
                 return path
         return free_name(op, {*self.work.constants, *self.work.weights, *self.work.modules})
 
-    def by_mode(self, function: Callable[..., Tensor], arguments: tuple[object, ...]) -> fx.Node:
+    def by_mode(self, function: Callable[..., Tensor], arguments: tuple[Any, ...]) -> fx.Node:
         mode = self.work.leaf("mode", mode=True)
-        found = self.graph.call_function(function, (*arguments, mode))  # pyright: ignore
+        found = self.graph.call_function(function, (*arguments, mode))
         x = arguments[0]
         found.meta["rank"] = next((t.rank for v, t in self.types.items() if self.values[v] is x), 0)
         return found

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 from torch import Tensor, fx
 
@@ -42,10 +43,9 @@ def rule_of(op: str) -> Rule | None:
     """The rule of an op, ours or a plug-in's."""
     import spacelang.backends.torch.rules  # noqa: F401  # the rows register themselves
 
-    found = RULES.get(op)
-    if found is None and f"torch.{op}" in plugins.table("spacelang.lowerings"):
-        found = plugins.load("spacelang.lowerings", f"torch.{op}")  # pyright: ignore
-    return found  # pyright: ignore
+    if op not in RULES and f"torch.{op}" in plugins.table("spacelang.lowerings"):
+        RULES[op] = cast(Rule, plugins.load("spacelang.lowerings", f"torch.{op}"))
+    return RULES.get(op)
 
 
 def lower_node(frame: Frame, node: Node) -> None:
@@ -144,13 +144,11 @@ class Emit:
 
     # Making nodes.
 
-    def call(
-        self, function: Callable[..., object], *arguments: object, **options: object
-    ) -> fx.Node:
-        return self.frame.graph.call_function(function, arguments, options)  # pyright: ignore
+    def call(self, function: Callable[..., object], *arguments: Any, **options: Any) -> fx.Node:
+        return self.frame.graph.call_function(function, arguments, options)
 
-    def method(self, name: str, *arguments: object, **options: object) -> fx.Node:
-        return self.frame.graph.call_method(name, arguments, options)  # pyright: ignore
+    def method(self, name: str, *arguments: Any, **options: Any) -> fx.Node:
+        return self.frame.graph.call_method(name, arguments, options)
 
-    def by_mode(self, function: Callable[..., Tensor], *arguments: object) -> fx.Node:
+    def by_mode(self, function: Callable[..., Tensor], *arguments: Any) -> fx.Node:
         return self.frame.by_mode(function, arguments)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, fx, nn
 from torch.fx import GraphModule
@@ -27,7 +27,7 @@ from spacelang.ir.dialect import dotted
 from spacelang.ir.dim import Dim
 from spacelang.ir.dim import Value as DecisionValue
 from spacelang.ir.graph import Graph, Instance, conditions
-from spacelang.ir.node import Node, join
+from spacelang.ir.node import Node, Value, join
 from spacelang.ir.param import View
 from spacelang.ir.storage import Storage
 
@@ -64,6 +64,11 @@ class Chosen:
             if instance.condition(condition).at(self.values):
                 return region
         return None
+
+    def outputs(self, values: Mapping[Value, Result]) -> Any:
+        """The output among the values of the root; several by name. Those for training are none."""
+        found = {o.name: values[o.value] for o in self.graph.outputs if not o.training}
+        return next(iter(found.values())) if len(found) == 1 else found
 
     def nodes(self, instance: Instance, level: Block) -> Iterator[tuple[Instance, Node]]:
         """All nodes that run, but calls and those with regions."""
@@ -131,8 +136,7 @@ class _Extraction:
             placeholder = self.graph.placeholder(identifier(node.label or "x"))
             frame.bind(node, (placeholder,))
         self.level(frame, root, main_nodes(self.source, root))
-        outputs = {o.name: frame.values[o.value] for o in self.source.outputs if not o.training}
-        self.graph.output(next(iter(outputs.values())) if len(outputs) == 1 else outputs)  # pyright: ignore
+        self.graph.output(self.chosen.outputs(frame.values))
         for node in reversed(self.graph.nodes):
             if not node.users and node.op not in ("placeholder", "output"):
                 self.graph.erase_node(node)
@@ -255,9 +259,9 @@ class FlatFrame(Frame):
         name = self.work.module(key, lambda: Table(entries.clone()), node.op)
         return self.graph.call_module(name)
 
-    def by_mode(self, function: Callable[..., Tensor], arguments: tuple[object, ...]) -> fx.Node:
+    def by_mode(self, function: Callable[..., Tensor], arguments: tuple[Any, ...]) -> fx.Node:
         name = self.work.module(function, lambda: ByMode(function), function.__name__)
-        return self.graph.call_module(name, arguments)  # pyright: ignore
+        return self.graph.call_module(name, arguments)
 
     def drop_path(self, node: Node, x: fx.Node, rate: Dim) -> fx.Node:
         value = float(self.number(rate))

@@ -10,6 +10,7 @@ import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, fx
@@ -32,6 +33,11 @@ class Entries:
 
 
 Result = fx.Node | Entries
+
+
+def one_or_all(results: tuple[Result, ...]) -> Any:
+    """What a function returns: its result, or a tuple of several."""
+    return results[0] if len(results) == 1 else results
 
 
 class Frame(ABC):
@@ -77,7 +83,7 @@ class Frame(ABC):
         """An index table."""
 
     @abstractmethod
-    def by_mode(self, function: Callable[..., Tensor], arguments: tuple[object, ...]) -> fx.Node:
+    def by_mode(self, function: Callable[..., Tensor], arguments: tuple[Any, ...]) -> fx.Node:
         """A call of a function whose last argument is whether the network trains."""
 
     @abstractmethod
@@ -152,7 +158,7 @@ class Frame(ABC):
             if len(lists[axis]) > 1:
                 sizes = self._extents(node, role, axis, lists[axis])
                 tensor = self._factored(tensor, axis, sizes)
-        index: list[object] = []
+        index: list[Any] = []
         merged: list[tuple[int, int]] = []
         position = 0
         for axis, found in enumerate(lists):

@@ -68,16 +68,13 @@ class _SlicedLinear(torch.autograd.Function):
         return F.linear(x, weight, bias)
 
     @staticmethod
-    def setup_context(
-        ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor
-    ) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         ctx.save_for_backward(*inputs[:2])
-        ctx.shape = output.shape
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        rows = gradient.reshape(-1, weight.shape[0])
+        rows = grad_outputs[0].reshape(-1, weight.shape[0])
         back = rows.mm(weight).reshape(x.shape) if ctx.needs_input_grad[0] else None
         outer = rows.t().mm(x.reshape(-1, weight.shape[1])) if ctx.needs_input_grad[1] else None
         return back, outer, rows.sum(0) if ctx.needs_input_grad[2] else None

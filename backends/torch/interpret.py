@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, MutableMapping, Sequence
 from math import prod
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -175,4 +176,4 @@ def _row(node: Node) -> Row:
     name = f"reference.{node.op}"
     if name not in plugins.table("spacelang.lowerings"):
         raise SpaceError(error("SP605", f"the interpreter has no row for {node.op}", node.span))
-    return plugins.load("spacelang.lowerings", name)  # pyright: ignore[reportReturnType]
+    return cast(Row, plugins.load("spacelang.lowerings", name))

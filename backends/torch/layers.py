@@ -110,8 +110,10 @@ def layer(node: fx.Node, weights: Mapping[str, Weight], text: Text) -> tuple[str
         argument = node.args[position]
         if argument is None:
             continue
-        path = argument.meta.get("weight") if isinstance(argument, fx.Node) else None
-        if path is None or len(argument.users) > 1:  # pyright: ignore
+        if not isinstance(argument, fx.Node) or len(argument.users) > 1:
+            return None
+        path = argument.meta.get("weight")
+        if path is None:
             return None
         found[role] = weights[path]
     prefixes = {weight.prefix for weight in found.values()}

@@ -13,13 +13,14 @@ import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, fx
 from torch.fx import GraphModule
 
 from spacelang.backends.torch.emit import lower_node
-from spacelang.backends.torch.frame import Frame, Number, Size
+from spacelang.backends.torch.frame import Frame, Number, Size, one_or_all
 from spacelang.backends.torch.functions import scale_samples, sliced_linear
 from spacelang.backends.torch.ports import (
     ORDER,
@@ -178,8 +179,8 @@ class FunctionFrame(Frame):
             self.port(port.within(call), f"{call.path}_{name}" if port.kind == "weight" else name)
             for port, name in zip(function.ports, names[len(function.operands) :], strict=True)
         ]
-        operands = [self.values[v] for v in node.operands]
-        result = self.graph.call_module(target, (*operands, *ports))  # pyright: ignore
+        operands: list[Any] = [self.values[v] for v in node.operands]
+        result = self.graph.call_module(target, (*operands, *ports))
         if len(node.types) == 1:
             self.bind(node, (result,))
         else:
@@ -191,8 +192,7 @@ class FunctionFrame(Frame):
 
     def finish(self, operands: tuple[Value, ...], results: tuple[Value, ...]) -> Function:
         """The function; its ports are sorted by kind."""
-        values = [self.values[v] for v in results]
-        self.graph.output(values[0] if len(values) == 1 else tuple(values))  # pyright: ignore
+        self.graph.output(one_or_all(tuple(self.values[v] for v in results)))
         ports = sorted(self.ports.values(), key=lambda p: ORDER.index(p[0].kind))
         body = next(n for n in self.graph.nodes if n.op != "placeholder")
         for _, placeholder in ports:
@@ -229,16 +229,16 @@ class FunctionFrame(Frame):
     def table(self, node: Node) -> fx.Node:
         return self.port(Port("table", table_of(node)), node.op)
 
-    def by_mode(self, function: Callable[..., Tensor], arguments: tuple[object, ...]) -> fx.Node:
+    def by_mode(self, function: Callable[..., Tensor], arguments: tuple[Any, ...]) -> fx.Node:
         training = self.port(Port("training", None), "training")
-        return self.graph.call_function(function, (*arguments, training))  # pyright: ignore
+        return self.graph.call_function(function, (*arguments, training))
 
     def linear(
         self, node: Node, x: fx.Node, weight: fx.Node | None, bias: fx.Node | None
     ) -> fx.Node:
         """By a function of ours where the weight is a slice."""
-        own = weight is not None and "weight" in node.params
-        function = sliced_linear if own and weight.op != "placeholder" else F.linear
+        own = weight is not None and weight.op != "placeholder" and "weight" in node.params
+        function = sliced_linear if own else F.linear
         return self.graph.call_function(function, (x, weight, bias))
 
     def drop_path(self, node: Node, x: fx.Node, rate: Dim) -> fx.Node:

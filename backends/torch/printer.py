@@ -297,8 +297,8 @@ def _hint(node: fx.Node) -> str:
 
 def _taken_apart(node: fx.Node) -> list[fx.Node]:
     """The entries of a list that nothing else reads, in order."""
-    entries = [u for u in node.users if u.target is operator.getitem and isinstance(u.args[1], int)]
-    ordered = sorted(entries, key=lambda u: u.args[1])  # pyright: ignore
-    whole = [u.args[1] for u in ordered] == list(range(len(ordered)))
-    lists = node.target in ("split", "unbind") or node.meta.get("several", False)
-    return ordered if lists and whole and len(entries) == len(node.users) else []
+    if node.target not in ("split", "unbind") and not node.meta.get("several", False):
+        return []
+    entries = {u.args[1]: u for u in node.users if u.target is operator.getitem}
+    whole = set(entries) == set(range(len(node.users)))
+    return [entries[i] for i in range(len(entries))] if whole else []

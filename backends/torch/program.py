@@ -193,7 +193,7 @@ class Program:
     # Plans, at each activation.
 
     def plan(self, values: Values, outputs: Sequence[int] | None = None) -> Plan:
-        """What runs for these decisions to give some outputs, by default all but those for training."""
+        """What runs for these decisions to give some outputs; None: all but those for training."""
         picker = _Picker(values)
         picker.take(self.steps)
         if outputs is None:

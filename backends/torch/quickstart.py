@@ -47,11 +47,11 @@ from spacelang.syntax.values import Candidates, Numbers
 # What reached 0.98 on 5,000 digits; other images get it too, with the variation of photographs.
 RECIPE: Mapping[str, object] = MappingProxyType(
     {
-        "epochs": 60,
+        "epochs": 80,
         "batch_size": 32,
         "lr": 2e-3,
         "min_lr": 1e-6,
-        "warmup_epochs": 6,
+        "warmup_epochs": 8,
         "opt_betas": (0.9, 0.95),
         "val_interval": 5,
     }

@@ -11,35 +11,19 @@ from __future__ import annotations
 
 import ast
 import inspect
-import operator
-import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from math import prod
 from typing import TYPE_CHECKING
 
-from torch import Tensor, fx
-
 from spacelang.backends.torch import functions, tables
-from spacelang.backends.torch.emit import lower_node
-from spacelang.backends.torch.extract import Chosen, part_of
-from spacelang.backends.torch.frame import Entries, Frame, Number, Size
-from spacelang.backends.torch.functions import drop_path
-from spacelang.backends.torch.layers import Weight
-from spacelang.backends.torch.ports import identifier, known, table_of, terms_of
-from spacelang.backends.torch.printer import Constant, Made, Printer
-from spacelang.backends.torch.program import main_nodes
-from spacelang.backends.torch.spell import free_name, indented
-from spacelang.backends.torch.storage import DTYPES
-from spacelang.backends.torch.tables import TABLES
-from spacelang.backends.torch.views import Axes, Part, block_key, slices
+from spacelang.backends.torch.classes import ClassText, ClassWork
+from spacelang.backends.torch.extract import Chosen
+from spacelang.backends.torch.ports import identifier
+from spacelang.backends.torch.spell import free_name
 from spacelang.diagnostics import SpaceError, error
 from spacelang.ir.block import Block
 from spacelang.ir.decision import Assignment
-from spacelang.ir.dialect import dotted
-from spacelang.ir.dim import Dim
 from spacelang.ir.graph import Instance
-from spacelang.ir.node import Call, Node, join
+from spacelang.ir.node import join
 
 if TYPE_CHECKING:
     from spacelang.backends.torch.supernet import Supernet
@@ -71,7 +55,7 @@ class Source:
         self.splits = model.lowering.splits
         self.kept = chosen.kept()
         self.flat = self._shared()
-        self.made: dict[str, ClassText] = {}
+        self.names: dict[str, str] = {}
         self.helpers: dict[str, Callable[..., object]] = {}
 
     def _shared(self) -> bool:
@@ -85,28 +69,24 @@ class Source:
     def text(self) -> str:
         """The whole module, proved to parse and to import nothing but torch."""
         self.of(self.graph.top, self.graph.root)
-        name = identifier(self.graph.name)
-        classes = [made.text for made in self.made.values()]
+        title = identifier(self.graph.name)
+        classes = [f"class {name}(nn.Module):\n{body}" for body, name in self.names.items()]
         group = [GROUP] if any("Group(" in text for text in classes) else []
         body = "\n\n".join([*self._helpers(), *group, *classes])
         math = "import math\n\n" if "math." in body else ""
-        text = HEAD.format(name=name, network=NETWORK, math=math) + body
+        text = HEAD.format(name=title, network=NETWORK, math=math) + body
         _check(text)
         return text
 
     def of(self, instance: Instance, block: Block) -> ClassText:
         """The class of a use of a block; one that another use came out as is taken."""
-        root = block is self.graph.root
-        work = ClassWork(self, instance, block)
-        work.lower()
-        arguments, body = work.text()
-        if body not in self.made:
-            taken = {made.name for made in self.made.values()} | {NETWORK, "Group"}
+        arguments, body = ClassWork(self, instance, block).text()
+        if body not in self.names:
             words = identifier(block.name).split("_")
             camel = "".join(word[:1].upper() + word[1:] for word in words if word)
-            name = NETWORK if root else free_name(camel, taken)
-            self.made[body] = ClassText(name, arguments, f"class {name}(nn.Module):\n{body}")
-        return self.made[body]
+            free = free_name(camel, {*self.names.values(), NETWORK, "Group"})
+            self.names[body] = NETWORK if block is self.graph.root else free
+        return ClassText(self.names[body], arguments)
 
     def _helpers(self) -> list[str]:
         """The functions that are not PyTorch's, each after those that it calls."""
@@ -142,15 +122,6 @@ from torch import Tensor, nn
 
 
 '''
-
-
-@dataclass(frozen=True)
-class ClassText:
-    """A printed class. `arguments` are sizes in the terms of its block."""
-
-    name: str
-    arguments: tuple[Dim, ...]
-    text: str
 
 
 def _check(text: str) -> None:

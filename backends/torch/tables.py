@@ -41,7 +41,7 @@ def offset_index(h: int, w: int, kind: str) -> Tensor:
 
 
 def clipped_index(h: int, w: int, axis: int, reach: int, skip: int) -> Tensor:
-    """The offset along an axis, clipped at `reach`; 0 for pairs with a skipped token (AutoFormer)."""
+    """AutoFormer: the offset along an axis, clipped at `reach`; 0 for pairs with skipped tokens."""
     offset = offsets(w=w, h=h)[axis].neg().clamp(-reach, reach) + reach + 1
     return F.pad(offset, (skip, 0, skip, 0))
 

@@ -40,7 +40,8 @@ def claims(graph: Graph) -> Iterator[Diagnostic]:
 
 
 def _met(graph: Graph, tables: Counter) -> bool:
-    """Whether some architecture meets what is required: one that was tried, or the count says so."""
+    """Whether some architecture meets what is required: one that was tried, or the count says
+    so."""
     import numpy as np
 
     required = tables.required

@@ -2,10 +2,10 @@
 
     [depth > 12] * (3*width*64*encoder[12].heads + ..)
 
-A cost is a sum of terms, each a size under conditions. Multiply-accumulates count convolutions, linear
-layers and products of tensors of the graph as written, at batch 1; activations are the elements that
-these ops give (Radosavovic et al. 2020); parameters are the elements read by what is present, where
-several readers share a tensor the smallest common box of leading entries.
+A cost is a sum of terms, each a size under conditions. Multiply-accumulates count convolutions,
+linear layers and products of tensors of the graph as written, at batch 1; activations are the
+elements that these ops give (Radosavovic et al. 2020); parameters are the elements read by what is
+present, where several readers share a tensor the smallest common box of leading entries.
 """
 
 from __future__ import annotations

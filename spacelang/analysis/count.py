@@ -1,7 +1,7 @@
 """How many architectures a space has, under any budget, and exactly uniform samples of them.
 
-Every monomial of a cost is an integer table over its decisions; a decision that is not live must take
-its first candidate. `eliminate.py` does the counting.
+Every monomial of a cost is an integer table over its decisions; a decision that is not live must
+take its first candidate. `eliminate.py` does the counting.
 """
 
 from __future__ import annotations
@@ -263,9 +263,9 @@ class Counter:
 def _beyond(failed: Exception) -> SpaceError:
     """SP507 for a question whose exact tables do not fit into memory."""
     return SpaceError(
-        error("SP507", "this budget cannot be answered exactly").note(str(failed)).hint(
-            "bound one figure only, or widen the band"
-        )
+        error("SP507", "this budget cannot be answered exactly")
+        .note(str(failed))
+        .hint("bound one figure only, or widen the band")
     )
 
 
@@ -307,4 +307,3 @@ def _anonymous(scope: Sequence[Symbol], term: Term) -> object:
 def _bounds(where: Where) -> tuple[list[int | None], list[int | None]]:
     bands = [where.bands.get(f, (None, None)) for f in FIGURES]
     return [b[0] for b in bands], [b[1] for b in bands]
-

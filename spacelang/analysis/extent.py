@@ -214,3 +214,26 @@ def _whole(number: Fraction) -> int:
     if number.denominator != 1:
         raise SpaceError(error("SP602", f"a cost of {number} is not whole"))
     return int(number)
+
+
+def median(graph: Graph, figure: str) -> int | None:
+    """The least value that at least half of the architectures keep to; None where only bounds are
+    known. Found by bisection over exact counts."""
+    from spacelang.analysis.queries import counter
+    from spacelang.analysis.where import Where
+
+    counted = counter(graph)
+
+    def within(bound: int | None) -> int | None:
+        found = counted.size(Where({figure: (None, bound)}))
+        return found if isinstance(found, int) else None
+
+    total = within(None)
+    low, high = counted.extremes(figure)
+    while total is not None and low < high:
+        middle = (low + high) // 2
+        ways = within(middle)
+        if ways is None:
+            return None
+        low, high = (low, middle) if 2 * ways >= total else (middle + 1, high)
+    return low if total is not None else None

@@ -1,10 +1,11 @@
 """Lints of a space: what is legal and yet hardly meant.
 
-    lints(graph)    decisions that nothing reads, candidates that give the same network, requirements
+    lints(graph)    decisions that nothing reads, candidates that give the same network,
+    requirements
                     that exclude nothing (or everything: an error), elastic parts in front of others
 
-Sizes and conditions are asked as they stand in the graph: a decision that the algebra drops, such as
-the window in `min(window, 7)` of {7, 14}, changes no network.
+Sizes and conditions are asked as they stand in the graph: a decision that the algebra drops, such
+as the window in `min(window, 7)` of {7, 14}, changes no network.
 """
 
 from __future__ import annotations

@@ -10,14 +10,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from math import ceil, floor
-from typing import TYPE_CHECKING
 
-from spacelang.diagnostics import NOWHERE, Source, SpaceError, Span, error
-from spacelang.ir.condition import All, Compare, Condition, compare, conjunction
+from spacelang.diagnostics import NOWHERE, SpaceError, Span, error
+from spacelang.ir.condition import All, Compare, Condition
 from spacelang.ir.dim import Dim
-
-if TYPE_CHECKING:
-    from spacelang.ir.graph import Graph
 
 FIGURES = ("params", "macs", "activations")
 Band = tuple[int | None, int | None]

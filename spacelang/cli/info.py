@@ -36,17 +36,22 @@ MOST = 1_000_000  # architectures of one `sample`
 @click.command(short_help="Decisions, exact size, storage, and the range of costs.")
 @options.space
 @options.after
+@click.option("--median", "with_median", is_flag=True, help="Also the exact median of each range.")
 @options.as_json
-def info(space: str, settings: Mapping[str, object], after: str, as_json: bool) -> None:
+def info(
+    space: str, settings: Mapping[str, object], after: str, with_median: bool, as_json: bool
+) -> None:
     """Decisions, exact number of architectures, what the supernet keeps, and the range of costs.
 
     Ranges are over all architectures; where the space requires something of params or macs itself,
     they leave that limit out, and the size does not.
     """
-    from spacelang.analysis.extent import extent
+    from spacelang.analysis.cost import FIGURES
+    from spacelang.analysis.extent import extent, median
 
     graph = options.load(space, settings, after)
     reach = extent(graph)
+    medians = {figure: median(graph, figure) for figure in FIGURES} if with_median else {}
     tied = _tied(graph)
     copied = plugins.load("spacelang.analyses", "copies")(graph)
     if as_json:
@@ -56,19 +61,28 @@ def info(space: str, settings: Mapping[str, object], after: str, as_json: bool) 
                 "decisions": _decisions(graph),
                 **_size(reach.size),
                 "storage": {role: stored(graph, role) for role in ("params", "buffers")},
-                "params": dict(zip(("min", "max"), reach.params, strict=True)),
-                "macs": dict(zip(("min", "max"), reach.macs, strict=True)),
-                "activations": dict(zip(("min", "max"), reach.activations, strict=True)),
+                **{figure: _reach(reach, figure, medians) for figure in FIGURES},
                 "require": list(map(str, graph.require)),
                 "shared": tied,
                 "copied": [{"param": c.param, "use": c.use, "bytes": c.bytes} for c in copied],
             }
         )
         return
-    _print(graph, reach, tied, sum(copy.bytes for copy in copied))
+    _print(graph, reach, medians, tied, sum(copy.bytes for copy in copied))
 
 
-def _print(graph: Graph, reach: Extent, tied: Mapping[str, int], copied: int) -> None:
+def _reach(reach: Extent, figure: str, medians: Mapping[str, int | None]) -> dict[str, int | None]:
+    low, high = getattr(reach, figure)
+    return {"min": low, **({"median": medians[figure]} if medians else {}), "max": high}
+
+
+def _print(
+    graph: Graph,
+    reach: Extent,
+    medians: Mapping[str, int | None],
+    tied: Mapping[str, int],
+    copied: int,
+) -> None:
     tensors = sum(s.param.role == "weight" for s in graph.storages.values())
     say(graph.name)
     rows = [
@@ -76,10 +90,14 @@ def _print(graph: Graph, reach: Extent, tied: Mapping[str, int], copied: int) ->
         ("  decisions", exact(len(graph.decisions))),
         ("  storage", f"{both(stored(graph, 'params'))} parameters in {many(tensors, 'tensor')}"),
         ("  buffers", both(kept) if (kept := stored(graph, "buffers")) else "none"),
-        ("  params", _range(reach.params)),
-        ("  macs", _range(reach.macs)),
-        ("  activations", _range(reach.activations)),
     ]
+    for figure, ends in (
+        ("params", reach.params), ("macs", reach.macs), ("activations", reach.activations),
+    ):  # fmt: skip
+        rows.append((f"  {figure}", _range(ends)))
+        if medians:
+            middle = medians[figure]
+            rows.append(("    median", "unknown" if middle is None else both(middle)))
     rows += [("  requires", str(limit)) for limit in graph.require]
     if tied:
         rows.append(("  shared", f"{many(len(tied), 'tensor')} with several readers"))

@@ -27,7 +27,8 @@ from spacelang.ir.param import Param, View
 from spacelang.ir.prove import Refuted, Unsettled, equal, feasible
 
 Explain = Callable[[Diagnostic, Conflict, Sequence["Tensor"]], Diagnostic]
-"""Completes a diagnostic by what its conflict is about; the tensors are those whose sizes conflict."""
+"""Completes a diagnostic by what its conflict is about; the tensors are those whose sizes
+conflict."""
 
 
 class Level:
@@ -86,7 +87,8 @@ class BlockBuilder:
         return self.sizes.setdefault(symbol.name, symbol)
 
     def decide(self, choice: Choice) -> None:
-        """A decision that every call takes anew; two of one path must exclude each other (SP203)."""
+        """A decision that every call takes anew; two of one path must exclude each other
+        (SP203)."""
         before = self.decisions.get(choice.path)
         if before is not None and _apart(before.live, choice):
             choice = replace(before, live=disjunction(before.live, choice.live))
@@ -155,7 +157,8 @@ class BlockBuilder:
         """Apply an op: its results.
 
         `given` names the optional operands that stand last among `operands`. A parameter is called
-        after `prefix`, `label` (without one the op's name, `linear[1]` from the second on) and role.
+        after `prefix`, `label` (without one the op's name, `linear[1]` from the second on) and
+        role.
         """
         definition = lookup(op)
         attributes = complete(definition, options or {}, span)
@@ -336,9 +339,7 @@ class BlockBuilder:
         )
         return self._add(node)
 
-    def same_type(
-        self, a: Tensor, b: Tensor, guards: tuple[Condition, ...], span: Span
-    ) -> None:
+    def same_type(self, a: Tensor, b: Tensor, guards: tuple[Condition, ...], span: Span) -> None:
         """SP205 unless both are of one type for every architecture that meets the guards."""
         found = error(
             "SP205",
@@ -436,4 +437,3 @@ def attribute(value: object) -> Attribute:
     if isinstance(value, list | tuple):
         return tuple(attribute(v) for v in cast(Sequence[object], value))
     return cast(Attribute, value)
-

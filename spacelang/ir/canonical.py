@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 
 from spacelang.ir.block import Block
+from spacelang.ir.condition import All
 from spacelang.ir.dim import Dim, Symbol
 from spacelang.ir.graph import Graph
 from spacelang.ir.mentions import mentions
@@ -26,7 +27,10 @@ def canonical(graph: Graph) -> Graph:
     work = _Canonical(plain_sizes(graph))
     root = work.form(graph.root, graph.name, labels=True)[0]
     outputs = (replace(o, value=v) for o, v in zip(graph.outputs, root.outputs, strict=True))
-    return replace(graph, root=root, blocks=work.blocks, outputs=tuple(outputs))
+    # A conjunction is the same limits as its parts.
+    parts = (c.operands if isinstance(c, All) else (c,) for c in graph.require)
+    require = tuple(dict.fromkeys(part for found in parts for part in found))
+    return replace(graph, root=root, blocks=work.blocks, outputs=tuple(outputs), require=require)
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,8 @@
     width in {192, 216, 240}          always
     encoder[13].heads in {3, 4}       when depth > 13
 
-A decision's path is its identity: in assignments, selectors, encodings, logs. An assignment maps the
-paths of the *live* decisions to plain values (int, float, str, bool, list of int), as in JSON.
+A decision's path is its identity: in assignments, selectors, encodings, logs. An assignment maps
+the paths of the *live* decisions to plain values (int, float, str, bool, list of int), as in JSON.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ class Choice:
 
     @cached_property
     def symbol(self) -> Symbol:
-        """What sizes and conditions speak of; a pick may be spelt in any order, so it takes them all."""
+        """What sizes and conditions speak of; a pick may be spelt in any order, so it takes them
+        all."""
         if self.kind != "pick":
             return Symbol(self.path, self.values)
         orders = (p for v in self.values if isinstance(v, tuple) for p in permutations(v))
@@ -151,8 +152,8 @@ class Decisions(Mapping[str, Choice]):
     def check(self, assignment: Mapping[str, object], span: Span = NOWHERE) -> dict[str, Value]:
         """Exact values for all decisions from an assignment of the live ones.
 
-        Raises SpaceError: SP504 an unknown path, SP501 no candidate, SP506 a live decision not taken.
-        Values given for decisions that are not live are ignored.
+        Raises SpaceError: SP504 an unknown path, SP501 no candidate, SP506 a live decision not
+        taken. Values given for decisions that are not live are ignored.
         """
         report = Report()
         taken: dict[str, Value] = {}

@@ -17,7 +17,8 @@ from spacelang.ir.pattern import Hop, Pattern, split
 
 @dataclass(frozen=True)
 class Layout:
-    """How the foreign tensor is laid out: `order` permutes the factors of the first axis, `shape` reshapes.
+    """How the foreign tensor is laid out: `order` permutes the factors of the first axis, `shape`
+    reshapes.
 
     order  our factors of the first axis in the foreign order: numbers, or names of sizes
     shape  the foreign sizes

@@ -255,7 +255,8 @@ class Graph:
         return plugins.load("spacelang.analyses", "cost")(self, assignment)
 
     def size(self, where: str = "") -> Any:
-        """The exact number of architectures within a budget (`Between` where only bounds are exact)."""
+        """The exact number of architectures within a budget (`Between` where only bounds are
+        exact)."""
         return plugins.load("spacelang.analyses", "size")(self, where)
 
     def sample(self, n: int = 1, seed: int = 0, where: str = "", law: str = "architectures") -> Any:

@@ -1,9 +1,9 @@
 """Nodes of a block: one op applied to values, or a call of another block.
 
 Four kinds of node hold other code. `call` uses a named block; `guard` yields its region's results
-where its condition holds and its first operands where not; `choose` yields the results of the region
-whose condition holds; every other op is a row of the op table. A region is a block without a scope of
-its own: it shares the sizes, decisions and parameters of the block that it stands in.
+where its condition holds and its first operands where not; `choose` yields the results of the
+region whose condition holds; every other op is a row of the op table. A region is a block without a
+scope of its own: it shares the sizes, decisions and parameters of the block that it stands in.
 """
 
 from __future__ import annotations

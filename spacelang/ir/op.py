@@ -1,6 +1,7 @@
 """The op table: operands, options, shape row and cost row of every op; numerics live in backends.
 
-    linear = op("linear", "x", out=option("factors"), axes=option("whole", 1), bias=option("bool", True))
+    linear = op("linear", "x", out=option("factors"), axes=option("whole", 1), bias=option("bool",
+    True))
 
     @linear.shape
     def _(infer: Infer) -> TensorType: ...
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Literal, NoReturn
 
 from spacelang import plugins
@@ -27,8 +29,8 @@ from spacelang.ir.param import Init, Param, Role, View, leading
 from spacelang.ir.prove import Answer, Proved, Refuted, Unsettled, at_most, equal, whole
 
 OptionKind = Literal[
-    "size", "factors", "sizes", "shape", "whole", "wholes", "number", "rate", "bool", "string", "init",
-    "any",
+    "size", "factors", "sizes", "shape", "whole", "wholes", "number", "rate", "bool", "string",
+    "init", "any",
 ]  # fmt: skip
 REQUIRED = "required"
 ONE = Dim.of(1)
@@ -37,7 +39,8 @@ MacsRow = Callable[["CostOf"], Dim]
 
 
 class NeedsValue(Exception):
-    """A symbolic number where only a known one will do; the nearest block call splits on the symbol."""
+    """A symbolic number where only a known one will do; the nearest block call splits on the
+    symbol."""
 
     def __init__(self, symbol: Symbol, span: Span = NOWHERE) -> None:
         super().__init__(symbol.name)
@@ -55,9 +58,26 @@ class Conflict:
     example: Mapping[str, Value] | None = None
 
 
-def shown(value: Dim | TensorType | None) -> str:
+LONG = 28
+"""A size whose text is longer is shown by its values, where it has few."""
+
+
+def shown(value: Dim | TensorType) -> str:
     """A size or a type as messages show it: what a caller binds is named as the caller names it."""
-    return str(value).replace("%", "")
+    if isinstance(value, TensorType):
+        body = f"[{', '.join(map(shown, value.shape))}]"
+        return body if value.dtype == "f32" else f"{value.dtype}{body}"
+    text = str(value).replace("%", "")
+    values = values_of(value) if len(text) > LONG else ()
+    return "|".join(map(str, values)) if 0 < len(values) <= 4 else text
+
+
+def values_of(size: Dim) -> tuple[Fraction, ...]:
+    """The values that a size takes, in order; none where they cannot be listed."""
+    try:
+        return size.candidates()
+    except (ValueError, ArithmeticError):
+        return ()
 
 
 def plainly(found: Diagnostic, conflict: Conflict) -> Diagnostic:
@@ -141,7 +161,8 @@ def lookup(name: str) -> OpDef:
 
 @dataclass
 class Infer:
-    """What a shape row sees: operand types and options; it asks for proofs and declares parameters."""
+    """What a shape row sees: operand types and options; it asks for proofs and declares
+    parameters."""
 
     name: str
     types: tuple[TensorType, ...]

@@ -1,10 +1,11 @@
 """Parameters and how a use reads them: `Param`, `View`, `Slice`, `Gather`, `Init`.
 
-    param qkv.weight: [[3, heads, 64], [width]] init trunc_normal(0.02)      # what the largest use needs
-    view qkv.weight[0:3, 0:heads, 0:64][0:width]                            # what this use reads
+    param qkv.weight: [[3, heads, 64], [width]] init trunc_normal(0.02)    # the largest use's need
+    view qkv.weight[0:3, 0:heads, 0:64][0:width]                           # what this use reads
 
 An axis is a product of factors and every factor is sliced by itself, so that `[3, heads, 64]` keeps
-q, k and v apart. The storage behind a parameter (`storage.py`) holds the largest need of every factor.
+q, k and v apart. The storage behind a parameter (`storage.py`) holds the largest need of every
+factor.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ class Init:
 class Param:
     """A tensor that a block owns, by its path inside the block's store.
 
-    `shape` has one tuple of factors an axis, in the block's own sizes. `bank` names the decisions of
-    which every value has a storage of its own (`separate`).
+    `shape` has one tuple of factors an axis, in the block's own sizes. `bank` names the decisions
+    of which every value has a storage of its own (`separate`).
     """
 
     path: str

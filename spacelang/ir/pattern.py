@@ -1,7 +1,7 @@
 """Path patterns: `encoder[_].attn.qkv.bias`, `layers[0..1].blocks[_].window`, `_.kernel`, `_`.
 
-A hop `_` matches one label with any indices, an index `_` any index; a leading `_.` matches any depth
-and `_` alone everything. Any other name as an index matches and binds it.
+A hop `_` matches one label with any indices, an index `_` any index; a leading `_.` matches any
+depth and `_` alone everything. Any other name as an index matches and binds it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ class Hop:
 
 @dataclass(frozen=True)
 class Pattern:
-    """A sequence of hops; `anywhere` stands for a leading `_.` (any depth) or, alone, for everything."""
+    """A sequence of hops; `anywhere` stands for a leading `_.` (any depth) or, alone, for
+    everything."""
 
     hops: tuple[Hop, ...]
     anywhere: bool = False

@@ -32,8 +32,8 @@ class StorageRule:
 class Tie:
     """`pattern: tie`: what matches, calls or parameters, reads one set of weights.
 
-    The leader is the first match in the order of the text; of each `every` consecutive ones, if that
-    is given; or the path `to`, its indices computed from what the pattern binds.
+    The leader is the first match in the order of the text; of each `every` consecutive ones, if
+    that is given; or the path `to`, its indices computed from what the pattern binds.
     """
 
     pattern: Pattern

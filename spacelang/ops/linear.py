@@ -1,7 +1,7 @@
-"""Ops with multiply-accumulates: linear, conv, einsum, and the bare parameter.
+"""Ops with multiply-accumulates: linear, conv, conv_transpose, einsum; and the bare parameter.
 
-`linear` and `conv` own a weight and a bias unless these are given as operands (`weight: w`): then they
-own none, which is how tied embeddings and transformed weights are written.
+`linear` and `conv` own a weight and a bias unless these are given as operands (`weight: w`): then
+they own none, which is how tied embeddings and transformed weights are written.
 """
 
 from __future__ import annotations
@@ -108,6 +108,56 @@ def _conv(infer: Infer) -> TensorType:
 def _conv_macs(cost: CostOf) -> Dim:
     kernel = cost.dim("kernel")
     return cost.y.elements() * (cost.x.shape[1] / cost.dim("groups")) * kernel * kernel
+
+
+conv_transpose = op(
+    "conv_transpose",
+    "x",
+    out=option("size"),
+    kernel=option("size", 2),
+    stride=option("whole", 2),
+    pad=option("size", None),
+    extra=option("size", None),
+    groups=option("size", 1),
+    bias=option("bool", False),
+    init=option("init", None),
+    bias_init=option("init", None),
+)
+
+
+@conv_transpose.shape
+def _conv_transpose(infer: Infer) -> TensorType:
+    """[B, C, H, W] -> [B, out, (H - 1)s - 2p + k + e, ..]: the gradient of conv with respect to x.
+
+    `pad` and `extra` (rows that only the end has) default to what makes the map s times as large:
+    p = (k - s + 1)//2, e = (k - s) % 2. The weight is [C, out / groups, k, k].
+    """
+    x = infer.x
+    if x.rank != 4:
+        infer.fail("SP301", f"conv_transpose reads [B, C, H, W], not {x.rank} axes")
+    batch, channels, height, width = x.shape
+    out, kernel, groups = infer.dim("out"), infer.dim("kernel"), infer.dim("groups")
+    stride = infer.whole("stride")
+    infer.need_whole(channels / groups, "channels in a group of conv_transpose")
+    infer.need_whole(out / groups, "channels out of a group of conv_transpose")
+    pad = infer.padding((kernel - stride + 1) // 2)
+    given = infer.options["extra"]
+    extra = given if isinstance(given, Dim) else (kernel - stride) % 2
+    infer.need_at_most(Dim.of(0), pad, "SP307", "pad by less than nothing")
+    infer.need_at_most(extra + 1, Dim.of(stride), "SP307", "extra rows are fewer than the stride")
+    infer.param(
+        "weight", [channels, out / groups, kernel, kernel], infer.init("init") or Init("conv")
+    )
+    if infer.flag("bias"):
+        infer.param("bias", [out], infer.init("bias_init") or Init("conv_bias"), decay=False)
+    sizes = ((side - 1) * stride - 2 * pad + kernel + extra for side in (height, width))
+    return TensorType((batch, out, *sizes), x.dtype)
+
+
+@conv_transpose.macs
+def _conv_transpose_macs(cost: CostOf) -> Dim:
+    kernel = cost.dim("kernel")
+    return cost.x.elements() * (cost.y.shape[1] / cost.dim("groups")) * kernel * kernel
 
 
 einsum = op("einsum", "xs*", pattern=option("string"))

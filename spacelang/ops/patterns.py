@@ -154,7 +154,9 @@ def bind_rearrange(infer: Infer, sides: Rearrange) -> tuple[dict[str, Dim], list
     spread = x.rank - len(sides.left) + 1 if ("...",) in sides.left else 0
     if spread < 0 or (("...",) not in sides.left and len(sides.left) != x.rank):
         infer.fail(
-            "SP301", f'"{text}" reads {len(sides.left)} axes of a tensor of {x.rank}', f"it is {shown(x)}"
+            "SP301",
+            f'"{text}" reads {len(sides.left)} axes of a tensor of {x.rank}',
+            f"it is {shown(x)}",
         )
     sizes: dict[str, Dim] = {}
     leading: list[Dim] = []

@@ -8,8 +8,8 @@ from spacelang.ir.op import Infer, op, option, shown
 
 ONE = Dim.of(1)
 ACTIVATIONS = (
-    "relu", "gelu", "swish", "sigmoid", "hard_sigmoid", "hard_swish", "softmax", "tanh", "exp", "sqrt",
-    "abs",
+    "relu", "gelu", "swish", "sigmoid", "hard_sigmoid", "hard_swish", "softmax", "tanh", "exp",
+    "sqrt", "abs",
 )  # fmt: skip
 
 
@@ -39,7 +39,11 @@ def _arithmetic(infer: Infer) -> TensorType:
 
 for _name in ("add", "sub", "mul", "div"):
     op(
-        _name, "a b?", "elementwise written", number=option("number", None), flipped=option("bool", False)
+        _name,
+        "a b?",
+        "elementwise written",
+        number=option("number", None),
+        flipped=option("bool", False),
     ).shape(_arithmetic)
 for _name in ACTIVATIONS:
     op(_name, "x", "elementwise").shape(_same)

@@ -1,4 +1,4 @@
-"""Pooling, and the strided zero of cell spaces. Maps are [B, C, H, W]."""
+"""Pooling, resizing, and the strided zero of cell spaces. Maps are [B, C, H, W]."""
 
 from __future__ import annotations
 
@@ -44,3 +44,28 @@ def _zero(infer: Infer) -> TensorType:
     if x.rank != 4:
         infer.fail("SP301", "a strided zero reads [B, C, H, W]")
     return TensorType((*x.shape[:2], *((s - 1) // stride + 1 for s in x.shape[2:])), x.dtype)
+
+
+resize = op("resize", "x", to=option("sizes"), mode=option("string", "bilinear"))
+MODES = ("bilinear", "nearest")
+
+
+@resize.shape
+def _resize(infer: Infer) -> TensorType:
+    """[B, C, H, W] -> [B, C, h, w] for `to` = [h, w] or one size for both.
+
+    bilinear  between the four nearest entries, pixel centres at halves, no smoothing
+    nearest   entry floor(i * H / h)
+    """
+    x, to = infer.x, infer.dims("to")
+    if x.rank != 4:
+        infer.fail("SP301", f"resize reads [B, C, H, W], not a tensor of {x.rank} axes")
+    if len(to) not in (1, 2):
+        infer.fail("SP306", f"resize to {len(to)} sizes of two axes")
+    if infer.text("mode") not in MODES:
+        infer.fail(
+            "SP204", f"resize has no mode {infer.text('mode')}", f"it has {', '.join(MODES)}"
+        )
+    for size in to:
+        infer.need_whole(size, "a size of resize")
+    return TensorType((*x.shape[:2], to[0], to[-1]), x.dtype)

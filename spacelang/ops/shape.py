@@ -1,4 +1,5 @@
-"""Ops that move elements and compute nothing: rearrange, concat, split, slices, pad, roll, expand."""
+"""Ops that move elements and compute nothing: rearrange, concat, split, slices, pad, roll,
+expand."""
 
 from __future__ import annotations
 

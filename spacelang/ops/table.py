@@ -32,7 +32,11 @@ def _gather(infer: Infer) -> TensorType:
     """x [.., N, T], index [N, M] -> [.., N, M]: entry index[n, m] of row n."""
     x, index = infer.types
     if x.rank < 2 or index.rank != 2 or index.dtype != INDEX:
-        infer.fail("SP301", "gather reads x [.., N, T] by whole numbers [N, M]", f"{shown(x)} by {shown(index)}")
+        infer.fail(
+            "SP301",
+            "gather reads x [.., N, T] by whole numbers [N, M]",
+            f"{shown(x)} by {shown(index)}",
+        )
     infer.need_equal(x.shape[-2], index.shape[0], "SP304", "rows of x and of the index")
     return TensorType((*x.shape[:-1], index.shape[1]), x.dtype)
 
@@ -96,7 +100,8 @@ shift_mask = op(
 
 @shift_mask.shape
 def _shift_mask(infer: Infer) -> TensorType:
-    """[windows, 1, w*w, w*w]: -100 between positions of a window that a cyclic shift brought together."""
+    """[windows, 1, w*w, w*w]: -100 between positions of a window that a cyclic shift brought
+    together."""
     window = infer.dim("window")
     windows = infer.dim("h") * infer.dim("w") / (window * window)
     infer.need_whole(windows, "the number of windows")

@@ -3,8 +3,10 @@
 Every factor of a parameter whose size a decision sets needs a storage rule. The rule of a tensor
 beats that of a decision; then more labels, then more fixed indices, then the later line.
 
-    entangle          leading entries of the factor        entangle(centre)   entries around its middle
-    entangle(flat)    a tensor: one prefix of all factors  separate           a storage for each candidate
+    entangle          leading entries of the factor        entangle(centre)   entries around its
+    middle
+    entangle(flat)    a tensor: one prefix of all factors  separate           a storage for each
+    candidate
     store(256)        a decision: leading entries of a storage wider than any candidate
 """
 
@@ -76,7 +78,8 @@ FORMS_NOTE = "there are centre and flat, or none for leading entries"
 
 
 def lay_out(graph: Graph) -> Graph:
-    """The graph with every view and the stored sizes as its rules say (SP401, SP403, SP404, SP504)."""
+    """The graph with every view and the stored sizes as its rules say (SP401, SP403, SP404,
+    SP504)."""
     report = Report()
     rules = _Rules(graph, report)
     stored = {path: n for path in graph.decisions if (n := rules.stored(path)) is not None}
@@ -107,11 +110,11 @@ class _Rules:
         if rule is None or rule.kind != "store":
             return None
         assert isinstance(rule.argument, int)
-        largest = max((v for v in self.decisions[path].values if not isinstance(v, str | bool | tuple)), default=0)  # fmt: skip
+        numbers = (v for v in self.decisions[path].values if not isinstance(v, str | bool | tuple))
+        largest = max(numbers, default=0)
         if rule.argument < largest:
-            self.report.add(
-                error("SP403", f"{path} is stored at {rule.argument}, less than its candidate {largest}", rule.span)
-            )  # fmt: skip
+            found = f"{path} is stored at {rule.argument}, less than its candidate {largest}"
+            self.report.add(error("SP403", found, rule.span))
         return rule.argument
 
     def of_decision(self, path: str) -> StorageRule | None:
@@ -177,12 +180,13 @@ class _Writer:
                     r is not None and (r.kind, r.argument) not in PREFIX for a in change for r in a
                 ):
                     changes[view.param] = change
+        centres = ((p, str(self._centres(instance, block.param[p], c))) for p, c in changes.items())
         key = (
             block.name,
             tuple(sorted(callees.items())),
             tuple(sorted((p, str(c)) for p, c in changes.items())),
-            tuple(sorted((p, str(self._centres(instance, block.param[p], c))) for p, c in changes.items())),
-        )  # fmt: skip
+            tuple(sorted(centres)),
+        )
         if key in self.made:
             return self.made[key]
         name = block.name
@@ -232,19 +236,18 @@ class _Writer:
         found = {s.name: self.rules.of_decision(s.name) for s in symbols}
         missing = sorted(name for name, rule in found.items() if rule is None)
         if missing:
+            hint = f"weights {{ {missing[0]}: entangle }} shares leading slices"
             self.report.add(
-                error("SP401", f"no storage rule for {missing[0]}", param.span, f"{path} is sized by it")
-                .hint(f"weights {{ {missing[0]}: entangle }} shares leading slices, `separate` shares nothing")
-            )  # fmt: skip
+                error(
+                    "SP401", f"no storage rule for {missing[0]}", param.span, f"it sizes {path}"
+                ).hint(f"{hint}, `separate` shares nothing")
+            )
             return None
         kinds = {(r.kind, r.argument) for r in found.values() if r is not None} - PREFIX
         rules = [r for r in found.values() if r is not None]
         if len({(r.kind, r.argument) for r in rules} - {("store", r.argument) for r in rules}) > 1:
-            names = " and ".join(sorted(found))
-            self.report.add(
-                error("SP404", f"{names} size one factor of {path} by different rules", rules[-1].span)
-                .also(rules[0].span)
-            )  # fmt: skip
+            headline = f"{' and '.join(sorted(found))} size one factor of {path} by different rules"
+            self.report.add(error("SP404", headline, rules[-1].span).also(rules[0].span))
         return next((r for r in rules if (r.kind, r.argument) in kinds), rules[0])
 
     def _centres(self, instance: Instance, param: Param, change: Change) -> tuple[int, ...]:

@@ -34,7 +34,8 @@ def apply(step: Pass, graph: Graph, span: Span = NOWHERE) -> Graph:
 
 
 def run(graph: Graph, passes: str | Sequence[Pass] | Pass, between: Between | None = None) -> Graph:
-    """Run passes in order, given as a pipeline string or as objects; SpaceError if one does not fit.
+    """Run passes in order, given as a pipeline string or as objects; SpaceError if one does not
+    fit.
 
     `between(step, before, after)` is called after each.
     """

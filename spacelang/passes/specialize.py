@@ -68,7 +68,8 @@ class _Specializer:
         return self.made[key]
 
     def _below(self, instance: Instance) -> Iterator[tuple[str, DecisionValue]]:
-        """The decisions that may be taken inside a use: its own, by their path in it, and cells'."""
+        """The decisions that may be taken inside a use: its own, by their path in it, and
+        cells'."""
         for path, value in self.values.items():
             if not instance.decide:
                 yield path, value

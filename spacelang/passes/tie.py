@@ -4,8 +4,8 @@
     up[_]: tie(every: 2)        runs of consecutive ones, as `multiplex` ties them
     a[i].up: tie(b[i].up)       each match reads what the path names
 
-A path names a call, an op with parameters, or one parameter. What is tied must be stored in one shape
-(SP402); decisions stay each call's own, so tied calls may read different slices.
+A path names a call, an op with parameters, or one parameter. What is tied must be stored in one
+shape (SP402); decisions stay each call's own, so tied calls may read different slices.
 """
 
 from __future__ import annotations

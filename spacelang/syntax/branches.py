@@ -69,7 +69,8 @@ def guarded(truth: Condition, body: tree.Body, frame: Frame, scope: Scope, span:
     frame.builder.close()
     join = Join(known, scope, before, span)
     results, fallbacks = [new for new, _ in join.pairs], [old for _, old in join.pairs]
-    join.end(frame.builder.guard(known, region, fallbacks, results, _place(results, span)))
+    if results or region.nodes:
+        join.end(frame.builder.guard(known, region, fallbacks, results, _place(results, span)))
 
 
 def _place(made: Sequence[Tensor], span: Span) -> Span:

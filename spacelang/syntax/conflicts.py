@@ -19,14 +19,12 @@ from spacelang.ir.decision import plain
 from spacelang.ir.dim import Dim, Symbol
 from spacelang.ir.dim import Value as DecisionValue
 from spacelang.ir.node import join
-from spacelang.ir.op import Conflict, NeedsValue, example_text, shown
+from spacelang.ir.op import LONG, Conflict, NeedsValue, example_text, shown, values_of
 from spacelang.ir.search import Wanted, domains, found, satisfied
 
 if TYPE_CHECKING:
     from spacelang.syntax.frame import Frame
 
-LONG = 28
-"""A size whose normal form is longer is shown as the text spells it."""
 MANY = 6
 
 
@@ -43,7 +41,7 @@ def explained(
         seen = (primary, *(label.span for label in diagnostic.secondary))
         if span is not None and not any(_within(span, other) for other in seen):
             diagnostic = diagnostic.also(span, f"{spelled(frame, size)} is from here")
-    if conflict.example is None:
+    if conflict.example is None or not any(f.builder.decisions for f in frame.chain):
         return diagnostic
     return diagnostic.note(example_text(_example(frame, conflict.example)))
 
@@ -63,21 +61,22 @@ def not_known(need: NeedsValue, frame: Frame) -> Diagnostic:
 
 def spelled(frame: Frame, size: Dim) -> str:
     """A size as its normal form, or where that is long as the text that it was computed by."""
-    text = shown(size)
+    text = str(size).replace("%", "")
     span = frame.origins.get(size)
-    if span is None or (len(text) <= LONG and len(size.terms) <= 3):
+    if len(text) <= LONG and len(size.terms) <= 3:
         return text
-    written = " ".join(span.text.split())
-    return written if len(written) < len(text) else text
+    written = text if span is None else " ".join(span.text.split())
+    return written if len(written) < len(text) else shown(size)
 
 
 def _takes(frame: Frame, size: Dim) -> str:
     """`64*heads is 192 or 256`."""
     text = spelled(frame, size)
-    try:
-        values = [_number(v) for v in size.candidates()]
-    except (ValueError, ArithmeticError):
+    values = [_number(v) for v in values_of(size)]
+    if not values:
         return f"{text} is open"
+    if text == "|".join(values):
+        text = "the size"
     if len(values) == 1:
         return f"{text} is {values[0]}"
     if len(values) > MANY:

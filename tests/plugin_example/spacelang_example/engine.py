@@ -36,7 +36,9 @@ class Climb:
                 for value in choice.values:
                     assignment = decisions.assignment({**values, choice.path: value})
                     (score,) = trainer.probe([assignment], Samples())
-                    made = Candidate(number, generation, "mutation", assignment, space.cost(assignment), score)
+                    made = Candidate(
+                        number, generation, "mutation", assignment, space.cost(assignment), score
+                    )
                     number += 1
                     yield Evaluated(made, number)
                     if best is None or score.accuracy > best.score.accuracy:

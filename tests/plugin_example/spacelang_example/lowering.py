@@ -1,8 +1,9 @@
 """Its row in the torch backend."""
 
 import torch.nn.functional as F
-from spacelang.backends.torch.emit import Emit
 from torch import fx
+
+from spacelang.backends.torch.emit import Emit
 
 
 def leaky_relu(emit: Emit) -> fx.Node:

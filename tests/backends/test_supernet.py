@@ -1,0 +1,296 @@
+"""The supernet against the interpreter, its subnets against it, and what activating costs."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Iterator
+
+import pytest
+import torch
+from small_spaces import (
+    CONVOLUTIONS,
+    VIT,
+    architectures,
+    close,
+    graph,
+    inputs,
+    reference,
+    supernet,
+    tensors,
+)
+from torch import Tensor
+from torch.fx import GraphModule
+
+from spacelang.backends.torch.extract import Chosen, dense
+from spacelang.backends.torch.proof import relative
+from spacelang.backends.torch.supernet import Supernet
+from spacelang.backends.torch.views import copies
+from spacelang.diagnostics import SpaceError
+from spacelang.ir.decision import Assignment
+from spacelang.ir.dialect import dotted
+
+SPACES = {"vit": VIT, "convolutions": CONVOLUTIONS}
+spaces = pytest.mark.parametrize("text", SPACES.values(), ids=SPACES)
+
+
+def scored(y: Tensor) -> Tensor:
+    """A number whose gradient differs from output to output."""
+    return (y * torch.linspace(-1, 1, y.numel()).to(y.dtype).reshape(y.shape)).sum()
+
+
+@spaces
+def test_supernet_equals_the_interpreter(text: str) -> None:
+    model = supernet(text).eval()
+    images = inputs(model.graph)
+    for assignment in architectures(model.graph, 6):
+        model.zero_grad()
+        found = model.activate(assignment)(*images)
+        wanted, weights, _ = reference(model, images, assignment)
+        assert close(found, wanted["output"])
+        scored(found).backward()
+        scored(wanted["output"]).backward()
+        for name, tensor in tensors(model).items():
+            other = weights[name].grad
+            assert (tensor.grad is None) == (other is None), name
+            assert other is None or close(tensor.grad, other, 1e-9), name
+
+
+@spaces
+def test_training_equals_the_interpreter_from_the_same_seed(text: str) -> None:
+    model = supernet(text).train()
+    images = inputs(model.graph, batch=5)
+    for assignment in architectures(model.graph, 4):
+        wanted, _, after = reference(model, images, assignment, seed=11)
+        torch.manual_seed(11)
+        found = model.activate(assignment).all_outputs(*images)
+        assert found.keys() == wanted.keys()
+        assert all(close(y, wanted[name], 1e-9) for name, y in found.items())
+        assert all(close(tensor, after[name], 1e-9) for name, tensor in tensors(model).items())
+
+
+def subnets(
+    model: Supernet, count: int = 5
+) -> Iterator[tuple[Assignment, GraphModule, dict[str, Tensor]]]:
+    """Architectures, their networks, and how to read the gradients of the supernet as theirs."""
+    for assignment in architectures(model.graph, count, seed=3):
+        model.zero_grad()
+        yield assignment, model.extract(assignment), {}
+
+
+def slices(model: Supernet, assignment: Assignment) -> dict[str, Tensor]:
+    """The supernet's gradients of what an architecture reads, by name."""
+    chosen = Chosen(model.graph, model.graph.decisions.check(assignment))
+    found: dict[str, Tensor] = {}
+    for path, kept in chosen.kept().items():
+        gradient = model.tensor(path, chosen.position(path)).grad
+        if gradient is not None:
+            found[dotted(path)] = dense(gradient, model.graph.storages[path], kept)
+    return found
+
+
+@spaces
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 0.0), (torch.float32, 1e-6)])
+def test_subnets_equal_the_supernet(text: str, dtype: torch.dtype, tolerance: float) -> None:
+    model = supernet(text, dtype).eval()
+    images = inputs(model.graph, 3, dtype)
+    for assignment in architectures(model.graph, 6, seed=3):
+        model.zero_grad()
+        subnet = model.extract(assignment)
+        one, other = model.activate(assignment)(*images), subnet(*images)
+        assert relative(other, one) <= tolerance
+        scored(one).backward()
+        scored(other).backward()
+        wanted = slices(model, assignment)
+        found = {n: p.grad for n, p in subnet.named_parameters() if p.grad is not None}
+        assert found.keys() == wanted.keys()
+        for name, gradient in found.items():
+            assert relative(gradient, wanted[name]) <= tolerance, name
+
+
+@spaces
+def test_subnets_stand_alone(text: str) -> None:
+    model = supernet(text).eval()
+    images = inputs(model.graph)
+    assignment = architectures(model.graph, 1)[-1]
+    subnet = model.extract(assignment)
+    before = subnet(*images)
+    held = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
+    owned = {t.untyped_storage().data_ptr() for t in (*subnet.parameters(), *subnet.buffers())}
+    assert held.isdisjoint(owned)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    assert torch.equal(subnet(*images), before)
+    assert torch.equal(pickle.loads(pickle.dumps(subnet))(*images), before)
+    assert not any(node.op == "placeholder" for node in list(subnet.graph.nodes)[1:])
+
+
+def test_names_and_sizes_of_a_subnet() -> None:
+    model = supernet(VIT)
+    smallest = model.graph.decisions.extreme("smallest")
+    subnet = model.extract(smallest)
+    assert set(subnet.state_dict()) < set(model.state_dict())
+    sizes = {name: tuple(tensor.shape) for name, tensor in subnet.named_parameters()}
+    assert sizes["encoder.0.attn.qkv.weight"] == (192, 8)
+    assert sizes["encoder.0.fc1.weight"] == (8, 8)
+    assert sizes["cls_token"] == (1, 1, 8)
+    assert not any(name.startswith("encoder.1") for name in sizes)
+
+
+def test_a_subnet_drops_paths_as_the_supernet_does() -> None:
+    model = supernet(VIT).train()
+    images = inputs(model.graph, batch=16)
+    assignment = model.graph.decisions.extreme("largest")
+    subnet = model.extract(assignment)
+    torch.manual_seed(5)
+    one = model.activate(assignment)(*images)
+    torch.manual_seed(5)
+    assert torch.equal(subnet(*images), one)
+    assert not torch.equal(subnet(*images), one)
+    assert torch.equal(subnet.eval()(*images), model.eval()(*images))
+
+
+# Slices are views.
+
+
+class Watched(torch.utils._python_dispatch.TorchDispatchMode):
+    """Notes the storages that products read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read: set[int] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # noqa: ANN001, ANN204
+        if func in (torch.ops.aten.addmm.default, torch.ops.aten.mm.default):
+            self.read |= {a.untyped_storage().data_ptr() for a in args if isinstance(a, Tensor)}
+        return func(*args, **(kwargs or {}))
+
+
+def test_products_read_the_stored_weights_themselves() -> None:
+    model = supernet(VIT).eval().activate(graph(VIT).decisions.extreme("smallest"))
+    with torch.no_grad(), Watched() as watched:
+        model(*inputs(model.graph))
+    for label in ("attn.qkv", "attn.proj", "fc1", "fc2"):
+        weight = model.get_parameter(f"encoder.0.{label}.weight")
+        assert weight.untyped_storage().data_ptr() in watched.read, label
+
+
+def test_copies_are_listed_with_their_bytes() -> None:
+    assert copies(graph(VIT)) == ()
+    found = {(copy.param, copy.bytes) for copy in copies(graph(CONVOLUTIONS))}
+    assert found == {
+        ("norm.weight", 4 * 4 * 8),
+        ("norm.bias", 4 * 4 * 8),
+        ("merge.weight", 4 * 10 * 4 * 8),
+    }
+
+
+def test_the_supernet_holds_its_parameters_and_little_more() -> None:
+    model = Supernet(graph(VIT))
+    model(*inputs(model.graph, dtype=torch.float32))
+    held = {
+        t.untyped_storage().data_ptr(): t.untyped_storage().nbytes()
+        for t in (*model.parameters(), *model.buffers())
+    }
+    parameters = sum(p.numel() * p.element_size() for p in model.parameters())
+    assert parameters <= sum(held.values()) <= 1.05 * parameters
+    assert sum(s.numel for s in model.graph.storages.values()) * 4 == parameters
+
+
+# Activating.
+
+
+def test_it_starts_as_the_largest_and_says_what_is_active() -> None:
+    model = Supernet(graph(VIT))
+    assert model.assignment == model.graph.decisions.extreme("largest")
+    smallest = model.graph.decisions.extreme("smallest")
+    assert model.activate(smallest).assignment == smallest
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [({"width": 9}, "SP501"), ({"depths": 1}, "SP504"), ({"encoder[0].heads": None}, "SP501")],
+)
+def test_a_wrong_architecture_leaves_the_active_one(change: dict[str, object], code: str) -> None:
+    model = Supernet(graph(VIT))
+    before = model.assignment
+    with pytest.raises(SpaceError) as failed:
+        model.activate({**before, **change})
+    assert failed.value.diagnostics[0].code == code
+    assert model.assignment == before
+
+
+def test_an_incomplete_architecture_is_refused() -> None:
+    with pytest.raises(SpaceError, match="SP506"):
+        Supernet(graph(VIT)).activate({"width": 8, "depth": 2})
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 32, 31), (2, 1, 32, 32), (3, 32, 32)])
+def test_inputs_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(SpaceError, match="SP303"):
+        Supernet(graph(VIT))(torch.zeros(shape))
+
+
+def test_absent_layers_get_no_gradient() -> None:
+    model = Supernet(graph(VIT)).activate(graph(VIT).decisions.extreme("smallest"))
+    scored(model(*inputs(model.graph, dtype=torch.float32))).backward()
+    without = {name for name, p in model.named_parameters() if p.grad is None}
+    assert without == {n for n in model.state_dict() if n.startswith(("encoder.1", "encoder.2"))}
+
+
+# The module.
+
+
+def test_first_weights_come_from_the_seed() -> None:
+    one, same, other = (Supernet(graph(VIT), seed=seed) for seed in (1, 1, 2))
+    for name, tensor in one.state_dict().items():
+        assert torch.equal(tensor, same.state_dict()[name])
+    assert not torch.equal(one.head.weight, other.head.weight)
+
+
+@spaces
+def test_a_deep_copy_shares_no_weights(text: str) -> None:
+    model = supernet(text).eval().activate(graph(text).decisions.extreme("smallest"))
+    images = inputs(model.graph)
+    model(*images)
+    twin = copy.deepcopy(model)
+    assert twin.assignment == model.assignment
+    assert not twin.training
+    assert torch.equal(twin(*images), model(*images))
+    with torch.no_grad():
+        for parameter in twin.parameters():
+            parameter.add_(1)
+    assert not torch.equal(twin(*images), model(*images))
+
+
+def test_hooks_on_a_layer_see_its_calls() -> None:
+    model = Supernet(graph(VIT))
+    seen: list[int] = []
+    for index, layer in enumerate(model.encoder.children()):
+        layer.register_forward_hook(lambda *_, index=index: seen.append(index))
+    model.activate({**graph(VIT).decisions.extreme("largest"), "depth": 2})
+    model(*inputs(model.graph, dtype=torch.float32))
+    assert seen == [0, 1]
+
+
+def test_weights_may_be_swapped_by_functional_call() -> None:
+    model = supernet(VIT).eval()
+    images = inputs(model.graph)
+    doubled = {name: 2 * p.detach() for name, p in model.named_parameters()}
+    found = torch.func.functional_call(model, doubled, tuple(images))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(2)
+    assert torch.equal(found, model(*images))
+
+
+def test_outputs_for_training_are_not_computed_otherwise() -> None:
+    model = supernet(CONVOLUTIONS).eval()
+    images = inputs(model.graph)
+    both = model.all_outputs(*images)
+    assert set(both) == {"auxiliary", "output"}
+    assert torch.equal(model(*images), both["output"])
+    scored(model(*images)).backward()
+    assert model.side.weight.grad is None
+    assert "side.weight" not in model.extract().state_dict()

@@ -1,0 +1,125 @@
+"""Small spaces for tests of backends, and what every backend is compared with."""
+
+from __future__ import annotations
+
+import random
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from spacelang.backends.torch.interpret import interpret
+from spacelang.backends.torch.proof import relative
+from spacelang.backends.torch.storage import tensor_names
+from spacelang.backends.torch.supernet import Supernet
+from spacelang.diagnostics import Source
+from spacelang.ir.decision import Assignment
+from spacelang.ir.graph import Graph
+from spacelang.loader import load
+
+# AutoFormer itself on images of 32: widths stored wider, flat biases, relative tables, drop path.
+VIT = """
+use autoformer
+space vit = autoformer({8, 12}, 1..3, {1, 2}, {1, 1.5, 2}, stored: 16, image: 32, classes: 5)
+"""
+
+# Paths, centred kernels, separate and tied storage, a size that copies, batch norm, two outputs.
+CONVOLUTIONS = """
+block mixing(x: [B, C, H, W], out) -> [B, out, H, W] {
+  choose kernel in {3, 5}
+  choose expand in {1, 2}
+  h = conv(x, C * expand) as pw |> batch_norm as bn1 |> swish
+  h = conv(h, C * expand, kernel, groups: C * expand) as dw |> batch_norm as bn2 |> relu
+  return conv(h, out) as pwl |> batch_norm as bn3
+}
+
+block layer(x: [B, C, H, W]) -> [B, C, H, W] {
+  return choose op {
+    mix: x + drop_path(mixing(x, C) as _, 0.2)
+    plain: conv(x, C, 3, bias: true) as c |> hard_swish
+    pool: avg_pool(x, 3)
+    skip: x
+  }
+}
+
+space convolutions {
+  input pixels: [B, 3, 8, 8]
+  choose width in {4, 6, 8}
+  choose depth in 1..3
+  choose head in {6, 10}
+  choose extra in {false, true}
+  x = conv(pixels, width, 3, stride: 2) as stem |> batch_norm as stem_norm
+  for i in 0..<depth { x = layer(x) as layers[i] }
+  when extra { x = relu(conv(x, width, 3) as late) }
+  output auxiliary: mean(x, axes: [2, 3]) |> linear(3) as side
+  y = rearrange(x, "b c (h p) (w q) -> b h w (p q) c", p: 2, q: 2) |> layer_norm(axes: 2) as norm
+  y = mean(linear(y, head, axes: 2) as merge, axes: [1, 2])
+  output linear(tanh(y), 5) as head_out
+
+  weights {
+    _: entangle
+    layers[_].op.mix.kernel: entangle(centre)
+    head: separate
+  }
+}
+"""
+
+
+@cache
+def graph(text: str) -> Graph:
+    return load(Source("<test>", text))
+
+
+def supernet(text: str, dtype: torch.dtype = torch.float64, seed: int = 0) -> Supernet:
+    """A supernet whose every weight matters: norms and biases are moved off their first values."""
+    model = Supernet(graph(text), seed=seed)
+    generator = torch.Generator().manual_seed(seed + 100)
+    with torch.no_grad():
+        for tensor in (*model.parameters(), *model.buffers()):
+            if tensor.is_floating_point():
+                tensor.add_(0.1 * torch.rand(tensor.shape, generator=generator))
+    return model.to(dtype)
+
+
+def architectures(space: Graph, count: int, seed: int = 0) -> list[Assignment]:
+    """The largest, the smallest, and random ones."""
+    draw = random.Random(seed)
+    choices = space.decisions.values()
+    found = [space.decisions.extreme("largest"), space.decisions.extreme("smallest")]
+    for _ in range(count):
+        values = {choice.path: draw.choice(choice.values) for choice in choices}
+        found.append(space.decisions.assignment(values))
+    return found
+
+
+def inputs(space: Graph, batch: int = 2, dtype: torch.dtype = torch.float64) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(7)
+    shapes = [
+        [batch if size.symbols else int(size.at({})) for size in node.types[0].shape]
+        for node in space.root.inputs
+    ]
+    return [torch.randn(shape, generator=generator, dtype=dtype) for shape in shapes]
+
+
+def tensors(model: Supernet) -> dict[str, Tensor]:
+    """The parameters and buffers of a supernet as the interpreter names them."""
+    return {
+        f"{path}.{i}" if storage.bank else path: model.tensor(path, i)
+        for path, storage in model.graph.storages.items()
+        for i in range(len(tensor_names(storage)))
+    }
+
+
+def reference(
+    model: Supernet, images: list[Tensor], assignment: Assignment, seed: int | None = None
+) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+    """The interpreter's outputs, the weights it read (which take gradients), and as they are after."""
+    before = {name: tensor.detach().clone() for name, tensor in tensors(model).items()}
+    for name, tensor in tensors(model).items():
+        before[name].requires_grad_(tensor.requires_grad)
+    after = dict(before)
+    return interpret(model.graph, after, images, assignment, seed=seed), before, after
+
+
+def close(found: Tensor, wanted: Tensor, tolerance: float = 1e-11) -> bool:
+    return relative(found.detach(), wanted.detach()) <= tolerance

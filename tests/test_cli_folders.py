@@ -1,0 +1,229 @@
+"""`compile`, `doctor` and `new`: what the command line writes, and how it is proved."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from command import SHIPPED, SPACE, data, good, run
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    file = tmp_path / "small.space"
+    file.write_text(SPACE)
+    return file
+
+
+# compile and doctor.
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {
+        str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()
+    }
+
+
+def test_compile_gives_the_same_bytes_again(small: Path, tmp_path: Path) -> None:
+    words = ("compile", f"{small}:small", "--set", "widths={8, 24}", "--set", "classes=3", "-o")
+    found = data(*words, tmp_path / "one")
+    moved = tmp_path / "elsewhere" / "small.space"
+    moved.parent.mkdir()
+    moved.write_bytes(small.read_bytes())
+    good("compile", f"{moved}:small", *words[2:], tmp_path / "two")
+    assert files_of(tmp_path / "one") == files_of(tmp_path / "two")
+    manifest = json.loads((tmp_path / "one" / "manifest.json").read_text())
+    assert manifest["graph"] == found["graph"]
+    assert manifest["parameters"] == {"classes": 3, "widths": {"set": [8, 24]}}
+    assert manifest["files"].keys() == {"graph.spaceir"}
+    good(*words, tmp_path / "one")
+    assert files_of(tmp_path / "one") == files_of(tmp_path / "two"), "an artifact is replaced"
+
+
+def test_an_artifact_needs_no_source(small: Path, tmp_path: Path) -> None:
+    place = tmp_path / "art"
+    before = {form: good("show", f"{small}:small", "--as", form) for form in ("ir", "text", "svg")}
+    described = data("info", f"{small}:small")
+    good("compile", f"{small}:small", "-o", place)
+    small.unlink()
+    assert {form: good("show", place, "--as", form) for form in before} == before
+    assert data("info", place) == described
+    assert data("count", place)["size"] == described["size"]
+    arch = tmp_path / "arch.json"
+    arch.write_text(good("sample", place))
+    assert data("cost", place, "--arch", arch)["params"] > 0
+    assert "too late" in run("info", place, "--set", "classes=3").stderr
+
+
+def test_compile_takes_one_architecture_and_passes(small: Path, tmp_path: Path) -> None:
+    arch = tmp_path / "arch.json"
+    arch.write_text('{"width": 8, "depth": 1, "layers[0].ratio": 2}')
+    wanted = data("cost", f"{small}:small", "--arch", arch)
+    good("compile", f"{small}:small", "--arch", arch, "--passes", "inline", "-o", tmp_path / "art")
+    found = data("info", tmp_path / "art")
+    assert found["size"] == "1"
+    assert found["params"] == {"min": wanted["params"], "max": wanted["params"]}
+    assert "block " not in good("show", tmp_path / "art")
+
+
+@pytest.mark.parametrize("foreign", ["notes.txt", ".hidden", "sub/file"])
+def test_compile_replaces_no_other_folder(foreign: str, small: Path, tmp_path: Path) -> None:
+    place = tmp_path / "out"
+    (place / foreign).parent.mkdir(parents=True)
+    (place / foreign).write_text("mine")
+    assert run("compile", f"{small}:small", "-o", place).exit_code == 3
+    assert files_of(place) == {foreign: b"mine"}
+    (place / foreign).unlink()
+    if "/" in foreign:
+        (place / foreign).parent.rmdir()
+    good("compile", f"{small}:small", "-o", place)
+    (place / foreign).parent.mkdir(parents=True, exist_ok=True)
+    (place / foreign).write_text("mine")
+    assert run("compile", f"{small}:small", "-o", place).exit_code == 3
+    assert (place / foreign).read_text() == "mine", "not even beside an artifact"
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda place: (place / "graph.spaceir").write_text("spaceir 1\n"),
+        lambda place: (place / "graph.spaceir").unlink(),
+        lambda place: _flip(place / "graph.spaceir"),
+    ],
+)
+def test_a_changed_artifact_is_exit_5(
+    harm: Callable[[Path], None], small: Path, tmp_path: Path
+) -> None:
+    place = tmp_path / "art"
+    good("compile", f"{small}:small", "-o", place)
+    assert data("doctor", place)["ok"]
+    harm(place)
+    for words in (["info"], ["show"], ["count"], ["compile", "-o", tmp_path / "b"]):
+        result = run(words[0], place, *words[1:])
+        assert result.exit_code == 5, result.output
+        assert "SP702" in result.stderr
+        assert "graph.spaceir" in result.stderr
+    result = run("doctor", place)
+    assert result.exit_code == 5
+    assert "NOT as written" in result.stdout
+    assert not (tmp_path / "b").exists()
+
+
+def _flip(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def test_a_manifest_that_was_rewritten_does_not_help(small: Path, tmp_path: Path) -> None:
+    """A graph changed together with its hash still has another digest."""
+    import hashlib
+
+    place = tmp_path / "art"
+    good("compile", f"{small}:small", "-o", place)
+    text = (place / "graph.spaceir").read_text().replace("{8, 16}", "{8, 24}")
+    (place / "graph.spaceir").write_text(text)
+    manifest = json.loads((place / "manifest.json").read_text())
+    record = {"sha256": hashlib.sha256(text.encode()).hexdigest(), "size": len(text)}
+    manifest["files"]["graph.spaceir"] = record
+    (place / "manifest.json").write_text(json.dumps(manifest))
+    result = run("info", place)
+    assert result.exit_code == 5
+    assert "another hash" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "manifest",
+    [
+        "",
+        "[]",
+        "{",
+        "null",
+        '{"kind": "other"}',
+        '{"kind": "artifact", "format": 2}',
+        "[" * 100_000,
+    ],
+)
+def test_a_folder_that_is_no_artifact_is_exit_2(manifest: str, tmp_path: Path) -> None:
+    assert run("info", tmp_path).exit_code == 2
+    (tmp_path / "manifest.json").write_text(manifest)
+    result = run("info", tmp_path)
+    assert result.exit_code == 2
+    assert "error[SP702]" in result.stderr
+
+
+def test_a_manifest_leads_nowhere_else(small: Path, tmp_path: Path) -> None:
+    place = tmp_path / "art"
+    good("compile", f"{small}:small", "-o", place)
+    manifest = json.loads((place / "manifest.json").read_text())
+    manifest["files"]["../small.space"] = {"sha256": "", "size": 0}
+    (place / "manifest.json").write_text(json.dumps(manifest))
+    assert run("info", place).exit_code == 5
+    result = run("doctor", place)
+    assert result.exit_code == 5
+    assert "leads out of the folder" in result.stdout
+
+
+def test_doctor_reads_journals_and_what_they_record(tmp_path: Path) -> None:
+    from spacelang.files import sha256
+    from spacelang.journal import format_journal
+
+    for name in ("a.bin", "b.bin"):
+        (tmp_path / name).write_text(name)
+    entries = [
+        {"file": name, "sha256": sha256(tmp_path / name), "size": 5} for name in ("a.bin", "b.bin")
+    ]
+    log = tmp_path / "manifest.jsonl"
+    log.write_bytes(format_journal(tuple(entries)))
+    assert [f["state"] for f in data("doctor", tmp_path)["files"]] == ["ok"] * 3
+    (tmp_path / "a.bin").unlink()
+    assert data("doctor", tmp_path)["ok"], "an older one may be gone"
+    log.write_bytes(log.read_bytes()[:-7])
+    (tmp_path / "a.bin").write_text("a.bin")
+    assert [f["state"] for f in data("doctor", tmp_path)["files"]] == ["torn", "ok"]
+    log.write_bytes(format_journal(tuple(entries)).replace(b"a.bin", b"c.bin"))
+    (tmp_path / "b.bin").unlink()
+    states = {
+        f["file"]: f["state"] for f in json.loads(run("doctor", tmp_path, "--json").stdout)["files"]
+    }
+    assert states == {"manifest.jsonl": "damaged", "b.bin": "missing"}
+
+
+def test_doctor_needs_something_to_compare(tmp_path: Path) -> None:
+    assert run("doctor", tmp_path).exit_code == 2
+    assert run("doctor", tmp_path / "nothing").exit_code == 2
+
+
+# new.
+
+
+@pytest.mark.parametrize("like", SHIPPED)
+def test_a_new_file_is_right_and_in_its_layout(
+    like: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert good("new", "mine", "--like", like) == "wrote mine.space\n"
+    assert good("fmt", "--check", "mine.space") == ""
+    text = Path("mine.space").read_text()
+    assert text.startswith(f"# mine: a space to change, made from {like}.space")
+    addresses = re.findall(r"spacelang info (\S+)", text)
+    assert len(addresses) == 1
+    assert run("check", addresses[0]).exit_code == 0
+
+
+def test_a_new_file_has_spaces_of_its_own(tmp_path: Path) -> None:
+    good("new", tmp_path / "deep" / "mine.space", "--like", "autoformer")
+    found = data("info", f"{tmp_path}/deep/mine.space:mine_t")
+    assert found["size"] == "280804921344"
+    assert "autoformer_" not in (tmp_path / "deep" / "mine.space").read_text()
+
+
+def test_new_replaces_nothing(small: Path) -> None:
+    before = small.read_text()
+    result = run("new", small.with_suffix(""))
+    assert result.exit_code == 3
+    assert "not replaced" in result.stderr
+    assert small.read_text() == before

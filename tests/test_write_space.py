@@ -1,0 +1,293 @@
+"""Graphs as `.space` texts: what is written loads to the same hash, what cannot be is named."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from fractions import Fraction
+
+import pytest
+
+from spacelang.build import Builder
+from spacelang.diagnostics import Source, SpaceError
+from spacelang.ir.block import Block
+from spacelang.ir.condition import is_value
+from spacelang.ir.decision import Choice
+from spacelang.ir.dim import Dim, Symbol
+from spacelang.ir.graph import Graph, Output
+from spacelang.ir.node import Call, Node, TensorType, Value
+from spacelang.ir.rewrite import rewrite, rule, single_use
+from spacelang.loader import load
+from spacelang.syntax.format import format
+from spacelang.syntax.ir_text import read
+from spacelang.syntax.parse import parse
+from spacelang.syntax.write import write_space
+
+SPACES = [
+    "autoformer.space:autoformer_t",
+    "deit.space",
+    "swin.space:swin_t",
+    "s3.space",
+    "tinyvit.space",
+    "efficientvit.space",
+    "irpe.space",
+]
+
+
+def written(graph: Graph) -> str:
+    """The text of a graph, seen to load to the same hash and to be formatted."""
+    text = write_space(graph)
+    assert load(Source("again.space", text)).hash == graph.hash
+    assert format(parse(Source("again.space", text))) == text
+    return text
+
+
+def space(body: str, before: str = "") -> Graph:
+    return load(Source("t.space", f"{before}\nspace t {{\n{body}\n}}"))
+
+
+@pytest.mark.parametrize("address", SPACES)
+def test_published_spaces(address):
+    written(load(f"spaces/{address}"))
+
+
+def test_readable():
+    text = written(load("spaces/autoformer.space:autoformer_t"))
+    lines = {line.strip() for line in text.splitlines()}
+    assert "block attention(x: [A, A_2, Width], heads) {" in lines
+    assert "encoder_14 = encoder(encoder_13, drop: 3/65) as encoder[6]" not in lines
+    assert "choose ratio in {3, 3.5, 4}" in lines or "choose ratio in {3, 7/2, 4}" in lines
+    assert "when 13 < depth {" in lines
+    assert "encoder[_].attn.qkv.bias: entangle(flat)" in text
+
+
+def test_a_graph_rewritten_in_python():
+    @rule("linear(x) as fc1 |> gelu |> linear as fc2", where=single_use)
+    def gated(at, x, fc1, fc2):
+        hidden = fc1.attributes["out"]
+        gate = at.one("swish", [at.one("linear", [x], {"out": hidden}, label="gate")])
+        value = at.one("linear", [x], {"out": hidden}, label="up")
+        return at.one("linear", [at.one("mul", [gate, value])], {"out": x.shape[-1]}, label="down")
+
+    graph = rewrite(load("spaces/autoformer.space:autoformer_t"), gated).graph
+    text = written(graph)
+    assert "as gate" in text
+    assert len(graph.storages) == 232 + 28
+
+
+def test_parts_of_an_edited_graph():
+    graph = load("spaces/autoformer.space:autoformer_t")
+    with graph.edit() as draft:
+        for site in draft.nodes(op="gelu", path="encoder[0..5].gelu"):
+            draft.replace(site, op="relu")
+        leader, *others = draft.calls("encoder[12..13]")
+        for site in others:
+            draft.tie(site, leader)
+    text = written(draft.result)
+    assert "block encoder_2(" in text
+    assert "encoder[13]: tie(encoder[12])" in text
+
+
+def test_a_graph_of_the_builder():
+    with Builder("built") as b:
+        x = b.input("x", ["B", 8])
+        width = b.choose("width[0]", [8, 12], within=[4, 8, 12])
+        other = b.choose("width[1]", [8, 12])
+
+        @b.block(late=["drop"])
+        def layer(x, drop):
+            act = b.choose("act", ["relu", "gelu"])
+            y = b.linear(x, width, label="fc")
+            y = b.when(act == "relu", b.relu, y, otherwise=b.gelu)
+            return b.drop_path(b.linear(y, other, label="out"), drop)
+
+        x = layer(x, 0.1, label="a")
+        x = layer(x, 0.2, label="b.c[3]")
+        b.output(b.linear(x[:, :4] / 2, 3, label="head"))
+        b.output(3 - x, "side")
+        b.add("weights { _: entangle }")
+    text = written(b.graph)
+    assert "within {4, 8, 12}" in text
+
+
+# One construct each.
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        # labels, written ops, numbers on either side
+        "input x: [B, 8]  y = (x * 2 - 1) as mid  z = (3 - y) as z  output (z / y + x) as sum",
+        # slices
+        "input x: [B, 8, 4]  y = x[:, 1..]  output x[:, 0..<7] + y + x[:, -1, 1] as last"
+        .replace(" + x[:, -1, 1] as last", ""),
+        "input x: [B, 8, 4]  output x[:, -1]",
+        # options: reserved words, open sizes, lists, booleans, texts, starts
+        "input x: [B, 4, 8, 8]  y = pad(x, [0, 1], axes: [2, 3])  z = roll(x, [1], axes: [2])"
+        "  output mean(y, axes: [2, 3], keep: true) |> conv(4, bias: true, init: fan_out) as c",
+        'input x: [B, 16, 4]  output rearrange(x, "b (y q) c -> b y q c", q: 4)',
+        # lists of results, operands as weights
+        "input x: [B, 8]  a, c = split(x, 2, axis: 1)  d, = split(a, 1, axis: 1)  output concat([c, a], axis: 1)"
+        .replace("  d, = split(a, 1, axis: 1)", ""),
+        "input x: [B, 8]  w = parameter([4, 8]) as w  output linear(x, 4, weight: w, bias: false)",
+        "input x: [B, 8]  w = parameter([4, 8]) as w  k = parameter([4]) as k"
+        "  output linear(x, 4, weight: w, bias: k)",
+        # whole inputs, outputs for training, limits, settings
+        "input ids: [B, 12] in 0..<100  t = parameter([100, 4]) as table  x = take(t, ids)"
+        "  output mean(x, axes: [1])  output aux: mean(x, axes: [1, 2])"
+        '  search evolution { a = 1.5  b = [1, "x", none, true]  c = -2 }',
+        # presence, conditions
+        "input x: [B, 8]  choose n in 1..3  for i in 0..<n { x = linear(x, 8) as f[i] }  output x"
+        "  weights { _: entangle }",
+        "input x: [B, 8]  choose n in {1, 2, 3}  choose on in {true, false}  choose w in {\"a\", \"b\"}"
+        '  when n > 1 and (on or w == "b") { x = relu(x) }  when not (w == "a") { x = gelu(x) }'
+        "  when n == 2 { x = x * 2 } else { x = linear(x, 8) as fc }  output x",
+        "input x: [B, 8]  choose n in {1, 2}  choose m in {1, 2}"
+        "  when n == 1 { x = relu(x)  when m == 2 { x = gelu(x) } } else { x = x * 3 }  output x",
+        # paths
+        "input x: [B, 8]  output choose op { a: x  b: linear(x, 8) as fc |> relu  c: x + (relu(x) as r) }",
+        "input x: [B, 8]  choose n in {1, 2}  y = choose op[2] { a: x  b: x * n }"
+        "  output choose top { p: choose inner { q: y  r: relu(y) }  s: x }",
+        # a value that an alternative reads twice
+        "input x: [B, 8]  output choose op { a: x  b: [y + relu(y) for y in [linear(x, 8) as fc]][0] }",
+        "input x: [B, 8]  output choose op { a: x  b: [c * a for a, c in [split(x, 2, axis: 1)]][0]"
+        " |> linear(8) as fc }",
+        # names, limits on decisions
+        "input x: [B, 8]  choose n in {8, 12}  choose m in {8, 12}"
+        "  output linear(linear(x, n) as a, m) as fc"
+        "  weights { _: entangle  n: separate  m: store(16) }"
+        "  names other { a: first  fc: last.layer[0]  _.weight: _.kernel  a.weight: w in order(1, 0) }"
+        "  require n <= m  require params <= 1K  require n + m in 16..20",
+    ],
+)  # fmt: skip
+def test_one_construct(body):
+    written(space(body.replace("  ", "\n")))
+
+
+BLOCKS = """
+block sizes(x: [B, C], hidden) { return linear(relu(linear(x, hidden) as a), C) as c }
+block many(x, n) { return [x * n, x + 1] }
+block alternatives(x, n) { return concat(split(x, n, axis: 1), axis: 1) }
+block own(x) {
+  choose k in {1, 2}
+  choose heads in {2, 4}
+  y = linear(x, 8 * k) as up
+  return sum_up(split(y, heads, axis: 1)) + sum_up(split(y, k, axis: 1)) as both
+}
+block sum_up(xs) { return linear(concat(xs, axis: 1), 8) as down }
+block thins(x, rate) { return dropout(x, rate) }
+cell shared(x) { return choose op { a: x  b: linear(x, 8) as fc } }
+block hosts(x) { return shared(shared(x) as one) as two }
+"""
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "input x: [B, 8]  choose w in {8, 16}  output sizes(x, 2 * w) as s  weights { _: entangle }",
+        "input x: [B, 8]  a, c = many(x, 3)  output a + c",
+        "input x: [B, 8]  choose n in {1, 2, 4}  output alternatives(x, n)",
+        "input x: [B, 8]  choose n in {1, 2, 4}  choose m in {2, 4}"
+        "  output alternatives(alternatives(x, n), m)",
+        "input x: [B, 8]  choose r in {0, 0.5}  output thins(thins(x, r), 0.1)",
+        "input x: [B, 8]  output hosts(shared(x) as first) as h",
+        "input x: [B, 8]  output own(x) as o  weights { _: entangle }"
+        .replace("own(x)", "sizes(x, 4)"),
+        "input x: [B, 8]  x = sizes(x, 4) as a  x = sizes(x, 4) as b  output sizes(x, 4) as c"
+        "  weights { b: tie(a)  c: tie(a) }",
+    ],
+)  # fmt: skip
+def test_blocks(body):
+    written(space(body.replace("  ", "\n"), BLOCKS))
+
+
+def test_a_block_that_must_know_its_own_decisions():
+    before = """
+    block own(x) {
+      choose k in {1, 2}
+      choose heads in {2, 4}
+      y = linear(x, 8 * k) as up
+      parts = split(y, heads, axis: 1)
+      more = split(y, k, axis: 1)
+      return (linear(concat(parts, axis: 1), 8) as down) + more[0]
+    }
+    """
+    graph = space("input x: [B, 8]\noutput own(x) as o\nweights { _: entangle }", before)
+    assert len(graph.blocks) == 4
+    text = written(graph)
+    assert text.count('= "yes" if') == 3
+
+
+# What cannot be written.
+
+
+def base(*nodes: Node, outputs=(Value(0),), blocks=None, decisions=(), name="t") -> Graph:
+    source = Node(0, "input", types=(TensorType((Dim.of(Symbol("B")), Dim.of(8))),), label="x")
+    root = Block(name, (source, *nodes), outputs, (), decisions)
+    return Graph(name, root, blocks or {}, (Output("output", outputs[0]),))
+
+
+X = TensorType((Dim.of(Symbol("B")), Dim.of(8)))
+OP = Choice("op", "path", ("a", "b"))
+
+
+def relu(id, operand, label="") -> Node:
+    return Node(id, "relu", (Value(operand),), types=(X,), label=label)
+
+
+@pytest.mark.parametrize(
+    ("graph", "words"),
+    [
+        (base(name="a b"), "the space a b"),
+        (base(relu(1, 0, "in"), outputs=(Value(1),)), "the label in"),
+        (base(relu(1, 0, "a b"), outputs=(Value(1),)), "the label a b"),
+        (replace(base(), outputs=(Output("other", Value(0)),)), "the output other"),
+        (base(decisions=(Choice("in", "dim", (1, 2)),)), "the decision in"),
+        (base(decisions=(Choice("a.b", "dim", (1, 2)),)), "the decision a.b"),
+        (base(decisions=(Choice("p", "pick", ((0,), (1,))),)), "a pick"),
+        (base(decisions=(Choice("w", "dim", ('a"b', "c")),)), "the text"),
+        (base(decisions=(OP,)), "the decision op"),
+        (
+            base(
+                Node(1, "call", (Value(0),), call=Call("f", "f", "g", "f"), types=(X,), label="f"),
+                outputs=(Value(1),),
+                blocks={"f": Block("f", (Node(0, "input", types=(TensorType((Dim.of(Symbol("%B")), Dim.of(8))),)),), (Value(0),), (Symbol("%B"),))},
+            ),
+            "the call f",
+        ),
+        (
+            base(
+                relu(1, 0),
+                decisions=(Choice("n", "dim", (Fraction(1), Fraction(2)), None, is_value(OP.symbol, "a")), OP),
+            ),
+            "the decision n",
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)  # fmt: skip
+def test_what_cannot_be_written(graph, words):
+    with pytest.raises(SpaceError, match="SP605") as caught:
+        write_space(graph)
+    assert words in caught.value.diagnostics[0].headline
+
+
+def test_picks_are_named():
+    graph = load("spaces/cdarts.space:cifar10_search")
+    with pytest.raises(SpaceError, match="SP605"):
+        write_space(graph)
+
+
+def test_what_would_be_another_network_is_refused():
+    """A parameter that is kept in another place, and one that rules do not lay out so."""
+    text = """spaceir 1 graph t root t {
+      param other: [4, 8] = linear
+      %0: [B, 8] = input() as x
+      %1: [B, 4] = linear(%0, out=4, bias=false) {weight=other[0:4][0:8]} as fc
+      yield %1
+    } output %1 as output"""
+    with pytest.raises(SpaceError, match="kept in another place"):
+        write_space(read(Source("t", text)))
+    moved = text.replace("param other: [4, 8]", "param fc.weight: [[2, 2], 8]").replace(
+        "other[0:4][0:8]", "fc.weight[0:2, 0:2][0:8]"
+    )
+    with pytest.raises(SpaceError, match="another network"):
+        write_space(read(Source("t", moved)))
