@@ -144,15 +144,22 @@ class Builder(Bridge):
     ) -> Any:
         """A decision among numbers, words or booleans; `within` is its hull."""
         hull = None if within is None else self._candidates(within, path)
-        domain = self._candidates(values, path)
-        self._run(tree.Choose(_hop(path), domain, hull, span=self.place()))
-        return self._named(_hop(path).name)
+        return self._decided(path, self._candidates(values, path), hull)
 
     def pick(self, path: str, count: int, sources: Sequence[object]) -> Any:
         """A draw of `count` of some tensors, for `total`."""
         draw = tree.Draw(self.expression(count), self.expression(tuple(sources)))
-        self._run(tree.Choose(_hop(path), draw, span=self.place()))
-        return self._named(_hop(path).name)
+        return self._decided(path, draw)
+
+    def _decided(
+        self, path: str, domain: tree.Expr | tree.Draw, hull: tree.Expr | None = None
+    ) -> Any:
+        """The value of a decision, which has no name here but its path."""
+        frame, scope = self._stack[-1]
+        statement = tree.Choose(_hop(path), domain, hull, span=self.place())
+        with self._inside(frame, scope.inside(frame)):
+            self._run(statement)
+            return self._named(statement.target.name)
 
     def choose_path(self, path: str, alternatives: Mapping[str, Callable[[], object]]) -> Any:
         """One of some computations; each has a scope `path.name` of its own."""

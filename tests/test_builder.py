@@ -322,7 +322,7 @@ def test_errors_inside_of_blocks():
     [
         (lambda b, x, n: b.linear(x, 4, label="a b"), "is no label"),
         (lambda b, x, n: b.choose("a b", [1, 2]), "no name of a decision"),
-        (lambda b, x, n: b.choose("n", [1, 2]), "SP202"),
+        (lambda b, x, n: b.choose("n", [1, 2]), "SP203"),
         (lambda b, x, n: b.choose("m", []), "SP503"),
         (lambda b, x, n: b.choose("m", [1, "a"]), "SP209"),
         (lambda b, x, n: b.repeat(x, lambda i, x: x, x), "the bound is a tensor"),

@@ -100,11 +100,13 @@ def _fans(place: Place, graph: Graph) -> Fans:
     source = node.operands[0]
     owner = next(n for n in instance.block.everywhere() if n.id == source.node)
     shape = owner.types[source.index].shape
-    if node.op == "conv":
+    if node.op in ("conv", "conv_transpose"):
         kernel, groups = node.attributes["kernel"], node.attributes["groups"]
         assert isinstance(kernel, Dim)
         assert isinstance(groups, Dim)
-        return Fans(most(shape[1] / groups * kernel * kernel), most(groups))
+        # PyTorch takes axis 1 of the weight for the inputs, also where the first axis are these.
+        channels = shape[1] if node.op == "conv" else node.types[0].shape[1]
+        return Fans(most(channels / groups * kernel * kernel), most(groups))
     axes = node.attributes["axes"]
     assert isinstance(axes, Dim)
     return Fans(math.prod(most(d) for d in shape[len(shape) - int(axes.at({})) :]), 1)

@@ -33,6 +33,45 @@ def canonical(graph: Graph) -> Graph:
     return replace(graph, root=root, blocks=work.blocks, outputs=tuple(outputs), require=require)
 
 
+def merged(graph: Graph) -> Graph:
+    """The graph in which blocks of one form are one, under the name of the first of them.
+
+    Sizes that nothing reads are gone; the rest of each block is as it was.
+    """
+    graph = plain_sizes(graph)
+    work = _Canonical(graph)
+    work.form(graph.root, graph.name, labels=True)
+    first: dict[str, str] = {}
+    for name in graph.blocks:
+        if name in work.forms:
+            first.setdefault(work.forms[name].name, name)
+
+    def call(old: Call) -> Call:
+        form = work.forms[old.block]
+        name = first[form.name]
+        named = {new: size for size, new in work.forms[name].sizes.items()}
+        sizes = {named[new]: old.sizes[size] for size, new in form.sizes.items()}
+        return replace(old, block=name, sizes=sizes)
+
+    def level(old: Block) -> Block:
+        nodes = (
+            replace(
+                node,
+                call=None if node.call is None else call(node.call),
+                regions=tuple(map(level, node.regions)),
+            )
+            for node in old.nodes
+        )
+        return replace(old, nodes=tuple(nodes))
+
+    blocks: dict[str, Block] = {}
+    for name in first.values():
+        sizes = work.forms[name].sizes
+        block = level(graph.blocks[name])
+        blocks[name] = replace(block, sizes=tuple(s for s in block.sizes if s.name in sizes))
+    return replace(graph, root=level(graph.root), blocks=blocks)
+
+
 @dataclass(frozen=True)
 class _Form:
     """What became of a block: its new name, and of its sizes, in order, their new names."""

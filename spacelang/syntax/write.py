@@ -15,6 +15,7 @@ from typing import cast
 
 from spacelang.diagnostics import Source, SpaceError
 from spacelang.ir.block import Block
+from spacelang.ir.canonical import merged
 from spacelang.ir.condition import TRUE
 from spacelang.ir.dialect import Dialect, Rename
 from spacelang.ir.dim import Dim, Symbol
@@ -23,7 +24,6 @@ from spacelang.ir.graph import Graph, Output
 from spacelang.ir.known import FIGURES
 from spacelang.ir.names import under
 from spacelang.ir.node import Call, Node, Value
-from spacelang.ir.sizes import plain_sizes
 from spacelang.ir.text import base_name
 from spacelang.ir.uses import uses
 from spacelang.syntax.format import format
@@ -48,7 +48,7 @@ def write_space(graph: Graph) -> str:
     from spacelang.loader import load
 
     name = f"{graph.name}.space"
-    lines = "\n".join(_Writer(plain_sizes(graph)).lines())
+    lines = "\n".join(_Writer(merged(graph)).lines())
     try:
         written = format(parse(Source(name, lines)))
         again = load(Source(name, written))

@@ -93,8 +93,8 @@ def _case(truth: Condition) -> tuple[Symbol, Candidate] | None:
 class Body:
     """Writes the body of one block.
 
-    `names` are free names, `speller` writes sizes in the names of the block, `rate` those that only
-    scale, `callee` says how a call's block is called, `split` how one for every value of a decision.
+    `names` are free names, `speller` writes sizes in the names of the block, `rate` those that
+    only scale, `callee` says how a call's block is called, `split` how several by a decision.
     """
 
     def __init__(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable
+from fractions import Fraction
 from functools import cache
 
 from spacelang.diagnostics import NOWHERE, SpaceError, Span, error
@@ -78,7 +79,9 @@ def candidate(value: Value) -> str:
         case tuple():
             raise cannot("a pick", "its parts are told by `total`, which is gone in the graph")
         case _:
-            return str(Dim.of(value))
+            short = repr(float(value))
+            exact = "e" not in short and Fraction(short) == value
+            return short.removesuffix(".0") if exact else str(Dim.of(value))
 
 
 def text(value: str) -> str:
@@ -134,7 +137,7 @@ class Speller:
 
 
 def _plain(dim: Dim) -> bool:
-    """Whether every condition in a size compares numbers: others spell themselves in another way."""
+    """Whether every condition in a size compares numbers: others spell themselves otherwise."""
     waiting = [dim]
     for size in waiting:
         for monomial, _ in size.terms:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import copy
 import pickle
-from collections.abc import Iterator
 
 import pytest
 import torch
+import torch.nn.functional as F
 from small_spaces import (
     CONVOLUTIONS,
     VIT,
@@ -20,9 +20,9 @@ from small_spaces import (
     tensors,
 )
 from torch import Tensor
-from torch.fx import GraphModule
 
 from spacelang.backends.torch.extract import Chosen, dense
+from spacelang.backends.torch.functions import sliced_linear
 from spacelang.backends.torch.proof import relative
 from spacelang.backends.torch.supernet import Supernet
 from spacelang.backends.torch.views import copies
@@ -69,15 +69,6 @@ def test_training_equals_the_interpreter_from_the_same_seed(text: str) -> None:
         assert all(close(tensor, after[name], 1e-9) for name, tensor in tensors(model).items())
 
 
-def subnets(
-    model: Supernet, count: int = 5
-) -> Iterator[tuple[Assignment, GraphModule, dict[str, Tensor]]]:
-    """Architectures, their networks, and how to read the gradients of the supernet as theirs."""
-    for assignment in architectures(model.graph, count, seed=3):
-        model.zero_grad()
-        yield assignment, model.extract(assignment), {}
-
-
 def slices(model: Supernet, assignment: Assignment) -> dict[str, Tensor]:
     """The supernet's gradients of what an architecture reads, by name."""
     chosen = Chosen(model.graph, model.graph.decisions.check(assignment))
@@ -106,6 +97,35 @@ def test_subnets_equal_the_supernet(text: str, dtype: torch.dtype, tolerance: fl
         assert found.keys() == wanted.keys()
         for name, gradient in found.items():
             assert relative(gradient, wanted[name]) <= tolerance, name
+
+
+@pytest.mark.parametrize("shape", [(2, 192), (2, 50, 192), (2, 3, 7, 192)])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_gradients_do_not_depend_on_slicing(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    stored = torch.randn(1000, 256, dtype=dtype, requires_grad=True)
+    dense = stored.detach()[:, :192].clone().requires_grad_()
+    x = torch.randn(shape, dtype=dtype)
+    bias = torch.randn(1000, dtype=dtype)
+    found: list[list[Tensor]] = []
+    for weight, own, function in ((stored[:, :192], stored, sliced_linear), (dense, dense, F.linear)):
+        leaves = [x.clone().requires_grad_(), bias.clone().requires_grad_()]
+        y = function(leaves[0], weight, leaves[1])
+        scored(y).backward()
+        assert own.grad is not None
+        found.append([y, own.grad[:, :192], *(leaf.grad for leaf in leaves if leaf.grad is not None)])
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
+def test_sliced_products_have_second_derivatives() -> None:
+    stored = torch.randn(4, 5, dtype=torch.float64, requires_grad=True)
+    x = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
+    bias = torch.randn(4, dtype=torch.float64, requires_grad=True)
+
+    def run(x: Tensor, stored: Tensor, bias: Tensor) -> Tensor:
+        return sliced_linear(x, stored[:, :4], bias).tanh()
+
+    assert torch.autograd.gradcheck(run, (x, stored, bias))
+    assert torch.autograd.gradgradcheck(run, (x, stored, bias))
 
 
 @spaces

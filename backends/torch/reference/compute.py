@@ -42,6 +42,22 @@ def _(at: At, x: Tensor, *extra: Tensor) -> Tensor:
     return F.conv2d(x, weight, bias, at.whole("stride"), pad, dilation, at.whole("groups"))
 
 
+@row("conv_transpose")
+def _(at: At, x: Tensor) -> Tensor:
+    """A convolution of the map with zeros between its entries, by the kernel turned around."""
+    stride, kernel, groups = (at.whole(n) for n in ("stride", "kernel", "groups"))
+    over = kernel - stride
+    pad = (over + 1) // 2 if at.given("pad") is None else at.whole("pad")
+    extra = over % 2 if at.given("extra") is None else at.whole("extra")
+    batch, channels, height, width = x.shape
+    spread = x.new_zeros(batch, channels, (height - 1) * stride + 1, (width - 1) * stride + 1)
+    spread[:, :, ::stride, ::stride] = x
+    before, after = kernel - 1 - pad, kernel - 1 - pad + extra
+    weight = at.params["weight"].unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)
+    spread = F.pad(spread, (before, after, before, after))
+    return F.conv2d(spread, weight.flip(2, 3), at.params.get("bias"), groups=groups)
+
+
 @row("einsum")
 def _(at: At, *xs: Tensor) -> Tensor:
     return torch.einsum(at.text("pattern"), *xs)
@@ -176,6 +192,26 @@ def _(at: At, x: Tensor) -> Tensor:
     if at.flag("count_pad"):
         return _patches(at, x, 0).mean(-1)
     return _patches(at, x, 0).sum(-1) / _patches(at, torch.ones_like(x), 0).sum(-1)
+
+
+@row("resize")
+def _(at: At, x: Tensor) -> Tensor:
+    """Each axis by a matrix of weights."""
+    to = at.wholes("to")
+    for axis, size in zip((2, 3), (to[0], to[-1]), strict=True):
+        old = x.shape[axis]
+        matrix = x.new_zeros(size, old)
+        for i in range(size):
+            if at.text("mode") == "nearest":
+                matrix[i, i * old // size] = 1
+                continue
+            place = min(max((i + 0.5) * old / size - 0.5, 0), old - 1)
+            low = min(int(place), old - 1)
+            high = min(low + 1, old - 1)
+            matrix[i, low] += 1 - (place - low)
+            matrix[i, high] += place - low
+        x = torch.movedim(torch.movedim(x, axis, -1) @ matrix.T, -1, axis)
+    return x
 
 
 @row("zero")

@@ -48,6 +48,22 @@ def _conv(emit: Emit) -> fx.Node:
     )
 
 
+@lowers("conv_transpose")
+def _conv_transpose(emit: Emit) -> fx.Node:
+    over = emit.dim("kernel") - emit.whole("stride")
+    pad, extra = emit.node.attributes["pad"], emit.node.attributes["extra"]
+    return emit.call(
+        F.conv_transpose2d,
+        emit.x,
+        emit.param("weight"),
+        emit.param("bias"),
+        stride=emit.whole("stride"),
+        padding=emit.size(pad if isinstance(pad, Dim) else (over + 1) // 2),
+        output_padding=emit.size(extra if isinstance(extra, Dim) else over % 2),
+        groups=emit.size(emit.dim("groups")),
+    )
+
+
 @lowers("einsum")
 def _einsum(emit: Emit) -> fx.Node:
     return emit.call(torch.einsum, emit.text("pattern"), *emit.operands)

@@ -37,6 +37,14 @@ def _avg_pool(emit: Emit) -> fx.Node:
     )
 
 
+@lowers("resize")
+def _resize(emit: Emit) -> fx.Node:
+    sizes = tuple(emit.size(d) for d in emit.node.types[0].shape[2:])
+    mode = emit.text("mode")
+    corners = {"align_corners": False} if mode == "bilinear" else {}
+    return emit.call(F.interpolate, emit.x, sizes, mode=mode, **corners)
+
+
 @lowers("zero")
 def _zero(emit: Emit) -> fx.Node:
     stride = emit.whole("stride")
