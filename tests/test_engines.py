@@ -798,6 +798,9 @@ def test_kinds_of_decisions_are_checked_before_the_run(tiny: Graph) -> None:
     fixed = spacelang.load(
         Source("<fixed>", "space fixed {\n  input x: [B, 8]\n  output linear(x, 2) as head\n}\n")
     )
-    for engine in (Evolution(), RandomSearch(), Extreme(), SinglePath()):
+    assert [
+        e.plan.assignment for e in SinglePath(1).run(fixed, Toy.new(), 0) if isinstance(e, Stepped)
+    ] == [{}] * 4
+    for engine in (Evolution(), RandomSearch(), Extreme()):
         with pytest.raises(SpaceError, match=r"SP701.*nothing to decide"):
             list(engine.run(fixed, Toy.new(), 0))

@@ -289,6 +289,17 @@ def test_a_folder_of_ones_own_images(
     assert results["networks"][0]["test"]["total"] == 12
 
 
+@pytest.mark.parametrize("text", ["{", "[]", '{"basis": 1}', '{"basis": {}, "scores": 3}'])
+def test_a_damaged_ledger_is_diagnosed(text: str, tmp_path: Path) -> None:
+    place = tmp_path / "test.json"
+    place.write_text(text)
+    basis = {"weights": "w", "split": "s"}
+    if "scores" in text:
+        place.write_text(json.dumps({"basis": basis, "scores": 3}))
+    with pytest.raises(SpaceError, match="SP702"):
+        quickstart.Ledger(place, **basis)
+
+
 def test_mistakes_are_diagnosed(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(SpaceError, match=r"SP702(.|\n)*seed: 0 there, 1 here"):
         main(replace(OPTIONS, output=str(folder), seed=1))

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,7 +25,14 @@ from spacelang.backends.torch.evaluate import evaluate, evaluate_test, score
 from spacelang.backends.torch.interrupt import Interrupt, Interrupted
 from spacelang.backends.torch.progress import Bars, Lines, progress
 from spacelang.backends.torch.recipe import Recipe, parameter_groups, recipe_from
-from spacelang.backends.torch.run import Log, RunFolder, preflight, read_log, read_record
+from spacelang.backends.torch.run import (
+    Log,
+    RunFolder,
+    preflight,
+    read_graph,
+    read_log,
+    read_record,
+)
 from spacelang.backends.torch.search import search
 from spacelang.backends.torch.supernet import Supernet
 from spacelang.backends.torch.train import NotFinite, TorchTrainer
@@ -37,6 +45,7 @@ from spacelang.engines.protocol import LossTerm, Samples, StepPlan
 from spacelang.files import Lock, Locked
 from spacelang.ir.graph import Graph
 from spacelang.journal import read_journal
+from spacelang.passes.specialize import specialize
 
 SPACE = """
 use vit
@@ -334,6 +343,7 @@ def test_the_average_follows(trainer: TorchTrainer) -> None:
         ({"teacher": "resnet"}, "no teacher 'resnet'"),
         ({"groups": ("alphas",)}, "no parameter groups"),
         ({"losses": ()}, "has no loss"),
+        ({"losses": (LossTerm(), LossTerm(weight=2.0))}, "has a loss twice"),
         ({"losses": (LossTerm("magic"),)}, "no loss magic; known: cross_entropy"),
         ({"data": "test"}, "no part of the data is called test"),
     ],
@@ -589,9 +599,45 @@ def test_damaged_records_are_diagnosed(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text('{"format": 9}')
     with pytest.raises(SpaceError, match="not a run of this version"):
         read_record(tmp_path)
-    (tmp_path / "log.jsonl").write_text('{"step": 1}\n{"loss"\n')
+    line = '{"step": 1, "epoch": 1, "loss": 2.5}'
+    (tmp_path / "log.jsonl").write_text(line + '\n{"loss"\n')
     with pytest.raises(SpaceError, match="line 2 cannot be read"):
         read_log(tmp_path)
+    (tmp_path / "log.jsonl").write_text(line + "\n" + line.replace("2.5", "true") + "\n")
+    with pytest.raises(SpaceError, match="line 2 cannot be read"):
+        read_log(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["recipe", "data", "seed"])
+def test_damaged_runs_are_diagnosed(
+    name: str, whole: Path, graph: Graph, data: Dataset, tmp_path: Path
+) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(whole, folder)
+    record = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps({**record, name: None}))
+    with pytest.raises(SpaceError, match=f"SP702.* None for {name}"):
+        load_trained(graph, data, folder)
+
+
+def test_the_graph_is_kept_beside_the_run(whole: Path, graph: Graph, tmp_path: Path) -> None:
+    assert read_graph(whole).hash == graph.hash
+    folder = tmp_path / "copy"
+    shutil.copytree(whole, folder)
+    text = (folder / "graph.spaceir").read_text()
+    (folder / "graph.spaceir").write_text(text.replace("{8, 12}", "{8, 10}"))
+    with pytest.raises(SpaceError, match="SP702.*not the graph"):
+        read_graph(folder)
+    (folder / "graph.spaceir").unlink()
+    with pytest.raises(SpaceError, match="SP702.*cannot be read"):
+        read_graph(folder)
+
+
+def test_a_fixed_network_is_trained_too(graph: Graph, data: Dataset, tmp_path: Path) -> None:
+    fixed = specialize(graph, graph.decisions.extreme("largest"))
+    assert not fixed.decisions
+    trained = train(fixed, data, replace(RECIPE, epochs=1), tmp_path, seed=3)
+    assert len(trained.log) == 1
 
 
 def test_a_full_disk_is_told_before_the_first_epoch(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from fractions import Fraction
 import pytest
 
 from spacelang.diagnostics import Report, Source, SpaceError
+from spacelang.ir.block import Block
 from spacelang.ir.condition import FALSE, TRUE, compare, is_value
 from spacelang.ir.decision import Choice
 from spacelang.ir.dialect import Dialect, ForeignHop, Layout, Rename
@@ -192,6 +193,8 @@ BROKEN: list[tuple[str, str, Callable[[Graph], Graph]]] = [
     ("calls", "a size too few", lambda g: call(g, 2, sizes={"%B": B})),
     ("calls", "a size too many", lambda g: call(g, 2, sizes={**node(g, 2).call.sizes, "%z": B})),
     ("recursion", "itself", lambda g: _recursive(g)),
+    ("recursion", "too deep", lambda g: _chain(g, 70, 1)),
+    ("recursion", "too large", lambda g: _chain(g, 30, 2)),
     ("symbols", "in a type", lambda g: at(g, 6, types=(TensorType((B, STRANGE)),))),
     ("symbols", "in an option", lambda g: attributes(g, 11, out=STRANGE)),
     ("symbols", "in a condition", lambda g: attributes(
@@ -305,6 +308,24 @@ def _recursive(graph: Graph) -> Graph:
         50, "call", (Value(0),), call=inner, types=(layer.nodes[0].types[0],), label="deep"
     )
     return within(graph, "layer", lambda b: replace(b, nodes=(*b.nodes, extra)))
+
+
+def _chain(graph: Graph, length: int, width: int) -> Graph:
+    """Blocks that call each other, and the last of them called by nobody but the first."""
+    type = dim(4)
+    blocks = {"c0": Block("c0", (Node(0, "input", types=(type,)),), (Value(0),))}
+    for number in range(1, length):
+        calls = tuple(
+            Node(i, "call", (Value(i - 1),), call=Call(f"c{number - 1}", "", "", ""), types=(type,))
+            for i in range(1, width + 1)
+        )
+        source = Node(0, "input", types=(type,))
+        blocks[f"c{number}"] = Block(f"c{number}", (source, *calls), (Value(width),))
+    last = f"c{length - 1}"
+    source = Node(90, "input", types=(type,), label="z")
+    top = Node(91, "call", (Value(90),), call=Call(last, "", "", ""), types=(type,))
+    graph = replace(graph, blocks={**graph.blocks, **blocks})
+    return append(graph, source, top)
 
 
 def _bound(graph: Graph, size: Dim) -> Graph:

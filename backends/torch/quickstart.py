@@ -32,6 +32,7 @@ from spacelang.backends.torch.run import Json, RunFolder
 from spacelang.backends.torch.search import Searched, search
 from spacelang.backends.torch.subnet import load_subnet, write_subnet
 from spacelang.backends.torch.training import Trained, train
+from spacelang.diagnostics import SpaceError, error
 from spacelang.engines.baselines import Extreme, RandomSearch
 from spacelang.engines.evolution import Evolution
 from spacelang.engines.pool import Pool, encoding
@@ -292,23 +293,34 @@ class Ledger:
     def __init__(self, path: Path, weights: str, split: str) -> None:
         self._path = path
         self._basis = {"weights": weights, "split": split}
-        self._scores: dict[str, Json] = {}
+        self._scores: dict[str, Score] = {}
         if path.exists():
-            found = cast(Json, json.loads(path.read_text("utf-8")))
-            if found.get("basis") == self._basis:
-                self._scores = cast(dict[str, Json], found["scores"])
+            self._read()
+
+    def _read(self) -> None:
+        try:
+            found = cast(Json, json.loads(self._path.read_text("utf-8")))
+            if found["basis"] != self._basis:
+                return
+            for name, score in cast(dict[str, Json], found["scores"]).items():
+                correct, total = cast(int, score["correct"]), cast(int, score["total"])
+                self._scores[name] = Score(correct, total)
+        except (ValueError, TypeError, KeyError, AttributeError) as problem:
+            headline = f"{self._path}: cannot be read: {problem}"
+            raise SpaceError(error("SP702", headline).hint("remove it, or restore it")) from problem
 
     def known(self, assignment: Assignment) -> Score | None:
         """The score of an architecture, if it was tested before."""
-        found = self._scores.get(encoding(assignment))
-        if found is None:
-            return None
-        return Score(cast(int, found["correct"]), cast(int, found["total"]))
+        return self._scores.get(encoding(assignment))
 
     def add(self, assignment: Assignment, score: Score) -> Score:
         """Note the score of an architecture."""
-        self._scores[encoding(assignment)] = {"correct": score.correct, "total": score.total}
-        text = json.dumps({"basis": self._basis, "scores": self._scores}, indent=1) + "\n"
+        self._scores[encoding(assignment)] = score
+        scores = {
+            name: {"correct": kept.correct, "total": kept.total}
+            for name, kept in self._scores.items()
+        }
+        text = json.dumps({"basis": self._basis, "scores": scores}, indent=1) + "\n"
         atomic_write(self._path, text)
         return score
 

@@ -20,7 +20,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Self, cast
+from typing import Self, TypeVar, cast
 
 import torch
 
@@ -33,7 +33,9 @@ from spacelang.syntax.ir_text import read
 
 RECORD, LOG, SUMMARY, GRAPH = "run.json", "log.jsonl", "summary.csv", "graph.spaceir"
 FORMAT = 1
+_COLUMNS = {"step": int, "epoch": int, "loss": float}  # of every line of a log
 Json = dict[str, object]
+Part = TypeVar("Part")
 
 
 class RunFolder:
@@ -100,6 +102,14 @@ def read_record(folder: PathLike) -> Json:
     return cast(Json, found)
 
 
+def part(record: Json, name: str, kind: type[Part]) -> Part:
+    """An entry of a record, of its type (SP702 if it is not)."""
+    found = record.get(name)
+    if not isinstance(found, kind):
+        raise SpaceError(error("SP702", f"the record of the run has {found!r} for {name}"))
+    return found
+
+
 def write_graph(folder: Path, graph: Graph) -> None:
     """Keep the graph that a run is of beside its record."""
     atomic_write(folder / GRAPH, write(graph))
@@ -156,7 +166,7 @@ class Log:
         self.entries = [e for e in read_log(folder) if cast(int, e["step"]) <= taken]
 
     def add(self, entry: Json) -> None:
-        """Add a line, which has at least `step`: how many steps were taken then."""
+        """Add a line: `step` (how many were taken), `epoch` (from 1), `loss`, and what else."""
         self.entries.append(entry)
         self._write()
 
@@ -184,7 +194,10 @@ def read_log(folder: PathLike) -> list[Json]:
             entry: object = json.loads(line)
         except ValueError:
             entry = None
-        if not isinstance(entry, dict) or not isinstance(cast(Json, entry).get("step"), int):
+        known = isinstance(entry, dict) and all(
+            type(cast(Json, entry).get(name)) is kind for name, kind in _COLUMNS.items()
+        )
+        if not known:
             raise SpaceError(error("SP702", f"{place}: line {number} cannot be read"))
         entries.append(cast(Json, entry))
     return entries

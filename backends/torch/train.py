@@ -114,7 +114,7 @@ class TorchTrainer:
         return batch_count(self._part(data), self.recipe.batch_size)
 
     def step(self, plan: StepPlan) -> Metrics:
-        """One update. NotFinite, and nothing changed, if a loss or gradient is not finite."""
+        """One update. NotFinite, and no weight changed, if a loss or gradient is not finite."""
         self._refuse(plan)
         batch = self._batch(plan)
         rate = self.recipe.rate(plan.step, self.steps(plan.data))
@@ -191,12 +191,14 @@ class TorchTrainer:
 
     def _refuse(self, plan: StepPlan) -> None:
         """SP701 for a step that this trainer cannot take."""
-        unknown = [t.kind for t in plan.losses if t.kind not in LOSSES]
+        kinds = [term.kind for term in plan.losses]
+        unknown = [kind for kind in kinds if kind not in LOSSES]
         reasons = (
             (plan.network != "supernet", f"there is no network {plan.network!r}"),
             (bool(plan.teacher), f"there is no teacher {plan.teacher!r}"),
             (plan.groups != ("weights",), f"there are no parameter groups {plan.groups!r}"),
-            (not plan.losses, "it has no loss"),
+            (not kinds, "it has no loss"),
+            (len(set(kinds)) < len(kinds), "it has a loss twice"),
             (bool(unknown), f"there is no loss {', '.join(unknown)}; known: {', '.join(LOSSES)}"),
         )
         for holds, reason in reasons:

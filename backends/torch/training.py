@@ -10,7 +10,6 @@ that was finished is lost: an epoch exists once its checkpoint does.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import cast
 
@@ -24,6 +23,7 @@ from spacelang.backends.torch.run import (
     Json,
     Log,
     RunFolder,
+    part,
     preflight,
     read_log,
     read_record,
@@ -149,16 +149,17 @@ def load_trained(
     record = read_record(folder)
     if record.get("kind") != KIND:
         raise SpaceError(error("SP702", f"{folder}: holds no training but {record.get('kind')}"))
-    recipe = recipe_from(cast(Mapping[str, object], record["recipe"]))
+    recipe = recipe_from(cast(Json, part(record, "recipe", dict)))
+    images = cast(Json, part(record, "data", dict))
     model = Supernet(graph)
     store = Checkpoints(folder, graph=graph.hash)
     found = store.load(shapes_of(model.state_dict()))
     if found is None:
         raise SpaceError(error("SP702", f"{folder}: nothing was trained yet"))
-    if data is not None and cast(Json, record["data"])["split"] != data.split_digest:
+    if data is not None and images.get("split") != data.split_digest:
         raise SpaceError(
             error("SP702", f"{folder}: was trained on other images, or on another split of them")
-            .note(f"there {record['data']}")
+            .note(f"there {images}")
             .hint("searching on images that were trained on finds nothing worth having")
         )
     weights = found.tensors["average" if recipe.model_ema else "model"]
@@ -177,7 +178,7 @@ def load_trained(
     return Trained(
         model.to(device).eval(),
         recipe,
-        cast(int, record["seed"]),
+        part(record, "seed", int),
         found.record.step,
         log,
         found.record.sha256,

@@ -77,7 +77,7 @@ def examined(folder: Path) -> Iterator[Finding]:
         if runs.is_run(here):
             yield _of_run(here, folder)
         for journal in sorted(here.glob(JOURNALS)):
-            if _has_checks(journal):
+            if journal.is_file() and _has_checks(journal):
                 yield from _of_journal(journal, folder)
 
 

@@ -3,7 +3,8 @@
     for event in SinglePath(epochs=70).run(graph, trainer, seed=0): ...
 
 The plan of a step is a function of the seed and the number of the step. The law is named: "choices"
-draws every live decision uniformly, as published; "architectures" is uniform over the networks.
+draws every live decision uniformly, as published; "architectures" is uniform over the networks. A
+network without decisions is simply trained.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class SinglePath:
 
     def run(self, space: Graph, trainer: Trainer, seed: int) -> Iterator[Event]:
         """Stepped for each step that is left, EpochEnded after the last of an epoch."""
-        check(self, space)
+        check(self, space, fixed=True)
         length = trainer.steps("train")
         plans = Plans(self, space, seed, length)
         for step in range(trainer.taken, self.epochs * length):
@@ -80,7 +81,7 @@ class Plans:
         return StepPlan(step, epoch, batch, self._path(step, epoch, batch), losses=(loss,))
 
     def _path(self, step: int, epoch: int, batch: int) -> Assignment:
-        if self.engine.law == "choices":
+        if self.engine.law == "choices" or not self.space.decisions:
             return self._by_choices(step)
         if epoch != self._epoch:  # an epoch's draws are made together: a draw alone costs as much
             seed = seed_of(self.seed, "path", epoch)

@@ -69,9 +69,12 @@ def read_fields(kind: Any, name: str, *layers: Mapping[str, object]) -> dict[str
     return values
 
 
-def check(engine: Engine, space: Graph) -> None:
-    """SP701 if a space has no decisions, or decisions of a kind that the engine cannot take."""
-    if not space.decisions:
+def check(engine: Engine, space: Graph, fixed: bool = False) -> None:
+    """SP701 if a space has decisions of a kind that the engine cannot take, or has none at all.
+
+    With `fixed` a network without decisions will do: it can be trained, if not searched.
+    """
+    if not space.decisions and not fixed:
         raise SpaceError(
             error("SP701", f"{space.name} leaves nothing to decide").hint(
                 "an engine needs at least one `choose`"

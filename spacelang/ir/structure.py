@@ -8,6 +8,7 @@ from spacelang.diagnostics import Diagnostic
 from spacelang.ir.node import STRUCTURAL, Node, Value
 from spacelang.ir.op import ops
 from spacelang.ir.subject import Subject, broken, everything
+from spacelang.ir.uses import ROOT, blocks_of
 
 
 def names(subject: Subject) -> Iterator[Diagnostic]:
@@ -113,18 +114,33 @@ def calls(subject: Subject) -> Iterator[Diagnostic]:
                 yield broken(f"{where} does not bind the sizes of {callee.name}", node.span)
 
 
+DEPTH, OPEN = 64, 2_000_000
+"""How deep calls may stand in each other, and how many nodes the network has with all calls open."""
+
+
 def recursion(subject: Subject) -> Iterator[Diagnostic]:
-    """No block calls itself, through others neither."""
-    blocks = subject.graph.blocks
-    below = {
-        block.name: {node.call.block for node in block.everywhere() if node.call is not None}
-        for block in blocks.values()
+    """No block calls itself, through others neither; the network laid open stays finite."""
+    graph = subject.graph
+    calls = {
+        name: [
+            n.call.block
+            for n in block.everywhere()
+            if n.call is not None and n.call.block in graph.blocks
+        ]
+        for name, block in blocks_of(graph).items()
     }
-    done: set[str] = set()
-    while ready := [
-        n for n, inner in below.items() if n not in done and inner & set(below) <= done
-    ]:
-        done.update(ready)
-    for name in below:
-        if name not in done:
-            yield broken(f"{name} calls itself, or what does", blocks[name].span)
+    nodes: dict[str, int] = {}
+    for _ in range(DEPTH + 1):
+        ready = [n for n in calls if n not in nodes and all(c in nodes for c in calls[n])]
+        sizes = {
+            n: sum(1 for _ in blocks_of(graph)[n].everywhere()) + sum(nodes[c] for c in calls[n])
+            for n in ready
+        }
+        nodes.update(sizes)
+    for name, block in blocks_of(graph).items():
+        if name not in nodes:
+            text = f"{block.name} calls itself, or calls stand more than {DEPTH} deep"
+            yield broken(text, block.span)
+    if nodes.get(ROOT, 0) > OPEN:
+        text = f"{graph.name} has {nodes[ROOT]:,} nodes with all calls open, more than {OPEN:,}"
+        yield broken(text, graph.root.span)

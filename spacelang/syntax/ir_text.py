@@ -18,6 +18,8 @@ from spacelang.ir.graph import Graph, Output
 from spacelang.ir.known import Known, Symbols
 from spacelang.ir.pattern import Pattern, parse_pattern
 from spacelang.ir.rule import StorageRule
+from spacelang.ir.structure import recursion
+from spacelang.ir.subject import Subject
 from spacelang.ir.text import VERSION
 from spacelang.ir.verify import verify
 from spacelang.syntax.ir_nodes import Blocks
@@ -33,6 +35,13 @@ def read(source: Source) -> Graph:
     verify(graph, report)
     report.check()
     return graph
+
+
+def _check_calls(outline: Graph) -> None:
+    """Refuse calls that lead on without end, before anything walks along them."""
+    report = Report()
+    report.extend(recursion(Subject(outline)))
+    report.check()
 
 
 class _Reader:
@@ -60,6 +69,7 @@ class _Reader:
             {name: plain.outline(piece) for name, piece in pieces.items()},
             (),
         )
+        _check_calls(outline)
         known = Known(outline)
         blocks: dict[str, Block] = {}
         for name, piece in pieces.items():
