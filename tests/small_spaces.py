@@ -104,7 +104,7 @@ def inputs(space: Graph, batch: int = 2, dtype: torch.dtype = torch.float64) -> 
 def tensors(model: Supernet) -> dict[str, Tensor]:
     """The parameters and buffers of a supernet as the interpreter names them."""
     return {
-        f"{path}.{i}" if storage.bank else path: model.tensor(path, i)
+        f"{path}.{i}" if storage.bank else path: model.stored_tensor(path, i)
         for path, storage in model.graph.storages.items()
         for i in range(len(tensor_names(storage)))
     }

@@ -523,12 +523,10 @@ def test_a_second_block_of_a_name():
 
 @pytest.mark.parametrize(("length", "width"), [(4000, 1), (60, 2)])
 def test_calls_without_an_end_in_sight(length, width):
-    """Thousands of blocks in each other, or 2^60 uses of one: refused before anything walks them."""
+    """Thousands of blocks in each other, or 2^60 uses of one: refused before they are walked."""
     parts = [HEAD + "block c0 { %0: [3] = input() yield %0 }"]
     for number in range(1, length):
-        calls = " ".join(
-            f"%{i}: [3] = call c{number - 1}(%{i - 1})" for i in range(1, width + 1)
-        )
+        calls = " ".join(f"%{i}: [3] = call c{number - 1}(%{i - 1})" for i in range(1, width + 1))
         parts.append(f"block c{number} {{ %0: [3] = input() {calls} yield %{width} }}")
     parts.append(f"root r {{ %0: [3] = input() %1: [3] = call c{length - 1}(%0) yield %1 }}")
     start = time.perf_counter()

@@ -61,7 +61,7 @@ MISTAKES = {
             ("as layers[s].blocks[i]\n", "as layers[s].blocks[i] + linear(x, other) as odd[s][i]\n"),
         ),
         "SP304",
-        "x = layer(",
+        "layer(x, head_counts[s]",
         "other[0] = 96, width[0] = 128",
         "choose other[s] in widths[s]",
     ),

@@ -31,7 +31,7 @@ ALLOWED: dict[str, set[str]] = {
     "explain": BASE,
     "loader": COMPILER,
     "build": {*COMPILER, "loader", "term"},
-    "term": COMPILER,
+    "term": {*COMPILER, "loader"},
     "cli": {*COMPILER, "loader", "report", "explain"},
     "backends": set(),
     "backends.torch": {*COMPILER, "backends", "loader", "report"},

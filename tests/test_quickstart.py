@@ -289,7 +289,7 @@ def test_a_folder_of_ones_own_images(
     assert results["networks"][0]["test"]["total"] == 12
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"basis": 1}', '{"basis": {}, "scores": 3}'])
+@pytest.mark.parametrize("text", ["{", "[]", '{"basis": {}, "scores": 3}'])
 def test_a_damaged_ledger_is_diagnosed(text: str, tmp_path: Path) -> None:
     place = tmp_path / "test.json"
     place.write_text(text)

@@ -111,93 +111,119 @@ def test_a_graph_of_the_builder():
 
 # One construct each.
 
+CONSTRUCTS = {
+    "labels and numbers on either side": """
+        y = (x * 2 - 1) as mid
+        z = (3 - y) as z
+        output (z / y + x) as sum""",
+    "slices": """
+        y = x[:, 1..]
+        z = x[:, 0..<7]
+        output (y + z)[:, -1] * 2""",
+    "padding and rolling": """
+        y = rearrange(x, "b (c y q) -> b c y q", c: 2, y: 2)
+        y = roll(pad(y, [0, 1], axes: [2, 3]), [1], axes: [2])
+        output mean(y, axes: [2, 3], keep: true) |> conv(4, bias: true, init: fan_out) as c""",
+    "lists of results": """
+        a, c = split(x, 2, axis: 1)
+        d = split(a, 1, axis: 1)
+        output concat([c, d[0]], axis: 1)""",
+    "weights as operands": """
+        w = parameter([4, 8]) as w
+        k = parameter([4]) as k
+        output linear(x, 4, weight: w, bias: false) + linear(x, 4, weight: w, bias: k)""",
+    "training and settings": """
+        output mean(x, axes: [1])
+        output aux: x
+        search evolution { a = 1.5  b = [1, "x", none, true]  c = -2 }""",
+    "presence": """
+        choose n in 1..3
+        for i in 0..<n { x = linear(x, 8) as f[i] }
+        output x
+        weights { _: entangle }""",
+    "conditions": """
+        choose n in {1, 2, 3}
+        choose on in {true, false}
+        choose w in {"a", "b"}
+        when n > 1 and (on or w == "b") { x = relu(x) }
+        when not (w == "a") { x = gelu(x) }
+        when n == 2 { x = x * 2 } else { x = linear(x, 8) as fc }
+        output x""",
+    "conditions in conditions": """
+        choose n in {1, 2}
+        choose m in {1, 2}
+        when n == 1 {
+          x = relu(x)
+          when m == 2 { x = gelu(x) }
+        } else {
+          x = x * 3
+        }
+        output x""",
+    "paths": """
+        choose n in {1, 2}
+        y = choose op[2] { a: x  b: x * n  c: linear(x, 8) as fc |> relu }
+        output choose top { p: choose inner { q: y  r: relu(y) }  s: x + (relu(x) as r) }""",
+    "a value that an alternative reads twice": """
+        output choose op {
+          a: x
+          b: [y + relu(y) for y in [linear(x, 8) as fc]][0]
+          c: [linear(c * a, 8) as up for a, c in [split(x, 2, axis: 1)]][0]
+        }""",
+    "names and limits": """
+        choose n in {8, 12}
+        choose m in {8, 12}
+        output linear(linear(x, n) as a, m) as fc
+        weights { _: entangle  n: separate  m: store(16) }
+        names other { a: first  fc: last.layer[0]  _.weight: _.kernel  a.weight: w in order(1, 0) }
+        require n <= m
+        require params <= 1K
+        require n + m in 16..20""",
+    "an index of a decision": """
+        for i in 0..1 { choose n[i] in {8, 12} within 4..12 by 4  x = linear(x, n) as f[i] }
+        output x
+        weights { _: entangle }""",
+}
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        # labels, written ops, numbers on either side
-        "input x: [B, 8]  y = (x * 2 - 1) as mid  z = (3 - y) as z  output (z / y + x) as sum",
-        # slices
-        "input x: [B, 8, 4]  y = x[:, 1..]  output x[:, 0..<7] + y + x[:, -1, 1] as last"
-        .replace(" + x[:, -1, 1] as last", ""),
-        "input x: [B, 8, 4]  output x[:, -1]",
-        # options: reserved words, open sizes, lists, booleans, texts, starts
-        "input x: [B, 4, 8, 8]  y = pad(x, [0, 1], axes: [2, 3])  z = roll(x, [1], axes: [2])"
-        "  output mean(y, axes: [2, 3], keep: true) |> conv(4, bias: true, init: fan_out) as c",
-        'input x: [B, 16, 4]  output rearrange(x, "b (y q) c -> b y q c", q: 4)',
-        # lists of results, operands as weights
-        "input x: [B, 8]  a, c = split(x, 2, axis: 1)  d, = split(a, 1, axis: 1)  output concat([c, a], axis: 1)"
-        .replace("  d, = split(a, 1, axis: 1)", ""),
-        "input x: [B, 8]  w = parameter([4, 8]) as w  output linear(x, 4, weight: w, bias: false)",
-        "input x: [B, 8]  w = parameter([4, 8]) as w  k = parameter([4]) as k"
-        "  output linear(x, 4, weight: w, bias: k)",
-        # whole inputs, outputs for training, limits, settings
-        "input ids: [B, 12] in 0..<100  t = parameter([100, 4]) as table  x = take(t, ids)"
-        "  output mean(x, axes: [1])  output aux: mean(x, axes: [1, 2])"
-        '  search evolution { a = 1.5  b = [1, "x", none, true]  c = -2 }',
-        # presence, conditions
-        "input x: [B, 8]  choose n in 1..3  for i in 0..<n { x = linear(x, 8) as f[i] }  output x"
-        "  weights { _: entangle }",
-        "input x: [B, 8]  choose n in {1, 2, 3}  choose on in {true, false}  choose w in {\"a\", \"b\"}"
-        '  when n > 1 and (on or w == "b") { x = relu(x) }  when not (w == "a") { x = gelu(x) }'
-        "  when n == 2 { x = x * 2 } else { x = linear(x, 8) as fc }  output x",
-        "input x: [B, 8]  choose n in {1, 2}  choose m in {1, 2}"
-        "  when n == 1 { x = relu(x)  when m == 2 { x = gelu(x) } } else { x = x * 3 }  output x",
-        # paths
-        "input x: [B, 8]  output choose op { a: x  b: linear(x, 8) as fc |> relu  c: x + (relu(x) as r) }",
-        "input x: [B, 8]  choose n in {1, 2}  y = choose op[2] { a: x  b: x * n }"
-        "  output choose top { p: choose inner { q: y  r: relu(y) }  s: x }",
-        # a value that an alternative reads twice
-        "input x: [B, 8]  output choose op { a: x  b: [y + relu(y) for y in [linear(x, 8) as fc]][0] }",
-        "input x: [B, 8]  output choose op { a: x  b: [c * a for a, c in [split(x, 2, axis: 1)]][0]"
-        " |> linear(8) as fc }",
-        # names, limits on decisions
-        "input x: [B, 8]  choose n in {8, 12}  choose m in {8, 12}"
-        "  output linear(linear(x, n) as a, m) as fc"
-        "  weights { _: entangle  n: separate  m: store(16) }"
-        "  names other { a: first  fc: last.layer[0]  _.weight: _.kernel  a.weight: w in order(1, 0) }"
-        "  require n <= m  require params <= 1K  require n + m in 16..20",
-    ],
-)  # fmt: skip
+
+@pytest.mark.parametrize("body", CONSTRUCTS.values(), ids=CONSTRUCTS)
 def test_one_construct(body):
-    written(space(body.replace("  ", "\n")))
+    written(space(f"input x: [B, 8]\n{body}"))
+
+
+def test_whole_inputs():
+    body = (
+        "input ids: [B, 12] in 0..<100\noutput mean(take(parameter([100, 4]) as t, ids), axes: [1])"
+    )
+    assert "in 0..99" in written(space(body))
 
 
 BLOCKS = """
 block sizes(x: [B, C], hidden) { return linear(relu(linear(x, hidden) as a), C) as c }
 block many(x, n) { return [x * n, x + 1] }
 block alternatives(x, n) { return concat(split(x, n, axis: 1), axis: 1) }
-block own(x) {
-  choose k in {1, 2}
-  choose heads in {2, 4}
-  y = linear(x, 8 * k) as up
-  return sum_up(split(y, heads, axis: 1)) + sum_up(split(y, k, axis: 1)) as both
-}
-block sum_up(xs) { return linear(concat(xs, axis: 1), 8) as down }
 block thins(x, rate) { return dropout(x, rate) }
 cell shared(x) { return choose op { a: x  b: linear(x, 8) as fc } }
 block hosts(x) { return shared(shared(x) as one) as two }
 """
+CALLS = {
+    "sizes": "choose w in {8, 16}  output sizes(x, 2 * w) as s  weights { _: entangle }",
+    "several results": "a, c = many(x, 3)  output a + c",
+    "one for each value": "choose n in {1, 2, 4}  output alternatives(x, n)",
+    "one for each value, twice": (
+        "choose n in {1, 2, 4}  choose m in {2, 4}  output alternatives(alternatives(x, n), m)"
+    ),
+    "rates": "choose r in {0, 0.5}  output thins(thins(x, r), 0.1)",
+    "cells": "output hosts(shared(x) as first) as h",
+    "ties": (
+        "x = sizes(x, 4) as a  x = sizes(x, 4) as b  output sizes(x, 4) as c"
+        "  weights { b: tie(a)  c: tie(a) }"
+    ),
+}
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        "input x: [B, 8]  choose w in {8, 16}  output sizes(x, 2 * w) as s  weights { _: entangle }",
-        "input x: [B, 8]  a, c = many(x, 3)  output a + c",
-        "input x: [B, 8]  choose n in {1, 2, 4}  output alternatives(x, n)",
-        "input x: [B, 8]  choose n in {1, 2, 4}  choose m in {2, 4}"
-        "  output alternatives(alternatives(x, n), m)",
-        "input x: [B, 8]  choose r in {0, 0.5}  output thins(thins(x, r), 0.1)",
-        "input x: [B, 8]  output hosts(shared(x) as first) as h",
-        "input x: [B, 8]  output own(x) as o  weights { _: entangle }"
-        .replace("own(x)", "sizes(x, 4)"),
-        "input x: [B, 8]  x = sizes(x, 4) as a  x = sizes(x, 4) as b  output sizes(x, 4) as c"
-        "  weights { b: tie(a)  c: tie(a) }",
-    ],
-)  # fmt: skip
-def test_blocks(body):
-    written(space(body.replace("  ", "\n"), BLOCKS))
+@pytest.mark.parametrize("body", CALLS.values(), ids=CALLS)
+def test_calls(body):
+    written(space(f"input x: [B, 8]  {body}".replace("  ", "\n"), BLOCKS))
 
 
 def test_a_block_that_must_know_its_own_decisions():
@@ -213,17 +239,35 @@ def test_a_block_that_must_know_its_own_decisions():
     """
     graph = space("input x: [B, 8]\noutput own(x) as o\nweights { _: entangle }", before)
     assert len(graph.blocks) == 4
-    text = written(graph)
-    assert text.count('= "yes" if') == 3
+    assert written(graph).count('= "yes" if') == 3
 
 
 # What cannot be written.
 
 
-def base(*nodes: Node, outputs=(Value(0),), blocks=None, decisions=(), name="t") -> Graph:
+OUT = (Value(0),)
+
+
+def base(*nodes: Node, outputs=OUT, blocks=None, decisions=(), name="t") -> Graph:
     source = Node(0, "input", types=(TensorType((Dim.of(Symbol("B")), Dim.of(8))),), label="x")
     root = Block(name, (source, *nodes), outputs, (), decisions)
     return Graph(name, root, blocks or {}, (Output("output", outputs[0]),))
+
+
+def strayed() -> Graph:
+    """A call whose decisions are kept in another place than it stands."""
+    inner = TensorType((Dim.of(Symbol("%B")), Dim.of(8)))
+    block = Block("f", (Node(0, "input", types=(inner,)),), OUT, (Symbol("%B"),))
+    call = Call("f", "f", "g", "f", (), {"%B": Symbol("B")})
+    node = Node(1, "call", OUT, call=call, types=(X,), label="f")
+    return base(node, outputs=(Value(1),), blocks={"f": block})
+
+
+def absent() -> Graph:
+    """A decision that is taken where no part of the network stands."""
+    live = is_value(OP.symbol, "a")
+    choice = Choice("n", "dim", (Fraction(1), Fraction(2)), None, live)
+    return base(relu(1, 0), decisions=(choice, OP))
 
 
 X = TensorType((Dim.of(Symbol("B")), Dim.of(8)))
@@ -246,21 +290,8 @@ def relu(id, operand, label="") -> Node:
         (base(decisions=(Choice("p", "pick", ((0,), (1,))),)), "a pick"),
         (base(decisions=(Choice("w", "dim", ('a"b', "c")),)), "the text"),
         (base(decisions=(OP,)), "the decision op"),
-        (
-            base(
-                Node(1, "call", (Value(0),), call=Call("f", "f", "g", "f", (), {"%B": Symbol("B")}), types=(X,), label="f"),
-                outputs=(Value(1),),
-                blocks={"f": Block("f", (Node(0, "input", types=(TensorType((Dim.of(Symbol("%B")), Dim.of(8))),)),), (Value(0),), (Symbol("%B"),))},
-            ),
-            "the call f",
-        ),
-        (
-            base(
-                relu(1, 0),
-                decisions=(Choice("n", "dim", (Fraction(1), Fraction(2)), None, is_value(OP.symbol, "a")), OP),
-            ),
-            "the decision n",
-        ),
+        (strayed(), "the call f"),
+        (absent(), "the decision n"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )  # fmt: skip

@@ -182,7 +182,7 @@ class _Extraction:
         name = dotted(path)
         if name not in self.attributes:
             storage = self.source.storages[path]
-            stored = self.model.tensor(path, self.chosen.position(path))
+            stored = self.model.stored_tensor(path, self.chosen.position(path))
             copied = dense(stored, storage, self.kept[path])
             weight = isinstance(stored, nn.Parameter)
             self.attributes[name] = nn.Parameter(copied, stored.requires_grad) if weight else copied
@@ -253,7 +253,7 @@ class FlatFrame(Frame):
 
     def table(self, node: Node) -> fx.Node:
         key = table_of(node).key(self.number)
-        entries = self.work.model.table(key)
+        entries = self.work.model.index_table(key)
         if node.label:
             return self.work.buffer(dotted(join(self.instance.path, node.label)), entries)
         name = self.work.module(key, lambda: Table(entries.clone()), node.op)

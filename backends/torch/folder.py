@@ -1,7 +1,4 @@
-"""A subnet's folder as the commands use it: its network, and inputs to try it with.
-
-    network, inputs = open_subnet("runs/a/subnet")
-"""
+"""A subnet's folder as the commands use it: its network, and inputs to try it with."""
 
 from __future__ import annotations
 

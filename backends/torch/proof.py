@@ -93,7 +93,7 @@ def _slices(model: Supernet, assignment: Assignment) -> dict[str, Tensor]:
     chosen = Chosen(model.graph, model.graph.decisions.check(assignment))
     found: dict[str, Tensor] = {}
     for path, kept in chosen.kept().items():
-        stored = model.tensor(path, chosen.position(path))
+        stored = model.stored_tensor(path, chosen.position(path))
         if stored.grad is not None:
             found[dotted(path)] = dense(stored.grad, model.graph.storages[path], kept)
     return found

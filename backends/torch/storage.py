@@ -9,6 +9,7 @@ A storage is there once, whoever shares it; a bank has a tensor for each value o
 from __future__ import annotations
 
 from collections.abc import Sequence
+from keyword import iskeyword
 from math import prod
 
 import torch
@@ -126,9 +127,7 @@ def _add(owner: nn.Module, name: str, tensor: Tensor, storage: Storage, path: st
 
 
 def _check_free(owner: nn.Module, label: str, path: str) -> None:
-    if hasattr(owner, label):
-        raise SpaceError(
-            error("SP605", f"{label} in {path} is a word of PyTorch's modules or there twice").hint(
-                "give it another label: .. as NAME"
-            )
-        )
+    if hasattr(owner, label) or iskeyword(label):
+        what = "a word of Python" if iskeyword(label) else "a word of PyTorch's modules, or there twice"
+        found = error("SP605", f"{label} in {path} is {what}")
+        raise SpaceError(found.hint("give it another label: .. as NAME"))

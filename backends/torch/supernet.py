@@ -99,7 +99,7 @@ class Supernet(nn.Module):
                 for (path, _), position in zip(step.weights, run.positions, strict=True)
             ]
             tensors = [slots[slot] for slot in run.operands]
-            others = (*run.sizes, *drawn, *(self.table(key) for key in run.tables))
+            others = (*run.sizes, *drawn, *(self.index_table(key) for key in run.tables))
             module, scope = step.function.module, self._scopes[step.path]
             if scope is self:
                 found = apply(self, module, tensors, weights, others, step.training)
@@ -141,20 +141,12 @@ class Supernet(nn.Module):
             for run in plan.runs
         ]
 
-    def tensor(self, path: str, position: int = 0) -> Tensor:
+    def stored_tensor(self, path: str, position: int = 0) -> Tensor:
         """The tensor of a storage as it is now, of a bank the one at a position."""
         module, name = self._references[path][position]
         return getattr(module, name)
 
-    def stored(self) -> dict[str, Tensor]:
-        """The tensors themselves by the path of their storage; `path.2` in a bank."""
-        return {
-            f"{path}.{i}" if self.graph.storages[path].bank else path: self.tensor(path, i).detach()
-            for path, found in self._references.items()
-            for i in range(len(found))
-        }
-
-    def table(self, key: TableKey) -> Tensor:
+    def index_table(self, key: TableKey) -> Tensor:
         """The entries of an index table, kept from its first use on."""
         name = self._tables.get(key)
         if name is None:

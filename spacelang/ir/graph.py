@@ -242,7 +242,7 @@ class Graph:
         return edit(self)
 
     @property
-    def nx(self) -> MultiDiGraph:
+    def nx(self) -> MultiDiGraph[tuple[int, ...]]:
         """The whole network as a networkx graph; see `view.py`."""
         from spacelang.ir.view import network
 

@@ -115,7 +115,7 @@ def calls(subject: Subject) -> Iterator[Diagnostic]:
 
 
 DEPTH, OPEN = 64, 2_000_000
-"""How deep calls may stand in each other, and how many nodes the network has with all calls open."""
+"""How deep calls stand in each other at most; how many nodes there are with all calls open."""
 
 
 def recursion(subject: Subject) -> Iterator[Diagnostic]:

@@ -8,7 +8,7 @@ what they say. Everything found is SP602.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from spacelang.diagnostics import Report
 from spacelang.ir import claims, declared, structure, tables
@@ -35,16 +35,18 @@ STAGES: tuple[tuple[Row, ...], ...] = (
     ),
     (claims.storage,),
 )
+WALKABLE = STAGES[:4]
+"""What must hold before a graph's uses, decisions and storages can be told."""
 INVARIANTS: Mapping[str, str] = {
     row.__name__: row.__doc__ or "" for stage in STAGES for row in stage
 }
 """Every row with its sentence, in the order in which they are checked."""
 
 
-def verify(graph: Graph, report: Report) -> None:
+def verify(graph: Graph, report: Report, stages: Sequence[Sequence[Row]] = STAGES) -> None:
     """Check every invariant of a graph; what is broken goes to the report."""
     subject = Subject(graph)
-    for stage in STAGES:
+    for stage in stages:
         found = [finding for row in stage for finding in row(subject)]
         report.extend(found)
         if found:

@@ -21,7 +21,7 @@ from spacelang.ir.rule import StorageRule
 from spacelang.ir.structure import recursion
 from spacelang.ir.subject import Subject
 from spacelang.ir.text import VERSION
-from spacelang.ir.verify import verify
+from spacelang.ir.verify import WALKABLE, verify
 from spacelang.syntax.ir_nodes import Blocks
 from spacelang.syntax.ir_parse import parse
 from spacelang.syntax.ir_sizes import Part, Piece, Values
@@ -79,8 +79,11 @@ class _Reader:
         free = {name: Symbol(name) for name in plain.free(roots[0])}
         symbols = {**free, **known.root()}
         root = self._block(roots[0], outline.root, symbols)
+        graph = replace(outline, root=root, blocks=blocks)
+        if not self.report.errors:
+            verify(graph, self.report, WALKABLE)
         self.report.check()
-        return self._with_rest(replace(outline, root=root, blocks=blocks), groups)
+        return self._with_rest(graph, groups)
 
     def _block(self, piece: Piece, outline: Block, symbols: Symbols) -> Block:
         """A block; where it cannot be read, its outline, and the report says why."""

@@ -26,8 +26,13 @@ from spacelang.ir.names import under
 from spacelang.ir.node import Call, Node, Value
 from spacelang.ir.text import base_name
 from spacelang.ir.uses import uses
+from spacelang.passes.entangle import lay_out
 from spacelang.syntax.format import format
 from spacelang.syntax.parse import parse
+from spacelang.syntax.scope import Library
+from spacelang.syntax.session import Session
+from spacelang.syntax.spaces import elaborate
+from spacelang.syntax.values import SpaceValue
 from spacelang.syntax.write_nodes import INDENT, Body, Callee, Split, by_name
 from spacelang.syntax.write_values import (
     NAME,
@@ -45,19 +50,24 @@ Case = tuple[tuple[tuple[Symbol, Candidate], ...], Call]
 
 def write_space(graph: Graph) -> str:
     """The text of a graph. Raises SpaceError (SP605) that names what has no text."""
-    from spacelang.loader import load
-
     name = f"{graph.name}.space"
     lines = "\n".join(_Writer(merged(graph)).lines())
     try:
         written = format(parse(Source(name, lines)))
-        again = load(Source(name, written))
+        again = _loaded(Source(name, written), graph.name)
     except SpaceError as failed:
         found = cannot(graph.name, "its text does not load", graph.root.span)
         raise SpaceError((*found.diagnostics, *failed.diagnostics)) from failed
     if again.hash != graph.hash:
         raise cannot(graph.name, "its text would be another network", graph.root.span)
     return written
+
+
+def _loaded(source: Source, name: str) -> Graph:
+    library = Library(None)
+    space = library.scope(parse(source), None).names[name]
+    assert isinstance(space, SpaceValue)
+    return lay_out(elaborate(space, name, Session(library), {}))
 
 
 class _Writer:

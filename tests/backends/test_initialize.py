@@ -82,6 +82,7 @@ def test_an_unknown_rule_names_those_there_are(monkeypatch: pytest.MonkeyPatch) 
     assert "trunc_normal" in failed.value.diagnostics[0].notes[0]
 
 
-def test_a_label_that_pytorch_needs() -> None:
+@pytest.mark.parametrize("label", ["forward", "training", "lambda", "a.children"])
+def test_labels_that_modules_cannot_have(label: str) -> None:
     with pytest.raises(SpaceError, match="SP605"):
-        made("linear(x, 5) as forward")
+        made(f"linear(x, 5) as {label}")

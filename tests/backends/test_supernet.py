@@ -74,7 +74,7 @@ def slices(model: Supernet, assignment: Assignment) -> dict[str, Tensor]:
     chosen = Chosen(model.graph, model.graph.decisions.check(assignment))
     found: dict[str, Tensor] = {}
     for path, kept in chosen.kept().items():
-        gradient = model.tensor(path, chosen.position(path)).grad
+        gradient = model.stored_tensor(path, chosen.position(path)).grad
         if gradient is not None:
             found[dotted(path)] = dense(gradient, model.graph.storages[path], kept)
     return found

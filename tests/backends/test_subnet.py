@@ -1,0 +1,224 @@
+"""Subnets to take home: printed sources, written folders, exported programs."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from small_spaces import CONVOLUTIONS, VIT, architectures, graph, inputs, supernet
+from torch import Tensor, nn
+
+from spacelang.backends.torch import proof
+from spacelang.backends.torch import subnet as subnet_module
+from spacelang.backends.torch.export import export
+from spacelang.backends.torch.proof import ProofError, example, prove, relative
+from spacelang.backends.torch.source import print_network
+from spacelang.backends.torch.subnet import load_subnet, write_subnet
+from spacelang.backends.torch.supernet import Supernet
+from spacelang.diagnostics import SpaceError
+
+# Groups, lists that start at 1, a parameter in a list, weights as operands, a module below a module.
+LABELS = """
+block unit(x: [B, N, C], hidden) -> [B, N, C] {
+  return linear(x, hidden) as net[1] |> relu |> linear(C) as net[3]
+}
+space labels {
+  input x: [B, 4, 6]
+  choose hidden in {3, 5}
+  x = unit(x, hidden) as stages[0].blocks[0] |> unit(2 * hidden) as stages[0].blocks[1]
+  x = layer_norm(x) as stages[0].norm
+  x = unit(x, hidden) as tail |> layer_norm as tail.norm
+  x = x + parameter([1, 4, 6]) as shift.at[0]
+  w = parameter([6, 6]) as shared
+  x = linear(x, 6, weight: w) as one |> linear(6, weight: w) as two
+  a, b = split(x, [2, 4], axis: 2)
+  output concat([b, a], axis: 2)
+  weights { _: entangle }
+}
+"""
+
+# Consecutive layers read one set of weights, and a cell takes its decisions once for all its uses.
+SHARED = """
+block unit(x: [B, C, H, W]) -> [B, C, H, W] {
+  return choose op { small: conv(x, C) as c  large: conv(x, C, 3) as c |> batch_norm as bn  skip: x }
+}
+cell pair(a, b) {
+  choose inputs in 2 of [a, b, a + b]
+  return total(inputs) |s, source, e| { return unit(s) as edge[e] }
+}
+block layer(x: [B, C, H, W]) -> [B, C, H, W] {
+  choose kernel in {3, 5}
+  return conv(x, C, kernel) as kept |> batch_norm as own |> swish
+}
+space shared {
+  input x: [B, 3, 6, 6]
+  for i in 0..3 { x = layer(x) as layers[i] }
+  x = pair(x, relu(x)) as cells[0] |> pair(x) as cells[1]
+  output mean(x, axes: [2, 3]) |> linear(4) as head
+  weights { _: entangle }
+  rewrite { multiplex(layers, every: 2, own: [own]) }
+}
+"""
+
+TEXTS = {"vit": VIT, "convolutions": CONVOLUTIONS, "labels": LABELS, "shared": SHARED}
+
+
+def imported(source: str, folder: Path) -> nn.Module:
+    path = folder / "network.py"
+    path.write_text(source)
+    spec = importlib.util.spec_from_file_location("printed", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.Network()
+
+
+@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
+def test_printed_networks_equal_the_supernet(text: str, tmp_path: Path) -> None:
+    model = supernet(text).eval()
+    for assignment in architectures(model.graph, 3, seed=8):
+        source = print_network(model, assignment)
+        assert print_network(model, assignment) == source
+        network = imported(source, tmp_path).double().eval()
+        extracted = model.extract(assignment)
+        assert set(network.state_dict()) == set(extracted.state_dict())
+        network.load_state_dict(extracted.state_dict())
+        images = inputs(model.graph, batch=3)
+        assert torch.equal(network(*images), model.activate(assignment)(*images))
+        assert all(p.outputs == p.gradients == 0 for p in prove(model, assignment, network)[:1])
+
+
+def test_what_a_printed_source_reads_like() -> None:
+    model = Supernet(graph(VIT))
+    source = print_network(model, {**model.assignment, "depth": 2})
+    classes = [n.name for n in ast.parse(source).body if isinstance(n, ast.ClassDef)]
+    assert classes == ["Group", "PatchEmbed", "Relative", "Attention", "Encoder", "Network"]
+    assert "spacelang" not in source
+    for line in (
+        "self.fc1 = nn.Linear(width, width_ratio)",
+        "self.proj = nn.Linear(64 * heads, width)",
+        "        for layer in self.encoder:\n            x = layer(x)",
+        "Encoder(12, 24, 2, 0.05)",
+        '"""[B, 5, width] -> [B, 5, width]"""',
+    ):
+        assert line in source, line
+
+
+def test_a_folder_is_a_network_without_spacelang(tmp_path: Path) -> None:
+    model = supernet(VIT, torch.float32).eval()
+    assignment = architectures(model.graph, 1)[-1]
+    written = write_subnet(model, assignment, tmp_path / "subnet")
+    image = inputs(model.graph, dtype=torch.float32)[0]
+    expected = model.activate(assignment)(image)
+    assert written.params == sum(p.numel() for p in model.extract().parameters())
+    assert torch.equal(load_subnet(tmp_path / "subnet")(image), expected)
+    program = """
+import sys, torch
+from model import Network
+from safetensors.torch import load_file
+network = Network().eval()
+network.load_state_dict(load_file("weights.safetensors"))
+image = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+print(sum(p.numel() for p in network.parameters()), float(network(image).sum()))
+assert "spacelang" not in sys.modules
+"""
+    run = [sys.executable, "-c", program]
+    done = subprocess.run(run, cwd=tmp_path / "subnet", capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    params, total = done.stdout.split()
+    image = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    assert int(params) == written.params
+    assert float(total) == pytest.approx(float(model(image).sum()), rel=1e-5)
+
+
+def test_the_manifest(tmp_path: Path) -> None:
+    model = supernet(CONVOLUTIONS, torch.float32)
+    smallest = model.graph.decisions.extreme("smallest")
+    write_subnet(model, smallest, tmp_path / "subnet")
+    manifest = json.loads((tmp_path / "subnet" / "manifest.json").read_text())
+    assert manifest["kind"] == "subnet"
+    assert manifest["space"] == "convolutions"
+    assert manifest["graph"] == model.graph.hash
+    assert manifest["assignment"] == dict(smallest)
+    assert manifest["inputs"] == {"pixels": "[B, 3, 8, 8]"}
+    assert [entry["dtype"] for entry in manifest["proof"]] == ["float64", "float32"]
+    assert set(manifest["files"]) == {"model.py", "weights.safetensors"}
+    write_subnet(model, smallest, tmp_path / "again")
+    for name in ("model.py", "weights.safetensors", "manifest.json"):
+        one, other = ((tmp_path / f / name).read_bytes() for f in ("subnet", "again"))
+        assert one == other
+
+
+@pytest.mark.parametrize("name", ["model.py", "weights.safetensors", "manifest.json"])
+@pytest.mark.parametrize("change", ["damaged", "missing"])
+def test_a_folder_that_was_changed_is_refused(name: str, change: str, tmp_path: Path) -> None:
+    model = Supernet(graph(CONVOLUTIONS))
+    folder = write_subnet(model, model.assignment, tmp_path / "subnet").folder
+    if change == "missing":
+        (folder / name).unlink()
+    else:
+        (folder / name).write_bytes(b"print('run')" + (folder / name).read_bytes()[3:])
+    with pytest.raises(SpaceError, match="SP702"):
+        load_subnet(folder)
+
+
+def test_a_network_that_differs_is_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = Supernet(graph(VIT))
+
+    def wrong(*arguments: object) -> str:
+        return print_network(model, model.assignment).replace("* 0.125", "* 0.126")
+
+    monkeypatch.setattr(subnet_module, "print_network", wrong)
+    with pytest.raises(ProofError, match="float64"):
+        write_subnet(model, model.assignment, tmp_path / "subnet")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_proofs_compare_gradients_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Supernet(graph(VIT))
+    network = model.extract()
+    assert all(p.outputs == p.gradients == 0 for p in prove(model, model.assignment, network))
+    whole = proof._gradients
+    monkeypatch.setattr(proof, "_gradients", lambda n: {k: g / 2 for k, g in whole(n).items()})
+    with pytest.raises(ProofError, match=r"outputs by 0 .*gradients by 0\.5"):
+        prove(model, model.assignment, network)
+
+
+@pytest.mark.parametrize("text", [VIT, CONVOLUTIONS], ids=["vit", "convolutions"])
+@pytest.mark.parametrize("ending", ["pt2", "onnx"])
+def test_exports_equal_eager(text: str, ending: str, tmp_path: Path) -> None:
+    if ending == "onnx":
+        pytest.importorskip("onnxscript")
+    model = supernet(text, torch.float32).eval()
+    network = model.extract(model.graph.decisions.extreme("smallest"))
+    path = tmp_path / f"network.{ending}"
+    found = export(network, example(model.graph), path)
+    assert path.stat().st_size > 1000
+    assert found.difference is None or found.difference <= 1e-5
+    if ending == "pt2":
+        image = inputs(model.graph, 5, torch.float32)[0]
+        read = torch.export.load(path).module()
+        assert relative(read(image), network(image)) <= 1e-6
+
+
+def test_exports_that_cannot_be(tmp_path: Path) -> None:
+    model = Supernet(graph(VIT))
+    with pytest.raises(SpaceError, match="SP604"):
+        export(model.extract(), example(model.graph), tmp_path / "network.tflite")
+
+    class Branch(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x if x.sum() > 0 else -x
+
+    with pytest.raises(SpaceError, match="SP605"):
+        export(Branch(), (torch.ones(2, 3),), tmp_path / "network.pt2")
+    assert list(tmp_path.iterdir()) == []
