@@ -64,6 +64,33 @@ space convolutions {
 }
 """
 
+# Consecutive layers read one set of weights, and a cell takes its decisions once for all its uses.
+SHARED = """
+block unit(x: [B, C, H, W]) -> [B, C, H, W] {
+  return choose op {
+    small: conv(x, C) as c
+    large: conv(x, C, 3) as c |> batch_norm as bn
+    skip: x
+  }
+}
+cell pair(a, b) {
+  choose inputs in 2 of [a, b, a + b]
+  return total(inputs) |s, source, e| { return unit(s) as edge[e] }
+}
+block layer(x: [B, C, H, W]) -> [B, C, H, W] {
+  choose kernel in {3, 5}
+  return conv(x, C, kernel) as kept |> batch_norm as own |> swish
+}
+space shared {
+  input x: [B, 3, 6, 6]
+  for i in 0..3 { x = layer(x) as layers[i] }
+  x = pair(x, relu(x)) as cells[0] |> pair(x) as cells[1]
+  output mean(x, axes: [2, 3]) |> linear(4) as head
+  weights { _: entangle }
+  rewrite { multiplex(layers, every: 2, own: [own]) }
+}
+"""
+
 
 @cache
 def graph(text: str) -> Graph:
@@ -71,8 +98,12 @@ def graph(text: str) -> Graph:
 
 
 def supernet(text: str, dtype: torch.dtype = torch.float64, seed: int = 0) -> Supernet:
+    return trained(graph(text), dtype, seed)
+
+
+def trained(space: Graph, dtype: torch.dtype = torch.float64, seed: int = 0) -> Supernet:
     """A supernet whose every weight matters: norms and biases are moved off their first values."""
-    model = Supernet(graph(text), seed=seed)
+    model = Supernet(space, seed=seed)
     generator = torch.Generator().manual_seed(seed + 100)
     with torch.no_grad():
         for tensor in (*model.parameters(), *model.buffers()):
@@ -113,7 +144,7 @@ def tensors(model: Supernet) -> dict[str, Tensor]:
 def reference(
     model: Supernet, images: list[Tensor], assignment: Assignment, seed: int | None = None
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
-    """The interpreter's outputs, the weights it read (which take gradients), and as they are after."""
+    """Outputs of the interpreter, the weights that it read (for gradients), and those it left."""
     before = {name: tensor.detach().clone() for name, tensor in tensors(model).items()}
     for name, tensor in tensors(model).items():
         before[name].requires_grad_(tensor.requires_grad)

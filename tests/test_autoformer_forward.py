@@ -11,12 +11,18 @@ from torch import Tensor
 
 from spacelang.backends.torch import weights
 from spacelang.backends.torch.supernet import Supernet
+from spacelang.diagnostics import Source
 from spacelang.ir.decision import Assignment, Plain
 from spacelang.loader import load
 
 T_RATIOS = [3.5, 3.5, 3, 3.5, 3, 3, 4, 4, 3.5, 4, 3.5, 4, 3.5]
 T_HEADS = [3] * 10 + [4, 3, 3]
 S_RATIOS = [3, 3.5, 3, 3.5, 4, 4, 4, 4, 4, 4, 4, 3.5, 4]
+# The whole supernet is no architecture of the shipped space: its width is none of the candidates.
+FULL = """
+use autoformer
+space full = autoformer({240, 256}, 12..14, {3, 4}, {3, 3.5, 4}, stored: 256)
+"""
 S_HEADS = [6, 6, 5, 7, 5, 5, 5, 6, 6, 7, 7, 6, 7]
 
 
@@ -50,7 +56,8 @@ def supernet() -> Callable[[str], Supernet]:
 
     def make(name: str) -> Supernet:
         if name not in made:
-            model = Supernet(load(f"spaces/autoformer.space:{name}")).eval()
+            address = Source("<test>", FULL) if name == "full" else f"autoformer.space:{name}"
+            model = Supernet(load(address)).eval()
             shapes = {e.foreign: e.shape for e in weights.entries(model.graph, "published")}
             weights.load(model, published_fill(shapes), names="published")
             made[name] = model
@@ -69,6 +76,10 @@ def supernet() -> Callable[[str], Supernet]:
         pytest.param(
             "autoformer_t", architecture(192, [3.5] * 12, [3] * 12),
             [.19687, -.11806, -.01532, -.08701, .41088], 9.9293, 468.1523, 95, id="T-min",
+        ),
+        pytest.param(
+            "full", architecture(256, [4] * 14, [4] * 14),
+            [.88122, -.12811, .57254, -.92511, .47151], -49.1419, 537.1604, 379, id="T-full",
         ),
         pytest.param(
             "autoformer_s", architecture(384, S_RATIOS, S_HEADS),

@@ -10,13 +10,15 @@ import sys
 import time
 from dataclasses import fields, replace
 from fractions import Fraction
+from importlib.resources import files
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from spacelang.diagnostics import Source, SpaceError
-from spacelang.grammars.loader import tables
+from spacelang.grammars.build import build
+from spacelang.grammars.loader import grammar, tables
 from spacelang.ir.block import Block
 from spacelang.ir.condition import chosen, compare, conjunction, disjunction, is_value, negate
 from spacelang.ir.decision import Choice
@@ -603,6 +605,14 @@ def test_mutated_texts_never_crash():
         else:
             assert graph
     assert read_back < 250
+
+
+def test_the_grammar_is_strict_and_its_tables_are_current():
+    from lark import Lark
+
+    Lark(grammar("ir"), parser="lalr", strict=True)
+    stored = files("spacelang.grammars").joinpath("ir.json").read_text(encoding="utf-8")
+    assert json.loads(stored) == json.loads(json.dumps(build("ir")))
 
 
 def test_every_word_of_the_grammar_is_reserved():

@@ -464,6 +464,23 @@ def test_a_block_that_is_right_only_where_it_is_called():
         read(Source("t", bad))
 
 
+def test_a_cells_decision_in_a_shape_two_blocks_up():
+    """What counts from the root keeps its path, however far up it is seen."""
+    text = """
+    cell c(x) { choose w in {4, 8}  return linear(x, w) as f }
+    block inner(x) { return relu(c(x) as a) }
+    block outer(x) { return inner(x) as b }
+    space t {
+      input x: [B, 8]
+      output linear(outer(x) as o, 3) as head
+      weights { _: entangle }
+    }
+    """
+    graph = verified(load(Source("t.space", text)))
+    assert list(graph.decisions) == ["c.w"]
+    assert graph.storages["head.weight"].shape == ((3,), (8,))
+
+
 @pytest.mark.parametrize(
     "space", ["autoformer.space:autoformer_t", "swin.space", "s3.space", "cream.space"]
 )

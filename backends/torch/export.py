@@ -8,6 +8,7 @@ is run by onnxruntime where that is installed; else its difference is None.
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import io
 import warnings
@@ -45,7 +46,7 @@ def export(network: nn.Module, inputs: Sequence[Tensor], path: PathLike) -> Expo
     if place.suffix not in formats:
         known = " and ".join(formats)
         raise SpaceError(error("SP604", f"{place.name} has no ending of a format: {known}"))
-    network = network.cpu().eval()
+    network = copy.deepcopy(network).cpu().eval()
     traced = tuple(x.cpu() for x in inputs)
     checked = tuple(torch.cat([x, x[:1].flip(-1)]) for x in traced)
     content, found = formats[place.suffix](network, traced, checked)

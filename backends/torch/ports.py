@@ -61,6 +61,12 @@ class Table:
             ),
         )
 
+    def known(self) -> TableKey | None:
+        """The table, if no decision is in its options."""
+        if any(isinstance(v, Dim) and v.symbols for _, v in self.options):
+            return None
+        return self.key(lambda dim: known(dim, {}))
+
     def key(self, evaluate: Callable[[Dim], float]) -> TableKey:
         return TableKey(
             self.op,

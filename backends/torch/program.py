@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from spacelang.backends.torch.lower import Function, Lowering
 from spacelang.backends.torch.ports import Mask, Table, known
@@ -36,8 +37,12 @@ class Step:
     weights: tuple[tuple[str, tuple[Symbol, ...]], ...]
     sizes: tuple[Dim, ...]
     masks: tuple[Mask, ...]
-    tables: tuple[Table, ...]
+    tables: tuple[Table | TableKey, ...]
     training: bool
+
+    @cached_property
+    def banked(self) -> bool:
+        return any(bank for _, bank in self.weights)
 
 
 @dataclass(frozen=True)
@@ -186,7 +191,7 @@ class Program:
             tuple((w, self.graph.storages[w].bank) for w in weights),
             tuple(i for i in items if isinstance(i, Dim)),
             tuple(i for i in items if isinstance(i, Mask)),
-            tuple(i for i in items if isinstance(i, Table)),
+            tuple(i.known() or i for i in items if isinstance(i, Table)),
             None in items,
         )
 
@@ -251,14 +256,19 @@ class _Picker:
                 Run(
                     step,
                     operands,
-                    tuple(bank_position(bank, self.values) for _, bank in step.weights),
+                    self.positions(step),
                     tuple(self.number(size) for size in step.sizes),
                     tuple(float(self.number(mask.rate)) for mask in step.masks),
-                    tuple(table.key(self.number) for table in step.tables),
+                    tuple(t.key(self.number) if isinstance(t, Table) else t for t in step.tables),
                     tuple(done),
                 )
             )
         return tuple(reversed(found))
+
+    def positions(self, step: Step) -> tuple[int, ...]:
+        if not step.banked:
+            return (0,) * len(step.weights)
+        return tuple(bank_position(bank, self.values) for _, bank in step.weights)
 
     def number(self, dim: Dim) -> int | float:
         found = self.known.get(dim)

@@ -45,16 +45,15 @@ class Sizes:
             return repr(known(dim, {}))
         if not _written_out(dim):
             return owner + self.argument(dim)
-        text = ""
+        terms: list[str] = []
         for monomial, coefficient in dim.terms:
             factors = [str(abs(coefficient))] if abs(coefficient) != 1 or not monomial else []
             for atom, exponent in monomial:
                 assert isinstance(atom, Symbol)
                 name = owner + self.argument(Dim.of(atom))
                 factors.append(name if exponent == 1 else f"{name}**{exponent}")
-            sign = "-" if coefficient < 0 else "+" if text else ""
-            text += f" {sign} " * bool(text) + sign * (not text) + " * ".join(factors)
-        return text
+            terms.append("-" * (coefficient < 0) + " * ".join(factors))
+        return " + ".join(terms).replace("+ -", "- ")
 
     def argument(self, dim: Dim) -> str:
         """The name of the argument that a size is."""

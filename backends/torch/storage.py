@@ -17,11 +17,10 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from spacelang.backends.torch.initialize import initial
-from spacelang.backends.torch.ports import known, table_of
+from spacelang.backends.torch.ports import table_of
 from spacelang.backends.torch.tables import TABLES, TableKey, table
 from spacelang.diagnostics import SpaceError, error
 from spacelang.ir.dialect import dotted
-from spacelang.ir.dim import Dim
 from spacelang.ir.graph import Graph
 from spacelang.ir.storage import Storage
 
@@ -103,9 +102,9 @@ def labelled_tables(graph: Graph) -> dict[str, TableKey]:
     for place in graph.places():
         node = place.node
         if node.op in TABLES and node.label:
-            spec = table_of(node).at(place.instance)
-            if all(not isinstance(v, Dim) or v.constant is not None for _, v in spec.options):
-                found[place.path] = spec.key(lambda dim: known(dim, {}))
+            key = table_of(node).at(place.instance).known()
+            if key is not None:
+                found[place.path] = key
     return found
 
 
@@ -128,6 +127,6 @@ def _add(owner: nn.Module, name: str, tensor: Tensor, storage: Storage, path: st
 
 def _check_free(owner: nn.Module, label: str, path: str) -> None:
     if hasattr(owner, label) or iskeyword(label):
-        what = "a word of Python" if iskeyword(label) else "a word of PyTorch's modules, or there twice"
-        found = error("SP605", f"{label} in {path} is {what}")
+        whose = "Python" if iskeyword(label) else "PyTorch's modules, or there twice"
+        found = error("SP605", f"{label} in {path} is a word of {whose}")
         raise SpaceError(found.hint("give it another label: .. as NAME"))

@@ -54,10 +54,9 @@ class Tensor:
         return self.type.shape
 
 
-@dataclass
-class _Declared:
-    param: Param
-    guards: list[tuple[Condition, ...]]
+PARAMETER = ("two parameters called", "label the calls apart: linear(..) as fc2")
+DECISION = ("two decisions of the path", "give each its index: choose width[i] in ..")
+"""What may hold a path alone, in words, and what to do about two."""
 
 
 class BlockBuilder:
@@ -75,7 +74,8 @@ class BlockBuilder:
         self.explain: Explain = explain or (lambda found, conflict, _: plainly(found, conflict))
         self.sizes: dict[str, Symbol] = {}
         self.decisions: dict[str, Choice] = {}
-        self.params: dict[str, _Declared] = {}
+        self.params: dict[str, Param] = {}
+        self.claims: dict[tuple[str, str], list[tuple[tuple[Condition, ...], Span]]] = {}
         self.unlabelled: dict[str, int] = {}
         self.remarks: list[Diagnostic] = []
         self._next = 0
@@ -89,17 +89,10 @@ class BlockBuilder:
     def decide(self, choice: Choice) -> None:
         """A decision that every call takes anew; two of one path must exclude each other
         (SP203)."""
+        self.claim(choice.path, choice.span, DECISION)
         before = self.decisions.get(choice.path)
-        if before is not None and _apart(before.live, choice):
+        if before is not None:
             choice = replace(before, live=disjunction(before.live, choice.live))
-        elif before is not None:
-            raise SpaceError(
-                error(
-                    "SP203", f"two decisions of the path {choice.path}", choice.span, "again here"
-                )
-                .also(before.span, "first here")
-                .hint("give each its index: choose width[i] in ..")
-            )
         self.decisions[choice.path] = choice
 
     def input(
@@ -121,13 +114,14 @@ class BlockBuilder:
     @contextmanager
     def trial(self) -> Generator[None]:
         """What is declared inside is taken back at the end."""
-        params = {p: _Declared(d.param, list(d.guards)) for p, d in self.params.items()}
-        decisions, unlabelled, level = dict(self.decisions), dict(self.unlabelled), self.level
+        params, decisions, unlabelled = dict(self.params), dict(self.decisions), dict(self.unlabelled)
+        claims = {path: list(held) for path, held in self.claims.items()}
+        level = self.level
         try:
             yield
         finally:
             self.params, self.decisions, self.unlabelled = params, decisions, unlabelled
-            self.level = level
+            self.claims, self.level = claims, level
 
     # Nodes.
 
@@ -257,17 +251,23 @@ class BlockBuilder:
         return f"{op}[{count}]"
 
     def _declare(self, param: Param) -> None:
-        before = self.params.get(param.path)
-        if before is None:
-            self.params[param.path] = _Declared(param, [self.guards])
-            return
-        if any(feasible((*guards, *self.guards)) is not False for guards in before.guards):
-            raise SpaceError(
-                error("SP203", f"two parameters called {param.path}", param.span, "again here")
-                .also(before.param.span, "first here")
-                .hint("label the calls apart: linear(..) as fc2")
-            )
-        before.guards.append(self.guards)
+        self.claim(param.path, param.span, PARAMETER)
+        self.params.setdefault(param.path, param)
+
+    def claim(self, path: str, span: Span, kind: tuple[str, str]) -> None:
+        """Take a path for a parameter or decision, here or in a call; SP203 if it is taken.
+
+        What excludes each other may have one path: then it is one.
+        """
+        claims = self.claims.setdefault((kind[0], path), [])
+        for guards, before in claims:
+            if feasible((*guards, *self.guards)) is not False:
+                raise SpaceError(
+                    error("SP203", f"{kind[0]} {path}", span, "again here")
+                    .also(before, "first here")
+                    .hint(kind[1])
+                )
+        claims.append((self.guards, span))
 
     # Regions.
 
@@ -399,14 +399,9 @@ class BlockBuilder:
             tuple(self.use(t) for t in outputs),
             tuple(self.sizes.values()),
             tuple(self.decisions.values()),
-            tuple(d.param for d in self.params.values()),
+            tuple(self.params.values()),
             self.span,
         )
-
-
-def _apart(live: Condition, choice: Choice) -> bool:
-    """Whether a decision is taken again only where it was not taken before."""
-    return feasible((live, choice.live)) is False
 
 
 def complete(definition: OpDef, options: Mapping[str, object], span: Span) -> dict[str, Attribute]:

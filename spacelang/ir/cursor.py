@@ -42,7 +42,8 @@ class Cursor(BlockBuilder):
     ) -> None:
         super().__init__(owner.name, owner.span)
         self.sizes = {size.name: size for size in owner.sizes}
-        self.decisions = {choice.path: choice for choice in owner.decisions}
+        for choice in owner.decisions:
+            self.decide(choice)
         for param in owner.params:
             self._declare(param)
         self._next = owner.next_id
@@ -99,7 +100,7 @@ class Cursor(BlockBuilder):
     @property
     def declared(self) -> tuple[Param, ...]:
         """The parameters of the block, with those that were added."""
-        return tuple(declared.param for declared in self.params.values())
+        return tuple(self.params.values())
 
     def cover(self, span: Span) -> None:
         """Give what was made without a span this one."""

@@ -21,10 +21,10 @@ from typing import Any
 from spacelang.diagnostics import SpaceError, error
 from spacelang.ir.block import Block
 from spacelang.ir.build import Tensor, attribute
-from spacelang.ir.condition import Condition
 from spacelang.ir.cursor import Cursor
-from spacelang.ir.graph import Graph, conditions
+from spacelang.ir.graph import Graph
 from spacelang.ir.known import Known
+from spacelang.ir.levels import Where, alive, changed, find, mapped, paths_read
 from spacelang.ir.node import Node, TensorType, Value, join
 from spacelang.ir.param import Param
 from spacelang.ir.pattern import Pattern, parse_pattern
@@ -217,7 +217,7 @@ class Draft:
             raise SpaceError(
                 error("SP602", f"%{site.id} of {site.block or 'the root'} keeps its id")
             )
-        self._level(site, lambda level: _mapped(level, lambda n: node if n.id == site.id else n))
+        self._level(site, lambda level: mapped(level, lambda n: node if n.id == site.id else n))
 
     def tie(self, site: Site, leader: Site, own: Sequence[str] = ()) -> None:
         """Let a call read the parameters of another, but for those below the paths of `own`."""
@@ -282,7 +282,7 @@ class Draft:
 
         self._level(
             site,
-            lambda level: replace(_mapped(level, node), outputs=tuple(map(value, level.outputs))),
+            lambda level: replace(mapped(level, node), outputs=tuple(map(value, level.outputs))),
         )
 
     def wrap(self, site: Site, make: Make) -> None:
@@ -310,7 +310,9 @@ class Draft:
         """
         node, owner = self.node(site), self.blocks[site.block]
         going = {site.id, *also}
-        freed = _paths(owner, going) - _paths(owner, {n.id for n in owner.everywhere()} - going)
+        freed = paths_read(owner, going) - paths_read(
+            owner, {n.id for n in owner.everywhere()} - going
+        )
         cursor = self._cursor(site, 0, frozenset(freed))
         result = make(cursor, *map(cursor.value, node.operands))
         if result is None:
@@ -331,7 +333,7 @@ class Draft:
             if inner == site.id or not self._read(here):
                 self.remove(here)
         going &= {n.id for n in self.blocks[site.block].everywhere()}
-        if twice := again & _paths(self.blocks[site.block], going):
+        if twice := again & paths_read(self.blocks[site.block], going):
             text = f"two parameters called {min(twice)}: what read the first is still needed"
             raise SpaceError(error("SP203", text, node.span))
         return made
@@ -350,7 +352,7 @@ class Draft:
         self._check_open()
         count = 0
         for name in [block] if block is not None else list(self.blocks):
-            made = _alive(self.blocks[name])
+            made = alive(self.blocks[name])
             here = sum(1 for _ in self.blocks[name].everywhere()) - sum(
                 1 for _ in made.everywhere()
             )
@@ -383,9 +385,9 @@ class Draft:
         level = self.level(site)
         return any(v in level.readers or v in level.outputs for v in self.node(site).values)
 
-    def _where(self, site: Site) -> _Where:
+    def _where(self, site: Site) -> Where:
         owner = self.blocks.get(site.block)
-        found = None if owner is None else _find(owner, site.id, ())
+        found = None if owner is None else find(owner, site.id, ())
         if found is None:
             raise SpaceError(error("SP602", f"%{site.id} of {site.block or 'the root'} is gone"))
         return found
@@ -394,65 +396,8 @@ class Draft:
         """Change the level that a node stands in."""
         self._check_open()
         self._where(site)
-        self.blocks[site.block] = _changed(self.blocks[site.block], site.id, change)
+        self.blocks[site.block] = changed(self.blocks[site.block], site.id, change)
         self.touched.add(site.block)
-
-
-@dataclass(frozen=True)
-class _Where:
-    node: Node
-    level: Block
-    guards: tuple[Condition, ...]
-
-
-def _find(level: Block, id: int, guards: tuple[Condition, ...]) -> _Where | None:
-    if id in level.by_id:
-        return _Where(level.by_id[id], level, guards)
-    for node in level.nodes:
-        for region, condition in zip(node.regions, conditions(node), strict=True):
-            found = _find(region, id, (*guards, condition))
-            if found is not None:
-                return found
-    return None
-
-
-def _changed(level: Block, id: int, change: Callable[[Block], Block]) -> Block:
-    """A block in which the level that holds a node is changed."""
-    if id in level.by_id:
-        return change(level)
-
-    def node(n: Node) -> Node:
-        return (
-            replace(n, regions=tuple(_changed(r, id, change) for r in n.regions))
-            if n.regions
-            else n
-        )
-
-    return _mapped(level, node)
-
-
-def _mapped(level: Block, change: Callable[[Node], Node]) -> Block:
-    return replace(level, nodes=tuple(map(change, level.nodes)))
-
-
-def _alive(level: Block) -> Block:
-    """A level without the nodes that its outputs do not need; inputs stay."""
-    nodes = [
-        replace(n, regions=tuple(map(_alive, n.regions))) if n.regions else n for n in level.nodes
-    ]
-    needed = {value.node for value in level.outputs}
-    kept: list[Node] = []
-    for node in reversed(nodes):
-        if node.op == "input" or node.id in needed:
-            kept.append(node)
-            needed.update(value.node for value in node.operands)
-    return replace(level, nodes=tuple(reversed(kept)))
-
-
-def _paths(owner: Block, ids: Collection[int]) -> set[str]:
-    """The parameters that some nodes of a block read."""
-    nodes = (node for node in owner.everywhere() if node.id in ids)
-    return {view.param for node in nodes for view in node.params.values()}
 
 
 def _tensors(made: Made | None) -> tuple[Tensor, ...]:

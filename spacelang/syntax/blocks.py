@@ -12,11 +12,12 @@ from spacelang.diagnostics import SpaceError, Span, error
 from spacelang.ir.build import BlockBuilder, Level, Tensor
 from spacelang.ir.condition import Condition, conjunction, disjunction, is_value, negate
 from spacelang.ir.dim import Dim, Symbol, conditional
+from spacelang.ir.names import under
 from spacelang.ir.node import Call, TensorType, join
 from spacelang.ir.op import SETTLE, NeedsValue
 from spacelang.ir.prove import Proved, equal, feasible
 from spacelang.syntax import tree
-from spacelang.syntax.bodies import Fixed, compiled
+from spacelang.syntax.bodies import Fixed, below, compiled
 from spacelang.syntax.calls import Arguments
 from spacelang.syntax.choices import pend, pending
 from spacelang.syntax.frame import Frame
@@ -152,7 +153,7 @@ def _outward(
                 assert isinstance(outer, Symbol)
                 return outer.name, outer
     decide = "/" + closure.name if closure.definition.kind == "cell" else frame.path(label or "")
-    return "." + symbol.name, Symbol(join(decide, symbol.name), symbol.values)
+    return "." + symbol.name, Symbol(under(decide, symbol.name), symbol.values)
 
 
 def join_types(
@@ -206,7 +207,7 @@ def _emit(
 
     def names(symbols: frozenset[Symbol]) -> dict[str, Dim | Symbol]:
         return {
-            s.name: sizes[s.name] if s.name in sizes else Symbol(join(decide, s.name), s.values)
+            s.name: sizes[s.name] if s.name in sizes else Symbol(under(decide, s.name), s.values)
             for s in symbols
         }
 
@@ -223,6 +224,8 @@ def _emit(
         for tensor in flat(bound[param.name])
     ]
     call = Call(made.block.name, path, decide, path, sizes=sizes)
+    for kind, owned in below(call, made.owned):
+        frame.builder.claim(owned, span, kind)
     frame.session.spend(1, span)
     return shaped(result, iter(frame.builder.call(call, operands, types, span)))
 

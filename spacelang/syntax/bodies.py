@@ -6,15 +6,16 @@ checked too; one that declares none gives nothing, in silence.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from spacelang.diagnostics import SpaceError, Span, error
-from spacelang.ir.build import Tensor
+from spacelang.ir.block import Block
+from spacelang.ir.build import DECISION, PARAMETER, Tensor
 from spacelang.ir.condition import Condition
 from spacelang.ir.dim import Dim, Symbol
 from spacelang.ir.dim import Value as DecisionValue
-from spacelang.ir.node import TensorType
+from spacelang.ir.node import Call, TensorType, join
 from spacelang.ir.op import SETTLE, Conflict, NeedsValue, open_question, shown
 from spacelang.ir.prove import Proved, Refuted, equal
 from spacelang.syntax import tree
@@ -22,7 +23,7 @@ from spacelang.syntax.evaluate import evaluate
 from spacelang.syntax.frame import Frame
 from spacelang.syntax.late import late_params
 from spacelang.syntax.scope import Scope
-from spacelang.syntax.session import MAX_CALLS, Compiled
+from spacelang.syntax.session import MAX_CALLS, Compiled, Exhausted, Owned, Session
 from spacelang.syntax.values import (
     BROKEN,
     CONDITIONS,
@@ -79,6 +80,8 @@ def compiled(
     except NeedsValue:
         session.failed = callee
         raise
+    except Exhausted:
+        raise
     except SpaceError as failed:
         callee.errors.extend(failed.diagnostics)
         callee.builder.level, callee.prefix = top, ""
@@ -92,11 +95,29 @@ def compiled(
         if node.op != "input"
     )
     session.blocks[name], session.named[name] = block, named
+    owned = session.owned[name] = tuple(dict.fromkeys(_owned(block, session)))
     imports, errors = tuple(callee.imports.values()), tuple(callee.errors)
-    made = Compiled(block, imports, late, result, named, tuple(callee.require), errors)
+    made = Compiled(block, imports, late, result, named, tuple(callee.require), owned, errors)
     session.compiled[key] = made
     session.kept.append(closure)
     return made
+
+
+def _owned(block: Block, session: Session) -> Iterator[Owned]:
+    """The paths that a use of a block takes for parameters and decisions."""
+    yield from ((PARAMETER, param.path) for param in block.params)
+    yield from ((DECISION, choice.path) for choice in block.decisions)
+    for node in block.everywhere():
+        if node.call is not None:
+            yield from below(node.call, session.owned[node.call.block])
+
+
+def below(call: Call, owned: Iterable[Owned]) -> Iterator[Owned]:
+    """What a call owns, by the paths of its caller; what a cell decides belongs to nobody."""
+    for kind, path in owned:
+        prefix = call.path if kind is PARAMETER else call.decide
+        if not prefix.startswith("/"):
+            yield kind, join(prefix, path)
 
 
 def _not_too_deep(closure: Closure, span: Span, frame: Frame) -> None:

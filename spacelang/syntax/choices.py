@@ -16,6 +16,7 @@ from spacelang.syntax import tree
 from spacelang.syntax.evaluate import entries, evaluate, hop, listed, row, whole
 from spacelang.syntax.frame import Frame
 from spacelang.syntax.scope import Scope
+from spacelang.syntax.session import Exhausted
 from spacelang.syntax.values import (
     Candidates,
     Numbers,
@@ -177,6 +178,8 @@ def _choose_path(expr: tree.ChoosePath, frame: Frame, scope: Scope) -> Thing:
             results.append(_alternative(option, frame, scope))
             conditions.append(truth)
             taken.append(option)
+        except Exhausted:
+            raise
         except SpaceError as found:
             failed = [*(failed or ()), *found.diagnostics]
         finally:

@@ -21,6 +21,7 @@ from spacelang.ir.pattern import Hop
 from spacelang.syntax import tree
 from spacelang.syntax.frame import Frame
 from spacelang.syntax.scope import Scope
+from spacelang.syntax.session import Exhausted
 from spacelang.syntax.values import Candidates, Numbers, Pending, Thing, kind, number
 
 MAX_LIST = 100_000
@@ -85,6 +86,8 @@ def each(given: Iterable[Given], make: Callable[[Given], Made]) -> list[Made]:
     for item in given:
         try:
             made.append(make(item))
+        except Exhausted:
+            raise
         except SpaceError as found:
             failed = [*(failed or ()), *found.diagnostics]
     if failed is not None:

@@ -22,6 +22,14 @@ MAX_CALLS = 32
 """How deep calls of blocks may stand in each other."""
 
 
+Owned = tuple[tuple[str, str], str]
+"""A kind of `BlockBuilder.claim`, and the path of one inside a block."""
+
+
+class Exhausted(SpaceError):
+    """A budget of the whole elaboration is spent: nothing goes on after it."""
+
+
 @dataclass(frozen=True)
 class Import:
     """A size of a block: where its symbol comes from. `frame` None is the immediate caller."""
@@ -36,7 +44,7 @@ class Compiled:
     """A block that was elaborated, with what a call of it needs.
 
     `named` says whether it opens a scope; `require` holds what it requires of each of its uses, in
-    its own sizes; a block with `errors` is never part of a graph.
+    its own sizes, `owned` the paths that each use takes; one with `errors` is in no graph.
     """
 
     block: Block
@@ -45,6 +53,7 @@ class Compiled:
     result: Thing | Broken
     named: bool
     require: tuple[Condition, ...] = ()
+    owned: tuple[Owned, ...] = ()
     errors: tuple[Diagnostic, ...] = ()
 
 
@@ -58,6 +67,7 @@ class Session:
     blocks: dict[str, Block] = field(default_factory=dict[str, Block])
     kept: list[object] = field(default_factory=list[object])
     named: dict[str, bool] = field(default_factory=dict[str, bool])
+    owned: dict[str, tuple[Owned, ...]] = field(default_factory=dict[str, tuple[Owned, ...]])
     late: dict[int, tuple[str, ...]] = field(default_factory=dict[int, tuple[str, ...]])
     lets: list[tree.Let] = field(default_factory=list[tree.Let])
     remarks: list[Diagnostic] = field(default_factory=list[Diagnostic])
@@ -78,10 +88,10 @@ class Session:
         """Count nodes made against the limit (SP507)."""
         self.nodes += nodes
         if self.nodes > MAX_NODES:
-            raise SpaceError(error("SP507", f"the graph has more than {MAX_NODES:,} nodes", span))
+            raise Exhausted(error("SP507", f"the graph has more than {MAX_NODES:,} nodes", span))
 
     def turn(self, turns: int, span: Span) -> None:
         """Count turns of loops against the limit, before they are taken (SP507)."""
         self.turns += turns
         if self.turns > MAX_TURNS:
-            raise SpaceError(error("SP507", f"loops take more than {MAX_TURNS:,} turns", span))
+            raise Exhausted(error("SP507", f"loops take more than {MAX_TURNS:,} turns", span))

@@ -25,6 +25,7 @@ from spacelang.syntax.functions import most
 from spacelang.syntax.limits import require
 from spacelang.syntax.names import bind, evaluate_let
 from spacelang.syntax.scope import Scope
+from spacelang.syntax.session import Exhausted
 from spacelang.syntax.values import BROKEN, Broken, Closure, Numbers, Thing, kind
 
 RESERVED = {"true", "false", "none"}
@@ -72,6 +73,8 @@ def run(statements: Sequence[tree.Statement], frame: Frame, scope: Scope) -> Ret
             else:
                 run_one(statement, frame, scope)
             continue
+        except Exhausted:
+            raise
         except SpaceError as failed:
             frame.errors.extend(failed.diagnostics)
         except NeedsValue as need:

@@ -206,6 +206,9 @@ def number(value: Thing, what: str, span: Span) -> Dim:
     """A number, symbolic or not (SP209 otherwise)."""
     if isinstance(value, Dim):
         return value
+    if isinstance(value, Pending):
+        found = error("SP208", "`choose {..}` stands only for a whole argument", value.span)
+        raise SpaceError(found.hint("choose name in {..} before, then the name here"))
     raise SpaceError(error("SP209", f"{what} must be a number, not {kind(value)}", span))
 
 

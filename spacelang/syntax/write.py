@@ -10,7 +10,7 @@ form for a part of the graph, and where the text would be another network, the e
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import cast
 
 from spacelang.diagnostics import Source, SpaceError
@@ -33,7 +33,9 @@ from spacelang.syntax.scope import Library
 from spacelang.syntax.session import Session
 from spacelang.syntax.spaces import elaborate
 from spacelang.syntax.values import SpaceValue
-from spacelang.syntax.write_nodes import INDENT, Body, Callee, Split, by_name
+from spacelang.syntax.write_nodes import INDENT, Body, Callee
+from spacelang.syntax.write_sizes import Sizes
+from spacelang.syntax.write_split import Case, Split
 from spacelang.syntax.write_values import (
     NAME,
     Names,
@@ -43,9 +45,6 @@ from spacelang.syntax.write_values import (
     reserved,
     text,
 )
-
-Case = tuple[tuple[tuple[Symbol, Candidate], ...], Call]
-"""What is known in one case of a split, and the call that it is."""
 
 
 def write_space(graph: Graph) -> str:
@@ -123,7 +122,7 @@ class _Writer:
         return self.callees[call.block]
 
     def _block(self, block: Block, name: str, cell: bool) -> Callee:
-        sizes = _Sizes(block, Names(self.names.taken))
+        sizes = Sizes(block, Names(self.names.taken))
         body = self._body(block, sizes)
         inputs = [sizes.input(node, body) for node in block.inputs]
         lines = [*body.lines(block, (), ""), _result(block, body)]
@@ -133,7 +132,7 @@ class _Writer:
         rates = frozenset(s for s in sizes.taken if sizes.sizes[s].rate)
         return Callee(name, cell, dict(sizes.taken), rates)
 
-    def _body(self, block: Block, sizes: _Sizes) -> Body:
+    def _body(self, block: Block, sizes: Sizes) -> Body:
         return Body(
             block,
             sizes.names,
@@ -218,7 +217,7 @@ class _Writer:
     ) -> Iterator[str]:
         """The body of one block of a split; its sizes are arguments, by what they are bound to."""
         block = self.graph.blocks[call.block]
-        sizes = _Sizes(block, names, capitals_allowed=False)
+        sizes = Sizes(block, names, capitals_allowed=False)
         sizes.taken = {size: bound[value] for size, value in call.sizes.items() if value in bound}
         body = self._body(block, sizes)
         del body.waiting[:taken]
@@ -232,7 +231,7 @@ class _Writer:
 
     def _root(self) -> Iterator[str]:
         block = self.graph.root
-        sizes = _Sizes(block, Names(self.names.taken))
+        sizes = Sizes(block, Names(self.names.taken))
         body = self._body(block, sizes)
         for node in block.inputs:
             yield self._input(node, body)
@@ -343,84 +342,3 @@ def _below(symbol: Symbol, call: Call, graph: Graph) -> bool:
     """Whether a decision of a caller is one that the block of a call takes."""
     paths = {choice.path for choice in graph.blocks[call.block].decisions}
     return any(under(call.decide, path) == symbol.name for path in paths)
-
-
-@dataclass
-class _Sizes:
-    """The names of a block's sizes: capitals where they are an axis of an input, else arguments.
-
-    taken   the sizes that calls hand over, with their names, in the order of first use
-    early   those of them that only rates read although they are none
-    """
-
-    block: Block
-    names: Names
-    capitals_allowed: bool = True
-    taken: dict[str, str] = field(default_factory=dict[str, str])
-    capitals: dict[str, str] = field(default_factory=dict[str, str])
-    scaled: set[str] = field(default_factory=set[str])
-    firm: set[str] = field(default_factory=set[str])
-
-    def __post_init__(self) -> None:
-        self.sizes = {size.name: size for size in self.block.sizes}
-        self.speller = Speller(lambda symbol: self._name(symbol, self.firm))
-        self.rates = Speller(lambda symbol: self._name(symbol, self.scaled))
-        heads = [choice.path.partition("[")[0] for choice in self.block.decisions]
-        self.names.taken |= set(heads)
-        self.decisions: dict[str, str] = {}
-        for choice, head in zip(self.block.decisions, heads, strict=True):
-            plain = head == choice.path and heads.count(head) == 1
-            self.decisions[choice.path] = head if plain else self.names.free(choice.path)
-        for node in self.block.inputs if self.capitals_allowed else ():
-            for size in node.types[0].shape:
-                symbol = _bare(size)
-                if symbol is not None and symbol.name in self.sizes:
-                    self.capitals.setdefault(symbol.name, "")
-
-    @property
-    def early(self) -> list[str]:
-        scaled = self.scaled - self.firm
-        return [s for s in self.taken if s in scaled and not self.sizes[s].rate]
-
-    def _name(self, symbol: Symbol, used: set[str]) -> str:
-        if symbol.name in self.decisions:
-            return self.decisions[symbol.name]
-        if symbol.name not in self.sizes:
-            if not self.block.sizes and symbol.free:
-                return symbol.name  # the batch of the whole network
-            return by_name(symbol, {})
-        used.add(symbol.name)
-        if symbol.rate and used is self.firm:
-            raise cannot(f"the rate {symbol}", "it is read as a size", self.block.span)
-        if symbol.name in self.capitals:
-            if not self.capitals[symbol.name]:
-                self.capitals[symbol.name] = self.names.free(_capital(symbol.name))
-            return self.capitals[symbol.name]
-        if symbol.name not in self.taken:
-            self.taken[symbol.name] = self.names.free(symbol.name.lstrip("%"))
-        return self.taken[symbol.name]
-
-    def input(self, node: Node, body: Body) -> tuple[str, Node]:
-        name = body.names.free(node.label or "x")
-        body.values[Value(node.id)] = name
-        return name, node
-
-    def typed(self, name: str, node: Node) -> str:
-        """A parameter; its type names the sizes that the body reads by their axis."""
-        shape = node.types[0].shape
-        symbols = [_bare(size) for size in shape]
-        if not any(s is not None and self.capitals.get(s.name) for s in symbols):
-            return name
-        axes = [self.capitals.get(s.name, "") if s is not None else "" for s in symbols]
-        filled = (axis or self.names.free("A") for axis in axes)
-        return f"{name}: [{', '.join(filled)}]"
-
-
-def _bare(size: Dim) -> Symbol | None:
-    symbol = next(iter(size.symbols), None)
-    return symbol if symbol is not None and size == Dim.of(symbol) else None
-
-
-def _capital(name: str) -> str:
-    plain = name.lstrip("%").rpartition(".")[2]
-    return plain[:1].upper() + plain[1:]

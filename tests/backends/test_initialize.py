@@ -42,7 +42,10 @@ def test_layers_start_as_those_of_pytorch() -> None:
     for snippet, layer in (
         ("linear(x, 400) as a", nn.Linear(6, 400)),
         ("conv(x, 80, 3, groups: 4, bias: true) as a", nn.Conv2d(40, 80, 3, groups=4)),
-        ("conv_transpose(x, 80, 3, groups: 4, bias: true) as a", nn.ConvTranspose2d(40, 80, 3, groups=4)),
+        (
+            "conv_transpose(x, 80, 3, groups: 4, bias: true) as a",
+            nn.ConvTranspose2d(40, 80, 3, groups=4),
+        ),
     ):
         model = made(snippet)
         for name, tensor in layer.named_parameters():

@@ -18,7 +18,8 @@ SNIPPETS = {
     "linear without bias": "linear(t, 3, bias: false) as a",
     "linear with factors": "linear(t, [2, 3, 5]) as a",
     "linear over factors": "linear(linear(t, [2, 3]) as a, 4, axes: 2) as b",
-    "linear with given weights": "linear(t, 5, weight: parameter([5, 4]) as w, bias: parameter([5]) as b)",
+    "linear with given weights": """
+      linear(t, 5, weight: parameter([5, 4]) as w, bias: parameter([5]) as b)""",
     "conv": "conv(x, 6, 3, stride: 2, bias: true) as a",
     "conv dilated": "conv(x, 4, 3, groups: 2, dilation: 2) as a",
     "conv with padding": "conv(x, 4, 5, pad: 1) as a",
@@ -38,14 +39,16 @@ SNIPPETS = {
     "add sub": "x + x - relu(x)",
     "mul div": "x * x / exp(x)",
     "numbers": "3 - 2 * x + 1 / (abs(x) + 0.5) - 7 / 2",
-    "activations": "relu(x) + gelu(x) + swish(x) + sigmoid(x) + hard_sigmoid(x) + hard_swish(x) + tanh(x)",
+    "activations": """
+      relu(x) + gelu(x) + swish(x) + sigmoid(x) + hard_sigmoid(x) + hard_swish(x) + tanh(x)""",
     "softmax": "softmax(x)",
     "sqrt": "sqrt(abs(x) + 1)",
     "dropout": "dropout(x, 0.4)",
     "drop_path": "drop_path(x, 0.4)",
     "merge": 'rearrange(x, "b c h w -> b (h w) c")',
     "split axes": 'rearrange(x, "b c (h p) (w q) -> (b h w) (p q c)", p: 2, q: 3)',
-    "batch out of an axis": 'rearrange(rearrange(x, "b c h w -> (b h) c w"), "(b h) c w -> b c h w", h: 6)',
+    "batch in an axis": """
+      rearrange(rearrange(x, "b c h w -> (b h) c w"), "(b h) c w -> b c h w", h: 6)""",
     "ones": 'rearrange(mean(x, axes: [2], keep: true), "b c 1 w -> b 1 w c")',
     "any axes": 'rearrange(x, "... h w -> ... (w h)")',
     "concat": "concat([x, relu(x), x], axis: 1)",
@@ -68,8 +71,9 @@ SNIPPETS = {
     "distances": 'take(parameter([3, 36]) as p, offset_index(6, 6, kind: "absolute"), axis: 1)',
     "clipped": "take(parameter([8, 3]) as p, clipped_index(6, 6, axis: 0, reach: 3, skip: 1))",
     "gather": 'gather(linear(t, 25) as a, bucket_index(6, 6, method: "product", ratio: 1.0))',
-    "bucket_sum": 'bucket_sum(einsum("bnc,bmc->bnm", t, t), bucket_index(6, 6, method: "euclidean", ratio: 2.0), buckets: 9)',
-    "mask": 'softmax(rearrange(x, "b c h w -> b c (h w)")[:, :, 0..<9] |> rearrange("b c (i j) -> b c i j", i: 3))',
+    "bucket_sum": """
+      bucket_sum(einsum("bnc,bmc->bnm", t, t), bucket_index(6, 6, method: "euclidean", ratio: 2.0),
+                 buckets: 9)""",
     "shifted windows": "shift_mask(6, 6, 3, 1) + mean(x, axes: [0, 1, 2, 3])",
 }  # fmt: skip
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_spaces import CONVOLUTIONS, VIT, architectures, graph, inputs, supernet
+from small_spaces import CONVOLUTIONS, SHARED, VIT, architectures, graph, inputs, supernet
 from torch import Tensor, nn
 
 from spacelang.backends.torch import proof
@@ -23,7 +23,7 @@ from spacelang.backends.torch.subnet import load_subnet, write_subnet
 from spacelang.backends.torch.supernet import Supernet
 from spacelang.diagnostics import SpaceError
 
-# Groups, lists that start at 1, a parameter in a list, weights as operands, a module below a module.
+# Groups, lists that start at 1, a parameter in a list, weights as operands, a module in a module.
 LABELS = """
 block unit(x: [B, N, C], hidden) -> [B, N, C] {
   return linear(x, hidden) as net[1] |> relu |> linear(C) as net[3]
@@ -40,29 +40,6 @@ space labels {
   a, b = split(x, [2, 4], axis: 2)
   output concat([b, a], axis: 2)
   weights { _: entangle }
-}
-"""
-
-# Consecutive layers read one set of weights, and a cell takes its decisions once for all its uses.
-SHARED = """
-block unit(x: [B, C, H, W]) -> [B, C, H, W] {
-  return choose op { small: conv(x, C) as c  large: conv(x, C, 3) as c |> batch_norm as bn  skip: x }
-}
-cell pair(a, b) {
-  choose inputs in 2 of [a, b, a + b]
-  return total(inputs) |s, source, e| { return unit(s) as edge[e] }
-}
-block layer(x: [B, C, H, W]) -> [B, C, H, W] {
-  choose kernel in {3, 5}
-  return conv(x, C, kernel) as kept |> batch_norm as own |> swish
-}
-space shared {
-  input x: [B, 3, 6, 6]
-  for i in 0..3 { x = layer(x) as layers[i] }
-  x = pair(x, relu(x)) as cells[0] |> pair(x) as cells[1]
-  output mean(x, axes: [2, 3]) |> linear(4) as head
-  weights { _: entangle }
-  rewrite { multiplex(layers, every: 2, own: [own]) }
 }
 """
 
@@ -193,8 +170,7 @@ def test_proofs_compare_gradients_too(monkeypatch: pytest.MonkeyPatch) -> None:
         prove(model, model.assignment, network)
 
 
-@pytest.mark.parametrize("text", [VIT, CONVOLUTIONS], ids=["vit", "convolutions"])
-@pytest.mark.parametrize("ending", ["pt2", "onnx"])
+@pytest.mark.parametrize(("text", "ending"), [(VIT, "onnx"), (CONVOLUTIONS, "pt2")])
 def test_exports_equal_eager(text: str, ending: str, tmp_path: Path) -> None:
     if ending == "onnx":
         pytest.importorskip("onnxscript")

@@ -6,14 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
 from small_spaces import VIT, graph
 from torch import Tensor
 
 from spacelang.backends.torch import weights
 from spacelang.backends.torch.supernet import Supernet
-from spacelang.diagnostics import Source, SpaceError
-from spacelang.ir.graph import Graph
+from spacelang.diagnostics import SpaceError
 from spacelang.loader import load
 
 LAYOUTS = """

@@ -1,0 +1,66 @@
+"""Levels of a block: the block itself and its regions; where a node stands, and levels changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
+
+from spacelang.ir.block import Block
+from spacelang.ir.condition import Condition
+from spacelang.ir.graph import conditions
+from spacelang.ir.node import Node
+
+
+@dataclass(frozen=True)
+class Where:
+    node: Node
+    level: Block
+    guards: tuple[Condition, ...]
+
+
+def find(level: Block, id: int, guards: tuple[Condition, ...]) -> Where | None:
+    if id in level.by_id:
+        return Where(level.by_id[id], level, guards)
+    for node in level.nodes:
+        for region, condition in zip(node.regions, conditions(node), strict=True):
+            found = find(region, id, (*guards, condition))
+            if found is not None:
+                return found
+    return None
+
+
+def changed(level: Block, id: int, change: Callable[[Block], Block]) -> Block:
+    """A block in which the level that holds a node is changed."""
+    if id in level.by_id:
+        return change(level)
+
+    def node(n: Node) -> Node:
+        return (
+            replace(n, regions=tuple(changed(r, id, change) for r in n.regions)) if n.regions else n
+        )
+
+    return mapped(level, node)
+
+
+def mapped(level: Block, change: Callable[[Node], Node]) -> Block:
+    return replace(level, nodes=tuple(map(change, level.nodes)))
+
+
+def alive(level: Block) -> Block:
+    """A level without the nodes that its outputs do not need; inputs stay."""
+    nodes = [
+        replace(n, regions=tuple(map(alive, n.regions))) if n.regions else n for n in level.nodes
+    ]
+    needed = {value.node for value in level.outputs}
+    kept: list[Node] = []
+    for node in reversed(nodes):
+        if node.op == "input" or node.id in needed:
+            kept.append(node)
+            needed.update(value.node for value in node.operands)
+    return replace(level, nodes=tuple(reversed(kept)))
+
+
+def paths_read(owner: Block, ids: Collection[int]) -> set[str]:
+    """The parameters that some nodes of a block read."""
+    nodes = (node for node in owner.everywhere() if node.id in ids)
+    return {view.param for node in nodes for view in node.params.values()}
