@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from math import prod
 from pathlib import Path
 
 import pytest
@@ -46,8 +47,13 @@ def whole(text: str) -> str:
 
 
 def sizes(graph: Graph) -> str:
-    stored = graph.storages.items()
-    return ", ".join(f"{path} {'x'.join(map(str, s.sizes))}" for path, s in stored)
+    """What is stored; `2 of 4x8` are two tensors for two candidates."""
+    found: list[str] = []
+    for path, stored in graph.storages.items():
+        shape = "x".join(map(str, stored.sizes))
+        count = prod(len(symbol.values) for symbol in stored.bank)
+        found.append(f"{path} {shape}" if count == 1 else f"{path} {count} of {shape}")
+    return ", ".join(found)
 
 
 def figure(name: str) -> Callable[[Graph], str]:

@@ -15,6 +15,7 @@ import pytest
 from spacelang.diagnostics import CODES, Report, Source, SpaceError
 from spacelang.explain import examples
 from spacelang.grammars.loader import tables
+from spacelang.ir.verify import verify
 from spacelang.loader import load
 from spacelang.syntax.tokens import scan
 
@@ -126,13 +127,27 @@ SEEDS = [
     """,
 ]
 CORPUS = [*SEEDS, *(e.text for c in CODES for e in examples(c) if not e.code.startswith("SP1"))]
-NAMES = """x y s a b width depth heads i k none true false B C H W N linear conv einsum relu softmax
-layer_norm batch_norm concat split unstack rearrange mean max_pool take parameter expand drop_path zero
-len sum min max floor power sqrt log largest zip enumerate reversed total cascade table exp entangle
-separate tie store mlp params macs""".split()
-NUMBERS = "0 1 2 3 4 7 8 16 64 0.5 1.5 1K 5M 100000 9223372036854775807".split()
+NAMES = ["x", "y", "s", "a", "b", "width", "depth", "heads", "i", "k", "none", "true", "false", "B", "C", "H", "W", "N", "linear", "conv", "einsum", "relu", "softmax", "layer_norm", "batch_norm", "concat", "split", "unstack", "rearrange", "mean", "max_pool", "take", "parameter", "expand", "drop_path", "zero", "len", "sum", "min", "max", "floor", "power", "sqrt", "log", "largest", "zip", "enumerate", "reversed", "total", "cascade", "table", "exp", "entangle", "separate", "tie", "store", "mlp", "params", "macs"]
+NUMBERS = ["0", "1", "2", "3", "4", "7", "8", "16", "64", "0.5", "1.5", "1K", "5M", "100000", "9223372036854775807"]
 STRINGS = ['"bij,bjk->bik"', '"b c h w -> b (h w) c"', '"b (h p) -> b h p"', '"..."', '""', '"a->"']
-OPERATORS = ["+", "-", "*", "/", "//", "%", "==", "!=", "<", "<=", ">", ">=", "in", "and", "or", "|>"]
+OPERATORS = [
+    "+",
+    "-",
+    "*",
+    "/",
+    "//",
+    "%",
+    "==",
+    "!=",
+    "<",
+    "<=",
+    ">",
+    ">=",
+    "in",
+    "and",
+    "or",
+    "|>",
+]
 
 
 def words_of(text: str) -> list[tuple[str, str]]:
@@ -253,14 +268,16 @@ class Grower:
 
 
 def outcome(text: str) -> set[str]:
-    """The codes that a text is refused with."""
+    """The codes that a text is refused with; a graph that loads keeps every invariant."""
     try:
-        load(Source("<fuzz>", text))
+        graph = load(Source("<fuzz>", text))
     except SpaceError as refused:
-        assert refused.diagnostics, text
-        str(refused)
-        return {diagnostic.code for diagnostic in refused.diagnostics}
-    return set()
+        drawn = str(refused)
+        codes = {diagnostic.code for diagnostic in refused.diagnostics}
+        return codes if drawn else {"a refusal without a word"}
+    report = Report()
+    verify(graph, report)
+    return {f"verifier: {found.headline}" for found in report.errors}
 
 
 @pytest.mark.parametrize("run", range(RUNS))
@@ -273,6 +290,7 @@ def test_programs(run: int) -> None:
         start = time.perf_counter()
         found = outcome(text)
         assert time.perf_counter() - start < SLOWEST, text
+        assert found <= CODES.keys(), (text, found)
         codes |= found
         loaded += not found
     # The texts reach far into the elaborator, and some are right.

@@ -494,9 +494,7 @@ def test_long_texts_need_no_stack(text: str) -> None:
         ("choose k in 8 of [relu(x) for i in 0..15]", "k has more than 10,000 orders"),
     ],
 )
-def test_bombs_are_refused(
-    statement: str, headline: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_bombs_are_refused(statement: str, headline: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("spacelang.syntax.session.MAX_TURNS", 2_000)
     monkeypatch.setattr("spacelang.syntax.session.MAX_NODES", 1_000)
     with pytest.raises(SpaceError) as failed:

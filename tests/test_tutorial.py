@@ -12,9 +12,8 @@ from pathlib import Path
 import pytest
 
 PAGE = (Path(__file__).parent.parent / "docs" / "tutorial.md").read_text()
-COMMANDS = [
-    line for block in re.findall(r"^```sh\n(.*?)^```", PAGE, re.S | re.M) for line in block.splitlines()
-]
+BLOCKS = re.findall(r"^```sh\n(.*?)^```", PAGE, re.S | re.M)
+COMMANDS = [line for block in BLOCKS for line in block.splitlines()]
 
 
 @pytest.fixture(scope="module")

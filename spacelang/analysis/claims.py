@@ -58,7 +58,8 @@ def _met(graph: Graph, tables: Counter) -> bool:
             low, high = required.bands.get(figure, (None, None))
             inside &= (costs >= low) if low is not None else True
             inside &= (costs <= high) if high is not None else True
-        for row in tried[inside][:64].tolist():
+        rows: list[list[int]] = tried[inside][:64].tolist()
+        for row in rows:
             choices = zip(graph.decisions.values(), row, strict=True)
             values = {choice.path: choice.values[index] for choice, index in choices}
             if all(condition.at(values) for condition in required.conditions):

@@ -114,7 +114,11 @@ class BlockBuilder:
     @contextmanager
     def trial(self) -> Generator[None]:
         """What is declared inside is taken back at the end."""
-        params, decisions, unlabelled = dict(self.params), dict(self.decisions), dict(self.unlabelled)
+        params, decisions, unlabelled = (
+            dict(self.params),
+            dict(self.decisions),
+            dict(self.unlabelled),
+        )
         claims = {path: list(held) for path, held in self.claims.items()}
         level = self.level
         try:

@@ -246,6 +246,11 @@ class Infer:
     def need_at_most(self, a: Dim, b: Dim, code: str, headline: str) -> None:
         self._judge(at_most(a, b, self.guards), code, headline, (a, b))
 
+    def need_bound(self, a: Dim, what: str) -> None:
+        """A size must not hang on the batch."""
+        if any(symbol.free for symbol in a.symbols):
+            self.fail("SP308", f"{what} must be known, not {shown(a)}")
+
     def need_some(self, a: Dim, what: str) -> None:
         """A size must be one at least."""
         self._judge(at_most(ONE, a, self.guards), "SP302", f"{what} must be at least 1", (a,))
@@ -283,6 +288,7 @@ class Infer:
         axes = tuple(tuple(a) if not isinstance(a, Dim) else (a,) for a in shape)
         for axis in axes:
             for factor in axis:
+                self.need_bound(factor, f"a size of {name or 'a parameter'}")
                 self.need_whole(factor, f"a size of {name or 'a parameter'}")
         declared = Param(name, axes, init, role, dtype, persistent, decay, span=self.span)
         self.params[name] = declared

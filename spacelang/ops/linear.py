@@ -10,7 +10,7 @@ from math import prod
 
 from spacelang.ir.dim import Dim
 from spacelang.ir.node import TensorType
-from spacelang.ir.op import CostOf, Infer, op, option
+from spacelang.ir.op import CostOf, Infer, op, option, shown
 from spacelang.ir.param import Init
 from spacelang.ops.patterns import bind_einsum, parse_einsum
 
@@ -31,6 +31,16 @@ def _product(sizes: tuple[Dim, ...]) -> Dim:
     return prod(sizes, start=ONE)
 
 
+def _given(infer: Infer, name: str, shape: tuple[Dim, ...]) -> None:
+    """A weight or bias that is an operand must be of the shape that the op would own."""
+    actual = infer.operand(name)
+    label = f"it is {shown(actual)}, wanted is {shown(TensorType(shape))}"
+    if actual.rank != len(shape):
+        infer.fail("SP301", f"the {name} of {infer.name} has {actual.rank} axes", label)
+    for a, b in zip(actual.shape, shape, strict=True):
+        infer.need_equal(a, b, "SP304", f"the {name} of {infer.name} does not fit", label)
+
+
 @linear.shape
 def _linear(infer: Infer) -> TensorType:
     """[.., in] -> [.., out], over the trailing `axes` axes; a list `out` gives an axis a factor."""
@@ -41,14 +51,12 @@ def _linear(infer: Infer) -> TensorType:
     for size in out:
         infer.need_whole(size, "the width of linear")
     if "weight" in infer.given:
-        weight = infer.operand("weight")
-        if weight.rank != 2:
-            infer.fail("SP301", "the weight of linear has two axes, [out, in]")
-        infer.need_equal(weight.shape[0], _product(out), "SP304", "rows of the weight and `out`")
-        infer.need_equal(weight.shape[1], _product(inner), "SP304", "columns of the weight and x")
+        _given(infer, "weight", (_product(out), _product(inner)))
     else:
         infer.param("weight", [out, inner], infer.init("init") or Init("linear"))
-    if infer.flag("bias") and "bias" not in infer.given:
+    if "bias" in infer.given:
+        _given(infer, "bias", (_product(out),))
+    elif infer.flag("bias"):
         start = infer.init("bias_init") or Init("linear_bias")
         infer.param("bias", [out], start, decay=False)
     return TensorType((*x.shape[: x.rank - axes], *out), x.dtype)
@@ -90,12 +98,12 @@ def _conv(infer: Infer) -> TensorType:
     pad = infer.padding(dilation * (kernel - 1) // 2)
     shape = [out, channels / groups, kernel, kernel]
     if "weight" in infer.given:
-        weight = infer.operand("weight")
-        for given, wanted in zip(weight.shape, shape, strict=False):
-            infer.need_equal(given, wanted, "SP304", "the weight of conv")
+        _given(infer, "weight", tuple(shape))
     else:
         infer.param("weight", shape, infer.init("init") or Init("conv"))
-    if infer.flag("bias") and "bias" not in infer.given:
+    if "bias" in infer.given:
+        _given(infer, "bias", (out,))
+    elif infer.flag("bias"):
         infer.param("bias", [out], infer.init("bias_init") or Init("conv_bias"), decay=False)
     reach = 2 * pad - dilation * (kernel - 1) - 1
     sizes = tuple((side + reach) // stride + 1 for side in (height, width))

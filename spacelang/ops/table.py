@@ -60,6 +60,7 @@ def _bucket_sum(infer: Infer) -> TensorType:
 
 def _square(infer: Infer) -> TensorType:
     side = infer.dim("h") * infer.dim("w") + (infer.dim("skip") if "skip" in infer.options else 0)
+    infer.need_bound(side, "the number of positions")
     infer.need_whole(side, "the number of positions")
     return TensorType((side, side), INDEX)
 
@@ -104,5 +105,6 @@ def _shift_mask(infer: Infer) -> TensorType:
     together."""
     window = infer.dim("window")
     windows = infer.dim("h") * infer.dim("w") / (window * window)
+    infer.need_bound(windows, "the number of windows")
     infer.need_whole(windows, "the number of windows")
     return TensorType((windows, Dim.of(1), window * window, window * window))

@@ -8,6 +8,7 @@ from typing import NoReturn
 from spacelang.diagnostics import SpaceError, Span, error
 from spacelang.ir.build import Level, Tensor
 from spacelang.ir.condition import Condition, compare, conjunction, disjunction, negate
+from spacelang.ir.condition import is_value as is_word
 from spacelang.ir.dim import Dim, conditional
 from spacelang.ir.op import Conflict, NeedsValue
 from spacelang.ir.prove import Refuted, holds
@@ -18,6 +19,7 @@ from spacelang.syntax.scope import Scope
 from spacelang.syntax.values import (
     Candidates,
     Numbers,
+    Picked,
     Text,
     Thing,
     condition,
@@ -80,9 +82,9 @@ def _apply(expr: tree.Binary, left: Thing, right: Thing, frame: Frame) -> Thing:
     if isinstance(expr.right, tree.Labelled) and isinstance(expr.right.value, tree.Name):
         name = expr.right.value.name
         raise SpaceError(
-            error("SP207", f"this names {name}, not the result of {operator}", expr.right.span).hint(
-                f"put the whole into brackets: (.. {operator} {name}) as .."
-            )
+            error(
+                "SP207", f"this names {name}, not the result of {operator}", expr.right.span
+            ).hint(f"put the whole into brackets: (.. {operator} {name}) as ..")
         )
     if operator in ("in", "not in"):
         found = member(left, right, expr.right.span)
@@ -167,6 +169,7 @@ def _logic(
 
 def compared(operator: str, left: Thing, right: Thing, span: Span) -> bool | Condition:
     """`left operator right`; values of different kinds are not equal."""
+    left, right = (Text(v.symbol) if isinstance(v, Picked) else v for v in (left, right))
     if isinstance(left, Dim) and isinstance(right, Dim):
         return decided(compare(operator, left, right))
     if isinstance(left, Tensor) and isinstance(right, Tensor):
@@ -176,9 +179,9 @@ def compared(operator: str, left: Thing, right: Thing, span: Span) -> bool | Con
     if isinstance(left, Text) and isinstance(right, Text):
         raise NeedsValue(left.symbol, span)
     if isinstance(left, Text):
-        same = is_value(left, right)
+        same = _is(left, right)
     elif isinstance(right, Text):
-        same = is_value(right, left)
+        same = _is(right, left)
     elif isinstance(left, tuple) and isinstance(right, tuple):
         same = _same_lists(left, right, span)
     else:
@@ -186,9 +189,19 @@ def compared(operator: str, left: Thing, right: Thing, span: Span) -> bool | Con
     return same if operator == "==" else _not(same)
 
 
-def _same_lists(
-    left: tuple[Thing, ...], right: tuple[Thing, ...], span: Span
-) -> bool | Condition:
+def _is(decision: Text, value: Thing) -> bool | Condition:
+    """Whether a decision takes a value; a pick takes a list in any order."""
+    if not isinstance(value, tuple):
+        return is_value(decision, value)
+    known = [v.constant for v in value if isinstance(v, Dim)]
+    places = sorted(n for n in known if n is not None)
+    if len(places) != len(value):
+        return False
+    orders = [v for v in decision.symbol.values if isinstance(v, tuple) and sorted(v) == places]
+    return decided(disjunction(*(is_word(decision.symbol, order) for order in orders)))
+
+
+def _same_lists(left: tuple[Thing, ...], right: tuple[Thing, ...], span: Span) -> bool | Condition:
     if len(left) != len(right):
         return False
     found: list[Condition] = []

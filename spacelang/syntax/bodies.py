@@ -17,6 +17,7 @@ from spacelang.ir.dim import Dim, Symbol
 from spacelang.ir.dim import Value as DecisionValue
 from spacelang.ir.node import Call, TensorType, join
 from spacelang.ir.op import SETTLE, Conflict, NeedsValue, open_question, shown
+from spacelang.ir.param import Init
 from spacelang.ir.prove import Proved, Refuted, equal
 from spacelang.syntax import tree
 from spacelang.syntax.evaluate import evaluate
@@ -57,7 +58,7 @@ def compiled(
     captured = () if closure.frame is None else tuple(
         tuple(sorted(f.fixed.items(), key=str)) for f in frame.chain
     )  # fmt: skip
-    key = (
+    key: tuple[object, ...] = (
         id(definition),
         id(closure.scope),
         tuple((n, "late" if n in late else _key(v)) for n, v in bound.items()),
@@ -65,13 +66,20 @@ def compiled(
         guards,
         captured,
     )
+    anchored = closure.frame is not None or any(map(_sees, bound.values()))
+    if anchored:
+        symbols = {s for value in bound.values() for s in _symbols(value)}
+        homes = ((s.name, id(home), at.name) for s in symbols for home, at in (frame.home(s),))
+        key = (*key, tuple(sorted(homes)))
     found = session.compiled.get(key)
     if found is not None:
         return found
     place = frame.path(label) if label is not None else frame.next(closure.name)
     if definition.kind == "cell":
         place = "/" + closure.name
-    callee = Frame(session, closure.name, definition.span, frame, fixed, definition, place)
+    callee = Frame(
+        session, closure.name, definition.span, frame, fixed, definition, place, anchored
+    )
     scope = closure.scope.inside(callee)
     callee.builder.level.guards = tuple(callee.condition(frame, g) for g in guards)
     top = callee.builder.level
@@ -284,9 +292,21 @@ def _symbols(value: Thing) -> Iterator[Symbol]:
             yield from size.symbols
     elif isinstance(value, Text):
         yield value.symbol
-    elif isinstance(value, tuple):
-        for item in value:
+    elif isinstance(value, Numbers):
+        yield from value.stop.symbols
+    elif isinstance(value, Init):
+        for size in value.arguments:
+            yield from size.symbols
+    elif isinstance(value, tuple | Candidates):
+        for item in value if isinstance(value, tuple) else value.items:
             yield from _symbols(item)
+
+
+def _sees(value: Thing) -> bool:
+    """Whether a block that sees names of a frame is handed over."""
+    if isinstance(value, tuple):
+        return any(map(_sees, value))
+    return isinstance(value, Closure) and value.frame is not None
 
 
 def _key(value: Thing) -> object:

@@ -158,7 +158,9 @@ class Join:
             return
         if isinstance(a, Broken) or isinstance(b, Broken):
             self.scope.names[name] = BROKEN
-        elif isinstance(a, Unbound | Torn) or isinstance(b, Unbound | Torn | Clash | Module | Later):
+        elif isinstance(a, Unbound | Torn) or isinstance(
+            b, Unbound | Torn | Clash | Module | Later
+        ):
             self.scope.names[name] = Torn(name, self.truth)
         elif has_tensor(a) and has_tensor(b):
             pairs = _pairs(name, a, b, self.span)

@@ -140,7 +140,9 @@ def _init(expr: tree.CallOf, frame: Frame, scope: Scope) -> Init:
     wanted = INITS[name]
     if len(given.positional) != wanted or given.named or given.region is not None:
         raise SpaceError(error("SP204", f"{name} takes {wanted or 'no'} numbers", expr.span))
-    return Init(name, tuple(number(v, f"an argument of {name}", expr.span) for v in given.positional))
+    return Init(
+        name, tuple(number(v, f"an argument of {name}", expr.span) for v in given.positional)
+    )
 
 
 # Pipes and labels.

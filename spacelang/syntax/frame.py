@@ -34,6 +34,10 @@ class Frame:
     `fixed` holds values of decisions that this alternative of the block is made for: a size that the
     caller binds (by the symbol's name there) or, after a dot, a decision of its own. `errors` are
     kept here, not in the session: an elaboration that asks for a split is thrown away with them.
+
+    A block of a file takes its sizes from its immediate caller, whoever that is. One that sees names
+    of another frame is `anchored`: its sizes are those of the frames where they were first bound, so
+    that a size it is given and the same size seen by name are one.
     """
 
     def __init__(
@@ -45,9 +49,10 @@ class Frame:
         fixed: Mapping[str, DecisionValue] | None = None,
         definition: BlockOf | None = None,
         place: str = "",
+        anchored: bool = False,
     ) -> None:
         self.session, self.caller, self.name = session, caller, name
-        self.definition, self.place = definition, place
+        self.definition, self.place, self.anchored = definition, place, anchored
         self.fixed = dict(fixed or {})
         self.builder = BlockBuilder(name, span, explain=self._explain)
         self.builder.remarks = session.remarks
@@ -92,6 +97,8 @@ class Frame:
             return symbol if own is None else _value(symbol, own)
         if self.caller is None:
             raise SpaceError(error("SP208", f"{symbol.name} belongs to a space apart"))
+        if self.anchored:
+            origin, symbol = origin.home(symbol)
         outer = self.caller.symbol(origin, symbol)
         if isinstance(outer, Dim):
             return self.dim(self.caller, outer)
@@ -117,6 +124,13 @@ class Frame:
                 break
             name, here = found.symbol.name, found.frame or here.caller
         return here, name
+
+    def home(self, symbol: Symbol) -> tuple[Frame, Symbol]:
+        """The frame that first bound a symbol of this one, as far as that is certain for all calls."""
+        here: Frame = self
+        while here.anchored and (found := here.import_of(symbol.name)) is not None:
+            symbol, here = found.symbol, found.frame or here.chain[-2]
+        return here, symbol
 
     def import_of(self, name: str) -> Import | None:
         """Where a size of this block comes from; None for a decision of its own."""

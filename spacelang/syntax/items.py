@@ -39,7 +39,9 @@ def _entry(items: tuple[Thing, ...], index: tree.Index, frame: Frame, scope: Sco
         case tree.Rest(start):
             first = known_number(_number(start, frame, scope), "the start of a slice", index.span)
             if not 0 <= first <= len(items) or first.denominator != 1:
-                raise SpaceError(error("SP307", f"from {first} of a list of {len(items)}", index.span))
+                raise SpaceError(
+                    error("SP307", f"from {first} of a list of {len(items)}", index.span)
+                )
             return items[int(first) :]
         case _:
             at = evaluate(index, frame, scope)

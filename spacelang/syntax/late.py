@@ -80,9 +80,7 @@ def _uses(root: object, scope: Scope, look: _Look) -> Iterator[tuple[str, bool]]
                 pass
 
 
-def _call(
-    node: tree.Expr, piped: int, rate: bool, scope: Scope, look: _Look, todo: Todo
-) -> None:
+def _call(node: tree.Expr, piped: int, rate: bool, scope: Scope, look: _Look, todo: Todo) -> None:
     """Enter a call: its arguments are rates where the callee's parameters are."""
     if isinstance(node, tree.Labelled):
         todo.append((node.label, False))

@@ -48,9 +48,7 @@ def require(statement: tree.Require, frame: Frame, scope: Scope) -> None:
         frame.require.append(disjunction(negate(here), found))
 
 
-def deferred(
-    frame: Frame, decisions: Mapping[str, Choice]
-) -> Iterator[tuple[Condition, Span]]:
+def deferred(frame: Frame, decisions: Mapping[str, Choice]) -> Iterator[tuple[Condition, Span]]:
     """The limits of a space, in the decisions of its graph, and where they are written."""
     for expr, scope, guards in frame.deferred:
         reader = Reader(frame, scope, decisions)
@@ -276,17 +274,13 @@ class _Resolver:
             case _:
                 return node
 
-    def _call(
-        self, name: str, node: tree.CallOf, arguments: Sequence[tree.Argument]
-    ) -> tree.Expr:
+    def _call(self, name: str, node: tree.CallOf, arguments: Sequence[tree.Argument]) -> tree.Expr:
         """A function of matches: they are its list, those that are absent left out."""
         if len(arguments) == 1 and self.reader.is_path(arguments[0].value):
             choices = self.reader.many(arguments[0].value, self.scope)
             if choices is not None:
                 return self._bound(fold(name, choices, node.span), node.span)
-        kept = tuple(
-            tree.Argument(a.name, self.visit(a.value), span=a.span) for a in arguments
-        )
+        kept = tuple(tree.Argument(a.name, self.visit(a.value), span=a.span) for a in arguments)
         return tree.CallOf(node.callee, kept, None, span=node.span)
 
     def _bound(self, value: Thing, span: Span) -> tree.Name:
@@ -297,7 +291,9 @@ class _Resolver:
 
     def _keys(self, node: tree.Expr, beside: tree.Expr) -> tree.Expr:
         """Bare words beside a decision among words as strings (SP501 if it has no such key)."""
-        value = self.scope.names.get(beside.name) if isinstance(beside, tree.Name) else None
+        value: object = None
+        if isinstance(beside, tree.Name) and (owner := self.scope.find(beside.name)) is not None:
+            value = owner.names[beside.name]
         if not isinstance(value, Text) or value.boolean:
             return node
         if isinstance(node, tree.Set):

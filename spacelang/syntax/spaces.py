@@ -223,9 +223,7 @@ def _given(
     return bind_arguments(optional, evaluated, base.definition.name)
 
 
-def _run(
-    statements: Iterable[tree.Statement], derived: bool, frame: Frame, scope: Scope
-) -> None:
+def _run(statements: Iterable[tree.Statement], derived: bool, frame: Frame, scope: Scope) -> None:
     """Run the statements of a space; errors of one are kept and the next go on."""
     for statement in statements:
         if derived and not isinstance(statement, DERIVED):

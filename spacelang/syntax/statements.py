@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from spacelang.diagnostics import SpaceError, Span, error
-from spacelang.ir.build import Tensor
 from spacelang.ir.condition import compare
 from spacelang.ir.dim import Dim
 from spacelang.ir.op import NeedsValue
@@ -26,7 +25,7 @@ from spacelang.syntax.limits import require
 from spacelang.syntax.names import bind, evaluate_let
 from spacelang.syntax.scope import Scope
 from spacelang.syntax.session import Exhausted
-from spacelang.syntax.values import BROKEN, Broken, Closure, Numbers, Thing, kind
+from spacelang.syntax.values import BROKEN, Broken, Closure, Numbers, Thing, has_tensor, kind
 
 RESERVED = {"true", "false", "none"}
 
@@ -137,7 +136,7 @@ def run_one(statement: tree.Statement, frame: Frame, scope: Scope) -> None:
     row = ROWS.get(type(statement))
     if row is None:
         word = statement.span.text.split(maxsplit=1)[0] if statement.span.text else "this"
-        raise SpaceError(error("SP208", f"`{word}` has no place in a block", statement.span))
+        raise SpaceError(error("SP208", f"`{word}` has no place here", statement.span))
     row(statement, frame, scope)
 
 
@@ -171,7 +170,7 @@ def _assign(statement: tree.Assign, frame: Frame, scope: Scope) -> None:
     _keep(statement.names, scope, statement.span)
     values = each(statement.values, lambda expr: evaluate(expr, frame, scope))
     for value, expr in zip(values, statement.values, strict=True):
-        if not isinstance(value, Tensor | tuple | None):
+        if value is not None and value != () and not has_tensor(value):
             raise SpaceError(
                 error("SP209", f"`=` binds tensors; this is {kind(value)}", expr.span).hint(
                     f"let {statement.names[0]} = .."
@@ -228,9 +227,7 @@ def turns(source: Thing, span: Span, frame: Frame) -> Iterable[tuple[Any, Thing]
     last = most(source.stop, span)
     frame.session.turn(source.count(last), span)
     order = "<" if source.open else "<="
-    return [
-        (compare(order, Dim.of(turn), source.stop), Dim.of(turn)) for turn in source.upto(last)
-    ]
+    return [(compare(order, Dim.of(turn), source.stop), Dim.of(turn)) for turn in source.upto(last)]
 
 
 def _constants(body: tree.Body) -> Iterable[str]:

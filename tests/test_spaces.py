@@ -1,0 +1,88 @@
+"""Every shipped space: canonical text, legal, and exact to the last parameter.
+
+`golden/figures.json`: params is the number of elements of the network, supernet_params of the
+storage, size the number of architectures, macs multiply-accumulates at batch 1 of the graph as
+written. None of them may ever be loosened.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from spacelang.analysis.queries import counter
+from spacelang.diagnostics import Report
+from spacelang.ir.verify import verify
+from spacelang.loader import load, open_address
+from spacelang.syntax.format import format
+from spacelang.syntax.parse import parse
+
+SPACES = Path(__file__).parent.parent / "spaces"
+FILES = sorted(p.relative_to(SPACES).as_posix() for p in SPACES.rglob("*.space"))
+FIGURES = json.loads((Path(__file__).parent / "golden" / "figures.json").read_text())
+BANDS = {
+    ("autoformer.space:autoformer_t", "params in 5M..6M"): 5_164_334_576,
+    ("cream.space:cream", "macs in 300M..400M"): 4_868_208_130_443_215,
+    ("cream.space:cream", "params in 5.5M..6.5M and macs in 400M..450M"): 7_443_723_796_373_583,
+    ("cdarts.space:cifar10", "params in 3M..3.5M"): 1_987_003_250_914_475_340,
+    ("s3.space:s3_start", ""): 74_638_962_853_230_090_910_404,
+    ("tinyvit.space:tinyvit_contraction", ""): 361_606,
+    ("efficientvit.space:efficientvit_search", ""): 18_432,
+    ("cdarts.space:cifar10", ""): 9_119_789_245_425_254_400,
+    ("cream.space:cream", ""): 21_936_950_640_377_856,
+}
+RESIZED = [
+    ("autoformer.space:autoformer_t", 192),
+    ("autoformer.space:autoformer_t", 288),
+    ("deit.space:deit_s", 288),
+    ("swin.space:swin_t", 448),
+    ("tinyvit.space:tinyvit_5m", 256),
+    ("efficientvit.space:efficientvit_m4", 512),
+    ("cream.space:cream", 160),
+    ("minivit.space:mini_deit_ti", 384),
+]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_file_is_in_canonical_form(name: str) -> None:
+    source, _ = open_address(SPACES / name)
+    assert format(parse(source)) == source.text
+
+
+@pytest.mark.parametrize("address", FIGURES)
+def test_golden_figures(address: str) -> None:
+    graph = load(SPACES / address)
+    wanted = FIGURES[address]
+    weights = [s.numel for s in graph.storages.values() if s.param.role == "weight"]
+    if "params" in wanted:
+        cost = graph.cost()
+        assert {"params": cost.params, "macs": cost.macs}.items() >= wanted.items()
+        return
+    found = {"supernet_params": sum(weights)}
+    if "size" in wanted:
+        found["size"] = str(graph.size())
+        found["min_params"], found["max_params"] = counter(graph).extremes("params")
+    assert found == wanted
+
+
+@pytest.mark.parametrize("address", FIGURES)
+def test_the_graph_breaks_no_invariant(address: str) -> None:
+    report = Report()
+    verify(load(SPACES / address), report)
+    report.check()
+
+
+@pytest.mark.parametrize(("address", "where"), BANDS, ids=str)
+def test_exact_counts(address: str, where: str) -> None:
+    assert load(SPACES / address).size(where) == BANDS[address, where]
+
+
+@pytest.mark.parametrize(("address", "image"), RESIZED)
+def test_another_resolution(address: str, image: int) -> None:
+    graph = load(SPACES / address, image=image)
+    report = Report()
+    verify(graph, report)
+    report.check()
+    assert graph.root.inputs[0].types[0].shape[-1] == image
