@@ -13,7 +13,6 @@ import linecache
 import re
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cache
 from typing import Any, cast
 
@@ -49,7 +48,6 @@ HERE = (__file__, __file__.replace("term.py", "build.py"))
 LABEL = re.compile(r"[A-Za-z_]\w*(?:\[\d+\])*(?:\.\w+(?:\[\d+\])*)*", re.ASCII)
 
 
-@dataclass(frozen=True)
 class Hosted(tree.Tree):
     """What Python computes where a text would have an expression."""
 

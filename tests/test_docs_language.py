@@ -22,7 +22,7 @@ from spacelang.loader import load
 
 PAGE = Path(__file__).parent.parent / "docs" / "language.md"
 FENCE = re.compile(
-    r"^```space(?: (?P<verb>fails|warns) (?P<code>SP\d+))?(?: as (?P<name>\S+))?\n(?P<text>.*?)^```\n"
+    r"^```space(?: (?:fails|warns) (?P<code>SP\d+))?\n(?P<text>.*?)^```\n"
     r"(?:\n```text\n(?P<figures>.*?)^```\n)?",
     re.MULTILINE | re.DOTALL,
 )
@@ -87,7 +87,7 @@ def subnets(text: str) -> list[str]:
 @pytest.mark.parametrize("number", range(len(EXAMPLES)))
 def test_example(number: int, tmp_path: Path) -> None:
     example = EXAMPLES[number]
-    path = tmp_path / (example["name"] or "example.space")
+    path = tmp_path / "example.space"
     path.write_text(whole(example["text"]), "utf-8")
     found: list[tuple[str, str]] = []
     graph: Graph | None = None

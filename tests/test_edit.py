@@ -64,7 +64,7 @@ root base {
 }
 output %7 as output
 rule "_" entangle
-"""  # noqa: E501
+"""
 
 
 @pytest.fixture(scope="module")

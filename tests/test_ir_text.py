@@ -138,9 +138,9 @@ def test_fast():
     text = write(load("spaces/autoformer.space:autoformer_t"))
     times = []
     for _ in range(5):
-        start = time.perf_counter()
+        start = time.process_time()
         read(Source("t.spaceir", text))
-        times.append(time.perf_counter() - start)
+        times.append(time.process_time() - start)
     assert min(times) < 0.15
 
 
@@ -531,9 +531,9 @@ def test_calls_without_an_end_in_sight(length, width):
         calls = " ".join(f"%{i}: [3] = call c{number - 1}(%{i - 1})" for i in range(1, width + 1))
         parts.append(f"block c{number} {{ %0: [3] = input() {calls} yield %{width} }}")
     parts.append(f"root r {{ %0: [3] = input() %1: [3] = call c{length - 1}(%0) yield %1 }}")
-    start = time.perf_counter()
+    start = time.process_time()
     assert "deep" in str(refusal("\n".join(parts))) or width == 2
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
 
 
 def test_errors_of_several_blocks_at_once():

@@ -58,7 +58,7 @@ MISTAKES = {
         "s3_start",
         (
             ("    choose depth[s]", "    choose other[s] in widths[s]\n    choose depth[s]"),
-            ("as layers[s].blocks[i]\n", "as layers[s].blocks[i] + linear(x, other) as odd[s][i]\n"),
+            ("as layers[s].blocks[i]\n", "as layers[s].blocks[i] + linear(x, other) as o[s][i]\n"),
         ),
         "SP304",
         "layer(x, head_counts[s]",
@@ -177,8 +177,8 @@ def refused(name: str, mistake: Broken) -> tuple[Diagnostic, ...]:
         text = text.replace(old, new, 1)
     source = Source(f"{name}.space", text)
     library = Library(SPACES)
+    scope = library.scope(parse(source), SPACES)
     with pytest.raises(SpaceError) as failed:
-        scope = library.scope(parse(source), SPACES)
         from_scope(scope, mistake.space, source, library, {})
     return failed.value.diagnostics
 

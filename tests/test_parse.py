@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -78,8 +77,7 @@ def nodes(value: Any) -> Iterator[tree.Tree]:
             yield from nodes(child)
     elif isinstance(value, tree.Tree):
         yield value
-        for entry in dataclasses.fields(value):
-            yield from nodes(getattr(value, entry.name))
+        yield from nodes(value.children())
 
 
 n = Name
@@ -318,9 +316,8 @@ def test_every_node_has_its_place(path: Path) -> None:
             assert node.name == span.text
         if isinstance(node, Hop | Option | tree.Param | tree.Setting):
             assert span.text.startswith(node.name)
-        for entry in dataclasses.fields(node):
-            for child in nodes(getattr(node, entry.name)):
-                assert span.start <= child.span.start <= child.span.end <= span.end
+        for child in nodes(node.children()):
+            assert span.start <= child.span.start <= child.span.end <= span.end
 
 
 def test_parentheses_belong_to_what_is_around_them() -> None:
@@ -468,10 +465,10 @@ def test_expressions_alone() -> None:
 @pytest.mark.parametrize("pair", ["()", "[]", "{}"])
 @pytest.mark.parametrize("count", [BRACKETS + 1, 1_000, 100_000, 500_000])
 def test_deep_brackets_are_refused_at_once(pair: str, count: int) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     (found,) = errors(f"let a = {pair[0] * count}1{pair[1] * count}")
     assert found.code == "SP102"
-    assert time.perf_counter() - start < 0.5
+    assert time.process_time() - start < 0.5
     file(f"let a = {pair[0] * BRACKETS}1{pair[1] * BRACKETS}")
 
 
@@ -494,9 +491,9 @@ def test_deep_brackets_are_refused_at_once(pair: str, count: int) -> None:
     ids=range(12),
 )  # fmt: skip
 def test_bombs_are_refused(text: str) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     assert errors(text)[-1].code == "SP102"
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
 
 
 @pytest.mark.parametrize(
@@ -513,23 +510,23 @@ def test_bombs_are_refused(text: str) -> None:
     ids=range(7),
 )
 def test_large_texts_are_read(text: str) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     file(text)
-    assert time.perf_counter() - start < 10
+    assert time.process_time() - start < 10
 
 
 def test_five_thousand_lines_take_seconds() -> None:
     line = "  x = linear(x, width * ratio) as fc1 |> gelu |> linear(width) as fc2\n"
-    start = time.perf_counter()
+    start = time.process_time()
     file("space a {\n" + line * 5_000 + "}\n")
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
 
 
 @pytest.mark.parametrize("text", [")" * 500_000, "$ " * 400_000, "let a 3\n" * 30_000, "{ " * 64])
 def test_many_errors_are_cut_off(text: str) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     assert 1 <= len(errors(text)) <= Report.LIMIT
-    assert time.perf_counter() - start < 10
+    assert time.process_time() - start < 10
 
 
 def test_the_highest_tree_can_be_compared_and_shown() -> None:

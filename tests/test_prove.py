@@ -298,7 +298,7 @@ def test_conditions_evaluate_and_rename():
 
 
 def test_a_whole_space_is_fast():
-    start = time.perf_counter()
+    start = time.process_time()
     for layer in range(300):
         count = size(f"encoder[{layer}].heads", 3, 4)
         ratio = size(f"encoder[{layer}].ratio", 3, 3.5, 4)
@@ -308,4 +308,4 @@ def test_a_whole_space_is_fast():
         assert isinstance(at_most(minimum(64 * count, 200), 64 * count, guards), Proved)
         side = conditional(compare("<", count, 4), 7, window)
         assert isinstance(at_most(side, 14, guards), Proved)
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2

@@ -81,7 +81,7 @@ names other {
   rename "layers[i]" to "blocks"[i + 1]
 }
 search evolution {population=50}
-"""  # noqa: E501
+"""
 
 WIDTH = Symbol("width", (8, 12))
 B = Dim.of(Symbol("B"))

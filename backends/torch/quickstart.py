@@ -24,6 +24,7 @@ from spacelang.backends.torch.data import Dataset, open_data
 from spacelang.backends.torch.evaluate import evaluate, evaluate_test
 from spacelang.backends.torch.export import Export, export
 from spacelang.backends.torch.interrupt import Interrupted
+from spacelang.backends.torch.ledger import Ledger
 from spacelang.backends.torch.progress import Reporter, Style, progress
 from spacelang.backends.torch.proof import ProofError, example
 from spacelang.backends.torch.recipe import Recipe, recipe_from
@@ -32,11 +33,9 @@ from spacelang.backends.torch.run import Json, RunFolder
 from spacelang.backends.torch.search import Searched, search
 from spacelang.backends.torch.subnet import load_subnet, write_subnet
 from spacelang.backends.torch.training import Trained, train
-from spacelang.diagnostics import SpaceError, error
 from spacelang.engines.baselines import Extreme, RandomSearch
 from spacelang.engines.evolution import Evolution
-from spacelang.engines.pool import Pool, encoding
-from spacelang.engines.protocol import Score
+from spacelang.engines.pool import Pool
 from spacelang.engines.settings import check, configure
 from spacelang.files import atomic_write
 from spacelang.ir.decision import Assignment
@@ -285,44 +284,6 @@ def test_all(
             tested = ledger.add(best.assignment, evaluate_test(subnet, data))
         entries.append(Entry(name, role, best.assignment, best.cost, validation, tested))
     return tuple(entries)
-
-
-class Ledger:
-    """Scores on the test part: of any network only the first is taken."""
-
-    def __init__(self, path: Path, weights: str, split: str) -> None:
-        self._path = path
-        self._basis = {"weights": weights, "split": split}
-        self._scores: dict[str, Score] = {}
-        if path.exists():
-            self._read()
-
-    def _read(self) -> None:
-        try:
-            found = cast(Json, json.loads(self._path.read_text("utf-8")))
-            if found["basis"] != self._basis:
-                return
-            for name, score in cast(dict[str, Json], found["scores"]).items():
-                correct, total = cast(int, score["correct"]), cast(int, score["total"])
-                self._scores[name] = Score(correct, total)
-        except (ValueError, TypeError, KeyError, AttributeError) as problem:
-            headline = f"{self._path}: cannot be read: {problem}"
-            raise SpaceError(error("SP702", headline).hint("remove it, or restore it")) from problem
-
-    def known(self, assignment: Assignment) -> Score | None:
-        """The score of an architecture, if it was tested before."""
-        return self._scores.get(encoding(assignment))
-
-    def add(self, assignment: Assignment, score: Score) -> Score:
-        """Note the score of an architecture."""
-        self._scores[encoding(assignment)] = score
-        scores = {
-            name: {"correct": kept.correct, "total": kept.total}
-            for name, kept in self._scores.items()
-        }
-        text = json.dumps({"basis": self._basis, "scores": scores}, indent=1) + "\n"
-        atomic_write(self._path, text)
-        return score
 
 
 def options_json(options: Options) -> Json:

@@ -13,45 +13,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from typing import cast
+from dataclasses import replace
 
 from spacelang.diagnostics import NOWHERE, Diagnostic, SpaceError, Span, error, warning
 from spacelang.ir.block import Block
 from spacelang.ir.condition import Condition, disjunction
 from spacelang.ir.decision import Choice
 from spacelang.ir.dim import Dim, Symbol
-from spacelang.ir.node import Attribute, Call, Node, TensorType, Value, join
-from spacelang.ir.op import REQUIRED, Conflict, Infer, OpDef, lookup, open_question, plainly, shown
+from spacelang.ir.level import Level, Tensor
+from spacelang.ir.node import Call, Node, TensorType, Value, join
+from spacelang.ir.op import Conflict, Infer, lookup, open_question, plainly, shown
+from spacelang.ir.options import attribute, complete
 from spacelang.ir.param import Param, View
 from spacelang.ir.prove import Refuted, Unsettled, equal, feasible
 
-Explain = Callable[[Diagnostic, Conflict, Sequence["Tensor"]], Diagnostic]
+Explain = Callable[[Diagnostic, Conflict, Sequence[Tensor]], Diagnostic]
 """Completes a diagnostic by what its conflict is about; the tensors are those whose sizes
 conflict."""
-
-
-class Level:
-    """The nodes of a block's body, or of one of its regions, while they are made."""
-
-    def __init__(self, parent: Level | None, guards: tuple[Condition, ...]) -> None:
-        self.parent = parent
-        self.guards = guards
-        self.nodes: list[Node] = []
-        self.imports: dict[Value, Value] = {}
-
-
-@dataclass(frozen=True, eq=False)
-class Tensor:
-    """A value under construction: where it was made, and its type."""
-
-    level: Level = field(repr=False)
-    value: Value
-    type: TensorType
-
-    @property
-    def shape(self) -> tuple[Dim, ...]:
-        return self.type.shape
 
 
 PARAMETER = ("two parameters called", "label the calls apart: linear(..) as fc2")
@@ -301,8 +279,8 @@ class BlockBuilder:
         outer = [self.use(t) for t in fallbacks]
         outputs = self._outputs(region, results)
         operands = [*outer, *(v for v in region.imports if v not in outer)]
-        types = [self._type_in(self.level, v) for v in operands]
-        body = self._region(region, operands, types, outputs, f"{self.name}.guard")
+        types = [self.level.type_of(v) for v in operands]
+        body = region.block(f"{self.name}.guard", operands, types, outputs, self._id)
         node = Node(
             self._id(),
             "guard",
@@ -326,9 +304,9 @@ class BlockBuilder:
         """The results of the region whose condition holds; exactly one does."""
         ends = [self._outputs(r, values) for r, values in zip(regions, results, strict=True)]
         operands = list(dict.fromkeys(v for region in regions for v in region.imports))
-        seen = [self._type_in(self.level, v) for v in operands]
+        seen = [self.level.type_of(v) for v in operands]
         bodies = tuple(
-            self._region(region, operands, seen, outputs, f"{self.name}.choose")
+            region.block(f"{self.name}.choose", operands, seen, outputs, self._id)
             for region, outputs in zip(regions, ends, strict=True)
         )
         node = Node(
@@ -362,37 +340,12 @@ class BlockBuilder:
                 found = self.explain(replace(found, code="SP308"), Conflict((m, n)), (a, b))
                 raise SpaceError(found.note(open_question(verdict)))
 
-    def _type_in(self, level: Level, value: Value) -> TensorType:
-        for node in level.nodes:
-            if node.id == value.node:
-                return node.types[value.index]
-        raise KeyError(value)
-
     def _outputs(self, level: Level, results: Sequence[Tensor]) -> tuple[Value, ...]:
         """The results of a region as it sees them; one made outside becomes an operand."""
         here, self.level = self.level, level
         outputs = tuple(self.use(t) for t in results)
         self.level = here
         return outputs
-
-    def _region(
-        self,
-        level: Level,
-        operands: Sequence[Value],
-        types: Sequence[TensorType],
-        outputs: tuple[Value, ...],
-        name: str,
-    ) -> Block:
-        inputs: list[Node] = []
-        body = [n for n in level.nodes if n.op != "input"]
-        by_id = {n.id: n for n in level.nodes}
-        known = dict(level.imports)
-        for value, type in zip(operands, types, strict=True):
-            inner = known.pop(value, None)
-            inputs.append(
-                Node(self._id(), "input", types=(type,)) if inner is None else by_id[inner.node]
-            )
-        return Block(name, (*inputs, *body), outputs)
 
     def finish(self, outputs: Sequence[Tensor], name: str | None = None) -> Block:
         """The block; every region has been closed."""
@@ -408,31 +361,13 @@ class BlockBuilder:
         )
 
 
-def complete(definition: OpDef, options: Mapping[str, object], span: Span) -> dict[str, Attribute]:
-    """The options with defaults filled in and plain numbers as sizes (SP204 if one lacks)."""
-    found: dict[str, Attribute] = {}
-    for name, option in definition.options.items():
-        value = options.get(name, option.default)
-        if value is REQUIRED:
-            raise SpaceError(error("SP204", f"{definition.name} needs {name}", span))
-        found[name] = attribute(value)
-    unknown = [name for name in options if name not in definition.options]
-    if unknown:
-        known = ", ".join(definition.options) or "none"
-        raise SpaceError(
-            error("SP204", f"{definition.name} has no option {unknown[0]}", span).note(
-                f"its options: {known}"
-            )
-        )
-    return found
-
-
-def attribute(value: object) -> Attribute:
-    """A Python value as an attribute: numbers become sizes, lists tuples."""
-    if isinstance(value, bool):
-        return value
-    if isinstance(value, int | float):
-        return Dim.of(value)
-    if isinstance(value, list | tuple):
-        return tuple(attribute(v) for v in cast(Sequence[object], value))
-    return cast(Attribute, value)
+__all__ = [
+    "DECISION",
+    "PARAMETER",
+    "BlockBuilder",
+    "Explain",
+    "Level",
+    "Tensor",
+    "attribute",
+    "complete",
+]

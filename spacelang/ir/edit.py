@@ -20,12 +20,13 @@ from typing import Any
 
 from spacelang.diagnostics import SpaceError, error
 from spacelang.ir.block import Block
-from spacelang.ir.build import Tensor, attribute
 from spacelang.ir.cursor import Cursor
 from spacelang.ir.graph import Graph
 from spacelang.ir.known import Known
+from spacelang.ir.level import Tensor
 from spacelang.ir.levels import Where, alive, changed, find, mapped, paths_read
 from spacelang.ir.node import Node, TensorType, Value, join
+from spacelang.ir.options import attribute
 from spacelang.ir.param import Param
 from spacelang.ir.pattern import Pattern, parse_pattern
 from spacelang.ir.settle import pruned, settled

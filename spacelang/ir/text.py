@@ -25,7 +25,6 @@ from hashlib import sha256
 from typing import cast
 
 from spacelang.ir.block import Block
-from spacelang.ir.build import attribute
 from spacelang.ir.condition import CONDITIONS, TRUE, Condition
 from spacelang.ir.decision import Choice
 from spacelang.ir.dialect import Dialect, Layout
@@ -35,6 +34,7 @@ from spacelang.ir.graph import Graph
 from spacelang.ir.known import Known, Symbols
 from spacelang.ir.node import Attribute, Call, Node, TensorType
 from spacelang.ir.op import Option, ops
+from spacelang.ir.options import attribute
 from spacelang.ir.param import Gather, Init, Param, Slice, View
 
 VERSION = 1

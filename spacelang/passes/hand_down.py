@@ -12,11 +12,11 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 
 from spacelang.ir.block import Block
-from spacelang.ir.build import attribute
 from spacelang.ir.dim import Dim
 from spacelang.ir.graph import Graph
 from spacelang.ir.names import under
 from spacelang.ir.node import Node, TensorType, Value
+from spacelang.ir.options import attribute
 from spacelang.ir.param import Init, Param, leading
 from spacelang.ir.pattern import split
 from spacelang.passes.remake import Body, with_root

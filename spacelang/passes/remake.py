@@ -14,12 +14,12 @@ from dataclasses import dataclass, field, replace
 
 from spacelang.diagnostics import NOWHERE, Span
 from spacelang.ir.block import Block
-from spacelang.ir.build import complete
 from spacelang.ir.condition import Condition
 from spacelang.ir.graph import Graph
 from spacelang.ir.names import Names
 from spacelang.ir.node import Node, TensorType, Value, join
 from spacelang.ir.op import lookup
+from spacelang.ir.options import complete
 from spacelang.ir.param import Param, View
 from spacelang.ir.retype import At, inferred
 

@@ -1,4 +1,5 @@
-"""Operators: arithmetic on numbers and tensors, comparisons, `in`, `and or not`, `a if c else b`."""
+"""Operators: arithmetic on numbers and tensors, comparisons, `in`, `and or not`, `a if c else
+b`."""
 
 from __future__ import annotations
 
@@ -237,7 +238,8 @@ def member(left: Thing, right: Thing, span: Span) -> bool | Condition:
 
 @row(tree.Either)
 def _either(expr: tree.Either, frame: Frame, scope: Scope) -> Thing:
-    """`a if c else b`: one of them where c is known, else a size, condition or tensor by decision."""
+    """`a if c else b`: one of them where c is known, else a size, condition or tensor by
+    decision."""
     truth = condition(evaluate(expr.condition, frame, scope), expr.condition.span)
     if isinstance(truth, bool):
         return evaluate(expr.value if truth else expr.other, frame, scope)

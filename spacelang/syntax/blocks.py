@@ -46,9 +46,12 @@ def bind_arguments(params: tuple[tree.Param, ...], given: Arguments, name: str) 
     names = [p.name for p in params]
     if len(given.positional) > len(names):
         raise SpaceError(
-            error("SP204", f"{name} takes {len(names)} arguments, {len(given.positional)} given", given.span)
-            .note(f"its parameters: {', '.join(names) or 'none'}")
-        )  # fmt: skip
+            error(
+                "SP204",
+                f"{name} takes {len(names)} arguments, {len(given.positional)} given",
+                given.span,
+            ).note(f"its parameters: {', '.join(names) or 'none'}")
+        )
     bound = dict(zip(names, given.positional, strict=False))
     for key, value in given.named.items():
         if key not in names:
@@ -144,7 +147,8 @@ def _form(value: Thing) -> object:
 def _outward(
     symbol: Symbol, closure: Closure, frame: Frame, label: str | None
 ) -> tuple[str, Symbol]:
-    """The key under which an alternative fixes a symbol of a block, and the symbol in the caller."""
+    """The key under which an alternative fixes a symbol of a block, and the symbol in the
+    caller."""
     failed = frame.session.failed
     if failed is not None:
         for found in failed.imports.values():
@@ -159,7 +163,8 @@ def _outward(
 def join_types(
     cases: list[tuple[Condition, TensorType]], build: BlockBuilder, span: Span
 ) -> TensorType:
-    """One type for values that alternatives give: an expression that fits each, else a conditional."""
+    """One type for values that alternatives give: an expression that fits each, else a
+    conditional."""
     first = cases[0][1]
     if any(t.rank != first.rank or t.dtype != first.dtype for _, t in cases):
         raise SpaceError(error("SP205", "alternatives of different rank", span).note(str(first)))
@@ -224,8 +229,8 @@ def _emit(
         for tensor in flat(bound[param.name])
     ]
     call = Call(made.block.name, path, decide, path, sizes=sizes)
-    for kind, owned in below(call, made.owned):
-        frame.builder.claim(owned, span, kind)
+    for sort, owned in below(call, made.owned):
+        frame.builder.claim(owned, span, sort)
     frame.session.spend(1, span)
     return shaped(result, iter(frame.builder.call(call, operands, types, span)))
 

@@ -122,10 +122,10 @@ def _owned(block: Block, session: Session) -> Iterator[Owned]:
 
 def below(call: Call, owned: Iterable[Owned]) -> Iterator[Owned]:
     """What a call owns, by the paths of its caller; what a cell decides belongs to nobody."""
-    for kind, path in owned:
-        prefix = call.path if kind is PARAMETER else call.decide
+    for sort, path in owned:
+        prefix = call.path if sort is PARAMETER else call.decide
         if not prefix.startswith("/"):
-            yield kind, join(prefix, path)
+            yield sort, join(prefix, path)
 
 
 def _not_too_deep(closure: Closure, span: Span, frame: Frame) -> None:
@@ -193,9 +193,10 @@ def _body(
     if definition.result is not None:
         if not isinstance(ended.value, Tensor):
             raise SpaceError(
-                error("SP303", f"{closure.name} returns a list, its type says one tensor", ended.span)
-                .also(definition.result.span, "declared here")
-            )  # fmt: skip
+                error(
+                    "SP303", f"{closure.name} returns a list, its type says one tensor", ended.span
+                ).also(definition.result.span, "declared here")
+            )
         what = f"the result of {closure.name}"
         border(definition.result, ended.value, callee, scope, what, ended.span)
     return ended.value
@@ -236,9 +237,10 @@ def border(
         raise SpaceError(error("SP208", "`..` stands in front of a type only", misplaced.span))
     if len(axes) != len(shape):
         raise SpaceError(
-            error("SP301", f"{what} has {tensor.type.rank} axes", span, f"it is {shown(tensor.type)}")
-            .also(wanted.span, f"{len(wanted.axes)} are declared")
-        )  # fmt: skip
+            error(
+                "SP301", f"{what} has {tensor.type.rank} axes", span, f"it is {shown(tensor.type)}"
+            ).also(wanted.span, f"{len(wanted.axes)} are declared")
+        )
     for axis, size in zip(axes, shape, strict=True):
         assert not isinstance(axis, tree.Leading)
         if isinstance(axis, tree.Name) and axis.name[0].isupper() and scope.find(axis.name) is None:

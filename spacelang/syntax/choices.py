@@ -1,4 +1,5 @@
-"""Decisions as they are written: `choose width in ..`, `choose op { .. }`, `choose a in 2 of xs`."""
+"""Decisions as they are written: `choose width in ..`, `choose op { .. }`, `choose a in 2 of
+xs`."""
 
 from __future__ import annotations
 

@@ -1,10 +1,11 @@
-"""What a failed proof says: the sizes as the text spells them, where they are from, and who breaks it.
+"""What a failed proof says: the sizes as the text spells them, where they are from, and who breaks
+it.
 
     = width is 192, 216 or 240; 64*heads is 192 or 256
     = first disagreement: width = 192, encoder[0].heads = 4
 
-The counter-example is an assignment in the names of the whole space, completed by every decision under
-which the place stands; of several it has the fewest decisions off their largest candidate.
+The counter-example is an assignment in the names of the whole space, completed by every decision
+under which the place stands; of several it has the fewest decisions off their largest candidate.
 """
 
 from __future__ import annotations
@@ -93,7 +94,8 @@ def _number(value: DecisionValue) -> str:
 
 
 def _origin(frame: Frame, size: Dim, operands: Sequence[Tensor]) -> Span | None:
-    """Where a size comes from: the decision itself, the text that computes it, or the op that makes it."""
+    """Where a size comes from: the decision itself, the text that computes it, or the op that makes
+    it."""
     if size.constant is None and len(size.symbols) == 1:
         (symbol,) = size.symbols
         if size == Dim.of(symbol) and symbol.values:

@@ -3,8 +3,9 @@
     @row(tree.Number)
     def _number(expr, frame, scope): return Dim.of(expr.value)
 
-A number that must be known and holds a decision raises `NeedsValue`: the nearest block call then makes
-one alternative per value. Parts of one expression are all tried, so that their errors come together.
+A number that must be known and holds a decision raises `NeedsValue`: the nearest block call then
+makes one alternative per value. Parts of one expression are all tried, so that their errors come
+together.
 """
 
 from __future__ import annotations
@@ -117,7 +118,8 @@ def whole(expr: tree.Expr, frame: Frame, scope: Scope, what: str) -> int:
 
 
 def needs(value: Dim, what: str, span: Span) -> Exception:
-    """The request to split on a decision of a number, or an error where it holds only free sizes."""
+    """The request to split on a decision of a number, or an error where it holds only free
+    sizes."""
     for symbol in sorted(value.symbols, key=lambda s: s.name):
         if symbol.values:
             return NeedsValue(symbol, span)

@@ -1,7 +1,8 @@
 """A frame: one block while it is elaborated, and how its sizes lead back to those of its caller.
 
-A block is elaborated once for each static signature. Inside, every decision of a caller is a size of
-its own (`%width`), bound at each call; only decisions that the block takes itself keep their name.
+A block is elaborated once for each static signature. Inside, every decision of a caller is a size
+of its own (`%width`), bound at each call; only decisions that the block takes itself keep their
+name.
 """
 
 from __future__ import annotations
@@ -31,13 +32,14 @@ if TYPE_CHECKING:
 class Frame:
     """A block in the making.
 
-    `fixed` holds values of decisions that this alternative of the block is made for: a size that the
-    caller binds (by the symbol's name there) or, after a dot, a decision of its own. `errors` are
-    kept here, not in the session: an elaboration that asks for a split is thrown away with them.
+    `fixed` holds values of decisions that this alternative of the block is made for: a size that
+    the caller binds (by the symbol's name there) or, after a dot, a decision of its own. `errors`
+    are kept here, not in the session: an elaboration that asks for a split is thrown away with
+    them.
 
-    A block of a file takes its sizes from its immediate caller, whoever that is. One that sees names
-    of another frame is `anchored`: its sizes are those of the frames where they were first bound, so
-    that a size it is given and the same size seen by name are one.
+    A block of a file takes its sizes from its immediate caller, whoever that is. One that sees
+    names of another frame is `anchored`: its sizes are those of the frames where they were first
+    bound, so that a size it is given and the same size seen by name are one.
     """
 
     def __init__(
@@ -126,7 +128,8 @@ class Frame:
         return here, name
 
     def home(self, symbol: Symbol) -> tuple[Frame, Symbol]:
-        """The frame that first bound a symbol of this one, as far as that is certain for all calls."""
+        """The frame that first bound a symbol of this one, as far as that is certain for all
+        calls."""
         here: Frame = self
         while here.anchored and (found := here.import_of(symbol.name)) is not None:
             symbol, here = found.symbol, found.frame or here.chain[-2]

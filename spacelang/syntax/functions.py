@@ -161,4 +161,5 @@ FUNCTIONS: dict[str, Callable[[Sequence[Thing], Span], Thing]] = {
     "sin": _unary("sin", lambda d: function("sin", d)),
     "cos": _unary("cos", lambda d: function("cos", d)),
 }
-"""`exp` and `sqrt` of a tensor are ops: `calls.py` prefers the op where the argument is a tensor."""
+"""`exp` and `sqrt` of a tensor are ops: `calls.py` prefers the op where the argument is a
+tensor."""

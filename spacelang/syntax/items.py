@@ -65,7 +65,8 @@ def _position(at: Fraction, items: tuple[Thing, ...], span: Span) -> int:
 
 
 def _slice(x: Tensor, expr: tree.Item, frame: Frame, scope: Scope) -> Tensor:
-    """`x[:, 0]` drops an axis, `x[:, 1..]` keeps it; `..` stands for the axes that are not written."""
+    """`x[:, 0]` drops an axis, `x[:, 1..]` keeps it; `..` stands for the axes that are not
+    written."""
     if sum(isinstance(i, tree.Leading) for i in expr.indices) > 1:
         raise SpaceError(error("SP301", "`..` stands twice in one index", expr.span))
     leading = any(isinstance(i, tree.Leading) for i in expr.indices)

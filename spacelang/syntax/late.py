@@ -1,7 +1,7 @@
 """Late parameters: numbers of a block that only ever scale (drop-path rates).
 
-They may differ from call to call without making another block of it: AutoFormer's fourteen encoders,
-each with its own rate, are one block.
+They may differ from call to call without making another block of it: AutoFormer's fourteen
+encoders, each with its own rate, are one block.
 """
 
 from __future__ import annotations

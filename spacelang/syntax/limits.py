@@ -3,9 +3,9 @@
     require params in 5M..12M
     require sum(depth[_]) <= 14    require width[s] <= width[s + 1]    require op[0] in {k3e4, k5e4}
 
-A name in scope is what it is; any other path names a decision. `_` means every match: a list inside a
-function, else each of them; a name as an index is bound by what it matches. What is absent from an
-architecture is not limited. A bare word beside a decision is a candidate's key.
+A name in scope is what it is; any other path names a decision. `_` means every match: a list inside
+a function, else each of them; a name as an index is bound by what it matches. What is absent from
+an architecture is not limited. A bare word beside a decision is a candidate's key.
 """
 
 from __future__ import annotations
@@ -111,9 +111,10 @@ class Reader:
         texts = {p.span.text for p in wild}
         if len(texts) > 1:
             raise SpaceError(
-                error("SP508", f"{' and '.join(sorted(texts))} match apart from each other", part.span)
-                .hint("bind an index: width[s] <= width[s + 1]")
-            )  # fmt: skip
+                error(
+                    "SP508", f"{' and '.join(sorted(texts))} match apart from each other", part.span
+                ).hint("bind an index: width[s] <= width[s + 1]")
+            )
         if not wild:
             yield self._truth(part, scope, None)
             return

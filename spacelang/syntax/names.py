@@ -129,9 +129,10 @@ def evaluate_let(let: tree.Let, frame: Frame, scope: Scope) -> None:
         open_lets.pop()
     if has_tensor(value):
         raise SpaceError(
-            error("SP209", f"`let` binds what is known at once; this is {kind(value)}", let.value.span)
-            .hint(f"{', '.join(let.names)} = ..")
-        )  # fmt: skip
+            error(
+                "SP209", f"`let` binds what is known at once; this is {kind(value)}", let.value.span
+            ).hint(f"{', '.join(let.names)} = ..")
+        )
     if isinstance(value, Pending):
         raise SpaceError(
             error("SP208", "`choose {..}` stands only for a parameter", let.value.span).hint(

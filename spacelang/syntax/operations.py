@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping
 from typing import cast
 
 from spacelang.diagnostics import SpaceError, Span, error
-from spacelang.ir.build import Tensor, complete
 from spacelang.ir.dim import Dim
+from spacelang.ir.level import Tensor
 from spacelang.ir.op import OpDef
+from spacelang.ir.options import complete
 from spacelang.ir.param import Init
 from spacelang.syntax.calls import Arguments, arguments
 from spacelang.syntax.frame import Frame
@@ -31,9 +32,12 @@ def call_op(
     names = [name for name in definition.options if name != "sizes" or not _open(definition)]
     if len(extra) > len(names):
         raise SpaceError(
-            error("SP204", f"{definition.name} has {len(names)} options, {len(extra)} given", given.span)
-            .note(f"its options: {', '.join(names) or 'none'}")
-        )  # fmt: skip
+            error(
+                "SP204",
+                f"{definition.name} has {len(names)} options, {len(extra)} given",
+                given.span,
+            ).note(f"its options: {', '.join(names) or 'none'}")
+        )
     for name, value in zip(names, extra, strict=False):
         if name in named:
             raise SpaceError(error("SP204", f"{name} is given twice", given.span))

@@ -1,7 +1,7 @@
 """Picks: `choose inputs in 2 of states`, and what a region makes of each value that is picked.
 
-A region is elaborated once for each group of sources that it treats alike (equal types, equal nodes);
-within a group the source is selected by the pick.
+A region is elaborated once for each group of sources that it treats alike (equal types, equal
+nodes); within a group the source is selected by the pick.
 """
 
 from __future__ import annotations

@@ -24,8 +24,8 @@ MAX_DEPTH, MAX_BYTES = 16, 4 << 20
 class Scope:
     """Names, with the scope around them.
 
-    `constant` are the names that `let` and parameters bind: they keep their value. `defaults` are the
-    options written for ops hereabouts.
+    `constant` are the names that `let` and parameters bind: they keep their value. `defaults` are
+    the options written for ops hereabouts.
     """
 
     def __init__(self, parent: Scope | None = None) -> None:

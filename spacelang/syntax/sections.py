@@ -1,7 +1,7 @@
 """Statements that only a space has: input, output, weights, names, search, rewrite.
 
-They add to the `Host` of the space's frame; in a block they have no place, and nothing that they say
-hangs on a decision.
+They add to the `Host` of the space's frame; in a block they have no place, and nothing that they
+say hangs on a decision.
 """
 
 from __future__ import annotations

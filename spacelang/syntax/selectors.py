@@ -179,8 +179,8 @@ def _length(path: tree.Path, name: str, frame: Frame, scope: Scope) -> int:
             visit(expr.right)
 
     for hop in path.hops:
-        for index in hop.indices:
-            visit(index)
+        for item in hop.indices:
+            visit(item)
     return min(lengths, default=0)
 
 

@@ -219,7 +219,8 @@ def _given(
         return {}
     evaluated = arguments(source.arguments, None, frame, scope, (), source.span)
     params = base.definition.params if not isinstance(base.definition, tree.Subnet) else ()
-    optional = tuple(p if p.default else replace(p, default=tree.Name("none")) for p in params)
+    none = tree.Name("none")
+    optional = tuple(tree.Param(p.name, p.type, p.default or none, span=p.span) for p in params)
     return bind_arguments(optional, evaluated, base.definition.name)
 
 

@@ -6,23 +6,13 @@ comments do not take part in comparison, so that two texts with the same meaning
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from fractions import Fraction
 
-from spacelang.diagnostics import NOWHERE, Span
+from spacelang.diagnostics import Span
+from spacelang.syntax.node import Tree
 
 
-@dataclass(frozen=True)
-class Tree:
-    span: Span = field(default=NOWHERE, compare=False, repr=False, kw_only=True)
-
-    def children(self) -> tuple[object, ...]:
-        """The values of its fields: trees, tuples of trees, plain values."""
-        return tuple(getattr(self, name) for name in self.__dataclass_fields__ if name != "span")
-
-
-# Paths.
-@dataclass(frozen=True)
 class Hop(Tree):
     """A label with its indices: `blocks[i]`; `_` as a name matches any label."""
 
@@ -30,29 +20,23 @@ class Hop(Tree):
     indices: tuple[Expr, ...] = ()
 
 
-@dataclass(frozen=True)
 class Path(Tree):
     hops: tuple[Hop, ...]
 
 
-# Expressions.
-@dataclass(frozen=True)
 class Number(Tree):
     value: Fraction
     text: str = field(default="", compare=False)
 
 
-@dataclass(frozen=True)
 class String(Tree):
     value: str
 
 
-@dataclass(frozen=True)
 class Name(Tree):
     name: str
 
 
-@dataclass(frozen=True)
 class Unary(Tree):
     """`-x` (operator "-") or `not x` (operator "not")."""
 
@@ -60,7 +44,6 @@ class Unary(Tree):
     operand: Expr
 
 
-@dataclass(frozen=True)
 class Binary(Tree):
     """A chain is flat to the left: operators + - * / // % == != < <= > >= in `not in` and or."""
 
@@ -69,7 +52,6 @@ class Binary(Tree):
     right: Expr
 
 
-@dataclass(frozen=True)
 class Either(Tree):
     """`value if condition else other`."""
 
@@ -78,13 +60,11 @@ class Either(Tree):
     other: Expr
 
 
-@dataclass(frozen=True)
 class Pipe(Tree):
     value: Expr
     call: Expr
 
 
-@dataclass(frozen=True)
 class Range(Tree):
     start: Expr
     stop: Expr
@@ -92,7 +72,6 @@ class Range(Tree):
     open: bool = False
 
 
-@dataclass(frozen=True)
 class Labelled(Tree):
     """`value as path`; the path `_` makes a call transparent."""
 
@@ -100,29 +79,21 @@ class Labelled(Tree):
     label: Path
 
 
-@dataclass(frozen=True)
 class Item(Tree):
-    """`value[index, ..]`."""
-
     value: Expr
     indices: tuple[Index, ...]
 
 
-@dataclass(frozen=True)
 class Field(Tree):
-    """`value.name`."""
-
     value: Expr
     name: str
 
 
-@dataclass(frozen=True)
 class Argument(Tree):
     name: str | None
     value: Expr
 
 
-@dataclass(frozen=True)
 class Region(Tree):
     """`|i, part| { .. }`."""
 
@@ -130,7 +101,6 @@ class Region(Tree):
     body: Body
 
 
-@dataclass(frozen=True)
 class CallOf(Tree):
     """`callee(arguments) |names| { body }`."""
 
@@ -139,12 +109,10 @@ class CallOf(Tree):
     region: Region | None = None
 
 
-@dataclass(frozen=True)
 class List(Tree):
     items: tuple[Expr, ...]
 
 
-@dataclass(frozen=True)
 class Each(Tree):
     """`[value for names in source]`."""
 
@@ -153,18 +121,15 @@ class Each(Tree):
     source: Expr
 
 
-@dataclass(frozen=True)
 class Set(Tree):
     items: tuple[Expr, ...]
 
 
-@dataclass(frozen=True)
 class Option(Tree):
     name: str
     value: Expr
 
 
-@dataclass(frozen=True)
 class ChoosePath(Tree):
     """`choose op { k3: .. k5: .. }`."""
 
@@ -172,63 +137,49 @@ class ChoosePath(Tree):
     options: tuple[Option, ...]
 
 
-@dataclass(frozen=True)
 class ChooseHere(Tree):
     """`choose {3, 4}` as an argument, named after the parameter it is given for."""
 
     items: tuple[Expr, ...]
 
 
-# What may stand between the brackets of an item.
-@dataclass(frozen=True)
 class Full(Tree):
     """`:`"""
 
 
-@dataclass(frozen=True)
 class Rest(Tree):
     """`start..`"""
 
     start: Expr
 
 
-@dataclass(frozen=True)
 class Leading(Tree):
     """`..` as an axis: any leading axes."""
 
 
-# Statements.
-@dataclass(frozen=True)
 class Body(Tree):
     statements: tuple[Statement, ...]
 
 
-@dataclass(frozen=True)
 class TypeOf(Tree):
     axes: tuple[Expr | Leading, ...]
 
 
-@dataclass(frozen=True)
 class Param(Tree):
     name: str
     type: TypeOf | None = None
     default: Expr | None = None
 
 
-@dataclass(frozen=True)
 class Use(Tree):
-    """`use a.b`."""
-
     names: tuple[str, ...]
 
 
-@dataclass(frozen=True)
 class Default(Tree):
     op: str
     arguments: tuple[Argument, ...]
 
 
-@dataclass(frozen=True)
 class SourceOf(Tree):
     """A space by name, with arguments or without."""
 
@@ -236,7 +187,6 @@ class SourceOf(Tree):
     arguments: tuple[Argument, ...] | None = None
 
 
-@dataclass(frozen=True)
 class SpaceOf(Tree):
     """`space name(params) [from base] { .. }`."""
 
@@ -246,7 +196,6 @@ class SpaceOf(Tree):
     body: Body
 
 
-@dataclass(frozen=True)
 class Instance(Tree):
     """`space name[(params)] = base(..)`."""
 
@@ -255,13 +204,11 @@ class Instance(Tree):
     base: SourceOf
 
 
-@dataclass(frozen=True)
 class DecisionOf(Tree):
     path: Path
     value: Expr
 
 
-@dataclass(frozen=True)
 class Subnet(Tree):
     name: str
     base: SourceOf
@@ -269,7 +216,6 @@ class Subnet(Tree):
     decisions: tuple[DecisionOf, ...]
 
 
-@dataclass(frozen=True)
 class BlockOf(Tree):
     """`block name(params) -> type { .. }`, or `cell`."""
 
@@ -280,40 +226,32 @@ class BlockOf(Tree):
     body: Body
 
 
-@dataclass(frozen=True)
 class Input(Tree):
     name: str
     type: TypeOf
     domain: Expr | None = None
 
 
-@dataclass(frozen=True)
 class Output(Tree):
     name: str | None
     value: Expr
 
 
-@dataclass(frozen=True)
 class Let(Tree):
     names: tuple[str, ...]
     value: Expr
 
 
-@dataclass(frozen=True)
 class Assign(Tree):
     names: tuple[str, ...]
     values: tuple[Expr, ...]
 
 
-@dataclass(frozen=True)
 class Draw(Tree):
-    """`count of source`: the domain of a pick."""
-
     count: Expr
     source: Expr
 
 
-@dataclass(frozen=True)
 class Choose(Tree):
     """`choose target in domain [within hull]`."""
 
@@ -322,14 +260,12 @@ class Choose(Tree):
     hull: Expr | None = None
 
 
-@dataclass(frozen=True)
 class For(Tree):
     names: tuple[str, ...]
     source: Expr
     body: Body
 
 
-@dataclass(frozen=True)
 class When(Tree):
     condition: Expr
     body: Body
@@ -343,17 +279,14 @@ class When(Tree):
         return () if self.otherwise is None else (self.otherwise,)
 
 
-@dataclass(frozen=True)
 class Return(Tree):
     value: Expr
 
 
-@dataclass(frozen=True)
 class Require(Tree):
     condition: Expr
 
 
-@dataclass(frozen=True)
 class Rule(Tree):
     """`path: rule` of `weights`."""
 
@@ -361,12 +294,10 @@ class Rule(Tree):
     rule: Expr
 
 
-@dataclass(frozen=True)
 class Weights(Tree):
     rules: tuple[Rule, ...]
 
 
-@dataclass(frozen=True)
 class Step(Tree):
     """`pass(options)` of `rewrite`."""
 
@@ -374,12 +305,10 @@ class Step(Tree):
     arguments: tuple[Argument, ...]
 
 
-@dataclass(frozen=True)
 class Rewrite(Tree):
     steps: tuple[Step, ...]
 
 
-@dataclass(frozen=True)
 class Rename(Tree):
     """`path: path [in layout]` of `names`."""
 
@@ -388,25 +317,21 @@ class Rename(Tree):
     layout: Expr | None = None
 
 
-@dataclass(frozen=True)
 class Names(Tree):
     dialect: str
     renames: tuple[Rename, ...]
 
 
-@dataclass(frozen=True)
 class Setting(Tree):
     name: str
     value: Expr
 
 
-@dataclass(frozen=True)
 class Search(Tree):
     engine: str
     settings: tuple[Setting, ...]
 
 
-@dataclass(frozen=True)
 class File(Tree):
     """A whole text: its declarations in order, and its comments by offset for the formatter."""
 

@@ -248,7 +248,8 @@ def is_value(decision: Text, value: Thing) -> bool | Condition:
 
 
 def settled(value: Thing) -> Thing:
-    """A value where a known one is needed: a decision among strings or booleans asks for a split."""
+    """A value where a known one is needed: a decision among strings or booleans asks for a
+    split."""
     if isinstance(value, Text):
         raise NeedsValue(value.symbol)
     return value
