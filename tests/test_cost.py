@@ -159,8 +159,12 @@ def test_a_budget_that_cannot_be_read(small: Graph, where: str, code: str) -> No
     assert [d.code for d in failed.value.diagnostics] == [code]
 
 
-def test_per_op_costs_add_up() -> None:
-    graph = load("spaces/efficientvit.space:efficientvit_search")
+@pytest.mark.parametrize(
+    "address",
+    ["efficientvit.space:efficientvit_search", "combinations.space:autoformer_irpe_pairs"],
+)
+def test_per_op_costs_add_up(address: str) -> None:
+    graph = load(f"spaces/{address}")
     (assignment,) = graph.sample(n=1, seed=2)
     rows = model(graph).per_op(graph.decisions.check(assignment))
     total = graph.cost(assignment)

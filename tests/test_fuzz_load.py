@@ -12,12 +12,16 @@ from collections.abc import Callable
 
 import pytest
 
+from spacelang.analysis.space import lints
 from spacelang.diagnostics import CODES, Report, Source, SpaceError
 from spacelang.explain import examples
 from spacelang.grammars.loader import tables
 from spacelang.ir.verify import verify
-from spacelang.loader import load
+from spacelang.loader import from_scope
+from spacelang.syntax.parse import parse
+from spacelang.syntax.scope import Library
 from spacelang.syntax.tokens import scan
+from spacelang.syntax.values import SpaceValue
 
 RUNS, TEXTS = 6, 900
 SLOWEST = 2.0
@@ -169,6 +173,8 @@ def mutant(source: random.Random) -> str:
         roll = source.random()
         if text in OPERATORS and roll < 0.8:
             words[at] = (kind, source.choice(OPERATORS))
+        elif roll < 0.6:  # a word of the same text: most are known where it stands
+            words[at] = (kind, source.choice([t for k, t in words if k == kind]))
         elif roll < 0.8:
             words[at] = (kind, source.choice(BY_KIND[kind]))
         elif roll < 0.9:
@@ -268,16 +274,34 @@ class Grower:
 
 
 def outcome(text: str) -> set[str]:
-    """The codes that a text is refused with; a graph that loads keeps every invariant."""
+    """The codes that the spaces and subnets of a text are refused with.
+
+    A graph that loads keeps every invariant and can be linted.
+    """
+    source = Source("<fuzz>", text)
+    library = Library(None)
     try:
-        graph = load(Source("<fuzz>", text))
+        scope = library.scope(parse(source), None)
     except SpaceError as refused:
-        drawn = str(refused)
-        codes = {diagnostic.code for diagnostic in refused.diagnostics}
-        return codes if drawn else {"a refusal without a word"}
-    report = Report()
-    verify(graph, report)
-    return {f"verifier: {found.headline}" for found in report.errors}
+        return codes_of(refused)
+    found: set[str] = set()
+    for name in [n for n, value in scope.names.items() if isinstance(value, SpaceValue)] or [""]:
+        try:
+            graph = from_scope(scope, name, source, library, {})
+        except SpaceError as refused:
+            found |= codes_of(refused)
+            continue
+        report = Report()
+        verify(graph, report)
+        found |= {f"verifier: {broken.headline}" for broken in report.errors}
+        lints(graph)
+    return found
+
+
+def codes_of(refused: SpaceError) -> set[str]:
+    drawn = str(refused)
+    codes = {diagnostic.code for diagnostic in refused.diagnostics}
+    return codes if drawn else {"a refusal without a word"}
 
 
 @pytest.mark.parametrize("run", range(RUNS))

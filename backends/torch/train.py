@@ -104,7 +104,7 @@ class TorchTrainer:
         if recipe.model_ema:
             self.average = {n: t.detach().clone() for n, t in model.state_dict().items()}
             self._pairs = [(t, self._own[n]) for n, t in self.average.items()]
-        self._coming: tuple[int, int, Iterator[Batch]] | None = None
+        self._coming: tuple[str, int, int, Iterator[Batch]] | None = None
         self._held: dict[Samples, list[Batch]] = {}
 
     # Training.
@@ -176,8 +176,8 @@ class TorchTrainer:
             yield
 
     def _batch(self, plan: StepPlan) -> Batch:
-        epoch, number, coming = self._coming or (-1, -1, iter(()))
-        if (epoch, number) != (plan.epoch, plan.batch):
+        *next_up, coming = self._coming or ("", -1, -1, iter(()))
+        if next_up != [plan.data, plan.epoch, plan.batch]:
             coming = batches(
                 self._part(plan.data),
                 self.recipe.batch_size,
@@ -186,7 +186,7 @@ class TorchTrainer:
                 recipe=self.recipe.augmentation,
                 start=plan.batch,
             )
-        self._coming = (plan.epoch, plan.batch + 1, coming)
+        self._coming = (plan.data, plan.epoch, plan.batch + 1, coming)
         return next(coming)
 
     def _refuse(self, plan: StepPlan) -> None:

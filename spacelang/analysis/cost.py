@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from math import prod
 from typing import TYPE_CHECKING
 
 from spacelang.ir.condition import FALSE, Condition, conjunction, disjunction
@@ -97,13 +98,9 @@ class CostModel:
     def _params(self) -> Iterator[Term]:
         readers: dict[str, list[tuple[tuple[Condition, ...], tuple[Dim, ...]]]] = {}
         for place in self.graph.places(inference=True):
-            block, instance = place.instance.block, place.instance
-            for view in place.node.params.values():
-                if block.param[view.param].role == "buffer":
-                    continue
-                box = tuple(instance.absolute(n) for axis in view.lengths for n in axis)
+            for path, box in _read(place):
                 use = (place.guards, box)
-                uses = readers.setdefault(instance.param(view.param), [])
+                uses = readers.setdefault(path, [])
                 if use not in uses:
                     uses.append(use)
         for uses in readers.values():
@@ -117,17 +114,19 @@ class CostModel:
     def per_op(self, values: Mapping[str, DecisionValue]) -> list[OpCost]:
         """The figures of every op that is present and costs anything; shared parameters once."""
         rows: list[OpCost] = []
-        seen: set[str] = set()
-        for place in self.graph.places(inference=True):
-            if not all(g.at(values) for g in place.guards):
-                continue
+        present = [
+            place
+            for place in self.graph.places(inference=True)
+            if all(g.at(values) for g in place.guards)
+        ]
+        boxes: dict[str, tuple[int, ...]] = {}
+        for place in present:
+            for path, lengths in _read(place):
+                here = tuple(int(n.at(values)) for n in lengths)
+                boxes[path] = tuple(map(max, here, boxes.get(path, here)))
+        for place in present:
             work, made = self.of_node(place)
-            params, instance = 0, place.instance
-            for view in place.node.params.values():
-                path = instance.param(view.param)
-                if instance.block.param[view.param].role == "weight" and path not in seen:
-                    seen.add(path)
-                    params += int(instance.absolute(view.numel()).at(values))
+            params = sum(prod(boxes.pop(path)) for path, _ in _read(place) if path in boxes)
             macs = int(work.at(values))
             if macs or params:
                 path = place.path or place.node.op
@@ -136,12 +135,21 @@ class CostModel:
         return rows
 
 
+def _read(place: Place) -> Iterator[tuple[str, tuple[Dim, ...]]]:
+    """Path and lengths of every weight that a node reads."""
+    instance = place.instance
+    for view in place.node.params.values():
+        if instance.block.param[view.param].role == "weight":
+            lengths = (instance.absolute(n) for axis in view.lengths for n in axis)
+            yield instance.param(view.param), tuple(lengths)
+
+
 def _work(instance: Instance, node: Node) -> tuple[Dim, Dim]:
     definition = ops().get(node.op)
     if definition is None or definition.macs_row is None:
         return ZERO, ZERO
-    block = _level_of(instance, node)
-    types = tuple(block[v.node].types[v.index] for v in node.operands)
+    nodes = instance.block.all_by_id
+    types = tuple(nodes[v.node].types[v.index] for v in node.operands)
     work = definition.macs_row(CostOf(types, node.types, node.attributes, node.params))
     made = node.types[0].elements()
     return _one(work), _one(made) if work != ZERO else ZERO
@@ -149,24 +157,8 @@ def _work(instance: Instance, node: Node) -> tuple[Dim, Dim]:
 
 def _one(size: Dim) -> Dim:
     """A size at batch 1: every free size is one."""
-    free = {
-        s.name: 1
-        for s in size.symbols
-        if not s.values and not s.rate and s.name.lstrip("%'") == "B"
-    }
+    free = {s.name: 1 for s in size.symbols if s.free and not s.rate}
     return size.substitute(free) if free else size
-
-
-def _level_of(instance: Instance, node: Node) -> Mapping[int, Node]:
-    """All nodes of a block by id, those of its regions too."""
-    cached = _NODES.get(id(instance.block))
-    if cached is None or cached[0] is not instance.block:
-        cached = (instance.block, {n.id: n for n in instance.block.everywhere()})
-        _NODES[id(instance.block)] = cached
-    return cached[1]
-
-
-_NODES: dict[int, tuple[object, Mapping[int, Node]]] = {}
 
 
 def _merged(terms: Iterator[Term]) -> Iterator[Term]:

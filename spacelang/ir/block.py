@@ -38,6 +38,11 @@ class Block:
         return {node.id: node for node in self.nodes}
 
     @cached_property
+    def all_by_id(self) -> dict[int, Node]:
+        """The same with the nodes of regions."""
+        return {node.id: node for node in self.everywhere()}
+
+    @cached_property
     def inputs(self) -> tuple[Node, ...]:
         """The nodes of op `input`, in the order of the block's operands."""
         return tuple(node for node in self.nodes if node.op == "input")

@@ -42,8 +42,9 @@ class Level:
         body = [n for n in self.nodes if n.op != "input"]
         by_id = {n.id: n for n in self.nodes}
         inputs: list[Node] = []
+        open_ = dict(self.imports)  # a value that is an operand twice has two inputs
         for value, type in zip(operands, types, strict=True):
-            inner = self.imports.get(value)
+            inner = open_.pop(value, None)
             inputs.append(
                 Node(number(), "input", types=(type,)) if inner is None else by_id[inner.node]
             )

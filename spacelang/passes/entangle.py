@@ -3,11 +3,11 @@
 Every factor of a parameter whose size a decision sets needs a storage rule. The rule of a tensor
 beats that of a decision; then more labels, then more fixed indices, then the later line.
 
-    entangle          leading entries of the factor        entangle(centre)   entries around its
-    middle
-    entangle(flat)    a tensor: one prefix of all factors  separate           a storage for each
-    candidate
-    store(256)        a decision: leading entries of a storage wider than any candidate
+    entangle           leading entries of the factor
+    entangle(centre)   entries around its middle
+    entangle(flat)     a tensor of one axis: one prefix of all its factors
+    separate           a storage for each candidate
+    store(256)         a decision: leading entries of a storage wider than any candidate
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from spacelang.ir.graph import Graph, Instance
 from spacelang.ir.node import Node
 from spacelang.ir.param import Param, Slice, View
 from spacelang.ir.pattern import Pattern
+from spacelang.ir.prove import Proved, at_most, whole
 from spacelang.ir.rule import StorageRule
 from spacelang.passes.base import Pass
 
@@ -198,10 +199,9 @@ class _Writer:
             changes
             or name != block.name
             or any(
-                block_name != node.call.block
+                callees[node.id] != node.call.block
                 for node in block.everywhere()
                 if node.call is not None
-                for block_name in (callees[node.id],)
             )
         ):
             self.changed = True
@@ -224,6 +224,10 @@ class _Writer:
             axes.append(tuple(factors))
         if own is not None and not touched:
             self.report.add(error("SP403", f"no decision sizes {path}", own.span))
+        flat = next((r for a in axes for r in a if r is not None and r.argument == "flat"), None)
+        if flat is not None and len(axes) > 1:
+            headline = f"{path} has {len(axes)} axes; only a tensor of one axis is stored flat"
+            self.report.add(error("SP403", headline, flat.span))
         return tuple(axes)
 
     def _rule(
@@ -243,12 +247,13 @@ class _Writer:
                 ).hint(f"{hint}, `separate` shares nothing")
             )
             return None
-        kinds = {(r.kind, r.argument) for r in found.values() if r is not None} - PREFIX
         rules = [r for r in found.values() if r is not None]
-        if len({(r.kind, r.argument) for r in rules} - {("store", r.argument) for r in rules}) > 1:
+        slicing = [r for r in rules if r.kind != "store"]
+        kinds = {(r.kind, r.argument) for r in slicing}
+        if len(kinds) > 1 or (("separate", "") in kinds and len(slicing) < len(rules)):
             headline = f"{' and '.join(sorted(found))} size one factor of {path} by different rules"
             self.report.add(error("SP404", headline, rules[-1].span).also(rules[0].span))
-        return next((r for r in rules if (r.kind, r.argument) in kinds), rules[0])
+        return (slicing or rules)[0]
 
     def _centres(self, instance: Instance, param: Param, change: Change) -> tuple[int, ...]:
         """The stored sizes on which centred slices depend."""
@@ -297,14 +302,40 @@ class _Writer:
         stored = self.graph.storages[instance.param(old.param)].shape
         index = tuple(
             tuple(
-                replace(part, start=start(part.length, stored[a][f]))
-                if isinstance(part, Slice) and (start := start_of(rule)) is not None
+                self._started(instance, block.param[old.param], part, stored[a][f], rule)
+                if isinstance(part, Slice)
                 else part
                 for f, (part, rule) in enumerate(zip(parts, rules, strict=True))
             )
             for a, (parts, rules) in enumerate(zip(old.index, change, strict=True))
         )
         return View(old.param, index)
+
+    def _started(
+        self,
+        instance: Instance,
+        param: Param,
+        part: Slice,
+        stored: int,
+        rule: StorageRule | None,
+    ) -> Slice:
+        """A slice from where its rule starts it: at a whole number, and inside of the storage."""
+        start_at = start_of(rule)
+        if rule is None or start_at is None:
+            return part
+        start = start_at(part.length, stored)
+        here = instance.absolute(start)
+        end = here + instance.absolute(part.length)
+        inside = (whole(here), at_most(0, here), at_most(end, stored))
+        if not all(isinstance(verdict, Proved) for verdict in inside):
+            path = instance.param(param.path)
+            self.report.add(
+                error("SP302", f"{rule.kind} starts a slice of {path} at {here}", rule.span)
+                .also(param.span, "this parameter")
+                .note(f"it is stored with {stored} entries")
+                .hint("a centred slice leaves as much on both sides: choose all odd, or all even")
+            )
+        return replace(part, start=start)
 
     def _param(self, instance: Instance, param: Param, change: Change) -> Param:
         if _is(change, "flat"):

@@ -11,7 +11,7 @@ from spacelang.ir.build import Level, Tensor
 from spacelang.ir.condition import Condition, compare, conjunction, disjunction, negate
 from spacelang.ir.condition import is_value as is_word
 from spacelang.ir.dim import Dim, conditional
-from spacelang.ir.op import Conflict, NeedsValue
+from spacelang.ir.op import Conflict
 from spacelang.ir.prove import Refuted, holds
 from spacelang.syntax import tree
 from spacelang.syntax.evaluate import MAX_LIST, each, entries, evaluate, row, split_on
@@ -178,8 +178,8 @@ def compared(operator: str, left: Thing, right: Thing, span: Span) -> bool | Con
     if operator not in ("==", "!="):
         _no_order(left, right, span)
     if isinstance(left, Text) and isinstance(right, Text):
-        raise NeedsValue(left.symbol, span)
-    if isinstance(left, Text):
+        same = _same_words(left, right)
+    elif isinstance(left, Text):
         same = _is(left, right)
     elif isinstance(right, Text):
         same = _is(right, left)
@@ -200,6 +200,13 @@ def _is(decision: Text, value: Thing) -> bool | Condition:
         return False
     orders = [v for v in decision.symbol.values if isinstance(v, tuple) and sorted(v) == places]
     return decided(disjunction(*(is_word(decision.symbol, order) for order in orders)))
+
+
+def _same_words(left: Text, right: Text) -> bool | Condition:
+    """Whether two decisions among words take one value."""
+    a, b = left.symbol, right.symbol
+    values = [v for v in a.values if v in b.values]
+    return decided(disjunction(*(conjunction(is_word(a, v), is_word(b, v)) for v in values)))
 
 
 def _same_lists(left: tuple[Thing, ...], right: tuple[Thing, ...], span: Span) -> bool | Condition:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from spacelang.analysis.where import Where, of_conditions
-from spacelang.diagnostics import Source
+from spacelang.diagnostics import Source, SpaceError
 from spacelang.ir.condition import Condition
 from spacelang.ir.decision import Choice
 from spacelang.ir.graph import Graph
+from spacelang.ir.op import NeedsValue
+from spacelang.syntax.conflicts import not_known
 from spacelang.syntax.frame import Frame
 from spacelang.syntax.limits import Reader
 from spacelang.syntax.parse import expression
@@ -25,4 +27,7 @@ def budget(source: Source, decisions: Mapping[str, Choice]) -> Iterator[Conditio
     """The conditions that a text joins by `and`, written as in `require`."""
     expr = expression(source)
     frame = Frame(Session(Library(None)), "where", expr.span)
-    return Reader(frame, Scope().inside(frame), decisions).conditions(expr, strict=False)
+    try:
+        yield from Reader(frame, Scope().inside(frame), decisions).conditions(expr, strict=False)
+    except NeedsValue as need:
+        raise SpaceError(not_known(need, frame)) from need

@@ -26,37 +26,12 @@ from spacelang.syntax.evaluate import evaluate
 from spacelang.syntax.frame import Frame
 from spacelang.syntax.matches import fold
 from spacelang.syntax.scope import Scope
-from spacelang.syntax.selectors import path_of, pattern
-from spacelang.syntax.values import Text, Thing, condition, kind, number
+from spacelang.syntax.selectors import is_number, path_of, pattern
+from spacelang.syntax.values import Picked, Text, Thing, condition, kind, number
 
 FIGURES = ("params", "macs", "activations")
 COMPARED = {"==", "!=", "in", "not in"}
 MAX_MATCHES = 10_000
-
-
-def require(statement: tree.Require, frame: Frame, scope: Scope) -> None:
-    """A limit on the architectures of a space, or on every use of a block.
-
-    That of a space is read when all decisions are known (`deferred`).
-    """
-    if frame.caller is None:
-        frame.deferred.append((statement.condition, scope.snapshot(), frame.builder.guards))
-        return
-    reader = Reader(frame, scope, frame.builder.decisions, figures=False)
-    here = conjunction(*frame.builder.guards)
-    for found in reader.conditions(statement.condition):
-        frame.require.append(disjunction(negate(here), found))
-
-
-def deferred(frame: Frame, decisions: Mapping[str, Choice]) -> Iterator[tuple[Condition, Span]]:
-    """The limits of a space, in the decisions of its graph, and where they are written."""
-    for expr, scope, guards in frame.deferred:
-        reader = Reader(frame, scope, decisions)
-        try:
-            for found in reader.conditions(expr):
-                yield disjunction(negate(conjunction(*guards)), found), expr.span
-        except SpaceError as failed:
-            frame.errors.extend(failed.diagnostics)
 
 
 @dataclass
@@ -133,6 +108,19 @@ class Reader:
         present = conjunction(*lives)
         return negate(present) if truth is False else disjunction(negate(present), truth)
 
+    def open(self, node: object) -> bool:
+        """Whether an expression speaks of figures or decisions, not of parameters alone."""
+        if self.is_path(node):
+            return True
+        if isinstance(node, tree.Name):
+            owner = self.scope.find(node.name)
+            value = None if owner is None else owner.names[node.name]
+            return isinstance(value, Text | Picked) or (
+                isinstance(value, Dim) and value.constant is None
+            )
+        inner = node.children() if isinstance(node, tree.Tree) else node
+        return isinstance(inner, tuple) and any(map(self.open, cast(tuple[object, ...], inner)))
+
     # Paths.
 
     def is_path(self, node: object) -> bool:
@@ -179,7 +167,7 @@ class Reader:
         """A hop with its index names, anything for other indices."""
         indices: list[Index] = []
         for index in hop.indices:
-            free = isinstance(index, tree.Name) and self.scope.find(index.name) is None
+            free = isinstance(index, tree.Name) and not is_number(index.name, self.scope)
             indices.append(index.name if free and isinstance(index, tree.Name) else "_")
         return Hop(hop.name, tuple(indices))
 

@@ -15,7 +15,7 @@ from spacelang.syntax import tree
 from spacelang.syntax.evaluate import evaluate, index, listed, whole
 from spacelang.syntax.frame import Frame
 from spacelang.syntax.scope import Scope
-from spacelang.syntax.values import Numbers, number
+from spacelang.syntax.values import Broken, Later, Numbers, number
 
 KINDS: dict[str, tuple[str, ...]] = {
     "entangle": ("", "flat", "centre"),
@@ -37,7 +37,7 @@ def pattern(path: tree.Path, frame: Frame, scope: Scope, binds: bool = False) ->
 
 
 def _index(expr: tree.Expr, frame: Frame, scope: Scope, binds: bool) -> Index:
-    if isinstance(expr, tree.Name) and (binds or expr.name == "_" or scope.find(expr.name) is None):
+    if isinstance(expr, tree.Name) and (binds or not is_number(expr.name, scope)):
         return expr.name
     if isinstance(expr, tree.Range):
         value = evaluate(expr, frame, scope)
@@ -48,6 +48,12 @@ def _index(expr: tree.Expr, frame: Frame, scope: Scope, binds: bool) -> Index:
             raise SpaceError(error("SP504", "a range of indices has no step", expr.span))
         return int(numbers[0]), int(numbers[-1])
     return index(expr, frame, scope)
+
+
+def is_number(name: str, scope: Scope) -> bool:
+    """Whether a name may stand for a number, so that as an index it is not bound by a match."""
+    owner = scope.find(name)
+    return owner is not None and isinstance(owner.names[name], Dim | Later | Broken)
 
 
 def storage_rule(rule: tree.Rule, frame: Frame, scope: Scope) -> StorageRule:

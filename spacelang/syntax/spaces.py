@@ -20,7 +20,7 @@ from spacelang.syntax.choices import pend
 from spacelang.syntax.conflicts import not_known
 from spacelang.syntax.evaluate import evaluate
 from spacelang.syntax.frame import Frame
-from spacelang.syntax.limits import deferred
+from spacelang.syntax.require import deferred
 from spacelang.syntax.scope import Scope, unknown
 from spacelang.syntax.sections import DERIVED, Host
 from spacelang.syntax.session import Session
@@ -69,7 +69,9 @@ def finished(frame: Frame, span: Span) -> Graph:
     stated = dict(deferred(frame, graph.decisions))
     frame.errors.check()
     limits = tuple(dict.fromkeys((*frame.require, *stated)))
-    return _rewritten(replace(graph, require=limits, stated=stated), frame, host)
+    remarks = tuple(dict.fromkeys(frame.session.remarks))
+    graph = replace(graph, require=limits, stated=stated, remarks=remarks)
+    return _rewritten(graph, frame, host)
 
 
 def _graph(name: str, frame: Frame, host: Host) -> Graph:
@@ -87,7 +89,6 @@ def _graph(name: str, frame: Frame, host: Host) -> Graph:
         tuple(host.rules),
         dialects=host.dialects,
         search=host.search,
-        remarks=tuple(dict.fromkeys(frame.session.remarks)),
     )
 
 

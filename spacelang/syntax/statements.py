@@ -21,8 +21,8 @@ from spacelang.syntax.conflicts import not_known
 from spacelang.syntax.evaluate import each, entries, evaluate, needs
 from spacelang.syntax.frame import Frame
 from spacelang.syntax.functions import most
-from spacelang.syntax.limits import require
 from spacelang.syntax.names import bind, evaluate_let
+from spacelang.syntax.require import require
 from spacelang.syntax.scope import Scope
 from spacelang.syntax.session import Exhausted
 from spacelang.syntax.values import BROKEN, Broken, Closure, Numbers, Thing, has_tensor, kind
@@ -183,7 +183,8 @@ def _assign(statement: tree.Assign, frame: Frame, scope: Scope) -> None:
 def _choose(statement: tree.Choose, frame: Frame, scope: Scope) -> None:
     _keep([statement.target.name], scope, statement.span)
     choose(statement, frame, scope)
-    scope.constant.add(statement.target.name)
+    if not statement.target.indices:  # `width[1]` binds `width` anew after `width[0]`
+        scope.constant.add(statement.target.name)
 
 
 def _block(statement: tree.BlockOf, frame: Frame, scope: Scope) -> None:

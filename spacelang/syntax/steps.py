@@ -9,11 +9,13 @@ from typing import Any, get_type_hints
 from spacelang.diagnostics import SpaceError, error
 from spacelang.ir.graph import Graph
 from spacelang.ir.node import TensorType
+from spacelang.ir.op import NeedsValue
 from spacelang.passes.base import Insertion, Pass, options
 from spacelang.plugins import load
 from spacelang.syntax import tree
 from spacelang.syntax.blocks import call_block
 from spacelang.syntax.calls import Arguments
+from spacelang.syntax.conflicts import not_known
 from spacelang.syntax.evaluate import evaluate
 from spacelang.syntax.frame import Frame
 from spacelang.syntax.scope import Scope
@@ -66,7 +68,11 @@ def run_steps(graph: Graph, steps: Sequence[tuple[tree.Step, Scope]], frame: Fra
     from spacelang.passes.pipeline import apply
 
     for step, scope in steps:
-        graph = apply(made(step, frame, scope), graph, step.span)
+        try:
+            found = made(step, frame, scope)
+        except NeedsValue as need:
+            raise SpaceError(not_known(need, frame)) from need
+        graph = apply(found, graph, step.span)
     return graph
 
 

@@ -56,6 +56,7 @@ def subnet_of(
             **evaluated.named,
             **given,
         }
+    frame.errors.check()
     graph = lay_out(elaborate(base, definition.name, session, given))
     return graph, take(graph, lines(space, ()), frame, scope)
 
