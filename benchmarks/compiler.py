@@ -187,6 +187,7 @@ def main() -> None:
             "machine": platform.machine(),
         }
         out = ROOT / "benchmarks" / "results" / "compiler.json"
+        out.parent.mkdir(exist_ok=True)
         out.write_text(json.dumps({"facts": facts, "figures": figures}, indent=1) + "\n")
         print(f"written to {out.relative_to(ROOT)}")
 

@@ -323,13 +323,23 @@ def test_signals_end_a_command_with_their_code(number: int, code: int) -> None:
     root = Path(__file__).parents[1]
     command = [sys.executable, "-m", "spacelang", "fmt", "-"]  # waits for its input
     with subprocess.Popen(
-        command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        command,
+        cwd=root,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=_signals_as_in_a_terminal,
     ) as child:
         _wait_until_it_reads(child.pid)
         child.send_signal(number)
         _, stderr = child.communicate(timeout=20)
     assert child.returncode == code
     assert stderr == b""
+
+
+def _signals_as_in_a_terminal() -> None:
+    """A test run in the background of a shell ignores SIGINT, and its children would too."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _wait_until_it_reads(pid: int) -> None:
