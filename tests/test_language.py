@@ -129,6 +129,23 @@ def test_whole_number_inputs_keep_their_range() -> None:
     assert [str(n) for n in node.attributes["within"]] == ["0", "31"]
 
 
+@pytest.mark.parametrize(
+    ("kernel", "stride"), [(k, s) for k in range(1, 6) for s in range(1, 4) if k >= s - 1]
+)
+def test_a_transposed_convolution_makes_the_map_larger_by_its_stride(
+    kernel: int, stride: int
+) -> None:
+    graph = graph_of(
+        "space s { input x: [B, 4, 5, 7]\n"
+        f"output conv_transpose(x, 6, {kernel}, stride: {stride}, groups: 2) as up }}"
+    )
+    shape = [str(size) for size in graph.root.type_of(graph.outputs[0].value).shape]
+    lost = stride == 1 and kernel % 2 == 0
+    assert shape == ["B", "6", str(5 * stride - lost), str(7 * stride - lost)]
+    assert graph.cost().params == 4 * 3 * kernel * kernel
+    assert graph.cost().macs == 4 * 5 * 7 * 3 * kernel * kernel
+
+
 # Limits.
 
 LIMITS = """

@@ -456,6 +456,14 @@ def test_short_texts(name: str, tmp_path: Path) -> None:
     assert [(d.code, d.primary.span.position[0], d.headline) for d in found] == expected
 
 
+def test_very_many_failures_end_soon() -> None:
+    text = "block f(x: [B, C]) { for i in 0..49999 { y = x + linear(x, 3) as fc } return x }"
+    with pytest.raises(SpaceError) as failed:
+        load(Source("<many>", f"{text}\nspace s {{ input x: [B, 8] output f(x) }}"))
+    codes = [found.code for found in failed.value.diagnostics]
+    assert codes == ["SP304", "SP203"]
+
+
 def test_a_chain_of_calls_is_limited() -> None:
     blocks = [f"block b{i}(x) {{ return b{i - 1}(x) }}" for i in range(1, 200)]
     text = "\n".join(("block b0(x) { return linear(x, 8) as fc }", *blocks))

@@ -23,7 +23,7 @@ from spacelang.ir.dim import Dim, Symbol
 from spacelang.ir.level import Level, Tensor
 from spacelang.ir.node import Call, Node, TensorType, Value, join
 from spacelang.ir.op import Conflict, Infer, lookup, open_question, plainly, shown
-from spacelang.ir.options import attribute, complete
+from spacelang.ir.options import complete
 from spacelang.ir.param import Param, View
 from spacelang.ir.prove import Refuted, Unsettled, equal, feasible
 
@@ -359,15 +359,3 @@ class BlockBuilder:
             tuple(self.params.values()),
             self.span,
         )
-
-
-__all__ = [
-    "DECISION",
-    "PARAMETER",
-    "BlockBuilder",
-    "Explain",
-    "Level",
-    "Tensor",
-    "attribute",
-    "complete",
-]

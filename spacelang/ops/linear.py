@@ -138,7 +138,8 @@ def _conv_transpose(infer: Infer) -> TensorType:
     """[B, C, H, W] -> [B, out, (H - 1)s - 2p + k + e, ..]: the gradient of conv with respect to x.
 
     `pad` and `extra` (rows that only the end has) default to what makes the map s times as large:
-    p = (k - s + 1)//2, e = (k - s) % 2. The weight is [C, out / groups, k, k].
+    p = (k - s + 1)//2, e = (k - s) % 2, but 0 at stride 1, where an even kernel loses a row as in
+    conv. The weight is [C, out / groups, k, k].
     """
     x = infer.x
     if x.rank != 4:
@@ -150,7 +151,7 @@ def _conv_transpose(infer: Infer) -> TensorType:
     infer.need_whole(out / groups, "channels out of a group of conv_transpose")
     pad = infer.padding((kernel - stride + 1) // 2)
     given = infer.options["extra"]
-    extra = given if isinstance(given, Dim) else (kernel - stride) % 2
+    extra = given if isinstance(given, Dim) else (kernel - stride) % 2 * min(stride - 1, 1)
     infer.need_at_most(Dim.of(0), pad, "SP307", "pad by less than nothing")
     infer.need_at_most(extra + 1, Dim.of(stride), "SP307", "extra rows are fewer than the stride")
     infer.param(

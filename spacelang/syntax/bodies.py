@@ -88,8 +88,8 @@ def compiled(
     except NeedsValue:
         session.failed = callee
         raise
-    except Exhausted:
-        raise
+    except Exhausted as spent:
+        raise Exhausted((*callee.errors, *spent.diagnostics)) from spent
     except SpaceError as failed:
         callee.errors.extend(failed.diagnostics)
         callee.builder.level, callee.prefix = top, ""

@@ -13,6 +13,7 @@ from spacelang.ir.condition import Condition, conjunction, is_value
 from spacelang.ir.decision import Choice, Kind
 from spacelang.ir.dim import Dim, Symbol
 from spacelang.ir.dim import Value as DecisionValue
+from spacelang.ir.known import FIGURES
 from spacelang.syntax import tree
 from spacelang.syntax.evaluate import entries, evaluate, hop, listed, row, whole
 from spacelang.syntax.frame import Frame
@@ -31,6 +32,8 @@ from spacelang.syntax.values import (
 )
 
 MAX_CANDIDATES = 10_000
+TAKEN = {"B": "the batch", **dict.fromkeys(FIGURES, "a figure")}
+"""Names that limits and sizes read otherwise."""
 
 
 def candidates(value: Thing, what: str, span: Span) -> tuple[DecisionValue, ...]:
@@ -68,11 +71,9 @@ def declare(
     hull: tuple[DecisionValue, ...] | None = None,
 ) -> Thing:
     """Declare a decision of this block: its value (known where this alternative fixes it)."""
-    live = conjunction(*frame.builder.guards)
     if frame.session.hulls and hull is not None:
         values = hull
-    choice = Choice(frame.path(path), "dim", values, hull, live, span)
-    frame.builder.decide(choice)
+    choice = _decided(frame, path, "dim", values, span, hull)
     fixed = frame.fixed.get("." + choice.path)
     if fixed is not None:
         assert not isinstance(fixed, tuple)
@@ -143,10 +144,17 @@ def _draw(
 
 
 def _decided(
-    frame: Frame, path: str, kind: Kind, values: tuple[DecisionValue, ...], span: Span
+    frame: Frame,
+    path: str,
+    kind: Kind,
+    values: tuple[DecisionValue, ...],
+    span: Span,
+    hull: tuple[DecisionValue, ...] | None = None,
 ) -> Choice:
+    if path in TAKEN:
+        raise SpaceError(error("SP202", f"{path} is {TAKEN[path]}, not a decision", span))
     live = conjunction(*frame.builder.guards)
-    choice = Choice(frame.path(path), kind, values, None, live, span)
+    choice = Choice(frame.path(path), kind, values, hull, live, span)
     frame.builder.decide(choice)
     return choice
 

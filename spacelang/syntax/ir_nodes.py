@@ -7,12 +7,12 @@ from dataclasses import replace
 from typing import NamedTuple, TypeGuard, get_args
 
 from spacelang.ir.block import Block
-from spacelang.ir.build import attribute
 from spacelang.ir.decision import Choice, Kind
 from spacelang.ir.dim import Dim, Symbol
 from spacelang.ir.node import STRUCTURAL, Attribute, Call, Node, TensorType
 from spacelang.ir.node import Value as NodeValue
 from spacelang.ir.op import REQUIRED, Option, ops
+from spacelang.ir.options import attribute
 from spacelang.ir.param import ZERO, Gather, Init, Param, Slice, View
 from spacelang.ir.text import base_name
 from spacelang.syntax.ir_sizes import Part, Piece, Values

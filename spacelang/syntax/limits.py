@@ -20,6 +20,7 @@ from spacelang.diagnostics import SpaceError, Span, error
 from spacelang.ir.condition import FALSE, TRUE, Condition, compare, conjunction, disjunction, negate
 from spacelang.ir.decision import Choice
 from spacelang.ir.dim import Dim, Symbol
+from spacelang.ir.known import FIGURES
 from spacelang.ir.pattern import Hop, Index, Pattern
 from spacelang.syntax import tree
 from spacelang.syntax.evaluate import evaluate
@@ -29,7 +30,6 @@ from spacelang.syntax.scope import Scope
 from spacelang.syntax.selectors import is_number, path_of, pattern
 from spacelang.syntax.values import Picked, Text, Thing, condition, kind, number
 
-FIGURES = ("params", "macs", "activations")
 COMPARED = {"==", "!=", "in", "not in"}
 MAX_MATCHES = 10_000
 
@@ -102,6 +102,8 @@ class Reader:
         made = resolver.visit(part)
         band = _band(made, self.frame, inner)
         truth = condition(evaluate(made, self.frame, inner), part.span) if band is None else band
+        if not isinstance(truth, bool):
+            _known(truth, part.span)
         lives = [live for live in dict.fromkeys(resolver.lives) if live != TRUE]
         if not lives or truth is True:
             return truth
@@ -299,6 +301,13 @@ class _Resolver:
                 .note(f"it takes {known}")
             )  # fmt: skip
         return tree.String(node.name, span=node.span)
+
+
+def _known(truth: Condition, span: Span) -> None:
+    """SP209 for a limit on the batch, which is any size."""
+    free = next((s.name for s in truth.symbols if s.free and s.name not in FIGURES), None)
+    if free is not None:
+        raise SpaceError(error("SP209", f"{free} is any size, and limits nothing", span))
 
 
 def _value(choice: Choice) -> Thing:

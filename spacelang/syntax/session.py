@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 MAX_NODES = 100_000
 MAX_TURNS = 100_000
+MAX_FAILURES = 1_000
 MAX_CALLS = 32
 """How deep calls of blocks may stand in each other."""
 
@@ -74,6 +75,7 @@ class Session:
     failed: Frame | None = None
     nodes: int = 0
     turns: int = 0
+    failures: int = 0
     reserved: set[str] = field(default_factory=set[str])
 
     def unique(self, name: str) -> str:
@@ -89,6 +91,12 @@ class Session:
         self.nodes += nodes
         if self.nodes > MAX_NODES:
             raise Exhausted(error("SP507", f"the graph has more than {MAX_NODES:,} nodes", span))
+
+    def fail(self) -> None:
+        """Count statements that failed: after very many nothing new is found."""
+        self.failures += 1
+        if self.failures > MAX_FAILURES:
+            raise Exhausted(())
 
     def turn(self, turns: int, span: Span) -> None:
         """Count turns of loops against the limit, before they are taken (SP507)."""

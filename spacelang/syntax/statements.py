@@ -80,6 +80,7 @@ def run(statements: Sequence[tree.Statement], frame: Frame, scope: Scope) -> Ret
             if frame.caller is not None:
                 raise
             frame.errors.add(not_known(need, frame))
+        frame.session.fail()
         frame.builder.level, frame.prefix = level, prefix
         if poison(statement, scope):
             return Returned(BROKEN, statement.span)

@@ -310,8 +310,6 @@ class Rewrite(Tree):
 
 
 class Rename(Tree):
-    """`path: path [in layout]` of `names`."""
-
     own: Path
     foreign: Path
     layout: Expr | None = None

@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from spacelang.ir.block import Block
-from spacelang.ir.build import attribute
 from spacelang.ir.condition import Condition, Is, conjunction, negate
 from spacelang.ir.decision import Choice
 from spacelang.ir.dim import Dim, Symbol
 from spacelang.ir.graph import conditions
 from spacelang.ir.node import Attribute, Call, Node, TensorType, Value, join
 from spacelang.ir.op import OpDef, ops
+from spacelang.ir.options import attribute
 from spacelang.ir.param import Init
 from spacelang.ir.text import given_names, same
 from spacelang.syntax.operations import LISTS
