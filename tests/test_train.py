@@ -41,7 +41,7 @@ from spacelang.diagnostics import Source, SpaceError
 from spacelang.engines.baselines import Extreme, RandomSearch
 from spacelang.engines.evolution import Evolution
 from spacelang.engines.paths import Plans
-from spacelang.engines.protocol import LossTerm, Samples, StepPlan
+from spacelang.engines.protocol import Forward, LossTerm, Samples, StepPlan
 from spacelang.files import Lock, Locked
 from spacelang.ir.graph import Graph
 from spacelang.journal import read_journal
@@ -296,7 +296,7 @@ def test_a_step_touches_its_own_architecture_only(trainer: TorchTrainer) -> None
     smallest = trainer.graph.decisions.extreme("smallest")
     (plan,) = plans(trainer, 1)
     before = {name: t.clone() for name, t in trainer.model.state_dict().items()}
-    trainer.step(replace(plan, assignment=smallest))
+    trainer.step(replace(plan, forwards=(Forward(smallest),)))
     after = trainer.model.state_dict()
     assert all(torch.equal(after[n], before[n]) for n in after if n.startswith("layer.1."))
     assert not torch.equal(after["head.weight"], before["head.weight"])
@@ -312,9 +312,9 @@ def test_unused_layers_decay_only_where_asked(graph: Graph, data: Dataset) -> No
         trainer = TorchTrainer(Supernet(graph, seed=0), graph, data, recipe, seed=0)
         large, small = (graph.decisions.extreme(which) for which in ("largest", "smallest"))
         first, second = plans(trainer, 2)
-        trainer.step(replace(first, assignment=large))
+        trainer.step(replace(first, forwards=(Forward(large),)))
         before = trainer.model.get_parameter("layer.1.mlp.fc1.weight").detach().clone()
-        trainer.step(replace(second, assignment=small))
+        trainer.step(replace(second, forwards=(Forward(small),)))
         after = trainer.model.get_parameter("layer.1.mlp.fc1.weight").detach()
         shrunk[unsampled] = not torch.equal(before, after)
     assert shrunk == {"freeze": False, "decay": True}
@@ -339,8 +339,11 @@ def test_the_average_follows(trainer: TorchTrainer) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"network": "evaluation"}, "no network 'evaluation'"),
-        ({"teacher": "resnet"}, "no teacher 'resnet'"),
+        ({"forwards": (Forward({}, "evaluation"),)}, "no network evaluation"),
+        ({"forwards": ()}, "no pass learns"),
+        ({"losses": (LossTerm(of=1),)}, "reads no pass"),
+        ({"losses": (LossTerm(against=0),)}, "reads no pass"),
+        ({"losses": (LossTerm("soft_cross_entropy"),)}, "reads no pass"),
         ({"groups": ("alphas",)}, "no parameter groups"),
         ({"losses": ()}, "has no loss"),
         ({"losses": (LossTerm(), LossTerm(weight=2.0))}, "has a loss twice"),
@@ -354,6 +357,52 @@ def test_steps_that_cannot_be_taken(
     (plan,) = plans(trainer, 1)
     with pytest.raises(SpaceError, match=words):
         trainer.step(replace(plan, **change))
+
+
+def test_the_gradients_of_several_passes_are_summed(trainer: TorchTrainer) -> None:
+    """The sandwich rule: one update by the sum of what each pass alone would give."""
+    (plan,) = plans(trainer, 1)
+    drawn = [Forward(a) for a in trainer.graph.sample(2, seed=1)]
+    alone: dict[str, torch.Tensor] = {}
+    trainer.model.eval()  # no paths are dropped: each pass draws masks of its own
+    for forward in drawn:
+        trainer.optimizer.zero_grad()
+        trainer._backward(replace(plan, forwards=(forward,)), trainer._batch(plan))
+        for name, parameter in trainer.model.named_parameters():
+            if parameter.grad is not None:
+                alone[name] = alone.get(name, torch.zeros_like(parameter)) + parameter.grad
+    trainer.optimizer.zero_grad()
+    (term,) = plan.losses
+    both = replace(plan, forwards=tuple(drawn), losses=(term, replace(term, of=1)))
+    trainer._backward(both, trainer._batch(plan))
+    for name, parameter in trainer.model.named_parameters():
+        if parameter.grad is not None:
+            torch.testing.assert_close(parameter.grad, alone[name], rtol=1e-4, atol=1e-6)
+
+
+def test_a_teacher_is_read_and_does_not_learn(trainer: TorchTrainer) -> None:
+    """Soft labels of another path: the loss by hand, and no gradient to what it alone uses."""
+    (plan,) = plans(trainer, 1)
+    largest, smallest = (trainer.graph.decisions.extreme(w) for w in ("largest", "smallest"))
+    term = LossTerm("soft_cross_entropy", 1.0, {"temperature": 2.0}, against=1)
+    taught = replace(
+        plan, forwards=(Forward(smallest), Forward(largest, learns=False)), losses=(term,)
+    )
+    batch = trainer._batch(taught)
+    trainer.model.eval()
+    trainer.optimizer.zero_grad()
+    _, terms = trainer._backward(taught, batch)
+    unused = [p for name, p in trainer.model.named_parameters() if name.startswith("layer.1.")]
+    assert unused
+    assert not any(p.grad is not None and p.grad.any() for p in unused)
+    with torch.no_grad():
+        logits = []
+        for assignment in (smallest, largest):
+            trainer.activate(assignment)
+            logits.append(trainer.model(batch.images))
+    student, teacher = logits
+    wanted = -((teacher / 2).softmax(1) * (student / 2).log_softmax(1)).sum(1).mean() * 4
+    assert terms["soft_cross_entropy"] == pytest.approx(wanted.item(), rel=1e-5)
 
 
 def test_losses_are_weighted_and_smoothed(trainer: TorchTrainer) -> None:

@@ -41,15 +41,24 @@ from spacelang.ir.graph import Graph
 
 HELD = 256 << 20  # bytes of normalised images that are kept between two scores
 
-Loss = Callable[[Tensor, Tensor, Mapping[str, float]], Tensor]
+Options = Mapping[str, float]
+Loss = Callable[[Tensor, Tensor, Options], Tensor]
 
 
-def _cross_entropy(logits: Tensor, labels: Tensor, options: Mapping[str, float]) -> Tensor:
+def _cross_entropy(logits: Tensor, labels: Tensor, options: Options) -> Tensor:
     smoothing = options.get("smoothing", 0.0)
     return functional.cross_entropy(logits, labels, label_smoothing=smoothing)
 
 
-LOSSES: Mapping[str, Loss] = {"cross_entropy": _cross_entropy}
+def _soft_cross_entropy(logits: Tensor, teacher: Tensor, options: Options) -> Tensor:
+    temperature = options.get("temperature", 1.0)
+    wanted = (teacher / temperature).softmax(1)
+    return functional.cross_entropy(logits / temperature, wanted) * temperature**2
+
+
+LABELLED: Mapping[str, Loss] = {"cross_entropy": _cross_entropy}
+COMPARING: Mapping[str, Loss] = {"soft_cross_entropy": _soft_cross_entropy}  # with another pass
+LOSSES: Mapping[str, Loss] = {**LABELLED, **COMPARING}
 
 
 class NotFinite(SpaceError):
@@ -121,7 +130,6 @@ class TorchTrainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.model.train()
-        self.activate(plan.assignment)
         self.optimizer.zero_grad(set_to_none=self.recipe.unsampled == "freeze")
         try:
             logits, terms = self._backward(plan, batch)
@@ -133,23 +141,46 @@ class TorchTrainer:
                 .note(f"architecture {dict(plan.assignment)}")
                 .hint(f"try --batch-size {max(1, self.recipe.batch_size // 2)}")
             ) from failed
-        loss = sum(term.weight * terms[term.kind] for term in plan.losses)
+        loss = sum(term.weight * terms[term.name] for term in plan.losses)
         self._update(plan, batch, loss)
         correct = int((logits.argmax(1).cpu() == batch.labels).sum())
         return Metrics(loss, terms, correct, len(batch.labels), rate)
 
     def _backward(self, plan: StepPlan, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+        """Logits of the first pass and the loss terms; the gradients of all passes are summed.
+
+        One learning pass after the other, so several cost no more memory than the largest.
+        """
         images, labels = batch.images.to(self.device), batch.labels.to(self.device)
-        kind = self.device.type
+        outputs: dict[int, Tensor] = {}
+        terms: dict[str, float] = {}
         with self._randomness(plan.step):
-            with torch.autocast(kind, torch.bfloat16, enabled=self.recipe.amp):
-                logits = main_output(self.model(images)).float()
-            values = {t.kind: LOSSES[t.kind](logits, labels, t.options) for t in plan.losses}
-            total = torch.stack([t.weight * values[t.kind] for t in plan.losses]).sum()
-            terms = {name: value.item() for name, value in values.items()}
-            if all(map(math.isfinite, terms.values())):
-                total.backward()
-        return logits.detach(), terms
+            for number in sorted(range(len(plan.forwards)), key=lambda n: plan.forwards[n].learns):
+                forward = plan.forwards[number]
+                self.activate(forward.assignment)
+                with torch.set_grad_enabled(forward.learns):
+                    logits = self._logits(images)
+                outputs[number] = logits.detach()
+                asked = [term for term in plan.losses if term.of == number]
+                if not asked:
+                    continue
+                values = [
+                    LOSSES[t.kind](
+                        logits, labels if t.against is None else outputs[t.against], t.options
+                    )
+                    for t in asked
+                ]
+                found = {t.name: value.item() for t, value in zip(asked, values, strict=True)}
+                terms |= found
+                if not all(map(math.isfinite, found.values())):
+                    break
+                total = [t.weight * value for t, value in zip(asked, values, strict=True)]
+                torch.stack(total).sum().backward()
+        return outputs[0], {**dict.fromkeys((t.name for t in plan.losses), math.nan), **terms}
+
+    def _logits(self, images: Tensor) -> Tensor:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.amp):
+            return main_output(self.model(images)).float()
 
     def _update(self, plan: StepPlan, batch: Batch, loss: float) -> None:
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
@@ -191,15 +222,27 @@ class TorchTrainer:
 
     def _refuse(self, plan: StepPlan) -> None:
         """SP701 for a step that this trainer cannot take."""
-        kinds = [term.kind for term in plan.losses]
-        unknown = [kind for kind in kinds if kind not in LOSSES]
+        passes, losses = plan.forwards, plan.losses
+        teachers = {number for number, forward in enumerate(passes) if not forward.learns}
+        unknown = [term.kind for term in losses if term.kind not in LOSSES]
+        networks = {forward.network for forward in passes} - {"supernet"}
+        astray = [
+            term.name
+            for term in losses
+            if not 0 <= term.of < len(passes)
+            or term.of in teachers
+            or (term.against is None) != (term.kind in LABELLED)
+            or (term.against is not None and term.against not in teachers)
+        ]
+        names = [term.name for term in losses]
         reasons = (
-            (plan.network != "supernet", f"there is no network {plan.network!r}"),
-            (bool(plan.teacher), f"there is no teacher {plan.teacher!r}"),
+            (bool(networks), f"there is no network {', '.join(sorted(networks))}"),
+            (len(teachers) == len(passes), "no pass learns"),
             (plan.groups != ("weights",), f"there are no parameter groups {plan.groups!r}"),
-            (not kinds, "it has no loss"),
-            (len(set(kinds)) < len(kinds), "it has a loss twice"),
+            (not losses, "it has no loss"),
+            (len(set(names)) < len(names), "it has a loss twice"),
             (bool(unknown), f"there is no loss {', '.join(unknown)}; known: {', '.join(LOSSES)}"),
+            (bool(astray), f"{', '.join(astray)} reads no pass that it can"),
         )
         for holds, reason in reasons:
             if holds:

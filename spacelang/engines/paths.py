@@ -19,6 +19,7 @@ from spacelang.engines.protocol import (
     ALL_KINDS,
     EpochEnded,
     Event,
+    Forward,
     LossTerm,
     Stepped,
     StepPlan,
@@ -78,7 +79,8 @@ class Plans:
         """The plan of a step."""
         epoch, batch = divmod(step, self.length)
         loss = LossTerm("cross_entropy", 1.0, {"smoothing": self.engine.smoothing})
-        return StepPlan(step, epoch, batch, self._path(step, epoch, batch), losses=(loss,))
+        path = self._path(step, epoch, batch)
+        return StepPlan(step, epoch, batch, (Forward(path),), (loss,))
 
     def _path(self, step: int, epoch: int, batch: int) -> Assignment:
         if self.engine.law == "choices" or not self.space.decisions:

@@ -25,11 +25,34 @@ Objective = Literal["accuracy", "params", "macs", "activations"]
 
 @dataclass(frozen=True, slots=True)
 class LossTerm:
-    """One summand of a step's loss: a row of the backend's table of losses, and its weight."""
+    """One summand of a step's loss: a row of the backend's table of losses, and its weight.
+
+    It reads the outputs of the `of`-th forward pass of the step and, where it compares two, those
+    of the pass `against`.
+    """
 
     kind: str = "cross_entropy"
     weight: float = 1.0
     options: Mapping[str, float] = field(default_factory=dict[str, float])
+    of: int = 0
+    against: int | None = None
+
+    @property
+    def name(self) -> str:
+        """What a step's metrics call it."""
+        return f"{self.kind}[{self.of}]" if self.of else self.kind
+
+
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """One pass of a step's batch through an architecture of a network.
+
+    A pass that does not learn is run without gradients: a teacher, in training mode all the same.
+    """
+
+    assignment: Assignment
+    network: str = "supernet"
+    learns: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,18 +60,21 @@ class StepPlan:
     """One step of training, completely: printed, it can be replayed.
 
     `step` counts from 0 over the whole run; `batch` within the epoch; `data` names the part of the
-    data set, `teacher` a network whose outputs the losses read, `groups` the parameters to update.
+    data set, `groups` the parameters to update.
     """
 
     step: int
     epoch: int
     batch: int
-    assignment: Assignment
-    network: str = "supernet"
-    data: str = "train"
+    forwards: tuple[Forward, ...]
     losses: tuple[LossTerm, ...] = (LossTerm(),)
-    teacher: str = ""
+    data: str = "train"
     groups: tuple[str, ...] = ("weights",)
+
+    @property
+    def assignment(self) -> Assignment:
+        """The architecture of the first pass."""
+        return self.forwards[0].assignment
 
 
 @dataclass(frozen=True, slots=True)
