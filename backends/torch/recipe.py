@@ -18,7 +18,7 @@ from torch import nn
 from spacelang.backends.torch.augment import RECIPES, Augmentation
 from spacelang.backends.torch.storage import tensor_names
 from spacelang.diagnostics import SpaceError, error
-from spacelang.engines.paths import SinglePath
+from spacelang.engines.paths import Law, SinglePath
 from spacelang.engines.settings import read_fields
 from spacelang.ir.graph import Graph
 
@@ -34,7 +34,7 @@ class Recipe:
     amp             compute in bfloat16 where that is safe
     unsampled       blocks that a step does not use: "freeze" them, or "decay" them as torch 1 did
     aug             a recipe of augmentation by name: none, digits, photos
-    law             how a step's architecture is drawn: choices (as published) or architectures
+    law             what a step draws: choices (as published), architectures or sandwich
     no_decay        labels of parameters without weight decay, besides vectors and norms
     val_interval    epochs between two measurements on the validation part; 0 for none
     """
@@ -57,7 +57,7 @@ class Recipe:
     amp: bool = False
     unsampled: Literal["freeze", "decay"] = "freeze"
     aug: str = "none"
-    law: Literal["choices", "architectures"] = "choices"
+    law: Law = "choices"
     no_decay: tuple[str, ...] = ("pos_embed", "cls_token")
     val_interval: int = 1
 

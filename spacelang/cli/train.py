@@ -31,7 +31,7 @@ RECIPE: dict[str, str] = {
     "smoothing": "Of labels.",
     "model_ema_decay": "Of the moving average.",
     "aug": "A recipe of augmentation: none, digits, photos.",
-    "law": "How a step draws its architecture: choices, architectures.",
+    "law": "How a step draws its architectures: choices, architectures, sandwich.",
     "no_decay": "Labels of parameters without weight decay, with commas between.",
     "unsampled": "Blocks that a step does not use: freeze, decay.",
     "val_interval": "Epochs between two validations; 0 for none.",

@@ -3,8 +3,9 @@
     for event in SinglePath(epochs=70).run(graph, trainer, seed=0): ...
 
 The plan of a step is a function of the seed and the number of the step. The law is named: "choices"
-draws every live decision uniformly, as published; "architectures" is uniform over the networks. A
-network without decisions is simply trained.
+draws every live decision uniformly, as published; "architectures" is uniform over the networks;
+"sandwich" sums the gradients of the largest, the smallest and some networks drawn by choices (Yu
+and Huang, ICCV 2019). A network without decisions is simply trained.
 """
 
 from __future__ import annotations
@@ -31,23 +32,29 @@ from spacelang.engines.variation import random
 from spacelang.ir.decision import Assignment, Kind
 from spacelang.ir.graph import Graph
 
+Law = Literal["choices", "architectures", "sandwich"]
 REDRAWS = 10_000  # by choices, until a requirement of the space is met
 
 
 @dataclass(frozen=True)
 class SinglePath:
-    """Uniform path sampling: no sandwich, no distillation, no budget while training."""
+    """Uniform path sampling: no distillation, and no budget while training.
+
+    `paths` are those that the sandwich draws; its ends are the ends of every range, whether the
+    requirements of the space admit them or not, so that every weight is trained.
+    """
 
     name: ClassVar[str] = "single_path"
     kinds: ClassVar[frozenset[Kind]] = ALL_KINDS
 
     epochs: int = 300
-    law: Literal["choices", "architectures"] = "choices"
+    law: Law = "choices"
     smoothing: float = 0.1  # of labels
+    paths: int = 2
 
     def __post_init__(self) -> None:
-        if self.epochs < 0 or not 0 <= self.smoothing < 1:
-            raise ValueError("epochs >= 0 and smoothing in 0..1 are needed")
+        if self.epochs < 0 or self.paths < 0 or not 0 <= self.smoothing < 1:
+            raise ValueError("epochs >= 0, paths >= 0 and smoothing in 0..1 are needed")
 
     def run(self, space: Graph, trainer: Trainer, seed: int) -> Iterator[Event]:
         """Stepped for each step that is left, EpochEnded after the last of an epoch."""
@@ -78,21 +85,26 @@ class Plans:
     def at(self, step: int) -> StepPlan:
         """The plan of a step."""
         epoch, batch = divmod(step, self.length)
-        loss = LossTerm("cross_entropy", 1.0, {"smoothing": self.engine.smoothing})
-        path = self._path(step, epoch, batch)
-        return StepPlan(step, epoch, batch, (Forward(path),), (loss,))
+        passes = tuple(Forward(path) for path in self._paths(step, epoch, batch))
+        smoothing = {"smoothing": self.engine.smoothing}
+        losses = tuple(LossTerm(options=smoothing, of=number) for number in range(len(passes)))
+        return StepPlan(step, epoch, batch, passes, losses)
 
-    def _path(self, step: int, epoch: int, batch: int) -> Assignment:
-        if self.engine.law == "choices" or not self.space.decisions:
-            return self._by_choices(step)
+    def _paths(self, step: int, epoch: int, batch: int) -> tuple[Assignment, ...]:
+        if not self.space.decisions or self.engine.law == "choices":
+            return (self._by_choices(step),)
+        if self.engine.law == "sandwich":
+            drawn = (self._by_choices(step, number) for number in range(self.engine.paths))
+            ends = (self.space.decisions.extreme(which) for which in ("largest", "smallest"))
+            return (*ends, *drawn)
         if epoch != self._epoch:  # an epoch's draws are made together: a draw alone costs as much
             seed = seed_of(self.seed, "path", epoch)
             self._epoch, self._drawn = epoch, tuple(self.space.sample(self.length, seed))
-        return self._drawn[batch]
+        return (self._drawn[batch],)
 
-    def _by_choices(self, step: int) -> Assignment:
+    def _by_choices(self, step: int, *number: int) -> Assignment:
         for attempt in range(REDRAWS):
-            drawn = random(self.space.decisions, (self.seed, "path", step, attempt))
+            drawn = random(self.space.decisions, (self.seed, "path", step, *number, attempt))
             if self._pool is None:
                 return drawn
             if self._pool.cost(self.space.decisions.check(drawn)) is not None:

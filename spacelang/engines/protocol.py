@@ -11,7 +11,7 @@ also of the scores: run again over the scores of a journal (`record.py`) it come
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, Protocol
 
@@ -135,6 +135,30 @@ class Trainer(Prober, Protocol):
         ...
 
 
+class Rebuilder(Trainer, Protocol):
+    """What a search of spaces needs besides."""
+
+    def rebuild(self, ranges: Mapping[str, Sequence[float]], inherit: bool) -> Graph:
+        """Go on with the space whose decisions have these candidates, and give its graph.
+
+        Names are those of `ranges.dimension_name`. Steps count from 0 again; with `inherit` the
+        weights that both supernets keep begin as they are, the rest anew.
+        """
+        ...
+
+
+class Matcher(Trainer, Protocol):
+    """What the prioritized board needs besides: paths remembered by their outputs, and matched."""
+
+    def remember(self, slot: int, plan: StepPlan, of: int, images: int) -> None:
+        """Keep the first images of a step's batch and the softmax of its `of`-th pass on them."""
+        ...
+
+    def match(self, plan: StepPlan, slots: Sequence[int]) -> Sequence[float]:
+        """How well each remembered path would teach the first pass of a plan; more is better."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """An architecture that a search evaluated, the `number`-th (from 0) of its run."""
@@ -197,14 +221,34 @@ class Found:
     exhausted: bool
 
 
-Event = Stepped | EpochEnded | Evaluated | GenerationEnded | Found
+@dataclass(frozen=True, slots=True)
+class SpaceMoved:
+    """The ranges of a space moved: their candidates before and after, by the name of a dimension.
+
+    `slopes` are percentage points of error per candidate, what made them move.
+    """
+
+    iteration: int
+    slopes: Mapping[str, float]
+    before: Mapping[str, Sequence[float]]
+    after: Mapping[str, Sequence[float]]
 
 
-class Engine(Protocol):
-    """A way to spend work. Its dataclass fields are its settings (`settings.py`)."""
+Event = Stepped | EpochEnded | Evaluated | GenerationEnded | Found | SpaceMoved
+
+
+class Able(Protocol):
+    """What is known of an engine before it runs."""
 
     name: ClassVar[str]
     kinds: ClassVar[frozenset[Kind]]  # of decisions that it can take; checked before the run
+
+
+class Engine(Able, Protocol):
+    """A way to spend work. Its dataclass fields are its settings (`settings.py`).
+
+    One that needs more of a trainer (`Rebuilder`, `Matcher`) says so in the type of its `run`.
+    """
 
     def run(self, space: Graph, trainer: Trainer, seed: int) -> Iterator[Event]: ...
 

@@ -17,7 +17,7 @@ from types import NoneType
 from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 
 from spacelang.diagnostics import Report, SpaceError, error
-from spacelang.engines.protocol import Engine
+from spacelang.engines.protocol import Able, Engine
 from spacelang.ir.graph import Graph
 from spacelang.plugins import load
 
@@ -69,7 +69,7 @@ def read_fields(kind: Any, name: str, *layers: Mapping[str, object]) -> dict[str
     return values
 
 
-def check(engine: Engine, space: Graph, fixed: bool = False) -> None:
+def check(engine: Able, space: Graph, fixed: bool = False) -> None:
     """SP701 if a space has decisions of a kind that the engine cannot take, or has none at all.
 
     With `fixed` a network without decisions will do: it can be trained, if not searched.

@@ -1,0 +1,70 @@
+"""Cream's prioritized board: the best paths that training has met so far.
+
+    board = Board(10, gap=5.0)
+    slot = board.offer(assignment, cost, accuracy=61.7)     # None: not admitted
+
+Entries go by accuracy on the batch they were trained on, never scored again; a path that is much
+better, or a little better and cheaper, takes the place of the worst (Cream, NeurIPS 2020, 3.2).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Literal
+
+from spacelang.analysis.cost import Cost
+from spacelang.ir.decision import Assignment
+
+Ties = Literal["cheaper", "dearer"]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A path, the percentage of its batch that it got right, and where its outputs are kept."""
+
+    accuracy: float
+    assignment: Assignment
+    cost: Cost
+    slot: int
+
+
+@dataclass
+class Board:
+    """At most `size` entries, the best first; `ties` says which of equally accurate ones leads."""
+
+    size: int = 10
+    gap: float = 5.0
+    ties: Ties = "cheaper"
+    entries: list[Entry] = field(default_factory=list[Entry])
+
+    def __post_init__(self) -> None:
+        self._free = list(range(self.size, -1, -1))  # one more: the newest before the worst leaves
+
+    def admits(self, accuracy: float, macs: int) -> bool:
+        """Whether a path may enter: there is room, or it is better than the worst as demanded."""
+        if len(self.entries) < self.size:
+            return True
+        worst = self.entries[-1]
+        if accuracy > worst.accuracy + self.gap:
+            return True
+        return accuracy > worst.accuracy and macs < worst.cost.macs
+
+    def offer(self, assignment: Assignment, cost: Cost, accuracy: float) -> int | None:
+        """Enter a path if it may; the slot where its outputs belong, None if it was refused.
+
+        The same path may stand on the board several times, as published.
+        """
+        if not self.admits(accuracy, cost.macs):
+            return None
+        entry = Entry(accuracy, assignment, cost, self._free.pop())
+        sign = 1 if self.ties == "cheaper" else -1
+        self.entries.append(entry)
+        self.entries.sort(key=lambda e: (-e.accuracy, sign * e.cost.macs))  # of equals the elder
+        if len(self.entries) > self.size:
+            self._free.append(self.entries.pop().slot)
+        return entry.slot if entry in self.entries else None
+
+    def frequencies(self, path: str) -> Counter[object]:
+        """How often each candidate of a decision stands on the board."""
+        return Counter(e.assignment[path] for e in self.entries if path in e.assignment)

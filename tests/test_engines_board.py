@@ -1,0 +1,253 @@
+"""Cream's engine on a scripted trainer: who enters the board, who teaches, and with what weight."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+
+import pytest
+
+import spacelang
+from spacelang.analysis.cost import Cost
+from spacelang.diagnostics import Source, SpaceError
+from spacelang.engines.board import Board
+from spacelang.engines.prioritized_path import PrioritizedPath
+from spacelang.engines.protocol import (
+    EpochEnded,
+    Evaluated,
+    Found,
+    Metrics,
+    Samples,
+    Score,
+    Stepped,
+    StepPlan,
+)
+from spacelang.ir.decision import Assignment
+from spacelang.ir.graph import Graph
+
+TEXT = """
+space chain {
+  input x: [B, 8]
+  block layer(x: [B, C]) -> [B, C] {
+    return x + choose op { narrow: linear(x, C) wide: linear(x, 2 * C) |> relu |> linear(C) }
+  }
+  for i in 0..2 { x = layer(x) }
+  output linear(x, 4) as head
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def chain() -> Graph:
+    return spacelang.load(Source("<chain>", TEXT))
+
+
+class Script:
+    """Gives the accuracies and matches of a list, and records what was asked."""
+
+    def __init__(
+        self, accuracies: Sequence[int] = (), matches: Sequence[Sequence[float]] = ()
+    ) -> None:
+        self.accuracies, self.matches = iter(accuracies), iter(matches)
+        self.plans: list[StepPlan] = []
+        self.remembered: list[tuple[int, int, int]] = []  # slot, step, pass
+        self.asked: list[tuple[int, ...]] = []
+        self.length = 4
+
+    @property
+    def taken(self) -> int:
+        return len(self.plans)
+
+    def steps(self, data: str) -> int:
+        return self.length
+
+    def step(self, plan: StepPlan) -> Metrics:
+        assert plan.step == len(self.plans)
+        self.plans.append(plan)
+        correct = 0 if plan.groups == ("match",) else next(self.accuracies, 50)
+        return Metrics(1.0, {}, correct, 100, 0.1)
+
+    def probe(self, assignments: Iterable[Assignment], samples: Samples) -> Iterator[Score]:
+        for number, _ in enumerate(assignments):
+            yield Score(10 + number, 100)
+
+    def remember(self, slot: int, plan: StepPlan, of: int, images: int) -> None:
+        assert images == 4
+        self.remembered.append((slot, plan.step, of))
+
+    def match(self, plan: StepPlan, slots: Sequence[int]) -> Sequence[float]:
+        self.asked.append(tuple(slots))
+        return next(self.matches, [0.0] * len(slots))
+
+
+def cost(macs: int) -> Cost:
+    return Cost(params=1, macs=macs, activations=1)
+
+
+# The board: the admission rule as a truth table.
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "macs", "admitted"),
+    [
+        (65.1, 200, True),  # better by more than the gap, though dearer
+        (65.0, 200, False),  # exactly the gap
+        (60.1, 99, True),  # a little better and cheaper
+        (60.1, 100, False),  # as dear
+        (60.0, 50, False),  # no better
+        (10.0, 1, False),
+    ],
+)
+def test_who_enters_a_full_board(accuracy: float, macs: int, admitted: bool) -> None:
+    board = Board(2, gap=5.0)
+    assert board.offer({"op": "a"}, cost(100), 60.0) is not None
+    assert board.offer({"op": "b"}, cost(100), 70.0) is not None
+    assert board.admits(accuracy, macs) is admitted
+    slot = board.offer({"op": "c"}, cost(macs), accuracy)
+    assert (slot is not None) is admitted
+    left = [entry.assignment["op"] for entry in board.entries]
+    assert ("a" in left) is not admitted
+
+
+def test_slots_of_entries_are_never_shared() -> None:
+    board = Board(3, gap=1.0)
+    for number in range(50):
+        board.offer({"op": number}, cost(100 + number % 7), float(number * 37 % 101))
+        slots = [entry.slot for entry in board.entries]
+        assert len(set(slots)) == len(slots)
+        assert set(slots) <= {0, 1, 2, 3}
+        accuracies = [entry.accuracy for entry in board.entries]
+        assert accuracies == sorted(accuracies, reverse=True)
+
+
+@pytest.mark.parametrize(("ties", "first"), [("cheaper", "light"), ("dearer", "heavy")])
+def test_equally_accurate_paths_go_by_cost(ties: str, first: str) -> None:
+    board = Board(2, ties=ties)  # type: ignore[arg-type]
+    board.offer({"op": "heavy"}, cost(9), 50.0)
+    board.offer({"op": "light"}, cost(5), 50.0)
+    assert board.entries[0].assignment["op"] == first
+
+
+# The engine: a trace by hand. Epoch 0 is warm (published: up to and with that epoch).
+
+
+def test_a_trace_by_hand(chain: Graph) -> None:
+    """Board of two. Epoch 1: 40 and 60 enter; 44 is refused (no gap); 90 enters, 40 leaves."""
+    matches = [[0.1], [0.2, 0.9], [0.3, 0.1], [0.7, 0.7]]
+    script = Script([1, 2, 3, 4, 40, 60, 44, 90, 50, 50, 50, 50], matches)
+    engine = PrioritizedPath(epochs=3, warm_epochs=0, board=2, update_every=2)
+    events = list(engine.run(chain, script, seed=0))
+    assert [e.epoch for e in events if isinstance(e, EpochEnded)] == [0, 1, 2]
+    warm, taught = script.plans[:4], script.plans[4:]
+    assert all(len(p.forwards) == 1 and p.losses[0].kind == "cross_entropy" for p in warm)
+    # Steps 4.. : the first has no teacher yet; the third of an epoch follows an update.
+    kinds = [(plan.batch, plan.losses[0].kind) for plan in taught[:5]]
+    assert kinds == [(0, "cross_entropy"), (1, "matched"), (2, "matching"), (2, "matched"),
+                     (3, "matched")]  # fmt: skip
+    first, second = script.remembered[0], script.remembered[1]
+    assert (first[1], second[1]) == (4, 5)
+    assert script.asked[0] == (first[0],)
+    # Batch 2: the board is (60, 40); the match prefers the second, which is the path of step 4.
+    assert script.asked[1] == (second[0], first[0])
+    assert taught[3].forwards[1].assignment == taught[0].assignment
+    assert taught[3].losses[0].options["slot"] == first[0]
+    # Batch 3: the first of the board, the path of step 5, teaches.
+    assert taught[4].forwards[1].assignment == taught[1].assignment
+    # 90 came in for 40: the slot of the path of step 4 is free and unasked.
+    assert len(script.remembered) == 3
+    third = script.remembered[2]
+    assert script.asked[3] == (third[0], second[0])
+    # Equal matches: the first wins, which the strict comparison of the publication gives too.
+    assert taught[5].forwards[1].assignment == taught[4].assignment
+    update = taught[2]
+    assert update.groups == ("match",)
+    assert update.forwards == taught[3].forwards
+    assert taught[3].groups == ("weights", "match")
+    found = events[-1]
+    assert isinstance(found, Found)
+    assert found.best.assignment == taught[4].assignment  # the first of the board, not of the probe
+    assert sum(isinstance(event, Evaluated) for event in events) == 2
+
+
+def test_reference_weights_a_teacher_by_the_last_of_the_board(chain: Graph) -> None:
+    script = Script([1, 1, 1, 1, 60, 40, 30, 30], [[0.0], [0.9, 0.1]])
+    engine = PrioritizedPath(
+        epochs=2, warm_epochs=0, board=2, match="reference", second_order=False
+    )
+    list(engine.run(chain, script, seed=0))
+    plan = script.plans[6]
+    slots = [slot for slot, _, _ in script.remembered]
+    assert plan.forwards[1].assignment == script.plans[4].assignment  # the winner teaches
+    options = plan.losses[0].options
+    assert (options["slot"], options["sign"]) == (slots[1], -1)  # the last weighs, sign turned
+
+
+def test_top1_and_scores_that_are_no_numbers(chain: Graph) -> None:
+    """A fixed half, and no gradient to the matching network."""
+    for script, pick in (
+        (Script([1, 1, 1, 1, 60, 40]), "top1"),
+        (Script([1, 1, 1, 1, 60, 40], [[math.nan], [math.nan, 0.1]]), "meta"),
+    ):
+        engine = PrioritizedPath(epochs=2, warm_epochs=0, pick=pick, update_every=1)
+        list(engine.run(chain, script, seed=0))
+        plan = script.plans[6] if pick == "top1" else script.plans[5]
+        losses = [(loss.kind, loss.weight, loss.against) for loss in plan.losses]
+        assert losses == [("cross_entropy", 0.75, None), ("soft_cross_entropy", 0.25, 1)]
+        assert plan.groups == ("weights",)
+
+
+def test_paths_are_uniform_or_as_the_prior_says(chain: Graph) -> None:
+    for sampling, share in (("uniform", 0.5), ("prior", 0.9)):
+        script = Script()
+        script.length = 400
+        engine = PrioritizedPath(
+            epochs=1, warm_epochs=0, sampling=sampling, probabilities=(0.1, 0.9)
+        )
+        with pytest.raises(SpaceError, match="before a path could enter"):
+            list(engine.run(chain, script, seed=5))
+        drawn = Counter(op for plan in script.plans for op in plan.assignment.values())
+        assert drawn.total() == 1200
+        assert drawn["wide"] / 1200 == pytest.approx(share, abs=0.05)
+
+
+def test_sampling_as_the_board_does(chain: Graph) -> None:
+    """With only `wide` on the board everything drawn is wide."""
+    script = Script([1] * 4 + [99] + [0] * 400)
+    engine = PrioritizedPath(epochs=3, warm_epochs=0, board=1, sampling="board", pick="top1")
+    list(engine.run(chain, script, seed=2))
+    teacher = script.plans[4].assignment
+    assert all(plan.assignment == teacher for plan in script.plans[5:])
+
+
+def test_a_budget_binds_the_paths(chain: Graph) -> None:
+    script = Script()
+    smallest = chain.cost(chain.decisions.extreme("smallest")).params
+    both = [chain.cost(a).params for a in chain.sample(20, seed=0)]
+    limit = (min(both) + max(both)) // 2
+    engine = PrioritizedPath(epochs=2, warm_epochs=0, where=f"params <= {limit}")
+    list(engine.run(chain, script, seed=0))
+    found = [chain.cost(plan.assignment).params for plan in script.plans]
+    assert smallest <= max(found) <= limit
+
+
+def test_what_it_cannot_take_is_refused(chain: Graph) -> None:
+    wide = TEXT.replace("input x: [B, 8]", "input x: [B, 8] choose width in {8, 16}").replace(
+        "linear(x, 4) as head", "linear(x, width) |> linear(4) as head"
+    )
+    sized = spacelang.load(
+        Source("<sized>", wide.replace("\n}\n", "\nweights { _: entangle }\n}\n"))
+    )
+    with pytest.raises(SpaceError, match="cannot take decisions of kind dim"):
+        list(PrioritizedPath().run(sized, Script(), seed=0))
+    with pytest.raises(SpaceError, match="2 candidates, the prior 6"):
+        list(PrioritizedPath(sampling="prior").run(chain, Script(), seed=0))
+
+
+def test_plans_and_results_are_functions_of_seed_and_answers(chain: Graph) -> None:
+    def run() -> tuple[list[StepPlan], list[object]]:
+        script = Script([n * 31 % 97 for n in range(40)])
+        events = list(PrioritizedPath(epochs=4, warm_epochs=0, board=3).run(chain, script, seed=9))
+        return script.plans, [event for event in events if not isinstance(event, Stepped)]
+
+    assert run() == run()
