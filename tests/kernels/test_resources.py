@@ -1,0 +1,29 @@
+"""Every kernel compiles for every target; what it needs of one is a golden table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+TABLE = Path(__file__).resolve().parent.parent / "golden" / "kernels.json"
+SPILLS: dict[str, str] = {}  # build and target -> why it may spill
+
+
+def test_what_kernels_need_of_a_device(
+    fresh_python: Callable[..., str], update_golden: bool
+) -> None:
+    """In a process of its own, where kernels are compiled and not interpreted."""
+    code = "import os; os.environ.pop('TRITON_INTERPRET', None); import json; "
+    code += "from spacelang.backends.triton.resources import table; print(json.dumps(table()))"
+    found = json.loads(fresh_python("-c", code))
+    if update_golden:
+        TABLE.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+    assert found == json.loads(TABLE.read_text("utf-8"))
+    spilling = {
+        f"{build} {target}"
+        for build, targets in found.items()
+        for target, needs in targets.items()
+        if needs["spilled"]
+    }
+    assert spilling == set(SPILLS)

@@ -1,0 +1,114 @@
+"""The loss against sparse soft labels: fused against dense, forward and gradient."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from spacelang.backends.torch.logits.record import dense, top
+from spacelang.backends.triton.launch import NotFused, require_fused
+from spacelang.backends.triton.soft_labels import _op, reference, soft_labels
+from spacelang.diagnostics import SpaceError
+
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3}
+
+
+def operands(
+    batch: int, classes: int, k: int, dtype: torch.dtype = torch.float32
+) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(batch + classes + k)
+    logits = 2 * torch.randn(batch, classes, generator=generator)
+    teacher = 3 * torch.randn(batch, classes, generator=generator)
+    kept = teacher.softmax(1).topk(k, 1)
+    return logits.to(dtype), kept.indices, kept.values.half()
+
+
+def close(found: Tensor, wanted: Tensor, tolerance: float) -> bool:
+    """Within a share of the largest magnitude of what is compared."""
+    if not wanted.numel():
+        return found.shape == wanted.shape
+    limit = tolerance * wanted.float().abs().max()
+    return bool((found.float() - wanted.float()).abs().max() <= limit)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize(
+    ("batch", "classes", "k"),
+    [(1, 1, 1), (3, 10, 10), (4, 1000, 10), (2, 1024, 7), (3, 2500, 100), (0, 10, 3)],
+)
+def test_it_is_the_dense_loss(batch: int, classes: int, k: int, dtype: torch.dtype) -> None:
+    logits, index, kept = operands(batch, classes, k, dtype)
+    weights = torch.linspace(0.5, 1.5, batch)
+    results: list[tuple[Tensor, Tensor]] = []
+    for function in (soft_labels, reference):
+        free = logits.clone().requires_grad_()
+        losses = function(free, index, kept)
+        (losses * weights).sum().backward()
+        assert free.grad is not None
+        results.append((losses.detach(), free.grad))
+    (loss, gradient), (wanted, slope) = results
+    assert close(loss, wanted, 1e-5)  # both in float32 whatever the logits are
+    assert gradient.dtype == dtype
+    assert close(gradient, slope, TOLERANCE[dtype])
+
+
+def test_records_of_a_store_are_its_labels() -> None:
+    logits, _, _ = operands(4, 50, 5)
+    records = top(torch.randn(4, 50), 5, ids=np.arange(4), seeds=np.arange(4))
+    index = torch.from_numpy(records.classes)
+    kept = torch.from_numpy(records.probabilities)
+    wanted = -(dense(records, 50) * logits.log_softmax(1)).sum(1)
+    assert close(soft_labels(logits, index, kept), wanted, 1e-5)
+
+
+def test_rows_may_lie_apart() -> None:
+    logits, index, kept = operands(4, 30, 5)
+    apart = torch.full((4, 47), torch.nan)
+    apart[:, :30] = logits
+    view = apart[:, :30]
+    assert not view.is_contiguous()
+    assert torch.equal(soft_labels(view, index, kept), soft_labels(logits, index, kept))
+
+
+def test_nothing_is_touched_beyond_its_buffers() -> None:
+    """Guards around logits and gradient stay as they were, also for a class that there is not."""
+    logits, index, kept = operands(3, 37, 4)
+    guard = torch.full((5, 64), 7.0)
+    guard[1:4, 5:42] = logits
+    view = guard[1:4, 5:42]
+    index[0, 2], index[2, 0] = 10**6, -5
+    found = soft_labels(view.requires_grad_(False), index, kept)
+    assert found.isfinite().all()
+    outside = torch.ones_like(guard, dtype=torch.bool)
+    outside[1:4, 5:42] = False
+    assert (guard[outside] == 7.0).all()
+
+
+def test_what_the_kernel_cannot_take_goes_to_the_reference() -> None:
+    logits, index, kept = operands(3, 20, 4)
+    with pytest.warns(NotFused, match="side by side"):
+        found = soft_labels(logits.t().contiguous().t(), index, kept)
+    assert close(found, reference(logits, index, kept), 1e-6)
+    with (
+        require_fused(),
+        pytest.raises(SpaceError, match="no kernel takes float64"),
+    ):
+        soft_labels(logits.double(), index, kept)
+
+
+def test_the_operators_keep_their_promises() -> None:
+    logits, index, kept = operands(3, 20, 4)
+    torch.library.opcheck(_op, (logits.requires_grad_(), index, kept))
+
+
+def test_it_passes_through_export() -> None:
+    class Net(torch.nn.Module):
+        def forward(self, logits: Tensor, index: Tensor, kept: Tensor) -> Tensor:
+            return soft_labels(logits, index, kept).mean()
+
+    inputs = operands(3, 20, 4)
+    exported = torch.export.export(Net(), inputs)
+    assert any("soft_labels" in str(node.target) for node in exported.graph.nodes)
+    assert torch.equal(exported.module()(*inputs), Net()(*inputs))
