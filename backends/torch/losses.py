@@ -1,0 +1,143 @@
+"""Losses of training and distillation, each a function of tensors, in float32.
+
+    LABELLED      logits [B, classes] against labels [B]
+    COMPARING     logits against those of a teacher, or of another pass of the step
+    soft_labels, relations, hidden_relations, hidden_states, introspection
+                  what stored outputs, attention and hidden states of a teacher say
+
+Where publications count differently (sums, means, temperatures), the difference is in the text.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+
+from torch import Tensor
+from torch.nn import functional
+
+Options = Mapping[str, float]
+Loss = Callable[[Tensor, Tensor, Options], Tensor]
+
+
+def cross_entropy(logits: Tensor, labels: Tensor, options: Options) -> Tensor:
+    """Against labels [B]; `smoothing` of them (0)."""
+    smoothing = options.get("smoothing", 0.0)
+    return functional.cross_entropy(logits, labels, label_smoothing=smoothing)
+
+
+def soft_cross_entropy(logits: Tensor, teacher: Tensor, options: Options) -> Tensor:
+    """Against softmax(teacher / T), times T^2 (Hinton, 2015); `temperature` T (1)."""
+    temperature = options.get("temperature", 1.0)
+    wanted = (teacher / temperature).softmax(1)
+    return functional.cross_entropy(logits / temperature, wanted) * temperature**2
+
+
+def hard_cross_entropy(logits: Tensor, teacher: Tensor, options: Options) -> Tensor:
+    """Against the teacher's answers (DeiT's hard distillation)."""
+    return functional.cross_entropy(logits, teacher.argmax(1))
+
+
+def divergence(logits: Tensor, teacher: Tensor, options: Options) -> Tensor:
+    """T^2 KL(teacher || student), the mean over samples *and classes* (DeiT, MiniViT).
+
+    With `classes` = 0 the mean over samples alone, which is as many times larger.
+    """
+    temperature = options.get("temperature", 1.0)
+    found = _kl(logits, teacher, temperature) * temperature**2
+    return found if options.get("classes", 1.0) else found * logits.shape[1]
+
+
+LABELLED: Mapping[str, Loss] = MappingProxyType({"cross_entropy": cross_entropy})
+COMPARING: Mapping[str, Loss] = MappingProxyType(
+    {
+        "soft_cross_entropy": soft_cross_entropy,
+        "hard_cross_entropy": hard_cross_entropy,
+        "divergence": divergence,
+    }
+)
+LOSSES: Mapping[str, Loss] = MappingProxyType({**LABELLED, **COMPARING})
+
+
+def soft_labels(logits: Tensor, classes: Tensor, probabilities: Tensor) -> Tensor:
+    """Each sample's loss [B] against K kept probabilities [B, K] of its classes (TinyViT, 3.1).
+
+    What they lack to 1 is spread evenly over the other classes; the dense labels are never made.
+    """
+    kept = probabilities.float()
+    count = logits.shape[1]
+    others = count - kept.shape[1]
+    chosen = logits.gather(1, classes.long())
+    residual = (1 - kept.sum(1)) / max(1, others)
+    mass = residual * others + kept.sum(1)
+    rest = logits.sum(1) - chosen.sum(1)
+    return mass * logits.logsumexp(1) - residual * rest - (kept * chosen).sum(1)
+
+
+def relations(student: Sequence[Tensor], teacher: Sequence[Tensor], heads: int = 1) -> Tensor:
+    """How tokens relate in queries, keys and values (MiniViT, equation 9), of one pair of layers.
+
+    Three tensors each, [N, tokens, channels], as the layer's `qkv` gives them: unscaled, without
+    bias or mask; channels may differ. Of all nine ordered pairs (a, b) the rows of softmax(a b^T /
+    sqrt(d)) are compared by cross entropy, in `heads` slices of the channels; their mean. Its
+    floor is the teacher's entropy, not 0.
+    """
+    own, given = ([_split(part, heads) for part in parts] for parts in (student, teacher))
+    found = [
+        -(_relation(c, d).softmax(-1) * _relation(a, b).log_softmax(-1)).sum(-1).mean()
+        for (a, b), (c, d) in zip(
+            itertools.product(own, repeat=2), itertools.product(given, repeat=2), strict=True
+        )
+    ]
+    return sum(found[1:], found[0]) / len(found)
+
+
+def hidden_relations(student: Tensor, teacher: Tensor, factor: float = 49.0) -> Tensor:
+    """Gram matrices of normalised tokens [B, tokens, channels], their mean squared difference.
+
+    Times 49, as published, whatever the window (MiniViT, equation 10).
+    """
+    own, given = (functional.normalize(hidden, dim=-1) for hidden in (student, teacher))
+    difference = own @ own.transpose(1, 2) - given @ given.transpose(1, 2)
+    return factor * difference.square().mean()
+
+
+def hidden_states(student: Tensor, teacher: Tensor) -> Tensor:
+    """The mean squared difference of hidden states of one shape (map the student's first)."""
+    return functional.mse_loss(student, teacher)
+
+
+def introspection(search: Tensor, evaluation: Tensor, kind: str, temperature: float) -> Tensor:
+    """CDARTS's distance of two networks' logits [N, classes], times T^2; both may learn.
+
+    kl: KL(softmax(evaluation / T) || softmax(search / T)), the mean over samples and classes;
+    cosine: minus the similarity; mse and smooth_l1: of the raw logits.
+    """
+    return INTROSPECTION[kind](search, evaluation, temperature) * temperature**2
+
+
+def _kl(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """KL(softmax(teacher / T) || softmax(student / T)), the mean over samples and classes."""
+    own = (student / temperature).log_softmax(1)
+    given = (teacher / temperature).log_softmax(1)
+    return functional.kl_div(own, given, reduction="sum", log_target=True) / own.numel()
+
+
+INTROSPECTION: Mapping[str, Callable[[Tensor, Tensor, float], Tensor]] = MappingProxyType(
+    {
+        "kl": _kl,
+        "cosine": lambda a, b, _: -functional.cosine_similarity(a, b).mean(),
+        "mse": lambda a, b, _: functional.mse_loss(a, b),
+        "smooth_l1": lambda a, b, _: functional.smooth_l1_loss(a, b),
+    }
+)
+
+
+def _split(part: Tensor, heads: int) -> Tensor:
+    """[N, tokens, channels] -> [N, heads, tokens, channels / heads]."""
+    return part.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def _relation(a: Tensor, b: Tensor) -> Tensor:
+    return a @ b.transpose(-1, -2) / a.shape[-1] ** 0.5
