@@ -12,7 +12,7 @@ BIN := $(TEST_ENV)/bin
 export OMP_NUM_THREADS ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: quickstart test lint types soak bench clean
+.PHONY: quickstart test lint types soak bench generated clean
 .DELETE_ON_ERROR:
 
 # PyTorch gets all cores here: this is one job, not many tests beside each other.
@@ -35,6 +35,12 @@ soak: $(TEST_ENV)/.installed
 
 bench: $(TEST_ENV)/.installed
 	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
+
+# What is made from something else in the repository; tests compare it byte for byte.
+generated: $(TEST_ENV)/.installed
+	$(BIN)/python -m spacelang.grammars.build
+	$(BIN)/python -m spacelang.editor.build
+	$(BIN)/python docs/systems/build.py
 
 clean:
 	rm -rf $(TEST_ENV) $(QUICKSTART_ENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

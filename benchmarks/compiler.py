@@ -52,6 +52,17 @@ def timed(work: Callable[[], object], repeats: int) -> float:
     return statistics.median(times)
 
 
+def worked(work: Callable[[], object], repeats: int) -> float:
+    """Median seconds of the processor, which others on the machine do not lengthen."""
+    work()
+    times: list[float] = []
+    for _ in range(repeats):
+        start = time.process_time()
+        work()
+        times.append(time.process_time() - start)
+    return statistics.median(times)
+
+
 def command(*arguments: str) -> Callable[[], object]:
     def run() -> object:
         return subprocess.run(
@@ -142,14 +153,49 @@ def counts(repeats: int) -> dict[str, float]:
     return found
 
 
+FIRST_EXTRACTION = """
+import sys, time
+import spacelang, torch
+torch.set_num_threads(int(sys.argv[2]))
+graph = spacelang.load(sys.argv[1])
+model = spacelang.compile(graph)
+drawn = graph.sample(n=1, seed=int(sys.argv[3]))[0]
+start = time.perf_counter()
+model.extract(drawn)
+print(time.perf_counter() - start)
+"""
+
+
+def cold_extraction(threads: int, repeats: int) -> float:
+    """Median seconds of the first extraction in a process, of another architecture each time."""
+    space = str(ROOT / "spaces" / SEARCHABLE["autoformer_t"])
+    times: list[float] = []
+    for seed in range(repeats):
+        run = [sys.executable, "-c", FIRST_EXTRACTION, space, str(threads), str(seed)]
+        done = subprocess.run(run, check=True, capture_output=True, cwd=ROOT, text=True)
+        times.append(float(done.stdout))
+    return statistics.median(times)
+
+
 def networks(repeats: int) -> dict[str, float]:
     """activate and extract of random AutoFormer-T architectures; bytes of the supernet."""
+    import torch
+
     import spacelang
 
     graph = spacelang.load(ROOT / "spaces" / SEARCHABLE["autoformer_t"])
     model = spacelang.compile(graph)
     drawn = graph.sample(n=64, seed=0)
     turn = iter(range(1 << 30))
+    before, extracting = torch.get_num_threads(), dict[str, float]()
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        for kind, measured in (("warm", timed), ("warm, processor", worked)):
+            found = measured(lambda: model.extract(drawn[next(turn) % 64]), 4 * repeats)
+            extracting[f"extract autoformer_t, {kind}, {threads} threads"] = found
+        found = cold_extraction(threads, repeats)
+        extracting[f"extract autoformer_t, first in a process, {threads} threads"] = found
+    torch.set_num_threads(before)
 
     def activate() -> None:
         model.activate(drawn[next(turn) % 64])
@@ -161,12 +207,53 @@ def networks(repeats: int) -> dict[str, float]:
     params = sum(s.numel for s in graph.storages.values() if s.param.role == "weight")
     return {
         "activate autoformer_t": timed(activate, 64),
-        "extract autoformer_t": timed(lambda: model.extract(drawn[next(turn) % 64]), repeats),
+        **extracting,
         "bytes of the supernet over 4 x parameters": sum(bytes_.values()) / (4 * params),
     }
 
 
-PARTS = {"starts": starts, "loads": loads, "counts": counts, "networks": networks}
+def texts(repeats: int) -> dict[str, float]:
+    """Reading: long files, what is refused, IR text; and a batch of augmented images."""
+    import numpy as np
+    import torch
+
+    from spacelang.backends.torch.augment import RECIPES, augment
+    from spacelang.diagnostics import Source, SpaceError
+    from spacelang.ir.text import write
+    from spacelang.loader import load
+    from spacelang.syntax.ir_text import read
+    from spacelang.syntax.parse import parse
+
+    line = "  x = linear(x, width * ratio) as fc1 |> gelu |> linear(width) as fc2\n"
+    long = Source("<long>", "space a {\n" + line * 5_000 + "}\n")
+    bombs = {
+        "500,000 brackets": "let a = " + "(" * 500_000,
+        "100,000 signs": "let a = " + "-" * 100_000 + "1",
+        "70,000 terms": "let a = " + " + ".join(["b"] * 70_000),
+        "30,000 wrong lines": "let a 3\n" * 30_000,
+    }
+
+    def refuse(text: str) -> None:
+        try:
+            parse(Source("<bomb>", text))
+        except SpaceError:
+            return
+        raise AssertionError("it was not refused")
+
+    def vary() -> object:
+        return augment(images, RECIPES["digits"], seed=0, epoch=0, ids=ids)
+
+    ir = Source("<ir>", write(load(ROOT / "spaces" / SEARCHABLE["autoformer_t"])))
+    images, ids = torch.rand(128, 1, 28, 28), np.arange(128)
+    return {
+        "parse 5,000 lines": timed(lambda: parse(long), 1),
+        **{f"refuse {n}": timed(lambda t=t: refuse(t), 1) for n, t in bombs.items()},
+        "read the IR text of autoformer_t": timed(lambda: read(ir), repeats),
+        "augment 128 digits": timed(vary, repeats),
+    }
+
+
+PARTS = {"starts": starts, "loads": loads, "texts": texts, "counts": counts, "networks": networks}
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ The public names below are looked up on first use, so `import spacelang` loads n
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from spacelang.ir.graph import Graph as Graph
     from spacelang.loader import compile as compile
     from spacelang.loader import load as load
+    from spacelang.loader import load_program as load_program
 
 __version__ = "0.1.0"
 
@@ -31,6 +33,7 @@ __all__ = [
     "__version__",
     "compile",
     "load",
+    "load_program",
     "passes",
     "weights",
 ]
@@ -43,9 +46,23 @@ _HOMES = {
     "SpaceError": "spacelang.diagnostics:SpaceError",
     "compile": "spacelang.loader:compile",
     "load": "spacelang.loader:load",
+    "load_program": "spacelang.loader:load_program",
     "passes": "spacelang.passes",
     "weights": "spacelang.backends.torch.weights",
 }
+
+# A checkout holds links to three folders beside this one; archives and some systems drop them.
+_LINKS = [
+    name
+    for name in ("backends", "grammars", "spaces")
+    if not os.path.isdir(os.path.join(os.path.dirname(__file__), name))
+]
+if _LINKS:
+    raise ImportError(
+        f"this checkout of spacelang has lost its links: spacelang/{_LINKS[0]} should lead to "
+        f"../{_LINKS[0]}. Clone it with git where links are allowed (git config core.symlinks "
+        "true), or install it: pip install ."
+    )
 
 
 def __getattr__(name: str) -> object:

@@ -24,17 +24,17 @@ Ops, number functions and blocks of used files are methods by their names. `labe
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
+from spacelang.bridge import LABEL, Bridge, target
 from spacelang.diagnostics import Source, SpaceError, error
 from spacelang.ir.build import Tensor
+from spacelang.ir.closing import Closing
 from spacelang.ir.condition import conjunction, disjunction, negate
 from spacelang.ir.dim import Dim
 from spacelang.ir.graph import Graph
@@ -53,10 +53,10 @@ from spacelang.syntax.session import Session
 from spacelang.syntax.spaces import finished
 from spacelang.syntax.statements import run, turns
 from spacelang.syntax.values import Candidates, Closure, Numbers, Thing, candidate, condition, kind
-from spacelang.term import LABEL, Block, Bridge, Term
+from spacelang.term import Block, Term
 
 
-class Builder(Bridge):
+class Builder(Closing, Bridge):
     """A space in the making. `use` names files as the text's `use`, found beside `folder`."""
 
     def __init__(
@@ -71,16 +71,9 @@ class Builder(Bridge):
         super().__init__(root, scope.inside(root))
         self._graph: Graph | None = None
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        failure: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if failure is None:
+    def close(self, failed: bool) -> None:
+        """End the space, unless making it failed."""
+        if not failed:
             self.finish()
 
     def finish(self) -> Graph:
@@ -156,10 +149,10 @@ class Builder(Bridge):
     ) -> Any:
         """The value of a decision, which has no name here but its path."""
         frame, scope = self._stack[-1]
-        statement = tree.Choose(_hop(path), domain, hull, span=self.place())
+        statement = tree.Choose(target(path), domain, hull, span=self.place())
         with self._inside(frame, scope.inside(frame)):
             self._run(statement)
-            return self._named(statement.target.name)
+            return self._named(statement.name)
 
     def choose_path(self, path: str, alternatives: Mapping[str, Callable[[], object]]) -> Any:
         """One of some computations; each has a scope `path.name` of its own."""
@@ -167,7 +160,7 @@ class Builder(Bridge):
             tree.Option(name, self._code(lambda _f, _s, make=make: self.thing(make())))
             for name, make in alternatives.items()
         )
-        return self.evaluated(tree.ChoosePath(_hop(path), options, span=self.place()))
+        return self.evaluated(tree.ChoosePath(target(path), options, span=self.place()))
 
     def _candidates(self, values: Iterable[object], path: str) -> tree.Expr:
         items = tuple(self.thing(value) for value in values)
@@ -354,18 +347,6 @@ class Builder(Bridge):
         if len(sizes) != len(given) or len(sizes) != INITS[name]:
             raise SpaceError(error("SP204", f"{name} takes {INITS[name]} numbers", span))
         return Init(name, sizes)
-
-
-INDEXED = re.compile(r"([A-Za-z_]\w*)((?:\[\d+\])*)", re.ASCII)
-
-
-def _hop(path: str) -> tree.Hop:
-    """`width[2]` as the name and index of a decision."""
-    found = INDEXED.fullmatch(path)
-    if found is None:
-        raise SpaceError(error("SP504", f"{path!r} is no name of a decision"))
-    digits = found[2][1:-1].split("][") if found[2] else []
-    return tree.Hop(found[1], tuple(tree.Number(Fraction(d), d) for d in digits))
 
 
 __all__ = ["Block", "Builder", "Term"]

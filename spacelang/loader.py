@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -14,25 +15,80 @@ from spacelang.diagnostics import NOWHERE, Source, SpaceError, error
 from spacelang.ir.dim import Dim
 from spacelang.ir.graph import Graph
 from spacelang.ir.node import Node
+from spacelang.ir.program import Program
 from spacelang.syntax import tree
 from spacelang.syntax.parse import parse
 from spacelang.syntax.scope import Library, Scope, read_source, shipped_folder, unknown
-from spacelang.syntax.session import Session
+from spacelang.syntax.session import Session, Until
 from spacelang.syntax.spaces import elaborate
-from spacelang.syntax.values import Candidates, Numbers, SpaceValue, Thing
+from spacelang.syntax.values import Candidates, Numbers, ProgramValue, SpaceValue, Thing
+
+TEXT, IR = ".space", ".spaceir"
+"""How files of the language and of IR text are called."""
+STEP = "rewrite."
+"""What stands before the name of a step."""
+MAX_IR = 256
+"""The most mebibytes of an IR text."""
 
 
 def load(address: str | Path | Source, /, **parameters: object) -> Graph:
     """The graph of `FILE.space` (its last space) or `FILE.space:NAME`, proved and storage laid out.
 
     NAME is a space, an instance, a derived space or a subnet; `parameters` set parameters of the
-    space. A file that is not there is looked for among the shipped ones. Raises SpaceError.
+    space. A file that is not there is looked for among the shipped ones. `FILE.spaceir` is the
+    graph of an IR text as it is. Raises SpaceError.
     """
     source, name = open_address(address)
+    if is_ir(source):
+        return read_graph(source, name, parameters)
     folder = None if source.name.startswith("<") else Path(source.name).parent
     library = Library(folder)
     scope = library.scope(parse(source), folder)
     return from_scope(scope, name, source, library, parameters)
+
+
+def load_hull(address: str | Path | Source, /, **parameters: object) -> Graph:
+    """The graph of a space as `load` reads it, every decision over its whole hull (`within`).
+
+    Raises SpaceError; SP701 for IR text, whose ranges are all that it holds.
+    """
+    source, name = open_address(address)
+    if is_ir(source):
+        found = error("SP701", f"{source.name} is a graph: what its ranges may become is not in it")
+        raise SpaceError(found.hint("name the .space file that it was made from"))
+    folder = None if source.name.startswith("<") else Path(source.name).parent
+    library = Library(folder)
+    scope = library.scope(parse(source), folder)
+    return from_scope(scope, name, source, library, parameters, hulls=True)
+
+
+def load_program(address: str | Path | Source, /) -> Program:
+    """The program of `FILE.space` (its last) or `FILE.space:NAME`, its networks proved and laid
+    out, what they share checked. Raises SpaceError."""
+    source, name = open_address(address)
+    folder = None if source.name.startswith("<") else Path(source.name).parent
+    library = Library(folder)
+    return program_of(library.scope(parse(source), folder), name, source, library)
+
+
+def named_program(address: str | Path | Source, /) -> bool:
+    """Whether an address names a program, rather than one network."""
+    source, name = open_address(address)
+    file = parse(source)
+    return any(isinstance(item, tree.Program) and item.name == name for item in file.items)
+
+
+def program_of(scope: Scope, name: str, source: Source, library: Library) -> Program:
+    """The program of a name in a file's scope, or its own last one (SP201)."""
+    from spacelang.syntax.programs import program
+
+    known = {n: v for n, v in scope.names.items() if isinstance(v, ProgramValue)}
+    if name and name not in known:
+        raise unknown(name, NOWHERE, list(known))
+    own = [n for n in known if scope.spans[n].source.name == source.name]
+    if not name and not own:
+        raise SpaceError(error("SP201", f"{source.name} has no program"))
+    return program(known[name or own[-1]], library)
 
 
 def compile(graph: Graph, backend: str = "torch", seed: int = 0) -> Any:
@@ -42,6 +98,60 @@ def compile(graph: Graph, backend: str = "torch", seed: int = 0) -> Any:
     """
     make = cast("Callable[[], Backend]", plugins.load("spacelang.backends", backend))
     return make().lower(graph, seed)
+
+
+def load_after(address: str | Path | Source, step: str, /, **parameters: object) -> Graph:
+    """The graph of a space as the first steps of its `rewrite { }` leave it.
+
+    `step` is how many, or the last of them: `rewrite.irpe`, `rewrite.insert[1]` where there are
+    several of a name. SP604 lists the steps where there is none such.
+    """
+    source, name = open_address(address)
+
+    def until(names: Sequence[str]) -> int:
+        return _steps(step, names, source.name)
+
+    if is_ir(source):
+        until(())
+        return read_graph(source, name, parameters)
+    folder = None if source.name.startswith("<") else Path(source.name).parent
+    library = Library(folder)
+    scope = library.scope(parse(source), folder)
+    return from_scope(scope, name, source, library, parameters, until=until)
+
+
+def _steps(wanted: str, names: Sequence[str], file: str) -> int:
+    """How many steps there are up to one by its number or name."""
+    if wanted.isdigit() and len(wanted) < 9 and int(wanted) <= len(names):
+        return int(wanted)
+    labels = [
+        f"{STEP}{name}[{names[:i].count(name)}]" if names.count(name) > 1 else f"{STEP}{name}"
+        for i, name in enumerate(names)
+    ]
+    if wanted in labels:
+        return labels.index(wanted) + 1
+    found = error("SP604", f"{file} has no step {wanted}")
+    listed = ", ".join(f"{i} {label}" for i, label in enumerate(labels, 1))
+    known = f"its steps: 0 (none), {listed}" if labels else "its `rewrite { }` has no steps"
+    raise SpaceError(found.note(known))
+
+
+def is_ir(source: Source) -> bool:
+    """Whether a text is IR text, by its name."""
+    return source.name.endswith(IR)
+
+
+def read_graph(source: Source, name: str, parameters: Mapping[str, object]) -> Graph:
+    """The graph of an IR text (SP201 for another name than its own, SP204 for parameters)."""
+    from spacelang.syntax.ir_text import read
+
+    graph = read(source)
+    if name not in ("", graph.name):
+        raise unknown(name, NOWHERE, [graph.name])
+    for first in parameters:
+        found = error("SP204", f"{graph.name} has no parameter {first}")
+        raise SpaceError(found.note(f"{source.name} is a graph: its parameters have their values"))
+    return graph
 
 
 class Backend(Protocol):
@@ -59,13 +169,29 @@ def open_address(address: str | Path | Source) -> tuple[Source, str]:
     """The text and the name (empty: the last space) of an address."""
     if isinstance(address, Source):
         return address, ""
-    text, colon, name = str(address).partition(".space:")
-    path = Path(text + ".space" if colon else text)
+    text, name = str(address), ""
+    for ending in (TEXT, IR):
+        file, colon, rest = text.partition(f"{ending}:")
+        if colon:
+            text, name = file + ending, rest
+            break
+    path = Path(text)
     if not os.path.exists(path):  # False, where Path raises for names that no system takes
         shipped = shipped_folder() / path.name
         if os.path.exists(shipped) and path.parent in (Path("."), Path("spaces")):
             path = shipped
-    return read_source(path), name
+        elif hint := _near(path):
+            raise SpaceError(error("SP104", f"{path} is no file").hint(hint))
+    return read_source(path, mebibytes=MAX_IR if path.name.endswith(IR) else 1), name
+
+
+def _near(path: Path) -> str:
+    """A file beside one that is not there, or a shipped one, that was probably meant."""
+    beside = path.parent if path.parent.is_dir() else shipped_folder()
+    known = {p.name: p for p in (*shipped_folder().glob(f"*{TEXT}"), *beside.glob(f"*{TEXT}"))}
+    whole = [name for name in (f"{path.name}{TEXT}",) if name in known]
+    near = whole or get_close_matches(path.name, known, 1, 0.75)
+    return f"did you mean {near[0]}?" if near else ""
 
 
 def from_scope(
@@ -75,10 +201,12 @@ def from_scope(
     library: Library,
     parameters: Mapping[str, object],
     hulls: bool = False,
+    until: Until | None = None,
 ) -> Graph:
-    """The graph of a name in a file's scope; with `hulls` every decision takes its whole hull."""
+    """The graph of a name in a file's scope; with `hulls` every decision takes its whole hull,
+    `until` says how many steps of `rewrite { }` are run."""
     space = _space(scope, name, source)
-    session = Session(library, hulls)
+    session = Session(library, hulls, until=until)
     values = {key: thing(value) for key, value in parameters.items()}
     definition = space.definition
     try:
@@ -99,6 +227,9 @@ def _space(scope: Scope, name: str, source: Source) -> SpaceValue:
     """The space of a name, or the last of the file that is no subnet (SP201)."""
     spaces = {n: v for n, v in scope.names.items() if isinstance(v, SpaceValue)}
     if name:
+        if isinstance(scope.names.get(name), ProgramValue):
+            found = error("SP209", f"{name} is a program, not one network", scope.spans[name])
+            raise SpaceError(found.hint("spacelang.load_program, or one of its networks"))
         if name not in spaces:
             raise unknown(name, NOWHERE, list(spaces))
         return spaces[name]

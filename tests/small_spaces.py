@@ -8,6 +8,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from spacelang.backends.torch.inputs import input_of
 from spacelang.backends.torch.interpret import interpret
 from spacelang.backends.torch.proof import relative
 from spacelang.backends.torch.storage import tensor_names
@@ -91,6 +92,74 @@ space shared {
 }
 """
 
+# A tensor for each candidate, of its size: alone, of two decisions, beside slices, tied.
+SEPARATE = """
+block layer(x: [B, C, H, W]) -> [B, C, H, W] {
+  choose kernel in {3, 5}
+  choose expand in {1, 2, 3}
+  h = conv(x, C * expand, kernel, bias: true) as up |> batch_norm as bn |> relu
+  return x + conv(h, C) as down
+}
+space separated {
+  input pixels: [B, 3, 8, 8]
+  choose width in {4, 6, 8}
+  choose mix in {2, 4}
+  x = conv(pixels, width, 3, stride: 2) as stem
+  for i in 0..2 { x = layer(x) as layers[i] }
+  x = mean(x, axes: [2, 3]) |> layer_norm as norm
+  x = linear(linear(x, [mix, 3]) as grouped, width, axes: 2) as back
+  output linear(x, 5) as head
+  weights {
+    _: separate
+    layers[_].kernel: entangle(centre)
+    mix: entangle
+    layers[1..2]: tie
+  }
+}
+"""
+
+# Tables read through index tables: a grid's distances, its signed offsets, bands, beside heads.
+GATHERED = """
+block attention(x: [B, N, C], side) -> [B, N, C] {
+  choose heads in {1, 2, 3}
+  choose reach in {1, 2, 3}
+  q, k, v = linear(x, [3, heads, 4]) as qkv |> rearrange("b n three h d -> three b h n d") |> unstack(axis: 0)
+  bias = take(parameter([heads, side * side], init: normal(0.1)) as distances,
+              offset_index(side, side, kind: "absolute"), axis: 1)
+  scores = einsum(q, k, "b h n d, b h m d -> b h n m") / 2 + bias
+  band = parameter([heads, 4, 2 * reach + 2], init: normal(0.1)) as band
+  along = mean(einsum(q, band, "b h n d, h d r -> b h n r"), axes: [3])
+  y = einsum(softmax(scores), v, "b h n m, b h m d -> b h n d") * rearrange(along, "b h n -> b h n 1")
+  return linear(rearrange(y, "b h n d -> b n (h d)"), C) as proj
+}
+block shift(x: [B, C]) -> [B, C] {
+  choose reach in {1, 2, 3}
+  return x + linear(x, C) * rearrange(mean(parameter([2 * reach + 2, C], init: normal(0.1)) as t, axes: [0]), "c -> 1 c")
+}
+space gathered {
+  input x: [B, 9, 6]
+  choose part in {1, 3}
+  choose side in {2, 3}
+  choose deep in {false, true}
+  offsets = parameter([(2 * part + 1) * (2 * part + 1) + 1, 6], init: normal(0.1)) as offsets
+  y = attention(x[:, 0..<side * side], side) as first
+  when deep { y = attention(y[:, 0..<4], 2) as second |> mean(axes: [1]) |> rearrange("b c -> b 1 c")
+              |> expand([B, side * side, 6]) }
+  y = mean(y, axes: [1]) + rearrange(mean(offsets, axes: [0]), "c -> 1 c")
+  for i in 0..1 { y = shift(y) as shifts[i] }
+  y = linear(y, [2, side * side]) as grid
+  a, b = linear(mean(y, axes: [2]), [2, side * side]) as taken |> unstack(axis: 1)
+  output linear(mean(a * b, axes: [1]) |> rearrange("b -> b 1"), 5) as head
+  weights {
+    _: entangle
+    part: entangle(square)
+    side: entangle(corner)
+    _.reach: entangle(band)
+    shifts[_]: tie
+  }
+}
+"""
+
 
 @cache
 def graph(text: str) -> Graph:
@@ -125,11 +194,15 @@ def architectures(space: Graph, count: int, seed: int = 0) -> list[Assignment]:
 
 def inputs(space: Graph, batch: int = 2, dtype: torch.dtype = torch.float64) -> list[Tensor]:
     generator = torch.Generator().manual_seed(7)
-    shapes = [
-        [batch if size.symbols else int(size.at({})) for size in node.types[0].shape]
-        for node in space.root.inputs
-    ]
-    return [torch.randn(shape, generator=generator, dtype=dtype) for shape in shapes]
+    found: list[Tensor] = []
+    for node in space.root.inputs:
+        read = input_of(node)
+        shape = [batch if isinstance(size, str) else size for size in read.sizes]
+        if read.within is None:
+            found.append(torch.randn(shape, generator=generator, dtype=dtype))
+        else:
+            found.append(read.draw(generator, batch))
+    return found
 
 
 def tensors(model: Supernet) -> dict[str, Tensor]:

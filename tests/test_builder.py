@@ -7,7 +7,10 @@ import pytest
 import spacelang
 from spacelang.build import Builder
 from spacelang.diagnostics import Source, SpaceError
-from spacelang.ir.graph import Graph
+from spacelang.ir.build import BlockBuilder
+from spacelang.ir.condition import TRUE
+from spacelang.ir.dim import Symbol
+from spacelang.ir.graph import Graph, Instance
 from spacelang.ir.verify import verified
 from spacelang.loader import load
 
@@ -405,3 +408,36 @@ def test_known_numbers_are_pythons_too():
     b.add("weights { _: entangle }")
     assert set(seen) == {1, 2}
     assert len(b.finish().blocks) == 2
+
+
+EXCLUSIVE = """
+space t() {{
+  input x: [B, 8]
+  choose wide in {{false, true}}
+  when wide {{ choose r in {first}  x = linear(linear(x, r) as a, 8) as b }}
+  else {{ choose r in {{2, 4}}  x = linear(linear(x, r) as c, 8) as d }}
+  output x
+  weights {{ _: entangle }}
+}}
+"""
+
+
+def test_one_decision_in_parts_that_exclude_each_other() -> None:
+    graph = load(Source("<t>", EXCLUSIVE.format(first="{2, 4}")))
+    assert graph.decisions["r"].live == TRUE
+    for other in ("{2, 8}", "{2, 4, 8}", "{2, 4} within {2, 4, 8}"):
+        with pytest.raises(SpaceError) as failed:
+            load(Source("<t>", EXCLUSIVE.format(first=other)))
+        assert {d.code for d in failed.value.diagnostics} == {"SP203"}
+        assert "of other candidates here" in str(failed.value)
+
+
+def test_an_instance_keeps_what_a_symbol_is() -> None:
+    block = BlockBuilder("b").finish([])
+    instance = Instance(block, "a", "a", "a", (), {}, ())
+    for symbol in (Symbol("%r", rate=True), Symbol("w", (2, 4)), Symbol("n")):
+        found = instance.symbol(symbol)
+        assert isinstance(found, Symbol)
+        assert (found.name, found.values, found.rate) == (
+            f"a.{symbol.name}", symbol.values, symbol.rate,
+        )  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -453,3 +454,124 @@ def test_odd_surroundings_change_nothing(tmp_path: Path) -> None:
     )
     ascii_only = told(PYTHONIOENCODING="ascii")
     assert b"378" in ascii_only
+
+
+# What is given on the command line is shown where it went.
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("cost", "deit.space:deit_ti", "--set", "classes=0"), "--set classes=0"),
+        (("info", TINY, "--set", "classes=-3"), "--set classes=-3"),
+        (("check", TINY, "--set", "classes=-3"), "--set classes=-3"),
+        (("cost", "swin.space:swin_t", "--set", "image=100"), "--set image=100"),
+        (("cost", "deit.space:deit_ti", "--set", "heads={1, 5}"), "--set heads={1, 5}"),
+    ],
+)
+def test_an_error_shows_the_parameter_that_was_set(words: tuple[str, ...], told: str) -> None:
+    result = run(*words)
+    assert result.exit_code == 2
+    shown = next(line for line in result.stderr.splitlines() if told in line)
+    assert re.search(rf"-+ {re.escape(told)}$", shown)
+
+
+@pytest.mark.parametrize("key", ["c", '"c"'])
+def test_a_budget_on_an_unknown_path_lists_the_candidates(key: str) -> None:
+    told = refused("count", "cream.space:cream", "--where", f"blocks[1][0].op == {key}")
+    assert "c is no candidate of blocks[1][0].op" in told
+    assert "k3e4, k3e6, k5e4, k5e6, k7e4, k7e6" in told
+    told = refused("count", "cream.space:cream", "--where", f"blocks[1][0].op in {{k3e4, {key}}}")
+    assert "SP501" in told
+
+
+@pytest.mark.parametrize(
+    ("where", "hint"),
+    [
+        ("parms in 1..2", "did you mean params?"),
+        ("param <= 5M", "did you mean params?"),
+        ("macz < 1G", "did you mean macs?"),
+        ("dept >= 13", "did you mean depth?"),
+        ("encoder[0].head == 3", "did you mean encoder[0].heads?"),
+    ],
+)
+def test_a_misspelt_budget_is_told_the_name(where: str, hint: str) -> None:
+    assert hint in refused("count", TINY, "--where", where)
+
+
+@pytest.mark.parametrize(
+    ("where", "asked"),
+    [
+        ("params in 1..2", "asked for at most 2"),
+        ("params <= 2", "asked for at most 2"),
+        ("params >= 1G", "asked for at least 1,000,000,000"),
+        ("params in 10..20", "asked for 10 to 20"),
+    ],
+)
+def test_an_empty_budget_says_what_was_asked_for(where: str, asked: str) -> None:
+    told = refused("sample", TINY, "--where", where)
+    assert f"params reaches 4,922,536 to 10,517,272; {asked}" in told
+
+
+# Found by trying every command with odd input.
+
+
+@pytest.mark.parametrize(
+    ("address", "hint"),
+    [
+        ("autofromer.space:autoformer_t", "did you mean autoformer.space?"),
+        ("autoformer", "did you mean autoformer.space?"),
+        ("./deit.spac", "did you mean deit.space?"),
+    ],
+)
+def test_a_misspelt_file_is_told_the_name(address: str, hint: str) -> None:
+    assert hint in refused("cost", address)
+
+
+def test_one_decision_is_not_several(tmp_path: Path) -> None:
+    file = tmp_path / "one.space"
+    file.write_text(
+        SPACE.replace(
+            "y = choose op { a: linear(x, width) as one  b: linear(x, width) as two }",
+            "y = linear(x, width) as one",
+        )
+    )
+    assert "1 decision is not taken: width" in refused("cost", file)
+
+
+@pytest.mark.parametrize("words", [("quickstart",), ("export", "deit.space:deit_ti")])
+@pytest.mark.parametrize("formats", ["pdf", "pt2,onx", ",", ""])
+def test_formats_are_read_before_any_work(
+    words: tuple[str, ...], formats: str, tmp_path: Path
+) -> None:
+    assert "SP604" in refused(*words, "-o", tmp_path / "out", "--format", formats)
+    assert not (tmp_path / "out").exists()
+
+
+def test_quickstart_on_a_space_without_images(tmp_path: Path) -> None:
+    file = tmp_path / "vector.space"
+    file.write_text(SPACE)
+    told = refused("quickstart", file, "-o", tmp_path / "run")
+    assert "does not take images [B, C, H, W]" in told
+
+
+def test_an_unknown_backend_lists_those_there_are(tmp_path: Path) -> None:
+    assert "there are" in refused("compile", TINY, "-o", tmp_path / "a", "--backend", "xyz")
+
+
+@pytest.mark.parametrize(
+    "words", [("info", TINY), ("explain",), ("cost", "deit.space:deit_ti", "--per-op")]
+)
+def test_tables_into_a_pipe_that_closes(words: tuple[str, ...], root: Path) -> None:
+    """Nobody reads the table: the end of the pipe, and no defect."""
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    command = [sys.executable, "-m", "spacelang", *words]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        told = process.stderr.read()
+    assert process.returncode == 141
+    assert told == b""

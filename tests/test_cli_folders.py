@@ -38,7 +38,7 @@ def test_compile_gives_the_same_bytes_again(small: Path, tmp_path: Path) -> None
     manifest = json.loads((tmp_path / "one" / "manifest.json").read_text())
     assert manifest["graph"] == found["graph"]
     assert manifest["parameters"] == {"classes": 3, "widths": {"set": [8, 24]}}
-    assert manifest["files"].keys() == {"graph.spaceir"}
+    assert manifest["files"].keys() == {"graph.spaceir", "model.py"}
     good(*words, tmp_path / "one")
     assert files_of(tmp_path / "one") == files_of(tmp_path / "two"), "an artifact is replaced"
 
@@ -67,6 +67,16 @@ def test_compile_takes_one_architecture_and_passes(small: Path, tmp_path: Path) 
     assert found["size"] == "1"
     assert found["params"] == {"min": wanted["params"], "max": wanted["params"]}
     assert "block " not in good("show", tmp_path / "art")
+
+
+def test_compile_for_inference(small: Path, tmp_path: Path) -> None:
+    good("compile", f"{small}:small", "--for", "inference", "-o", tmp_path / "art")
+    assert json.loads((tmp_path / "art" / "manifest.json").read_text())["for"] == "inference"
+    assert data("count", tmp_path / "art")["size"] == data("count", f"{small}:small")["size"]
+    wrong = run("compile", f"{small}:small", "--for", "phones", "-o", tmp_path / "no")
+    assert wrong.exit_code == 2
+    assert "training" in wrong.stderr
+    assert not (tmp_path / "no").exists()
 
 
 @pytest.mark.parametrize("foreign", ["notes.txt", ".hidden", "sub/file"])
@@ -212,6 +222,7 @@ def test_a_new_file_is_right_and_in_its_layout(
     addresses = re.findall(r"spacelang info (\S+)", text)
     assert len(addresses) == 1
     assert run("check", addresses[0]).exit_code == 0
+    assert run("check", "mine.space").exit_code == 0
 
 
 def test_a_new_file_has_spaces_of_its_own(tmp_path: Path) -> None:

@@ -220,7 +220,7 @@ def test_a_changed_run_is_exit_5(trained: Path, tmp_path: Path) -> None:
 
 def test_a_device_that_is_not_there_is_exit_3(place: Path, tmp_path: Path) -> None:
     words = ("--data", place / "images.npz", "--device", "cuda:99")
-    refused("train", place / "tiny.space", "-o", tmp_path / "run", *words, code=3)
+    assert "cuda" in refused("train", place / "tiny.space", "-o", tmp_path / "run", *words, code=3)
 
 
 def test_a_locked_run_is_exit_4(trained: Path) -> None:

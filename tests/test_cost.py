@@ -161,7 +161,7 @@ def test_a_budget_that_cannot_be_read(small: Graph, where: str, code: str) -> No
 
 @pytest.mark.parametrize(
     "address",
-    ["efficientvit.space:efficientvit_search", "combinations.space:autoformer_irpe_pairs"],
+    ["efficientvit.space:efficientvit_search", "combinations/autoformer_pairs.space"],
 )
 def test_per_op_costs_add_up(address: str) -> None:
     graph = load(f"spaces/{address}")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from math import prod
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,9 @@ from spacelang.analysis.queries import counter
 from spacelang.analysis.space import lints
 from spacelang.diagnostics import SpaceError
 from spacelang.ir.graph import Graph
-from spacelang.loader import load
+from spacelang.ir.program import Program
+from spacelang.ir.storage import merged
+from spacelang.loader import load, load_program
 
 PAGE = Path(__file__).parent.parent / "docs" / "language.md"
 FENCE = re.compile(
@@ -47,12 +48,11 @@ def whole(text: str) -> str:
 
 
 def sizes(graph: Graph) -> str:
-    """What is stored; `2 of 4x8` are two tensors for two candidates."""
+    """What is stored; `4x8 and 4x16` are two tensors for two candidates."""
     found: list[str] = []
     for path, stored in graph.storages.items():
-        shape = "x".join(map(str, stored.sizes))
-        count = prod(len(symbol.values) for symbol in stored.bank)
-        found.append(f"{path} {shape}" if count == 1 else f"{path} {count} of {shape}")
+        shapes = ("x".join(map(str, merged(shape))) for shape in stored.tensors)
+        found.append(f"{path} {' and '.join(shapes)}".rstrip())
     return ", ".join(found)
 
 
@@ -80,6 +80,16 @@ FIGURES: dict[str, Callable[[Graph], str]] = {
 }
 
 
+def programs(text: str) -> list[str]:
+    return re.findall(r"^program (\w+)", text, re.MULTILINE)
+
+
+def shown(program: Program) -> str:
+    """`a, b shared; 8 in the pool`."""
+    kept = program.pool.numel if program.pool is not None else 0
+    return f"{', '.join(program.shared)} shared; {kept:,} in the pool"
+
+
 def subnets(text: str) -> list[str]:
     return re.findall(r"^subnet (\w+)", text, re.MULTILINE)
 
@@ -91,6 +101,11 @@ def test_example(number: int, tmp_path: Path) -> None:
     path.write_text(whole(example["text"]), "utf-8")
     found: list[tuple[str, str]] = []
     graph: Graph | None = None
+    for name in programs(example["text"]):
+        try:
+            load_program(f"{path}:{name}")
+        except SpaceError as refused:
+            found += [(d.code, d.headline) for d in refused.diagnostics]
     for address in [str(path), *(f"{path}:{name}" for name in subnets(example["text"]))]:
         try:
             graph = load(address)
@@ -100,7 +115,9 @@ def test_example(number: int, tmp_path: Path) -> None:
     assert {code for code, _ in found} == ({example["code"]} if example["code"] else set()), found
     for line in (example["figures"] or "").splitlines():
         name, _, value = line.partition(": ")
-        if name == "message":
+        if name.startswith("program "):
+            assert shown(load_program(f"{path}:{name[8:]}")) == value
+        elif name == "message":
             assert value in [headline for _, headline in found]
         else:
             assert graph is not None

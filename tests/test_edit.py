@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from fractions import Fraction
 
 import pytest
 
 from spacelang.diagnostics import Source, SpaceError
 from spacelang.ir.block import Block
-from spacelang.ir.condition import compare
-from spacelang.ir.decision import Choice
+from spacelang.ir.condition import compare, conjunction, is_value
+from spacelang.ir.decision import Choice, Decisions
 from spacelang.ir.dim import Dim, Symbol
 from spacelang.ir.edit import edit
 from spacelang.ir.graph import Graph
@@ -371,3 +372,48 @@ def test_a_node_can_be_added_by_hand(base):
         assert isinstance(draft.node(site), Node)
         assert draft.type_of(site, made.value) == made.type
     assert replace(draft.result, root=base.root) == base
+
+
+def test_many_nodes_of_a_block_are_replaced_in_one_go(base, monkeypatch):
+    """What is put waits: looking at a node sees it, looking at a block puts all in at once."""
+    from spacelang.ir import sites
+
+    calls: list[int] = []
+    real = sites._with
+    monkeypatch.setattr(
+        sites, "_with", lambda level, nodes: (calls.append(len(nodes)), real(level, nodes))[1]
+    )
+    with base.edit() as draft:
+        found = [s for s in draft.nodes() if not s.node.regions and s.block == ""]
+        for site in found:
+            draft.replace(site, label=site.node.label)
+        assert not calls
+        linear = next(s for s in found if s.node.op == "linear")
+        draft.replace(linear, label="one")
+        assert linear.node.label == "one"
+        draft.replace(linear, label="stem")
+        guard = next(s for s in draft.nodes(op="guard"))
+        inner = next(s for s in found if s.id == 6)
+        draft.replace(inner, label="late")
+        draft.replace(guard, label="here")
+        assert inner.node.label == "late"
+        assert guard.node.regions[0].by_id[6].label == "late"
+        draft.replace(inner, label="layers[2]")
+        draft.replace(guard, label="")
+    assert draft.result.hash == base.hash
+    assert max(calls) == len(found)
+
+
+def test_decisions_in_the_order_of_what_they_hang_on():
+    """As in the text, but each after what it hangs on; what hangs on itself in a ring comes last."""
+
+    def choice(path: str, *on: str) -> Choice:
+        live = conjunction(*(is_value(Symbol(name, (1, 2)), 1) for name in on))
+        return Choice(path, "dim", (Fraction(1), Fraction(2)), live=live)
+
+    found = Decisions(
+        [choice("c", "b"), choice("x", "y"), choice("b", "a"), choice("y", "x"), choice("a")]
+    )
+    assert [c.path for c in found.order] == ["a", "b", "c", "x", "y"]
+    long = [choice("d0"), *(choice(f"d{i}", f"d{i - 1}") for i in range(1, 3000))]
+    assert [c.path for c in Decisions(long[::-1]).order] == [c.path for c in long]

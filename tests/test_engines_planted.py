@@ -10,6 +10,7 @@ import pytest
 import spacelang
 from spacelang.diagnostics import Source
 from spacelang.engines.baselines import RandomSearch
+from spacelang.engines.contraction import Contraction
 from spacelang.engines.evolution import Evolution
 from spacelang.engines.protocol import Engine, Found, Samples, Score
 from spacelang.ir.decision import Assignment
@@ -89,3 +90,15 @@ def test_evolution_finds_what_random_search_does_not(space: Graph, value: Value)
     assert sum(best == optimum for best in drawn) <= 20
     assert sum(best == optimum for best in evolved) >= 95
     assert sum(evolved) >= sum(drawn)
+
+
+@pytest.mark.parametrize("value", [separable, interacting])
+def test_contraction_finds_what_random_search_does_not(space: Graph, value: Value) -> None:
+    """Rounds of fifty under no bound, at half of evolution's cost."""
+    optimum = value(BEST)
+    engine = Contraction(bounds=("",) * 11, population=50, keep=3, factors=2, reach=3)
+    contracted = bests(engine, space, value)
+    drawn = bests(RandomSearch(evaluations=550), space, value)
+    assert sum(best == optimum for best in drawn) <= 20
+    assert sum(best == optimum for best in contracted) >= 95
+    assert sum(contracted) >= sum(drawn)

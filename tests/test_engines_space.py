@@ -146,7 +146,9 @@ def test_ranges_stay_in_their_hull() -> None:
     assert window.step == 7
     assert [int(v) for v in window.moved(1).values] == [14]  # 21 is not in the hull
     assert [int(v) for v in window.moved(3).values] == [28]
-    assert window.moved(9) == window  # rather than lose all
+    # Rather than lose all it stops at the edge.
+    assert [int(v) for v in window.moved(9).values] == [28]
+    assert [int(v) for v in window.moved(-9).values] == [7]
 
 
 def test_a_dimension_is_what_the_uses_of_a_block_take_alike() -> None:

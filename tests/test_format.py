@@ -222,7 +222,7 @@ def _larger(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
         st.builds(tree.List, _tuple(inner)),
         st.builds(tree.Each, inner, _tuple(names, 1), inner),
         st.builds(tree.Set, _tuple(inner, 1)),
-        st.builds(tree.ChoosePath, hops, _tuple(st.builds(tree.Option, names, inner), 1)),
+        st.builds(tree.ChoosePath, paths, _tuple(st.builds(tree.Option, names, inner | body), 1)),
         st.builds(tree.ChooseHere, _tuple(inner, 1)),
     )
 

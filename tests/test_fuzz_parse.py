@@ -7,7 +7,6 @@ and on characters. Of the texts that parse every fifth is formatted, too: its tr
 from __future__ import annotations
 
 import random
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -132,10 +131,9 @@ def outcome(text: str) -> tree.File | tuple[Diagnostic, ...]:
 @pytest.mark.parametrize("run", range(RUNS))
 def test_mutated_texts(run: int) -> None:
     source = random.Random(run)
-    good = longest = 0
+    good = 0
     for number in range(TEXTS):
         text = mutant(source)
-        start = time.process_time()
         made = outcome(text)
         if isinstance(made, tree.File):
             good += 1
@@ -146,7 +144,5 @@ def test_mutated_texts(run: int) -> None:
             assert all(found.code.startswith("SP1") for found in made), text
             if number % 20 == 0:
                 drawing(made).encode()
-        longest = max(longest, time.process_time() - start)
-    assert longest < 1
     # Neither nearly all refused nor nearly all taken: the mutants are close to the language.
     assert TEXTS // 10 < good < TEXTS // 2

@@ -137,6 +137,8 @@ space grown from base {
         ("insert(mix, after: blocks[_].attn.unstack)", "SP601.*3 results"),
         ('insert(mix, after: norm, name: "h")', "SP301.*4 are declared"),
         ('insert(mix, after: [norm], name: "h")', "SP209.*after cannot be"),
+        ('insert(mix, after: norm, name: "a b")', "SP209.*name cannot be 'a b'"),
+        ('insert(mix, after: norm, name: "m..n")', "SP209.*a path of labels"),
         ("insert(3, after: norm)", "SP209.*a block is wanted"),
         ("insert(limited, after: blocks[0].attn.softmax)", "SP601.*it has limits"),
     ],
@@ -165,7 +167,8 @@ space wrong from deit(192, 3, depth: 2) {
     (found,) = failed.value.diagnostics
     assert found.primary.span.text.startswith("insert(half")
     assert found.secondary[0].span.text.startswith("softmax")
-    assert len(found.secondary) == 2
+    shown = [label.text for label in found.secondary[:2]]
+    assert shown == ["takes [B, 3, 197, 197]", "gives [B, 3, 197, 98]"]
 
 
 def test_identity_mix_changes_nothing() -> None:

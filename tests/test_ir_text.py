@@ -7,12 +7,12 @@ import os
 import random
 import subprocess
 import sys
-import time
 from dataclasses import fields, replace
 from fractions import Fraction
 from importlib.resources import files
 
 import pytest
+from counting import calls_at_most
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -29,7 +29,8 @@ from spacelang.ir.node import Call, Node, TensorType, Value
 from spacelang.ir.param import Gather, Init, Param, Slice, View
 from spacelang.ir.pattern import Hop, Pattern, parse_pattern
 from spacelang.ir.rule import StorageRule
-from spacelang.ir.text import RESERVED, write
+from spacelang.ir.text import write
+from spacelang.ir.words import RESERVED
 from spacelang.loader import load
 from spacelang.syntax.ir_nodes import Blocks
 from spacelang.syntax.ir_parse import parse
@@ -134,14 +135,10 @@ def test_readable():
     assert 'rule "encoder[_].attn.qkv.bias" entangle(flat)\n' in text
 
 
-def test_fast():
+def test_reading_takes_a_bounded_number_of_calls():
     text = write(load("spaces/autoformer.space:autoformer_t"))
-    times = []
-    for _ in range(5):
-        start = time.process_time()
+    with calls_at_most(1_000_000):
         read(Source("t.spaceir", text))
-        times.append(time.process_time() - start)
-    assert min(times) < 0.15
 
 
 def test_order_of_blocks_means_nothing():
@@ -531,9 +528,8 @@ def test_calls_without_an_end_in_sight(length, width):
         calls = " ".join(f"%{i}: [3] = call c{number - 1}(%{i - 1})" for i in range(1, width + 1))
         parts.append(f"block c{number} {{ %0: [3] = input() {calls} yield %{width} }}")
     parts.append(f"root r {{ %0: [3] = input() %1: [3] = call c{length - 1}(%0) yield %1 }}")
-    start = time.process_time()
-    assert "deep" in str(refusal("\n".join(parts))) or width == 2
-    assert time.process_time() - start < 5
+    with calls_at_most(15_000_000):
+        assert "deep" in str(refusal("\n".join(parts))) or width == 2
 
 
 def test_errors_of_several_blocks_at_once():

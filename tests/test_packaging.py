@@ -179,3 +179,53 @@ def test_linked_packages_have_one_name(root: Path, fresh_python: Callable[..., s
         program = f"try:\n import {name}\nexcept ImportError as error: print(error)"
         assert f"spacelang.{name}" in fresh_python("-c", program)
     assert fresh_python("-c", PROBE).split()[1] == str(root / "spacelang" / "__init__.py")
+
+
+@pytest.mark.parametrize("left", ["text", "nothing"])
+def test_a_checkout_without_its_links_says_so(tree: Path, tmp_path: Path, left: str) -> None:
+    shutil.copytree(tree / "spacelang", tmp_path / "spacelang", symlinks=True)
+    for name in MAPPED:
+        (tmp_path / "spacelang" / name).unlink()
+        if left == "text":
+            (tmp_path / "spacelang" / name).write_text(f"../{name}")
+    program = "try:\n import spacelang\nexcept ImportError as error: print(error)"
+    told = python("-c", program, cwd=tmp_path)
+    assert "has lost its links" in told
+    assert "pip install ." in told
+
+
+# Versions: pyproject.toml says what is allowed, requirements/ what is tried.
+
+
+def pinned(name: str) -> dict[str, str]:
+    """Package -> version of a file of requirements; everything in it is pinned."""
+    lines = (ROOT / "requirements" / name).read_text(encoding="utf-8").splitlines()
+    rows = [line.split("==") for line in lines if line and not line.startswith("#")]
+    assert all(len(row) == 2 for row in rows), name
+    return {package.partition("[")[0]: version for package, version in rows}
+
+
+def test_pins_are_within_what_the_project_allows() -> None:
+    declared = [*PROJECT["project"]["dependencies"]]
+    for extra in PROJECT["project"]["optional-dependencies"].values():
+        declared += extra
+    floors: dict[str, str] = {}
+    for text in declared:
+        package, _, floor = text.partition(";")[0].strip().partition(">=")
+        floors[package.partition("[")[0]] = floor
+    for name in ("quickstart.txt", "test.txt"):
+        for package, version in pinned(name).items():
+            assert package in floors, f"{package} of {name} is declared nowhere"
+            if floors[package]:
+                assert numbers(version) >= numbers(floors[package]), (name, package)
+
+
+def test_both_environments_pin_the_same_but_torch() -> None:
+    quickstart, test = pinned("quickstart.txt"), pinned("test.txt")
+    assert {p: v for p, v in quickstart.items() if p != "torch"}.items() <= test.items()
+    # Two releases on purpose: what is trained and exported must not hang on one of them.
+    assert numbers(quickstart["torch"]) < numbers(test["torch"])
+
+
+def numbers(version: str) -> tuple[int, ...]:
+    return tuple(map(int, version.split(".")))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import pytest
+from counting import calls_at_most
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -115,7 +115,8 @@ def test_the_grammar_is_strict_lalr() -> None:
     from lark import Lark
 
     pytest.importorskip("interegular")
-    Lark(loader.grammar("space"), parser="lalr", strict=True, start=["start", "expr"])
+    strict = Lark(loader.grammar("space"), parser="lalr", strict=True, start=["start", "expr"])
+    assert strict.rules
 
 
 def test_parsing_imports_no_parser_generator(fresh_python: Callable[..., str]) -> None:
@@ -183,7 +184,10 @@ EXPRESSIONS: dict[str, tree.Expr] = {
     "[f(x) for x in xs]": Each(call("f", n("x")), ("x",), n("xs")),
     "choose {3, 4}": ChooseHere((num(3), num(4))),
     "choose op[n] { a: 1 b: x }": ChoosePath(
-        Hop("op", (n("n"),)), (Option("a", num(1)), Option("b", n("x")))
+        tree.Path((Hop("op", (n("n"),)),)), (Option("a", num(1)), Option("b", n("x")))
+    ),
+    "choose a.op { b { return x } }": ChoosePath(
+        tree.Path((Hop("a"), Hop("op"))), (Option("b", tree.Body((tree.Return(n("x")),))),)
     ),
     '"b c"': String("b c"),
     "1.3G": Number(Fraction(1_300_000_000)),
@@ -228,9 +232,9 @@ INSIDE: dict[str, Any] = {
     "output x": tree.Output(None, n("x")),
     "a, b = b, a": tree.Assign(("a", "b"), (n("b"), n("a"))),
     "choose w[s] in ws within 1..2": tree.Choose(
-        Hop("w", (n("s"),)), n("ws"), Range(num(1), num(2))
+        tree.Path((Hop("w", (n("s"),)),)), n("ws"), Range(num(1), num(2))
     ),
-    "choose i in 2 of states": tree.Choose(Hop("i"), Draw(num(2), n("states"))),
+    "choose i in 2 of states": tree.Choose(tree.Path((Hop("i"),)), Draw(num(2), n("states"))),
     "for i, m in e { }": tree.For(("i", "m"), n("e"), tree.Body(())),
     "when a { } else when b { } else { }": tree.When(
         n("a"), tree.Body(()), tree.When(n("b"), tree.Body(()), tree.Body(()))
@@ -465,10 +469,9 @@ def test_expressions_alone() -> None:
 @pytest.mark.parametrize("pair", ["()", "[]", "{}"])
 @pytest.mark.parametrize("count", [BRACKETS + 1, 1_000, 100_000, 500_000])
 def test_deep_brackets_are_refused_at_once(pair: str, count: int) -> None:
-    start = time.process_time()
-    (found,) = errors(f"let a = {pair[0] * count}1{pair[1] * count}")
+    with calls_at_most(5_000):
+        (found,) = errors(f"let a = {pair[0] * count}1{pair[1] * count}")
     assert found.code == "SP102"
-    assert time.process_time() - start < 0.5
     file(f"let a = {pair[0] * BRACKETS}1{pair[1] * BRACKETS}")
 
 
@@ -491,9 +494,7 @@ def test_deep_brackets_are_refused_at_once(pair: str, count: int) -> None:
     ids=range(12),
 )  # fmt: skip
 def test_bombs_are_refused(text: str) -> None:
-    start = time.process_time()
     assert errors(text)[-1].code == "SP102"
-    assert time.process_time() - start < 5
 
 
 @pytest.mark.parametrize(
@@ -510,23 +511,19 @@ def test_bombs_are_refused(text: str) -> None:
     ids=range(7),
 )
 def test_large_texts_are_read(text: str) -> None:
-    start = time.process_time()
-    file(text)
-    assert time.process_time() - start < 10
+    assert file(text)
 
 
-def test_five_thousand_lines_take_seconds() -> None:
+def test_lines_take_a_bounded_number_of_calls_each() -> None:
     line = "  x = linear(x, width * ratio) as fc1 |> gelu |> linear(width) as fc2\n"
-    start = time.process_time()
-    file("space a {\n" + line * 5_000 + "}\n")
-    assert time.process_time() - start < 5
+    for count in (100, 500):
+        with calls_at_most(2_500 * count):
+            file("space a {\n" + line * count + "}\n")
 
 
 @pytest.mark.parametrize("text", [")" * 500_000, "$ " * 400_000, "let a 3\n" * 30_000, "{ " * 64])
 def test_many_errors_are_cut_off(text: str) -> None:
-    start = time.process_time()
     assert 1 <= len(errors(text)) <= Report.LIMIT
-    assert time.process_time() - start < 10
 
 
 def test_the_highest_tree_can_be_compared_and_shown() -> None:

@@ -692,7 +692,10 @@ def test_relax_drops_rules_of_what_is_gone() -> None:
 
 def test_what_relax_refuses() -> None:
     graph = text_graph(CELLS)
-    refused(graph, Relax({"depth": "softmax"}), "SP601", "no path and no pick")
+    wide = text_graph(CELLS.replace("gelu(x)  none", "linear(linear(x, size), C)  none").replace(
+        "  return choose op {", "  choose size in {2, 4}\n  return choose op {"
+    ) + "space wide from net { weights { _: entangle } }")  # fmt: skip
+    refused(wide, Relax({"size": "softmax"}), "SP601", "no path, no pick and no presence")
     refused(graph, Relax({"opp": "softmax"}), "SP504", "no decision is called opp")
     refused(graph, Relax({"op": "hard"}), "SP204", "softmax, sigmoid, plain")
     refused(graph, Relax(), "SP204", "needs a decision")

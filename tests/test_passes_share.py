@@ -328,21 +328,26 @@ def _pairs(chosen: dict[str, object]) -> int:
     return total
 
 
-def test_combinations_that_no_paper_has() -> None:
-    pairs = sound(load("spaces/combinations.space:autoformer_irpe_pairs"))
+def test_figures_of_combinations() -> None:
+    """Pairs of AutoFormer's layers with tables of their own; the other two by what they share."""
+    pairs = sound(load("spaces/combinations/autoformer_pairs.space"))
     assert pairs.size() == load("spaces/autoformer.space:autoformer_t").size()
     tables = 14 * 2 * 64 * 50
     for chosen in pairs.sample(20, seed=4):
         depth = int(chosen["depth"])
         assert pairs.cost(chosen).params == _pairs(dict(chosen)) + tables * depth // 14
-    base = load("spaces/swin.space:swin_t").cost()
-    swin = sound(load("spaces/combinations.space:swin_irpe")).cost()
-    assert swin.params - base.params == 12 * 2 * 2 * 32 * 7
-    tiny = sound(load("spaces/combinations.space:tinyvit_pairs"))
-    assert {p.split(".")[1] for p in tiny.storages if p.startswith("layers[2]") and "fc1" in p} == {
-        "blocks[0]", "blocks[3]",
-    }  # fmt: skip
-    assert {"layers[2].blocks[4].local_conv.bn.running_var"} <= set(tiny.storages)
+    cream = sound(load("spaces/combinations/cream_kernels.space"))
+    assert cream.size() == load("spaces/cream.space:cream").size() == 6**21
+    depthwise = {
+        p: s.sizes for p, s in cream.storages.items() if p.endswith("op.k3e4.conv_dw.weight")
+    }
+    assert depthwise["blocks[1][1].op.k3e4.conv_dw.weight"] == (144, 1, 7, 7)
+    assert [p for p in depthwise if p.startswith("blocks[3]")] == [
+        f"blocks[3][{i}].op.k3e4.conv_dw.weight" for i in (0, 1, 3)
+    ]
+    base = load("spaces/efficientvit.space:efficientvit_search")
+    made = sound(load("spaces/combinations/efficientvit_positions.space"))
+    assert set(base.decisions) - set(made.decisions) == {"depths[1]", "depths[2]"}
 
 
 def test_tied_graph_computes_what_equal_weights_compute() -> None:

@@ -1,4 +1,4 @@
-"""A real package from outside, installed: an op, a row, a pass, an engine, a backend, a rule."""
+"""A real package from outside, installed: an op, a row, a pass, an engine, a backend, rules."""
 
 from __future__ import annotations
 
@@ -39,6 +39,14 @@ h = torch.nn.functional.conv2d(x, weights["stem.weight"][2:], padding=1)
 h = torch.relu(torch.nn.functional.leaky_relu(h, 0.5)).mean((2, 3))
 wanted = torch.nn.functional.linear(h, weights["head.weight"][:, 2:], weights["head.bias"])
 assert torch.allclose(seen, wanted, atol=1e-6), "trailing slices and the leaky row"
+other = spacelang.load(Source("<tiny>", text.replace("trailing", "entangle(turned)")))
+mirror = spacelang.compile(other)
+mirror.load_state_dict(weights)
+h = torch.nn.functional.conv2d(x, weights["stem.weight"][2:].flip(0), padding=1)
+h = torch.relu(torch.nn.functional.leaky_relu(h, 0.5)).mean((2, 3))
+wanted = torch.nn.functional.linear(h, weights["head.weight"][:, 2:].flip(1), weights["head.bias"])
+assert torch.allclose(mirror.activate(small)(x), wanted, atol=1e-6), "an index table"
+assert torch.allclose(mirror.extract(small)(x), wanted, atol=1e-6), "an index table"
 leaking = spacelang.passes.run(graph, "leak{{slope=0.25}}")
 assert [n.op for n in leaking.root.nodes].count("leaky_relu") == 2
 assert spacelang.compile(graph, backend="list") == list(graph.storages)
@@ -54,7 +62,7 @@ except spacelang.SpaceError as failed:
     assert "did you mean leak?" in str(failed), failed
 else:
     raise AssertionError("an unknown pass")
-print("all six points")
+print("all seven points")
 """
 
 
@@ -78,7 +86,7 @@ def test_an_installed_package_adds_to_every_table(installed: Path, root: Path) -
         cwd=installed,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == "all six points"
+    assert done.stdout.strip() == "all seven points"
 
 
 def test_a_clash_names_both_owners(installed: Path, root: Path, tmp_path: Path) -> None:

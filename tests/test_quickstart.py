@@ -228,6 +228,9 @@ def test_commands_repeat_the_run(
     first, *parts = [shlex.split(line) for line in lines]
     assert first[:2] == ["spacelang", "quickstart"]
     assert "--seed=0" in first
+    assert first[2] == results["options"]["space"]
+    assert f"--data={results['options']['data']}" in first
+    assert f"--format={','.join(results['options']['formats'])}" in first
     other.mkdir()
     shutil.copy(folder / "architecture.json", other)
     for words in parts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import math
@@ -10,12 +11,14 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
+from unreliable import Unreliable, calls_of, full, install
 
 import spacelang
 from spacelang.backends.torch import train as train_module
@@ -34,14 +37,15 @@ from spacelang.backends.torch.run import (
     read_record,
 )
 from spacelang.backends.torch.search import search
+from spacelang.backends.torch.steady import Steady, policy_of
 from spacelang.backends.torch.supernet import Supernet
 from spacelang.backends.torch.train import NotFinite, TorchTrainer
 from spacelang.backends.torch.training import load_trained, train
 from spacelang.diagnostics import Source, SpaceError
 from spacelang.engines.baselines import Extreme, RandomSearch
 from spacelang.engines.evolution import Evolution
-from spacelang.engines.paths import Plans
-from spacelang.engines.protocol import Forward, LossTerm, Samples, StepPlan
+from spacelang.engines.paths import Plans, SinglePath
+from spacelang.engines.protocol import EpochEnded, Forward, LossTerm, Samples, StepPlan
 from spacelang.files import Lock, Locked
 from spacelang.ir.graph import Graph
 from spacelang.journal import read_journal
@@ -377,7 +381,7 @@ def test_the_gradients_of_several_passes_are_summed(trainer: TorchTrainer) -> No
     trainer._backward(both, trainer._batch(plan))
     for name, parameter in trainer.model.named_parameters():
         if parameter.grad is not None:
-            torch.testing.assert_close(parameter.grad, alone[name], rtol=1e-4, atol=1e-6)
+            assert torch.allclose(parameter.grad, alone[name], rtol=1e-4, atol=1e-6), name
 
 
 def test_a_teacher_is_read_and_does_not_learn(trainer: TorchTrainer) -> None:
@@ -468,6 +472,165 @@ def test_not_finite_stops_and_tells(
     assert [entry["epoch"] for entry in read_log(folder)] == [1]
     monkeypatch.undo()
     assert len(train(graph, data, RECIPE, folder, seed=3).log) == 4
+
+
+def poison(monkeypatch: pytest.MonkeyPatch, bad: Callable[[int], bool]) -> None:
+    """Make the loss of some calls not finite."""
+    calls = 0
+    original = train_module.LOSSES["cross_entropy"]
+
+    def poisoned(logits: Tensor, labels: Tensor, options: Mapping[str, float]) -> Tensor:
+        nonlocal calls
+        calls += 1
+        loss = original(logits, labels, options)
+        return loss * float("nan") if bad(calls) else loss
+
+    monkeypatch.setattr(train_module, "LOSSES", {"cross_entropy": poisoned})
+
+
+def test_a_skipped_step_moves_nothing(
+    trainer: TorchTrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer.steady = Steady("skip")
+    first, second, third = plans(trainer, 3)
+    trainer.step(first)
+    before = {name: t.clone() for name, t in trainer.model.state_dict().items()}
+    assert trainer.average is not None
+    average = {name: t.clone() for name, t in trainer.average.items()}
+    moments = copy.deepcopy(trainer.optimizer.state_dict()["state"])
+    with monkeypatch.context() as patch:
+        poison(patch, lambda call: True)
+        metrics = trainer.step(second)
+    assert (metrics.total, metrics.loss) == (0, 0.0)
+    assert trainer.taken == 2
+    assert all(torch.equal(before[n], t) for n, t in trainer.model.state_dict().items())
+    assert all(torch.equal(average[n], t) for n, t in trainer.average.items())
+    after = trainer.optimizer.state_dict()["state"]
+    assert all(torch.equal(moments[i]["exp_avg"], after[i]["exp_avg"]) for i in moments)
+    assert trainer.step(third).total == 48
+    assert not torch.equal(before["head.weight"], trainer.model.state_dict()["head.weight"])
+
+
+def test_statistics_of_a_skipped_step_are_taken_back(
+    data: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    space = SPACE.replace("tokens |>", "batch_norm_map as bn |> tokens |>")
+    block = "block batch_norm_map(x: [B, H, W, C]) -> [B, H, W, C] {\n"
+    block += '  return rearrange(batch_norm(rearrange(x, "b h w c -> b c h w")) as n, "b c h w -> b h w c")\n}\n'
+    graph = spacelang.load(Source("<bn>", space.replace("space digits", block + "space digits")))
+    trainer = TorchTrainer(Supernet(graph), graph, data, RECIPE, seed=0)
+    trainer.steady = Steady("skip")
+    (plan,) = plans(trainer, 1)
+    before = {name: t.clone() for name, t in trainer.model.named_buffers()}
+    assert before
+    poison(monkeypatch, lambda call: True)
+    trainer.step(plan)
+    assert all(torch.equal(before[n], t) for n, t in trainer.model.named_buffers())
+
+
+def test_too_many_skipped_steps_stop() -> None:
+    steady = Steady("skip")
+    assert all(steady.skips(step) for step in range(0, 20, 2))
+    assert not steady.skips(50)
+    again = Steady("skip")
+    again.restore(steady.state())
+    assert not again.skips(60)
+    assert again.skips(300)
+    assert not Steady("error").skips(0)
+    with pytest.raises(SpaceError, match=r"SP204.*ignore"):
+        policy_of("ignore")
+
+
+def test_skipping_is_told_and_resumed_to_the_bit(
+    graph: Graph, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        poison(patch, lambda call: call in (3, 9))
+        train(graph, data, RECIPE, tmp_path / "whole", seed=3, on_nan="skip")
+    assert sorted(f.name for f in (tmp_path / "whole").glob("nan-*")) == [
+        "nan-2.json",
+        "nan-8.json",
+    ]
+    facts = json.loads((tmp_path / "whole" / "nan-8.json").read_text())
+    assert (facts["what"], len(facts["samples"])) == ("loss", 48)
+    assert isinstance(facts["masks"], int)
+    # Stopped after the first epoch, of 5 steps, and taken up again with the same faults.
+    with monkeypatch.context() as patch:
+        poison(patch, lambda call: call == 3)
+        patch.setattr(SinglePath, "run", _epochs(SinglePath.run, 1))
+        with pytest.raises(Dies):
+            train(graph, data, RECIPE, tmp_path / "parts", seed=3, on_nan="skip")
+    with monkeypatch.context() as patch:
+        poison(patch, lambda call: call == 4)
+        train(graph, data, RECIPE, tmp_path / "parts", seed=3, on_nan="skip")
+    assert fingerprint(tmp_path / "whole") == fingerprint(tmp_path / "parts")
+
+
+def _epochs(run: Callable[..., Iterator[object]], count: int) -> Callable[..., Iterator[object]]:
+    """An engine that dies after some epochs."""
+
+    def stopped(*arguments: object) -> Iterator[object]:
+        ended = 0
+        for event in run(*arguments):
+            yield event
+            ended += isinstance(event, EpochEnded)
+            if ended == count:
+                raise Dies
+
+    return stopped
+
+
+def test_rollback_goes_on_at_half_the_rate(
+    graph: Graph, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates: list[float] = []
+    original = TorchTrainer.step
+
+    def step(self: TorchTrainer, plan: StepPlan) -> object:
+        metrics = original(self, plan)
+        rates.append(metrics.rate / self.recipe.rate(plan.step, self.steps("train")))
+        return metrics
+
+    monkeypatch.setattr(TorchTrainer, "step", step)
+    poison(monkeypatch, lambda call: call in (2, 14))
+    found = train(graph, data, RECIPE, tmp_path / "train", seed=3, on_nan="rollback")
+    assert [entry["epoch"] for entry in found.log] == [1, 2, 3, 4]
+    # One step of epoch 0 is lost; then those of the epoch that the second fault is in.
+    assert rates == [1.0] + [0.5] * 11 + [0.25] * (len(rates) - 12)
+    assert found.steps == 20
+    assert all(torch.isfinite(t).all() for t in found.model.state_dict().values())
+
+
+def test_a_fault_that_stays_ends_the_rollbacks(
+    graph: Graph, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+    with monkeypatch.context() as patch:
+        poison(patch, lambda call: calls.append(call) is None and call > 7)
+        with pytest.raises(NotFinite):
+            train(graph, data, RECIPE, tmp_path / "train", seed=3, on_nan="rollback")
+    assert len(calls) == 7 + 1 + 5, "it was tried five times more"
+    assert len(train(graph, data, RECIPE, tmp_path / "train", seed=3).log) == 4
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.8])
+def test_a_disk_that_fills_up_loses_no_epoch(
+    share: float, whole: Path, graph: Graph, data: Dataset, tmp_path: Path
+) -> None:
+    folder = tmp_path / "train"
+
+    def run() -> object:
+        return train(graph, data, RECIPE, folder, seed=3)
+
+    count = calls_of(run)
+    shutil.rmtree(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        install(patch, Unreliable(int(share * count), full, sticky=True))
+        with pytest.raises(OSError, match="No space left"):
+            run()
+    assert not [f.name for f in folder.iterdir() if "tmp" in f.name], "nothing is left behind"
+    run()
+    assert fingerprint(folder) == fingerprint(whole)
 
 
 def test_out_of_memory_names_the_architecture(
@@ -565,6 +728,30 @@ def test_search_over_a_trained_supernet(
     assert (folder / "random.json").exists()
     with pytest.raises(SpaceError, match=r"SP702(.|\n)*weights"):
         search(engine, graph, replace(trained, weights="0" * 64), data, folder, seed=1)
+
+
+def test_a_candidate_out_of_memory_stops_no_search(
+    whole: Path, graph: Graph, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = load_trained(graph, data, whole)
+    engine = Evolution(generations=3, population=5, parents=3, mutants=2, crossovers=1)
+    original = Supernet.forward
+
+    def forward(self: Supernet, *inputs: Tensor) -> object:
+        if self.assignment["width"] == 12:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return original(self, *inputs)
+
+    monkeypatch.setattr(Supernet, "forward", forward)
+    found = search(engine, graph, trained, data, tmp_path, seed=1)
+    failed = [c for c in found.candidates if c.score.failure]
+    assert {c.score.failure for c in failed} == {"out of memory"}
+    assert {c.assignment["width"] for c in failed} == {12}
+    assert found.found.best.assignment["width"] == 8
+    assert all(c.assignment["width"] == 8 for c in found.found.front)
+    lines = read_journal(tmp_path / "scores.jsonl").entries
+    assert search(engine, graph, trained, data, tmp_path, seed=1) == found
+    assert read_journal(tmp_path / "scores.jsonl").entries == lines, "failures are not tried again"
 
 
 def test_a_stopped_search_goes_on(

@@ -93,4 +93,5 @@ def test_networkx_is_imported_only_when_it_is_asked_for():
         "g = load('spaces/autoformer.space:autoformer_t'); g.hash; g.edit()\n"
         "assert 'networkx' not in sys.modules; g.nx; assert 'networkx' in sys.modules"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -20,21 +20,22 @@ from torch import Tensor, fx
 
 from spacelang.backends.torch.emit import lower_node
 from spacelang.backends.torch.extract import part_of
-from spacelang.backends.torch.frame import Entries, Frame, Number, Size, one_or_all
+from spacelang.backends.torch.frame import Frame, Number, Size, one_or_all
 from spacelang.backends.torch.functions import drop_path
 from spacelang.backends.torch.layers import Weight
 from spacelang.backends.torch.ports import known, table_of, terms_of
-from spacelang.backends.torch.printer import Constant, Made, Printer
+from spacelang.backends.torch.printer import Constant, Made, Printer, name_values
 from spacelang.backends.torch.program import main_nodes
 from spacelang.backends.torch.spell import free_name, indented
 from spacelang.backends.torch.storage import DTYPES
-from spacelang.backends.torch.tables import TABLES
-from spacelang.backends.torch.views import Axes, Part, block_key, slices
+from spacelang.backends.torch.tables import TABLES, listed_index, listed_key
+from spacelang.backends.torch.views import Axes, Part, block_key
 from spacelang.ir.block import Block
 from spacelang.ir.dialect import dotted
 from spacelang.ir.dim import Dim
 from spacelang.ir.graph import Instance
 from spacelang.ir.node import Call, Node, join
+from spacelang.ir.param import Gather
 
 if TYPE_CHECKING:
     from spacelang.backends.torch.source import Source
@@ -85,6 +86,7 @@ class ClassWork:
         for node in reversed(self.graph.nodes):
             if not node.users and node.op != "output" and "input" not in node.meta:
                 self.graph.erase_node(node)
+        self.untap()
 
     def level(self, frame: PrintFrame, level: Block, there: frozenset[int] | None = None) -> None:
         """Lower the nodes of a block or region that run."""
@@ -103,16 +105,34 @@ class ClassWork:
                     self.inline(frame, node, inside, region)
             else:
                 lower_node(frame, node)
-                self.name(frame, node)
+                if node.values:
+                    name_values(node, frame.values[node.values[0]])
+                    self.tap(frame, node)
 
-    def name(self, frame: PrintFrame, node: Node) -> None:
-        """Tell the printer what the file calls a value."""
-        made = frame.values[node.values[0]] if node.values else None
-        label = re.split(r"[.\[]", node.label)
-        word = next((part for part in reversed(label) if part.isidentifier()), "")
-        for part in made.parts if isinstance(made, Entries) else (made,):
-            if word and isinstance(part, fx.Node) and part.op.startswith("call"):
-                part.meta.setdefault("label", word)
+    def tap(self, frame: PrintFrame, node: Node) -> None:
+        """A labelled value that no layer computes is passed through a module of that name."""
+        made = frame.values[node.values[0]]
+        if not node.label or node.params or not isinstance(made, fx.Node):
+            return
+        prefix = frame.instance.path if self.source.flat else frame.terms.path
+        path = dotted(join(prefix, node.label))
+        if "table" in made.meta:  # which is a buffer of that name
+            return
+        self.modules[path] = Made(path, "nn.Identity", ())
+        frame.values[node.values[0]] = self.graph.call_module(path, (made,))
+
+    def untap(self) -> None:
+        """Take those modules out again whose name others need."""
+        owned = {*self.weights, *self.constants, *self.modules}
+        for node in list(self.graph.nodes):
+            path = str(node.target)
+            if node.op != "call_module" or self.modules[path].kind != "nn.Identity":
+                continue
+            near = (o for o in owned if o.startswith(path + ".") or path.startswith(o + "."))
+            if path in self.weights or next(near, None) is not None:
+                node.replace_all_uses_with(node.args[0])
+                self.graph.erase_node(node)
+                del self.modules[path]
 
     def inline(self, frame: PrintFrame, node: Node, inside: PrintFrame, level: Block) -> None:
         for owner, value in zip(level.inputs, node.operands, strict=True):
@@ -138,7 +158,7 @@ class ClassWork:
         if len(node.types) == 1:
             frame.bind(node, (result,))
             return
-        result.meta["several"] = True
+        result.meta["several"] = len(node.types)
         items = (
             self.graph.call_function(operator.getitem, (result, i)) for i in range(len(node.types))
         )
@@ -206,12 +226,12 @@ class PrintFrame(Frame):
 
     def stored(self, node: Node, role: str) -> tuple[fx.Node, Axes]:
         view, source = node.params[role], self.work.source
-        owner = self.instance.param(view.param)
+        owner = self.chosen.owner(self.instance, view)
         path = dotted(owner if source.flat else join(self.terms.path, view.param))
         reads, kept = self.chosen.ranges(self.instance, view), source.kept[owner]
         axes: list[tuple[Part, ...]] = []
         sizes: list[Dim] = []
-        for parts, rs, ks in zip(slices(view), reads, kept, strict=True):
+        for parts, rs, ks in zip(view.index, reads, kept, strict=True):
             axis = [part_of(r, k, f) for f, (r, k) in enumerate(zip(rs, ks, strict=True))]
             if rs == ks:  # written by the arguments, where all that is kept is read
                 axis = [
@@ -221,13 +241,13 @@ class PrintFrame(Frame):
             axes.append(tuple(axis))
             extents = (self.dim(p.extent) for p in axis if p.extent is not None)
             sizes.append(prod(extents, start=Dim.of(1)))
-        param = source.graph.storages[owner].param
+        param = source.graph.storages[self.instance.param(view.param)].param
         buffer, dtype = param.role == "buffer", DTYPES[param.dtype]
         self.work.weights.setdefault(path, Weight(path, tuple(sizes), buffer, dtype))
         return self.work.leaf(path, weight=path), tuple(axes)
 
     def extent(self, node: Node, role: str, axis: int, factor: int) -> Size:
-        owner = self.instance.param(node.params[role].param)
+        owner = self.chosen.owner(self.instance, node.params[role])
         return len(self.work.source.kept[owner][axis][factor])
 
     def entries(self, node: Node) -> int | None:
@@ -240,17 +260,29 @@ class PrintFrame(Frame):
             prefix = self.instance.path if self.work.source.flat else self.terms.path
             path = dotted(join(prefix, node.label))
         else:
-            path = self._unlabelled(node.op, options)
+            path = self._unlabelled(node.op, TABLES[node.op], options)
         self.work.constants[path] = Constant(path, TABLES[node.op], options, bool(node.label))
         return self.work.leaf(path, table=path)
 
-    def _unlabelled(self, op: str, options: tuple[tuple[str, Dim | str], ...]) -> str:
+    def _unlabelled(
+        self,
+        name: str,
+        function: Callable[..., Tensor],
+        options: tuple[tuple[str, Dim | float | str], ...],
+    ) -> str:
         """A free name for a table, the same for equal ones."""
         for path, constant in self.work.constants.items():
-            same = constant.function is TABLES[op] and constant.options == options
+            same = constant.function is function and constant.options == options
             if same and not constant.persistent:
                 return path
-        return free_name(op, {*self.work.constants, *self.work.weights, *self.work.modules})
+        return free_name(name, {*self.work.constants, *self.work.weights, *self.work.modules})
+
+    def entry_table(self, node: Node, gather: Gather | tuple[int, ...]) -> fx.Node:
+        assert isinstance(gather, tuple)
+        options = listed_key(gather).options
+        path = self._unlabelled("entries", listed_index, options)
+        self.work.constants[path] = Constant(path, listed_index, options, False)
+        return self.work.leaf(path, table=path)
 
     def by_mode(self, function: Callable[..., Tensor], arguments: tuple[Any, ...]) -> fx.Node:
         mode = self.work.leaf("mode", mode=True)

@@ -8,33 +8,39 @@ The rules are those of the supernet, so both compute the same, bit for bit.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from math import prod
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, fx, nn
 from torch.fx import GraphModule
 
 from spacelang.backends.torch.emit import lower_node
-from spacelang.backends.torch.frame import Frame, Result, Size
+from spacelang.backends.torch.frame import ALL, Frame, Result, Size
 from spacelang.backends.torch.functions import ByMode, Table, drop_path
 from spacelang.backends.torch.ports import identifier, known, table_of
-from spacelang.backends.torch.program import bank_position, main_nodes
-from spacelang.backends.torch.views import Axes, Part, block_key, slices
+from spacelang.backends.torch.program import main_nodes
+from spacelang.backends.torch.tables import listed_key
+from spacelang.backends.torch.views import Axes, Part, block_key
 from spacelang.ir.block import Block
 from spacelang.ir.decision import Assignment
 from spacelang.ir.dialect import dotted
 from spacelang.ir.dim import Dim
 from spacelang.ir.dim import Value as DecisionValue
+from spacelang.ir.gather import gathered
 from spacelang.ir.graph import Graph, Instance, conditions
 from spacelang.ir.node import Node, Value, join
-from spacelang.ir.param import View
-from spacelang.ir.storage import Storage
+from spacelang.ir.param import ZERO, Gather, Slice, View
+from spacelang.ir.storage import Shape, bank_of, bank_position
 
 if TYPE_CHECKING:
     from spacelang.backends.torch.supernet import Supernet
 
-Ranges = tuple[tuple[range, ...], ...]  # of each factor of each axis
+Read = range | tuple[int, ...]  # entries in order; a tuple only where they are no range
+Ranges = tuple[tuple[Read, ...], ...]  # of each factor of each axis
+GRAIN = 32_000  # elements; PyTorch copies 32,768 and more by several threads
 
 
 def extract(model: Supernet, assignment: Assignment) -> GraphModule:
@@ -83,39 +89,76 @@ class Chosen:
             else:
                 yield instance, node
 
-    def position(self, path: str) -> int:
-        """Which tensor is read of a storage that has one for each value of some decisions."""
-        return bank_position(self.graph.storages[path].bank, self.values)
+    @cached_property
+    def positions(self) -> dict[str, frozenset[int]]:
+        """Which tensors of each storage the network reads."""
+        found: dict[str, frozenset[int]] = {}
+        for instance, node in self.nodes(self.graph.top, self.graph.root):
+            for view in node.params.values():
+                path, position = self._picked(instance, view)
+                found[path] = found.get(path, frozenset()) | {position}
+        return found
+
+    def _picked(self, instance: Instance, view: View) -> tuple[str, int]:
+        bank = bank_of(instance, instance.block.param[view.param])
+        return instance.param(view.param), bank_position(bank, self.values)
+
+    def owner(self, instance: Instance, view: View) -> str:
+        """The path in the network of the tensor that a view reads.
+
+        That of its storage; numbered where tied uses read several tensors of a bank.
+        """
+        path, position = self._picked(instance, view)
+        return path if len(self.positions[path]) == 1 else f"{path}.{position}"
+
+    @cached_property
+    def tensors(self) -> dict[str, tuple[str, int]]:
+        """Storage and position of each tensor of the network, by its path there."""
+        return {
+            path if len(positions) == 1 else f"{path}.{position}": (path, position)
+            for path, positions in self.positions.items()
+            for position in sorted(positions)
+        }
 
     def ranges(self, instance: Instance, view: View) -> Ranges:
         """The entries that a view reads."""
 
-        def entries(start: Dim, length: Dim, step: int) -> range:
-            first, count = (int(self.number(instance, d)) for d in (start, length))
-            return range(first, first + count * step, step)
+        def entries(part: Slice | Gather) -> Read:
+            if isinstance(part, Gather):
+                return _read(gathered(part, lambda size: self.number(instance, size)))
+            first, count = (int(self.number(instance, d)) for d in (part.start, part.length))
+            return range(first, first + count * part.step, part.step)
 
-        return tuple(
-            tuple(entries(part.start, part.length, part.step) for part in axis)
-            for axis in slices(view)
-        )
+        return tuple(tuple(map(entries, axis)) for axis in view.index)
 
     def kept(self) -> dict[str, Ranges]:
-        """What the network keeps of each storage: what a use reads, or what spans several."""
+        """What the network keeps of each tensor: what a use reads, or what spans several."""
         found: dict[str, Ranges] = {}
         for instance, node in self.nodes(self.graph.top, self.graph.root):
             for view in node.params.values():
-                path, here = instance.param(view.param), self.ranges(instance, view)
+                path, here = self.owner(instance, view), self.ranges(instance, view)
                 found[path] = _span(found[path], here) if path in found else here
         return found
 
 
 def _span(a: Ranges, b: Ranges) -> Ranges:
-    def span(p: range, q: range) -> range:
-        return p if p == q else range(min(p.start, q.start), max(p[-1], q[-1]) + 1)
+    def span(p: Read, q: Read) -> Read:
+        if p == q:
+            return p
+        if isinstance(p, range) and isinstance(q, range):
+            return range(min(p.start, q.start), max(p[-1], q[-1]) + 1)
+        return _read(sorted({*p, *q}))
 
     return tuple(
         tuple(span(p, q) for p, q in zip(ps, qs, strict=True)) for ps, qs in zip(a, b, strict=True)
     )
+
+
+def _read(entries: Sequence[int]) -> Read:
+    """Entries as a range, where they are one."""
+    first = entries[0] if entries else 0
+    plain = range(first, first + len(entries))
+    return plain if tuple(plain) == tuple(entries) else tuple(entries)
 
 
 class _Extraction:
@@ -128,6 +171,7 @@ class _Extraction:
         self.attributes: dict[str, Tensor | nn.Module] = {}
         self.reads: dict[str, fx.Node] = {}
         self.modules: dict[object, str] = {}
+        self.taps: dict[str, tuple[tuple[fx.Node, ...], int]] = {}
 
     def run(self) -> GraphModule:
         root, top = self.source.root, self.source.top
@@ -144,6 +188,12 @@ class _Extraction:
         used = {str(n.target) for n in self.graph.nodes if n.op in ("get_attr", "call_module")}
         owned = {name: value for name, value in self.attributes.items() if name in used}
         network = GraphModule(owned, self.graph, identifier(self.source.name))
+        kept = set(self.graph.nodes)
+        network.meta["taps"] = {
+            path: (tuple(node.name for node in nodes), axis)
+            for path, (nodes, axis) in self.taps.items()
+            if kept.issuperset(nodes)
+        }
         return network.train(self.model.training)
 
     def level(self, frame: FlatFrame, level: Block, there: frozenset[int] | None = None) -> None:
@@ -164,6 +214,16 @@ class _Extraction:
                     frame.bind(node, self.inner(frame, node, frame.instance, region))
             else:
                 lower_node(frame, node)
+            self.tap(frame, node)
+
+    def tap(self, frame: FlatFrame, node: Node) -> None:
+        """Remember which nodes give a value that has a label."""
+        if not node.label or not node.types:
+            return
+        made, out = frame.values[node.values[0]], node.attributes.get("out")
+        axis = node.types[0].rank - (len(out) if isinstance(out, tuple) else 0)
+        parts = (made,) if isinstance(made, fx.Node) else made.parts
+        self.taps[join(frame.instance.path, node.label)] = (parts, axis)
 
     def inner(
         self, frame: FlatFrame, node: Node, instance: Instance, level: Block
@@ -178,12 +238,12 @@ class _Extraction:
     # What the network owns.
 
     def tensor(self, path: str) -> fx.Node:
-        """A weight or buffer: a dense copy of what is kept of a storage."""
+        """A weight or buffer: a dense copy of what is kept of a stored tensor."""
         name = dotted(path)
         if name not in self.attributes:
-            storage = self.source.storages[path]
-            stored = self.model.stored_tensor(path, self.chosen.position(path))
-            copied = dense(stored, storage, self.kept[path])
+            storage, position = self.chosen.tensors[path]
+            stored = self.model.stored_tensor(storage, position)
+            copied = dense(stored, self.source.storages[storage].tensors[position], self.kept[path])
             weight = isinstance(stored, nn.Parameter)
             self.attributes[name] = nn.Parameter(copied, stored.requires_grad) if weight else copied
             self.reads[name] = self.graph.get_attr(name)
@@ -209,15 +269,47 @@ class _Extraction:
         return self.modules[key]
 
 
-def dense(stored: Tensor, storage: Storage, kept: Ranges) -> Tensor:
+def dense(stored: Tensor, shape: Shape, kept: Ranges) -> Tensor:
     """A copy of what is kept of a stored tensor, or of its gradient."""
-    factors = [n for axis in storage.shape for n in axis]
+    factors = [n for axis in shape for n in axis]
     found = stored.detach().reshape(factors)
+    reads = [read for axis in kept for read in axis]
     index = tuple(
-        slice(r.start, r[-1] + 1 if len(r) else r.start, r.step) for axis in kept for r in axis
+        slice(r.start, r[-1] + 1 if r else r.start, r.step) if isinstance(r, range) else ALL
+        for r in reads
     )
+    found = found[index]
+    for axis, read in enumerate(reads):
+        if not isinstance(read, range):
+            found = found.index_select(axis, torch.tensor(read, device=found.device))
     sizes = [prod(len(r) for r in axis) for axis in kept]
-    return found[index].reshape(sizes).clone()
+    return _copy(found).reshape(sizes)
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    """A dense copy, on a processor in pieces that PyTorch copies by one thread.
+
+    Hundreds of short copies by several threads wait for the slowest of them each time, which on a
+    busy machine takes ten times as long as the copying.
+    """
+    if tensor.device.type != "cpu":
+        return tensor.clone(memory_format=torch.contiguous_format)
+    found = torch.empty(tensor.shape, dtype=tensor.dtype)
+    _fill(found, tensor)
+    return found
+
+
+def _fill(target: Tensor, source: Tensor) -> None:
+    if target.numel() < GRAIN:
+        target.copy_(source)
+        return
+    rows = GRAIN // target[0].numel()
+    if rows > 1:
+        for part, read in zip(target.split(rows), source.split(rows), strict=True):
+            part.copy_(read)
+    else:
+        for part, read in zip(target, source, strict=True):
+            _fill(part, read)
 
 
 class FlatFrame(Frame):
@@ -236,7 +328,7 @@ class FlatFrame(Frame):
 
     def stored(self, node: Node, role: str) -> tuple[fx.Node, Axes]:
         view = node.params[role]
-        path = self.instance.param(view.param)
+        path = self.work.chosen.owner(self.instance, view)
         reads = self.work.chosen.ranges(self.instance, view)
         axes = tuple(
             tuple(part_of(r, k, f) for f, (r, k) in enumerate(zip(rs, ks, strict=True)))
@@ -245,7 +337,7 @@ class FlatFrame(Frame):
         return self.work.tensor(path), axes
 
     def extent(self, node: Node, role: str, axis: int, factor: int) -> Size:
-        path = self.instance.param(node.params[role].param)
+        path = self.work.chosen.owner(self.instance, node.params[role])
         return len(self.work.kept[path][axis][factor])
 
     def entries(self, node: Node) -> int | None:
@@ -259,6 +351,14 @@ class FlatFrame(Frame):
         name = self.work.module(key, lambda: Table(entries.clone()), node.op)
         return self.graph.call_module(name)
 
+    def entry_table(self, node: Node, gather: Gather | tuple[int, ...]) -> fx.Node:
+        assert isinstance(gather, tuple)
+        key = listed_key(gather)
+        entries = self.work.model.index_table(key)
+        return self.graph.call_module(
+            self.work.module(key, lambda: Table(entries.clone()), "entries")
+        )
+
     def by_mode(self, function: Callable[..., Tensor], arguments: tuple[Any, ...]) -> fx.Node:
         name = self.work.module(function, lambda: ByMode(function), function.__name__)
         return self.graph.call_module(name, arguments)
@@ -268,9 +368,17 @@ class FlatFrame(Frame):
         return x if value == 0 else self.by_mode(drop_path, (x, value))
 
 
-def part_of(read: range, kept: range, factor: int) -> Part:
+def part_of(read: Read, kept: Read, factor: int) -> Part:
     """What is read of a factor, in terms of what was kept."""
-    whole = read == kept
-    start = 0 if whole else (read.start - kept.start) // kept.step
-    step = 1 if whole else read.step // kept.step
-    return Part(Dim.of(start), Dim.of(len(read)), step, whole, Dim.of(len(kept)), factor)
+    whole, length, extent = read == kept, Dim.of(len(read)), Dim.of(len(kept))
+    if whole or (isinstance(read, range) and isinstance(kept, range)):
+        start = 0 if whole else (read[0] - kept[0]) // _step(kept)
+        step = 1 if whole else _step(read) // _step(kept)
+        return Part(Dim.of(start), length, step, whole, extent, factor)
+    places = {entry: place for place, entry in enumerate(kept)}
+    gather = tuple(places[entry] for entry in read)
+    return Part(ZERO, length, 1, False, extent, factor, gather=gather)
+
+
+def _step(entries: Read) -> int:
+    return entries.step if isinstance(entries, range) else 1

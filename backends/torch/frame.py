@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, fx
 
@@ -19,6 +20,7 @@ from spacelang.backends.torch.views import Axes, Part, runs
 from spacelang.diagnostics import SpaceError, error
 from spacelang.ir.dim import Dim, Monomial, Symbol
 from spacelang.ir.node import Node, TensorType, Value
+from spacelang.ir.param import Gather
 
 Size = int | fx.Node
 Number = int | float | fx.Node
@@ -81,6 +83,10 @@ class Frame(ABC):
     @abstractmethod
     def table(self, node: Node) -> fx.Node:
         """An index table."""
+
+    def entry_table(self, node: Node, gather: Gather | tuple[int, ...]) -> fx.Node:
+        """The entries that a part of a parameter is read through; SP605 where there is no way."""
+        raise SpaceError(error("SP605", "a weight is read through an index table here", node.span))
 
     @abstractmethod
     def by_mode(self, function: Callable[..., Tensor], arguments: tuple[Any, ...]) -> fx.Node:
@@ -159,10 +165,13 @@ class Frame(ABC):
                 sizes = self._extents(node, role, axis, lists[axis])
                 tensor = self._factored(tensor, axis, sizes)
         index: list[Any] = []
+        gathers: list[tuple[int, Gather | tuple[int, ...]]] = []
         merged: list[tuple[int, int]] = []
         position = 0
         for axis, found in enumerate(lists):
             index += [self._slice(run) for run in found] or [ALL]
+            here = enumerate(found[1:] if picked and axis == 0 else found, position)
+            gathers += ((i, run.gather) for i, run in here if run.gather is not None)
             left = max(len(found), 1) - (picked and axis == 0)
             if left > 1:
                 merged.append((position, position + left - 1))
@@ -173,6 +182,9 @@ class Frame(ABC):
             index.pop()
         if index:
             tensor = self.graph.call_function(operator.getitem, (tensor, tuple(index)))
+        for axis, gather in gathers:
+            arguments = (tensor, axis, self.entry_table(node, gather))
+            tensor = self.graph.call_function(torch.index_select, arguments)
         for first, last in reversed(merged):
             tensor = self.graph.call_method("flatten", (tensor, first, last))
         return tensor
@@ -199,7 +211,7 @@ class Frame(ABC):
         )
 
     def _slice(self, run: Part) -> slice:
-        if run.whole:
+        if run.whole or run.gather is not None:
             return ALL
         start = self.size(run.start)
         first = None if start == 0 else start
@@ -213,7 +225,7 @@ def _entry(parts: Sequence[Part], entry: int, count: int) -> tuple[tuple[Part, .
     outer = parts[0]
     if len(parts) > 1 and outer.whole and outer.length == count:
         return (outer, *(runs(parts[1:]) or parts[-1:])), True
-    if len(parts) > 1 or outer.step != 1:
+    if len(parts) > 1 or outer.step != 1 or outer.gather is not None:
         raise SpaceError(
             error("SP605", "the bias of a linear layer has other factors than its weight")
         )

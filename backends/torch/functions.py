@@ -37,6 +37,35 @@ def batch_norm(
     return F.batch_norm(x, mean, variance, weight, bias, training, momentum, eps)
 
 
+def batch_norm_through(
+    x: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    count: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    entries: Tensor,
+    momentum: float,
+    eps: float,
+    training: bool,
+) -> Tensor:
+    """With some entries of the running statistics, which in training are written back."""
+    here, there = mean[entries], variance[entries]
+    y = batch_norm(x, here, there, count, weight, bias, momentum, eps, training)
+    if training:
+        mean.index_copy_(0, entries, here)
+        variance.index_copy_(0, entries, there)
+    return y
+
+
+def resize_nearest(x: Tensor, height: int, width: int) -> Tensor:
+    """Entry floor(i * H / height) of [B, C, H, W], exactly: F.interpolate rounds i * (H / height),
+    which for 2 to 82 entries is another one."""
+    rows = torch.arange(height, device=x.device) * x.shape[2] // height
+    columns = torch.arange(width, device=x.device) * x.shape[3] // width
+    return x.index_select(2, rows).index_select(3, columns)
+
+
 def path_mask(rate: float, samples: int, device: torch.device) -> Tensor:
     """A factor a sample: 0 at a rate, else what keeps the mean."""
     return (torch.rand(samples, device=device) >= rate) / (1 - rate)
@@ -77,7 +106,10 @@ class _SlicedLinear(torch.autograd.Function):
         rows = grad_outputs[0].reshape(-1, weight.shape[0])
         back = rows.mm(weight).reshape(x.shape) if ctx.needs_input_grad[0] else None
         outer = rows.t().mm(x.reshape(-1, weight.shape[1])) if ctx.needs_input_grad[1] else None
-        return back, outer, rows.sum(0) if ctx.needs_input_grad[2] else None
+        # F.linear adds the bias to rows, but where `x` is not dense to the product of all axes.
+        added = rows if x.is_contiguous() else grad_outputs[0]
+        over = tuple(range(added.dim() - 1))
+        return back, outer, added.sum(over) if ctx.needs_input_grad[2] else None
 
 
 def sliced_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

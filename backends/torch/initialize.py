@@ -8,17 +8,19 @@ fan_out               normal of variance 2 / (kernel area * outputs of a group)
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from torch import Generator, Tensor, nn
 
 from spacelang.diagnostics import SpaceError, error
-from spacelang.ir.dim import Dim
+from spacelang.ir.dim import Dim, Value
 from spacelang.ir.graph import Graph, Place
 from spacelang.ir.storage import Storage, largest
 
-Start = Callable[[Tensor, Generator], object]
+Picks = Mapping[str, Value]
+"""Values of the decisions by which a tensor is picked from its bank; none outside of one."""
+Start = Callable[[Tensor, Generator, Picks], object]
 
 
 @dataclass(frozen=True)
@@ -85,15 +87,17 @@ def _start(storage: Storage, place: Place, graph: Graph) -> Start:
             )
         )
     arguments = tuple(float(place.instance.absolute(a).at({})) for a in init.arguments)
-    return lambda tensor, generator: rule(tensor, generator, arguments, lambda: _fans(place, graph))
+    return lambda tensor, generator, picks: rule(
+        tensor, generator, arguments, lambda: _fans(place, graph, picks)
+    )
 
 
-def _fans(place: Place, graph: Graph) -> Fans:
-    """Of the node that reads the parameter, at its largest."""
+def _fans(place: Place, graph: Graph, picks: Picks) -> Fans:
+    """Of the node that reads the parameter, at the largest that these picks leave."""
     node, instance = place.node, place.instance
 
     def most(dim: Dim) -> int:
-        return largest(instance.absolute(dim), graph.stored)
+        return largest(instance.absolute(dim).substitute(picks), graph.stored)
 
     if not node.operands:  # a bare parameter: an output has its trailing axes
         return Fans(math.prod(most(d) for d in node.types[0].shape[1:]), 1)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, fx
 from torch.fx import GraphModule
@@ -24,6 +25,7 @@ from spacelang.backends.torch.frame import Frame, Number, Size, one_or_all
 from spacelang.backends.torch.functions import scale_samples, sliced_linear
 from spacelang.backends.torch.ports import (
     ORDER,
+    Entries,
     Extent,
     Mask,
     Port,
@@ -32,11 +34,13 @@ from spacelang.backends.torch.ports import (
     table_of,
     terms_of,
 )
+from spacelang.backends.torch.surely import Surely
 from spacelang.backends.torch.views import Axes, block_key, layouts, splits
 from spacelang.ir.block import Block
 from spacelang.ir.dim import Dim
 from spacelang.ir.graph import Graph, Instance
 from spacelang.ir.node import Call, Node, Value
+from spacelang.ir.param import Gather
 
 
 @dataclass(frozen=True)
@@ -53,10 +57,13 @@ class Function:
 
 
 class Lowering:
-    """The functions of a graph's blocks, each made at its first use."""
+    """The functions of a graph's blocks, each made at its first use.
 
-    def __init__(self, graph: Graph) -> None:
-        self.graph = graph
+    `exposed` are nodes, by block and number, whose first value every stretch gives.
+    """
+
+    def __init__(self, graph: Graph, exposed: frozenset[tuple[str, int]] = frozenset()) -> None:
+        self.graph, self.exposed = graph, exposed
         self._functions: dict[object, Function] = {}
 
     @cached_property
@@ -68,15 +75,27 @@ class Lowering:
         return splits(self.graph, self.layouts)
 
     @cached_property
+    def surely(self) -> Surely:
+        return Surely(self.graph)
+
+    def alone(self, level: Block, node: Node) -> bool:
+        """Whether a node has to be a step of its own, that some architectures leave out."""
+        return self.surely.matters and node.id not in self.surely.nodes(level)
+
+    @cached_property
     def pure(self) -> frozenset[str]:
-        """Blocks that are functions: no regions in them, nor in what they call."""
+        """Blocks that are functions: no regions in them, nor in what they call, nor anything that
+        has to be a step of its own."""
         known: dict[str, bool] = {}
 
         def visit(name: str) -> bool:
             if name not in known:
                 nodes = self.graph.blocks[name].nodes
                 calls = [visit(n.call.block) for n in nodes if n.call is not None]
-                known[name] = all(calls) and not any(n.regions for n in nodes)
+                seen = any((name, n.id) in self.exposed for n in nodes)
+                apart = self.surely.matters and not self.surely.whole(self.graph.blocks[name])
+                plain = not any(n.regions for n in nodes) and not apart
+                known[name] = all(calls) and not seen and plain
             return known[name]
 
         return frozenset(name for name in self.graph.blocks if visit(name))
@@ -99,6 +118,7 @@ class Lowering:
             read = dict.fromkeys(v for n in nodes for v in n.operands if v.node not in ids)
             wanted = {v for n in level.nodes if n.id not in ids for v in n.operands}
             wanted |= set(level.outputs)
+            wanted |= {Value(n.id) for n in nodes if n.types and (key, n.id) in self.exposed}
             results = tuple(v for n in nodes for v in n.values if v in wanted)
             operands = (*read, *_shapes(level, nodes, tuple(read)))
             self._functions[name] = self._lower(key, level, nodes, operands, results)
@@ -120,6 +140,8 @@ class Lowering:
                 lower_node(frame, node)
             else:
                 frame.call(node, node.call, self.block(node.call.block))
+        for value in results:
+            frame.gather_up(level.by_id[value.node], value)
         return frame.finish(operands, results)
 
 
@@ -147,6 +169,13 @@ class FunctionFrame(Frame):
         self.ports: dict[object, tuple[Port, fx.Node]] = {}
         self.callees: dict[str, GraphModule] = {}
         self.first: fx.Node | None = None
+
+    def gather_up(self, owner: Node, value: Value) -> None:
+        """A result that was made entry by entry as one tensor."""
+        found, out = self.values[value], owner.attributes.get("out")
+        if not isinstance(found, fx.Node) and isinstance(out, tuple):
+            axis = owner.types[value.index].rank - len(out)
+            self.values[value] = self.graph.call_function(torch.stack, (found.parts, axis))
 
     def operand(self, owner: Node, value: Value) -> None:
         name = owner.label.rsplit(".", 1)[-1] or owner.op
@@ -228,6 +257,10 @@ class FunctionFrame(Frame):
 
     def table(self, node: Node) -> fx.Node:
         return self.port(Port("table", table_of(node)), node.op)
+
+    def entry_table(self, node: Node, gather: Gather | tuple[int, ...]) -> fx.Node:
+        assert isinstance(gather, Gather)
+        return self.port(Port("table", Entries(gather)), gather.table)
 
     def by_mode(self, function: Callable[..., Tensor], arguments: tuple[Any, ...]) -> fx.Node:
         training = self.port(Port("training", None), "training")

@@ -15,11 +15,15 @@ from dataclasses import dataclass, replace
 from keyword import iskeyword
 from typing import Literal
 
-from spacelang.backends.torch.tables import TableKey
+from spacelang.backends.torch.tables import TableKey, listed_key
+from spacelang.diagnostics import SpaceError, error
 from spacelang.ir.block import Block
-from spacelang.ir.dim import Dim, Value
+from spacelang.ir.dim import Dim, Symbol, Value
+from spacelang.ir.gather import gathered, sizes_of
 from spacelang.ir.graph import Graph, Instance
 from spacelang.ir.node import Call, Node
+from spacelang.ir.param import Gather
+from spacelang.ir.storage import bank_of
 
 PortKind = Literal["weight", "size", "mask", "table", "training"]
 ORDER: tuple[PortKind, ...] = ("weight", "size", "mask", "table", "training")
@@ -74,10 +78,37 @@ class Table:
         )
 
 
+@dataclass(frozen=True)
+class Entries:
+    """The entries that a part of a parameter is read through."""
+
+    gather: Gather
+
+    def at(self, instance: Instance) -> Entries:
+        arguments = tuple(map(instance.absolute, self.gather.arguments))
+        length = instance.absolute(self.gather.length)
+        return Entries(Gather(self.gather.table, arguments, length))
+
+    def known(self) -> TableKey | None:
+        """The table, if no decision is in it."""
+        if any(size.symbols for size in sizes_of(self.gather)):
+            return None
+        return self.key(lambda dim: known(dim, {}))
+
+    def key(self, evaluate: Callable[[Dim], float]) -> TableKey:
+        return listed_key(gathered(self.gather, evaluate))
+
+
 def table_of(node: Node) -> Table:
-    """The index table that a node without operands is."""
-    options = sorted(node.attributes.items())
-    return Table(node.op, tuple((n, v if isinstance(v, Dim) else str(v)) for n, v in options))
+    """The index table that a node without operands is; lists are spread, `shape0`, `shape1`."""
+    options: list[tuple[str, Dim | str]] = []
+    for name, value in sorted(node.attributes.items()):
+        items = value if isinstance(value, tuple) else (value,)
+        names = (f"{name}{i}" for i in range(len(items))) if items is value else (name,)
+        options += (
+            (n, v if isinstance(v, Dim) else str(v)) for n, v in zip(names, items, strict=True)
+        )
+    return Table(node.op, tuple(options))
 
 
 def known(dim: Dim, values: Mapping[str, Value]) -> int | float:
@@ -86,7 +117,8 @@ def known(dim: Dim, values: Mapping[str, Value]) -> int | float:
     return int(value) if value == int(value) else float(value)
 
 
-Item = str | Dim | Mask | Table | None
+Item = str | Dim | Mask | Table | Entries | None
+Used = tuple[str, tuple[Symbol, ...]]
 
 
 @dataclass(frozen=True)
@@ -94,29 +126,46 @@ class Port:
     """An argument of a function.
 
     chain   the calls that lead from the function's block to the one in whose terms `item` is
-    item    a parameter's path; a Dim, or the Extent of a factor; a Mask; a Table; None for the mode
+    item    a parameter's path; a Dim, or the Extent of a factor; a Mask; a Table, or the Entries of
+            a view; None for the mode
     """
 
     kind: PortKind
-    item: str | Dim | Extent | Mask | Table | None
+    item: str | Dim | Extent | Mask | Table | Entries | None
     chain: tuple[Call, ...] = ()
 
     def within(self, call: Call) -> Port:
         """The port of a called function as the caller has it."""
         return replace(self, chain=(call, *self.chain))
 
-    def at(self, instance: Instance, graph: Graph) -> Item:
-        """What the port is in a use of the function's block: paths and decisions of the network."""
+    def inside(self, instance: Instance, graph: Graph) -> Instance:
+        """The use of a block in whose terms `item` is, where `instance` uses the function's."""
         for call in self.chain:
             instance = instance.enter(call, graph.blocks[call.block])
+        return instance
+
+    def used(self, instance: Instance, graph: Graph) -> Used:
+        """The storage that a weight is, and by which decisions this use picks from its bank."""
+        here = self.inside(instance, graph)
+        assert isinstance(self.item, str)
+        return here.param(self.item), bank_of(here, here.block.param[self.item])
+
+    def at(self, instance: Instance, graph: Graph) -> Item:
+        """What the port is in a use of the function's block: paths and decisions of the network."""
+        instance = self.inside(instance, graph)
         match self.item:
             case str():
                 return instance.param(self.item)
             case Dim():
                 return instance.absolute(self.item)
             case Extent(param, axis, factor):
-                return Dim.of(graph.storages[instance.param(param)].shape[axis][factor])
-            case Mask() | Table():
+                path = instance.param(param)
+                extents = graph.storages[path].extents[axis][factor]
+                if len(set(extents)) > 1:
+                    text = f"uses of {path} read other parts than each candidate's own"
+                    raise SpaceError(error("SP605", text, graph.storages[path].param.span))
+                return Dim.of(extents[0])
+            case Mask() | Table() | Entries():
                 return self.item.at(instance)
             case None:
                 return None

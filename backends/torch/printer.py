@@ -10,6 +10,7 @@ where it is read, if the line stays short.
 from __future__ import annotations
 
 import operator
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import BuiltinFunctionType, FunctionType
@@ -18,10 +19,12 @@ import torch
 import torch.nn.functional as F
 from torch import fx
 
+from spacelang.backends.torch.frame import Entries
 from spacelang.backends.torch.layers import Weight, layer
 from spacelang.backends.torch.spell import Attributes, Sizes, called, free_name
 from spacelang.diagnostics import SpaceError, error
 from spacelang.ir.dim import Dim
+from spacelang.ir.node import Node
 
 INFIX = {
     operator.add: "+",
@@ -61,7 +64,7 @@ class Constant:
 
     path: str
     function: Callable[..., object]
-    options: tuple[tuple[str, Dim | str], ...]
+    options: tuple[tuple[str, Dim | float | str], ...]
     persistent: bool
 
 
@@ -138,34 +141,39 @@ class Printer:
         for node in self.graph.nodes:
             if "input" in node.meta:
                 self.texts[node] = (self.name(node.meta["input"]), True)
-            if node.op == "placeholder" or node in self.texts:
-                continue
-            if node.op == "output":
-                lines.append(f"return {self.text(node.args[0])}")
-                continue
-            chain = self._chain(node)
-            parts = _taken_apart(node)
-            if chain:
-                source = self.text(node.args[0])
-                dies = source.isidentifier() and len(node.args[0].users) == 1
-                name = source if dies else self.name("x")
-                layers = self.attributes.access(str(node.target).rpartition(".")[0])
-                lines += [f"{name} = {source}"] * (name != source)
-                lines.append(f"for layer in {layers}:\n    {name} = layer({name})")
-                self.texts |= dict.fromkeys(chain, (name, True))
-                continue
-            text, closed = self.expression(node)
-            if parts:
-                names = [self.name(_hint(part)) for part in parts]
-                self.texts |= {p: (n, True) for p, n in zip(parts, names, strict=True)}
-                lines.append(f"{', '.join(names)} = {text}")
-            elif self._written_there(node, text):
-                self.texts[node] = (text, closed)
-            else:
-                name = self.name(_hint(node))
-                self.texts[node] = (name, True)
-                lines.append(f"{name} = {text}")
+            if node.op != "placeholder" and node not in self.texts:
+                lines += self.statements(node)
         return lines
+
+    def statements(self, node: fx.Node) -> list[str]:
+        """The statements that compute a node; none where it is written where it is read."""
+        if node.op == "output":
+            return [f"return {self.text(node.args[0])}"]
+        chain = self._chain(node)
+        if chain:
+            source = self.text(node.args[0])
+            dies = source.isidentifier() and len(node.all_input_nodes[0].users) == 1
+            name = source if dies else self.name("x")
+            layers = self.attributes.access(str(node.target).rpartition(".")[0])
+            self.texts |= dict.fromkeys(chain, (name, True))
+            loop = f"for layer in {layers}:\n    {name} = layer({name})"
+            return [*[f"{name} = {source}"] * (name != source), loop]
+        parts = _taken_apart(node)
+        text, closed = self.expression(node)
+        if parts:
+            names = [self.name(_hint(part)) for part in parts]
+            self.texts |= {p: (n, True) for p, n in zip(parts, names, strict=True)}
+            return [f"{', '.join(names)}{',' * (len(names) == 1)} = {text}"]
+        if self._written_there(node, text):
+            self.texts[node] = (text, closed)
+            return []
+        name = self.named(node)
+        self.texts[node] = (name, True)
+        return [f"{name} = {text}"]
+
+    def named(self, node: fx.Node) -> str:
+        """The name of a value that gets one."""
+        return self.name(_hint(node))
 
     def _written_there(self, node: fx.Node, text: str) -> bool:
         """Whether a value is written where it is read: by one reader, in a short line."""
@@ -210,7 +218,10 @@ class Printer:
             left, right = (self.text(a, True) for a in node.args)
             return f"{left} {INFIX[target]} {right}", False
         assert callable(target)
-        return f"{self.function(target)}({self._arguments(node)})", True
+        return self.call(self.function(target), node), True
+
+    def call(self, function: str, node: fx.Node) -> str:
+        return f"{function}({self._arguments(node)})"
 
     def _arguments(self, node: fx.Node) -> str:
         return ", ".join([*map(self.text, node.args), *self._options(node)])
@@ -281,6 +292,15 @@ def _reads(graph: fx.Graph) -> Iterator[str]:
             yield str(node.target)
 
 
+def name_values(node: Node, made: object) -> None:
+    """Tell the printer what the file calls the value of a node of the IR."""
+    label = re.split(r"[.\[]", node.label)
+    word = next((part for part in reversed(label) if part.isidentifier()), "")
+    for part in made.parts if isinstance(made, Entries) else (made,):
+        if word and isinstance(part, fx.Node) and part.op.startswith("call"):
+            part.meta.setdefault("label", word)
+
+
 def _hint(node: fx.Node) -> str:
     """A name for a value: its label, else what computes it."""
     if "label" in node.meta:
@@ -297,8 +317,9 @@ def _hint(node: fx.Node) -> str:
 
 def _taken_apart(node: fx.Node) -> list[fx.Node]:
     """The entries of a list that nothing else reads, in order."""
-    if node.target not in ("split", "unbind") and not node.meta.get("several", False):
+    count = node.meta.get("several", 0)
+    if not count:
         return []
     entries = {u.args[1]: u for u in node.users if u.target is operator.getitem}
-    whole = set(entries) == set(range(len(node.users)))
-    return [entries[i] for i in range(len(entries))] if whole else []
+    whole = count == len(node.users) and set(entries) == set(range(count))
+    return [entries[i] for i in range(count)] if whole else []

@@ -14,14 +14,16 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from spacelang.backends.torch.lower import Function, Lowering
-from spacelang.backends.torch.ports import Mask, Table, known
+from spacelang.backends.torch.ports import Entries, Mask, Table, known
 from spacelang.backends.torch.tables import TableKey
+from spacelang.backends.torch.views import block_key
 from spacelang.ir.block import Block
 from spacelang.ir.condition import Condition
 from spacelang.ir.dim import Dim, Symbol
 from spacelang.ir.dim import Value as DecisionValue
 from spacelang.ir.graph import Graph, Instance, conditions
-from spacelang.ir.node import Node, Value
+from spacelang.ir.node import Node, Value, join
+from spacelang.ir.storage import bank_position
 
 Values = Mapping[str, DecisionValue]
 
@@ -37,7 +39,7 @@ class Step:
     weights: tuple[tuple[str, tuple[Symbol, ...]], ...]
     sizes: tuple[Dim, ...]
     masks: tuple[Mask, ...]
-    tables: tuple[Table | TableKey, ...]
+    tables: tuple[Table | Entries | TableKey, ...]
     training: bool
 
     @cached_property
@@ -89,6 +91,7 @@ class Program:
     def __init__(self, lowering: Lowering) -> None:
         self.lowering, self.graph = lowering, lowering.graph
         self.count = 0
+        self.tapped: dict[str, list[int]] = {}
         slots: dict[Value, int] = {}
         self.inputs = tuple(self._slot(slots, Value(n.id)) for n in self.graph.root.inputs)
         self.steps = self._level(self.graph.top, self.graph.root, slots)
@@ -127,15 +130,20 @@ class Program:
                 operands = tuple(slots[v] for v in function.operands)
                 results = tuple(self._slot(slots, v) for v in function.results)
                 steps.append(self._step(instance.path, instance, function, operands, results))
+                for node in waiting:
+                    self._tap(instance, node, slots)
                 waiting.clear()
 
         for node in level.nodes:
             if node.op == "input":
                 continue
             if node.call is None and not node.regions:
-                if waiting and (waiting[-1].id in main) != (node.id in main):
+                alone = self.lowering.alone(level, node)
+                if waiting and (alone or (waiting[-1].id in main) != (node.id in main)):
                     flush()
                 waiting.append(node)
+                if alone:
+                    flush()
                 continue
             flush()
             steps += (
@@ -143,8 +151,15 @@ class Program:
                 if node.call
                 else [self._fork(instance, node, slots)]
             )
+            self._tap(instance, node, slots)
         flush()
         return tuple(steps)
+
+    def _tap(self, instance: Instance, node: Node, slots: Mapping[Value, int]) -> None:
+        """Note where the value of an exposed node is."""
+        if node.types and (block_key(instance, self.graph), node.id) in self.lowering.exposed:
+            path = join(instance.path, node.label)
+            self.tapped.setdefault(path, []).append(slots[Value(node.id)])
 
     def _call(
         self, instance: Instance, node: Node, slots: dict[Value, int]
@@ -182,16 +197,16 @@ class Program:
         results: tuple[int, ...],
     ) -> Step:
         items = [port.at(instance, self.graph) for port in function.ports]
-        weights = [i for i in items if isinstance(i, str)]
+        weights = [p.used(instance, self.graph) for p in function.ports if p.kind == "weight"]
         return Step(
             path,
             function,
             operands,
             results,
-            tuple((w, self.graph.storages[w].bank) for w in weights),
+            tuple(weights),
             tuple(i for i in items if isinstance(i, Dim)),
             tuple(i for i in items if isinstance(i, Mask)),
-            tuple(i.known() or i for i in items if isinstance(i, Table)),
+            tuple(i.known() or i for i in items if isinstance(i, Table | Entries)),
             None in items,
         )
 
@@ -205,6 +220,19 @@ class Program:
             outputs = [i for i, o in enumerate(self.graph.outputs) if not o.training]
         slots = tuple(picker.slot(self.outputs[i]) for i in outputs)
         return Plan(values, picker.runs(slots), slots)
+
+    def taps(self, values: Values) -> tuple[tuple[str, ...], Plan]:
+        """The paths of exposed values that are there for these decisions, and what gives them."""
+        picker = _Picker(values)
+        picker.take(self.steps)
+        made = {slot for step in picker.steps for slot in step.results} | set(self.inputs)
+        found: dict[str, int] = {}
+        for path, slots in self.tapped.items():
+            live = [picker.slot(slot) for slot in slots if picker.slot(slot) in made]
+            if live:
+                found[path] = live[0]
+        slots = tuple(found.values())
+        return tuple(found), Plan(values, picker.runs(slots), slots)
 
 
 def _paths(steps: Sequence[Step | Fork]) -> Iterator[str]:
@@ -259,7 +287,7 @@ class _Picker:
                     self.positions(step),
                     tuple(self.number(size) for size in step.sizes),
                     tuple(float(self.number(mask.rate)) for mask in step.masks),
-                    tuple(t.key(self.number) if isinstance(t, Table) else t for t in step.tables),
+                    tuple(map(self.table, step.tables)),
                     tuple(done),
                 )
             )
@@ -270,19 +298,14 @@ class _Picker:
             return (0,) * len(step.weights)
         return tuple(bank_position(bank, self.values) for _, bank in step.weights)
 
+    def table(self, table: Table | Entries | TableKey) -> TableKey:
+        return table if isinstance(table, TableKey) else table.key(self.number)
+
     def number(self, dim: Dim) -> int | float:
         found = self.known.get(dim)
         if found is None:
             found = self.known[dim] = known(dim, self.values)
         return found
-
-
-def bank_position(bank: Sequence[Symbol], values: Values) -> int:
-    """Which tensor of a bank some decisions read."""
-    position = 0
-    for symbol in bank:
-        position = position * len(symbol.values) + symbol.values.index(values[symbol.name])
-    return position
 
 
 def main_nodes(graph: Graph, level: Block) -> frozenset[int]:

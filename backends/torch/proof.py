@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from spacelang.backends.torch.extract import Chosen, dense
+from spacelang.backends.torch.inputs import example
 from spacelang.backends.torch.supernet import Supernet
 from spacelang.diagnostics import SpaceError, error
 from spacelang.ir.decision import Assignment
 from spacelang.ir.dialect import dotted
-from spacelang.ir.graph import Graph
 
 TOLERANCE = {torch.float64: 0.0, torch.float32: 1e-6}
 
@@ -37,15 +37,6 @@ class Proof:
     gradients: float
 
 
-def example(graph: Graph, batch: int = 2, seed: int = 0) -> tuple[Tensor, ...]:
-    """Random inputs of a network; free sizes are `batch`."""
-    generator = torch.Generator().manual_seed(seed)
-    shapes = (
-        [batch if s.symbols else int(s.at({})) for s in n.types[0].shape] for n in graph.root.inputs
-    )
-    return tuple(torch.randn(shape, generator=generator) for shape in shapes)
-
-
 def prove(
     model: Supernet, assignment: Assignment, network: nn.Module, seed: int = 0
 ) -> tuple[Proof, ...]:
@@ -54,7 +45,9 @@ def prove(
     for dtype, tolerance in TOLERANCE.items():
         one = copy.deepcopy(model).cpu().to(dtype).activate(assignment).eval()
         other = copy.deepcopy(network).cpu().to(dtype).eval()
-        inputs = [x.to(dtype) for x in example(model.graph, seed=seed)]
+        inputs = [
+            x.to(dtype) if x.is_floating_point() else x for x in example(model.graph, seed=seed)
+        ]
         outputs = worst(_forward(one, inputs, seed), _forward(other, inputs, seed))
         gradients = worst(_slices(one, assignment), _gradients(other))
         found = Proof(str(dtype).removeprefix("torch."), outputs, gradients)
@@ -93,9 +86,11 @@ def _slices(model: Supernet, assignment: Assignment) -> dict[str, Tensor]:
     chosen = Chosen(model.graph, model.graph.decisions.check(assignment))
     found: dict[str, Tensor] = {}
     for path, kept in chosen.kept().items():
-        stored = model.stored_tensor(path, chosen.position(path))
+        storage, position = chosen.tensors[path]
+        stored = model.stored_tensor(storage, position)
         if stored.grad is not None:
-            found[dotted(path)] = dense(stored.grad, model.graph.storages[path], kept)
+            shape = model.graph.storages[storage].tensors[position]
+            found[dotted(path)] = dense(stored.grad, shape, kept)
     return found
 
 

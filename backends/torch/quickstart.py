@@ -23,16 +23,18 @@ from typing import Literal, cast
 from spacelang.backends.torch.data import Dataset, open_data
 from spacelang.backends.torch.evaluate import evaluate, evaluate_test
 from spacelang.backends.torch.export import Export, export
+from spacelang.backends.torch.inputs import example
 from spacelang.backends.torch.interrupt import Interrupted
 from spacelang.backends.torch.ledger import Ledger
 from spacelang.backends.torch.progress import Reporter, Style, progress
-from spacelang.backends.torch.proof import ProofError, example
+from spacelang.backends.torch.proof import ProofError
 from spacelang.backends.torch.recipe import Recipe, recipe_from
 from spacelang.backends.torch.results import Entry, Results, Takeaway, show, write_results
 from spacelang.backends.torch.run import Json, RunFolder
 from spacelang.backends.torch.search import Searched, search
 from spacelang.backends.torch.subnet import load_subnet, write_subnet
 from spacelang.backends.torch.training import Trained, train
+from spacelang.diagnostics import SpaceError, error
 from spacelang.engines.baselines import Extreme, RandomSearch
 from spacelang.engines.evolution import Evolution
 from spacelang.engines.pool import Pool
@@ -174,9 +176,11 @@ class Clock:
 def open_both(options: Options) -> tuple[Graph, Dataset]:
     """The space and the images, each fitted to the other: sizes by input, classes by data."""
     graph = load(options.space, **options.settings)
-    _, channels, height, width = graph.root.inputs[0].types[0].shape
-    sides = int(height.at({})), int(width.at({}))
-    data = open_data(options.data, size=sides, channels=int(channels.at({})))
+    shape = [size.constant for size in graph.root.inputs[0].types[0].shape[1:]]
+    if len(graph.root.inputs) != 1 or len(shape) != 3 or None in shape:
+        raise SpaceError(error("SP704", f"{graph.name} does not take images [B, C, H, W]"))
+    channels, height, width = (int(size) for size in shape if size is not None)
+    data = open_data(options.data, size=(height, width), channels=channels)
     if "classes" not in options.settings and len(data.classes) != classes_of(graph):
         graph = load(options.space, **options.settings, classes=len(data.classes))
     return graph, data

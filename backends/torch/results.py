@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import platform
 import shlex
 import sys
 from collections.abc import Mapping
@@ -13,21 +12,29 @@ from typing import Literal, cast
 
 from spacelang import __version__
 from spacelang.analysis.cost import Cost
-from spacelang.analysis.queries import parsed
 from spacelang.backends.torch.data import Dataset
 from spacelang.backends.torch.export import Export
 from spacelang.backends.torch.recipe import Recipe
 from spacelang.backends.torch.run import Json, environment
-from spacelang.backends.torch.search import Searched, settings_of
+from spacelang.backends.torch.search_report import (
+    budget,
+    data_of,
+    decisions_of,
+    epochs_of,
+    sizes,
+    surroundings,
+    value_of,
+)
+from spacelang.backends.torch.searched import Searched, settings_of
 from spacelang.backends.torch.subnet import Subnet
 from spacelang.backends.torch.training import Trained
 from spacelang.engines.evolution import Evolution
 from spacelang.engines.protocol import Score
 from spacelang.files import atomic_write
-from spacelang.ir.decision import Assignment, plain
+from spacelang.ir.decision import Assignment
 from spacelang.ir.graph import Graph
 from spacelang.report import Candidate as ReportCandidate
-from spacelang.report import Command, Data, Decision, Epoch, Network, Report, Value, write_report
+from spacelang.report import Command, Network, Report, write_report
 from spacelang.report import Score as ReportScore
 from spacelang.statistics import wilson
 
@@ -111,9 +118,7 @@ class Results:
     @property
     def sizes(self) -> tuple[int, int | None]:
         """Architectures of the space, and within the budget; None where only bounds are known."""
-        whole, within = self.graph.size(), self.graph.size(self.evolution.where)
-        low = whole if isinstance(whole, int) else whole.lower
-        return low, within if isinstance(within, int) else None
+        return sizes(self.graph, self.evolution.where)
 
     def as_json(self) -> Json:
         """The content of results.json."""
@@ -154,27 +159,9 @@ def report_of(results: Results) -> Report:
     return Report(
         space=cast(str, results.options["space"]),
         size=size,
-        decisions=tuple(
-            Decision(choice.path, choice.kind, tuple(value_of(v) for v in choice.values))
-            for choice in results.graph.decisions.values()
-        ),
-        data=Data(
-            data.name,
-            len(data.classes),
-            data.shape,
-            data.counts["train"],
-            data.counts["validation"],
-            data.counts["test"],
-            data.split_digest,
-        ),
-        training=tuple(
-            Epoch(
-                cast(int, line["epoch"]),
-                cast(float, line["loss"]),
-                cast(float | None, line.get("validation_accuracy")),
-            )
-            for line in results.trained.log
-        ),
+        decisions=decisions_of(results.graph),
+        data=data_of(data),
+        training=epochs_of(results.trained.log),
         candidates=tuple(
             ReportCandidate(method, getattr(c.cost, axis), c.score.accuracy)
             for method in ("evolution", "random")
@@ -194,8 +181,7 @@ def report_of(results: Results) -> Report:
         ),
         chosen={path: value_of(value) for path, value in winner.assignment.items()},
         commands=commands(results),
-        environment={name: str(value) for name, value in environment().items()}
-        | {"system": f"{platform.system()} {platform.release()}"}
+        environment=surroundings()
         | {f"seconds: {stage}": f"{seconds:g}" for stage, seconds in results.seconds.items()},
         summary=summary(results),
         where=where,
@@ -205,19 +191,6 @@ def report_of(results: Results) -> Report:
         checks=dict(results.takeaway.checks),
         version=__version__,
     )
-
-
-def value_of(value: object) -> Value:
-    """A decision's value as a report holds it."""
-    shown = plain(value) if not isinstance(value, list) else value  # type: ignore[arg-type]
-    return tuple(shown) if isinstance(shown, list) else shown
-
-
-def budget(graph: Graph, where: str) -> tuple[str, tuple[int | None, int | None]]:
-    """The figure that a budget bounds (params where it bounds several, or none), and its limits."""
-    bands = dict(wanted.bands) if (wanted := parsed(graph, where)) is not None else {}
-    axis = "params" if "params" in bands or len(bands) != 1 else next(iter(bands))
-    return axis, bands.get(axis, (None, None))
 
 
 def summary(results: Results) -> str:
@@ -249,6 +222,9 @@ def commands(results: Results) -> tuple[Command, ...]:
         f"--setting={name}={spelled(value)}"
         for name, value in cast(Json, options["search"]).items()
     ]
+    asked.append(f"--format={','.join(cast(list[str], options['formats']))}")
+    if options["device"] != "cpu":
+        asked.append(f"--device={options['device']}")
     recipe = flags(
         {n: v for n, v in results.recipe.as_json().items() if v != Recipe().as_json()[n]}
     )

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import ast
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from spacelang.backends.torch import functions, tables
@@ -20,6 +20,7 @@ from spacelang.backends.torch.extract import Chosen
 from spacelang.backends.torch.ports import identifier
 from spacelang.backends.torch.spell import free_name
 from spacelang.diagnostics import SpaceError, error
+from spacelang.ir import functions as numbers
 from spacelang.ir.block import Block
 from spacelang.ir.decision import Assignment
 from spacelang.ir.graph import Instance
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
     from spacelang.backends.torch.supernet import Supernet
 
 NETWORK = "Network"
-HELPERS = (tables, functions)  # modules of functions that need torch alone
-IMPORTS = {"math", "torch", "torch.nn.functional"}
+HELPERS = (tables, functions, numbers)  # modules of functions that need torch alone
+IMPORTS = {"__future__", "collections.abc", "fractions", "math", "torch", "torch.nn.functional"}
 GROUP = '''class Group(nn.Module):
     """Modules and parameters under one name."""
 
@@ -61,7 +62,8 @@ class Source:
     def _shared(self) -> bool:
         """Whether a weight is read under another path than its own."""
         return any(
-            join(instance.path, view.param) != instance.param(view.param)
+            view.param.startswith("/")  # a path from the root
+            or join(instance.path, view.param) != instance.param(view.param)
             for instance, node in self.chosen.nodes(self.graph.top, self.graph.root)
             for view in node.params.values()
         )
@@ -72,10 +74,10 @@ class Source:
         title = identifier(self.graph.name)
         classes = [f"class {name}(nn.Module):\n{body}" for body, name in self.names.items()]
         group = [GROUP] if any("Group(" in text for text in classes) else []
-        body = "\n\n".join([*self._helpers(), *group, *classes])
+        body = "\n\n".join([*helper_texts(self.helpers.values()), *group, *classes])
         math = "import math\n\n" if "math." in body else ""
         text = HEAD.format(name=title, network=NETWORK, math=math) + body
-        _check(text)
+        check_imports(text)
         return text
 
     def of(self, instance: Instance, block: Block) -> ClassText:
@@ -88,24 +90,25 @@ class Source:
             self.names[body] = NETWORK if block is self.graph.root else free
         return ClassText(self.names[body], arguments)
 
-    def _helpers(self) -> list[str]:
-        """The functions that are not PyTorch's, each after those that it calls."""
-        found: dict[str, str] = {}
 
-        def add(function: Callable[..., object]) -> None:
-            name = function.__name__
-            home = next((m for m in HELPERS if vars(m).get(name) is function), None)
-            if home is None:
-                raise SpaceError(error("SP605", f"{name} is no function that can be printed"))
-            for word in sorted({*function.__code__.co_names} - {name, *found}):
-                called = vars(home).get(word)
-                if inspect.isfunction(called) and called.__module__ == home.__name__:
-                    add(called)
-            found.setdefault(name, inspect.getsource(function))
+def helper_texts(helpers: Iterable[Callable[..., object]]) -> list[str]:
+    """The functions that are not PyTorch's, each after those that it calls."""
+    found: dict[str, str] = {}
 
-        for function in self.helpers.values():
-            add(function)
-        return list(found.values())
+    def add(function: Callable[..., object]) -> None:
+        name = function.__name__
+        home = next((m for m in HELPERS if vars(m).get(name) is function), None)
+        if home is None:
+            raise SpaceError(error("SP605", f"{name} is no function that can be printed"))
+        for word in sorted({*function.__code__.co_names} - {name, *found}):
+            called = vars(home).get(word)
+            if inspect.isfunction(called) and called.__module__ == home.__name__:
+                add(called)
+        found.setdefault(name, inspect.getsource(function))
+
+    for function in helpers:
+        add(function)
+    return list(found.values())
 
 
 HEAD = '''"""{name}: a network of its own, in plain PyTorch.
@@ -124,8 +127,8 @@ from torch import Tensor, nn
 '''
 
 
-def _check(text: str) -> None:
-    """The text parses, and imports nothing but torch and math."""
+def check_imports(text: str) -> None:
+    """The text parses, and imports nothing but torch and what is in the standard library."""
     for node in ast.walk(ast.parse(text)):
         names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
         if isinstance(node, ast.ImportFrom):

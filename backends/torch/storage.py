@@ -3,14 +3,13 @@
     encoder[3].attn.qkv.weight    is    model.encoder.3.attn.qkv.weight
 
 A storage is there once, whoever shares it; a bank has a tensor for each value of its decisions,
-`weight.0`, `weight.1`. Running statistics are buffers.
+of that candidate's size: `weight.0`, `weight.1`. Running statistics are buffers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from keyword import iskeyword
-from math import prod
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +21,7 @@ from spacelang.backends.torch.tables import TABLES, TableKey, table
 from spacelang.diagnostics import SpaceError, error
 from spacelang.ir.dialect import dotted
 from spacelang.ir.graph import Graph
-from spacelang.ir.storage import Storage
+from spacelang.ir.storage import Storage, merged, picks
 
 DTYPES = {"f32": torch.float32, "f64": torch.float64, "i64": torch.int64, "bool": torch.bool}
 Reference = tuple[nn.Module, str]
@@ -61,7 +60,7 @@ def tensor_names(storage: Storage) -> tuple[str, ...]:
     name = dotted(storage.path)
     if not storage.bank:
         return (name,)
-    return tuple(f"{name}.{i}" for i in range(prod(len(s.values) for s in storage.bank)))
+    return tuple(f"{name}.{i}" for i in range(len(storage.tensors)))
 
 
 def grow(root: nn.Module, graph: Graph, seed: int) -> dict[str, tuple[Reference, ...]]:
@@ -74,10 +73,11 @@ def grow(root: nn.Module, graph: Graph, seed: int) -> dict[str, tuple[Reference,
     references: dict[str, tuple[Reference, ...]] = {}
     for path, storage in graph.storages.items():
         found: list[Reference] = []
-        for name in tensor_names(storage):
+        for position, name in enumerate(tensor_names(storage)):
             owner, last = _owner(root, name, path)
-            tensor = torch.zeros(storage.sizes, dtype=DTYPES[storage.param.dtype])
-            start[path](tensor, generator)
+            sizes = merged(storage.tensors[position])
+            tensor = torch.zeros(sizes, dtype=DTYPES[storage.param.dtype])
+            start[path](tensor, generator, picks(storage.bank, position))
             _add(owner, last, tensor, storage, path)
             found.append((owner, last))
         references[path] = tuple(found)

@@ -21,6 +21,7 @@ from typing import cast
 from safetensors.torch import save as to_bytes
 from torch import nn
 
+from spacelang.backends.torch.inputs import input_of
 from spacelang.backends.torch.proof import Proof, prove
 from spacelang.backends.torch.source import NETWORK, print_network
 from spacelang.backends.torch.supernet import Supernet
@@ -69,7 +70,7 @@ def write_subnet(
             "graph": graph.hash,
             "assignment": dict(taken),
             "params": params,
-            "inputs": {node.label or "x": str(node.types[0]) for node in graph.root.inputs},
+            "inputs": {node.label or "x": str(input_of(node)) for node in graph.root.inputs},
             "proof": [asdict(part) for part in proof],
             "files": {
                 name: {"sha256": sha256(made / name), "size": (made / name).stat().st_size}

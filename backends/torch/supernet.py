@@ -19,11 +19,11 @@ from torch.fx import GraphModule
 
 from spacelang.backends.torch import tables
 from spacelang.backends.torch.functions import path_mask
+from spacelang.backends.torch.inputs import check
 from spacelang.backends.torch.lower import Lowering
 from spacelang.backends.torch.program import Plan, Program
 from spacelang.backends.torch.storage import apply, grow
 from spacelang.backends.torch.tables import TableKey
-from spacelang.diagnostics import SpaceError, error
 from spacelang.ir.decision import Assignment
 from spacelang.ir.dialect import dotted
 from spacelang.ir.graph import Graph
@@ -88,8 +88,16 @@ class Supernet(nn.Module):
         found = self._run(self._all, inputs)
         return {o.name: y for o, y in zip(self.graph.outputs, found, strict=True)}
 
+    def run_taps(
+        self, program: Program, inputs: Sequence[Tensor]
+    ) -> tuple[tuple[str, ...], list[Tensor]]:
+        """The exposed values of the active network, of a program that exposes them (`taps.py`)."""
+        self._scopes |= {path: self._scope(path) for path in program.paths - self._scopes.keys()}
+        names, plan = program.taps(self._plan.values)
+        return names, self._run(plan, inputs)
+
     def _run(self, plan: Plan, inputs: Sequence[Tensor]) -> list[Tensor]:
-        self._check(inputs)
+        check(self.graph, inputs)
         slots: dict[int, Tensor] = dict(zip(self._program.inputs, inputs, strict=True))
         masks = self._masks(plan, inputs)
         for run, drawn in zip(plan.runs, masks, strict=True):
@@ -110,21 +118,6 @@ class Supernet(nn.Module):
             for slot in run.done:
                 slots.pop(slot, None)
         return [slots[slot] for slot in plan.outputs]
-
-    def _check(self, inputs: Sequence[Tensor]) -> None:
-        """SP303 for inputs of another shape than the network reads."""
-        nodes = self.graph.root.inputs
-        if len(inputs) != len(nodes):
-            raise SpaceError(error("SP303", f"{len(nodes)} inputs are read, not {len(inputs)}"))
-        for node, tensor in zip(nodes, inputs, strict=True):
-            shape = node.types[0].shape
-            fits = len(shape) == tensor.dim() and all(
-                size.constant is None or size.constant == n
-                for size, n in zip(shape, tensor.shape, strict=True)
-            )
-            if not fits:
-                found = f"{node.label or 'the input'} is {list(tensor.shape)}, not {node.types[0]}"
-                raise SpaceError(error("SP303", found))
 
     def _masks(self, plan: Plan, inputs: Sequence[Tensor]) -> list[list[Tensor | None]]:
         """The masks of all drop paths, drawn before anything runs; none where nothing trains."""

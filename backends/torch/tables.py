@@ -10,7 +10,7 @@ The functions need torch alone, so that printed sources can hold them word for w
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -84,14 +84,76 @@ def shift_mask(h: int, w: int, window: int, shift: int) -> Tensor:
     return torch.where(flat.unsqueeze(2) == flat.unsqueeze(3), 0.0, -100.0)
 
 
+def formula_table(formula: str, index: str, **sizes: float) -> Tensor:
+    """A number at every place of a shape, by words in postfix order: `i0` an index, `n0` a size."""
+    shape = [int(sizes[f"shape{axis}"]) for axis in range(len(sizes)) if f"shape{axis}" in sizes]
+    two = {
+        "+": torch.add, "-": torch.sub, "*": torch.mul, "/": torch.div, "power": torch.pow,
+        "min": torch.minimum, "max": torch.maximum, "//": torch.floor_divide, "<": torch.lt,
+        "<=": torch.le, "==": torch.eq, "!=": torch.ne, "and": torch.logical_and,
+        "or": torch.logical_or,
+    }  # fmt: skip
+    one = {
+        "exp": torch.exp, "log": torch.log, "sin": torch.sin, "cos": torch.cos,
+        "sqrt": torch.sqrt, "rsqrt": torch.rsqrt, "round": torch.round,
+    }  # fmt: skip
+    stack: list[Tensor] = []
+    for word in formula.split():
+        if word in two:
+            last = stack.pop()
+            stack.append(two[word](stack.pop(), last).to(torch.float64))
+        elif word in one:
+            stack.append(one[word](stack.pop()))
+        elif word == "if":
+            truth, other, value = stack.pop(), stack.pop(), stack.pop()
+            stack.append(torch.where(truth != 0, value, other))
+        elif word[0] == "i":
+            axis = int(word[1:])
+            side = [shape[axis] if a == axis else 1 for a in range(len(shape))]
+            stack.append(torch.arange(shape[axis], dtype=torch.float64).reshape(side))
+        else:
+            top, _, bottom = word.partition("/")
+            known = sizes["sizes" + word[1:]] if word[0] == "n" else int(top) / int(bottom or 1)
+            stack.append(torch.tensor(known, dtype=torch.float64))
+    entries = stack.pop().expand(shape)
+    return entries.to(torch.int64 if index == "True" else torch.float32).clone()
+
+
 TABLES: dict[str, Callable[..., Tensor]] = {
     "offset_index": offset_index,
     "clipped_index": clipped_index,
     "bucket_index": bucket_index,
     "shift_mask": shift_mask,
+    "table": formula_table,
 }
+
+
+def listed_index(entries: str) -> Tensor:
+    """Entries one by one, as of a weight that is read through an index table."""
+    return torch.tensor([int(entry) for entry in entries.split()], dtype=torch.int64)
+
+
+def listed_key(entries: Sequence[int]) -> TableKey:
+    """The table of these entries."""
+    return TableKey(listed_index.__name__, (("entries", " ".join(map(str, entries))),))
+
+
+def parts_index(length: int, **sizes: int) -> Tensor:
+    """Parts side by side, the k-th of size k, each from where it starts if all are their largest;
+    the last has what is left of the length."""
+    found: list[int] = []
+    start = 0
+    for k in range(len(sizes) // 2):
+        found += range(start, start + sizes[f"size{k}"])
+        start += sizes[f"largest{k}"]
+    found += range(start, start + length - len(found))
+    return torch.tensor(found, dtype=torch.int64)
+
+
+FUNCTIONS: dict[str, Callable[..., Tensor]] = {**TABLES, listed_index.__name__: listed_index}
+"""Those of `TABLES`, each an op, and what weights are read through."""
 
 
 def table(key: TableKey) -> Tensor:
     """The entries of a table."""
-    return TABLES[key.op](**dict(key.options))
+    return FUNCTIONS[key.op](**dict(key.options))

@@ -12,16 +12,21 @@ the very bits of a run that never stopped.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from spacelang.backends.torch.checkpoint import Checkpoint, Checkpoints, pack, unpack
+from spacelang.backends.torch.checkpoint import (
+    Checkpoint,
+    Checkpoints,
+    Tensors,
+    pack,
+    unpack,
+)
 from spacelang.backends.torch.data import (
     Batch,
     Dataset,
@@ -32,43 +37,29 @@ from spacelang.backends.torch.data import (
     ordered_batches,
 )
 from spacelang.backends.torch.evaluate import BATCH, main_output, ran_out_of_memory, score
+from spacelang.backends.torch.losses import LABELLED, LOSSES
 from spacelang.backends.torch.recipe import Recipe, parameter_groups
+from spacelang.backends.torch.steady import Steady
 from spacelang.diagnostics import SpaceError, error
-from spacelang.engines.protocol import Metrics, Samples, Score, StepPlan
+from spacelang.engines.protocol import LossTerm, Metrics, Samples, Score, StepPlan
 from spacelang.engines.stream import seed_of
 from spacelang.ir.decision import Assignment
 from spacelang.ir.graph import Graph
 
 HELD = 256 << 20  # bytes of normalised images that are kept between two scores
 
-Options = Mapping[str, float]
-Loss = Callable[[Tensor, Tensor, Options], Tensor]
-
-
-def _cross_entropy(logits: Tensor, labels: Tensor, options: Options) -> Tensor:
-    smoothing = options.get("smoothing", 0.0)
-    return functional.cross_entropy(logits, labels, label_smoothing=smoothing)
-
-
-def _soft_cross_entropy(logits: Tensor, teacher: Tensor, options: Options) -> Tensor:
-    temperature = options.get("temperature", 1.0)
-    wanted = (teacher / temperature).softmax(1)
-    return functional.cross_entropy(logits / temperature, wanted) * temperature**2
-
-
-LABELLED: Mapping[str, Loss] = {"cross_entropy": _cross_entropy}
-COMPARING: Mapping[str, Loss] = {"soft_cross_entropy": _soft_cross_entropy}  # with another pass
-LOSSES: Mapping[str, Loss] = {**LABELLED, **COMPARING}
-
 
 class NotFinite(SpaceError):
-    """A loss or gradient is not finite; `record` says where. Nothing was updated."""
+    """A loss or gradient is not finite; `record` says where. Nothing was updated.
 
-    def __init__(self, what: str, plan: StepPlan, ids: list[int]) -> None:
+    `masks` in it is the seed of torch's generators in that step.
+    """
+
+    def __init__(self, what: str, plan: StepPlan, ids: list[int], masks: int) -> None:
         super().__init__(
             error("SP703", f"the {what} of step {plan.step} is not finite")
             .note(f"architecture {dict(plan.assignment)}")
-            .hint("lower the learning rate, or clip gradients with --clip-grad 1")
+            .hint("lower the learning rate, clip gradients with --clip-grad 1, or --on-nan skip")
         )
         self.record: dict[str, object] = {
             "what": what,
@@ -77,6 +68,7 @@ class NotFinite(SpaceError):
             "batch": plan.batch,
             "assignment": dict(plan.assignment),
             "samples": ids,
+            "masks": masks,
         }
 
 
@@ -93,12 +85,16 @@ class TorchTrainer:
     taken   steps taken, also those before a checkpoint it was restored from
     """
 
+    kinds: Collection[str] = LOSSES  # of loss terms
+    groups: Collection[tuple[str, ...]] = (("weights",),)  # of parameters, updated together
+
     def __init__(
         self, model: nn.Module, graph: Graph, data: Dataset, recipe: Recipe, seed: int
     ) -> None:
         self.model, self.graph, self.data = model, graph, data
         self.recipe, self.seed = recipe, seed
         self.taken = 0
+        self.steady = Steady()
         self.device = next(model.parameters()).device
         self.optimizer = torch.optim.AdamW(
             parameter_groups(model, graph, recipe),
@@ -115,6 +111,8 @@ class TorchTrainer:
             self._pairs = [(t, self._own[n]) for n, t in self.average.items()]
         self._coming: tuple[str, int, int, Iterator[Batch]] | None = None
         self._held: dict[Samples, list[Batch]] = {}
+        # Images and logits of the last step, by pass.
+        self.last: tuple[Tensor, Mapping[int, Tensor]] | None = None
 
     # Training.
 
@@ -123,13 +121,18 @@ class TorchTrainer:
         return batch_count(self._part(data), self.recipe.batch_size)
 
     def step(self, plan: StepPlan) -> Metrics:
-        """One update. NotFinite, and no weight changed, if a loss or gradient is not finite."""
+        """One update. NotFinite, and no weight changed, if a loss or gradient is not finite.
+
+        A step that the policy leaves out has seen no image.
+        """
         self._refuse(plan)
         batch = self._batch(plan)
-        rate = self.recipe.rate(plan.step, self.steps(plan.data))
+        rate = self._rate(plan)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.model.train()
+        skips = self.steady.policy == "skip"
+        kept = [(b, b.clone()) for b in self.model.buffers()] if skips else []
         self.optimizer.zero_grad(set_to_none=self.recipe.unsampled == "freeze")
         try:
             logits, terms = self._backward(plan, batch)
@@ -142,9 +145,24 @@ class TorchTrainer:
                 .hint(f"try --batch-size {max(1, self.recipe.batch_size // 2)}")
             ) from failed
         loss = sum(term.weight * terms[term.name] for term in plan.losses)
-        self._update(plan, batch, loss)
+        try:
+            self._update(plan, batch, loss)
+        except NotFinite as failed:
+            self.steady.note(failed.record)
+            if not self.steady.skips(plan.step):
+                raise
+            for buffer, before in kept:  # statistics of the forward pass
+                buffer.copy_(before)
+            self.taken = plan.step + 1
+            return Metrics(0.0, {}, 0, 0, rate)
         correct = int((logits.argmax(1).cpu() == batch.labels).sum())
         return Metrics(loss, terms, correct, len(batch.labels), rate)
+
+    def _rate(self, plan: StepPlan) -> float:
+        """The learning rate of a step, by its place in the run."""
+        length = self.steps(plan.data)
+        step = plan.epoch * length + plan.batch
+        return self.recipe.rate(step, length) * self.steady.scale
 
     def _backward(self, plan: StepPlan, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         """Logits of the first pass and the loss terms; the gradients of all passes are summed.
@@ -164,19 +182,22 @@ class TorchTrainer:
                 asked = [term for term in plan.losses if term.of == number]
                 if not asked:
                     continue
-                values = [
-                    LOSSES[t.kind](
-                        logits, labels if t.against is None else outputs[t.against], t.options
-                    )
-                    for t in asked
-                ]
+                values = [self._value(term, logits, labels, outputs) for term in asked]
                 found = {t.name: value.item() for t, value in zip(asked, values, strict=True)}
                 terms |= found
                 if not all(map(math.isfinite, found.values())):
                     break
                 total = [t.weight * value for t, value in zip(asked, values, strict=True)]
                 torch.stack(total).sum().backward()
+        self.last = images, outputs
         return outputs[0], {**dict.fromkeys((t.name for t in plan.losses), math.nan), **terms}
+
+    def _value(
+        self, term: LossTerm, logits: Tensor, labels: Tensor, outputs: Mapping[int, Tensor]
+    ) -> Tensor:
+        """A loss term of the pass that is active; `outputs` are the logits of those before."""
+        against = labels if term.against is None else outputs[term.against]
+        return LOSSES[term.kind](logits, against, term.options)
 
     def _logits(self, images: Tensor) -> Tensor:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.amp):
@@ -186,11 +207,11 @@ class TorchTrainer:
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         if not math.isfinite(loss):
             self.optimizer.zero_grad()
-            raise NotFinite("loss", plan, batch.ids.tolist())
+            raise NotFinite("loss", plan, batch.ids.tolist(), self._masks(plan.step))
         norm = nn.utils.get_total_norm(gradients)
         if not math.isfinite(norm.item()):
             self.optimizer.zero_grad()
-            raise NotFinite("gradient", plan, batch.ids.tolist())
+            raise NotFinite("gradient", plan, batch.ids.tolist(), self._masks(plan.step))
         if self.recipe.clip_grad is not None:
             nn.utils.clip_grads_with_norm_(self.model.parameters(), self.recipe.clip_grad, norm)
         self.optimizer.step()
@@ -203,8 +224,12 @@ class TorchTrainer:
         """torch's own generators as a function of the step, for masks; as before afterwards."""
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(seed_of(self.seed, "masks", step))
+            torch.manual_seed(self._masks(step))
             yield
+
+    def _masks(self, step: int) -> int:
+        """The seed of what a step drops."""
+        return seed_of(self.seed, "masks", step)
 
     def _batch(self, plan: StepPlan) -> Batch:
         *next_up, coming = self._coming or ("", -1, -1, iter(()))
@@ -224,7 +249,7 @@ class TorchTrainer:
         """SP701 for a step that this trainer cannot take."""
         passes, losses = plan.forwards, plan.losses
         teachers = {number for number, forward in enumerate(passes) if not forward.learns}
-        unknown = [term.kind for term in losses if term.kind not in LOSSES]
+        unknown = [term.kind for term in losses if term.kind not in self.kinds]
         networks = {forward.network for forward in passes} - {"supernet"}
         astray = [
             term.name
@@ -235,13 +260,17 @@ class TorchTrainer:
             or (term.against is not None and term.against not in teachers)
         ]
         names = [term.name for term in losses]
+        known = ", ".join(self.kinds)
         reasons = (
             (bool(networks), f"there is no network {', '.join(sorted(networks))}"),
             (len(teachers) == len(passes), "no pass learns"),
-            (plan.groups != ("weights",), f"there are no parameter groups {plan.groups!r}"),
+            (plan.groups not in self.groups, f"there are no parameter groups {plan.groups!r}"),
             (not losses, "it has no loss"),
             (len(set(names)) < len(names), "it has a loss twice"),
-            (bool(unknown), f"there is no loss {', '.join(unknown)}; known: {', '.join(LOSSES)}"),
+            (
+                bool(unknown),
+                f"there is no loss {', '.join(unknown)}; known: {known}",
+            ),
             (bool(astray), f"{', '.join(astray)} reads no pass that it can"),
         )
         for holds, reason in reasons:
@@ -302,14 +331,21 @@ class TorchTrainer:
 
     def save(self, store: Checkpoints, state: Mapping[str, object]) -> None:
         """Everything that a later process needs to go on, and `state` besides."""
-        tensors, settings = pack(self.model, self.optimizer, self.average)
+        tensors, settings = self._pack()
         epoch = self.taken // self.steps("train")
-        store.save(tensors, step=self.taken, epoch=epoch, state={**state, "optimizer": settings})
+        known = {**state, **settings, "steady": self.steady.state()}
+        store.save(tensors, step=self.taken, epoch=epoch, state=known)
+
+    def _pack(self) -> tuple[Tensors, dict[str, object]]:
+        """The tensors of a checkpoint in groups, and what else is part of it as JSON."""
+        tensors, settings = pack(self.model, self.optimizer, self.average)
+        return tensors, {"optimizer": settings}
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Become the trainer that saved a checkpoint."""
         settings = cast(Mapping[str, object], checkpoint.state.get("optimizer", {}))
         unpack(checkpoint.tensors, settings, self.model, self.optimizer, self.average)
+        self.steady.restore(cast(Mapping[str, object], checkpoint.state.get("steady", {})))
         self.taken = checkpoint.record.step
         self._coming = None
 

@@ -10,7 +10,9 @@ that was finished is lost: an epoch exists once its checkpoint does.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import cast
 
 from spacelang.backends.torch.checkpoint import CheckpointError, Checkpoints, shapes_of
@@ -29,6 +31,7 @@ from spacelang.backends.torch.run import (
     read_record,
     write_graph,
 )
+from spacelang.backends.torch.steady import Steady, policy_of
 from spacelang.backends.torch.supernet import Supernet
 from spacelang.backends.torch.train import NotFinite, TorchTrainer
 from spacelang.diagnostics import SpaceError, error
@@ -37,6 +40,7 @@ from spacelang.files import PathLike, atomic_write
 from spacelang.ir.graph import Graph
 
 KIND = "training"
+OWN = "own"  # an engine that trains its supernet while it searches
 COPIES = 4  # of the weights in a checkpoint: the model, its average, two moments of AdamW
 
 
@@ -63,6 +67,8 @@ class Tally:
 
     def add(self, event: Stepped) -> None:
         metrics = event.metrics
+        if metrics.total == 0:  # the step was left out
+            return
         self.loss += metrics.loss
         self.correct += metrics.correct
         self.total += metrics.total
@@ -94,50 +100,60 @@ def train(
     keep: int = 2,
     device: str = "cpu",
     reporter: Reporter | None = None,
+    on_nan: str = "error",
 ) -> Trained:
     """Train the supernet of a space in a folder, going on where an earlier call stopped.
 
-    Raises Interrupted after a signal (state saved), NotFinite where the loss or a gradient is not
-    finite (the step's facts in `nan-<step>.json`), Locked, OSError, and SP702 for a folder of
-    another run.
+    `on_nan` is a policy of `steady.py` for a loss or gradient that is not finite; the facts of the
+    step are kept in `nan-<step>.json`. Raises Interrupted after a signal (state saved), NotFinite
+    where the policy ends, Locked, OSError, and SP702 for a folder of another run.
     """
+    steady = Steady(policy_of(on_nan))
     told = reporter or progress("quiet")
-    _fits(graph, data)
+    fits(graph, data)
     about = identity(graph, data, recipe, seed)
     with RunFolder(folder, KIND, about) as run, Interrupt() as interrupt:
         model = Supernet(graph, seed=seed).to(device)
         store = Checkpoints(run.path, graph=cast(str, about["graph"]), keep=keep)
         trainer = TorchTrainer(model, graph, data, recipe, seed)
-        size = sum(t.numel() * t.element_size() for t in model.state_dict().values())
-        preflight(run.path, COPIES * size * (keep + 1))
+        room_for(run.path, model, keep)
         write_graph(run.path, graph)
+        trainer.steady = steady
+        steady.note = lambda record: note(run.path, record)
         tally = _resume(trainer, store)
+        if steady.policy == "rollback" and trainer.taken == 0:
+            trainer.save(store, {"tally": vars(tally)})
         log = Log(run.path, trainer.taken)
         length = trainer.steps("train")
         told.begin("training", recipe.epochs * length, "steps")
         told.advance(trainer.taken)
-        try:
-            for event in recipe.engine.run(graph, trainer, seed):
-                match event:
-                    case Stepped():
-                        tally.add(event)
-                        told.advance(1, epoch=event.plan.epoch + 1, loss=tally.mean)
-                        # After the last step of an epoch its end is waited for: it has a line.
-                        if interrupt.number is not None and event.plan.batch < length - 1:
+        while True:
+            try:
+                for event in recipe.engine.run(graph, trainer, seed):
+                    match event:
+                        case Stepped():
+                            tally.add(event)
+                            told.advance(1, epoch=event.plan.epoch + 1, loss=tally.mean)
+                            # After the last step of an epoch its end is waited for: it has a line.
+                            if interrupt.number is not None and event.plan.batch < length - 1:
+                                trainer.save(store, {"tally": vars(tally)})
+                                interrupt.check()
+                        case EpochEnded(epoch):
+                            log.add(epoch_line(trainer, epoch, tally))
+                            tally = Tally()
                             trainer.save(store, {"tally": vars(tally)})
-                            interrupt.check()
-                    case EpochEnded(epoch):
-                        log.add(_line(trainer, epoch, tally))
-                        tally = Tally()
-                        trainer.save(store, {"tally": vars(tally)})
-                        if epoch + 1 < recipe.epochs:
-                            interrupt.check()
-                    case _:
-                        pass
-        except NotFinite as failed:
-            place = run.path / f"nan-{failed.record['step']}.json"
-            atomic_write(place, json.dumps(failed.record, indent=2) + "\n")
-            raise
+                            if epoch + 1 < recipe.epochs:
+                                interrupt.check()
+                        case _:
+                            pass
+                break
+            except NotFinite:
+                lost = trainer.taken
+                if not steady.rolls_back():
+                    raise
+                tally = _resume(trainer, store)
+                told.advance(trainer.taken - lost)
+                log = Log(run.path, trainer.taken)
         told.done(loss=cast(float, log.entries[-1]["loss"]))
     return load_trained(graph, data, folder, device=device)
 
@@ -147,7 +163,7 @@ def load_trained(
 ) -> Trained:
     """The supernet of a finished training (SP702 where it is not finished, SP606 if not its)."""
     record = read_record(folder)
-    if record.get("kind") != KIND:
+    if record.get("kind") not in (KIND, OWN):
         raise SpaceError(error("SP702", f"{folder}: holds no training but {record.get('kind')}"))
     recipe = recipe_from(cast(Json, part(record, "recipe", dict)))
     images = cast(Json, part(record, "data", dict))
@@ -194,15 +210,27 @@ def _resume(trainer: TorchTrainer, store: Checkpoints) -> Tally:
     return Tally(**cast(dict, found.state["tally"]))
 
 
-def _line(trainer: TorchTrainer, epoch: int, tally: Tally) -> Json:
+def room_for(folder: Path, model: Supernet, keep: int) -> None:
+    """OSError where the disk has no room for the checkpoints of a model."""
+    size = sum(t.numel() * t.element_size() for t in model.state_dict().values())
+    preflight(folder, COPIES * size * (keep + 1))
+
+
+def note(folder: Path, record: Mapping[str, object]) -> None:
+    """Keep the facts of a step that was not finite."""
+    place = folder / f"nan-{record['step']}.json"
+    atomic_write(place, json.dumps(dict(record), indent=2) + "\n")
+
+
+def epoch_line(trainer: TorchTrainer, epoch: int, tally: Tally) -> Json:
     """The log's line of an epoch; epochs count from 1 there, as people do."""
-    recipe = trainer.recipe
+    recipe, length = trainer.recipe, trainer.steps("train")
     entry: Json = {
         "epoch": epoch + 1,
         "step": trainer.taken,
         "loss": tally.mean,
-        "train_accuracy": tally.correct / tally.total,
-        "rate": recipe.rate(trainer.taken - 1, trainer.steps("train")),
+        "train_accuracy": tally.correct / max(1, tally.total),
+        "rate": recipe.rate((epoch + 1) * length - 1, length),
     }
     last = epoch + 1 == recipe.epochs
     if recipe.val_interval and ((epoch + 1) % recipe.val_interval == 0 or last):
@@ -214,7 +242,7 @@ def _line(trainer: TorchTrainer, epoch: int, tally: Tally) -> Json:
     return entry
 
 
-def _fits(graph: Graph, data: Dataset) -> None:
+def fits(graph: Graph, data: Dataset) -> None:
     """SP704 where the images or their classes are not what the network takes."""
     shape = tuple(graph.root.inputs[0].types[0].shape[1:])
     wanted = tuple(int(size.at({})) for size in shape)
@@ -235,4 +263,16 @@ def _fits(graph: Graph, data: Dataset) -> None:
         )
 
 
-__all__ = ["Trained", "identity", "load_trained", "train"]
+__all__ = [
+    "KIND",
+    "OWN",
+    "Tally",
+    "Trained",
+    "epoch_line",
+    "fits",
+    "identity",
+    "load_trained",
+    "note",
+    "room_for",
+    "train",
+]

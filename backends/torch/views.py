@@ -18,10 +18,12 @@ from spacelang.ir.block import Block
 from spacelang.ir.dim import Dim
 from spacelang.ir.graph import Graph, Instance
 from spacelang.ir.node import Node, Value
-from spacelang.ir.param import Slice, View
-from spacelang.ir.storage import largest
+from spacelang.ir.param import ZERO, Gather, Slice, View
+from spacelang.ir.storage import Extents, Sizer, bank_of, largest
 
 ONE = Dim.of(1)
+THROUGH = frozenset({"batch_norm", "buffer"})
+"""Ops that read a buffer through a table: they write it back, or never write."""
 Key = tuple[str, int, str]  # block ("" for the root), node, role
 
 
@@ -32,6 +34,7 @@ class Part:
     whole    all that is stored, by every use of the block
     extent   how much is stored, None where that differs from use to use
     scale    the inner factors of a run: `start`, `length` and `extent` are multiples of it
+    gather   by which table it is read, or through which entries: a copy; None for a slice
     """
 
     start: Dim
@@ -41,6 +44,7 @@ class Part:
     extent: Dim | None
     factor: int = 0
     scale: Dim = ONE
+    gather: Gather | tuple[int, ...] | None = None
 
 
 Axes = tuple[tuple[Part, ...], ...]
@@ -53,7 +57,7 @@ def runs(parts: Sequence[Part]) -> tuple[Part, ...]:
         if part.whole and part.extent == 1:
             continue
         last = found[-1] if found else None
-        if last is None or not part.whole or last.step != 1:
+        if last is None or not part.whole or last.step != 1 or last.gather is not None:
             found.append(part)
             continue
         inner = part.length
@@ -69,7 +73,8 @@ def runs(parts: Sequence[Part]) -> tuple[Part, ...]:
 
 def is_view(axes: Axes) -> bool:
     """Whether slices alone read it."""
-    return all(len(runs(axis)) <= 1 for axis in axes)
+    gathers = any(part.gather is not None for axis in axes for part in axis)
+    return not gathers and all(len(runs(axis)) <= 1 for axis in axes)
 
 
 def entries(axes: Axes) -> int | None:
@@ -77,7 +82,7 @@ def entries(axes: Axes) -> int | None:
     first = axes[0]
     if len(runs(first)) < 2 or not first[0].whole or first[0].length.constant is None:
         return None
-    if len(runs(first[1:])) > 1 or not is_view(axes[1:]):
+    if not is_view((first[1:], *axes[1:])):
         return None
     return int(first[0].length.constant)
 
@@ -89,34 +94,42 @@ def block_key(instance: Instance, graph: Graph) -> str:
 def layouts(graph: Graph) -> dict[Key, Axes]:
     """How each node of each block reads each parameter, as far as all uses of the block agree."""
     found: dict[Key, Axes] = {}
+    sizer = Sizer(graph.stored)
     for place in graph.places():
         for role, view in place.node.params.items():
             key = (block_key(place.instance, graph), place.node.id, role)
-            stored = graph.storages[place.instance.param(view.param)].shape
-            here = _axes(place.instance, view, stored)
+            here = _axes(place.instance, place.node.op, view, graph, sizer)
             found[key] = _both(found[key], here) if key in found else here
     return found
 
 
-def slices(view: View) -> tuple[tuple[Slice, ...], ...]:
-    """The slices of a view; SP605 for an index table, of which none is known."""
-    for axis in view.index:
-        for part in axis:
-            if not isinstance(part, Slice):
-                raise SpaceError(error("SP605", f"no index table is called {part.table}"))
-    return tuple(tuple(p for p in axis if isinstance(p, Slice)) for axis in view.index)
+def _axes(instance: Instance, op: str, view: View, graph: Graph, sizer: Sizer) -> Axes:
+    param = instance.block.param[view.param]
+    bank = bank_of(instance, param)
+    picks = {symbol.name for symbol in bank}
 
-
-def _axes(instance: Instance, view: View, stored: Sequence[Sequence[int]]) -> Axes:
-    def read(given: Slice, stored: int, factor: int) -> Part:
+    def read(given: Slice | Gather, stored: Extents, factor: int) -> Part:
+        alike = Dim.of(stored[0]) if len(set(stored)) == 1 else None
+        if isinstance(given, Gather):
+            if param.role == "buffer" and op not in THROUGH:
+                text = f"{param.path} is read through {given.table}: nothing could be written back"
+                raise SpaceError(error("SP605", text, param.span))
+            return Part(ZERO, given.length, 1, False, alike, factor, gather=given)
         length, start = instance.absolute(given.length), instance.absolute(given.start)
-        whole = length.constant == stored and start.constant == 0 and given.step == 1
-        extent = given.length if whole else Dim.of(stored)
+        own = sizer.extents(length, bank)
+        whole = (
+            start.constant == 0
+            and given.step == 1
+            and all(symbol.name in picks for symbol in length.symbols)
+            and (own == stored or len({*own, *stored}) == 1)
+        )
+        extent = given.length if whole else alike
         return Part(given.start, given.length, given.step, whole, extent, factor)
 
+    extents = graph.storages[instance.param(view.param)].extents
     return tuple(
-        tuple(read(p, n, f) for f, (p, n) in enumerate(zip(parts, extents, strict=True)))
-        for parts, extents in zip(slices(view), stored, strict=True)
+        tuple(read(p, n, f) for f, (p, n) in enumerate(zip(parts, axis, strict=True)))
+        for parts, axis in zip(view.index, extents, strict=True)
     )
 
 

@@ -5,7 +5,8 @@
     load(model, read_file("supernet-tiny.safetensors"), names="published")
 
 A dialect of the space (`names NAME { .. }`) says what a parameter is called elsewhere and how it is
-laid out there; `own` are the paths as PyTorch spells them.
+laid out there, and by `LABEL: none` what only one side keeps; `own` are the paths as PyTorch
+spells them.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
+from spacelang.backends.torch.resize import grids, resized
 from spacelang.backends.torch.storage import labelled_tables, tensor_names
 from spacelang.backends.torch.supernet import Supernet
 from spacelang.backends.torch.tables import TableKey, table
@@ -28,7 +30,7 @@ from spacelang.files import atomic_write
 from spacelang.ir.dialect import Dialect, Layout, dotted
 from spacelang.ir.dim import Dim
 from spacelang.ir.graph import Graph
-from spacelang.ir.storage import Storage
+from spacelang.ir.storage import Storage, merged
 
 ROWS = 20  # of each kind of difference in a table; the rest is counted
 
@@ -70,9 +72,19 @@ class Entry:
         return tensor.reshape(self.sizes)
 
 
-def load(model: Supernet, state_dict: Mapping[str, Tensor], names: str = "own") -> None:
-    """Copy weights into a model. Nothing is copied unless every name and shape fits (SP606)."""
+def load(
+    model: Supernet, state_dict: Mapping[str, Tensor], names: str = "own", *, resize: bool = False
+) -> None:
+    """Copy weights into a model. Nothing is copied unless every name and shape fits (SP606).
+
+    With `resize` tables over a grid may be of another size (`resize.py`), and index tables too.
+    """
     found = entries(model.graph, names)
+    dialect = model.graph.dialects.get(names)
+    if dialect is not None:
+        state_dict = {n: t for n, t in state_dict.items() if not dialect.ignores(n)}
+    if resize:
+        state_dict = _resized(model.graph, found, state_dict)
     wrong = _differences(found, state_dict)
     if wrong is not None:
         raise SpaceError(wrong)
@@ -130,38 +142,65 @@ def entries(graph: Graph, names: str = "own") -> tuple[Entry, ...]:
         known = ", ".join(("own", *graph.dialects))
         raise SpaceError(error("SP606", f"no names are called {names}").note(f"there are {known}"))
     dialect = graph.dialects.get(names)
+    for path, storage in graph.storages.items():
+        if dialect is not None and dialect.omits(path):
+            found = f"{names} has none of {path}, which is a weight and no constant"
+            raise SpaceError(error("SP606", found, storage.param.span))
     found = [entry for storage in graph.storages.values() for entry in _entries(storage, dialect)]
     for path, key in labelled_tables(graph).items():
+        if dialect is not None and dialect.omits(path):
+            continue
         foreign = dotted(path) if dialect is None else dialect.foreign(path)[0]
-        shape = tuple(table(key).shape)
-        found.append(Entry(dotted(path), foreign, shape, shape, table=key))
+        sizes = shape = tuple(table(key).shape)
+        if dialect is not None and key.op == "shift_mask":
+            shape = (sizes[0], *sizes[2:])  # published masks have no axis of heads
+        found.append(Entry(dotted(path), foreign, sizes, shape, table=key))
     seen: dict[str, Entry] = {}
     for entry in found:
-        if entry.foreign in seen:
-            both = f"{seen[entry.foreign].own} and {entry.own}"
+        other = seen.setdefault(entry.foreign, entry)
+        # Tied layers may have one name for equal tables, which are constants.
+        if other is not entry and (entry.table is None or entry.table != other.table):
+            both = f"{other.own} and {entry.own}"
             raise SpaceError(error("SP606", f"{names} calls both {both} {entry.foreign}"))
-        seen[entry.foreign] = entry
-    return tuple(found)
+    return tuple(seen.values())
+
+
+def _resized(
+    graph: Graph, found: Sequence[Entry], state_dict: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Weights with their tables over a grid as large as ours, and without index tables."""
+    grid_of = {dotted(path): grid for path, grid in grids(graph).items()}
+    constants = {e.foreign.rsplit(".", 1)[-1] for e in found if e.table is not None}
+    given = {n: t for n, t in state_dict.items() if n.rsplit(".", 1)[-1] not in constants}
+    for entry in found:
+        tensor, grid = given.get(entry.foreign), grid_of.get(entry.own)
+        if tensor is not None and grid is not None and not entry.fits(tensor):
+            fitted = resized(tensor, entry.shape, grid) if entry.shape == entry.sizes else None
+            given[entry.foreign] = tensor if fitted is None else fitted
+    return given
 
 
 def _entries(storage: Storage, dialect: Dialect | None) -> tuple[Entry, ...]:
     own = tensor_names(storage)
+    stored = [merged(shape) for shape in storage.tensors]
     if dialect is None:
-        return tuple(Entry(name, name, storage.sizes, storage.sizes) for name in own)
+        return tuple(Entry(n, n, sizes, sizes) for n, sizes in zip(own, stored, strict=True))
     foreign, layout = dialect.foreign(storage.path)
     ends = [f".{i}" if storage.bank else "" for i in range(len(own))]
-    shape, order = storage.sizes, ()
     if layout is not None and layout.kind == "order":
         order = _order(storage, layout)
-    elif layout is not None:
-        shape = tuple(int(size.at({})) for size in layout.shape)
-        if prod(shape) != prod(storage.sizes):
-            found = f"{storage.path} is {list(storage.sizes)}, which is never {list(shape)}"
+        return tuple(
+            Entry(name, foreign + end, sizes, sizes, shape[0], order)
+            for name, end, sizes, shape in zip(own, ends, stored, storage.tensors, strict=True)
+        )
+    wanted = None if layout is None else tuple(int(size.at({})) for size in layout.shape)
+    for sizes in stored:
+        if wanted is not None and prod(wanted) != prod(sizes):
+            found = f"{storage.path} is {list(sizes)}, which is never {list(wanted)}"
             raise SpaceError(error("SP606", found, storage.param.span))
-    factors = storage.shape[0] if order else ()
     return tuple(
-        Entry(name, foreign + end, storage.sizes, shape, factors, order)
-        for name, end in zip(own, ends, strict=True)
+        Entry(name, foreign + end, sizes, sizes if wanted is None else wanted)
+        for name, end, sizes in zip(own, ends, stored, strict=True)
     )
 
 

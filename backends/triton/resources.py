@@ -23,7 +23,9 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-KERNELS = ("soft_labels",)  # modules beside this one, each with BUILDS
+KERNELS = (  # modules beside this one, each with BUILDS
+    "soft_labels", "attention_builds", "mixture", "mlp", "depthwise", "relations", "cascade",
+)  # fmt: skip
 TARGETS: Mapping[str, GPUTarget] = {
     "sm_80": GPUTarget("cuda", 80, 32),
     "sm_90": GPUTarget("cuda", 90, 32),
@@ -43,6 +45,8 @@ class Build:
     types: Mapping[str, str]
     constants: Mapping[str, int]
     options: Mapping[str, int] = field(default_factory=dict[str, int])
+    hip: Mapping[str, int] = field(default_factory=dict[str, int])  # options on AMD beside them
+    alignment: int = 1  # bytes that divide every pointer: 16 for what torch allocates
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +70,17 @@ def builds() -> tuple[Build, ...]:
 def measure(build: Build, target: GPUTarget) -> Resources:
     """Compile a build for a target and read what it needs."""
     types = {**build.types, **dict.fromkeys(build.constants, "constexpr")}
-    source = ASTSource(fn=build.kernel, signature=types, constexprs=dict(build.constants))
-    compiled = triton.compile(source, target=target, options=dict(build.options))
+    names = build.kernel.arg_names
+    attributes = {
+        (names.index(name),): [["tt.divisibility", build.alignment]]
+        for name, kind in build.types.items()
+        if kind.startswith("*") and build.alignment > 1
+    }
+    source = ASTSource(
+        fn=build.kernel, signature=types, constexprs=dict(build.constants), attrs=attributes
+    )
+    options = {**build.options, **(build.hip if target.backend == "hip" else {})}
+    compiled = triton.compile(source, target=target, options=options)
     shared = compiled.metadata.shared
     if target.backend == "cuda":
         registers, stack, local = _read_cubin(compiled.asm["cubin"])

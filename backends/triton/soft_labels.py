@@ -142,10 +142,9 @@ def _backward_op(
 ) -> Tensor:
     """The gradient of the logits [B, C]."""
     if not launches(NAME, unable(logits, classes, probabilities)):
-        with torch.enable_grad():
-            free = logits.detach().requires_grad_()
-            loss = reference(free, classes, probabilities)
-            return torch.autograd.grad(loss, free, gradients)[0]
+        # not autograd.grad: within an operator autograd is off
+        _, pulled = torch.func.vjp(lambda z: reference(z, classes, probabilities), logits)
+        return pulled(gradients)[0].contiguous()
     count, size = logits.shape
     result = torch.empty((count, size), dtype=logits.dtype, device=logits.device)
     if count:

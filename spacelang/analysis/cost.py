@@ -10,17 +10,19 @@ present, where several readers share a tensor the smallest common box of leading
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from math import prod
 from typing import TYPE_CHECKING
 
-from spacelang.ir.condition import FALSE, Condition, conjunction, disjunction
-from spacelang.ir.dim import Dim, conditional, maximum
+from spacelang.ir.condition import FALSE, Condition, conjunction, disjunction, is_value
+from spacelang.ir.dim import Dim, Symbol, conditional, maximum
 from spacelang.ir.dim import Value as DecisionValue
 from spacelang.ir.op import CostOf, ops
 from spacelang.ir.prove import Proved, feasible, holds
+from spacelang.ir.storage import bank_of, bank_position
 
 if TYPE_CHECKING:
     from spacelang.ir.graph import Graph, Instance, Place
@@ -96,37 +98,44 @@ class CostModel:
         return instance.absolute(found[0]), instance.absolute(found[1])
 
     def _params(self) -> Iterator[Term]:
-        readers: dict[str, list[tuple[tuple[Condition, ...], tuple[Dim, ...]]]] = {}
+        readers: dict[str, dict[Read, None]] = {}
         for place in self.graph.places(inference=True):
-            for path, box in _read(place):
-                use = (place.guards, box)
-                uses = readers.setdefault(path, [])
-                if use not in uses:
-                    uses.append(use)
-        for uses in readers.values():
-            yield from _charged(uses)
+            for path, bank, box in _read(place):
+                readers.setdefault(path, {})[bank, place.guards, box] = None
+        for reads in readers.values():
+            for uses in _tensors(list(reads)):
+                yield from _charged(uses)
 
     def at(self, values: Mapping[str, DecisionValue]) -> Cost:
         """The figures of an architecture given by values of all decisions."""
         figures = {name: sum(t.at(values) for t in self.terms[name]) for name in FIGURES}
         return Cost(**figures)
 
-    def per_op(self, values: Mapping[str, DecisionValue]) -> list[OpCost]:
-        """The figures of every op that is present and costs anything; shared parameters once."""
+    def per_op(
+        self,
+        values: Mapping[str, DecisionValue],
+        only: Callable[[Place], bool] | None = None,
+    ) -> list[OpCost]:
+        """The figures of every op that is present and costs anything; shared parameters once.
+
+        `only` leaves out ops as if they were not there.
+        """
         rows: list[OpCost] = []
         present = [
             place
             for place in self.graph.places(inference=True)
-            if all(g.at(values) for g in place.guards)
+            if (only is None or only(place)) and all(g.at(values) for g in place.guards)
         ]
-        boxes: dict[str, tuple[int, ...]] = {}
+        boxes: dict[tuple[str, int], tuple[int, ...]] = {}
         for place in present:
-            for path, lengths in _read(place):
+            for path, bank, lengths in _read(place):
+                tensor = path, bank_position(bank, values)
                 here = tuple(int(n.at(values)) for n in lengths)
-                boxes[path] = tuple(map(max, here, boxes.get(path, here)))
+                boxes[tensor] = tuple(map(max, here, boxes.get(tensor, here)))
         for place in present:
             work, made = self.of_node(place)
-            params = sum(prod(boxes.pop(path)) for path, _ in _read(place) if path in boxes)
+            read = [(path, bank_position(bank, values)) for path, bank, _ in _read(place)]
+            params = sum(prod(boxes.pop(tensor)) for tensor in read if tensor in boxes)
             macs = int(work.at(values))
             if macs or params:
                 path = place.path or place.node.op
@@ -135,13 +144,37 @@ class CostModel:
         return rows
 
 
-def _read(place: Place) -> Iterator[tuple[str, tuple[Dim, ...]]]:
-    """Path and lengths of every weight that a node reads."""
+Bank = tuple[Symbol, ...]
+"""The decisions by which a use picks its tensor; none where there is one for all."""
+Use = tuple[tuple[Condition, ...], tuple[Dim, ...]]
+Read = tuple[Bank, tuple[Condition, ...], tuple[Dim, ...]]
+
+
+def _read(place: Place) -> Iterator[tuple[str, Bank, tuple[Dim, ...]]]:
+    """Path, bank and lengths of every weight that a node reads."""
     instance = place.instance
     for view in place.node.params.values():
-        if instance.block.param[view.param].role == "weight":
+        param = instance.block.param[view.param]
+        if param.role == "weight":
             lengths = (instance.absolute(n) for axis in view.lengths for n in axis)
-            yield instance.param(view.param), tuple(lengths)
+            yield instance.param(view.param), bank_of(instance, param), tuple(lengths)
+
+
+def _tensors(reads: list[Read]) -> Iterator[list[Use]]:
+    """The uses of each tensor of a storage that may be read.
+
+    Where all uses pick by the same decisions, there is one; else each is asked for by itself.
+    """
+    if len({bank for bank, _, _ in reads}) == 1:
+        yield [(guards, box) for _, guards, box in reads]
+        return
+    for values in product(*(symbol.values for symbol in reads[0][0])):
+        uses: list[Use] = []
+        for bank, guards, box in reads:
+            picked = tuple(is_value(s, v) for s, v in zip(bank, values, strict=True))
+            names = {s.name: v for s, v in zip(bank, values, strict=True)}
+            uses.append(((*guards, *picked), tuple(size.substitute(names) for size in box)))
+        yield uses
 
 
 def _work(instance: Instance, node: Node) -> tuple[Dim, Dim]:
@@ -168,10 +201,7 @@ def _merged(terms: Iterator[Term]) -> Iterator[Term]:
     return (Term(g, d) for g, d in sums.items())
 
 
-Uses = list[tuple[tuple[Condition, ...], tuple[Dim, ...]]]
-
-
-def _charged(uses: Uses) -> Iterator[Term]:
+def _charged(uses: list[Use]) -> Iterator[Term]:
     """The terms of one tensor: per use where uses exclude each other, else their common box."""
     if len(uses) == 1 or _exclusive(uses):
         for guards, box in uses:
@@ -196,7 +226,7 @@ def _charged(uses: Uses) -> Iterator[Term]:
     yield Term(guards, _product(tuple(axes)))
 
 
-def _exclusive(uses: Uses) -> bool:
+def _exclusive(uses: list[Use]) -> bool:
     return all(
         conjunction(*a, *b) == FALSE or feasible((*a, *b)) is False
         for i, (a, _) in enumerate(uses)

@@ -42,6 +42,13 @@ CHUNK = 1 << 14  # rows costed at once: what stays in cache
 Law = Literal["architectures", "choices"]
 
 
+def _asked(low: int | None, high: int | None) -> str:
+    """A band in words."""
+    if low is None:
+        return "any" if high is None else f"at most {high:,}"
+    return f"at least {low:,}" if high is None else f"{low:,} to {high:,}"
+
+
 class Counter:
     """Counting and sampling for one graph; tables are made once, eliminations once per budget."""
 
@@ -156,10 +163,7 @@ class Counter:
                 least, most = self._elimination(where.conditions).bounds(FIGURES.index(figure))
             except EmptyBand:
                 continue
-            asked = (
-                f"{'..' if low is None else f'{low:,}'} to {'..' if high is None else f'{high:,}'}"
-            )
-            notes.append(f"{figure} reaches {least:,} to {most:,}; asked for {asked}")
+            notes.append(f"{figure} reaches {least:,} to {most:,}; asked for {_asked(low, high)}")
         return SpaceError(error("SP502", "no architecture meets the requirement").note(*notes))
 
     # Tables.

@@ -14,14 +14,16 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 
 from spacelang.analysis.claims import claims
+from spacelang.analysis.parts import Parts
 from spacelang.diagnostics import Diagnostic, Report, Span, warning
 from spacelang.ir.block import Block
 from spacelang.ir.condition import Condition, Is
 from spacelang.ir.decision import Choice, plain
 from spacelang.ir.dim import Dim, Symbol, Value
-from spacelang.ir.graph import Graph, Instance, Place, conditions
+from spacelang.ir.gather import PARTS
+from spacelang.ir.graph import Graph, Instance, conditions
 from spacelang.ir.node import Attribute, Node
-from spacelang.ir.param import Init, Slice
+from spacelang.ir.param import Gather, Init, Slice
 
 Mention = Dim | Condition
 
@@ -68,13 +70,16 @@ def _unread(graph: Graph) -> Iterator[Diagnostic]:
 def _readers(graph: Graph) -> Mapping[str, list[Mention]]:
     """The sizes and conditions in which each decision stands, each once."""
     found: dict[str, dict[Mention, None]] = {}
-    seen: set[tuple[str, Mention]] = set()
+    seen: set[object] = set()
     for place in graph.places():
         instance = place.instance
-        for mention in _mentions(place.node):
-            if not mention.symbols or (instance.path, mention) in seen:
+        use = (id(place.node), instance.decide, *instance.sizes.items())
+        if use in seen:  # a use that decides the same, of the same sizes, mentions the same
+            continue
+        seen.add(use)
+        for mention in dict.fromkeys(_mentions(place.node)):
+            if not mention.symbols:
                 continue
-            seen.add((instance.path, mention))
             absolute = (
                 instance.absolute(mention)
                 if isinstance(mention, Dim)
@@ -137,8 +142,10 @@ def _alternatives(graph: Graph) -> Mapping[str, tuple[Value, ...]]:
     """Alternatives of a path that compute the same, by the path of the decision."""
     alike: dict[str, set[frozenset[Value]]] = {}
     for place in graph.places():
+        if place.node.op != "choose":
+            continue
         keys = list(map(partial(_key, place.instance), conditions(place.node)))
-        if place.node.op != "choose" or None in keys:
+        if None in keys:
             continue
         name = next(key[0] for key in keys if key is not None)
         forms: dict[object, list[Value]] = {}
@@ -187,44 +194,17 @@ def _form(region: Block) -> object:
 
 def _shifted(graph: Graph) -> Iterator[Diagnostic]:
     """SP405: a layer reads a prefix of parts of which one that is not the last is elastic."""
-    joined: dict[Dim, tuple[Place, Dim]] = {}
-    for place in graph.places():
-        if place.node.op == "concat":
-            part = _elastic(place)
-            if part is not None:
-                joined.setdefault(part[0], (place, part[1]))
-    if not joined:
-        return
     told: set[Span] = set()
-    for place in graph.places():
-        for view in place.node.params.values():
-            param = place.instance.block.param[view.param]
-            for length in (n for axis in view.lengths for n in axis):
-                found = joined.get(place.instance.absolute(length))
-                if found is None or param.bank or param.role == "buffer":
-                    continue
-                where, part = found
-                if where.node.span in told:
-                    continue
-                told.add(where.node.span)
-                yield (
-                    warning("SP405", f"a part of {part} stands in front of others", where.node.span)
-                    .also(place.node.span, "reads one prefix of all parts")
-                    .note("a smaller part moves those after it to other weights")
-                    .hint("join fixed parts, give each part a layer of its own, or say `separate`")
-                )
-
-
-def _elastic(place: Place) -> tuple[Dim, Dim] | None:
-    """The size of a joined axis and of its first part by decision that is not the last."""
-    axis = place.node.attributes["axis"]
-    assert isinstance(axis, Dim)
-    block = place.instance.block
-    types = {n.id: n.types for n in block.everywhere()}
-    shapes = [types[v.node][v.index].shape for v in place.node.operands]
-    at = int(axis.at({})) % len(shapes[0])
-    for shape in shapes[:-1]:
-        part = place.instance.absolute(shape[at])
-        if any(len(s.points) > 1 for s in part.symbols):
-            return place.instance.absolute(place.node.types[0].shape[at]), part
-    return None
+    for read, joined in Parts(graph).joined():
+        view = read.node.params[read.role]
+        param, part = read.instance.block.param[view.param], view.index[read.axis][read.factor]
+        apart = isinstance(part, Gather) and part.table == PARTS
+        if apart or param.bank or param.role == "buffer" or joined.span in told:
+            continue
+        told.add(joined.span)
+        yield (
+            warning("SP405", f"a part of {joined.part} stands in front of others", joined.span)
+            .also(read.node.span, "reads one prefix of all parts")
+            .note("a smaller part moves those after it to other weights")
+            .hint("join fixed parts, give each part a layer of its own, or say `separate`")
+        )

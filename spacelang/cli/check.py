@@ -4,37 +4,19 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 from click.exceptions import Exit
 
+from spacelang.checking import Checked, checked
 from spacelang.cli import options
 from spacelang.cli.errors import INVALID, UNVERIFIED, nearest
+from spacelang.cli.given import shown_at
 from spacelang.cli.output import console, emit, in_color, many, say, table
 from spacelang.diagnostics import CODES, Report, Source, SpaceError, error
 from spacelang.render import as_json as diagnostics_as_json
 from spacelang.render import text as diagnostics_as_text
-
-if TYPE_CHECKING:
-    from spacelang.ir.graph import Graph
-    from spacelang.syntax.scope import Library, Scope
-    from spacelang.syntax.values import SpaceValue
-
-
-@dataclass
-class Checked:
-    """What was found in a file: its spaces with their decisions, and the diagnostics.
-
-    A space whose parameters have no values is `open`: it is proved through its instances.
-    """
-
-    file: str
-    spaces: dict[str, int] = field(default_factory=dict[str, int])
-    open: dict[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
-    report: Report = field(default_factory=Report)
 
 
 @click.command(short_help="Prove a file right for every architecture, and lint it.")
@@ -46,7 +28,7 @@ def check(files: tuple[str, ...], settings: Mapping[str, object], as_json: bool)
 
     FILE.space:NAME checks one space. Exits with 2 if there is an error; warnings alone leave 0.
     """
-    found = [checked(file, settings) for file in files]
+    found = [checked(file, settings, shown_at) for file in files]
     errors = sum(len(one.report.errors) for one in found)
     warnings = sum(len(one.report.warnings) for one in found)
     if as_json:
@@ -59,113 +41,6 @@ def check(files: tuple[str, ...], settings: Mapping[str, object], as_json: bool)
             _summary(one)
     if errors:
         raise Exit(INVALID)
-
-
-def checked(address: str, settings: Mapping[str, object]) -> Checked:
-    """All that is wrong with a file, or with the one space that the address names."""
-    from spacelang.analysis.space import lints
-    from spacelang.loader import open_address
-    from spacelang.syntax.parse import parse
-    from spacelang.syntax.scope import Library
-
-    found = Checked(address)
-    try:
-        source, wanted = open_address(address)
-        folder = Path(source.name).parent
-        library = Library(folder)
-        scope = library.scope(parse(source), folder)
-    except SpaceError as failed:
-        found.report.extend(failed.diagnostics)
-        return found
-    graphs: dict[str, Graph] = {}
-    for name in [wanted] if wanted else _own(scope, source):
-        missing = _missing(scope.names.get(name), settings)
-        if missing:
-            found.open[name] = missing
-            continue
-        try:
-            graph = _proved(name, scope, source, library, settings, graphs)
-            found.spaces[name] = len(graph.decisions) if graph is not None else 0
-            if graph is not None:
-                found.report.extend(lints(graph))
-                if any(choice.hull is not None for choice in graph.decisions.values()):
-                    _hulls(name, scope, source, library, settings, found.report)
-        except SpaceError as failed:
-            found.report.extend(failed.diagnostics)
-    return found
-
-
-def _proved(
-    name: str,
-    scope: Scope,
-    source: Source,
-    library: Library,
-    settings: Mapping[str, object],
-    graphs: dict[str, Graph],
-) -> Graph | None:
-    """The graph of a space; where that of its base is known, a subnet's decisions are looked at."""
-    from spacelang.loader import from_scope
-    from spacelang.syntax import tree
-    from spacelang.syntax.values import SpaceValue
-
-    space = scope.names.get(name)
-    if isinstance(space, SpaceValue) and isinstance(space.definition, tree.Subnet):
-        origin = space.definition.base
-        base = graphs.get(origin.name)
-        if base is not None and origin.arguments is None:
-            _take(base, space)
-            return None
-    graphs[name] = from_scope(scope, name, source, library, settings)
-    return graphs[name]
-
-
-def _hulls(
-    name: str,
-    scope: Scope,
-    source: Source,
-    library: Library,
-    settings: Mapping[str, object],
-    report: Report,
-) -> None:
-    """Prove a space for everything that a range search may move its candidates to."""
-    from spacelang.loader import from_scope
-
-    try:
-        from_scope(scope, name, source, library, settings, hulls=True)
-    except SpaceError as failed:
-        report.extend(d.note("so it is within a hull") for d in failed.diagnostics)
-
-
-def _take(graph: Graph, subnet: SpaceValue) -> None:
-    """Take the decisions of a subnet, for what is wrong with them."""
-    from spacelang.syntax.frame import Frame
-    from spacelang.syntax.scope import Library, Scope
-    from spacelang.syntax.session import Session
-    from spacelang.syntax.subnets import lines, take
-
-    frame = Frame(Session(Library(None)), subnet.definition.name, subnet.definition.span)
-    scope = Scope(subnet.scope)
-    scope.frame = frame
-    take(graph, lines(subnet, ()), frame, scope)
-
-
-def _own(scope: Scope, source: Source) -> list[str]:
-    """The names of the spaces that a file declares itself."""
-    from spacelang.syntax.values import SpaceValue
-
-    names = (name for name, value in scope.names.items() if isinstance(value, SpaceValue))
-    return [name for name in names if scope.spans[name].source.name == source.name]
-
-
-def _missing(space: object, settings: Mapping[str, object]) -> tuple[str, ...]:
-    """The parameters of a space that nothing gives a value."""
-    from spacelang.syntax import tree
-    from spacelang.syntax.values import SpaceValue
-
-    if not isinstance(space, SpaceValue) or isinstance(space.definition, tree.Subnet):
-        return ()
-    needed = (p.name for p in space.definition.params if p.default is None)
-    return tuple(name for name in needed if name not in settings)
 
 
 def _record(found: Checked) -> dict[str, object]:

@@ -8,10 +8,13 @@ from pathlib import Path
 import click
 
 from spacelang import plugins
-from spacelang.cli import options
+from spacelang.cli import options, runs
 from spacelang.cli.errors import nearest
 from spacelang.cli.output import emit, many, say
+from spacelang.diagnostics import SpaceError
 from spacelang.render import visible
+
+SOURCE = "model.py"
 
 
 @click.command(short_help="An artifact folder: all that training needs.")
@@ -20,6 +23,8 @@ from spacelang.render import visible
 @options.arch
 @click.option("--passes", default="", metavar="PASSES",
               help="Passes to run first: 'multiplex{path=encoder,every=2}, simplify'.")  # fmt: skip
+@click.option("--for", "purpose", type=click.Choice(["training", "inference"]), default="training",
+              show_default=True, help="inference: norms folded, decisions kept.")  # fmt: skip
 @click.option("--backend", default="torch", show_default=True, help="Who it is compiled for.")
 @options.as_json
 def compile(
@@ -28,19 +33,23 @@ def compile(
     output: str,
     arch: str | None,
     passes: str,
+    purpose: str,
     backend: str,
     as_json: bool,
 ) -> None:
-    """Write the compiled graph and a manifest with the hash of every file.
+    """Write the compiled graph, its source for PyTorch, and a manifest with the hash of each file.
 
-    The same input gives the same bytes. An artifact that stands in the place is replaced at once;
-    any other folder with something in it is refused. --arch fixes one architecture.
+    The same input gives the same bytes. model.py is the whole space as a module that needs PyTorch
+    alone. An artifact that stands in the place is replaced at once; any other folder with something
+    in it is refused. --arch fixes one architecture; --for inference drops outputs for training and
+    folds norms: such a space has other weights than one that trains.
     """
     from spacelang.cli.artifact import write_artifact
 
     known = plugins.table("spacelang.backends")
     if backend not in known:
-        raise click.UsageError(f"there is no backend {backend!r}; {nearest(backend, list(known))}")
+        hint = nearest(backend, list(known)) or f"there are {', '.join(sorted(known))}"
+        raise click.UsageError(f"there is no backend {backend!r}; {hint}")
     graph = options.load(space, settings, passes)
     assignment = None
     if arch is not None:
@@ -48,15 +57,28 @@ def compile(
 
         assignment = options.read_assignment(arch)
         graph = specialize(graph, assignment)
-    record = {
+    if purpose == "inference":
+        from spacelang.passes.inference import for_inference
+
+        graph = for_inference(graph)
+    record: dict[str, object] = {
         "parameters": options.spelled_all(settings),
         "passes": passes,
+        "for": purpose,
         "backend": backend,
         "assignment": None if assignment is None else dict(assignment),
     }
-    manifest = write_artifact(Path(output), graph, record, {})
+    printed: dict[str, str] = {}
+    try:
+        printed[SOURCE] = runs.work(backend, "print_supernet")(graph)
+    except SpaceError as failed:
+        # What cannot be printed can be compiled all the same; the manifest says why.
+        record["source"] = failed.diagnostics[0].headline
+    manifest = write_artifact(Path(output), graph, record, printed)
     if as_json:
         emit({"folder": output, **manifest})
         return
     say(f"wrote {visible(output)}: {graph.name}, {many(len(graph.decisions), 'decision')}")
     say(f"  graph {manifest['graph']}")
+    if not printed:
+        say(f"  no {SOURCE}: {visible(str(record['source']))}")

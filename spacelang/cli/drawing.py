@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
-from spacelang.cli.listing import condition_text, guarded, options, run_of, span_of
+from spacelang.cli.listing import condition_text, guarded, options, span_of
+from spacelang.cli.steps import label_of, named, remarks, spanned, steps
 from spacelang.ir.graph import conditions
 from spacelang.ir.node import Node, Value
 from spacelang.report.text import html
@@ -54,17 +55,14 @@ class Sketch:
 
 
 def sketch(graph: Graph) -> Sketch:
-    """The root block of a graph; consecutive calls of one block are one box."""
+    """The root block of a graph; what goes together is one box."""
     boxes: list[Box] = []
     arrows: dict[tuple[int, int], None] = {}
     owner: dict[Value, int] = {}
-    nodes = list(graph.root.nodes)
-    while nodes:
-        run = run_of(nodes, 0)
-        nodes = nodes[len(run) :]
+    for step in steps(graph):
         number = len(boxes)
-        boxes.append(_box(run))
-        for node in run:
+        boxes.append(_box(step))
+        for node in step:
             for value in node.operands:
                 if owner[value] != number:
                     arrows[owner[value], number] = None
@@ -77,29 +75,29 @@ def sketch(graph: Graph) -> Sketch:
     return Sketch(graph.name, tuple(boxes), tuple(arrows))
 
 
-def _box(run: Sequence[Node]) -> Box:
-    node, last = run[0], run[-1]
+def _box(step: Sequence[Node]) -> Box:
+    node, last = step[0], step[-1]
     shape = ", ".join(map(str, last.types))
     only = guarded(node)
     if only is not None:
-        when = f"when {condition_text(conditions(node)[0])}"
         inner = _box([only])
-        return Box(inner.title, "choice", (*inner.lines[:-1], when, shape))
+        title = span_of(label_of(node), label_of(last)) if len(step) > 1 else inner.title
+        return Box(title, "choice", (*inner.lines[:-1], *remarks(step), shape))
     if node.op == "input":
         return Box(node.label, "input", (shape,))
     if node.call is not None:
-        title = node.label or node.call.block
-        if len(run) > 1:
-            title = span_of(node.label, last.label)
-        what = (node.call.block,) if title != node.call.block else ()
-        many = (f"x {len(run)}",) if len(run) > 1 else ()
+        block = named(node.call.block)
+        title = spanned(step) or block
+        what = (block,) if title != block else ()
+        many = (f"x {len(step)}",) if len(step) > 1 else ()
         return Box(title, "call", (*what, *many, shape))
     if node.regions:
         word = "when" if node.op == "guard" else "one of"
         return Box(node.label or word, "choice", (*_alternatives(node), shape))
+    title, *more = (f"{one.op} {one.label}".strip() for one in step)
     given = ", ".join(f"{name}: {text}" for name, text in options(node).items())
-    title = f"{node.op} {node.label}".strip()
-    return Box(title, "op", (*((given,) if given and len(given) <= 40 else ()), shape))
+    first = (given,) if given and len(given) <= 40 and not more else ()
+    return Box(title, "op", (*first, *more, shape))
 
 
 def _alternatives(node: Node, most: int = 8) -> tuple[str, ...]:

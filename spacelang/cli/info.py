@@ -48,7 +48,12 @@ def info(
     """
     from spacelang.analysis.cost import FIGURES
     from spacelang.analysis.extent import extent, median
+    from spacelang.cli.program import listing, program_at, record
 
+    program = program_at(space, settings)
+    if program is not None:
+        emit(record(program)) if as_json else listing(program)
+        return
     graph = options.load(space, settings, after)
     reach = extent(graph)
     medians = {figure: median(graph, figure) for figure in FIGURES} if with_median else {}
@@ -83,7 +88,7 @@ def _print(
     tied: Mapping[str, int],
     copied: int,
 ) -> None:
-    tensors = sum(s.param.role == "weight" for s in graph.storages.values())
+    tensors = sum(len(s.tensors) for s in graph.storages.values() if s.param.role == "weight")
     say(graph.name)
     rows = [
         ("  architectures", size_text(reach.size)),
@@ -243,6 +248,8 @@ def sample(
 @options.arch
 @options.after
 @click.option("--per-op", is_flag=True, help="Also a row for each op that costs anything.")
+@click.option("--convention", metavar="NAME",
+              help="Count MACs as a publication does: fvcore, thop, swin, ..")  # fmt: skip
 @options.as_json
 def cost(
     space: str,
@@ -250,30 +257,41 @@ def cost(
     arch: str | None,
     after: str,
     per_op: bool,
+    convention: str | None,
     as_json: bool,
 ) -> None:
     """Exact parameters, multiply-accumulates and activations at batch 1.
 
     MACs count convolutions, linear layers and matrix products of the graph as written, or as the
-    passes of --after leave it. Activations are the elements that these ops give.
+    passes of --after leave it. Activations are the elements that these ops give. By a --convention
+    MACs are what the counter of a publication prints; an unknown NAME lists those there are.
     """
+    from spacelang.analysis.conventions import CONVENTIONS, counted, named
     from spacelang.analysis.queries import model
 
+    if convention is not None:
+        named(convention)  # a wrong name is told before the space is read
+        if per_op:
+            raise click.UsageError("--per-op counts operators: it takes no --convention")
     graph = options.load(space, settings, after)
     assignment: Mapping[str, object] = options.read_assignment(arch) if arch is not None else {}
     values = options.decided(graph, assignment, arch)
     found = model(graph).at(values)
-    figures = {"params": found.params, "macs": found.macs, "activations": found.activations}
+    macs = found.macs if convention is None else counted(graph, values, convention)
+    figures = {"params": found.params, "macs": macs, "activations": found.activations}
     rows: list[OpCost] = model(graph).per_op(values) if per_op else []
     if as_json:
         listed = [
             {"path": r.path, "op": r.op, "params": r.params, "macs": r.macs,
              "activations": r.activations} for r in rows
         ]  # fmt: skip
-        emit({"name": graph.name, **figures, **({"ops": listed} if per_op else {})})
+        counting = {} if convention is None else {"convention": convention}
+        emit({"name": graph.name, **counting, **figures, **({"ops": listed} if per_op else {})})
         return
     say(graph.name)
     pairs([(f"  {name}", both(value)) for name, value in figures.items()])
+    if convention is not None:
+        say(f"  macs by {convention}: {CONVENTIONS[convention].about}")
     if per_op:
         table(
             ("path", "op", "params", "macs", "activations"),

@@ -40,12 +40,13 @@ SECTIONS: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "count": ("info:count", "The exact number of architectures, also within a budget."),
         "sample": ("info:sample", "Architectures drawn exactly uniformly, one a line."),
         "cost": ("info:cost", "Exact params, MACs and activations of one architecture."),
-        "show": ("show:show", "The graph as text, IR, DOT, SVG or HTML."),
+        "genotype": ("genotype:genotype", "A published genotype as an assignment, or back."),
+        "show": ("show:show", "The graph as text, IR, a .space file, DOT, SVG or HTML."),
     },
     "Run it": {
         "compile": ("compile:compile", "An artifact folder: all that training needs."),
         "train": ("train:train", "Train the supernet of a space, or go on with it."),
-        "search": ("train:search", "Search a trained supernet."),
+        "search": ("search:search", "Search a trained supernet, or train while searching."),
         "extract": (
             "takeaway:extract",
             "A network of its own: source, weights, and a proof of equality.",
@@ -56,6 +57,7 @@ SECTIONS: Mapping[str, Mapping[str, tuple[str, str]]] = {
     "Look after it": {
         "selftest": ("selftest:selftest", "Versions, golden figures, and how long they take."),
         "doctor": ("doctor:doctor", "Verify every hash of a run or artifact folder."),
+        "lsp": ("lsp:lsp", "A language server for editors, on stdin and stdout."),
     },
 }
 COMMANDS = {name: row for section in SECTIONS.values() for name, row in section.items()}
@@ -79,7 +81,7 @@ class Commands(click.Group):
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
             hint = nearest(args[0], list(COMMANDS))
             reason = f"there is no command {args[0]!r}"
-            raise click.UsageError(f"{reason}; {hint}" if hint else reason, ctx)
+            raise click.UsageError(f"{reason}; {hint or 'spacelang --help lists them'}", ctx)
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -128,8 +130,8 @@ def commands() -> None:
     """A compiler for neural-architecture search spaces.
 
     SPACE is FILE.space (its last space) or FILE.space:NAME; shipped files are found by name. Every
-    command takes --json. Exit codes: 0 ok, 2 invalid input, 3 environment or disk, 4 locked, 5
-    verification failed.
+    command but lsp takes --json. Exit codes: 0 ok, 2 invalid input, 3 environment or disk, 4
+    locked, 5 verification failed.
     """
 
 

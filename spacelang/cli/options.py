@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
-from spacelang.diagnostics import SpaceError, error
+from spacelang.diagnostics import Source, SpaceError, error
 
 if TYPE_CHECKING:
     from spacelang.ir.decision import Assignment
@@ -80,22 +80,33 @@ def after(function: Function) -> Function:
         "--after",
         default="",
         metavar="PASSES",
-        help="Passes to run first: 'multiplex{path=encoder,every=2}, simplify'.",
+        help="Passes to run first: 'multiplex{path=encoder,every=2}, simplify'; 2 or rewrite.irpe "
+        "in front stops after this step of the file's own rewrite { }.",
     )(function)
 
 
 def load(address: str, settings: Mapping[str, object], after: str = "") -> Graph:
     """The graph of a space with parameters set, or of a checked artifact, after some passes."""
+    first, _, rest = after.partition(",")
+    step = first.strip()
+    if step.isdigit() or step.startswith("rewrite."):
+        after = rest
+    else:
+        step = ""
     if os.path.isdir(address):
         from spacelang.cli.runs import graph_of
 
         if settings:
             raise click.UsageError("an artifact is compiled: --set comes too late for it")
+        if step:
+            raise click.UsageError(f"an artifact is compiled: it has no step {step}")
         graph = graph_of(Path(address))
     else:
-        from spacelang.loader import load
+        from spacelang.cli.given import at_parameters
+        from spacelang.loader import load, load_after
 
-        graph = load(address, **settings)
+        with at_parameters(address, settings):
+            graph = load_after(address, step, **settings) if step else load(address, **settings)
     if after.strip():
         from spacelang.passes.pipeline import run
 
@@ -204,6 +215,13 @@ def _members(items: Sequence[tree.Expr]) -> list[Any]:
 
 def read_assignment(name: str) -> Assignment:
     """The assignment of a JSON file (SP509); whether its paths and values exist is not asked."""
+    return read_architecture(name)[0]
+
+
+def read_architecture(name: str) -> tuple[Assignment, bool]:
+    """The assignment of a JSON file, and whether it stood there as a published genotype."""
+    from spacelang.syntax.genotypes import is_genotype, read
+
     try:
         found = content(name, MAX_ASSIGNMENT)
     except (OSError, ValueError) as failed:  # a name with a NUL is a ValueError
@@ -212,16 +230,17 @@ def read_assignment(name: str) -> Assignment:
     if len(found) > MAX_ASSIGNMENT:
         raise _unreadable(name, "it is larger than 1 MiB")
     try:
-        data: object = json.loads(
-            found.decode("utf-8"), object_pairs_hook=_object, parse_constant=_constant
-        )
+        text = found.decode("utf-8")
+        data: object = json.loads(text, object_pairs_hook=_object, parse_constant=_constant)
     except RecursionError as failed:
         raise _unreadable(name, "it is nested too deep") from failed
     except ValueError as failed:
         raise _unreadable(name, f"it is no JSON object: {failed}") from failed
     if not isinstance(data, dict):
         raise _unreadable(name, "it is no JSON object")
-    return cast("Assignment", data)
+    if is_genotype(cast("object", data)):
+        return read(Source("stdin" if name == "-" else name, text)), True
+    return cast("Assignment", data), False
 
 
 def decided(graph: Graph, assignment: Mapping[str, object], arch: str | None) -> dict[str, Value]:

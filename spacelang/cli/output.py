@@ -57,7 +57,13 @@ def console(stream: TextIO) -> Console:
     """A rich console that takes no markup from the text it prints."""
     from rich.console import Console
 
-    return Console(
+    class Piped(Console):
+        """A console that leaves the end of a pipe to `errors.run`; rich would exit with 1."""
+
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError
+
+    return Piped(
         file=stream,
         width=None if stream.isatty() else WIDE,
         no_color=not in_color(stream),

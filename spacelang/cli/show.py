@@ -27,6 +27,12 @@ def _ir(graph: Graph) -> str:
     return write(graph)
 
 
+def _space(graph: Graph) -> str:
+    from spacelang.syntax.write import write_space
+
+    return write_space(graph)
+
+
 def _dot(graph: Graph) -> str:
     from spacelang.cli.drawing import dot, sketch
 
@@ -111,13 +117,14 @@ def _html(graph: Graph) -> str:
 FORMS: Mapping[str, Callable[[Graph], str]] = {
     "text": _text,
     "ir": _ir,
+    "space": _space,
     "dot": _dot,
     "svg": _svg,
     "html": _html,
 }
 
 
-@click.command(short_help="The graph as text, IR, DOT, SVG or HTML.")
+@click.command(short_help="The graph as text, IR, a .space file, DOT, SVG or HTML.")
 @options.space
 @click.option("--as", "form", type=click.Choice(list(FORMS)), default="text", show_default=True,
               help="The form.")  # fmt: skip
@@ -134,11 +141,19 @@ def show(
 ) -> None:
     """The graph of a space, or what passes leave of it.
 
-    `text` lists the network and then every block once; `ir` is exact and can be read back; `svg`
+    `text` lists the network and then every block once; `ir` is exact and can be read back,
+    `space` loads to the same network; `svg`
     and `html` need no other program, and a page loads nothing.
     """
+    from spacelang.cli.program import listing, program_at, record
     from spacelang.files import atomic_write
 
+    program = program_at(space, settings)
+    if program is not None:
+        if form != "text" or output is not None:
+            raise click.UsageError("a program is shown as text; show its networks one by one")
+        emit(record(program)) if as_json else listing(program)
+        return
     graph = options.load(space, settings, after)
     made = FORMS[form](graph)
     if output is not None:

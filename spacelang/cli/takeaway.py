@@ -15,11 +15,14 @@ from click.exceptions import Exit
 from spacelang import plugins
 from spacelang.cli import options, runs
 from spacelang.cli.artifact import changed_files, kind_of
-from spacelang.cli.errors import VerificationError, unverified
+from spacelang.cli.errors import VerificationError, nearest, unverified
 from spacelang.cli.output import both, emit, pairs, say
-from spacelang.cli.train import engine_settings, recipe
+from spacelang.cli.search import engine_settings
+from spacelang.cli.train import recipe
+from spacelang.diagnostics import SpaceError, error
 
 SUBNET = "subnet"
+FORMATS = ("pt2", "onnx")
 BEST = f"{runs.SEARCH}/evolution-best.json"
 
 
@@ -104,6 +107,7 @@ def export(
     SPACE is a folder that `extract` wrote, whose source runs, so one that you trust; or a run, an
     artifact or a space, with --arch where something is left to decide.
     """
+    wanted = _formats(formats)
     source = Path(space)
     if kind_of(source) == SUBNET:
         if settings or arch is not None:
@@ -124,8 +128,8 @@ def export(
     folder.mkdir(parents=True, exist_ok=True)
     made: list[Any] = []
     try:
-        for ending in formats.split(","):
-            file = folder / f"{name}.{ending.strip()}"
+        for ending in wanted:
+            file = folder / f"{name}.{ending}"
             made.append(runs.work(backend, "export")(network, inputs, file))
     except runs.unproved(backend) as failed:
         raise VerificationError(failed.diagnostics) from None
@@ -139,6 +143,19 @@ def export(
                 f"differs from eager by at most {one.difference:.1e}" if one.difference else "equal"
             )
         say(f"wrote {one.path}: {far}")
+
+
+def _formats(text: str) -> tuple[str, ...]:
+    """The formats of a list with commas, each once; a wrong one is told before any work."""
+    found = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    wrong = next((part for part in found if part not in FORMATS), None)
+    if wrong is not None:
+        told = error("SP604", f"no network is exported to {wrong!r}")
+        told = told.note(f"there are {', '.join(FORMATS)}")
+        raise SpaceError(told.hint(nearest(wrong, FORMATS)))
+    if not found:
+        raise SpaceError(error("SP604", f"--format names none of {', '.join(FORMATS)}"))
+    return found
 
 
 def _model(space: str, settings: Mapping[str, object], backend: str, seed: int) -> tuple[Any, bool]:
@@ -198,6 +215,7 @@ def quickstart(
     The same command goes on where it stopped. RUN holds report.html, results.json, the training,
     the search and the network that was found.
     """
+    wanted = _formats(formats)
     chosen = runs.work(backend, "quickstart_options")(
         space=space,
         settings=settings,
@@ -206,7 +224,7 @@ def quickstart(
         seed=seed,
         recipe={name: value for name, value in flags.items() if value is not None},
         search={**engine_settings(texts), **({"where": where} if where else {})},
-        formats=tuple(part.strip() for part in formats.split(",") if part.strip()),
+        formats=wanted,
         device=runs.work(backend, "device")(device),
         style=progress,
         as_json=as_json,

@@ -1,8 +1,7 @@
-"""`train` and `search`: the engines, on a folder alone or on a space."""
+"""`train`: the supernet of a space, in a run folder; and the settings of training as flags."""
 
 from __future__ import annotations
 
-import json
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,9 +10,8 @@ from typing import Any, cast
 import click
 
 from spacelang.cli import options, runs
-from spacelang.cli.output import both, count_of, emit, exact, pairs, say, table
+from spacelang.cli.output import emit, exact, pairs, say
 from spacelang.diagnostics import SpaceError, error
-from spacelang.files import atomic_write
 
 # The settings of training, by timm's names: what each is. A switch is named with its two faces.
 RECIPE: dict[str, str] = {
@@ -64,6 +62,8 @@ def recipe(function: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--checkpoint-hist", type=click.IntRange(1, 100), default=2, show_default=True,
               help="How many checkpoints are kept.")  # fmt: skip
 @click.option("--recipe", "file", metavar="FILE", help="Settings from a TOML file; flags win.")
+@click.option("--on-nan", type=click.Choice(["error", "skip", "rollback"]), default="error",
+              show_default=True, help="What a step does whose loss is not finite.")  # fmt: skip
 @recipe
 @runs.device
 @runs.backend
@@ -77,6 +77,7 @@ def train(
     seed: int | None,
     checkpoint_hist: int,
     file: str | None,
+    on_nan: str,
     device: str,
     backend: str,
     progress: str,
@@ -93,10 +94,7 @@ def train(
     if output is None and not runs.is_run(run):
         raise click.UsageError("-o RUN is missing: where the run is kept")
     before = runs.record_of(run) if runs.is_run(run) else {}
-    given = {name: value for name, value in flags.items() if value is not None}
-    kept = before.get("recipe")
-    known = cast("dict[str, object]", kept) if isinstance(kept, dict) else {}
-    used = runs.work(backend, "recipe")({**known, **_recipe_file(file), **given})
+    used = recipe_of(backend, before, file, flags)
     spec = data if data is not None else runs.data_of(run)
     images = runs.data_for(backend, spec, graph)
     number = seed if seed is not None else before.get("seed", 42)
@@ -106,6 +104,7 @@ def train(
             made = runs.work(backend, "train")(
                 graph, images, used, run,
                 seed=number, keep=checkpoint_hist, device=place, reporter=told,
+                on_nan=on_nan,
             )  # fmt: skip
         finally:
             runs.keep_data(run, spec)
@@ -118,11 +117,21 @@ def train(
     pairs([(f"  {name}", f"{value:.4g}") for name, value in last.items() if _shown(name, value)])
 
 
+def recipe_of(
+    backend: str, record: Mapping[str, object], file: str | None, flags: Mapping[str, object]
+) -> Any:
+    """The recipe of a run: what its record says, then a file, then flags."""
+    given = {name: value for name, value in flags.items() if value is not None}
+    kept = record.get("recipe")
+    known = cast("dict[str, object]", kept) if isinstance(kept, dict) else {}
+    return runs.work(backend, "recipe")({**known, **recipe_file(file), **given})
+
+
 def _shown(name: str, value: object) -> bool:
     return isinstance(value, float) and name != "rate"
 
 
-def _recipe_file(name: str | None) -> dict[str, object]:
+def recipe_file(name: str | None) -> dict[str, object]:
     """Settings from a TOML file (SP104)."""
     if name is None:
         return {}
@@ -134,91 +143,3 @@ def _recipe_file(name: str | None) -> dict[str, object]:
     except (OSError, ValueError, RecursionError) as failed:
         reason = failed.strerror if isinstance(failed, OSError) else str(failed)
         raise SpaceError(error("SP104", f"the recipe {name} cannot be read: {reason}")) from failed
-
-
-@click.command(short_help="Search a trained supernet.")
-@click.argument("run", metavar="RUN")
-@click.option("--engine", default="evolution", show_default=True, help="Who searches.")
-@click.option("-s", "--setting", "texts", multiple=True, metavar="NAME=VALUE",
-              help="A setting of the engine: population=50. May be repeated.")  # fmt: skip
-@options.where
-@click.option("--data", metavar="DATA", help="The data set, if not the one it was trained on.")
-@click.option("--seed", type=click.IntRange(0, (1 << 63) - 1), default=0, show_default=True,
-              help="Of everything drawn.")  # fmt: skip
-@click.option("-o", "--output", metavar="DIR", help="Where the results go.  [RUN/search]")
-@runs.device
-@runs.backend
-@runs.progress
-@options.as_json
-def search(
-    run: str,
-    engine: str,
-    texts: tuple[str, ...],
-    where: str,
-    data: str | None,
-    seed: int,
-    output: str | None,
-    device: str,
-    backend: str,
-    progress: str,
-    as_json: bool,
-) -> None:
-    """Search the trained supernet of RUN on its validation images.
-
-    Settings come from the space's `search { }`, then from here. What was scored before is not
-    scored again. The best architecture is written to ENGINE-best.json.
-    """
-    from spacelang.engines.settings import configure
-
-    graph = runs.run_graph(Path(run))
-    given = {**engine_settings(texts), **({"where": where} if where else {})}
-    chosen = configure(engine, graph.search.get(engine, {}), given)
-    images = runs.data_for(backend, data or runs.data_of(Path(run)), graph)
-    place = runs.work(backend, "device")(device)
-    trained = runs.work(backend, "trained")(graph, images, run, device=place)
-    folder = Path(output) if output is not None else Path(run) / runs.SEARCH
-    with runs.work(backend, "progress")(progress) as told:
-        made = runs.work(backend, "search")(
-            chosen, graph, trained, images, folder, seed=seed, reporter=told
-        )
-    best = made.found.best
-    file = folder / f"{engine}-best.json"
-    atomic_write(file, json.dumps(dict(best.assignment), indent=2) + "\n")
-    front = [_candidate(candidate) for candidate in made.found.front]
-    if as_json:
-        found = {"run": run, "engine": engine, "evaluated": made.found.evaluated}
-        emit({**found, "best": _candidate(best), "front": front, "file": str(file)})
-        return
-    say(f"{engine}: {count_of(made.found.evaluated)} architectures evaluated")
-    pairs([
-        ("  best", f"{best.score.correct} of {best.score.total} right ({_percent(best)})"),
-        ("  params", both(best.cost.params)),
-        ("  macs", both(best.cost.macs)),
-        ("  kept in", str(file)),
-    ])  # fmt: skip
-    rows = [(_percent(c), exact(c.cost.params), exact(c.cost.macs)) for c in made.found.front]
-    table(("accuracy", "params", "macs"), rows, title="the front", right="rrr")
-
-
-def engine_settings(texts: tuple[str, ...]) -> dict[str, object]:
-    """NAME=VALUE, each once; what the values mean is the engine's to say."""
-    found: dict[str, object] = {}
-    for text in texts:
-        name, sign, value = text.partition("=")
-        if not sign or not name.strip() or name.strip() in found:
-            raise click.UsageError(f"{text!r} is not NAME=VALUE, or is set twice")
-        found[name.strip()] = value.strip()
-    return found
-
-
-def _percent(candidate: Any) -> str:
-    return f"{100 * candidate.score.accuracy:.2f} %"
-
-
-def _candidate(candidate: Any) -> dict[str, object]:
-    return {
-        "accuracy": candidate.score.accuracy,
-        "params": candidate.cost.params,
-        "macs": candidate.cost.macs,
-        "assignment": dict(candidate.assignment),
-    }

@@ -10,7 +10,7 @@ is shared: `probe` of its trainer trains what it scores (`Scratch` of the PyTorc
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from types import MappingProxyType
 from typing import ClassVar
@@ -25,6 +25,7 @@ from spacelang.engines.protocol import (
     GenerationEnded,
     Prober,
     Samples,
+    Weights,
 )
 from spacelang.engines.settings import check
 from spacelang.engines.stream import Stream
@@ -57,6 +58,7 @@ class Contraction:
 
     name: ClassVar[str] = "contraction"
     kinds: ClassVar[frozenset[Kind]] = frozenset(("dim", "presence", "path"))
+    weights: ClassVar[Weights] = "scratch"
 
     bounds: tuple[str, ...] = ("",)
     population: int = 20
@@ -110,7 +112,7 @@ class Contraction:
             bases = [c.assignment for c in ranked(tried, ("accuracy",))[: self.keep]]
             yield GenerationEnded(turn, best, {})
             if turn == len(self.bounds) - 1:
-                yield found(tried, ("accuracy",), exhausted=False)
+                yield replace(found(tried, ("accuracy",), exhausted=False), evaluated=number)
 
     def _children(
         self, pool: Pool, bases: Sequence[Assignment], turn: int, seed: int

@@ -32,6 +32,7 @@ from spacelang.engines.protocol import (
     Samples,
     Stepped,
     StepPlan,
+    Weights,
 )
 from spacelang.engines.settings import check
 from spacelang.engines.stream import Stream
@@ -50,6 +51,10 @@ DEVIATIONS: Mapping[str, str] = MappingProxyType(
         "ties": "of equally accurate paths the cheaper leads; published: the dearer",
         "features": "a path is remembered by its own outputs; published: by its teacher's",
         "unscored": "where no score is a number the first of the board teaches; published: a crash",
+        "optimiser": "the matching network has an AdamW of its own, without decay, at a constant "
+        "rate; published: two groups of the weights' SGD, at a rate that decays with theirs",
+        "statistics": "matching asks without moving batch-norm statistics; published: each image "
+        "of the board moves them",
         "end": "the board is scored on the validation part at the end; published: one random path "
         "after each epoch",
     }
@@ -81,10 +86,12 @@ class PrioritizedPath:
     sampling       uniform; prior (`probabilities`, by the number of a candidate); or board, as
                    often as the board has a candidate
     second_order   also train the matching network through the student's next loss
+    match_lr       the learning rate of the matching network
     """
 
     name: ClassVar[str] = "prioritized_path"
     kinds: ClassVar[frozenset[Kind]] = frozenset(("path", "presence"))
+    weights: ClassVar[Weights] = "own"
 
     epochs: int = 120
     board: int = 10
@@ -99,6 +106,7 @@ class PrioritizedPath:
     ties: Ties = "cheaper"
     features: Literal["own", "teacher"] = "own"
     second_order: bool = True
+    match_lr: float = 1e-4
     smoothing: float = 0.1
     where: str = ""
     part: str = "validation"
@@ -109,8 +117,8 @@ class PrioritizedPath:
             raise ValueError("epochs >= 1 and warm_epochs >= 0 are needed")
         if min(self.board, self.images, self.update_every) < 1:
             raise ValueError("board, images and update_every are at least 1")
-        if not 0 <= self.smoothing < 1 or self.gap < 0:
-            raise ValueError("smoothing is in 0..1 and the gap not negative")
+        if not 0 <= self.smoothing < 1 or min(self.gap, self.match_lr) < 0:
+            raise ValueError("smoothing is in 0..1, the gap and match_lr are not negative")
         if any(p < 0 for p in self.probabilities) or sum(self.probabilities) <= 0:
             raise ValueError("probabilities are not negative, and one is above 0")
 
@@ -228,12 +236,13 @@ class PrioritizedPath:
         return (LossTerm("matched", 1.0, {**options, **self._judge(lesson)}, against=1),)
 
     def _matching(self, lesson: Lesson) -> tuple[LossTerm, ...]:
-        options = {"smoothing": self.smoothing, "images": self.images, **self._judge(lesson)}
+        options = {"smoothing": self.smoothing, **self._judge(lesson)}
         return (LossTerm("matching", 1.0, options, against=1),)
 
     def _judge(self, lesson: Lesson) -> dict[str, float]:
         slot = -1 if lesson.judge is None else lesson.judge
-        return {"slot": slot, "sign": 1 if self.match == "winner" else -1}
+        sign = 1 if self.match == "winner" else -1
+        return {"slot": slot, "sign": sign, "rate": self.match_lr}
 
     def _end(self, board: Board, trainer: Matcher) -> Iterator[Event]:
         """The board, scored; its first is what was found."""

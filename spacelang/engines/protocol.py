@@ -21,6 +21,8 @@ from spacelang.ir.graph import Graph
 
 Origin = Literal["random", "mutation", "crossover", "largest", "smallest"]
 Objective = Literal["accuracy", "params", "macs", "activations"]
+# Those of a trained supernet, none (each network is trained anew), or of one it trains itself.
+Weights = Literal["shared", "scratch", "own"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,7 +240,12 @@ Event = Stepped | EpochEnded | Evaluated | GenerationEnded | Found | SpaceMoved
 
 
 class Able(Protocol):
-    """What is known of an engine before it runs."""
+    """What is known of an engine before it runs.
+
+    An engine that does not search the weights of a trained supernet says in `weights` whose it
+    does: a class attribute of type `Weights`, "shared" where there is none. One that moves ranges
+    has a true class attribute `moves`, and is given the hull of the space.
+    """
 
     name: ClassVar[str]
     kinds: ClassVar[frozenset[Kind]]  # of decisions that it can take; checked before the run
@@ -251,6 +258,11 @@ class Engine(Able, Protocol):
     """
 
     def run(self, space: Graph, trainer: Trainer, seed: int) -> Iterator[Event]: ...
+
+
+def weights_of(engine: object) -> Weights:
+    """Whose weights an engine searches."""
+    return getattr(engine, "weights", "shared")
 
 
 ALL_KINDS: frozenset[Kind] = frozenset(("dim", "presence", "path", "pick"))

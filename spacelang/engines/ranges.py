@@ -49,11 +49,15 @@ class Dimension:
     def moved(self, steps: int) -> Dimension:
         """Every candidate so many steps up; those that leave the hull are dropped.
 
-        A dimension stays as it is rather than lose all.
+        A dimension that would lose all goes only as far as it keeps one.
         """
-        wanted = (value + steps * self.step for value in self.values)
-        kept = tuple(value for value in wanted if value in self.hull)
-        return replace(self, values=kept) if kept else self
+        while steps:
+            wanted = (value + steps * self.step for value in self.values)
+            kept = tuple(value for value in wanted if value in self.hull)
+            if kept:
+                return replace(self, values=kept)
+            steps -= 1 if steps > 0 else -1
+        return self
 
 
 def dimension_name(path: str) -> str:

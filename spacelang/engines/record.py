@@ -1,7 +1,7 @@
 """Scores kept in a journal, so that no architecture is evaluated twice, whatever happens between.
 
     with Journal(folder / "scores.jsonl") as journal:
-        for event in engine.run(graph, Recorded(trainer, journal, basis), seed): ...
+        for event in engine.run(graph, Recorded(prober, journal, basis), seed): ...
 
 An engine is a function of its seed and the scores: started again over its journal it makes the same
 decisions without work until it reaches what was not evaluated yet.
@@ -15,7 +15,7 @@ from typing import cast
 
 from spacelang.diagnostics import SpaceError, error
 from spacelang.engines.pool import encoding
-from spacelang.engines.protocol import Metrics, Samples, Score, StepPlan, Trainer
+from spacelang.engines.protocol import Prober, Samples, Score
 from spacelang.ir.decision import Assignment
 from spacelang.journal import Journal
 
@@ -23,14 +23,14 @@ Key = tuple[str, str, int | None]
 
 
 class Recorded:
-    """A trainer whose scores are looked up in a journal first, and written there when they are new.
+    """A prober whose scores are looked up in a journal first, and written there when they are new.
 
     `basis` says what scores depend on besides the architecture (hashes of the graph, the weights
     and the data): it is the first entry, and a journal of another basis is refused with SP702.
     """
 
-    def __init__(self, trainer: Trainer, journal: Journal, basis: Mapping[str, object]) -> None:
-        self._trainer, self._journal = trainer, journal
+    def __init__(self, prober: Prober, journal: Journal, basis: Mapping[str, object]) -> None:
+        self._prober, self._journal = prober, journal
         self._known: dict[Key, Score] = {}
         self.evaluated = 0  # by this process
         if not journal.entries:
@@ -44,22 +44,12 @@ class Recorded:
     def __len__(self) -> int:
         return len(self._known)
 
-    @property
-    def taken(self) -> int:
-        return self._trainer.taken
-
-    def steps(self, data: str) -> int:
-        return self._trainer.steps(data)
-
-    def step(self, plan: StepPlan) -> Metrics:
-        return self._trainer.step(plan)
-
     def probe(self, assignments: Iterable[Assignment], samples: Samples) -> Iterator[Score]:
         """Scores in order, from the journal where they are known; new ones are on disk first."""
         for assignment in assignments:
             key = (encoding(assignment), samples.part, samples.count)
             if key not in self._known:
-                (score,) = self._trainer.probe([assignment], samples)
+                (score,) = self._prober.probe([assignment], samples)
                 self._journal.append(
                     {
                         "assignment": dict(assignment),

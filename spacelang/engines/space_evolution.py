@@ -26,6 +26,7 @@ from spacelang.engines.protocol import (
     Rebuilder,
     Samples,
     SpaceMoved,
+    Weights,
 )
 from spacelang.engines.ranges import (
     Rounding,
@@ -52,7 +53,8 @@ DEVIATIONS: Mapping[str, str] = MappingProxyType(
         "rounding = floor is the update as it is recalled",
         "per-block": "an architecture counts for a block's candidate once for each block with it",
         "scratch": "no weights pass from one space to the next unless inherit is true",
-        "hull": "what leaves the hull of the text is dropped; recalled: what is not above 0",
+        "hull": "what leaves the hull of the text is dropped, and a range that would leave it "
+        "wholly stops at its edge; recalled: what is not above 0 is dropped",
     }
 )
 
@@ -73,6 +75,8 @@ class SpaceEvolution:
 
     name: ClassVar[str] = "space_evolution"
     kinds: ClassVar[frozenset[Kind]] = ALL_KINDS
+    weights: ClassVar[Weights] = "own"
+    moves: ClassVar[bool] = True
 
     iterations: int = 3
     epochs: int = 300

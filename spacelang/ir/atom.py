@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 Value = Fraction | int | str | bool | tuple[int, ...]
 
+NORMAL = (Fraction, str, bool, tuple)
+
 LIMIT = 4096
 """How many points an enumeration may visit."""
 
@@ -53,6 +55,8 @@ def is_numeric(value: Value) -> bool:
 
 def normal_value(value: Value) -> Value:
     """Numbers become Fractions, all else stays."""
+    if type(value) in NORMAL:  # at once: whether something is a Fraction is slow to tell
+        return value
     if isinstance(value, int | float | Fraction) and not isinstance(value, bool):
         return exact(value)
     return value
@@ -92,6 +96,10 @@ class Symbol:
 
     def __hash__(self) -> int:
         return self._hash
+
+    def alike(self, other: Symbol) -> bool:
+        """Whether they are the same but for their names."""
+        return self._key[1:] == other._key[1:]
 
     def __eq__(self, other: object) -> bool:
         if self is other:

@@ -19,7 +19,7 @@ from spacelang.diagnostics import NOWHERE, Diagnostic, SpaceError, Span, error, 
 from spacelang.ir.block import Block
 from spacelang.ir.condition import Condition, disjunction
 from spacelang.ir.decision import Choice
-from spacelang.ir.dim import Dim, Symbol
+from spacelang.ir.dim import Dim, Symbol, maximum
 from spacelang.ir.level import Level, Tensor
 from spacelang.ir.node import Call, Node, TensorType, Value, join
 from spacelang.ir.op import Conflict, Infer, lookup, open_question, plainly, shown
@@ -65,11 +65,22 @@ class BlockBuilder:
         return self.sizes.setdefault(symbol.name, symbol)
 
     def decide(self, choice: Choice) -> None:
-        """A decision that every call takes anew; two of one path must exclude each other
-        (SP203)."""
+        """A decision that every call takes anew; two of one path must exclude each other and have
+        the same candidates (SP203)."""
         self.claim(choice.path, choice.span, DECISION)
         before = self.decisions.get(choice.path)
         if before is not None:
+            if (before.kind, before.values, before.hull) != (
+                choice.kind,
+                choice.values,
+                choice.hull,
+            ):
+                kind, hint = DECISION
+                raise SpaceError(
+                    error("SP203", f"{kind} {choice.path}", choice.span, "of other candidates here")
+                    .also(before.span, "first here")
+                    .hint(hint)
+                )
             choice = replace(before, live=disjunction(before.live, choice.live))
         self.decisions[choice.path] = choice
 
@@ -184,8 +195,11 @@ class BlockBuilder:
         )
 
     def tag(self, tensor: Tensor, label: str) -> Tensor:
-        """Give a value a path of its own, under which taps and passes find it."""
-        nodes = tensor.level.nodes
+        """Give a value a path of its own, under which taps and passes find it.
+
+        What a region only reads gets its name there, and not where it is made.
+        """
+        nodes = tensor.level.nodes if tensor.level is self.level else []
         for position, node in enumerate(nodes):
             if node.id == tensor.value.node:
                 if node.op == "input" or len(node.types) > 1 or node.label:
@@ -234,7 +248,8 @@ class BlockBuilder:
 
     def _declare(self, param: Param) -> None:
         self.claim(param.path, param.span, PARAMETER)
-        self.params.setdefault(param.path, param)
+        before = self.params.get(param.path)
+        self.params[param.path] = param if before is None else larger(before, param)
 
     def claim(self, path: str, span: Span, kind: tuple[str, str]) -> None:
         """Take a path for a parameter or decision, here or in a call; SP203 if it is taken.
@@ -359,3 +374,12 @@ class BlockBuilder:
             tuple(self.params.values()),
             self.span,
         )
+
+
+def larger(first: Param, other: Param) -> Param:
+    """The first of two declarations of a parameter, as large as either."""
+    if [len(axis) for axis in first.shape] != [len(axis) for axis in other.shape]:
+        return first
+    axes = zip(first.shape, other.shape, strict=True)
+    shape = tuple(tuple(maximum(m, n) for m, n in zip(a, b, strict=True)) for a, b in axes)
+    return replace(first, shape=shape)

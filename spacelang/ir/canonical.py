@@ -18,6 +18,7 @@ from spacelang.ir.graph import Graph
 from spacelang.ir.mentions import mentions
 from spacelang.ir.names import Names, renamed
 from spacelang.ir.node import Call, Node, Value
+from spacelang.ir.op import ops
 from spacelang.ir.sizes import plain_sizes
 from spacelang.ir.text import block_text
 
@@ -101,9 +102,10 @@ class _Canonical:
 
     def form(self, block: Block, name: str, labels: bool) -> tuple[Block, Mapping[str, str]]:
         """The form of a block whose callees have theirs, and the new names of its sizes."""
-        calling = replace(block, nodes=tuple(self._calling(node, labels) for node in block.nodes))
+        tidy = _tidy(_named_once(block))
+        calling = replace(tidy, nodes=tuple(self._calling(node, labels) for node in tidy.nodes))
         ids = count()
-        made = _numbered(_tidy(calling), ids)
+        made = _numbered(calling, ids)
         known = {param.path: param for param in block.params}
         read = [view.param for node in made.everywhere() for view in node.params.values()]
         made = replace(made, params=tuple(known[p] for p in dict.fromkeys([*read, *sorted(known)])))
@@ -159,6 +161,39 @@ def _named(block: Block, name: str) -> Block:
     return replace(block, name=name, nodes=tuple(map(node, block.nodes)))
 
 
+# Names of values.
+
+
+def _named_once(level: Block) -> Block:
+    """A level where the first name of a value is the label of the node that makes it.
+
+    What keeps or calls by its label, or is kept under it, has the name of an `identity`.
+    """
+    nodes: dict[int, Node] = {}
+    seen: dict[Value, Value] = {}
+    for old in level.nodes:
+        regions = tuple(map(_named_once, old.regions))
+        operands = tuple(seen.get(v, v) for v in old.operands)
+        node = replace(old, operands=operands, regions=regions)
+        maker = nodes.get(operands[0].node) if node.op == "identity" else None
+        if maker is None or (node.label and not _nameless(maker)):
+            nodes[node.id] = node
+            continue
+        if node.label:
+            nodes[maker.id] = replace(maker, label=node.label)
+        seen[Value(node.id)] = operands[0]
+    outputs = tuple(seen.get(v, v) for v in level.outputs)
+    return replace(level, nodes=tuple(nodes.values()), outputs=outputs)
+
+
+def _nameless(node: Node) -> bool:
+    """Whether a node may be given a name that changes nothing else."""
+    if node.label or node.params or len(node.types) > 1 or node.op in ("input", "call"):
+        return False
+    definition = ops().get(node.op)
+    return definition is None or "table" not in definition.traits
+
+
 # The order of nodes.
 
 
@@ -166,7 +201,9 @@ def _tidy(level: Block) -> Block:
     """A level whose nodes stand as its outputs need them; what nobody needs is last."""
     nodes = {node.id: _with_tidy_regions(node) for node in level.nodes}
     done: dict[int, None] = {node.id: None for node in level.nodes if node.op == "input"}
-    for first in (*(value.node for value in level.outputs), *nodes):
+    read = {value.node for node in level.nodes for value in node.operands}
+    unread = (id for id in nodes if id not in read)
+    for first in (*(value.node for value in level.outputs), *unread):
         waiting = [first]
         while waiting:
             here = waiting[-1]

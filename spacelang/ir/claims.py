@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
 from spacelang.diagnostics import Diagnostic, SpaceError
 from spacelang.ir.block import Block
+from spacelang.ir.gather import refused
 from spacelang.ir.graph import Instance
 from spacelang.ir.node import STRUCTURAL, Node
-from spacelang.ir.param import ZERO, Slice
+from spacelang.ir.param import ZERO, Gather, Slice, View
 from spacelang.ir.prove import Proved, at_most
 from spacelang.ir.retype import (
     At,
@@ -19,6 +21,7 @@ from spacelang.ir.retype import (
     wrong_region,
     wrong_types,
 )
+from spacelang.ir.storage import Extents, Storage, bank_of, picks
 from spacelang.ir.subject import Subject, broken
 
 Claim = Callable[[Block, Block, Node, At], str]
@@ -110,19 +113,49 @@ def storage(subject: Subject) -> Iterator[Diagnostic]:
         return
     for place in subject.graph.places():
         for view in place.node.params.values():
-            shape = kept[place.instance.param(view.param)].shape
-            for parts, extents in zip(view.index, shape, strict=True):
-                for part, extent in zip(parts, extents, strict=True):
-                    if isinstance(part, Slice) and not _inside(part, extent, place.instance):
-                        where = f"%{place.node.id} at {place.path or 'the root'}"
-                        text = f"{where} reads outside of {view.param}"
-                        yield broken(text, place.node.span)
+            use = Use(place.instance, view, kept[place.instance.param(view.param)])
+            if not use.inside():
+                where = f"%{place.node.id} at {place.path or 'the root'}"
+                yield broken(f"{where} reads outside of {view.param}", place.node.span)
 
 
-def _inside(part: Slice, extent: int, instance: Instance) -> bool:
-    if part.start == ZERO and part.step == 1:  # the storage is as large as its longest prefix
-        return True
-    start, length = instance.absolute(part.start), instance.absolute(part.length)
-    last = start + (length - 1) * part.step
-    claims = (at_most(0, start, instance.guards), at_most(last + 1, extent, instance.guards))
-    return part.step >= 1 and all(isinstance(claim, Proved) for claim in claims)
+@dataclass(frozen=True)
+class Use:
+    """A view at one use of its block, and the storage that it reads."""
+
+    instance: Instance
+    view: View
+    storage: Storage
+
+    def inside(self) -> bool:
+        """Whether what is read is stored, for every architecture."""
+        return all(
+            self._sliced(part, extents)
+            if isinstance(part, Slice)
+            else self._gathered(part, extents)
+            for parts, axis in zip(self.view.index, self.storage.extents, strict=True)
+            for part, extents in zip(parts, axis, strict=True)
+        )
+
+    def _sliced(self, part: Slice, extents: Extents) -> bool:
+        if part.start == ZERO and part.step == 1:  # there is room for the longest prefix
+            return True
+        absolute, guards = self.instance.absolute, self.instance.guards
+        start = absolute(part.start)
+        end = start + (absolute(part.length) - 1) * part.step + 1
+        claims = [at_most(0, start, guards)]
+        if len(set(extents)) == 1:
+            claims.append(at_most(end, extents[0], guards))
+        else:
+            bank = bank_of(self.instance, self.instance.block.param[self.view.param])
+            for position, extent in enumerate(extents):
+                here = picks(bank, position)
+                claims.append(at_most(end.substitute(here), extent, guards))
+        return part.step >= 1 and all(isinstance(claim, Proved) for claim in claims)
+
+    def _gathered(self, part: Gather, extents: Extents) -> bool:
+        absolute = self.instance.absolute
+        part = replace(
+            part, length=absolute(part.length), arguments=tuple(map(absolute, part.arguments))
+        )
+        return not refused(part, self.instance.guards, min(extents))

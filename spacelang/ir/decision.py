@@ -9,14 +9,14 @@ the paths of the *live* decisions to plain values (int, float, str, bool, list o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from fractions import Fraction
 from functools import cached_property
 from itertools import permutations
 from types import MappingProxyType
-from typing import Literal
+from typing import Literal, cast
 
 from spacelang.diagnostics import NOWHERE, Report, Span, error
 from spacelang.ir.condition import TRUE, Condition
@@ -77,7 +77,7 @@ def exact(value: object) -> Value:
         case float():
             return Fraction(repr(value))
         case list() | tuple():
-            return tuple(int(v) for v in value)  # type: ignore[arg-type]
+            return tuple(int(v) for v in cast(Iterable[str | float], value))
         case _:
             raise TypeError(f"{value!r} is no value of a decision")
 
@@ -115,18 +115,27 @@ class Decisions(Mapping[str, Choice]):
     @cached_property
     def order(self) -> tuple[Choice, ...]:
         """Each decision after those which its being live depends on; else as in the text."""
-        done: dict[str, Choice] = {}
-        waiting = list(self._choices.values())
-        while waiting:
-            ready = [
-                c
-                for c in waiting
-                if all(s.name in done or s.name == c.path for s in c.live.symbols)
-            ]
-            for choice in ready or waiting:
-                done[choice.path] = choice
-            waiting = [c for c in waiting if c.path not in done]
-        return tuple(done.values())
+        needs = {
+            path: {s.name for s in choice.live.symbols} - {path}
+            for path, choice in self._choices.items()
+        }
+        readers: dict[str, list[str]] = {}
+        for path, names in needs.items():
+            for name in names:
+                readers.setdefault(name, []).append(path)
+        place = {path: number for number, path in enumerate(needs)}
+        found: dict[str, Choice] = {}
+        ready = [path for path, names in needs.items() if not names]
+        while ready:
+            found |= {path: self._choices[path] for path in ready}
+            freed: list[str] = []
+            for path in ready:
+                for reader in readers.get(path, ()):
+                    needs[reader].discard(path)
+                    if not needs[reader]:
+                        freed.append(reader)
+            ready = sorted(freed, key=place.__getitem__)
+        return tuple({**found, **self._choices}.values())  # last, what waits for each other
 
     def complete(self, taken: Mapping[str, Value], fill: str = "largest") -> dict[str, Value]:
         """Values for all decisions, live or not: those taken, and `fill` for the rest."""
@@ -136,8 +145,12 @@ class Decisions(Mapping[str, Choice]):
         """The decisions that these values (of all decisions) leave live, in order."""
         alive: set[str] = set()
         for choice in self.order:
+            if not choice.live.at(values):
+                continue
             needed = {s.name for s in choice.live.symbols}
-            if needed <= alive and choice.live.at(values):
+            # Of several ways to be live one may speak of decisions that are not.
+            known = {name: values[name] for name in needed & alive}
+            if needed <= alive or choice.live.substitute(known) == TRUE:
                 alive.add(choice.path)
         return tuple(c for c in self._choices.values() if c.path in alive)
 
@@ -181,6 +194,7 @@ class Decisions(Mapping[str, Choice]):
         missing = [c.path for c in self.live(values) if c.path not in taken]
         if missing:
             shown = ", ".join(missing[:8]) + (", .." if len(missing) > 8 else "")
-            report.add(error("SP506", f"{len(missing)} decisions are not taken: {shown}", span))
+            many = "1 decision is" if len(missing) == 1 else f"{len(missing)} decisions are"
+            report.add(error("SP506", f"{many} not taken: {shown}", span))
         report.check()
         return values

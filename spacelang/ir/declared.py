@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from fractions import Fraction
 
 from spacelang.diagnostics import Diagnostic
 from spacelang.ir.condition import CONDITIONS
 from spacelang.ir.dim import Dim
+from spacelang.ir.gather import tables
 from spacelang.ir.mentions import mentions, shaped
 from spacelang.ir.node import Attribute, Node, join
 from spacelang.ir.op import Option, ops
-from spacelang.ir.param import Init
+from spacelang.ir.param import Gather, Init
 from spacelang.ir.replace import check_replacement
 from spacelang.ir.subject import Subject, broken, everything
 
@@ -62,10 +64,10 @@ def bindings(subject: Subject) -> Iterator[Diagnostic]:
 def decisions(subject: Subject) -> Iterator[Diagnostic]:
     """A path is one decision; its values fit its kind and lie within its hull."""
     for block in subject.blocks:
-        paths = [choice.path for choice in block.decisions]
+        count = Counter(choice.path for choice in block.decisions)
         for choice in block.decisions:
             where = f"{choice.path} of {block.name}"
-            if paths.count(choice.path) > 1:
+            if count[choice.path] > 1:
                 yield broken(f"two decisions {where}", choice.span)
             if not choice.values or len(set(choice.values)) < len(choice.values):
                 yield broken(f"{where} has no value, or one twice", choice.span)
@@ -172,12 +174,13 @@ FITS: Mapping[str, Callable[[Attribute], bool]] = {
 
 
 def params(subject: Subject) -> Iterator[Diagnostic]:
-    """A parameter is declared once; a view has its axes and factors, and a known bank."""
+    """A parameter is declared once, with a known bank; a view has its axes, by known tables."""
+    known_tables = tables()
     for block in subject.blocks:
-        paths = [param.path for param in block.params]
+        count = Counter(param.path for param in block.params)
         known = subject.symbols(block)
         for param in block.params:
-            if paths.count(param.path) > 1:
+            if count[param.path] > 1:
                 yield broken(f"{block.name} has two parameters {param.path}", param.span)
             for name in param.bank:
                 if name not in known:
@@ -194,3 +197,7 @@ def params(subject: Subject) -> Iterator[Diagnostic]:
                         f"%{node.id} of {block.name} reads {view.param} by other axes than it has"
                     )
                     yield broken(text, node.span)
+                for part in (part for axis in view.index for part in axis):
+                    if isinstance(part, Gather) and part.table not in known_tables:
+                        text = f"%{node.id} of {block.name} reads through {part.table}"
+                        yield broken(f"{text}, which is no index table", node.span)

@@ -3,16 +3,20 @@
 encoder[i]: blocks[i]                                      # the longest rule that fits, once
 encoder[i].attn.qkv.weight: blocks[i].attn.qkv.weight in order(heads, dim, 3)
 _.c: _.conv                                                # then a label wherever it stands
+_.index_table: none                                        # is not written, and not read
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeVar
 
 from spacelang.ir.dim import Dim
 from spacelang.ir.pattern import Hop, Pattern, split
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -49,21 +53,49 @@ class Rename:
     layout: Layout | None = None
 
 
+NONE = (ForeignHop("none"),)
+
+
 @dataclass(frozen=True)
 class Dialect:
     name: str
     renames: tuple[Rename, ...] = ()
 
     @cached_property
+    def _nones(self) -> tuple[Pattern, ...]:
+        return tuple(r.own for r in self.renames if r.foreign == NONE)
+
+    def omits(self, path: str) -> bool:
+        """Whether the other code has nothing called by our path."""
+        hops = split(path)
+        return any(
+            any(rule.fit(run) is not None for run in _runs(hops, len(rule.hops)))
+            if rule.anywhere
+            else rule.match_prefix(path) is not None
+            for rule in self._nones
+        )
+
+    def ignores(self, foreign: str) -> bool:
+        """Whether we have nothing called by a foreign name, `meta_layer.weight`."""
+        labels = tuple(foreign.split("."))
+        for rule in self._nones:
+            wanted = tuple(str(hop) for hop in rule.hops)
+            runs = _runs(labels, len(wanted)) if rule.anywhere else (labels[: len(wanted)],)
+            if wanted in runs:
+                return True
+        return False
+
+    @cached_property
     def _prefixes(self) -> tuple[Rename, ...]:
-        rules = [r for r in self.renames if not r.own.anywhere]
+        rules = [r for r in self.renames if not r.own.anywhere and r.foreign != NONE]
         return tuple(
             sorted(rules, key=lambda r: (-len(r.own.hops), tuple(-w for w in r.own.weight)))
         )
 
     @cached_property
     def _labels(self) -> tuple[Rename, ...]:
-        return tuple(r for r in self.renames if r.own.anywhere)
+        rules = [r for r in self.renames if r.own.anywhere and r.foreign != NONE]
+        return tuple(sorted(rules, key=lambda r: -len(r.own.hops)))
 
     def foreign(self, path: str) -> tuple[str, Layout | None]:
         """The foreign name of a parameter, `a.b.0.c` in PyTorch's dotted form, and its layout."""
@@ -77,14 +109,27 @@ class Dialect:
                 layout = rule.layout if len(rule.own.hops) == len(parts) else None
                 parts = parts[len(rule.own.hops) :]
                 break
-        return dotted(".".join([*head, *(self._relabel(hop) for hop in parts)])), layout
+        return dotted(".".join([*head, *self._relabelled(parts)])), layout
 
-    def _relabel(self, hop: Hop) -> str:
-        for rule in self._labels:
-            bound = rule.own.fit((hop,)) if len(rule.own.hops) == 1 else None
-            if bound is not None:
-                return ".".join(f.at(bound) for f in rule.foreign)
-        return str(hop)
+    def _relabelled(self, parts: Sequence[Hop]) -> Iterator[str]:
+        """Labels as the other code calls them; rules of several labels go before those of one."""
+        at = 0
+        while at < len(parts):
+            for rule in self._labels:
+                end = at + len(rule.own.hops)
+                bound = rule.own.fit(tuple(parts[at:end])) if end <= len(parts) else None
+                if bound is not None:
+                    yield from (hop.at(bound) for hop in rule.foreign)
+                    at = end
+                    break
+            else:
+                yield str(parts[at])
+                at += 1
+
+
+def _runs(items: tuple[Item, ...], length: int) -> Iterator[tuple[Item, ...]]:
+    """Every run of so many neighbours."""
+    return (items[at : at + length] for at in range(len(items) - length + 1))
 
 
 def dotted(path: str) -> str:

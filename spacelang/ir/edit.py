@@ -12,26 +12,25 @@ graph, a SpaceError is raised and the old graph is as it was. Untouched blocks a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from types import TracebackType
+from dataclasses import replace
 from typing import Any
 
 from spacelang.diagnostics import SpaceError, error
 from spacelang.ir.block import Block
+from spacelang.ir.closing import Closing
 from spacelang.ir.cursor import Cursor
 from spacelang.ir.graph import Graph
 from spacelang.ir.known import Known
 from spacelang.ir.level import Tensor
-from spacelang.ir.levels import Where, alive, changed, find, mapped, paths_read
-from spacelang.ir.node import Node, TensorType, Value, join
+from spacelang.ir.levels import alive, changed, mapped, paths_read
+from spacelang.ir.node import Node, Value
 from spacelang.ir.options import attribute
 from spacelang.ir.param import Param
-from spacelang.ir.pattern import Pattern, parse_pattern
 from spacelang.ir.settle import pruned, settled
-from spacelang.ir.text import base_name
-from spacelang.ir.uses import ROOT, Chain, blocks_of, parted, uses, with_blocks
+from spacelang.ir.sites import Site, Sites, name_of
+from spacelang.ir.uses import ROOT, blocks_of
 from spacelang.ir.verify import verified
 
 Made = Tensor | Sequence[Tensor]
@@ -39,68 +38,22 @@ Make = Callable[..., Made | None]
 """What builds at a cursor: gets the cursor and tensors, returns what takes a value's place."""
 
 
-@dataclass(frozen=True)
-class Site:
-    """A node of a block in a draft, as it is now; every use of the block has it."""
-
-    draft: Draft = field(repr=False)
-    block: str
-    id: int
-
-    @property
-    def node(self) -> Node:
-        return self.draft.node(self)
-
-    @property
-    def operands(self) -> tuple[Value, ...]:
-        return self.node.operands
-
-    @property
-    def values(self) -> tuple[Value, ...]:
-        return self.node.values
-
-    @property
-    def paths(self) -> tuple[str, ...]:
-        """Where it is in the whole network, once for each use of its block."""
-        return tuple(path for site, path in self.draft.places() if site == self)
-
-
 def edit(graph: Graph) -> Draft:
     """A draft of a graph, for a `with`."""
     return Draft(graph)
 
 
-def name_of(node: Node) -> str:
-    """What a node is called in its block: its label, else its op; a call's path, else its block."""
-    if node.call is not None:
-        return node.call.path or base_name(node.call.block)
-    return node.label or node.op
-
-
-class Draft:
-    """A graph while it is edited; `result` is the new one, once the `with` has ended.
-
-    Blocks are under their names in `blocks`, the root under "".
-    """
+class Draft(Closing, Sites):
+    """A graph while it is edited; `result` is the new one, once the `with` has ended."""
 
     def __init__(self, graph: Graph) -> None:
-        self.old = graph
-        self.blocks = blocks_of(graph)
-        self.touched: set[str] = set()
-        self._open = True
+        super().__init__(graph)
         self._result: Graph | None = None
 
-    def __enter__(self) -> Draft:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        failure: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self, failed: bool) -> None:
+        """End the draft: the new graph is settled and verified."""
         self._open = False
-        if failure is None:
+        if not failed:
             old = blocks_of(self.old)
             same = old.keys() == self.blocks.keys() and all(
                 self.blocks[name] is block for name, block in old.items()
@@ -115,102 +68,6 @@ class Draft:
             raise SpaceError(error("SP602", f"the draft of {self.old.name} has no result"))
         return self._result
 
-    # Looking.
-
-    @property
-    def graph(self) -> Graph:
-        """The graph as it is now; not verified."""
-        return with_blocks(self.old, self.blocks)
-
-    def node(self, site: Site) -> Node:
-        """The node of a site as it is now. SP602 if it is gone."""
-        return self._where(site).node
-
-    def level(self, site: Site) -> Block:
-        """The block or region that a node stands in."""
-        return self._where(site).level
-
-    def type_of(self, site: Site, value: Value) -> TensorType:
-        """The type of a value of the level that a node stands in."""
-        return self.level(site).type_of(value)
-
-    def places(self) -> Iterator[tuple[Site, str]]:
-        """Every node of every use with its path in the whole network."""
-        for use in uses(self.graph):
-            for node in use.instance.block.everywhere():
-                yield Site(self, use.block, node.id), join(use.instance.path, name_of(node))
-
-    def nodes(
-        self, op: str | None = None, path: str | Pattern | None = None, block: str | None = None
-    ) -> list[Site]:
-        """Nodes by op, by path, by the name of the block that holds them.
-
-        With a path, the sites stand for the uses that it matches and for no others: where these are
-        not all uses of a block, they get a copy of it. SP504 for a path that matches nothing.
-        """
-        if path is not None:
-            return self._matching(path, lambda node: op in (None, node.op), block)
-        return [
-            Site(self, name, node.id)
-            for name, owner in self.blocks.items()
-            if block in (None, name)
-            for node in owner.everywhere()
-            if op in (None, node.op)
-        ]
-
-    def calls(self, what: str | Pattern) -> list[Site]:
-        """Calls of a block, by its name (`encoder`: its variants too), or by path as `nodes`."""
-        named = {n for n in self.blocks if n != ROOT and what in (n, base_name(n))}
-        if not named:
-            return self._matching(what, lambda node: node.call is not None, None)
-        return [
-            Site(self, name, node.id)
-            for name, owner in self.blocks.items()
-            for node in owner.everywhere()
-            if node.call is not None and node.call.block in named
-        ]
-
-    def _matching(
-        self, path: str | Pattern, fits: Callable[[Node], bool], block: str | None
-    ) -> list[Site]:
-        pattern = parse_pattern(path) if isinstance(path, str) else path
-        wanted: dict[Chain, frozenset[int]] = {}
-        for use in uses(self.graph):
-            wanted[use.chain] = frozenset(
-                node.id
-                for node in use.instance.block.everywhere()
-                if block in (None, use.block)
-                and fits(node)
-                and pattern.match(join(use.instance.path, name_of(node))) is not None
-            )
-        if not any(wanted.values()):
-            raise SpaceError(error("SP504", f"{pattern} matches nothing in {self.old.name}"))
-        self._check_open()
-        self.blocks, names = parted(self.graph, wanted)
-        found = ((names[chain], id) for chain, ids in wanted.items() for id in sorted(ids))
-        return [Site(self, name, id) for name, id in dict.fromkeys(found)]
-
-    def _check_open(self) -> None:
-        if not self._open:
-            raise SpaceError(error("SP602", f"the draft of {self.old.name} is closed"))
-
-    def split(self, path: str | Pattern) -> list[str]:
-        """Give the uses of blocks that a path matches blocks of their own; the names of these."""
-        pattern = parse_pattern(path) if isinstance(path, str) else path
-        marked = {
-            use.chain: frozenset(
-                {0} if use.named and pattern.match(use.instance.path) is not None else ()
-            )
-            for use in uses(self.graph)
-        }
-        if not any(marked.values()):
-            raise SpaceError(error("SP504", f"{pattern} matches no block in {self.old.name}"))
-        self._check_open()
-        self.blocks, names = parted(self.graph, marked)
-        return list(dict.fromkeys(names[chain] for chain, ids in marked.items() if ids))
-
-    # Changing.
-
     def replace(self, site: Site, **changes: Any) -> None:
         """Replace fields of a node: `op=..`, `attributes=..`, `call=replace(call, store=..)`."""
         node = replace(self.node(site), **changes)
@@ -218,7 +75,7 @@ class Draft:
             raise SpaceError(
                 error("SP602", f"%{site.id} of {site.block or 'the root'} keeps its id")
             )
-        self._level(site, lambda level: mapped(level, lambda n: node if n.id == site.id else n))
+        self.put(site, node)
 
     def tie(self, site: Site, leader: Site, own: Sequence[str] = ()) -> None:
         """Let a call read the parameters of another, but for those below the paths of `own`."""
@@ -250,7 +107,7 @@ class Draft:
         """A cursor at a node; what it makes may declare the parameters of `freed` anew."""
         where, owner = self._where(site), self.blocks[site.block]
         owner = replace(owner, params=tuple(p for p in owner.params if p.path not in freed))
-        position = where.level.nodes.index(where.node) + offset
+        position = next(i for i, n in enumerate(where.level.nodes) if n.id == site.id) + offset
         known = Known(self.graph)
         return Cursor(owner, where.level, position, where.guards, self.blocks, known)
 
@@ -385,13 +242,6 @@ class Draft:
         """Whether anything reads a value of a node."""
         level = self.level(site)
         return any(v in level.readers or v in level.outputs for v in self.node(site).values)
-
-    def _where(self, site: Site) -> Where:
-        owner = self.blocks.get(site.block)
-        found = None if owner is None else find(owner, site.id, ())
-        if found is None:
-            raise SpaceError(error("SP602", f"%{site.id} of {site.block or 'the root'} is gone"))
-        return found
 
     def _level(self, site: Site, change: Callable[[Block], Block]) -> None:
         """Change the level that a node stands in."""

@@ -7,7 +7,7 @@ free sizes, from interval arithmetic.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from fractions import Fraction
 from functools import lru_cache
 from itertools import product
@@ -147,15 +147,22 @@ def _atom_interval(atom: Atom) -> Interval:
         case Divisor():
             return interval(atom.divisor)
         case Function():
-            return (Fraction(0), math.inf) if atom.name in POSITIVE else EVERYTHING
+            return RANGES.get(atom.name, EVERYTHING)
 
 
-POSITIVE = frozenset({"sqrt", "rsqrt", "exp"})
+RANGES: Mapping[str, Interval] = {
+    **dict.fromkeys(("sqrt", "rsqrt", "exp"), (Fraction(0), math.inf)),
+    **dict.fromkeys(("sin", "cos"), (Fraction(-1), Fraction(1))),
+}
 
 
 @lru_cache(maxsize=65536)
 def interval(dim: Dim) -> Interval:
     """A range that holds every value: exact ends if enumerable, else by interval arithmetic."""
+    if _grows(dim):
+        smallest = {symbol.name: symbol.points[-1] for symbol in dim.symbols}
+        largest = {symbol.name: symbol.points[0] for symbol in dim.symbols}
+        return Fraction(dim.at(smallest)), Fraction(dim.at(largest))
     values = table(dim)
     if values is not None:
         return Fraction(min(values)), Fraction(max(values))
@@ -174,6 +181,24 @@ def interval(dim: Dim) -> Interval:
                 term = _multiply(term, factor)
         low, high = low + term[0], high + term[1]
     return low, high
+
+
+def _grows(dim: Dim) -> bool:
+    """Whether it is a sum of products of decisions that are never negative, so that it grows with
+    each: its ends are those of all decisions."""
+    return all(
+        coefficient > 0
+        and all(
+            isinstance(atom, Symbol) and exponent > 0 and _never_negative(atom)
+            for atom, exponent in monomial
+        )
+        for monomial, coefficient in dim.terms
+    )
+
+
+def _never_negative(symbol: Symbol) -> bool:
+    smallest = symbol.points[-1] if symbol.points else None
+    return isinstance(smallest, int | Fraction) and smallest >= 0
 
 
 def _even(a: Interval) -> Interval:
@@ -230,6 +255,8 @@ def _atom_content(atom: Atom, exponent: int) -> Fraction | None:
             known = _joint(content(operand) for operand in atom.operands)
         case Conditional():
             known = _joint((content(atom.then), content(atom.otherwise)))
+        case Function(name="round"):
+            known = Fraction(1)
         case Divisor() | Function():
             known = None
     return None if known is None else known**exponent

@@ -79,6 +79,11 @@ def _cos(number: Number) -> Number:
     return 1 if number == 0 else math.cos(number)
 
 
+def _round(number: Number) -> Number:
+    """The nearest whole number, the even one of two."""
+    return round(number)
+
+
 FUNCTIONS: dict[str, Callable[..., Number]] = {
     "sqrt": _sqrt,
     "rsqrt": _rsqrt,
@@ -87,4 +92,5 @@ FUNCTIONS: dict[str, Callable[..., Number]] = {
     "log": _log,
     "sin": _sin,
     "cos": _cos,
+    "round": _round,
 }

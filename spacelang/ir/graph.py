@@ -8,7 +8,7 @@ graph.storages            what the supernet keeps, by path
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,10 +16,18 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from spacelang import plugins
 from spacelang.diagnostics import Diagnostic, Span
 from spacelang.ir.block import Block
-from spacelang.ir.condition import FALSE, TRUE, Condition, conjunction, disjunction
+from spacelang.ir.condition import (
+    CONDITIONS,
+    FALSE,
+    TRUE,
+    Condition,
+    conjunction,
+    disjunction,
+)
 from spacelang.ir.decision import Assignment, Choice, Decisions
 from spacelang.ir.dialect import Dialect
 from spacelang.ir.dim import Dim, Symbol
+from spacelang.ir.needed import needed
 from spacelang.ir.node import Call, Node, Value, join
 from spacelang.ir.prove import Proved, holds
 from spacelang.ir.rule import StorageRule
@@ -31,6 +39,9 @@ if TYPE_CHECKING:
     from spacelang.ir.edit import Draft
 
 Made = TypeVar("Made")
+
+OF_BLOCKS = ("_walk", "decisions", "storages")
+"""What is found of a graph's blocks alone (and, of storages, by what it says is stored)."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +65,9 @@ class Instance:
     sizes: Mapping[str, Dim | Symbol] = field(repr=False)
     guards: tuple[Condition, ...] = field(repr=False)
     _memo: dict[Dim, Dim] = field(default_factory=dict[Dim, Dim], repr=False, compare=False)
+    _known: dict[Condition, Condition] = field(
+        default_factory=dict[Condition, Condition], repr=False, compare=False
+    )
 
     def absolute(self, dim: Dim) -> Dim:
         """A size of the block in the decisions of the whole space."""
@@ -65,12 +79,19 @@ class Instance:
         return found
 
     def condition(self, condition: Condition) -> Condition:
-        return condition.substitute(self._names(condition.symbols))
+        """A condition of the block in the decisions of the whole space."""
+        found = self._known.get(condition)
+        if found is None:
+            names = self._names(condition.symbols)
+            found = self._known[condition] = condition.substitute(names)
+        return found
 
     def symbol(self, symbol: Symbol) -> Dim | Symbol:
         """What a symbol of the block stands for: a size its caller gave, or a decision by path."""
         bound = self.sizes.get(symbol.name)
-        return Symbol(join(self.decide, symbol.name), symbol.values) if bound is None else bound
+        if bound is not None:
+            return bound
+        return Symbol(join(self.decide, symbol.name), symbol.values, symbol.rate)
 
     def _names(self, symbols: frozenset[Symbol]) -> dict[str, Dim | Symbol]:
         return {s.name: self.symbol(s) for s in symbols}
@@ -100,6 +121,14 @@ class Instance:
             sizes=sizes,
             guards=self.guards,
         )
+
+
+def _apart(choice: Choice) -> Choice:
+    """A decision that is live for any of its own values, where each has a place of its own."""
+    if not any(symbol.name == choice.path for symbol in choice.live.symbols):
+        return choice
+    there = (choice.live.substitute({choice.path: value}) for value in choice.symbol.values)
+    return replace(choice, live=disjunction(*there))
 
 
 @dataclass(frozen=True)
@@ -153,50 +182,46 @@ class Graph:
 
     def instances(self) -> Iterator[Instance]:
         """Every use of every block, callers first."""
-        for place in self._enter(self.top):
+        for place in self._walk:
             if isinstance(place, Instance):
                 yield place
 
     def places(self, inference: bool = False) -> Iterator[Place]:
         """Every node of every use of every block, those of regions too.
 
-        `inference` leaves out what only outputs for training need.
+        With `inference` those that an output needs, training aside, and as far as it does.
         """
-        for place in self._enter(self.top, self._needed if inference else None):
+        if inference:
+            yield from self._needed
+            return
+        for place in self._walk:
             if isinstance(place, Place):
                 yield place
 
     @cached_property
-    def _needed(self) -> frozenset[int]:
-        """The nodes of the root that an output, training aside, depends on."""
-        waiting = [o.value.node for o in self.outputs if not o.training]
-        found: set[int] = set()
-        while waiting:
-            node = waiting.pop()
-            if node not in found:
-                found.add(node)
-                waiting += [v.node for v in self.root.by_id[node].operands]
-        return frozenset(found)
+    def _walk(self) -> list[Instance | Place]:
+        """Every use of every block, each with its nodes after it."""
+        found: list[Instance | Place] = []
+        self._enter(self.top, found)
+        return found
 
-    def _enter(
-        self, instance: Instance, needed: frozenset[int] | None = None
-    ) -> Iterator[Instance | Place]:
-        yield instance
-        yield from self._level(instance, instance.block, needed)
+    @cached_property
+    def _needed(self) -> list[Place]:
+        return needed(self)
 
-    def _level(
-        self, instance: Instance, level: Block, needed: frozenset[int] | None = None
-    ) -> Iterator[Instance | Place]:
+    def _enter(self, instance: Instance, found: list[Instance | Place]) -> None:
+        found.append(instance)
+        self._level(instance, instance.block, found)
+
+    def _level(self, instance: Instance, level: Block, found: list[Instance | Place]) -> None:
         for node in level.nodes:
-            if needed is not None and node.id not in needed:
-                continue
-            yield Place(instance, node)
+            found.append(Place(instance, node))
             if node.call is not None:
-                yield from self._enter(instance.enter(node.call, self.blocks[node.call.block]))
+                self._enter(instance.enter(node.call, self.blocks[node.call.block]), found)
             for region, condition in zip(node.regions, conditions(node), strict=True):
                 here = instance.condition(condition)
                 if conjunction(*instance.guards, here) != FALSE:
-                    yield from self._level(instance.under(here), region)
+                    self._level(instance.under(here), region, found)
 
     @cached_property
     def decisions(self) -> Decisions:
@@ -211,7 +236,7 @@ class Graph:
                     if live != TRUE and isinstance(holds(live), Proved):
                         live = TRUE
                 found[path] = replace(choice, path=path, live=live)
-        return Decisions(tuple(found.values()))
+        return Decisions([_apart(choice) for choice in found.values()])
 
     @cached_property
     def storages(self) -> Mapping[str, Storage]:
@@ -263,6 +288,12 @@ class Graph:
         """Independent architectures within a budget, exactly uniform by the law."""
         return plugins.load("spacelang.analyses", "sample")(self, n, seed, where, law)
 
+    def restated(self, keep: Collection[str] = OF_BLOCKS, **tables: Any) -> Graph:
+        """The graph with other rules, requirements, .. and what `keep` names as it was found."""
+        made = replace(self, **tables)
+        made.__dict__.update((name, self.__dict__[name]) for name in keep if name in self.__dict__)
+        return made
+
     def with_block(self, block: Block) -> Graph:
         """The graph with one block replaced, by name."""
         return replace(self, blocks={**self.blocks, block.name: block})
@@ -275,4 +306,4 @@ def conditions(node: Node) -> tuple[Condition, ...]:
     given = node.attributes.get("conditions")
     if not isinstance(given, tuple):
         return tuple(TRUE for _ in node.regions)
-    return given  # type: ignore[return-value]
+    return tuple(condition for condition in given if isinstance(condition, CONDITIONS))

@@ -22,11 +22,12 @@ def mentions(block: Block) -> Iterator[Mention]:
         for size in (*(n for axis in param.shape for n in axis), *param.init.arguments):
             yield size, f"the parameter {param.path}", param.span
     for node in block.everywhere():
-        for what in _of_node(node):
+        for what in of_node(node):
             yield what, f"%{node.id}", node.span
 
 
-def _of_node(node: Node) -> Iterator[Dim | Condition | Symbol]:
+def of_node(node: Node) -> Iterator[Dim | Condition | Symbol]:
+    """Sizes, conditions and bare symbols of a node, without those of its regions."""
     for type in node.types:
         yield from type.shape
     for value in node.attributes.values():

@@ -32,6 +32,15 @@ def _itself(symbol: Symbol) -> Replacement:
     return symbol
 
 
+def _picks(name: str, found: Replacement | None) -> tuple[str, ...]:
+    """The decisions that pick from a bank, of what stands for one of them elsewhere."""
+    if isinstance(found, Symbol):
+        return (found.name,)
+    if isinstance(found, Dim):
+        return tuple(s.name for s in sorted(found.symbols, key=str) if len(s.values) > 1)
+    return (name,)
+
+
 @dataclass
 class Names:
     """How a block's names read where its nodes are copied to.
@@ -91,16 +100,13 @@ class Names:
 
     def param(self, param: Param) -> Param:
         names = {s.name: self.symbol(s) for axis in param.shape for d in axis for s in d.symbols}
-        bank = tuple(
-            found.name if isinstance(found := names.get(name), Symbol) else name
-            for name in param.bank
-        )
+        bank = dict.fromkeys(n for name in param.bank for n in _picks(name, names.get(name)))
         return replace(
             param,
             path=self.store(param.path),
             shape=tuple(tuple(self.dim(d) for d in axis) for axis in param.shape),
             init=self.init(param.init),
-            bank=bank,
+            bank=tuple(bank),
         )
 
     def call(self, call: Call) -> Call:

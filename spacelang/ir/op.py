@@ -15,6 +15,7 @@ entry point `spacelang.ops`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -67,9 +68,14 @@ def shown(value: Dim | TensorType) -> str:
     if isinstance(value, TensorType):
         body = f"[{', '.join(map(shown, value.shape))}]"
         return body if value.dtype == "f32" else f"{value.dtype}{body}"
-    text = str(value).replace("%", "")
+    text = bare(str(value))
     values = values_of(value) if len(text) > LONG else ()
     return "|".join(map(str, values)) if 0 < len(values) <= 4 else text
+
+
+def bare(text: str) -> str:
+    """A size without the signs of those that a block is given, and of indices (`%n`, `%0i`)."""
+    return re.sub(r"%\d*", "", text)
 
 
 def values_of(size: Dim) -> tuple[Fraction, ...]:

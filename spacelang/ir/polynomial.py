@@ -35,7 +35,7 @@ class Dim:
             return _symbol(x)
         if isinstance(x, bool):
             raise TypeError("a boolean is not a size")
-        return _constant(exact(x))
+        return _whole(x) if isinstance(x, int) else _constant(exact(x))
 
     @cached_property
     def _hash(self) -> int:
@@ -252,6 +252,11 @@ def _unlisted(dim: Dim) -> Exception:
     if points > LIMIT:
         return ValueError(f"{dim} has {points:,} points, more than {LIMIT:,}")
     return ArithmeticError(f"{dim} is undefined for some decisions")
+
+
+@lru_cache(maxsize=4096)
+def _whole(number: int) -> Dim:
+    return _constant(Fraction(number))
 
 
 @lru_cache(maxsize=4096)

@@ -56,6 +56,8 @@ Answer = Proved | Refuted | Unsettled
 def equal(a: Size, b: Size, guards: Iterable[Condition] = ()) -> Answer:
     """Whether two sizes are equal for every architecture that the guards admit."""
     left, right = Dim.of(a), Dim.of(b)
+    if left == right:
+        return Proved()
     return _settle("zero", left - right, left.symbols | right.symbols, guards)
 
 
@@ -132,7 +134,7 @@ def _true_at(claim: str, value: Number | bool) -> bool | None:
         case "zero":
             return value == 0
         case "whole":
-            return Fraction(value).denominator == 1
+            return value.is_integer() if isinstance(value, float) else value.denominator == 1
         case "at most zero":
             return value <= 0
         case "below zero":

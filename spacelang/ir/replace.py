@@ -23,7 +23,7 @@ def replacement_size(symbol: Symbol, replacement: Replacement) -> Dim:
 
 def check_replacement(symbol: Symbol, replacement: Replacement) -> None:
     """ValueError if the replacement is known to take a value which the symbol does not."""
-    if symbol.rate:
+    if symbol.rate or (isinstance(replacement, Symbol) and symbol.alike(replacement)):
         return
     if isinstance(replacement, Dim):
         values: Iterable[object] | None = exact_table(replacement)

@@ -28,7 +28,7 @@ from spacelang.ir.block import Block
 from spacelang.ir.edit import Draft, Made, Site, edit
 from spacelang.ir.graph import Graph
 from spacelang.ir.node import Node, Value
-from spacelang.ir.text import base_name
+from spacelang.ir.words import base_name
 
 LIMIT = 10_000
 """How many replacements a rewriting may make before it is taken to have no end."""

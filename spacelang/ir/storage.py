@@ -1,41 +1,114 @@
 """Storage: what the supernet keeps for each parameter, the largest need of every use of it.
 
 encoder[0].attn.qkv.weight   [[3, 4, 64], [256]]      # width is stored at 256: `width: store(256)`
+head.weight                  [[10], [8]], [[10], [16]]    # `width: separate`: a tensor a candidate
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
 from math import prod
 from typing import TYPE_CHECKING
 
 from spacelang.diagnostics import SpaceError, error
-from spacelang.ir.dim import Dim, Symbol
+from spacelang.ir.dim import Dim, Symbol, Value
 from spacelang.ir.param import Param, View
 
 if TYPE_CHECKING:
     from spacelang.ir.graph import Graph, Instance
 
+Shape = tuple[tuple[int, ...], ...]
+Extents = tuple[int, ...]
+"""How much is stored of a factor: in each tensor of a bank, or one number for all."""
+TENSORS = 65_536
+"""How many tensors a bank has at most."""
+
 
 @dataclass(frozen=True)
 class Storage:
-    """One stored tensor. `bank`: decisions of which every value has a tensor of its own."""
+    """What is stored under a path: a tensor, or a bank with one for each value of some decisions.
+
+    extents  of every factor of each axis
+    bank     the decisions by which the first use in the network picks; other uses pick by theirs
+    """
 
     path: str
-    shape: tuple[tuple[int, ...], ...]
+    extents: tuple[tuple[Extents, ...], ...]
     param: Param
     bank: tuple[Symbol, ...] = ()
 
-    @property
-    def sizes(self) -> tuple[int, ...]:
-        """The shape as PyTorch sees it, factors merged."""
-        return tuple(prod(axis) for axis in self.shape)
+    @cached_property
+    def tensors(self) -> tuple[Shape, ...]:
+        """The shape of each stored tensor, factor by factor; the bank's last decision runs
+        fastest."""
+        count = prod(len(s.values) for s in self.bank)
+        return tuple(
+            tuple(tuple(e[i if len(e) > 1 else 0] for e in axis) for axis in self.extents)
+            for i in range(count)
+        )
+
+    @cached_property
+    def shape(self) -> Shape:
+        """The largest extent of each factor."""
+        return tuple(tuple(max(e) for e in axis) for axis in self.extents)
 
     @property
+    def sizes(self) -> tuple[int, ...]:
+        """The largest shape as PyTorch sees it, factors merged."""
+        return merged(self.shape)
+
+    @cached_property
     def numel(self) -> int:
-        return prod(self.sizes) * prod(len(s.values) for s in self.bank)
+        """Elements of all its tensors."""
+        return sum(prod(merged(shape)) for shape in self.tensors)
+
+
+def merged(shape: Shape) -> tuple[int, ...]:
+    """A shape with the factors of each axis multiplied."""
+    return tuple(prod(axis) for axis in shape)
+
+
+def bank_position(bank: Sequence[Symbol], values: Mapping[str, Value]) -> int:
+    """Which tensor of a bank some decisions read."""
+    position = 0
+    for symbol in bank:
+        position = position * len(symbol.values) + symbol.values.index(values[symbol.name])
+    return position
+
+
+def picks(bank: Sequence[Symbol], position: int) -> dict[str, Value]:
+    """The values of the decisions of a bank that lead to a tensor; undoes `bank_position`."""
+    found: dict[str, Value] = {}
+    for symbol in reversed(bank):
+        position, index = divmod(position, len(symbol.values))
+        found[symbol.name] = symbol.values[index]
+    return found
+
+
+def bank_of(instance: Instance, param: Param) -> tuple[Symbol, ...]:
+    """The decisions by which a use picks from the bank of a parameter."""
+    if not param.bank:
+        return ()
+    block = instance.block
+    known = {s.name: s for s in (*block.sizes, *(c.symbol for c in block.decisions))}
+    found: dict[Symbol, None] = {}
+    for name in param.bank:
+        given = instance.symbol(known[name])
+        picks = (given,) if isinstance(given, Symbol) else sorted(given.symbols, key=str)
+        found.update(dict.fromkeys(s for s in picks if len(s.values) > 1))
+    return tuple(found)
+
+
+def check_bank(path: str, param: Param, bank: Sequence[Symbol]) -> None:
+    """SP507 for a bank of too many tensors."""
+    count = prod(len(s.values) for s in bank)
+    if count > TENSORS:
+        text = f"{path} would be {count:,} tensors, more than {TENSORS:,}"
+        found = error("SP507", text, param.span)
+        raise SpaceError(found.note(f"one for each value of {', '.join(s.name for s in bank)}"))
 
 
 def largest(dim: Dim, stored: Mapping[str, int]) -> int:
@@ -49,47 +122,88 @@ def largest(dim: Dim, stored: Mapping[str, int]) -> int:
 
 
 def storages(graph: Graph) -> dict[str, Storage]:
-    """All storages by path, in the order in which the network first reads them."""
+    """All storages by path, in the order in which the network first reads them.
+
+    SP402 where uses of one storage have other axes or banks, SP507 for a bank too large.
+    """
     found: dict[str, Storage] = {}
-    memo: dict[Dim, int] = {}
-
-    def extent(instance: Instance, dim: Dim) -> int:
-        size = instance.absolute(dim)
-        if size not in memo:
-            memo[size] = largest(size, graph.stored)
-        return memo[size]
-
-    def keep(instance: Instance, view: View, param: Param) -> None:
-        path = instance.param(param.path)
-        shape = tuple(tuple(extent(instance, n) for n in axis) for axis in view.lengths)
-        before = found.get(path)
-        if before is not None:
-            if [len(a) for a in before.shape] != [len(a) for a in shape]:
-                raise SpaceError(
-                    error("SP402", f"two shapes for {path}", param.span).also(before.param.span)
-                )
-            shape = tuple(
-                tuple(max(m, n) for m, n in zip(a, b, strict=True))
-                for a, b in zip(before.shape, shape, strict=True)
-            )
-        bank = tuple(
-            s
-            for name in param.bank
-            if isinstance(s := instance.symbol(_named(instance, name)), Symbol)
-        )
-        found[path] = Storage(path, shape, param, bank)
-
+    sizer = Sizer(graph.stored)
     for place in graph.places():
-        block = place.instance.block
+        params = place.instance.block.param
         for view in place.node.params.values():
-            keep(place.instance, view, block.param[view.param])
+            here = sizer.storage(place.instance, view, params[view.param])
+            before = found.get(here.path)
+            found[here.path] = here if before is None else _joined(before, here)
     return found
 
 
-def _named(instance: Instance, name: str) -> Symbol:
-    """The symbol of a block by its name."""
-    block = instance.block
-    for symbol in (*block.sizes, *(c.symbol for c in block.decisions)):
-        if symbol.name == name:
-            return symbol
-    raise KeyError(name)
+class Sizer:
+    """Extents of factors, each size worked out once."""
+
+    def __init__(self, stored: Mapping[str, int]) -> None:
+        self.stored = stored
+        self._known: dict[tuple[Dim, tuple[Symbol, ...]], Extents] = {}
+
+    def storage(self, instance: Instance, view: View, param: Param) -> Storage:
+        """What one use needs: room for what is declared, and for the longest part it reads."""
+        path, bank = instance.param(param.path), bank_of(instance, param)
+        check_bank(path, param, bank)
+
+        def need(declared: Dim, length: Dim) -> Extents:
+            extents = self.extents(instance.absolute(length), bank)
+            if declared == length:
+                return extents
+            return _larger(extents, self.extents(instance.absolute(declared), bank))
+
+        extents = tuple(
+            tuple(need(m, n) for m, n in zip(a, b, strict=True))
+            for a, b in zip(param.shape, view.lengths, strict=True)
+        )
+        return Storage(path, extents, param, bank)
+
+    def extents(self, size: Dim, bank: tuple[Symbol, ...]) -> Extents:
+        """The largest value of a size for each value of the decisions of a bank."""
+        key = size, bank
+        if key not in self._known:
+            self._known[key] = self._extents(size, bank)
+        return self._known[key]
+
+    def _extents(self, size: Dim, bank: tuple[Symbol, ...]) -> Extents:
+        inside = {s.name for s in size.symbols}
+        mine = [s.name for s in bank if s.name in inside]
+        if not mine:
+            return (largest(size, self.stored),)
+        known: dict[tuple[Value, ...], int] = {}
+        found: list[int] = []
+        for values in product(*(s.values for s in bank)):
+            point = {s.name: v for s, v in zip(bank, values, strict=True) if s.name in inside}
+            combination = tuple(point.values())
+            if combination not in known:
+                closed = len(mine) == len(inside)
+                n = size.at(point) if closed else largest(size.substitute(point), self.stored)
+                known[combination] = max(0, int(n))
+            found.append(known[combination])
+        return tuple(found)
+
+
+def _larger(a: Extents, b: Extents) -> Extents:
+    """The larger of two extents in each tensor."""
+    count = max(len(a), len(b))
+    return tuple(
+        max(m, n) for m, n in zip(a * (count // len(a)), b * (count // len(b)), strict=True)
+    )
+
+
+def _joined(a: Storage, b: Storage) -> Storage:
+    """The storage that two uses share."""
+    axes = [[len(axis) for axis in s.extents] for s in (a, b)]
+    banks = [[symbol.values for symbol in s.bank] for s in (a, b)]
+    if axes[0] != axes[1] or banks[0] != banks[1]:
+        what = "shapes" if axes[0] != axes[1] else "banks"
+        found = error("SP402", f"two {what} for {a.path}", b.param.span)
+        raise SpaceError(found.also(a.param.span))
+    extents = tuple(
+        tuple(_larger(m, n) for m, n in zip(p, q, strict=True))
+        for p, q in zip(a.extents, b.extents, strict=True)
+    )
+    return Storage(a.path, extents, b.param, a.bank)

@@ -8,6 +8,7 @@ from typing import cast
 
 from spacelang import plugins
 from spacelang.diagnostics import Diagnostic
+from spacelang.ir.gather import forms as gathers
 from spacelang.ir.subject import Subject, broken
 
 
@@ -81,7 +82,7 @@ def _plain(value: object) -> bool:
 
 LAYOUTS = ("order", "shape")
 RULES: Mapping[str, Callable[[str | int], bool]] = {
-    "entangle": lambda argument: argument in ("", "flat", "centre"),
+    "entangle": lambda argument: argument in ("", "flat", "centre", *gathers()),
     "separate": lambda argument: argument == "",
     "store": lambda argument: isinstance(argument, int) and argument > 0,
     "tie": lambda argument: argument == "" or (isinstance(argument, int) and argument > 0),

@@ -18,34 +18,33 @@ in full.
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from fractions import Fraction
+from collections.abc import Iterator, Mapping, Sequence
 from hashlib import sha256
-from typing import cast
 
 from spacelang.ir.block import Block
-from spacelang.ir.condition import CONDITIONS, TRUE, Condition
+from spacelang.ir.condition import TRUE, Condition
 from spacelang.ir.decision import Choice
 from spacelang.ir.dialect import Dialect, Layout
 from spacelang.ir.dim import Dim, Symbol
-from spacelang.ir.dim import Value as Candidate
 from spacelang.ir.graph import Graph
 from spacelang.ir.known import Known, Symbols
 from spacelang.ir.node import Attribute, Call, Node, TensorType
 from spacelang.ir.op import Option, ops
 from spacelang.ir.options import attribute
 from spacelang.ir.param import Gather, Init, Param, Slice, View
+from spacelang.ir.words import (
+    bare,
+    base_name,
+    given_names,
+    name,
+    region_conditions,
+    same,
+    setting,
+    value_set,
+    values_of,
+)
 
 VERSION = 1
-PLAIN = re.compile(r"%?[A-Za-z_]\w*(?:\[\d+\])*(?:\.\w+(?:\[\d+\])*)*'*", re.ASCII)
-RESERVED = frozenset({
-    "and", "as", "at", "block", "by", "call", "condition", "decide", "decides", "do", "else",
-    "false", "graph", "if", "in", "init", "is", "names", "none", "not", "or", "output", "owns",
-    "param", "rename", "require", "root", "rule", "search", "size", "spaceir", "stored", "stores",
-    "symbol", "through", "to", "training", "true", "when", "within", "yield",
-})  # fmt: skip
-"""Words that are no names where they stand by themselves; those of `ir.lark`."""
 
 
 def write(graph: Graph, *, full: bool = False) -> str:
@@ -65,48 +64,6 @@ def digest(graph: Graph) -> str:
     return sha256(write(canonical(graph), full=True).encode()).hexdigest()
 
 
-def name(text: str, free: bool = False) -> str:
-    """A name as it stands in the text; `free` where reserved words are names like any other."""
-    plain = PLAIN.fullmatch(text) and (free or text not in RESERVED)
-    return text if plain else "@" + json.dumps(text)
-
-
-def base_name(block: str) -> str:
-    """A block's name without the number of its variant: `encoder.2` -> `encoder`."""
-    return re.sub(r"\.\d+$", "", block)
-
-
-def candidate(value: Candidate) -> str:
-    """A value of a decision: `7/2`, `"k3"`, `true`, `[0, 2]`."""
-    match value:
-        case bool():
-            return "true" if value else "false"
-        case str():
-            return json.dumps(value)
-        case tuple():
-            return f"[{', '.join(map(str, value))}]"
-        case _:
-            return str(Fraction(value))
-
-
-def _set(values: Iterable[Candidate]) -> str:
-    return f"{{{', '.join(map(candidate, values))}}}"
-
-
-def _values(size: Symbol) -> str:
-    """What a size may be: nothing said is any whole number from 1 on, `*` any number at all."""
-    if size.rate:
-        return " in {*}"
-    return f" in {_set(size.values)}" if size.values else ""
-
-
-def setting(value: object) -> str:
-    """A setting of an engine; numbers keep their kind (`1` against `1.0`)."""
-    if isinstance(value, tuple):
-        return f"[{', '.join(map(setting, cast(tuple[object, ...], value)))}]"
-    return "none" if value is None else json.dumps(value)
-
-
 class _BlockWriter:
     """Lines of blocks; `scope` holds the symbols that the present one knows."""
 
@@ -118,7 +75,7 @@ class _BlockWriter:
         self.owner = base_name(block.name)
         yield f"{word} {name(block.name)} {{"
         for size in block.sizes:
-            yield f"  size {name(size.name)}{_values(size)}"
+            yield f"  size {name(size.name)}{values_of(size)}"
         for choice in block.decisions:
             yield "  " + self._choice(choice)
         for param in block.params:
@@ -129,7 +86,7 @@ class _BlockWriter:
     def _level(self, level: Block, indent: str) -> Iterator[str]:
         for node in level.nodes:
             yield indent + self._node(node)
-            guards = _region_conditions(node)
+            guards = region_conditions(node)
             for position, region in enumerate(node.regions):
                 head = "do" if guards is None else f"when {self._condition(guards[position])}"
                 if region.name != f"{self.owner}.{node.op}":
@@ -140,9 +97,9 @@ class _BlockWriter:
         yield f"{indent}yield {', '.join(map(str, level.outputs))}".rstrip()
 
     def _choice(self, choice: Choice) -> str:
-        text = f"decide {choice.kind} {name(choice.path)} in {_set(choice.values)}"
+        text = f"decide {choice.kind} {name(choice.path)} in {value_set(choice.values)}"
         if choice.hull is not None:
-            text += f" within {_set(choice.hull)}"
+            text += f" within {value_set(choice.hull)}"
         return text if choice.live == TRUE else f"{text} when {self._condition(choice.live)}"
 
     def _param(self, param: Param) -> str:
@@ -191,7 +148,7 @@ class _BlockWriter:
         left_out: set[str] = set()
         if given_names(node):
             left_out.add("given")
-        if _region_conditions(node) is not None:
+        if region_conditions(node) is not None:
             left_out.add("conditions")
         for key in (*options, *sorted(set(node.attributes) - set(options))):
             if key not in node.attributes or key in left_out:
@@ -222,12 +179,12 @@ class _BlockWriter:
         if isinstance(value, Symbol):
             return self._symbol(value)
         text = self._dim(value)
-        return f"1*{text}" if _bare(value) else text
+        return f"1*{text}" if bare(value) else text
 
     def _symbol(self, symbol: Symbol) -> str:
         text = name(symbol.name)
         same = self.scope.get(symbol.name) == symbol
-        return text if same else f"{text} in {_set(symbol.values)}"
+        return text if same else f"{text} in {value_set(symbol.values)}"
 
     def _view(self, view: View) -> str:
         text = name(view.param)
@@ -335,31 +292,3 @@ class _Writer(_BlockWriter):
     def _layout(self, layout: Layout) -> str:
         arguments = [*map(json.dumps, layout.order), *map(self._dim, layout.shape)]
         return f"{name(layout.kind)}({', '.join(arguments)})"
-
-
-def _bare(dim: Dim) -> bool:
-    """Whether a size is one symbol and nothing else."""
-    return len(dim.symbols) == 1 and dim == Dim.of(next(iter(dim.symbols)))
-
-
-def given_names(node: Node) -> tuple[str, ...]:
-    """The names of the optional operands that stand last, where the attribute `given` says them."""
-    given = node.attributes.get("given")
-    if not isinstance(given, tuple) or not given or len(given) > len(node.operands):
-        return ()
-    names = tuple(entry for entry in given if isinstance(entry, str))
-    return names if len(names) == len(given) else ()
-
-
-def _region_conditions(node: Node) -> tuple[Condition, ...] | None:
-    """The conditions of a node's regions, if its attribute `conditions` has one for each."""
-    given = node.attributes.get("conditions")
-    if not node.regions or not isinstance(given, tuple) or len(given) != len(node.regions):
-        return None
-    found = tuple(entry for entry in given if isinstance(entry, CONDITIONS))
-    return found if len(found) == len(given) else None
-
-
-def same(a: Attribute, b: Attribute) -> bool:
-    """Whether two attributes are one: a boolean is no number."""
-    return type(a) is type(b) and a == b

@@ -6,7 +6,7 @@ from spacelang.ir.dim import Dim
 from spacelang.ir.node import TensorType
 from spacelang.ir.op import Infer, op
 
-mixture = op("mixture", "weights xs*", "written")
+mixture = op("mixture", "weights xs*")
 
 
 @mixture.shape

@@ -1,4 +1,4 @@
-"""Index tables and reading by index: take, gather, bucket_sum, tables of offsets, masks.
+"""Tables and reading by index: take, gather, bucket_sum, tables by a formula, of offsets, masks.
 
 The tables are pure functions of their sizes: constants of the network, stored only where labelled.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 from spacelang.ir.dim import Dim
 from spacelang.ir.node import TensorType
 from spacelang.ir.op import Infer, op, option, shown
+from spacelang.ops.formula import mistake
 
 INDEX = "i64"
 
@@ -108,3 +109,27 @@ def _shift_mask(infer: Infer) -> TensorType:
     infer.need_bound(windows, "the number of windows")
     infer.need_whole(windows, "the number of windows")
     return TensorType((windows, Dim.of(1), window * window, window * window))
+
+
+table = op(
+    "table",
+    "",
+    "table written",
+    shape=option("sizes"),
+    formula=option("string"),
+    sizes=option("sizes", ()),
+    index=option("bool", False),
+)
+
+
+@table.shape
+def _table(infer: Infer) -> TensorType:
+    """The values of a formula at all places of a shape; see `formula.py`."""
+    shape = infer.dims("shape")
+    for size in shape:
+        infer.need_bound(size, "a size of a table")
+        infer.need_whole(size, "a size of a table")
+    wrong = mistake(infer.text("formula"), len(shape), len(infer.dims("sizes")))
+    if wrong:
+        infer.fail("SP209", "a formula that has no value", wrong)
+    return TensorType(shape, INDEX if infer.flag("index") else "f32")

@@ -5,6 +5,7 @@ beats that of a decision; then more labels, then more fixed indices, then the la
 
     entangle           leading entries of the factor
     entangle(centre)   entries around its middle
+    entangle(corner)   entries through an index table: square, corner, band, or a plug-in's
     entangle(flat)     a tensor of one axis: one prefix of all its factors
     separate           a storage for each candidate
     store(256)         a decision: leading entries of a storage wider than any candidate
@@ -12,51 +13,42 @@ beats that of a decision; then more labels, then more fixed indices, then the la
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import prod
 from typing import ClassVar
 
-from spacelang import plugins
+from spacelang.analysis.parts import Chain, Parts, Terms
 from spacelang.diagnostics import Report, error
 from spacelang.ir.block import Block
+from spacelang.ir.condition import Condition
 from spacelang.ir.dim import Dim, Symbol
-from spacelang.ir.graph import Graph, Instance
+from spacelang.ir.dim import Value as DecisionValue
+from spacelang.ir.gather import forms, refused
+from spacelang.ir.graph import Graph, Instance, conditions
 from spacelang.ir.node import Node
-from spacelang.ir.param import Param, Slice, View
+from spacelang.ir.param import ZERO, Gather, Param, Slice, View
 from spacelang.ir.pattern import Pattern
 from spacelang.ir.prove import Proved, at_most, whole
 from spacelang.ir.rule import StorageRule
+from spacelang.ir.storage import bank_of, check_bank, largest
 from spacelang.passes.base import Pass
+from spacelang.passes.sharing import EVERYTHING, Rules, placed, start_of, table_of
 
-Start = Callable[[Dim, int], Dim]
-"""Where a slice of `length` starts in a factor stored with so many entries."""
-
-
-def centre(length: Dim, stored: int) -> Dim:
-    """Around the middle: a 3x3 kernel in a 7x7 one."""
-    return (stored - length) / 2
-
-
-def start_of(rule: StorageRule | None) -> Start | None:
-    """The start of a rule's slices, None for leading ones; plug-ins give theirs by name."""
-    if rule is None or rule.kind in ("store", "separate"):
-        return None
-    if rule.kind == "entangle":
-        return centre if rule.argument == "centre" else None
-    return plugins.load("spacelang.sharing", rule.kind)
-
-
-EVERYTHING = Pattern((), anywhere=True)
 Change = tuple[tuple[StorageRule | None, ...], ...]
+Joined = dict[tuple[int, str, int, int], Gather]
+"""What reads a factor (node, role, axis, factor) along an axis that `concat` joined."""
+Use = tuple[tuple[Condition, ...], tuple[tuple[Dim, ...], ...]]  # guards, and what is read
 
 
 @dataclass(frozen=True)
 class Entangle(Pass):
-    """Adds a storage rule: what `path` names reads slices of one storage.
+    """What `path` names reads slices of one storage.
 
-    path    decisions or parameters; all of them if not given
-    form    leading entries (""), entries around the middle ("centre"), one flat prefix ("flat")
+    path    decisions or parameters; every decision of a size if not given. Of a path decision the
+            alternatives share what is called alike in them (`alternatives.py`)
+    form    leading entries (""), entries around the middle ("centre"), one flat prefix ("flat"),
+            or the name of an index table ("corner")
     """
 
     name: ClassVar[str] = "entangle"
@@ -66,25 +58,72 @@ class Entangle(Pass):
     form: str = ""
 
     def run(self, graph: Graph, report: Report) -> Graph:
-        """The graph with the rule; storage is laid out anew after every pass."""
-        if self.form not in FORMS:
-            report.add(error("SP204", f"entangle has no form {self.form}").note(FORMS_NOTE))
+        """The graph with a storage rule, by which storage is laid out anew after every pass.
+
+        SP504 for a path of nothing, SP601 where it names nothing that could be shared.
+        """
+        from spacelang.passes.alternatives import entangled
+        from spacelang.passes.release import released
+
+        known = ("centre", "flat", *forms())
+        if self.form not in ("", *known):
+            note = f"there are {', '.join(known)}, or none for leading entries"
+            report.add(error("SP204", f"entangle has no form {self.form}").note(note))
+            return graph
+        named = [p for p in (*graph.decisions, *graph.storages) if self.path.match(p) is not None]
+        if not named and self.path != EVERYTHING:
+            report.add(error("SP504", f"nothing has the path {self.path}"))
+            return graph
+        sized = _sized(graph)
+        found = {
+            path for path, names in sized.items() if path in named or not names.isdisjoint(named)
+        }
+        paths = [] if self.path == EVERYTHING else [
+            p for p in named if p in graph.decisions and graph.decisions[p].kind == "path"
+        ]  # fmt: skip
+        if paths and self.form not in ("", "centre"):
+            why = f"entangle({self.form}) does not fit {paths[0]}, which is a path"
+            report.add(error("SP601", why).note("alternatives share leading or centred entries"))
+        elif paths:
+            graph = entangled(graph, paths, self.form == "centre")
+        if not found and not paths:
+            which = "no decision" if self.path == EVERYTHING else f"nothing that {self.path} names"
+            report.add(
+                error("SP601", f"entangle finds nothing to share in {graph.name}")
+                .note(f"{which} sizes a parameter, or is a parameter that a decision sizes")
+            )  # fmt: skip
+        if not found:
             return graph
         rule = StorageRule(self.path, "entangle", self.form)
-        return replace(graph, rules=(*graph.rules, rule))
+        return replace(released(graph, found), rules=(*graph.rules, rule))
 
 
-FORMS = ("", "centre", "flat")
-FORMS_NOTE = "there are centre and flat, or none for leading entries"
+def _sized(graph: Graph) -> dict[str, set[str]]:
+    """Every parameter that decisions size, and which they are."""
+    found: dict[str, set[str]] = {}
+    for place in graph.places():
+        for view in place.node.params.values():
+            symbols = {
+                s.name
+                for axis in view.lengths
+                for length in axis
+                for s in place.instance.absolute(length).symbols
+                if len(s.points) > 1
+            }
+            if symbols:
+                found.setdefault(place.instance.param(view.param), set()).update(symbols)
+    return found
 
 
 def lay_out(graph: Graph) -> Graph:
     """The graph with every view and the stored sizes as its rules say (SP401, SP403, SP404,
     SP504)."""
     report = Report()
-    rules = _Rules(graph, report)
+    rules = Rules(graph, report)
     stored = {path: n for path in graph.decisions if (n := rules.stored(path)) is not None}
-    graph = replace(graph, stored=stored)
+    if [*stored.items()] != [*graph.stored.items()]:
+        graph = graph.restated(("_walk", "decisions"), stored=stored)
+    _ = graph.storages  # SP402, SP507
     writer = _Writer(graph, rules, report)
     name = writer.visit(graph.top)
     rules.check_used()
@@ -92,64 +131,7 @@ def lay_out(graph: Graph) -> Graph:
     if not writer.changed:
         return graph
     blocks = {n: b for n, b in writer.blocks.items() if n != name}
-    return replace(graph, root=writer.blocks[name], blocks=blocks)
-
-
-class _Rules:
-    """The rules of a graph, and which of them were used."""
-
-    def __init__(self, graph: Graph, report: Report) -> None:
-        self.rules, self.report = graph.rules, report
-        self.decisions = graph.decisions
-        self.used: set[int] = set()
-        self.known: set[str] = set()
-        self._of_decision: dict[str, StorageRule | None] = {}
-        self._of_tensor: dict[str, StorageRule | None] = {}
-
-    def stored(self, path: str) -> int | None:
-        rule = self.of_decision(path)
-        if rule is None or rule.kind != "store":
-            return None
-        assert isinstance(rule.argument, int)
-        numbers = (v for v in self.decisions[path].values if not isinstance(v, str | bool | tuple))
-        largest = max(numbers, default=0)
-        if rule.argument < largest:
-            found = f"{path} is stored at {rule.argument}, less than its candidate {largest}"
-            self.report.add(error("SP403", found, rule.span))
-        return rule.argument
-
-    def of_decision(self, path: str) -> StorageRule | None:
-        if path not in self._of_decision:
-            self._of_decision[path] = self._best(path, universal=True)
-        return self._of_decision[path]
-
-    def of_tensor(self, path: str) -> StorageRule | None:
-        self.known.add(path)
-        if path not in self._of_tensor:
-            self._of_tensor[path] = self._best(path, universal=False)
-        return self._of_tensor[path]
-
-    def _best(self, path: str, universal: bool) -> StorageRule | None:
-        fit = [
-            (rule.pattern.weight, line, rule)
-            for line, rule in enumerate(self.rules)
-            if rule.kind != "tie"
-            and (universal or rule.pattern != EVERYTHING)
-            and rule.pattern.match(path) is not None
-        ]
-        if not fit:
-            return None
-        _, line, rule = max(fit, key=lambda f: f[:2])
-        self.used.add(line)
-        return rule
-
-    def check_used(self) -> None:
-        """A rule that matches no decision and no parameter is SP504."""
-        for rule in self.rules:
-            if rule.kind == "tie" or rule.pattern == EVERYTHING:
-                continue
-            if not any(rule.pattern.match(p) is not None for p in (*self.decisions, *self.known)):
-                self.report.add(error("SP504", f"nothing has the path {rule.pattern}", rule.span))
+    return graph.restated(("decisions",), root=writer.blocks[name], blocks=blocks)
 
 
 @dataclass
@@ -157,29 +139,74 @@ class _Writer:
     """Rewrites blocks bottom up; uses of one block that need different views get a block each."""
 
     graph: Graph
-    rules: _Rules
+    rules: Rules
     report: Report
 
     def __post_init__(self) -> None:
         self.blocks: dict[str, Block] = {}
         self.made: dict[object, str] = {}
+        self.plain: dict[str, str] = {}
         self.changed = False
+        self.parts = Parts(self.graph)
+        self.asked: dict[Chain, dict[Symbol, Dim]] = {}
+        self.uses: dict[str, list[Use]] = {}
+        self.shared: set[str] = set()
+        if any(rule.kind == "separate" for rule in self.graph.rules):
+            for place in self.graph.places():
+                for view in place.node.params.values():
+                    path = place.instance.param(view.param)
+                    absolute = place.instance.absolute
+                    lengths = tuple(tuple(map(absolute, axis)) for axis in view.lengths)
+                    self.uses.setdefault(path, []).append((place.guards, lengths))
 
-    def visit(self, instance: Instance) -> str:
+    def visit(self, instance: Instance, chain: Chain = ()) -> str:
         """The name of the block that this use calls after the rewriting."""
-        block = instance.block
-        callees = {
-            node.id: self.visit(instance.enter(node.call, self.graph.blocks[node.call.block]))
+        name = self.plain.get(instance.block.name)
+        if name is None:
+            name = self._visited(instance, chain)
+            if not self.rules.rules and self._fixed(instance.block):
+                self.plain[instance.block.name] = name
+        return name
+
+    def _fixed(self, block: Block) -> bool:
+        """Whether all that a block and what it calls read is of one size and no bank's: without
+        rules all uses are then alike."""
+        return not any(param.bank for param in block.params) and all(
+            node.call.block in self.plain
+            if node.call is not None
+            else all(
+                n.constant is not None for v in node.params.values() for a in v.lengths for n in a
+            )
             for node in block.everywhere()
+        )
+
+    def _visited(self, instance: Instance, chain: Chain) -> str:
+        block = instance.block
+        levels = list(_everywhere(instance, block))
+        callees = {
+            node.id: self.visit(
+                here.enter(node.call, self.graph.blocks[node.call.block]), (*chain, node.id)
+            )
+            for here, node in levels
             if node.call is not None
         }
+        terms = Terms(self.parts, chain, instance)
+        bound = {
+            node: {
+                symbol.name: size if (found := terms.size(size)) is None else found
+                for symbol, size in asked.items()
+            }
+            for node in callees
+            if (asked := self.asked.pop((*chain, node), None))
+        }
+        joined: Joined = {}
         changes: dict[str, Change] = {}
-        for node in block.everywhere():
-            for view in node.params.values():
-                change = self._change(instance, block.param[view.param], view)
-                if any(
-                    r is not None and (r.kind, r.argument) not in PREFIX for a in change for r in a
-                ):
+        for here, node in levels:
+            for role, view in node.params.items():
+                change = self._change(here, block.param[view.param], view)
+                found = self._joined(terms, node, role, change)
+                joined.update(found)
+                if found or _matters(change, view, block.param[view.param]):
                     changes[view.param] = change
         centres = ((p, str(self._centres(instance, block.param[p], c))) for p, c in changes.items())
         key = (
@@ -187,7 +214,12 @@ class _Writer:
             tuple(sorted(callees.items())),
             tuple(sorted((p, str(c)) for p, c in changes.items())),
             tuple(sorted(centres)),
+            tuple(joined.items()),
+            tuple((node, tuple(sizes.items())) for node, sizes in bound.items()),
+            tuple(terms.asked),
         )
+        if terms.asked:
+            self.asked[chain] = terms.asked
         if key in self.made:
             return self.made[key]
         name = block.name
@@ -197,6 +229,7 @@ class _Writer:
         self.made[key] = name
         if (
             changes
+            or bound
             or name != block.name
             or any(
                 callees[node.id] != node.call.block
@@ -205,7 +238,8 @@ class _Writer:
             )
         ):
             self.changed = True
-            block = self._rewritten(instance, block, name, callees, changes)
+            block = replace(block, sizes=(*block.sizes, *terms.asked))
+            block = self._rewritten(instance, block, name, callees, bound, changes, joined)
         self.blocks[name] = block
         return name
 
@@ -213,14 +247,20 @@ class _Writer:
         """The rule of each factor of a parameter, None where no decision sizes it."""
         path = instance.param(param.path)
         own = self.rules.of_tensor(path)
+        stored = self.graph.storages[path].shape
         touched = False
         axes: list[tuple[StorageRule | None, ...]] = []
-        for axis in view.lengths:
+        for a, axis in enumerate(view.lengths):
             factors: list[StorageRule | None] = []
-            for length in axis:
+            for f, length in enumerate(axis):
                 symbols = [s for s in instance.absolute(length).symbols if len(s.points) > 1]
-                touched = touched or bool(symbols)
-                factors.append(self._rule(own, symbols, param, path))
+                if symbols:
+                    rule = self._rule(own, symbols, param, path)
+                else:
+                    rule = self._rule_of_case(own, instance, length, stored[a][f])
+                    self._check_case(own, path, (a, f), param)
+                touched = touched or bool(symbols) or rule is not None
+                factors.append(rule)
             axes.append(tuple(factors))
         if own is not None and not touched:
             self.report.add(error("SP403", f"no decision sizes {path}", own.span))
@@ -229,6 +269,45 @@ class _Writer:
             headline = f"{path} has {len(axes)} axes; only a tensor of one axis is stored flat"
             self.report.add(error("SP403", headline, flat.span))
         return tuple(axes)
+
+    def _rule_of_case(
+        self, own: StorageRule | None, instance: Instance, length: Dim, stored: int
+    ) -> StorageRule | None:
+        """The rule of a factor that is a number here because its decision is taken.
+
+        Where a number had to be known, every value has an alternative under its condition.
+        """
+        if length == stored:
+            return None
+        taken = {s.name for guard in instance.guards for s in guard.symbols}
+        rules = (own,) if own is not None else map(self.rules.of_decision, sorted(taken))
+        return next((r for r in rules if placed(r)), None) if taken else None
+
+    def _check_case(
+        self, own: StorageRule | None, path: str, factor: tuple[int, int], param: Param
+    ) -> None:
+        """SP403 where `separate` would have to give the alternatives for the values of a decision
+        tensors of their own: they read one, by its label."""
+        uses = self.uses.get(path, [])
+        if len(uses) < 2 or path in self.shared:
+            return
+        taken = [_taken(guards) for guards, _ in uses]
+        lengths = [lengths[factor[0]][factor[1]] for _, lengths in uses]
+        for name in sorted(frozenset(taken[0]).intersection(*taken)):
+            rule = own or self.rules.of_decision(name)
+            by_value: dict[DecisionValue, set[Dim]] = {}
+            for values, length in zip(taken, lengths, strict=True):
+                by_value.setdefault(values[name], set()).add(length)
+            sizes = not all(each == next(iter(by_value.values())) for each in by_value.values())
+            if rule is not None and rule.kind == "separate" and sizes:
+                self.shared.add(path)
+                headline = f"{path} cannot be separate for the values of {name}"
+                self.report.add(
+                    error("SP403", headline, rule.span)
+                    .also(param.span, "this parameter")
+                    .note(f"there are alternatives for the values of {name}, which share {path}")
+                    .hint(f"weights {{ {name}: entangle }}, or a label for each alternative")
+                )  # fmt: skip
 
     def _rule(
         self, own: StorageRule | None, symbols: list[Symbol], param: Param, path: str
@@ -255,9 +334,24 @@ class _Writer:
             self.report.add(error("SP404", headline, rules[-1].span).also(rules[0].span))
         return (slicing or rules)[0]
 
+    def _joined(self, terms: Terms, node: Node, role: str, change: Change) -> Joined:
+        """Gathers for the factors of leading entries that lie along a joined axis."""
+        stored = self.graph.storages[terms.instance.param(node.params[role].param)].shape
+        joined: Joined = {}
+        for a, rules in enumerate(change):
+            for f, rule in enumerate(rules):
+                if rule is None or not _leading(rule) or _is(change, "flat"):
+                    continue
+                parts = self.parts.of((terms.chain, node.id, role, a, f))
+                if sum(largest(part, self.graph.stored) for part in parts) <= stored[a][f]:
+                    found = terms.view(parts, self.graph.stored)
+                    if found is not None:
+                        joined[node.id, role, a, f] = found
+        return joined
+
     def _centres(self, instance: Instance, param: Param, change: Change) -> tuple[int, ...]:
-        """The stored sizes on which centred slices depend."""
-        if not any(start_of(r) is not None for axis in change for r in axis):
+        """The stored sizes on which what is read depends."""
+        if not any(placed(r) for axis in change for r in axis):
             return ()
         return tuple(
             n for axis in self.graph.storages[instance.param(param.path)].shape for n in axis
@@ -269,20 +363,30 @@ class _Writer:
         block: Block,
         name: str,
         callees: Mapping[int, str],
+        bound: Mapping[int, Mapping[str, Dim]],
         changes: Mapping[str, Change],
+        joined: Joined,
     ) -> Block:
-        def view(old: View) -> View:
+        def view(node: Node, role: str, old: View) -> View:
             change = changes.get(old.param)
-            return old if change is None else self._view(instance, block, old, change)
+            if change is None:
+                return old
+            made = self._view(instance, block, old, change)
+            index = tuple(
+                tuple(joined.get((node.id, role, a, f), part) for f, part in enumerate(axis))
+                for a, axis in enumerate(made.index)
+            )
+            return View(old.param, index)
 
         def rewrite(node: Node) -> Node:
             call = node.call
             if call is not None:
-                call = replace(call, block=callees[node.id])
+                sizes = {**call.sizes, **bound.get(node.id, {})}
+                call = replace(call, block=callees[node.id], sizes=sizes)
             return replace(
                 node,
                 call=call,
-                params={role: view(old) for role, old in node.params.items()},
+                params={role: view(node, role, old) for role, old in node.params.items()},
                 regions=tuple(
                     replace(r, nodes=tuple(rewrite(n) for n in r.nodes)) for r in node.regions
                 ),
@@ -298,62 +402,97 @@ class _Writer:
 
     def _view(self, instance: Instance, block: Block, old: View, change: Change) -> View:
         if _is(change, "flat"):
-            return View(old.param, ((Slice(Dim.of(0), _total(old.lengths)),),))
+            return View(old.param, ((Slice(ZERO, _total(old.lengths)),),))
         stored = self.graph.storages[instance.param(old.param)].shape
         index = tuple(
             tuple(
-                self._started(instance, block.param[old.param], part, stored[a][f], rule)
-                if isinstance(part, Slice)
-                else part
+                part
+                if rule is None
+                else self._part(instance, block.param[old.param], part.length, stored[a][f], rule)
                 for f, (part, rule) in enumerate(zip(parts, rules, strict=True))
             )
             for a, (parts, rules) in enumerate(zip(old.index, change, strict=True))
         )
         return View(old.param, index)
 
-    def _started(
-        self,
-        instance: Instance,
-        param: Param,
-        part: Slice,
-        stored: int,
-        rule: StorageRule | None,
-    ) -> Slice:
-        """A slice from where its rule starts it: at a whole number, and inside of the storage."""
-        start_at = start_of(rule)
-        if rule is None or start_at is None:
+    def _part(
+        self, instance: Instance, param: Param, length: Dim, stored: int, rule: StorageRule
+    ) -> Slice | Gather:
+        """What a rule reads of a factor: at whole numbers, and inside of the storage (SP302)."""
+        table, start_at = table_of(rule), start_of(rule)
+        path = instance.param(param.path)
+        if table:
+            part = Gather(table, (Dim.of(stored),), length)
+            wrong = refused(replace(part, length=instance.absolute(length)), (), stored)
+            if wrong:
+                found = error("SP302", f"{table} does not fit {path}: {wrong}", rule.span)
+                self.report.add(found.also(param.span, "this parameter"))
             return part
-        start = start_at(part.length, stored)
+        if start_at is None:
+            return Slice(ZERO, length)
+        start = start_at(length, stored)
         here = instance.absolute(start)
-        end = here + instance.absolute(part.length)
+        end = here + instance.absolute(length)
         inside = (whole(here), at_most(0, here), at_most(end, stored))
         if not all(isinstance(verdict, Proved) for verdict in inside):
-            path = instance.param(param.path)
             self.report.add(
                 error("SP302", f"{rule.kind} starts a slice of {path} at {here}", rule.span)
                 .also(param.span, "this parameter")
                 .note(f"it is stored with {stored} entries")
                 .hint("a centred slice leaves as much on both sides: choose all odd, or all even")
             )
-        return replace(part, start=start)
+        return Slice(start, length)
 
     def _param(self, instance: Instance, param: Param, change: Change) -> Param:
         if _is(change, "flat"):
             return replace(param, shape=((_total(param.shape),),))
-        if _is(change, "separate"):
-            symbols = {
-                s.name: s
-                for axis, rules in zip(param.shape, change, strict=True)
-                for size, rule in zip(axis, rules, strict=True)
-                if rule is not None and rule.kind == "separate"
-                for s in size.symbols
-                if len(s.points) > 1
-            }
-            return replace(param, bank=tuple(sorted(symbols)))
-        return param
+        bank = {
+            s.name
+            for axis, rules in zip(param.shape, change, strict=True)
+            for size, rule in zip(axis, rules, strict=True)
+            if rule is not None and rule.kind == "separate"
+            for s in size.symbols
+            if len(s.points) > 1
+        }
+        kept = [name for name in param.bank if name in bank]  # stored weights go by this order
+        made = replace(param, bank=(*kept, *sorted(bank.difference(kept))))
+        check_bank(instance.param(param.path), made, bank_of(instance, made))
+        return made
 
 
-PREFIX = {("entangle", ""), ("store", "")}
+def _taken(guards: tuple[Condition, ...]) -> dict[str, DecisionValue]:
+    """The decisions of which guards leave one value."""
+    found: dict[str, tuple[DecisionValue, ...]] = {}
+    for guard in guards:
+        if len(guard.symbols) == 1:
+            (symbol,) = guard.symbols
+            left = found.get(symbol.name, symbol.values)
+            found[symbol.name] = tuple(v for v in left if guard.at({symbol.name: v}))
+    return {name: left[0] for name, left in found.items() if len(left) == 1}
+
+
+def _matters(change: Change, view: View, param: Param) -> bool:
+    """Whether rules ask for anything else than a view and its parameter have."""
+    if param.bank or _is(change, "flat") or _is(change, "separate"):
+        return True
+    return any(
+        rule is not None and (placed(rule) or part != Slice(ZERO, part.length))
+        for parts, rules in zip(view.index, change, strict=True)
+        for part, rule in zip(parts, rules, strict=True)
+    )
+
+
+def _leading(rule: StorageRule) -> bool:
+    """Whether a rule reads the first entries."""
+    return not placed(rule) and rule.kind != "separate"
+
+
+def _everywhere(instance: Instance, level: Block) -> Iterator[tuple[Instance, Node]]:
+    """The nodes of a level and of its regions, each under the conditions of its region."""
+    for node in level.nodes:
+        yield instance, node
+        for region, condition in zip(node.regions, conditions(node), strict=True):
+            yield from _everywhere(instance.under(instance.condition(condition)), region)
 
 
 def _is(change: Change, word: str) -> bool:

@@ -4,7 +4,8 @@
 
 Parameters and labels get their full paths, decisions stay as they are, so the same architectures
 are there with the same figures and the same weights. A fixed network ends as one list of ops. What
-a call was labelled stays the name of its result.
+a call was labelled stays the name of its result. Tied uses that pick from one bank by decisions of
+their own have to stay calls: they are refused (SP601).
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import ClassVar
 
-from spacelang.diagnostics import Report
+from spacelang.diagnostics import Report, SpaceError, error
 from spacelang.ir.block import Block
-from spacelang.ir.dim import Dim, maximum
+from spacelang.ir.build import larger
 from spacelang.ir.graph import Graph, Instance
 from spacelang.ir.names import Names
 from spacelang.ir.node import Node, Value, join
@@ -38,12 +39,14 @@ class Inline(Pass):
 
 
 def inlined(graph: Graph) -> Graph:
-    """The same network without calls."""
+    """The same network without calls (SP601 where tied uses pick from a bank by other
+    decisions)."""
     if not graph.blocks:
         return graph
     writer = _Writer(graph)
     body = Body(count())
-    seen = {Value(n.id): body.input(n.types[0], n.label) for n in graph.root.inputs}
+    inputs = graph.root.inputs
+    seen = {Value(n.id): body.put(replace(n, id=next(body.ids)))[0] for n in inputs}
     outputs = writer.level(graph.top, graph.root, list(seen.values()), body)
     root = replace(
         graph.root,
@@ -91,9 +94,17 @@ class _Writer:
                     )
                 )
             else:
-                made = body.copy(node, given, names)
+                made = body.copy(node, given, self.here(names, instance, node))
             seen.update(zip(node.values, made, strict=True))
         return [seen[v] for v in level.outputs]
+
+    def here(self, names: Names, instance: Instance, node: Node) -> Names:
+        """Names for a node; one that keeps parameters without a label is called like its use."""
+
+        def place(label: str) -> str:
+            return instance.path
+
+        return replace(names, label=place) if node.params and not node.label else names
 
     def region(self, instance: Instance, region: Block, outer: Body) -> Block:
         inner = Body(outer.ids)
@@ -107,16 +118,13 @@ class _Writer:
         for param in instance.block.params:
             made = names.param(param)
             before = self.params.get(made.path)
-            if before is not None and before.shape != made.shape:
-                made = replace(made, shape=_largest(before, made))
-            self.params[made.path] = made
-
-
-def _largest(a: Param, b: Param) -> tuple[tuple[Dim, ...], ...]:
-    return tuple(
-        tuple(maximum(m, n) for m, n in zip(left, right, strict=True))
-        for left, right in zip(a.shape, b.shape, strict=True)
-    )
+            if before is not None and before.bank != made.bank:
+                whose = f"{', '.join(before.bank)} and {', '.join(made.bank)}"
+                found = error("SP601", f"{instance.path} cannot be inlined", param.span)
+                raise SpaceError(
+                    found.note(f"{made.path} is tied, and its uses pick from it by {whose}")
+                )
+            self.params[made.path] = made if before is None else larger(made, before)
 
 
 def named(body: Body, value: Value, label: str) -> Value:

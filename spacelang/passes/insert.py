@@ -9,6 +9,7 @@ of it that the path names. It must give back the type that it takes.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -37,6 +38,8 @@ from spacelang.passes.places import (
 )
 
 Where = tuple[str, int]
+LABELS = re.compile(r"[A-Za-z_]\w*(\[\d+\])*(\.[A-Za-z_]\w*(\[\d+\])*)*", re.ASCII)
+"""Paths that a place may have."""
 
 
 @dataclass(frozen=True)
@@ -86,8 +89,11 @@ class Insert(Pass):
             ("name", self.name_, str),
             ("operand", self.operand, int),
         ):
-            if not isinstance(value, kind):
+            if not isinstance(value, kind) or isinstance(value, bool):
                 yield error("SP209", f"insert: {name} cannot be {value!r}")
+            elif isinstance(value, str) and value and LABELS.fullmatch(value) is None:
+                found = error("SP209", f"insert: {name} cannot be {value!r}")
+                yield found.note("it is a path of labels, as in local.conv[0]")
 
     def _path(self, node: Node) -> str:
         """Where the block is called: its name below the labels that the node stands under."""

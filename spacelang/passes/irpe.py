@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import ClassVar, get_args
+from typing import ClassVar, cast, get_args
 
 from spacelang.diagnostics import Diagnostic, Report, SpaceError, error
 from spacelang.ir.block import Block
@@ -84,7 +84,7 @@ class Irpe(Pass):
         uses = self._uses(graph, found)
         reached = {(block, node) for block, nodes in uses.values() for node in nodes}
         found = [p for p in found if (p.block, p.node.id) in reached]
-        self._refuse_none(found)
+        self._refuse_none(graph, found)
         plans, blocks = self._plan(graph, flow, found, report)
         report.check()
         added = [(s, self._paths(graph, s, plans, blocks)) for s in self._spots(graph, uses)]
@@ -97,13 +97,14 @@ class Irpe(Pass):
 
     @property
     def sides(self) -> tuple[str, ...]:
-        return (self.on,) if isinstance(self.on, str) else tuple(self.on)
+        """The sides of `on`; none where it is something else."""
+        return _texts(self.on)
 
     def _mistakes(self) -> Iterator[Diagnostic]:
         def wrong(name: str, wanted: str) -> Diagnostic:
             return error("SP209", f"irpe: {name} must be {wanted}, not {getattr(self, name)!r}")
 
-        if self.method not in METHODS:
+        if not any(self.method == known for known in METHODS):
             yield wrong("method", f"one of {', '.join(METHODS)}")
         if not _number(self.ratio) or not 0 < self.ratio <= LARGEST:
             yield wrong("ratio", f"a number above 0, at most {LARGEST}")
@@ -120,7 +121,7 @@ class Irpe(Pass):
             yield error("SP204", "irpe needs height and width together")
         for name, least in (("height", 1), ("width", 1), ("skip", 0)):
             value = getattr(self, name)
-            if value is not None and (not _number(value) or value != int(value) or value < least):
+            if value is not None and (not _whole(value) or value < least):
                 yield wrong(name, f"a whole number of at least {least}")
 
     def _law(self) -> Law:
@@ -149,14 +150,14 @@ class Irpe(Pass):
     def _spots(self, graph: Graph, uses: Mapping[Chain, tuple[str, tuple[int, ...]]]) -> list[Spot]:
         return [s for s in spots(graph) if s.node.id in uses.get(s.chain, ("", ()))[1]]
 
-    def _refuse_none(self, found: Sequence[Product]) -> None:
+    def _refuse_none(self, graph: Graph, found: Sequence[Product]) -> None:
         for side in self.sides:
             if any(side in _sides(p, self.sides) for p in found):
                 continue
-            below_path = f" below {', '.join(map(str, self.path))}" if self.path else ""
+            within = f"below {', '.join(map(str, self.path))}" if self.path else f"in {graph.name}"
             what = "weights and values" if side == "v" else "queries and keys"
             raise SpaceError(
-                error("SP601", f"irpe finds no product of {what}{below_path}").note(
+                error("SP601", f"irpe finds no product of {what} {within}").note(
                     "it is an einsum, or a call of a block that is nothing else, between as many "
                     "queries as keys, and a softmax over the keys"
                 )
@@ -272,6 +273,19 @@ class _Addition:
 
 def _number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    if isinstance(value, str):
+        return (value,)
+    if not isinstance(value, tuple | list):
+        return ()
+    given = cast("tuple[object, ...]", value)
+    return tuple(text if isinstance(text, str) else "" for text in given)
+
+
+def _whole(value: object) -> bool:
+    return _number(value) and (not isinstance(value, float) or value.is_integer())
 
 
 def _sides(product: Product, on: Iterable[str]) -> tuple[Side, ...]:

@@ -48,7 +48,7 @@ class Multiplex(Pass):
         report.extend(self._mistakes())
         report.check()
         groups = _groups(graph, self.path)
-        kept = _Owned(self.own)
+        kept = Owned(self.own)
         changes: dict[Chain, list[Change]] = {}
         for members, lengths in zip(groups.values(), self._lengths(groups), strict=True):
             names = list(members)
@@ -139,7 +139,7 @@ def _groups(graph: Graph, pattern: Pattern) -> dict[str, dict[str, list[Spot]]]:
     return groups
 
 
-class _Owned:
+class Owned:
     """The option `own`: which paths inside an instance it names, and which of it was ever met."""
 
     def __init__(self, patterns: Sequence[Pattern]) -> None:
@@ -172,7 +172,7 @@ def _compare(
     graph: Graph,
     leader: str,
     follower: str,
-    kept: _Owned,
+    kept: Owned,
     members: Mapping[str, Sequence[Spot]],
     report: Report,
 ) -> tuple[str, ...]:
@@ -203,7 +203,7 @@ def _stored(graph: Graph, place: str) -> dict[str, Storage]:
 
 def _alike(a: Storage, b: Storage) -> bool:
     def rest(s: Storage) -> object:
-        return s.shape, s.param.role, s.param.dtype, [x.values for x in s.bank]
+        return s.extents, s.param.role, s.param.dtype, [x.values for x in s.bank]
 
     return rest(a) == rest(b)
 

@@ -69,6 +69,11 @@ class Sum:
 
         return name
 
+    @property
+    def named(self) -> tuple[str, ...]:
+        """The names of the first position's nodes that the position stands in."""
+        return tuple(self._parts)
+
     def _templates(self) -> Iterator[tuple[str, tuple[str | int, ...]]]:
         """Names of the first slice in parts, -1 where the position stands (by the second slice)."""
         if len(self.slices) < 2:

@@ -4,9 +4,12 @@
 
     choose op { a: f(x)  b: g(x) }                 mixture(softmax(alphas.op), f(x), g(x))
     total(inputs) |s, i, e| { f(s) as n[e] }       mixture(softmax(alphas.inputs), f(a) as n[0], ..)
+    for i in 0..<depth { x = f(x) as f[i] }        x = mixture(softmax(alphas.depth), x, f(x), ..)
 
 A path runs all of its alternatives, a pick reads every source: then what stood for a position of
-the draw stands for a source, with weights of its own. The weights are parameters of the network,
+the draw stands for a source, with weights of its own. A presence (a depth) runs every layer: what
+a layer gives, or what it was given, counts with the weights of the depths that have it, or do not.
+The weights are parameters of the network,
 found under `alphas.` and the path of the decision, handed down through calls: so instances of a
 cell share them as they shared the decision. What is relaxed is no decision any more; with one-hot
 weights the network computes what it computed for the choice.
@@ -21,7 +24,7 @@ from typing import ClassVar
 
 from spacelang.diagnostics import Diagnostic, Report, error
 from spacelang.ir.block import Block
-from spacelang.ir.condition import TRUE, Condition, disjunction
+from spacelang.ir.condition import FALSE, TRUE, Condition, disjunction
 from spacelang.ir.decision import Choice
 from spacelang.ir.dim import Dim, Symbol
 from spacelang.ir.dim import Value as DecisionValue
@@ -39,6 +42,8 @@ from spacelang.passes.remake import Body, without_stale_rules
 
 WEIGHTINGS: Mapping[str, str | None] = {"softmax": "softmax", "sigmoid": "sigmoid", "plain": None}
 """How weights are made of the parameters: an op, or none."""
+
+KINDS = ("path", "pick", "presence")
 
 Known = Mapping[str, DecisionValue]
 Rename = Callable[[str], str]
@@ -58,8 +63,8 @@ class Relax(Pass):
         report.check()
         relaxed = {p: c for p, c in graph.decisions.items() if label_of(p) in self.open}
         for path, choice in relaxed.items():
-            if choice.kind not in ("path", "pick"):
-                why = f"{path} cannot become a mixture: it is no path and no pick"
+            if choice.kind not in KINDS:
+                why = f"{path} cannot become a mixture: it is no path, no pick and no presence"
                 report.add(
                     error("SP601", why, choice.span).note(
                         f"it is one of {len(choice.values)} values"
@@ -272,6 +277,8 @@ class _Level:
             made = replace(names.node(node), id=next(self.body.ids), operands=tuple(operands))
             return self.body.put(replace(made, regions=regions))
         choice = self.owner.chosen[min(relaxed)]
+        if choice.kind == "presence":
+            return self._presence(node, operands, choice, known, rename)
         if node.op != "choose" or len(relaxed) > 1 or choice.kind != "path":
             raise refuse(choice, f"a {node.op} depends on it", node.span)
         parts: list[Sequence[Value]] = []
@@ -286,6 +293,28 @@ class _Level:
         return [
             self._mixture(node, i, list(results), choice, known, rename)
             for i, results in enumerate(zip(*parts, strict=True))
+        ]
+
+    def _presence(
+        self,
+        node: Node,
+        operands: Sequence[Value],
+        choice: Choice,
+        known: Known,
+        rename: Rename,
+    ) -> list[Value]:
+        """Every region once; a value of the choice has its region's results, or the fallbacks."""
+        made = [self._region(r, operands, known, rename) for r in node.regions]
+        parts: list[Sequence[Value]] = []
+        for value in choice.values:
+            here = self.owner.names({**known, choice.path: value}, rename)
+            truths = [here.condition(c) for c in conditions(node)]
+            if not all(truth in (TRUE, FALSE) for truth in truths):
+                raise refuse(choice, f"a {node.op} depends on more than it", node.span)
+            parts.append(made[truths.index(TRUE)] if TRUE in truths else operands)
+        return [
+            self._mixture(node, i, [part[i] for part in parts], choice, known, rename)
+            for i in range(len(node.types))
         ]
 
     def _region(

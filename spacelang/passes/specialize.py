@@ -2,12 +2,13 @@
 
 Regions whose condition holds take the place of their node, others go; sizes become numbers. Blocks
 are remade once for each set of values that they are used with. Parameters keep their paths and
-shrink to what the architecture reads: a subnet owns just its slice.
+shrink to what the architecture reads: a subnet owns just its slice. Tied uses keep their places in
+what they share; where they read several tensors of a bank, these are numbered (`weight.0`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -17,11 +18,17 @@ from spacelang.ir.condition import Condition
 from spacelang.ir.decision import Assignment
 from spacelang.ir.dim import Dim, Symbol
 from spacelang.ir.dim import Value as DecisionValue
+from spacelang.ir.gather import gathered
 from spacelang.ir.graph import Graph, Instance, conditions
 from spacelang.ir.node import Attribute, Call, Node, TensorType, Value
 from spacelang.ir.param import Gather, Init, Slice, View
+from spacelang.ir.storage import bank_of, bank_position
+from spacelang.passes.unflatten import unflattened
 
 ZERO = Dim.of(0)
+Shape = tuple[tuple[Dim, ...], ...]
+Reads = tuple[tuple[Sequence[int], ...], ...]
+Spans = tuple[tuple[tuple[int, int], ...], ...]
 
 
 def specialize(graph: Graph, assignment: Assignment) -> Graph:
@@ -32,7 +39,7 @@ def specialize(graph: Graph, assignment: Assignment) -> Graph:
     work = _Specializer(graph, values)
     root = work.block(graph.top, graph.root.name)
     outputs = tuple(replace(o, value=v) for o, v in zip(graph.outputs, root.outputs, strict=True))
-    return replace(
+    made = replace(
         graph,
         root=root,
         blocks=work.blocks,
@@ -42,6 +49,7 @@ def specialize(graph: Graph, assignment: Assignment) -> Graph:
         require=(),
         search={},
     )
+    return unflattened(made) if any(rule.argument == "flat" for rule in graph.rules) else made
 
 
 @dataclass
@@ -58,6 +66,7 @@ class _Specializer:
             instance.block.name,
             tuple(sorted(known.items(), key=str)),
             tuple(self._below(instance)),
+            (instance.path, instance.store) if self.apart else (),
         )
         if key not in self.made:
             name, count = instance.block.name, 2
@@ -93,19 +102,110 @@ class _Specializer:
             return self.values[bound.name]
         return bound.at(self.values)  # type: ignore[return-value]
 
+    @cached_property
+    def apart(self) -> Mapping[str, Mapping[int, Spans]]:
+        """The storages of which tied uses read other entries than leading ones, or other tensors.
+
+        By position in the bank, the first entry and the number of those that are kept of a factor.
+        SP601 where uses read through different index tables.
+        """
+        shared = self.graph.memo("shared entries", _shared)
+        if not shared:
+            return {}
+        reads: dict[str, dict[int, set[Reads]]] = {}
+        for place in self.graph.places():
+            if not all(guard.at(self.values) for guard in place.guards):
+                continue
+            for view in place.node.params.values():
+                path = place.instance.param(view.param)
+                if path in shared:
+                    position = self.position(place.instance, view)
+                    here = reads.setdefault(path, {}).setdefault(position, set())
+                    here.add(self._reads(place.instance, view))
+        return {
+            path: {position: _spans(path, each) for position, each in banks.items()}
+            for path, banks in reads.items()
+            if len(banks) > 1 or any(not _leading(each) for each in banks.values())
+        }
+
+    def position(self, instance: Instance, view: View) -> int:
+        bank = bank_of(instance, instance.block.param[view.param])
+        return bank_position(bank, self.values)
+
+    def _reads(self, instance: Instance, view: View) -> Reads:
+        """The entries of each factor: a range, or what an index table gives."""
+
+        def number(size: Dim) -> int:
+            return int(instance.absolute(size).at(self.values))
+
+        def entries(part: Slice | Gather) -> Sequence[int]:
+            if isinstance(part, Gather):
+                found = gathered(part, number)
+                return range(len(found)) if found == tuple(range(len(found))) else found
+            start = number(part.start)
+            return range(start, start + number(part.length) * part.step, part.step)
+
+        return tuple(tuple(entries(part) for part in axis) for axis in view.index)
+
     def block(self, instance: Instance, name: str) -> Block:
         writer = _Writer(self, instance)
         nodes: list[Node] = []
         outputs = writer.level(instance.block, {}, nodes, top=True)
-        shapes = writer.shapes
+        used = _trim(nodes, outputs)
+        shapes = {**_shapes(used), **writer.spans}
         params = tuple(
-            replace(p, shape=shapes[p.path], bank=())
+            replace(p, path=path, shape=shapes[path], bank=())
             for p in instance.block.params
-            if p.path in shapes
+            for path in sorted(writer.paths.get(p.path, ()))
+            if path in shapes
         )
         sizes = tuple(s for s in instance.block.sizes if not s.values)
-        used = _trim(nodes, outputs)
         return Block(name, tuple(used), tuple(outputs), sizes, (), params, instance.block.span)
+
+
+def _shared(graph: Graph) -> frozenset[str]:
+    """The storages with several uses, of which one may read other than leading entries."""
+    uses: dict[str, int] = {}
+    odd: set[str] = set()
+    for place in graph.places():
+        for view in place.node.params.values():
+            path = place.instance.param(view.param)
+            uses[path] = uses.get(path, 0) + 1
+            parts = [part for axis in view.index for part in axis]
+            plain = all(isinstance(p, Slice) and p.start == ZERO and p.step == 1 for p in parts)
+            if not plain or place.instance.block.param[view.param].bank:
+                odd.add(path)
+    return frozenset(path for path in odd if uses[path] > 1)
+
+
+def _leading(reads: set[Reads]) -> bool:
+    """Whether all uses read the same entries of each factor, or all of them leading ones."""
+    return all(
+        len(each) == 1 or all(entries == range(len(entries)) for entries in each)
+        for axes in zip(*reads, strict=True)
+        for factors in zip(*axes, strict=True)
+        for each in [set(factors)]
+    )
+
+
+def _spans(path: str, reads: set[Reads]) -> Spans:
+    """What is kept of each factor: all from the first entry that a use reads to the last."""
+
+    def span(each: set[Sequence[int]]) -> tuple[int, int]:
+        if len(each) == 1:
+            return 0, len(next(iter(each)))
+        if not all(isinstance(entries, range) for entries in each):
+            raise SpaceError(
+                error("SP601", f"{path} cannot be specialised")
+                .note("it is tied, and its uses read different entries through an index table")
+            )  # fmt: skip
+        first = min(entries[0] for entries in each if entries)
+        return first, max(entries[-1] for entries in each if entries) + 1 - first
+
+    return tuple(
+        tuple(span(set(factors)) for factors in zip(*axes, strict=True))
+        for axes in zip(*reads, strict=True)
+    )
 
 
 class _Writer:
@@ -113,7 +213,8 @@ class _Writer:
 
     def __init__(self, work: _Specializer, instance: Instance) -> None:
         self.work, self.instance = work, instance
-        self.shapes: dict[str, tuple[tuple[Dim, ...], ...]] = {}
+        self.paths: dict[str, set[str]] = {}  # of the tensors that became of a parameter
+        self.spans: dict[str, Shape] = {}  # of those that tied uses read here and there
         self._known: dict[Dim, Dim] = {}
 
     def dim(self, dim: Dim) -> Dim:
@@ -200,26 +301,48 @@ class _Writer:
         return value
 
     def view(self, view: View) -> View:
+        """What is left of a view: the leading entries, or its place in what tied uses share."""
         lengths = tuple(tuple(self.dim(part.length) for part in axis) for axis in view.index)
-        before = self.shapes.get(view.param)
-        if before is not None:
-            lengths = tuple(
-                tuple(Dim.of(max(int(m.at({})), int(n.at({})))) for m, n in zip(a, b, strict=True))
-                for a, b in zip(before, lengths, strict=True)
-            )
-        self.shapes[view.param] = lengths
+        apart = self.work.apart.get(self.instance.param(view.param))
+        if apart is not None:
+            return self.placed(view, lengths, apart)
+        self.paths.setdefault(view.param, set()).add(view.param)
+        return View(view.param, tuple(tuple(Slice(ZERO, n) for n in axis) for axis in lengths))
+
+    def placed(self, view: View, lengths: Shape, apart: Mapping[int, Spans]) -> View:
+        position = self.work.position(self.instance, view)
+        path = f"{view.param}.{position}" if len(apart) > 1 else view.param
+        spans = apart[position]
+        self.paths.setdefault(view.param, set()).add(path)
+        self.spans[path] = tuple(tuple(Dim.of(kept) for _, kept in axis) for axis in spans)
+
+        def part(old: Slice | Gather, length: Dim, first: int, kept: int) -> Slice:
+            if isinstance(old, Gather) or length == kept:
+                return Slice(ZERO, length)
+            return Slice(self.dim(old.start) - first, length, old.step)
+
         index = tuple(
-            tuple(
-                Slice(ZERO, self.dim(part.length), 1)
-                if isinstance(part, Slice)
-                else Gather(
-                    part.table, tuple(self.dim(a) for a in part.arguments), self.dim(part.length)
-                )
-                for part in axis
-            )
-            for axis in view.index
+            tuple(part(p, n, *span) for p, n, span in zip(parts, axis, along, strict=True))
+            for parts, axis, along in zip(view.index, lengths, spans, strict=True)
         )
-        return View(view.param, index)
+        return View(path, index)
+
+
+def _shapes(nodes: Iterable[Node]) -> dict[str, Shape]:
+    """The largest lengths that views of each parameter read."""
+    found: dict[str, Shape] = {}
+    for node in nodes:
+        for view in node.params.values():
+            here, before = view.lengths, found.get(view.param)
+            if before is not None:
+                axes = zip(before, here, strict=True)
+                here = tuple(tuple(map(_larger, a, b)) for a, b in axes)
+            found[view.param] = here
+    return found
+
+
+def _larger(a: Dim, b: Dim) -> Dim:
+    return max(a, b, key=lambda size: int(size.at({})))
 
 
 def _trim(nodes: list[Node], outputs: list[Value]) -> list[Node]:

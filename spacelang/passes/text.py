@@ -34,9 +34,9 @@ DIGITS = 40
 def parse_pipeline(text: str, name: str = "--passes") -> tuple[Pass, ...]:
     """The passes of a pipeline. Raises SpaceError: SP101 syntax, SP204 options, SP604 no pass.
 
-    `name` is what the text is called in messages.
+    `name` is what the text is called in messages. The one word `none` is no pass at all.
     """
-    return _Reader(Source(name, text)).pipeline()
+    return () if text.strip() == "none" else _Reader(Source(name, text)).pipeline()
 
 
 class _Reader:

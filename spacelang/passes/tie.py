@@ -3,9 +3,12 @@
     up[_]: tie                  all matches read what the first in the text reads
     up[_]: tie(every: 2)        runs of consecutive ones, as `multiplex` ties them
     a[i].up: tie(b[i].up)       each match reads what the path names
+    up[_]: tie(own: [norm])     but for what it keeps for itself
+    a.up: tie(b.up, slices: centre)     slices of what is stored there, of any size
 
 A path names a call, an op with parameters, or one parameter. What is tied must be stored in one
-shape (SP402); decisions stay each call's own, so tied calls may read different slices.
+shape (SP402), but for `slices`; decisions stay each call's own, so tied calls may read different
+slices.
 """
 
 from __future__ import annotations
@@ -15,20 +18,24 @@ from dataclasses import dataclass, replace
 
 from spacelang.diagnostics import Report, SpaceError, error, placed
 from spacelang.ir.block import Block
+from spacelang.ir.build import larger
 from spacelang.ir.graph import Graph
 from spacelang.ir.node import Node, join
 from spacelang.ir.param import Param, View
 from spacelang.ir.rule import Tie
-from spacelang.passes.multiplex import Multiplex
+from spacelang.ir.storage import Storage
+from spacelang.passes.alternatives import centred
+from spacelang.passes.multiplex import Multiplex, Owned
 from spacelang.passes.places import Chain, Spot, nothing, rewrite, spots
 
 
 @dataclass(frozen=True)
 class Owner:
-    """Something with parameters that a path names: a call, or an op (then `views` are its own)."""
+    """Something with parameters that a path names: a call, an op, or one parameter of an op."""
 
     path: str
     spot: Spot
+    role: str | None = None
 
     @property
     def call(self) -> bool:
@@ -47,7 +54,7 @@ def tied(graph: Graph, ties: Iterable[Tie]) -> Graph:
     for tie in ties:
         if tie.every is not None:
             report = Report()
-            graph = Multiplex(tie.pattern, tie.every).run(graph, report)
+            graph = Multiplex(tie.pattern, tie.every, tie.own).run(graph, report)
             report.check()
         else:
             graph = _one(graph, tie)
@@ -56,14 +63,21 @@ def tied(graph: Graph, ties: Iterable[Tie]) -> Graph:
 
 def _one(graph: Graph, tie: Tie) -> Graph:
     owners = _owners(graph)
-    report = Report()
+    report, kept = Report(), Owned(tie.own)
     changes: dict[Chain, list[Change]] = {}
+    roots: set[str] = set()
     for leader, follower in _couples(owners, tie):
         for owner in owners[follower]:
-            found = _change(graph, owners[leader][0], owner, tie, report)
+            first = owners[leader][0] if leader in owners else None
+            found = _change(graph, leader, first, owner, tie, kept, report)
             changes.setdefault(owner.spot.chain, []).extend(found)
+        roots.add(f"{leader}.")
     report.check()
-    return rewrite(graph, {chain: tuple(found) for chain, found in changes.items()}, _edited)
+    kept.refuse_unused()
+    made = rewrite(graph, {chain: tuple(found) for chain, found in changes.items()}, _edited)
+    if tie.slices != "centre":
+        return made
+    return centred(made, tuple(roots))
 
 
 def _owners(graph: Graph) -> dict[str, list[Owner]]:
@@ -76,6 +90,8 @@ def _owners(graph: Graph) -> dict[str, list[Owner]]:
         elif node.params and node.label:
             path = join(spot.instance.path, node.label)
             found.setdefault(path, []).append(Owner(path, spot))
+            for role in filter(None, node.params):
+                found.setdefault(join(path, role), []).append(Owner(join(path, role), spot, role))
     return found
 
 
@@ -89,27 +105,45 @@ def _couples(owners: Mapping[str, Sequence[Owner]], tie: Tie) -> Iterator[tuple[
         if tie.to is not None:
             bound = tie.pattern.match(path) or {}
             leader = ".".join(hop.at(bound) for hop in tie.to)
-            if leader not in owners:
+            if leader not in owners and not tie.slices:
                 raise SpaceError(error("SP504", f"nothing has the path {leader}", tie.span))
         if leader != path:
             yield leader, path
 
 
-Change = tuple[int, str, tuple[tuple[str, str], ...]]
-"""A node, the store that its call reads, and the parameters that it reads instead of its own."""
+Change = tuple[int, str, tuple[str, ...], tuple[tuple[str, str], ...]]
+"""A node, the store that its call reads and what it keeps, and the parameters that it reads instead
+of its own."""
 
 
 def _change(
-    graph: Graph, leader: Owner, owner: Owner, tie: Tie, report: Report
+    graph: Graph,
+    to: str,
+    leader: Owner | None,
+    owner: Owner,
+    tie: Tie,
+    kept: Owned,
+    report: Report,
 ) -> Iterator[Change]:
-    """What makes an owner read the leader's parameters; SP402 where they are stored otherwise."""
-    if leader.call != owner.call:
+    """What makes an owner read the parameters at a path; SP402 where they are stored otherwise."""
+    own = _params(graph, owner)
+    if leader is None:
+        yield _named(to, owner, own, kept.among(tuple(own)) if owner.call else ())
+        return
+    if leader.call != owner.call or (leader.role is None) != (owner.role is None):
         report.add(error("SP402", f"{leader.path} and {owner.path} are not of one kind", tie.span))
         return
-    theirs, own = _params(graph, leader), _params(graph, owner)
-    for role in dict.fromkeys((*theirs, *own)):
+    theirs = _params(graph, leader)
+    kept.among(theirs)
+    roles = tuple(dict.fromkeys((*theirs, *own)))
+    owned = kept.among(roles) if owner.call else ()
+    for role in roles:
+        if any(role == o or role.startswith(o + ".") for o in owned):
+            continue
         a, b = theirs.get(role), own.get(role)
-        if a is None or b is None or not _alike(graph, a, b):
+        if tie.slices and (a is None or b is None):
+            continue
+        if a is None or b is None or not _alike(graph, a, b, tie.slices):
             report.add(
                 error("SP402", f"{leader.path} and {owner.path} cannot share {role}", tie.span)
                 .also(leader.spot.node.span, _stored(graph, a))
@@ -118,10 +152,18 @@ def _change(
             return
     base = owner.spot.instance.store
     if owner.call:
-        yield owner.spot.node.id, _seen(leader.store, base), ()
+        yield owner.spot.node.id, _seen(leader.store, base), owned, ()
     else:
-        pairs = tuple((role, _seen(path, base)) for role, path in theirs.items())
-        yield owner.spot.node.id, "", pairs
+        pairs = tuple((owner.role or r, _seen(p, base)) for r, p in theirs.items() if r in own)
+        yield owner.spot.node.id, "", (), pairs
+
+
+def _named(to: str, owner: Owner, own: Mapping[str, str], kept: tuple[str, ...]) -> Change:
+    """The change of an owner whose parameters are kept at a path where nothing else stands."""
+    base, node = owner.spot.instance.store, owner.spot.node.id
+    if owner.call:
+        return node, _seen(to, base), kept, ()
+    return node, "", (), tuple((owner.role or role, _seen(join(to, role), base)) for role in own)
 
 
 def _seen(path: str, base: str) -> str:
@@ -137,16 +179,17 @@ def _params(graph: Graph, owner: Owner) -> dict[str, str]:
         start = owner.store + "."
         return {p[len(start) :]: p for p in graph.storages if p.startswith(start)}
     instance, node = owner.spot.instance, owner.spot.node
+    if owner.role is not None:
+        return {"": instance.param(node.params[owner.role].param)}
     return {role: instance.param(view.param) for role, view in node.params.items()}
 
 
-def _alike(graph: Graph, a: str, b: str) -> bool:
-    first, second = graph.storages[a], graph.storages[b]
-    return (first.shape, first.param.role, first.param.dtype) == (
-        second.shape,
-        second.param.role,
-        second.param.dtype,
-    )
+def _alike(graph: Graph, a: str, b: str, slices: str = "") -> bool:
+    def rest(s: Storage) -> object:
+        extents = [len(axis) for axis in s.extents] if slices else s.extents
+        return extents, s.param.role, s.param.dtype, [x.values for x in s.bank]
+
+    return rest(graph.storages[a]) == rest(graph.storages[b])
 
 
 def _stored(graph: Graph, path: str | None) -> str:
@@ -157,18 +200,21 @@ def _stored(graph: Graph, path: str | None) -> str:
 
 def _edited(block: Block, changes: tuple[Change, ...]) -> Block:
     """The block with the stores of some calls and the parameters of some ops changed."""
-    stores = {node: store for node, store, pairs in changes if not pairs}
-    params = {node: dict(pairs) for node, _, pairs in changes if pairs}
+    stores = {node: (store, own) for node, store, own, pairs in changes if not pairs}
+    params = {node: dict(pairs) for node, _, _, pairs in changes if pairs}
     declared: dict[str, Param] = {}
 
     def changed(node: Node) -> Node:
         if node.call is not None and node.id in stores:
-            node = replace(node, call=replace(node.call, store=stores[node.id]))
+            store, own = stores[node.id]
+            node = replace(node, call=replace(node.call, store=store, own=own))
         if node.id in params:
             views = dict(node.params)
             for role, path in params[node.id].items():
                 old = block.param[views[role].param]
-                declared.setdefault(path, replace(old, path=path))
+                here = declared.get(path) or block.param.get(path)
+                moved = replace(old, path=path)
+                declared[path] = moved if here is None else larger(here, moved)
                 views[role] = View(path, views[role].index)
             node = replace(node, params=views)
         return replace(node, regions=tuple(level(r) for r in node.regions))
@@ -179,4 +225,4 @@ def _edited(block: Block, changes: tuple[Change, ...]) -> Block:
     made = level(block)
     read = {view.param for node in made.everywhere() for view in node.params.values()}
     kept = {p.path: p for p in block.params if p.path in read or p.reserved}
-    return replace(made, params=tuple({**declared, **kept}.values()))
+    return replace(made, params=tuple({**kept, **declared}.values()))

@@ -8,19 +8,20 @@ from typing import NoReturn
 
 from spacelang.diagnostics import SpaceError, Span, error
 from spacelang.ir.build import Level, Tensor
-from spacelang.ir.condition import Condition, compare, conjunction, disjunction, negate
+from spacelang.ir.condition import TRUE, Condition, compare, conjunction, disjunction, negate
 from spacelang.ir.condition import is_value as is_word
 from spacelang.ir.dim import Dim, conditional
 from spacelang.ir.op import Conflict
 from spacelang.ir.prove import Refuted, holds
 from spacelang.syntax import tree
-from spacelang.syntax.evaluate import MAX_LIST, each, entries, evaluate, row, split_on
+from spacelang.syntax.evaluate import MAX_LIST, each, entries, evaluate, limited, row, split_on
 from spacelang.syntax.frame import Frame
 from spacelang.syntax.scope import Scope
 from spacelang.syntax.values import (
     Candidates,
     Numbers,
     Picked,
+    Place,
     Text,
     Thing,
     condition,
@@ -29,10 +30,6 @@ from spacelang.syntax.values import (
     kind,
     number,
 )
-
-BITS = 63
-MAX_TERMS = 500
-"""How long the normal form of a size may grow."""
 
 ARITHMETIC: dict[str, Callable[[Dim, Dim], Dim]] = {
     "+": lambda a, b: a + b,
@@ -44,6 +41,8 @@ ARITHMETIC: dict[str, Callable[[Dim, Dim], Dim]] = {
 }
 OPS = {"+": "add", "-": "sub", "*": "mul", "/": "div"}
 COMPARISONS = {"==", "!=", "<", "<=", ">", ">="}
+WALKING = {*COMPARISONS, "in", "not in"}
+"""What looks at every entry of a list."""
 
 
 @row(tree.Unary)
@@ -87,6 +86,8 @@ def _apply(expr: tree.Binary, left: Thing, right: Thing, frame: Frame) -> Thing:
                 "SP207", f"this names {name}, not the result of {operator}", expr.right.span
             ).hint(f"put the whole into brackets: (.. {operator} {name}) as ..")
         )
+    if operator in WALKING:
+        frame.session.walk(sum(len(v) for v in (left, right) if isinstance(v, tuple)), expr.span)
     if operator in ("in", "not in"):
         found = member(left, right, expr.right.span)
         return found if operator == "in" else _not(found)
@@ -116,16 +117,6 @@ def never_zero(divisor: Dim, expr: tree.Binary, frame: Frame) -> None:
         found = error("SP210", f"{expr.span.text} divides by zero", expr.right.span)
         found = frame.builder.explain(found, Conflict((divisor,), verdict.example), ())
         raise SpaceError(found.hint(f"max({expr.right.span.text}, 1)"))
-
-
-def limited(value: Dim, span: Span) -> Dim:
-    """A size, if it is not beyond what numbers and sizes may grow to (SP103, SP507)."""
-    if len(value.terms) > MAX_TERMS:
-        raise SpaceError(error("SP507", f"a size of more than {MAX_TERMS} terms", span))
-    for _, coefficient in value.terms:
-        if max(coefficient.numerator.bit_length(), coefficient.denominator.bit_length()) > BITS:
-            raise SpaceError(error("SP103", f"a number of more than {BITS} bits", span))
-    return value
 
 
 def _tensor(operator: str, left: Thing, right: Thing, expr: tree.Binary, frame: Frame) -> Tensor:
@@ -171,6 +162,8 @@ def _logic(
 def compared(operator: str, left: Thing, right: Thing, span: Span) -> bool | Condition:
     """`left operator right`; values of different kinds are not equal."""
     left, right = (Text(v.symbol) if isinstance(v, Picked) else v for v in (left, right))
+    if isinstance(left, Place) or isinstance(right, Place):
+        return _placed(operator, left, right, span)
     if isinstance(left, Dim) and isinstance(right, Dim):
         return decided(compare(operator, left, right))
     if isinstance(left, Tensor) and isinstance(right, Tensor):
@@ -188,6 +181,26 @@ def compared(operator: str, left: Thing, right: Thing, span: Span) -> bool | Con
     else:
         same = type(left) is type(right) and left == right
     return same if operator == "==" else _not(same)
+
+
+def _placed(operator: str, left: Thing, right: Thing, span: Span) -> bool | Condition:
+    """A place of a pick beside a number or another place: by the indices that it may be."""
+    found: list[Condition] = []
+    for a, before in _indices(left, span):
+        for b, after in _indices(right, span):
+            if compare(operator, a, b) == TRUE:
+                found.append(conjunction(before, after))
+    return decided(disjunction(*found))
+
+
+def _indices(value: Thing, span: Span) -> list[tuple[Dim, Condition]]:
+    """The numbers that a side of a comparison may be, each with its condition."""
+    if isinstance(value, Place):
+        return [(Dim.of(i), value.among((i,))) for i in value.indices]
+    if isinstance(value, Dim) and value.constant is not None:
+        return [(value, TRUE)]
+    wrong = f"a place of a pick is compared with known numbers, not with {kind(value)}"
+    raise SpaceError(error("SP209", wrong, span))
 
 
 def _is(decision: Text, value: Thing) -> bool | Condition:
@@ -263,7 +276,7 @@ def _either(expr: tree.Either, frame: Frame, scope: Scope) -> Thing:
             build.level = level
     a, b = values
     if isinstance(a, Tensor) and isinstance(b, Tensor):
-        build.same_type(a, b, build.guards, expr.span)
+        build.same_type(a, b, regions[1].guards, expr.span)
         return build.choose(conditions, regions, [[a], [b]], (a.type,), expr.span)[0]
     joined = either(truth, a, b)
     if joined is None:

@@ -6,7 +6,7 @@ parameters tied by label.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from spacelang.diagnostics import SpaceError, Span, error
 from spacelang.ir.build import BlockBuilder, Level, Tensor
@@ -80,11 +80,13 @@ def _called(
     frame: Frame,
     label: str | None,
     fixed: Fixed,
+    ways: int = 1,
 ) -> Thing:
+    """The value of a call, one of `ways` alternatives of it that fix some decisions."""
     try:
         made = compiled(closure, bound, span, frame, label, fixed)
     except NeedsValue as need:
-        return _split(closure, bound, span, frame, label, fixed, need)
+        return _split(closure, bound, span, frame, label, fixed, ways, need)
     frame.errors.extend(made.errors)
     if isinstance(made.result, Broken):
         raise SpaceError(())
@@ -101,6 +103,7 @@ def _split(
     frame: Frame,
     label: str | None,
     fixed: Fixed,
+    ways: int,
     need: NeedsValue,
 ) -> Thing:
     """One alternative of the call for each value of a decision that its body must know."""
@@ -113,13 +116,14 @@ def _split(
     conditions: list[Condition] = []
     regions: list[Level] = []
     results: list[Thing] = []
-    frame.session.turn(len(symbol.values), span)
+    ways *= len(symbol.values)
+    frame.session.split(closure.name, len(symbol.values), ways, span)
     for value in symbol.values:
         truth = is_value(outer, value)
         if feasible((*build.guards, truth)) is False:
             continue
         build.open(truth)
-        made = _called(closure, bound, span, frame, label, {**fixed, key: value})
+        made = _called(closure, bound, span, frame, label, {**fixed, key: value}, ways)
         regions.append(build.close())
         results.append(made)
         conditions.append(truth)
@@ -132,8 +136,11 @@ def _split(
                 f"{outer.name} takes {', '.join(map(str, outer.values))}"
             )
         )
+    given = [d for thing in bound.values() for t in flat(thing) for d in t.type.shape]
     types = tuple(
-        join_types([(c, e[i].type) for c, e in zip(conditions, ends, strict=True)], build, span)
+        join_types(
+            [(c, e[i].type) for c, e in zip(conditions, ends, strict=True)], build, span, given
+        )
         for i in range(len(ends[0]))
     )
     return shaped(results[0], iter(build.choose(conditions, regions, ends, types, span)))
@@ -161,22 +168,27 @@ def _outward(
 
 
 def join_types(
-    cases: list[tuple[Condition, TensorType]], build: BlockBuilder, span: Span
+    cases: list[tuple[Condition, TensorType]],
+    build: BlockBuilder,
+    span: Span,
+    given: Sequence[Dim] = (),
 ) -> TensorType:
-    """One type for values that alternatives give: an expression that fits each, else a
-    conditional."""
+    """One type for values that alternatives give: an expression that fits each, of theirs or of
+    sizes that were given, else a conditional."""
     first = cases[0][1]
     if any(t.rank != first.rank or t.dtype != first.dtype for _, t in cases):
         raise SpaceError(error("SP205", "alternatives of different rank", span).note(str(first)))
     shape = (
-        _join_dims([(c, t.shape[axis]) for c, t in cases], build.guards)
+        _join_dims([(c, t.shape[axis]) for c, t in cases], build.guards, given)
         for axis in range(first.rank)
     )
     return TensorType(tuple(shape), first.dtype)
 
 
-def _join_dims(cases: list[tuple[Condition, Dim]], guards: tuple[Condition, ...]) -> Dim:
-    for _, whole in cases:
+def _join_dims(
+    cases: list[tuple[Condition, Dim]], guards: tuple[Condition, ...], given: Sequence[Dim]
+) -> Dim:
+    for whole in dict.fromkeys((*(d for _, d in cases), *given)):
         if all(isinstance(equal(whole, d, (*guards, c)), Proved) for c, d in cases):
             return whole
     *rest, (_, last) = cases

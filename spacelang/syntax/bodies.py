@@ -32,6 +32,7 @@ from spacelang.syntax.values import (
     Candidates,
     Closure,
     Numbers,
+    Place,
     Text,
     Thing,
     flat,
@@ -102,6 +103,7 @@ def compiled(
         for node in block.everywhere()
         if node.op != "input"
     )
+    session.opened[name] = session.open(block)
     session.blocks[name], session.named[name] = block, named
     owned = session.owned[name] = tuple(dict.fromkeys(_owned(block, session)))
     imports, errors = tuple(callee.imports.values()), tuple(callee.errors)
@@ -292,7 +294,7 @@ def _symbols(value: Thing) -> Iterator[Symbol]:
     elif isinstance(value, Tensor):
         for size in value.shape:
             yield from size.symbols
-    elif isinstance(value, Text):
+    elif isinstance(value, Text | Place):
         yield value.symbol
     elif isinstance(value, Numbers):
         yield from value.stop.symbols

@@ -1,17 +1,20 @@
 """Branches by decision: optional turns of loops, `when`, and two ways to the end of a body.
 
 A part that a decision makes optional becomes a region; names that it rebinds leave it as results.
-`return` ends the block: after a `when` that returns on one side, the rest is the other side.
+`return` ends the block: after a `when` that returns on one side, the rest is the other side. A
+chain of `else when` whose conditions exclude each other and leave nothing out is one choice.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import combinations
 from typing import TYPE_CHECKING
 
 from spacelang.diagnostics import SpaceError, Span, error
 from spacelang.ir.build import Level, Tensor
-from spacelang.ir.condition import FALSE, TRUE, Condition, negate
+from spacelang.ir.condition import FALSE, TRUE, Condition, conjunction, negate
+from spacelang.ir.op import NeedsValue
 from spacelang.ir.prove import Proved, feasible, holds
 from spacelang.syntax import tree
 from spacelang.syntax.arithmetic import either
@@ -21,6 +24,7 @@ from spacelang.syntax.frame import Frame
 from spacelang.syntax.scope import Scope
 from spacelang.syntax.values import (
     BROKEN,
+    NOTHING,
     Broken,
     Clash,
     Closure,
@@ -39,8 +43,9 @@ from spacelang.syntax.values import (
 if TYPE_CHECKING:
     from spacelang.syntax.statements import Returned
 
-Pair = tuple[Tensor, Tensor]
-"""Two tensors that take each other's place: where the condition holds, and where not."""
+Row = tuple[Tensor, ...]
+"""Tensors that take each other's place, one for each way."""
+Statements = Sequence[tree.Statement]
 
 
 def settled(truth: bool | Condition, frame: Frame) -> bool | Condition:
@@ -67,8 +72,8 @@ def guarded(truth: Condition, body: tree.Body, frame: Frame, scope: Scope, span:
     region = frame.builder.open(known)
     run(body.statements, frame, scope)
     frame.builder.close()
-    join = Join(known, scope, before, span)
-    results, fallbacks = [new for new, _ in join.pairs], [old for _, old in join.pairs]
+    join = Join((known, negate(known)), (scope, before), span)
+    results, fallbacks = join.made
     if results or region.nodes:
         join.end(frame.builder.guard(known, region, fallbacks, results, _place(results, span)))
 
@@ -80,165 +85,244 @@ def _place(made: Sequence[Tensor], span: Span) -> Span:
 
 
 def when(
-    statement: tree.When, rest: Sequence[tree.Statement], frame: Frame, scope: Scope
+    statement: tree.When, rest: Statements, frame: Frame, scope: Scope
 ) -> tuple[Returned | None, bool]:
     """Run a `when`; what it returned, and whether the rest of the body has been run with it."""
     from spacelang.syntax.statements import returns, run
 
-    value = evaluate(statement.condition, frame, scope)
-    truth = settled(condition(value, statement.condition.span), frame)
-    first, second = statement.body.statements, tuple(statement.others)
-    if isinstance(truth, bool):
-        return run(first if truth else second, frame, scope), False
-    if returns(first) or returns(second):
-        # One side returns: the other goes on with the rest of the body.
-        first = first if returns(first) else (*first, *rest)
-        second = second if returns(second) else (*second, *rest)
-        return _ends(truth, first, second, frame, scope, statement.span), True
-    _branches(truth, first, second, frame, scope, statement.span)
+    truths, ways = _ways(statement, frame, scope)
+    if isinstance(truths, bool):
+        return run(ways[0] if truths else ways[1], frame, scope), False
+    if any(map(returns, ways)):
+        # A way that does not return goes on with the rest of the body.
+        ends = [way if returns(way) else (*way, *rest) for way in ways]
+        return _ends(truths, ends, frame, scope, statement.span), True
+    _branches(truths, ways, frame, scope, statement.span)
     return None, False
 
 
+def _ways(
+    statement: tree.When, frame: Frame, scope: Scope
+) -> tuple[bool | tuple[Condition, ...], tuple[Statements, ...]]:
+    """The ways of a `when` and their conditions, of which one holds: two, but for a chain that is
+    one choice; or whether it is the first of two, where that is known."""
+    both = (statement.body.statements, tuple(statement.others))
+    value = evaluate(statement.condition, frame, scope)
+    truth = settled(condition(value, statement.condition.span), frame)
+    if isinstance(truth, bool):
+        return truth, both
+    links = [statement]
+    while isinstance(links[-1].otherwise, tree.When):
+        links.append(links[-1].otherwise)
+    if len(links) > 1 and links[-1].otherwise is None:
+        truths = [truth, *_others(links[1:], frame, scope)]
+        if len(truths) == len(links) and _exactly_one(truths, frame.builder.guards):
+            kept = [(t, link) for t, link in zip(truths, links, strict=True) if t != FALSE]
+            if len(kept) > 1:
+                return tuple(t for t, _ in kept), tuple(way.body.statements for _, way in kept)
+    return (truth, negate(truth)), both
+
+
+def _others(links: Sequence[tree.When], frame: Frame, scope: Scope) -> Iterator[Condition]:
+    """The conditions of the further links of a chain, up to one that is not open by itself."""
+    for link in links:
+        try:
+            truth = condition(evaluate(link.condition, frame, scope), link.condition.span)
+        except (SpaceError, NeedsValue):
+            return  # as an `else` of its own it is read under more conditions, and reported there
+        truth = settled(truth, frame)
+        if truth is True:
+            return
+        yield FALSE if truth is False else truth
+
+
+def _exactly_one(truths: Sequence[Condition], guards: tuple[Condition, ...]) -> bool:
+    """Whether one of the conditions holds, and one alone, wherever the guards do."""
+    if feasible((*guards, *map(negate, truths))) is not False:
+        return False
+    return all(feasible((*guards, *pair)) is False for pair in combinations(truths, 2))
+
+
 def _branches(
-    truth: Condition,
-    first: Sequence[tree.Statement],
-    second: Sequence[tree.Statement],
+    truths: tuple[Condition, ...],
+    ways: tuple[Statements, ...],
     frame: Frame,
     scope: Scope,
     span: Span,
 ) -> None:
-    """Two branches by decision; names that either rebinds are joined after."""
+    """Branches by decision; names that any of them rebinds are joined after."""
     from spacelang.syntax.statements import run
 
     build, before = frame.builder, scope.snapshot()
-    conditions = (truth, negate(truth))
     regions: list[Level] = []
     ends: list[Scope] = []
-    for statements, here in zip((first, second), conditions, strict=True):
+    for statements, here in zip(ways, truths, strict=True):
         scope.restore(before)
         regions.append(build.open(here))
         run(statements, frame, scope)
         build.close()
         ends.append(scope.snapshot())
     scope.restore(ends[0])
-    join = Join(truth, scope, ends[1], span)
-    results, fallbacks = [a for a, _ in join.pairs], [b for _, b in join.pairs]
-    if not second:
-        place = _place(results, span)
-        join.end(build.guard(truth, regions[0], fallbacks, results, place))
+    join = Join(truths, (scope, *ends[1:]), span)
+    results = join.made
+    if not ways[-1]:
+        new, old = results
+        if not new and not regions[0].nodes:
+            return
+        join.end(build.guard(truths[0], regions[0], old, new, _place(new, span)))
         return
-    for a, b in join.pairs:
-        build.same_type(a, b, build.guards, span)
-    types = tuple(a.type for a in results)
-    join.end(build.choose(conditions, regions, [results, fallbacks], types, span))
+    for first, *others in join.rows:
+        for other, region in zip(others, regions[1:], strict=True):
+            build.same_type(first, other, region.guards, span)
+    types = tuple(tensor.type for tensor in results[0])
+    join.end(build.choose(truths, regions, results, types, span))
 
 
 class Join:
-    """Gives every name that two ways leave with different values one value, by the condition.
+    """Gives every name that several ways leave with different values one value, by the conditions.
 
-    `scope` holds the names where the condition is met and gets the result. Tensors come as `pairs`;
+    The first scope holds the names of the first way and gets the result. Tensors come as `rows`;
     `end` takes what they became.
     """
 
-    def __init__(self, truth: Condition, scope: Scope, other: Scope, span: Span) -> None:
-        self.truth, self.scope, self.span = truth, scope, span
-        self.pairs: list[Pair] = []
-        self.waiting: list[tuple[str, Thing, Thing]] = []
-        for name in dict.fromkeys((*scope.names, *other.names)):
-            if name not in scope.names or name not in other.names:
-                place = scope.spans.get(name) or other.spans.get(name) or span
-                scope.bind(name, Unbound(name, place), span)
-                scope.constant.discard(name)
+    def __init__(
+        self, truths: tuple[Condition, ...], scopes: tuple[Scope, ...], span: Span
+    ) -> None:
+        self.truths, self.scope, self.span = truths, scopes[0], span
+        self.ways = len(scopes)
+        self.rows: list[Row] = []
+        self.waiting: list[tuple[str, tuple[Thing, ...]]] = []
+        for name in dict.fromkeys(name for scope in scopes for name in scope.names):
+            if all(name in scope.names for scope in scopes):
+                self._join(name, tuple(scope.names[name] for scope in scopes))
             else:
-                self._join(name, scope.names[name], other.names[name])
-        scope.constant |= other.constant & other.names.keys()
+                place = next((s.spans[name] for s in scopes if name in s.spans), span)
+                pairs = zip(truths, scopes, strict=True)
+                known = [(t, s.names[name]) for t, s in pairs if name in s.names]
+                ways = tuple(way for truth, entry in known for way in _ways_of(truth, entry))
+                self.scope.bind(name, Unbound(name, place, ways), span)
+                self.scope.constant.discard(name)
+        for other in scopes[1:]:
+            self.scope.constant |= other.constant & other.names.keys()
 
-    def _join(self, name: str, a: Entry, b: Entry) -> None:
-        if a is b or isinstance(a, Closure | Clash | Module | Later):
+    @property
+    def made(self) -> list[list[Tensor]]:
+        """The tensors of each way, in the order of the rows."""
+        return [[row[way] for row in self.rows] for way in range(self.ways)]
+
+    def _join(self, name: str, values: tuple[Entry, ...]) -> None:
+        first, names = values[0], self.scope.names
+        if all(v is first for v in values) or isinstance(first, Closure | Clash | Module | Later):
             return
-        if isinstance(a, Broken) or isinstance(b, Broken):
-            self.scope.names[name] = BROKEN
-        elif isinstance(a, Unbound | Torn) or isinstance(
-            b, Unbound | Torn | Clash | Module | Later
-        ):
-            self.scope.names[name] = Torn(name, self.truth)
-        elif has_tensor(a) and has_tensor(b):
-            pairs = _pairs(name, a, b, self.span)
-            if pairs is None:
-                self.scope.names[name] = Torn(name, self.truth)
-            elif pairs:
-                self.pairs += pairs
-                self.waiting.append((name, a, b))
-        elif type(a) is not type(b) or a != b:
-            value = either(self.truth, a, b)
-            self.scope.names[name] = Torn(name, self.truth) if value is None else value
+        if any(isinstance(v, Broken) for v in values):
+            names[name] = BROKEN
+            return
+        things: list[Thing] = []
+        for value in values:
+            if isinstance(value, NOTHING):
+                names[name] = Torn(name, self.truths[0])
+                return
+            things.append(value)
+        if all(map(has_tensor, things)):
+            rows = _rows(name, things, self.span)
+            if rows is None:
+                names[name] = Torn(name, self.truths[0])
+            elif rows:
+                self.rows += rows
+                self.waiting.append((name, tuple(things)))
+        elif any(type(v) is not type(first) or v != first for v in things):
+            names[name] = self._either(name, things)
+
+    def _either(self, name: str, values: Sequence[Thing]) -> Entry:
+        """A number or truth value by the conditions; anything else is torn."""
+        *rest, found = values
+        for truth, value in reversed(list(zip(self.truths, rest, strict=False))):
+            joined = either(truth, value, found)
+            if joined is None:
+                return Torn(name, self.truths[0])
+            found = joined
+        return found
 
     def end(self, made: Sequence[Tensor]) -> None:
         """Bind the names that waited to the tensors that came out, in order."""
         rest = iter(made)
-        for name, a, b in self.waiting:
-            self.scope.names[name] = _woven(a, b, rest)
+        for name, values in self.waiting:
+            self.scope.names[name] = _woven(values, rest)
 
 
-def _pairs(name: str, a: Thing, b: Thing, span: Span) -> list[Pair] | None:
-    """Tensors of two values that take each other's place; None if the rest of them differs."""
-    if isinstance(a, Tensor) and isinstance(b, Tensor):
-        return [] if a is b else [(a, b)]
-    if isinstance(a, tuple) and isinstance(b, tuple):
-        if len(a) != len(b):
-            raise SpaceError(
-                error("SP205", f"the list {name} leaves with {len(a)} or {len(b)} entries", span)
-            )
-        found: list[Pair] = []
-        for m, n in zip(a, b, strict=True):
-            inner = _pairs(name, m, n, span)
-            if inner is None:
+def _ways_of(truth: Condition, entry: Entry) -> Iterator[tuple[Condition, Thing]]:
+    """Under which conditions a name may be read after a branch that binds it; no tensors, which
+    stay inside."""
+    if isinstance(entry, Unbound):
+        yield from ((conjunction(truth, inner), value) for inner, value in entry.ways)
+    elif not isinstance(entry, NOTHING) and not has_tensor(entry):
+        yield truth, entry
+
+
+def _rows(name: str, values: Sequence[Thing], span: Span) -> list[Row] | None:
+    """Tensors of several values that take each other's place; None if the rest of them differs."""
+    tensors = [v for v in values if isinstance(v, Tensor)]
+    if len(tensors) == len(values):
+        return [] if all(t is tensors[0] for t in tensors) else [tuple(tensors)]
+    lists = [v for v in values if isinstance(v, tuple)]
+    if len(lists) == len(values):
+        lengths = list(dict.fromkeys(map(len, lists)))
+        if len(lengths) > 1:
+            shown = " or ".join(map(str, lengths))
+            raise SpaceError(error("SP205", f"the list {name} leaves with {shown} entries", span))
+        found: list[Row] = []
+        for inner in zip(*lists, strict=True):
+            rows = _rows(name, inner, span)
+            if rows is None:
                 return None
-            found += inner
+            found += rows
         return found
-    return [] if type(a) is type(b) and a == b else None
+    first = values[0]
+    return [] if all(type(v) is type(first) and v == first for v in values) else None
 
 
-def _woven(a: Thing, b: Thing, made: Iterator[Tensor]) -> Thing:
-    """The first value with what each pair of tensors became in the place of its tensors."""
-    if isinstance(a, tuple) and isinstance(b, tuple):
-        return tuple(_woven(m, n, made) for m, n in zip(a, b, strict=True))
-    return next(made) if isinstance(a, Tensor) and a is not b else a
+def _woven(values: tuple[Thing, ...], made: Iterator[Tensor]) -> Thing:
+    """The first value with what each row of tensors became in the place of its tensors."""
+    first = values[0]
+    lists = [v for v in values if isinstance(v, tuple)]
+    if len(lists) == len(values):
+        return tuple(_woven(inner, made) for inner in zip(*lists, strict=True))
+    same = all(value is first for value in values)
+    return next(made) if isinstance(first, Tensor) and not same else first
 
 
 def _ends(
-    truth: Condition,
-    first: Sequence[tree.Statement],
-    second: Sequence[tree.Statement],
+    truths: tuple[Condition, ...],
+    ways: Sequence[Statements],
     frame: Frame,
     scope: Scope,
     span: Span,
 ) -> Returned:
-    """Two ways to the end of the body: a choose of what they return."""
+    """Several ways to the end of the body: a choose of what they return."""
     from spacelang.syntax.statements import Returned, run
 
     build, before = frame.builder, scope.snapshot()
-    conditions = (truth, negate(truth))
     regions: list[Level] = []
     values: list[Thing] = []
-    ways: list[Returned] = []
-    for statements, here in zip((first, second), conditions, strict=True):
+    ended: list[Returned] = []
+    for statements, here in zip(ways, truths, strict=True):
         scope.restore(before)
         regions.append(build.open(here))
-        ended = run(statements, frame, scope)
+        found = run(statements, frame, scope)
         build.close()
-        if ended is None:
+        if found is None:
             raise SpaceError(error("SP208", "this way through ends without `return`", span))
-        ways.append(ended)
-        if not isinstance(ended.value, Broken):
-            values.append(ended.value)
+        ended.append(found)
+        if not isinstance(found.value, Broken):
+            values.append(found.value)
     scope.restore(before)
-    if len(values) < len(ways):
+    if len(values) < len(ended):
         return Returned(BROKEN, span)
     ends = [flat(v) for v in values]
-    if len(ends[0]) != len(ends[1]):
+    if any(len(end) != len(ends[0]) for end in ends):
         raise SpaceError(error("SP205", "the two ways return lists of different lengths", span))
-    for a, b in zip(*ends, strict=True):
-        build.same_type(a, b, build.guards, ways[1].span)
-    made = build.choose(conditions, regions, ends, tuple(t.type for t in ends[0]), span)
+    for way, end, region in zip(ended[1:], ends[1:], regions[1:], strict=True):
+        for a, b in zip(ends[0], end, strict=True):
+            build.same_type(a, b, region.guards, way.span)
+    made = build.choose(truths, regions, ends, tuple(t.type for t in ends[0]), span)
     return Returned(shaped(values[0], iter(made)), span)

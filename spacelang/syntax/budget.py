@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
 
-from spacelang.analysis.where import Where, of_conditions
-from spacelang.diagnostics import Source, SpaceError
+from spacelang.analysis.where import FIGURES, Where, of_conditions
+from spacelang.diagnostics import Diagnostic, Source, SpaceError
 from spacelang.ir.condition import Condition
 from spacelang.ir.decision import Choice
 from spacelang.ir.graph import Graph
@@ -31,3 +32,13 @@ def budget(source: Source, decisions: Mapping[str, Choice]) -> Iterator[Conditio
         yield from Reader(frame, Scope().inside(frame), decisions).conditions(expr, strict=False)
     except NeedsValue as need:
         raise SpaceError(not_known(need, frame)) from need
+    except SpaceError as failed:
+        raise SpaceError(_hinted(found, decisions) for found in failed.diagnostics) from None
+
+
+def _hinted(found: Diagnostic, decisions: Mapping[str, Choice]) -> Diagnostic:
+    """An unknown name, beside the figure or the decision that was probably meant."""
+    if found.code != "SP201":
+        return found
+    near = get_close_matches(found.primary.span.text, [*FIGURES, *decisions], 1)
+    return found.hint(f"did you mean {near[0]}?") if near else found

@@ -103,6 +103,11 @@ ROWS: Mapping[str, Callable[[Children, Span], Any]] = {
     "space": lambda c, s: tree.SpaceOf(c[0].text, c[1] or (), c[2], c[3], span=s),
     "instance": lambda c, s: tree.Instance(c[0].text, c[1] or (), c[2], span=s),
     "subnet": lambda c, s: tree.Subnet(c[0].text, c[1], _text(c[2]), _given(c[3:]), span=s),
+    "program": lambda c, s: tree.Program(c[0].text, tuple(c[1:]), span=s),
+    "network": lambda c, s: tree.Network(
+        c[0].text, c[1].text, c[2], _text(c[3]), _given(c[4:]), span=s
+    ),
+    "share": lambda c, s: tree.Share(c[0].text, tuple(c[1:]), span=s),
     "block": lambda c, s: tree.BlockOf(c[0].text, c[1].text, c[2], c[3], c[4], span=s),
     "source": lambda c, s: tree.SourceOf(c[0].text, c[1], span=s),
     "given": lambda c, s: c[0] or (),

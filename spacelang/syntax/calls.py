@@ -16,10 +16,13 @@ from spacelang.ir.param import Init
 from spacelang.syntax import tree
 from spacelang.syntax.evaluate import each, evaluate, label, row
 from spacelang.syntax.frame import Frame
-from spacelang.syntax.functions import FUNCTIONS
+from spacelang.syntax.functions import function_called
 from spacelang.syntax.names import INITS
 from spacelang.syntax.scope import Scope
 from spacelang.syntax.values import Closure, Function, OpName, Thing, kind, number
+
+STARTS = ("init", "bias_init")
+"""Options that say how a parameter starts."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ def arguments(
     spans: dict[str, Span] = {}
 
     def one(item: tree.Argument) -> None:
-        value = evaluate(item.value, frame, scope)
+        value = _argument(item, frame, scope)
         if item.name is None:
             if named:
                 raise SpaceError(
@@ -67,6 +70,17 @@ def arguments(
     return Arguments(tuple(positional), named, spans, region, span)
 
 
+def _argument(item: tree.Argument, frame: Frame, scope: Scope) -> Thing:
+    """The value of an argument; after `init:` a block does not hide an initialisation."""
+    call = item.value
+    if item.name in STARTS and isinstance(call, tree.CallOf) and isinstance(call.callee, tree.Name):
+        owner = scope.find(call.callee.name)
+        hidden = owner is not None and isinstance(owner.names[call.callee.name], Closure)
+        if hidden and call.callee.name in INITS:
+            return _init(call, frame, scope)
+    return evaluate(call, frame, scope)
+
+
 @row(tree.CallOf)
 def _call(expr: tree.CallOf, frame: Frame, scope: Scope) -> Thing:
     return call(expr, frame, scope, None, ())
@@ -76,14 +90,18 @@ def call(
     expr: tree.CallOf, frame: Frame, scope: Scope, label: str | None, first: tuple[Thing, ...]
 ) -> Thing:
     """The value of a call. `label` is its path, None where it has none; `first` was piped in."""
-    from spacelang.syntax.forms import FORMS
+    from spacelang.syntax.forms import FORMS, LABELLED
 
     if isinstance(expr.callee, tree.Name) and scope.find(expr.callee.name) is None:
         if expr.callee.name in FORMS:
-            if label is not None:
+            name = expr.callee.name
+            if label is not None and (not label or name not in LABELLED):
                 _no_label(expr)
             given = arguments(expr.arguments, expr.region, frame, scope, first, expr.span)
-            return FORMS[expr.callee.name](given, frame, scope)
+            made = FORMS[name](given, frame, scope)
+            if label is None or not isinstance(made, Tensor):
+                return made
+            return frame.builder.tag(made, frame.path(label))
         if expr.callee.name in INITS:
             return _init(expr, frame, scope)
     callee = evaluate(expr.callee, frame, scope)
@@ -123,7 +141,7 @@ def apply(
                 raise SpaceError(error("SP207", "a label on a number", given.span))
             if given.named:
                 raise SpaceError(error("SP204", f"{name} takes no named arguments", given.span))
-            return FUNCTIONS[name](given.positional, given.span)
+            return function_called(name)(given.positional, given.span)
         case _:
             raise SpaceError(error("SP209", f"{kind(callee)} cannot be called", span))
 
@@ -196,6 +214,6 @@ def labelled(expr: tree.Labelled, frame: Frame, scope: Scope, first: tuple[Thing
     value = evaluate(inner, frame, scope)
     if not isinstance(value, Tensor):
         raise SpaceError(error("SP207", f"a label on {kind(value)}", expr.span))
-    if not path:
+    if not path and not frame.prefix:
         raise SpaceError(error("SP207", "`as _` stands on calls only", expr.span))
     return frame.builder.tag(value, frame.path(path))

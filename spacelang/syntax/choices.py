@@ -89,9 +89,14 @@ def _word(value: DecisionValue) -> Thing:
     return value
 
 
+def target(path: tree.Path, frame: Frame, scope: Scope) -> str:
+    """The path of a decision with its indices computed."""
+    return ".".join(hop(h, frame, scope) for h in path.hops)
+
+
 def choose(statement: tree.Choose, frame: Frame, scope: Scope) -> None:
     """`choose name[i] in domain within hull`: declares `name[i]` and binds `name`."""
-    path = hop(statement.target, frame, scope)
+    path = target(statement.target, frame, scope)
     if isinstance(statement.domain, tree.Draw):
         value: Thing = _draw(statement, statement.domain, path, frame, scope)
     else:
@@ -101,7 +106,7 @@ def choose(statement: tree.Choose, frame: Frame, scope: Scope) -> None:
         if statement.hull is not None:
             hull = _hull(statement.hull, values, path, frame, scope)
         value = declare(frame, path, values, statement.span, hull)
-    scope.bind(statement.target.name, value, statement.span)
+    scope.bind(statement.name, value, statement.span)
 
 
 def _hull(
@@ -123,24 +128,43 @@ def _hull(
 
 def _draw(
     statement: tree.Choose, domain: tree.Draw, path: str, frame: Frame, scope: Scope
-) -> Picked:
-    """`choose inputs in 2 of states`: a set of `count` entries; their order is a spelling."""
+) -> Picked | Text:
+    """`choose inputs in 2 of states`: a set of `count` entries; their order is a spelling.
+
+    One of a set of words is a path, whose alternatives stand in a `when`.
+    """
     if statement.hull is not None:
         raise SpaceError(error("SP208", "a pick has no hull", statement.hull.span))
     count = whole(domain.count, frame, scope, "the number of picks")
     source = evaluate(domain.source, frame, scope)
-    sources = tensors(entries(source, domain.source.span, "the source"))
-    if sources is None:
-        raise SpaceError(error("SP209", f"{path} picks among tensors", domain.source.span))
-    if not 1 <= count <= len(sources):
-        raise SpaceError(error("SP501", f"{count} of {len(sources)} cannot be picked", domain.span))
-    if perm(len(sources), count) > MAX_CANDIDATES:
+    if isinstance(source, Candidates) and count == 1:
+        return _words(candidates(source, path, domain.source.span), path, frame, statement.span)
+    sources = None
+    if isinstance(source, Dim):
+        number = whole(domain.source, frame, scope, f"what {path} draws from")
+    else:
+        sources = tensors(entries(source, domain.source.span, "the source"))
+        if sources is None:
+            raise SpaceError(error("SP209", f"{path} picks among tensors", domain.source.span))
+        number = len(sources)
+    if not 1 <= count <= number:
+        raise SpaceError(error("SP501", f"{count} of {number} cannot be picked", domain.span))
+    if count > MAX_CANDIDATES or perm(number, count) > MAX_CANDIDATES:
         raise SpaceError(
             error("SP507", f"{path} has more than {MAX_CANDIDATES:,} orders", statement.span)
         )
-    values = tuple(combinations(range(len(sources)), count))
+    values = tuple(combinations(range(number), count))
     choice = _decided(frame, path, "pick", values, statement.span)
-    return Picked(choice.symbol, count, tuple(sources))
+    return Picked(choice.symbol, count, tuple(sources or ()))
+
+
+def _words(values: tuple[DecisionValue, ...], path: str, frame: Frame, span: Span) -> Text:
+    """A path by the names of its alternatives."""
+    if not all(isinstance(value, str) for value in values):
+        raise SpaceError(error("SP209", f"the alternatives of {path} are words", span))
+    choice = _decided(frame, path, "path", values, span)
+    fixed = frame.fixed.get("." + choice.path)
+    return Text(choice.symbol if fixed is None else Symbol(choice.symbol.name, (fixed,)))
 
 
 def _decided(
@@ -162,7 +186,7 @@ def _decided(
 @row(tree.ChoosePath)
 def _choose_path(expr: tree.ChoosePath, frame: Frame, scope: Scope) -> Thing:
     """`choose op { a: .. b: .. }`: one alternative; each has a scope `op.a` of its own."""
-    path = hop(expr.target, frame, scope)
+    path = target(expr.target, frame, scope)
     names = tuple(option.name for option in expr.options)
     twice = next((o for i, o in enumerate(expr.options) if o.name in names[:i]), None)
     if twice is not None:
@@ -203,7 +227,12 @@ def _choose_path(expr: tree.ChoosePath, frame: Frame, scope: Scope) -> Thing:
 
 
 def _alternative(option: tree.Option, frame: Frame, scope: Scope) -> Tensor:
-    value = evaluate(option.value, frame, scope)
+    if isinstance(option.value, tree.Body):
+        from spacelang.syntax.forms import run_region
+
+        value = run_region(tree.Region((), option.value, span=option.span), (), frame, scope)
+    else:
+        value = evaluate(option.value, frame, scope)
     if isinstance(value, Tensor):
         return value
     raise SpaceError(

@@ -39,6 +39,17 @@ def _subnet(p: Statements, n: tree.Subnet, level: int) -> Doc:
     return concat(head, " ", entries)
 
 
+def _program(p: Statements, n: tree.Program, level: int) -> Doc:
+    def member(member: tree.Network | tree.Share) -> Doc:
+        paths = p.commas(p.path(path, level) for path in member.paths)
+        if isinstance(member, tree.Share):
+            return concat(f"{member.word} ", paths)
+        head = concat(f"{member.word} {member.name} = ", p.source(member.base, level))
+        return concat(head, f" of {member.of}: ", paths) if member.of else head
+
+    return concat(f"program {n.name} ", p.entries(n.members, member, level, n))
+
+
 def _block(p: Statements, n: tree.BlockOf, level: int) -> Doc:
     head = concat(f"{n.kind} {n.name}", p.params(n.params, level))
     if n.result is not None:
@@ -63,7 +74,7 @@ def _choose(p: Statements, n: tree.Choose, level: int) -> Doc:
         domain = concat(p.expr(n.domain.count, level, SUM), " of ", p.expr(n.domain.source, level))
     else:
         domain = p.expr(n.domain, level)
-    parts = [concat("choose ", p.hop(n.target, level), " in ", domain)]
+    parts = [concat("choose ", p.path(n.target, level), " in ", domain)]
     if n.hull is not None:
         parts.append(concat("within ", p.expr(n.hull, level)))
     return Indent(Fill(tuple(parts)))
@@ -120,6 +131,7 @@ CLAUSES: Mapping[type, Callable[[Statements, Any, int], Doc]] = {
     tree.SpaceOf: _space,
     tree.Instance: _instance,
     tree.Subnet: _subnet,
+    tree.Program: _program,
     tree.BlockOf: _block,
     tree.Input: _input,
     tree.Output: lambda p, n, level: _keyword(

@@ -20,7 +20,7 @@ from spacelang.ir.decision import plain
 from spacelang.ir.dim import Dim, Symbol
 from spacelang.ir.dim import Value as DecisionValue
 from spacelang.ir.node import join
-from spacelang.ir.op import LONG, Conflict, NeedsValue, example_text, shown, values_of
+from spacelang.ir.op import LONG, Conflict, NeedsValue, bare, example_text, shown, values_of
 from spacelang.ir.search import Wanted, domains, found, satisfied
 
 if TYPE_CHECKING:
@@ -42,7 +42,10 @@ def explained(
         seen = (primary, *(label.span for label in diagnostic.secondary))
         if span is not None and not any(_within(span, other) for other in seen):
             diagnostic = diagnostic.also(span, f"{spelled(frame, size)} is from here")
-    if conflict.example is None or not any(f.builder.decisions for f in frame.chain):
+    if conflict.example is None:
+        return diagnostic
+    named = any(f.builder.decisions for f in frame.chain) or any(map(indexes, conflict.example))
+    if not named:
         return diagnostic
     return diagnostic.note(example_text(_example(frame, conflict.example)))
 
@@ -50,6 +53,9 @@ def explained(
 def not_known(need: NeedsValue, frame: Frame) -> Diagnostic:
     """SP308 for a decision whose value must be known outside of every block."""
     path = outward(frame, need.symbol.name)
+    if indexes(need.symbol.name):
+        found = error("SP308", "the index of a table is no one number", need.span)
+        return found.note(f"the entry is one expression of {path} for all places")
     return (
         error("SP308", f"the value of {path} must be known here", need.span)
         .note("inside a block there would be one alternative of it for each value")
@@ -57,12 +63,17 @@ def not_known(need: NeedsValue, frame: Frame) -> Diagnostic:
     )
 
 
+def indexes(name: str) -> bool:
+    """Whether a symbol is an index of a table, `%0i`: no size or decision is called so."""
+    return name[:1] == "%" and name[1:2].isdigit()
+
+
 # Sizes.
 
 
 def spelled(frame: Frame, size: Dim) -> str:
     """A size as its normal form, or where that is long as the text that it was computed by."""
-    text = str(size).replace("%", "")
+    text = bare(str(size))
     span = frame.origins.get(size)
     if len(text) <= LONG and len(size.terms) <= 3:
         return text
@@ -98,7 +109,7 @@ def _origin(frame: Frame, size: Dim, operands: Sequence[Tensor]) -> Span | None:
     it."""
     if size.constant is None and len(size.symbols) == 1:
         (symbol,) = size.symbols
-        if size == Dim.of(symbol) and symbol.values:
+        if symbol.values and symbol.numeric and size == Dim.of(symbol):
             return _declared(frame, symbol.name)
     written = frame.origins.get(size)
     if written is not None:
@@ -149,7 +160,7 @@ def outward(frame: Frame, name: str) -> str:
             name = f"{here.place}.{name}"
             break
         here, name = here.caller.origin(join(here.place, name))
-    return name.lstrip("%/")
+    return name.lstrip("%/0123456789")  # `%0i` is an index of a table
 
 
 def _example(frame: Frame, example: Mapping[str, DecisionValue]) -> dict[str, object]:

@@ -15,6 +15,7 @@ from fractions import Fraction
 from typing import Any, TypeVar
 
 from spacelang.diagnostics import NOWHERE, Diagnostic, SpaceError, Span, error, placed
+from spacelang.ir.atom import atom_text
 from spacelang.ir.condition import Condition
 from spacelang.ir.dim import Dim
 from spacelang.ir.op import NeedsValue, shown
@@ -22,10 +23,13 @@ from spacelang.ir.pattern import Hop
 from spacelang.syntax import tree
 from spacelang.syntax.frame import Frame
 from spacelang.syntax.scope import Scope
-from spacelang.syntax.session import Exhausted
+from spacelang.syntax.session import MAX_WALKED, Exhausted
 from spacelang.syntax.values import Candidates, Numbers, Pending, Thing, kind, number
 
 MAX_LIST = 100_000
+BITS = 63
+MAX_TERMS, MAX_TEXT = 500, 20_000
+"""How long the normal form of a size may grow: in terms, and in letters."""
 MAX_INDEX = 1_000_000
 
 Node = TypeVar("Node", bound=tree.Tree)
@@ -75,8 +79,11 @@ def evaluate(expr: tree.Expr, frame: Frame, scope: Scope) -> Thing:
         raise SpaceError(
             error("SP210", f"{expr.span.text} has no value", expr.span).note(str(failed))
         ) from failed
-    if isinstance(value, Dim) and value.constant is None:
-        frame.origins.setdefault(value, expr.span)
+    if isinstance(value, Dim):
+        if value.constant is None:
+            frame.origins.setdefault(limited(value, expr.span), expr.span)
+    elif isinstance(value, tuple) and not isinstance(expr, tree.Name):
+        frame.session.walk(weight(value), expr.span)
     return value
 
 
@@ -94,6 +101,31 @@ def each(given: Iterable[Given], make: Callable[[Given], Made]) -> list[Made]:
     if failed is not None:
         raise SpaceError(failed)
     return made
+
+
+# What may grow.
+
+
+def limited(value: Dim, span: Span) -> Dim:
+    """A size, if it is not beyond what numbers and sizes may grow to (SP103, SP507)."""
+    atoms = (atom for monomial, _ in value.terms for atom, _ in monomial)
+    if len(value.terms) > MAX_TERMS or sum(len(atom_text(atom)) for atom in atoms) > MAX_TEXT:
+        largest = f"a size of more than {MAX_TERMS} terms or {MAX_TEXT:,} letters"
+        raise SpaceError(error("SP507", largest, span))
+    for _, coefficient in value.terms:
+        if max(coefficient.numerator.bit_length(), coefficient.denominator.bit_length()) > BITS:
+            raise SpaceError(error("SP103", f"a number of more than {BITS} bits", span))
+    return value
+
+
+def weight(value: tuple[Thing, ...]) -> int:
+    """The entries of a list, those of lists in it counted where they stand; up to a limit."""
+    total, waiting = 0, [value]
+    while waiting and total <= MAX_WALKED:
+        here = waiting.pop()
+        total += 1 + len(here)
+        waiting += [inner for inner in here if isinstance(inner, tuple)]
+    return total
 
 
 # Numbers that must be known.

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from spacelang.diagnostics import NOWHERE, Span
+from spacelang.diagnostics import NOWHERE, Source, Span
 from spacelang.syntax import tree
 from spacelang.syntax.clauses import CLAUSES
 from spacelang.syntax.layout import (
@@ -28,12 +28,15 @@ from spacelang.syntax.layout import (
     concat,
     render,
 )
+from spacelang.syntax.parse import parse
 from spacelang.syntax.phrase import Phrases
 
 WIDTH = 120
 STEP = 2
 # Names of alternatives are padded to one length, unless that would move a value further than this.
 PAD = 10
+ROUNDS = 4
+"""Layouts of one text at most; the second nearly always changes nothing."""
 
 _Stretch = tuple[int, int]
 
@@ -42,6 +45,20 @@ def format(file: tree.File) -> str:
     """The canonical text of a file; to format it again changes nothing.
 
     A tree that was made without a text is laid out with every brace open.
+    """
+    text = _laid_out(file)
+    for _ in range(ROUNDS if _real(file) else 0):
+        again = _laid_out(parse(Source(file.span.source.name, text)))
+        if again == text:
+            break
+        text = again
+    return text
+
+
+def _laid_out(file: tree.File) -> str:
+    """The text of a tree in one round.
+
+    A line that this round has to break counts as one that the author broke in the next.
     """
     layout = Statements(file)
     docs = [layout.statement(item, 0) for item in file.items]
@@ -98,12 +115,18 @@ class Statements(Phrases):
         longest = max(len(option.name) for option in options)
         if longest - min(len(option.name) for option in options) > PAD:
             longest = 0
-        values = [self.expr(option.value, level + 1) for option in options]
-        closed = [concat(f"{o.name}: ", value) for o, value in zip(options, values, strict=True)]
-        opened = [
-            concat(f"{o.name}:".ljust(longest + 1), " ", value)
-            for o, value in zip(options, values, strict=True)
-        ]
+        closed: list[Doc] = []
+        opened: list[Doc] = []
+        for option in options:
+            if isinstance(option.value, tree.Body):
+                braces = self.block(option.value, level + 1)
+                name, value, head = option.name, braces.doc, option.name.ljust(longest + 1)
+                closed.append(concat(f"{name} ", braces.closed or value))
+            else:
+                name, value = f"{option.name}:", self.expr(option.value, level + 1)
+                head = name.ljust(longest + 1)
+                closed.append(concat(f"{name} ", value))
+            opened.append(concat(head, " ", value))
         return self.braces(options, closed, opened, level, self.inside(node, node.target)).doc
 
     def when(self, node: tree.When, level: int) -> Doc:

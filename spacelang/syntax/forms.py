@@ -1,4 +1,4 @@
-"""Control forms: cascade and total, which take a region, and table, which is told apart.
+"""Control forms: cascade, total and table, which take a region.
 
 A region is a body handed to a form, run in the frame where it is written with its names bound anew.
 """
@@ -14,6 +14,7 @@ from spacelang.syntax import tree
 from spacelang.syntax.calls import Arguments
 from spacelang.syntax.frame import Frame
 from spacelang.syntax.scope import Scope
+from spacelang.syntax.tables import table
 from spacelang.syntax.values import Picked, Thing, kind, number, tensors
 
 
@@ -86,17 +87,10 @@ def _total(given: Arguments, frame: Frame, scope: Scope) -> Tensor:
     return frame.builder.one("sum_of", parts, span=given.span)
 
 
-def _table(given: Arguments, frame: Frame, scope: Scope) -> Thing:
-    """Kept free for `table(shape) |i, j| { number }`, a constant from its indices."""
-    raise SpaceError(
-        error("SP208", "`table` is a word kept for tables by their indices", given.span).hint(
-            "offset_index, clipped_index, bucket_index and shift_mask are the tables there are"
-        )
-    )
-
-
 FORMS: dict[str, Callable[[Arguments, Frame, Scope], Thing]] = {
     "cascade": _cascade,
     "total": _total,
-    "table": _table,
+    "table": table,
 }
+LABELLED = {"table"}
+"""Forms whose value is one node, which a label names."""

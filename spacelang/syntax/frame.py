@@ -22,7 +22,7 @@ from spacelang.ir.param import Init
 from spacelang.syntax.conflicts import explained
 from spacelang.syntax.session import Import, Session
 from spacelang.syntax.tree import BlockOf, Expr
-from spacelang.syntax.values import CONDITIONS, Candidates, Numbers, Picked, Text, Thing
+from spacelang.syntax.values import CONDITIONS, Candidates, Numbers, Picked, Place, Text, Thing
 
 if TYPE_CHECKING:
     from spacelang.syntax.scope import Scope
@@ -167,6 +167,10 @@ class Frame:
                 return replace(value, stop=self.dim(origin, value.stop))
             case Text():
                 return self._text(origin, value.symbol)
+            case Place():
+                found = self.symbol(origin, value.symbol)
+                assert isinstance(found, Symbol)
+                return replace(value, symbol=found)
             case Init():
                 return Init(value.rule, tuple(self.dim(origin, d) for d in value.arguments))
             case Tensor() | Picked():

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from fractions import Fraction
+from typing import cast
 
+from spacelang import plugins
 from spacelang.diagnostics import SpaceError, Span, error
-from spacelang.ir.dim import Dim, floor, function, maximum, minimum, power, rsqrt, sqrt
+from spacelang.ir.condition import compare
+from spacelang.ir.dim import (
+    Dim,
+    conditional,
+    floor,
+    function,
+    maximum,
+    minimum,
+    power,
+    rsqrt,
+    sqrt,
+)
 from spacelang.ir.op import shown
-from spacelang.syntax.evaluate import entries, listed
+from spacelang.syntax.evaluate import BITS, MAX_LIST, entries, known_number, limited, listed
 from spacelang.syntax.values import Candidates, Numbers, Thing, kind, number
 
-MAX_BITS = 63
 MAX_POWER = 8
 
 
@@ -47,7 +60,7 @@ def _len(arguments: Sequence[Thing], span: Span) -> Dim:
 def _sum(arguments: Sequence[Thing], span: Span) -> Dim:
     total = Dim.of(0)
     for value in _numbers(arguments, "sum", span):
-        total = total + value
+        total = limited(total + value, span)
     return total
 
 
@@ -55,7 +68,7 @@ def _fold(name: str, fold: Callable[[Dim, Dim], Dim]) -> Callable[[Sequence[Thin
     def run(arguments: Sequence[Thing], span: Span) -> Dim:
         first, *rest = _numbers(arguments, name, span)
         for value in rest:
-            first = fold(first, value)
+            first = limited(fold(first, value), span)
         return first
 
     return run
@@ -110,8 +123,8 @@ def _power(arguments: Sequence[Thing], span: Span) -> Dim:
     """`power(a, b)`; refused before it is computed where it would pass 63 bits (SP103)."""
     base, exponent = _numbers(_one(arguments, "power", span, 2), "power", span)
     largest, times = _magnitude(base), _magnitude(exponent)
-    if times * largest.bit_length() > 4 * MAX_BITS or times > 4 * MAX_BITS:
-        raise SpaceError(error("SP103", f"a power of more than {MAX_BITS} bits", span))
+    if times * largest.bit_length() > 4 * BITS or times > 4 * BITS:
+        raise SpaceError(error("SP103", f"a power of more than {BITS} bits", span))
     if len(base.terms) > 1 and times > MAX_POWER:
         raise SpaceError(error("SP507", f"a sum to the power of more than {MAX_POWER}", span))
     return power(base, exponent)
@@ -143,6 +156,58 @@ def _unary(
     return run
 
 
+def registered(name: str) -> Callable[[Sequence[Thing], Span], Thing]:
+    """A pure function of the entry point `spacelang.functions`: of numbers and lists that are
+    known, to numbers and lists. What it raises as ValueError or ArithmeticError is SP210."""
+    function = plugins.load("spacelang.functions", name)
+
+    def run(arguments: Sequence[Thing], span: Span) -> Thing:
+        wanted = inspect.signature(function).parameters.values()
+        least = sum(one.default is one.empty for one in wanted)
+        if not least <= len(arguments) <= len(wanted):
+            _one(arguments, name, span, len(wanted))
+        try:
+            return _made(function(*(_known(v, name, span) for v in arguments)), name, span)
+        except (ValueError, ArithmeticError) as failed:
+            raise SpaceError(error("SP210", f"{name} has no value: {failed}", span)) from failed
+
+    return run
+
+
+def _known(value: Thing, name: str, span: Span) -> object:
+    if isinstance(value, tuple):
+        return [_known(item, name, span) for item in value]
+    what = f"an argument of {name}"
+    return known_number(number(value, what, span), what, span)
+
+
+def _made(value: object, name: str, span: Span) -> Thing:
+    """What a registered function returned, as the language holds it (SP209)."""
+    if isinstance(value, list | tuple):
+        items = cast("Sequence[object]", value)
+        return tuple(_made(item, name, span) for item in items[: MAX_LIST + 1])
+    if isinstance(value, int | float | Fraction) and not isinstance(value, bool):
+        return limited(Dim.of(value), span)
+    wrong = f"{name} gives {type(value).__name__}, not numbers"
+    raise SpaceError(error("SP209", wrong, span))
+
+
+def function_called(name: str) -> Callable[[Sequence[Thing], Span], Thing]:
+    """The function of a name: built in, or registered."""
+    return FUNCTIONS.get(name) or registered(name)
+
+
+def names() -> list[str]:
+    """The functions that there are."""
+    return [*FUNCTIONS, *plugins.table("spacelang.functions")]
+
+
+def _sign(value: Dim) -> Dim:
+    """1, 0 or -1."""
+    below = conditional(compare("<", value, 0), Dim.of(-1), Dim.of(0))
+    return conditional(compare(">", value, 0), Dim.of(1), below)
+
+
 FUNCTIONS: dict[str, Callable[[Sequence[Thing], Span], Thing]] = {
     "len": _len,
     "sum": _sum,
@@ -160,6 +225,9 @@ FUNCTIONS: dict[str, Callable[[Sequence[Thing], Span], Thing]] = {
     "log": _unary("log", lambda d: function("log", d), "> 0"),
     "sin": _unary("sin", lambda d: function("sin", d)),
     "cos": _unary("cos", lambda d: function("cos", d)),
+    "abs": _unary("abs", lambda d: maximum(d, -d)),
+    "round": _unary("round", lambda d: function("round", d)),
+    "sign": _unary("sign", _sign),
 }
-"""`exp` and `sqrt` of a tensor are ops: `calls.py` prefers the op where the argument is a
+"""`exp`, `sqrt` and `abs` of a tensor are ops: `calls.py` prefers the op where the argument is a
 tensor."""

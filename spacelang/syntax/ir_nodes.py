@@ -4,22 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import NamedTuple, TypeGuard, get_args
+from typing import NamedTuple
 
 from spacelang.ir.block import Block
-from spacelang.ir.decision import Choice, Kind
 from spacelang.ir.dim import Dim, Symbol
 from spacelang.ir.node import STRUCTURAL, Attribute, Call, Node, TensorType
 from spacelang.ir.node import Value as NodeValue
 from spacelang.ir.op import REQUIRED, Option, ops
 from spacelang.ir.options import attribute
-from spacelang.ir.param import ZERO, Gather, Init, Param, Slice, View
-from spacelang.ir.text import base_name
-from spacelang.syntax.ir_sizes import Part, Piece, Values
+from spacelang.ir.words import base_name
+from spacelang.syntax.ir_declarations import Declarations, is_rule
+from spacelang.syntax.ir_sizes import Part, Piece
 from spacelang.syntax.tokens import Token
-
-KINDS: Mapping[str, Kind] = {kind: kind for kind in get_args(Kind)}
-DTYPES = ("f32", "f64", "f16", "bf16", "i64", "i32", "bool")
 
 
 class Parts(NamedTuple):
@@ -34,7 +30,7 @@ class Parts(NamedTuple):
 
 def parts(piece: Piece) -> Parts:
     value, *rest = piece.children
-    middle = next(i for i, child in enumerate(rest) if _is(child, "applied", "called"))
+    middle = next(i for i, child in enumerate(rest) if is_rule(child, "applied", "called"))
     types = [child for child in rest[:middle] if child is not None]
     return Parts(value, types, rest[middle], rest[middle + 1], rest[middle + 2 :])
 
@@ -42,21 +38,17 @@ def parts(piece: Piece) -> Parts:
 def nodes(piece: Piece) -> Iterator[Piece]:
     """The nodes of a block or region, those of inner regions too."""
     for child in piece.children:
-        if _is(child, "node"):
+        if is_rule(child, "node"):
             yield child
             for region in parts(child).regions:
                 yield from nodes(region)
 
 
-def _is(child: Part | None, *rules: str) -> TypeGuard[Piece]:
-    return isinstance(child, Piece) and child.rule in rules
-
-
 def _all(piece: Piece, rule: str) -> list[Piece]:
-    return [child for child in piece.children if _is(child, rule)]
+    return [child for child in piece.children if is_rule(child, rule)]
 
 
-class Blocks(Values):
+class Blocks(Declarations):
     """Reads blocks whose names are known."""
 
     def outline(self, piece: Piece) -> Block:
@@ -70,8 +62,8 @@ class Blocks(Values):
             self.word(piece.children[0]),
             tuple(calls),
             (),
-            tuple(self._size(child) for child in _all(piece, "size")),
-            tuple(self._choice(child) for child in _all(piece, "decision")),
+            tuple(self.size_of(child) for child in _all(piece, "size")),
+            tuple(self.choice_of(child) for child in _all(piece, "decision")),
             span=self.span(piece.children[0]),
         )
 
@@ -86,7 +78,7 @@ class Blocks(Values):
                 choice if live is None else replace(choice, live=self.condition(live))
                 for choice, live in zip(outline.decisions, lives, strict=True)
             ),
-            params=tuple(self._param(child) for child in _all(piece, "param")),
+            params=tuple(self.param_of(child) for child in _all(piece, "param")),
         )
 
     def free(self, piece: Piece) -> Iterator[str]:
@@ -96,71 +88,10 @@ class Blocks(Values):
             if found.made.rule == "applied" and self.word(found.made.children[0]) == "input":
                 waiting: list[Part | None] = list(found.types)
                 for part in waiting:
-                    if _is(part, "size_of"):
+                    if is_rule(part, "size_of"):
                         yield self.word(part.children[0])
                     elif isinstance(part, Piece):
                         waiting += part.children
-
-    # Declarations.
-
-    def _size(self, piece: Piece) -> Symbol:
-        token, values = piece.children
-        if values is not None and values.rule == "anything":
-            return Symbol(self.word(token), rate=True)
-        return Symbol(self.word(token), () if values is None else self.candidates(values))
-
-    def _choice(self, piece: Piece) -> Choice:
-        kind, path, values, hull, _ = piece.children
-        word = self.word(kind)
-        if word not in KINDS:
-            self.fail(f"no decision is of the kind {word}", kind, f"one of {', '.join(KINDS)}")
-        return Choice(
-            self.word(path),
-            KINDS[word],
-            self.candidates(values),
-            None if hull is None else self.candidates(hull),
-            span=self.span(path),
-        )
-
-    def _param(self, piece: Piece) -> Param:
-        token, *rest = piece.children
-        start = next(i for i, child in enumerate(rest) if _is(child, "init"))
-        shape = tuple(
-            tuple(self._dims(axis)) if axis.rule == "dims" else (self.dim(axis),)
-            for axis in rest[:start]
-            if axis is not None
-        )
-        param = Param(self.word(token), shape, self._init(rest[start]), span=self.span(token))
-        seen: set[str] = set()
-        for flag in rest[start + 1 :]:
-            word, *names = (self.word(t) for t in flag.children if t is not None)
-            field = "dtype" if word in DTYPES else word
-            if field in seen or (field == "bank") != bool(names):
-                self.fail(f"{word} means nothing here", flag)
-            seen.add(field)
-            match field:
-                case "dtype":
-                    param = replace(param, dtype=word)
-                case "buffer":
-                    param = replace(param, role="buffer")
-                case "transient":
-                    param = replace(param, persistent=False)
-                case "undecayed":
-                    param = replace(param, decay=False)
-                case "reserved":
-                    param = replace(param, reserved=True)
-                case "bank":
-                    param = replace(param, bank=tuple(names))
-                case _:
-                    self.fail(f"a parameter cannot be {word}", flag)
-        return param
-
-    def _init(self, piece: Piece) -> Init:
-        rule, *arguments = piece.children
-        return Init(self.word(rule), tuple(self.dim(a) for a in arguments if a is not None))
-
-    def _dims(self, piece: Piece) -> list[Dim]:
-        return [self.dim(child) for child in piece.children if child is not None]
 
     # Nodes.
 
@@ -199,7 +130,7 @@ class Blocks(Values):
             op,
             operands,
             attributes,
-            {} if called else self._views(found.made.children[-1]),
+            {} if called else self.views_of(found.made.children[-1]),
             regions,
             self._bound(found) if called else None,
             tuple(self._type(t) for t in found.types),
@@ -209,7 +140,7 @@ class Blocks(Values):
 
     def _type(self, piece: Piece) -> TensorType:
         dtype, shape = piece.children
-        return TensorType(tuple(self._dims(shape)), "f32" if dtype is None else self.word(dtype))
+        return TensorType(tuple(self.dims(shape)), "f32" if dtype is None else self.word(dtype))
 
     def _region(self, piece: Piece, name: str, owner: str) -> Block:
         named = piece.children[0 if _unconditional(piece) else 1]
@@ -238,7 +169,7 @@ class Blocks(Values):
                 if given:
                     self.fail("an operand without a name after named ones", entry)
                 operands.append(self.value(entry))
-            elif _is(entry, "operand", "attribute"):
+            elif is_rule(entry, "operand", "attribute"):
                 key, value = entry.children
                 name = self.word(key)
                 if name in written:
@@ -266,7 +197,7 @@ class Blocks(Values):
             case "list":
                 return tuple(self._attribute(child) for child in part.children if child is not None)
             case "start_of":
-                return self._init(part.children[0])
+                return self.init_of(part.children[0])
             case "condition":
                 return self.condition(part.children[0])
             case "symbol":
@@ -279,42 +210,6 @@ class Blocks(Values):
             return self.symbol(token)
         return Symbol(self.word(token), self.candidates(values))
 
-    # Parameters.
-
-    def _views(self, piece: Piece | None) -> dict[str, View]:
-        found: dict[str, View] = {}
-        for view in [] if piece is None else piece.children:
-            role, param, *axes = view.children
-            key = "" if role is None else self.word(role)
-            if key in found:
-                self.fail("a second parameter of this role", view)
-            index = tuple(
-                tuple(self._part(part) for part in axis.children if part is not None)
-                for axis in axes
-            )
-            found[key] = View(self.word(param), index)
-        return found
-
-    def _part(self, piece: Piece) -> Slice | Gather:
-        match piece.rule:
-            case "prefix":
-                start, length = (self.dim(child) for child in piece.children)
-                if start != ZERO:
-                    self.fail("a slice that does not start at 0 is written start +: length", piece)
-                return Slice(start, length)
-            case "slice":
-                start, length, step = piece.children
-                return Slice(
-                    self.dim(start), self.dim(length), 1 if step is None else self.whole(step)
-                )
-            case _:
-                table, *arguments, length = piece.children
-                return Gather(
-                    self.word(table),
-                    tuple(self.dim(a) for a in arguments if a is not None),
-                    self.dim(length),
-                )
-
     # Calls.
 
     def _call(self, found: Parts) -> Call:
@@ -322,7 +217,7 @@ class Blocks(Values):
         path = "" if found.label is None else self.word(found.label)
         written: dict[str, list[str]] = {}
         for piece in found.made.children:
-            if _is(piece, "path", "decides", "stores", "owns"):
+            if is_rule(piece, "path", "decides", "stores", "owns"):
                 if piece.rule in written:
                     self.fail("this is said twice", piece)
                 written[piece.rule] = [self.word(token) for token in piece.children]
@@ -336,7 +231,7 @@ class Blocks(Values):
     def _bound(self, found: Parts) -> Call:
         sizes: dict[str, Dim | Symbol] = {}
         for piece in found.made.children:
-            for binding in piece.children if _is(piece, "bindings") else ():
+            for binding in piece.children if is_rule(piece, "bindings") else ():
                 key, value = binding.children
                 name = self.word(key)
                 if name in sizes:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from fractions import Fraction
 
 from spacelang.diagnostics import SpaceError, Span, error
-from spacelang.ir.build import Tensor
+from spacelang.ir.build import Level, Tensor
 from spacelang.ir.dim import Dim
+from spacelang.ir.prove import feasible
 from spacelang.syntax import tree
-from spacelang.syntax.evaluate import evaluate, known_number, listed, row
+from spacelang.syntax.evaluate import evaluate, known_number, listed, row, whole
 from spacelang.syntax.frame import Frame
 from spacelang.syntax.scope import Scope
-from spacelang.syntax.values import Numbers, Thing, kind, number
+from spacelang.syntax.values import Numbers, Picked, Place, Thing, kind, number, tensors
 
 
 @row(tree.Item)
@@ -23,6 +24,8 @@ def _item(expr: tree.Item, frame: Frame, scope: Scope) -> Thing:
         return _entry(value, expr.indices[0], frame, scope)
     if isinstance(value, tuple):
         raise SpaceError(error("SP301", "a list has one index", expr.span).hint("xs[i][j]"))
+    if isinstance(value, Picked) and len(expr.indices) == 1:
+        return _place(value, expr.indices[0], frame, scope)
     raise SpaceError(error("SP209", f"{kind(value)} has no entries", expr.span))
 
 
@@ -45,10 +48,45 @@ def _entry(items: tuple[Thing, ...], index: tree.Index, frame: Frame, scope: Sco
             return items[int(first) :]
         case _:
             at = evaluate(index, frame, scope)
+    if isinstance(at, Place):
+        return at_place(items, at, frame, index.span)
     if isinstance(at, Numbers):
         return tuple(items[_position(n, items, index.span)] for n in listed(at, index.span))
     place = known_number(number(at, "an index", index.span), "an index", index.span)
     return items[_position(place, items, index.span)]
+
+
+def _place(picked: Picked, index: tree.Index, frame: Frame, scope: Scope) -> Place:
+    """`inputs[0]`: which entry of its list a pick has at a position."""
+    if isinstance(index, tree.Full | tree.Rest | tree.Leading):
+        raise SpaceError(error("SP209", "a position of a pick is a number", index.span))
+    at = whole(index, frame, scope, "a position of a pick")
+    if not 0 <= at < picked.count:
+        raise SpaceError(error("SP307", f"position {at} of {picked.count} picks", index.span))
+    return Place(picked.symbol, at)
+
+
+def at_place(items: tuple[Thing, ...], place: Place, frame: Frame, span: Span) -> Tensor:
+    """The tensor of a list that stands where a pick says, of those that it may be here (SP307)."""
+    build = frame.builder
+    truths = {index: place.among((index,)) for index in place.indices}
+    open_ = [i for i, truth in truths.items() if feasible((*build.guards, truth)) is not False]
+    if open_[-1] >= len(items):
+        raise SpaceError(error("SP307", f"entry {open_[-1]} of a list of {len(items)}", span))
+    sources = tensors(tuple(items[i] for i in open_))
+    if sources is None:
+        raise SpaceError(error("SP209", "a place of a pick is an index among tensors", span))
+    if len(sources) == 1:
+        return sources[0]
+    conditions = [truths[i] for i in open_]
+    regions: list[Level] = []
+    for truth, source in zip(conditions, sources, strict=True):
+        regions.append(build.open(truth))
+        build.use(source)
+        build.close()
+        build.same_type(source, sources[0], regions[-1].guards, span)
+    ends = [[source] for source in sources]
+    return build.choose(conditions, regions, ends, (sources[0].type,), span)[0]
 
 
 def _number(expr: tree.Expr, frame: Frame, scope: Scope) -> Dim:

@@ -290,17 +290,20 @@ class _Resolver:
         if isinstance(node, tree.Set):
             items = tuple(self._keys(item, beside) for item in node.items)
             return tree.Set(items, span=node.span)
-        if not isinstance(node, tree.Name) or node.name.startswith(" "):
-            return node
-        if self.scope.find(node.name) is not None:
-            return node
-        if node.name not in value.symbol.values:
+        match node:
+            case tree.String(key):
+                pass
+            case tree.Name(key) if not key.startswith(" ") and self.scope.find(key) is None:
+                pass
+            case _:
+                return node
+        if key not in value.symbol.values:
             known = ", ".join(map(str, value.symbol.values))
             raise SpaceError(
-                error("SP501", f"{node.name} is no candidate of {value.symbol.name}", node.span)
+                error("SP501", f"{key} is no candidate of {value.symbol.name}", node.span)
                 .note(f"it takes {known}")
             )  # fmt: skip
-        return tree.String(node.name, span=node.span)
+        return tree.String(key, span=node.span)
 
 
 def _known(truth: Condition, span: Span) -> None:

@@ -258,6 +258,7 @@ FORMS: Mapping[str, str] = {
     "DEFAULT": "default layer_norm(eps: 1e-6)",
     "SPACE": "space deit(width, heads) { .. }, or space deit_ti = deit(192, heads: 3)",
     "SUBNET": "subnet tiny of deit { width = 192  depth = 12 }",
+    "PROGRAM": "program pair { network a = big  network b = small  share stem }",
     "KIND": "block mlp(x: [.., C], hidden) -> [.., C] { .. }",
     "INPUT": "input pixels: [B, 3, image, image]",
     "OUTPUT": "output linear(x, classes) as head",

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from spacelang import plugins
 from spacelang.diagnostics import SpaceError, Span, error
 from spacelang.ir.op import ops
 from spacelang.ir.param import Init
+from spacelang.ir.prove import Proved, holds
 from spacelang.syntax import tree
 from spacelang.syntax.evaluate import evaluate, row, split_on
 from spacelang.syntax.frame import Frame
 from spacelang.syntax.functions import FUNCTIONS
+from spacelang.syntax.functions import names as functions
 from spacelang.syntax.scope import Scope, unknown
 from spacelang.syntax.values import (
     Broken,
@@ -36,6 +39,8 @@ INITS = {
     "constant": 1,
 }
 """Ways to start a parameter, and how many numbers each takes."""
+LAYERS = ("linear", "linear_bias", "conv", "conv_bias")
+"""Ways to start a parameter as layers start theirs, where nothing else is said."""
 
 
 def callable_ops() -> list[str]:
@@ -65,7 +70,10 @@ def look_up(name: str, span: Span, frame: Frame, scope: Scope) -> Thing:
             raise SpaceError(())
         case Torn(_, truth):
             raise split_on(truth, span)
-        case Unbound(_, place):
+        case Unbound(_, place, ways):
+            for truth, known in ways if owner.frame in (None, frame) else ():
+                if isinstance(holds(truth, frame.builder.guards), Proved):
+                    return known
             raise SpaceError(
                 error("SP205", f"{name} has a value only in some architectures", span, "read here")
                 .also(place, "set here, under a decision")
@@ -90,11 +98,13 @@ def _built_in(name: str, span: Span, scope: Scope) -> Thing:
         return Function(name)
     if name in ops() and "written" not in ops()[name].traits:
         return OpName(name)
-    if INITS.get(name) == 0:
+    if INITS.get(name) == 0 or name in LAYERS:
         return Init(name)
+    if name in plugins.table("spacelang.functions"):
+        return Function(name)
     from spacelang.syntax.forms import FORMS
 
-    known = [*scope.known(), *CONSTANTS, *FUNCTIONS, *FORMS, *INITS, *callable_ops()]
+    known = [*scope.known(), *CONSTANTS, *functions(), *FORMS, *INITS, *callable_ops()]
     raise unknown(name, span, known)
 
 

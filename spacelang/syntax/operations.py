@@ -13,8 +13,9 @@ from spacelang.ir.options import complete
 from spacelang.ir.param import Init
 from spacelang.syntax.calls import Arguments, arguments
 from spacelang.syntax.frame import Frame
+from spacelang.syntax.names import LAYERS
 from spacelang.syntax.scope import Scope
-from spacelang.syntax.values import Pending, Picked, Thing, kind, number, settled, tensors
+from spacelang.syntax.values import OpName, Pending, Picked, Thing, kind, number, settled, tensors
 
 LISTS = {"split", "unstack"}
 """Ops whose value is a list also where it has one entry."""
@@ -135,6 +136,8 @@ def _option(definition: OpDef, name: str, value: Thing, given: Arguments) -> obj
         )
     if option.kind == "init" and isinstance(value, Dim):
         return Init("constant", (value,))
+    if option.kind == "init" and isinstance(value, OpName) and value.name in LAYERS:
+        return Init(value.name)
     fits, wanted = ADMITTED[option.kind]
     if value is None and option.default is None:
         return None

@@ -128,7 +128,7 @@ class Phrases(ABC):
         return concat(head, f" |{names}| ", self.body(node.region.body, level))
 
     def choose_path(self, node: tree.ChoosePath, level: int, hang: bool) -> Doc:
-        return concat("choose ", self.hop(node.target, level), " ", self.options(node, level))
+        return concat("choose ", self.path(node.target, level), " ", self.options(node, level))
 
     def each(self, node: tree.Each, level: int, hang: bool) -> Doc:
         value, source = self.expr(node.value, level), self.expr(node.source, level)

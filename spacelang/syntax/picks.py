@@ -22,6 +22,12 @@ from spacelang.syntax.values import Picked
 
 def picked_values(picked: Picked, given: Arguments, frame: Frame, scope: Scope) -> list[Tensor]:
     """One tensor for each position of the draw; the region sees (value, source, position)."""
+    if not picked.sources:
+        raise SpaceError(
+            error("SP209", f"{picked.symbol.name} draws from no list of tensors", given.span).hint(
+                f"xs[{picked.symbol.name}[0]] is the entry of a list at its first position"
+            )
+        )
     return [_position(picked, given, frame, scope, e) for e in range(picked.count)]
 
 

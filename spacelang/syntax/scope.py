@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING
 from spacelang.diagnostics import NOWHERE, Report, Source, SpaceError, Span, error
 from spacelang.syntax import tree
 from spacelang.syntax.parse import parse
-from spacelang.syntax.values import Clash, Closure, Entry, Later, Module, SpaceValue
+from spacelang.syntax.values import (
+    Clash,
+    Closure,
+    Entry,
+    Later,
+    Module,
+    ProgramValue,
+    SpaceValue,
+)
 
 if TYPE_CHECKING:
     from spacelang.syntax.frame import Frame
@@ -118,6 +126,8 @@ class Library:
                 self._own(name, Closure(item, scope, None), item.span, scope, owners)
             case tree.SpaceOf(name=name) | tree.Instance(name=name) | tree.Subnet(name=name):
                 self._own(name, SpaceValue(item, scope), item.span, scope, owners)
+            case tree.Program(name=name):
+                self._own(name, ProgramValue(item, scope), item.span, scope, owners)
             case tree.Let(names):
                 later = Later(item, scope)
                 for name in names:
@@ -204,13 +214,13 @@ def shipped_folder() -> Path:
     return Path(str(files("spacelang.spaces")))
 
 
-def read_source(path: Path, span: Span = NOWHERE) -> Source:
-    """The text of a regular file of at most 1 MiB (SP104, SP102)."""
+def read_source(path: Path, span: Span = NOWHERE, mebibytes: int = 1) -> Source:
+    """The text of a regular file of at most 1 MiB, or as many as are given (SP104, SP102)."""
     try:
         if not path.is_file():
             raise SpaceError(error("SP104", f"{path} is no file", span))
-        if path.stat().st_size > 1 << 20:
-            raise SpaceError(error("SP102", f"{path} is larger than 1 MiB", span))
+        if path.stat().st_size > mebibytes << 20:
+            raise SpaceError(error("SP102", f"{path} is larger than {mebibytes} MiB", span))
         return Source(str(path), path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError) as failed:
         raise SpaceError(error("SP104", f"{path} cannot be read: {failed}", span)) from failed

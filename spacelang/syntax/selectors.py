@@ -9,6 +9,7 @@ from spacelang import plugins
 from spacelang.diagnostics import SpaceError, error
 from spacelang.ir.dialect import ForeignHop, Layout, Rename
 from spacelang.ir.dim import Dim, Symbol
+from spacelang.ir.gather import forms as gathered_forms
 from spacelang.ir.pattern import Hop, Index, Pattern
 from spacelang.ir.rule import StorageRule, Tie
 from spacelang.syntax import tree
@@ -66,7 +67,7 @@ def storage_rule(rule: tree.Rule, frame: Frame, scope: Scope) -> StorageRule:
         size = whole(arguments[0].value, frame, scope, "the stored size")
         return StorageRule(where, word, size, span=rule.span)
     names = [a.value.name if isinstance(a.value, tree.Name) else "?" for a in arguments]
-    forms = KINDS.get(word, ("",))
+    forms = (*KINDS.get(word, ("",)), *(gathered_forms() if word == "entangle" else ()))
     if len(names) > 1 or not set(names) <= set(forms) - {""}:
         allowed = " or ".join(f"{word}({a})" if a else word for a in forms)
         raise SpaceError(
@@ -92,27 +93,45 @@ def _word(rule: tree.Rule) -> tuple[str, tuple[tree.Argument, ...]]:
 
 
 def tie(rule: tree.Rule, frame: Frame, scope: Scope) -> Tie | None:
-    """`path: tie`, `tie(every: 2)` or `tie(path)`; None for another rule."""
+    """`path: tie`, `tie(every: 2)` or `tie(path)`, with `own: [path, ..]`, the last with
+    `slices: leading`, too; None for another rule."""
     word, arguments = _word(rule)
     if word != "tie":
         return None
     where = pattern(rule.path, frame, scope)
-    if not arguments:
-        return Tie(where, span=rule.span)
-    if len(arguments) != 1 or arguments[0].name not in (None, "every"):
+    kept = [a for a in arguments if a.name == "own"]
+    sliced = [a.value for a in arguments if a.name == "slices"]
+    forms = [value.name if isinstance(value, tree.Name) else "" for value in sliced]
+    arguments = tuple(a for a in arguments if a.name not in ("own", "slices"))
+    wrong = len(kept) > 1 or len(arguments) > 1 or len(forms) > 1
+    wrong = wrong or any(a.name not in (None, "every") for a in arguments)
+    if forms:
+        plain = [a for a in arguments if a.name is None]
+        wrong = wrong or not plain or forms[0] not in ("leading", "centre")
+    if wrong:
         raise SpaceError(
-            error("SP204", f"{rule.rule.span.text} is no rule", rule.rule.span).note(
-                "there is tie, tie(every: 2) or tie(path)"
-            )
-        )
+            error("SP204", f"{rule.rule.span.text} is no rule", rule.rule.span)
+            .note("there is tie, tie(every: 2) or tie(path), each with own: [path, ..]")
+            .note("of another size: tie(path, slices: leading) or tie(path, slices: centre)")
+        )  # fmt: skip
+    own = tuple(pattern(path, frame, scope) for a in kept for path in _paths(a.value))
+    if not arguments:
+        return Tie(where, own=own, span=rule.span)
     value = arguments[0].value
     if arguments[0].name == "every":
         every = whole(value, frame, scope, "every")
         if every < 1:
             raise SpaceError(error("SP103", f"every {every}", value.span))
-        return Tie(where, every, span=rule.span)
+        return Tie(where, every, own=own, span=rule.span)
     bound = [i for h in where.hops for i in h.indices if isinstance(i, str) and i != "_"]
-    return Tie(where, None, _computed(path_of(value), bound, frame, scope), rule.span)
+    to = _computed(path_of(value), bound, frame, scope)
+    return Tie(where, None, to, own, forms[0] if forms else "", rule.span)
+
+
+def _paths(expr: tree.Expr) -> Iterator[tree.Path]:
+    """The paths of a list."""
+    items = expr.items if isinstance(expr, tree.List) else (expr,)
+    yield from map(path_of, items)
 
 
 def _computed(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -19,12 +20,22 @@ if TYPE_CHECKING:
 MAX_NODES = 100_000
 MAX_TURNS = 100_000
 MAX_FAILURES = 1_000
+MAX_OPEN = 100_000
+"""How many nodes a network may have with every use of every block counted."""
+MAX_WAYS, MAX_SPLITS = 128, 4_096
+"""Alternatives of one call, and of all calls together."""
+MAX_WALKED = 1_000_000
+"""Entries of all lists that are made or compared."""
 MAX_CALLS = 32
 """How deep calls of blocks may stand in each other."""
 
 
 Owned = tuple[tuple[str, str], str]
 """A kind of `BlockBuilder.claim`, and the path of one inside a block."""
+
+
+Until = Callable[[Sequence[str]], int]
+"""How many of the steps of `rewrite { }`, by their names, are to be run."""
 
 
 class Exhausted(SpaceError):
@@ -60,7 +71,8 @@ class Compiled:
 
 @dataclass
 class Session:
-    """One elaboration. With `hulls` every decision ranges over its hull (`within`)."""
+    """One elaboration. With `hulls` every decision ranges over its hull (`within`); `until` leaves
+    out the later steps of `rewrite { }`."""
 
     library: Library
     hulls: bool = False
@@ -69,6 +81,7 @@ class Session:
     kept: list[object] = field(default_factory=list[object])
     named: dict[str, bool] = field(default_factory=dict[str, bool])
     owned: dict[str, tuple[Owned, ...]] = field(default_factory=dict[str, tuple[Owned, ...]])
+    opened: dict[str, int] = field(default_factory=dict[str, int])
     late: dict[int, tuple[str, ...]] = field(default_factory=dict[int, tuple[str, ...]])
     lets: list[tree.Let] = field(default_factory=list[tree.Let])
     remarks: list[Diagnostic] = field(default_factory=list[Diagnostic])
@@ -76,7 +89,10 @@ class Session:
     nodes: int = 0
     turns: int = 0
     failures: int = 0
+    splits: int = 0
+    walked: int = 0
     reserved: set[str] = field(default_factory=set[str])
+    until: Until | None = None
 
     def unique(self, name: str) -> str:
         """A block name that is not taken: `encoder`, `encoder.2`."""
@@ -92,11 +108,46 @@ class Session:
         if self.nodes > MAX_NODES:
             raise Exhausted(error("SP507", f"the graph has more than {MAX_NODES:,} nodes", span))
 
+    def open(self, block: Block) -> int:
+        """The nodes of a block with all its calls open, counted before anything walks them (SP507).
+
+        Blocks that use others twice each double them: thirty short lines would be 2^30 nodes.
+        """
+        total = 0
+        for node in block.everywhere():
+            total += 1 if node.call is None else self.opened[node.call.block]
+            if total > MAX_OPEN:
+                wide = f"a network of more than {MAX_OPEN:,} nodes, each use of a block counted"
+                found = error("SP507", wide, node.span)
+                called = "" if node.call is None else f"{node.call.block} is one of "
+                nodes = 1 if node.call is None else self.opened[node.call.block]
+                raise Exhausted(found.note(f"{called}{block.name} uses: {nodes:,} nodes"))
+        return total
+
     def fail(self) -> None:
         """Count statements that failed: after very many nothing new is found."""
         self.failures += 1
         if self.failures > MAX_FAILURES:
             raise Exhausted(())
+
+    def split(self, name: str, values: int, ways: int, span: Span) -> None:
+        """Count alternatives of a call, one for each value, before they are made (SP507).
+
+        A body that must know many decisions at once has one for each combination of them.
+        """
+        self.splits += values
+        if ways > MAX_WAYS or self.splits > MAX_SPLITS:
+            many = f"{MAX_WAYS:,} alternatives" if ways > MAX_WAYS else f"{MAX_SPLITS:,} together"
+            found = error("SP507", f"calls of {name} that are more than {many}", span)
+            hint = "let fewer decisions meet where a value must be known"
+            raise Exhausted(found.hint(hint))
+
+    def walk(self, entries: int, span: Span) -> None:
+        """Count entries of lists (SP507)."""
+        self.walked += entries
+        if self.walked > MAX_WALKED:
+            many = f"lists of more than {MAX_WALKED:,} entries together"
+            raise Exhausted(error("SP507", many, span))
 
     def turn(self, turns: int, span: Span) -> None:
         """Count turns of loops against the limit, before they are taken (SP507)."""

@@ -6,13 +6,15 @@ arguments; the innermost space is elaborated once, and the outer ones add their 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import contextmanager
 
-from spacelang.diagnostics import SpaceError, Span, error
+from spacelang.diagnostics import Diagnostic, SpaceError, Span, error
 from spacelang.ir.block import Block
 from spacelang.ir.graph import Graph, Output
 from spacelang.ir.op import NeedsValue
+from spacelang.ir.pattern import Pattern
+from spacelang.ir.rule import StorageRule
 from spacelang.syntax import tree
 from spacelang.syntax.blocks import bind_arguments
 from spacelang.syntax.calls import arguments
@@ -36,8 +38,44 @@ def elaborate(
     """The graph of a space, an instance or a derived space, before storage is laid out.
 
     `overrides` set parameters by name, wherever in the chain they are first declared (SP204). All
-    that is wrong with the space is raised at once.
+    that is wrong with the space is raised at once, with the places where its parameters are given.
     """
+    with at_callers(space):
+        return _elaborated(space, name, session, overrides)
+
+
+@contextmanager
+def at_callers(space: SpaceValue) -> Generator[None]:
+    """Errors that are raised here also show where arguments are given that a space is made by."""
+    try:
+        yield
+    except SpaceError as failed:
+        raise SpaceError(_with_callers(found, space) for found in failed.diagnostics) from None
+
+
+def _with_callers(found: Diagnostic, space: SpaceValue) -> Diagnostic:
+    here: SpaceValue | None = space
+    for _ in range(MAX_CHAIN):
+        source = None if here is None else here.definition.base
+        if here is None or source is None:
+            break
+        seen = (found.primary.span, *(label.span for label in found.secondary))
+        if source.arguments is not None and not any(_within(one, source.span) for one in seen):
+            found = found.also(source.span, "made here")
+        owner = here.scope.find(source.name)
+        value = None if owner is None else owner.names[source.name]
+        here = value if isinstance(value, SpaceValue) else None
+    return found
+
+
+def _within(inner: Span, outer: Span) -> bool:
+    same = inner.source == outer.source
+    return same and outer.start <= inner.start and inner.end <= outer.end
+
+
+def _elaborated(
+    space: SpaceValue, name: str, session: Session, overrides: Mapping[str, Thing]
+) -> Graph:
     span = space.definition.span
     frame = Frame(session, name, span)
     frame.host = Host()
@@ -70,7 +108,7 @@ def finished(frame: Frame, span: Span) -> Graph:
     frame.errors.check()
     limits = tuple(dict.fromkeys((*frame.require, *stated)))
     remarks = tuple(dict.fromkeys(frame.session.remarks))
-    graph = replace(graph, require=limits, stated=stated, remarks=remarks)
+    graph = graph.restated(require=limits, stated=stated, remarks=remarks)
     return _rewritten(graph, frame, host)
 
 
@@ -80,6 +118,7 @@ def _graph(name: str, frame: Frame, host: Host) -> Graph:
         Output(label, value, training)
         for (label, _, training), value in zip(host.outputs, root.outputs, strict=True)
     )
+    frame.session.open(root)
     blocks = _called(root, frame.session.blocks)
     return Graph(
         name,
@@ -105,16 +144,52 @@ def _called(root: Block, blocks: Mapping[str, Block]) -> dict[str, Block]:
 
 
 def _rewritten(graph: Graph, frame: Frame, host: Host) -> Graph:
-    """The graph with its ties and rewritings, in this order."""
+    """The graph with its shared alternatives, its ties and rewritings, in this order."""
+    graph = _with_shared_alternatives(graph)
     if host.ties:
         from spacelang.passes.tie import tied
 
         graph = tied(graph, host.ties)
-    if host.steps:
+    steps, until = host.steps, frame.session.until
+    if until is not None:
+        steps = steps[: until([step.name for step, _ in steps])]
+    if steps:
         from spacelang.syntax.steps import run_steps
 
-        graph = run_steps(graph, host.steps, frame)
-    return graph
+        graph = run_steps(graph, steps, frame)
+    return _with_rules_that_fit(graph) if len(steps) < len(host.steps) else graph
+
+
+def _with_shared_alternatives(graph: Graph) -> Graph:
+    """The graph after its rules that name nothing but path decisions, without these rules."""
+    kept: list[StorageRule] = []
+    for rule in graph.rules:
+        found = [p for p in graph.decisions if rule.pattern.match(p) is not None]
+        alone = not any(rule.pattern.match(p) is not None for p in graph.storages)
+        paths = all(graph.decisions[p].kind == "path" for p in found)
+        named = found and rule.pattern.hops and rule.kind == "entangle"
+        if not (named and alone and paths):
+            kept.append(rule)
+            continue
+        if rule.argument not in ("", "centre"):
+            raise SpaceError(
+                error("SP403", f"{rule} does not fit {found[0]}, which is a path", rule.span)
+                .note("alternatives share leading or centred entries")
+            )  # fmt: skip
+        from spacelang.passes.alternatives import entangled
+
+        graph = entangled(graph, found, rule.argument == "centre")
+    return graph.restated(rules=tuple(kept)) if len(kept) < len(graph.rules) else graph
+
+
+def _with_rules_that_fit(graph: Graph) -> Graph:
+    """The graph without the rules for what only a later step makes."""
+    paths = (*graph.decisions, *graph.storages)
+
+    def fits(pattern: Pattern) -> bool:
+        return any(pattern.match(path) is not None for path in paths)
+
+    return graph.restated(rules=tuple(rule for rule in graph.rules if fits(rule.pattern)))
 
 
 # The chain.

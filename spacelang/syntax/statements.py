@@ -113,8 +113,8 @@ def poison(statement: tree.Statement, scope: Scope) -> bool:
     match statement:
         case tree.Assign(names=names) | tree.Let(names=names):
             pass
-        case tree.Choose(target=target):
-            names = (target.name,)
+        case tree.Choose():
+            names = (statement.name,)
         case tree.Input(name=name) | tree.BlockOf(name=name):
             names = (name,)
         case tree.For(names=names, body=body):
@@ -182,10 +182,10 @@ def _assign(statement: tree.Assign, frame: Frame, scope: Scope) -> None:
 
 
 def _choose(statement: tree.Choose, frame: Frame, scope: Scope) -> None:
-    _keep([statement.target.name], scope, statement.span)
+    _keep([statement.name], scope, statement.span)
     choose(statement, frame, scope)
-    if not statement.target.indices:  # `width[1]` binds `width` anew after `width[0]`
-        scope.constant.add(statement.target.name)
+    if statement.plain:  # `width[1]` binds `width` anew after `width[0]`
+        scope.constant.add(statement.name)
 
 
 def _block(statement: tree.BlockOf, frame: Frame, scope: Scope) -> None:
@@ -238,8 +238,8 @@ def _constants(body: tree.Body) -> Iterable[str]:
         match statement:
             case tree.Let(names=names):
                 yield from names
-            case tree.Choose(target=target):
-                yield target.name
+            case tree.Choose():
+                yield statement.name
             case tree.For(body=inner):
                 yield from _constants(inner)
             case tree.When(body=inner):

@@ -19,7 +19,7 @@ from spacelang.syntax.frame import Frame
 from spacelang.syntax.scope import Scope
 from spacelang.syntax.selectors import pattern
 from spacelang.syntax.session import Session
-from spacelang.syntax.spaces import base_of, elaborate
+from spacelang.syntax.spaces import at_callers, base_of, elaborate
 from spacelang.syntax.values import SpaceValue, Thing, kind
 
 
@@ -57,7 +57,8 @@ def subnet_of(
             **given,
         }
     frame.errors.check()
-    graph = lay_out(elaborate(base, definition.name, session, given))
+    with at_callers(space):
+        graph = lay_out(elaborate(base, definition.name, session, given))
     return graph, take(graph, lines(space, ()), frame, scope)
 
 

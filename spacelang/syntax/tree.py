@@ -126,14 +126,16 @@ class Set(Tree):
 
 
 class Option(Tree):
+    """`name: value`, or `name { statements return value }`."""
+
     name: str
-    value: Expr
+    value: Expr | Body
 
 
 class ChoosePath(Tree):
-    """`choose op { k3: .. k5: .. }`."""
+    """`choose op { k3: .. k5 { .. } }`."""
 
-    target: Hop
+    target: Path
     options: tuple[Option, ...]
 
 
@@ -216,6 +218,30 @@ class Subnet(Tree):
     decisions: tuple[DecisionOf, ...]
 
 
+class Network(Tree):
+    """`word name = source [of network: path, ..]` of `program`."""
+
+    word: str
+    name: str
+    base: SourceOf
+    of: str | None
+    paths: tuple[Path, ...]
+
+
+class Share(Tree):
+    """`word path, path` of `program`."""
+
+    word: str
+    paths: tuple[Path, ...]
+
+
+class Program(Tree):
+    """`program name { network a = .. network b = .. share p  pool c = .. of b: p }`."""
+
+    name: str
+    members: tuple[Network | Share, ...]
+
+
 class BlockOf(Tree):
     """`block name(params) -> type { .. }`, or `cell`."""
 
@@ -253,11 +279,20 @@ class Draw(Tree):
 
 
 class Choose(Tree):
-    """`choose target in domain [within hull]`."""
+    """`choose target in domain [within hull]`; it binds the last name of the target."""
 
-    target: Hop
+    target: Path
     domain: Expr | Draw
     hull: Expr | None = None
+
+    @property
+    def name(self) -> str:
+        return self.target.hops[-1].name
+
+    @property
+    def plain(self) -> bool:
+        """Whether the target is one name without an index."""
+        return len(self.target.hops) == 1 and not self.target.hops[0].indices
 
 
 class For(Tree):
@@ -342,7 +377,7 @@ Expr = (
     | CallOf | List | Each | Set | ChoosePath | ChooseHere
 )  # fmt: skip
 Index = Expr | Full | Rest | Leading
-Declaration = Use | Let | Default | SpaceOf | Instance | Subnet | BlockOf
+Declaration = Use | Let | Default | SpaceOf | Instance | Subnet | Program | BlockOf
 Statement = (
     Declaration | Input | Output | Choose | Assign | For | When | Return | Require | Weights
     | Rewrite | Names | Search

@@ -6,14 +6,26 @@ Numbers are `Dim`s, symbolic or not; booleans are `bool` or, where a decision is
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, TypeAlias
 
 from spacelang.diagnostics import SpaceError, Span, error
 from spacelang.ir.build import Tensor
-from spacelang.ir.condition import FALSE, TRUE, All, Any, Chosen, Compare, Condition, Is, Not
+from spacelang.ir.condition import (
+    FALSE,
+    TRUE,
+    All,
+    Any,
+    Chosen,
+    Compare,
+    Condition,
+    Is,
+    Not,
+    chosen,
+    disjunction,
+)
 from spacelang.ir.condition import is_value as _is_value
 from spacelang.ir.dim import Dim, Symbol
 from spacelang.ir.dim import Value as DecisionValue
@@ -91,11 +103,30 @@ class Function:
 
 @dataclass(frozen=True)
 class Picked:
-    """The value of `choose a in k of xs`: the decision, and the list that it draws from."""
+    """The value of `choose a in k of xs`: the decision, and the list that it draws from; none
+    where it draws from as many things as a number says."""
 
     symbol: Symbol
     count: int
     sources: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Place:
+    """`inputs[0]`: the index, in the list that a pick draws from, of what stands at a position."""
+
+    symbol: Symbol
+    position: int
+
+    @property
+    def indices(self) -> tuple[int, ...]:
+        """The indices that it may be, in order."""
+        drawn = (v[self.position] for v in self.symbol.values if isinstance(v, tuple))
+        return tuple(sorted(set(drawn)))
+
+    def among(self, indices: Iterable[int]) -> Condition:
+        """That it is one of some indices."""
+        return disjunction(*(chosen(self.symbol, self.position, i) for i in indices))
 
 
 @dataclass(frozen=True)
@@ -114,6 +145,14 @@ class SpaceValue:
     """A space, instance or subnet of some file."""
 
     definition: tree.SpaceOf | tree.Instance | tree.Subnet
+    scope: Scope
+
+
+@dataclass(frozen=True)
+class ProgramValue:
+    """A program, with the scope in which it is written."""
+
+    definition: tree.Program
     scope: Scope
 
 
@@ -143,10 +182,12 @@ BROKEN = Broken()
 
 @dataclass(frozen=True)
 class Unbound:
-    """A name that has a value only in some architectures; reading it is an error."""
+    """A name that has a value only in some architectures; reading it is an error, but where one of
+    `ways` holds: conditions, and what the name stands for under each."""
 
     name: str
     span: Span
+    ways: tuple[tuple[Condition, Thing], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -170,10 +211,13 @@ class Later:
 
 Thing: TypeAlias = (
     Dim | bool | Condition | str | tuple["Thing", ...] | Candidates | Numbers | Pending | Tensor
-    | Closure | OpName | Function | Init | Picked | Text | SpaceValue | None
+    | Closure | OpName | Function | Init | Picked | Place | Text | SpaceValue
+    | ProgramValue | None
 )  # fmt: skip
 Entry: TypeAlias = Thing | Clash | Module | Broken | Unbound | Torn | Later
 """What a scope may hold under a name: a thing, or why there is none."""
+NOTHING = (Clash, Module, Broken, Unbound, Torn, Later)
+"""What a name may hold that is no thing."""
 
 KINDS: Mapping[type, str] = {
     Dim: "a number",
@@ -189,9 +233,11 @@ KINDS: Mapping[type, str] = {
     Function: "a function",
     Init: "an initialisation",
     Picked: "a pick",
+    Place: "a place of a pick",
     Text: "a decision",
     Pending: "a choice",
     SpaceValue: "a space",
+    ProgramValue: "a program",
 }
 
 

@@ -1,44 +1,46 @@
-"""Nodes of a graph as statements and expressions of the language: one line a node.
+"""Nodes of a block as statements of the language.
 
-A region of a guard is a `when`; a choice between two conditions `when .. else`; a choice by a path
-is `choose op { .. }`, whose alternatives are expressions: a value that one of them reads twice is
-bound by `[.. for v in [value]][0]`.
+A value that one node reads is written where it is read, others get a name; a name whose value is
+read no more is used again, so that a stream of values keeps the name `x`. A region of a guard is a
+`when`, a choice a chain of `else when`; one by a path is `choose op { .. }`.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from spacelang.ir.block import Block
-from spacelang.ir.condition import Condition, Is, conjunction, negate
-from spacelang.ir.decision import Choice
-from spacelang.ir.dim import Dim, Symbol
+from spacelang.ir.condition import Chosen, Condition, conjunction, negate
 from spacelang.ir.graph import conditions
-from spacelang.ir.node import Attribute, Call, Node, TensorType, Value, join
-from spacelang.ir.op import OpDef, ops
-from spacelang.ir.options import attribute
-from spacelang.ir.param import Init
-from spacelang.ir.text import given_names, same
+from spacelang.ir.node import Call, Node, Value
 from spacelang.syntax.operations import LISTS
-from spacelang.syntax.write_split import Split, alternatives
-from spacelang.syntax.write_values import Names, Speller, candidate, cannot, label, reserved, text
+from spacelang.syntax.write_calls import Callee, Written
+from spacelang.syntax.write_decisions import Decided
+from spacelang.syntax.write_split import Split, alternatives, selected
+from spacelang.syntax.write_values import INDENT, Names, Speller, cannot, reserved
 
-ARITHMETIC = {"add": "+", "sub": "-", "mul": "*", "div": "/"}
-INDENT = "  "
-
-
-@dataclass
-class Callee:
-    """How a block is called: its name in the text, and the sizes that it takes as arguments."""
-
-    name: str
-    cell: bool
-    sizes: Mapping[str, str] = field(default_factory=dict[str, str])
-    rates: frozenset[str] = frozenset()
+LONGEST = 90
+"""Of an expression that stands where it is read."""
+STREAM = ("x", "y", "z", "h", "u", "v", "w", "s", "t")
 
 
-class Body:
+@dataclass(frozen=True)
+class Where:
+    """Where statements stand: the conditions around them, the prefix of labels there, and the
+    names that may be bound anew."""
+
+    guards: tuple[Condition, ...] = ()
+    prefix: str = ""
+    own: set[str] = field(default_factory=set[str])
+
+    def inside(self, truth: Condition, own: set[str], prefix: str | None = None) -> Where:
+        where = self.prefix if prefix is None else prefix
+        return Where((*self.guards, truth), where, own)
+
+
+class Body(Decided):
     """Writes the body of one block.
 
     `names` are free names, `speller` writes sizes in the names of the block, `rate` those that
@@ -55,347 +57,230 @@ class Body:
         split: Callable[[Split], tuple[Callee, Call]],
         variables: dict[str, str],
     ) -> None:
-        self.block, self.names, self.speller, self.rate = block, names, speller, rate
-        self.callee, self.split, self.variables = callee, split, variables
-        self.values: dict[Value, str] = {}
-        self.waiting = list(block.decisions)
+        super().__init__(block, names, speller, rate, callee, variables)
+        self.split = split
+        self.holders: dict[str, list[Value]] = {}
+        self.left: Counter[Value] = Counter()
+
+    def name(self, value: Value, name: str) -> None:
+        """Say what a value is called."""
+        self.values[value] = Written(name, (value,), named=True)
+        self.holders.setdefault(name, []).append(value)
 
     # Levels.
 
-    def lines(self, level: Block, guards: tuple[Condition, ...], prefix: str) -> Iterator[str]:
-        """The statements of a block or of a `when`; its inputs have their names already."""
-        live = conjunction(*guards)
+    def lines(self, level: Block, where: Where) -> Iterator[str]:
+        """The statements of a block or region; its inputs have their names already."""
+        live = conjunction(*where.guards)
+        self.left.update(v for node in level.nodes for v in node.operands)
+        self.left.update(level.outputs)
+        once = self._read_once(level)
         for node in level.nodes:
             if node.op == "input":
                 continue
-            yield from self._decisions(live, node)
-            yield from self._statement(node, guards, prefix)
-        yield from self._decisions(live, None)
+            yield from self.decisions_now(live, where.prefix)
+            yield from self.needed(node, live, where.prefix)
+            yield from self._statement(node, level, where, once)
+        yield from self.decisions_now(live, where.prefix)
 
-    def _decisions(self, live: Condition, before: Node | None) -> Iterator[str]:
-        """The decisions that come next in the order of the block and are taken here.
+    def result(self, level: Block) -> list[str]:
+        """The texts of what a level yields."""
+        found = [self.values[value] for value in level.outputs]
+        for written in found:
+            self._spend(written)
+        return [written.text for written in found]
 
-        A path is decided where its alternatives stand; `before` is the node that comes next.
-        """
-        while self.waiting:
-            choice = self.waiting[0]
-            if choice.live != live or choice.kind == "path":
-                return
-            self.waiting.pop(0)
-            yield from self.decide(choice)
+    def _spend(self, written: Written) -> None:
+        """A text that reads values has been written."""
+        self.left.subtract(written.leaves)
 
-    def decide(self, choice: Choice) -> Iterator[str]:
-        """`choose width in {..}`; an index makes it a loop of one turn, that binds another name."""
-        name, bracket, _ = choice.path.partition("[")
-        if not name.isidentifier() or name in reserved():
-            raise cannot(f"the decision {choice.path}", "it is the argument of a call", choice.span)
-        if choice.kind == "pick":
-            candidate(choice.values[0])
-        domain = f"{{{', '.join(map(candidate, choice.values))}}}"
-        hull = f" within {{{', '.join(map(candidate, choice.hull))}}}" if choice.hull else ""
-        variable = self.variables[choice.path]
-        statement = f"choose {choice.path} in {domain}{hull}"
-        if variable == name and not bracket:
-            yield statement
-        else:
-            turn = self.names.free("turn")
-            yield f"for {turn} in 0..<1 {{ {statement}  let {variable} = {name} }}"
-        if choice.kind == "presence":
-            yield f"for {self.names.free('turn')} in 0..<{variable} {{ }}"
+    def _read_once(self, level: Block) -> set[Value]:
+        """Values that are read once, by an op or a call of this level or as its result."""
+        uses = Counter(v for node in level.nodes for v in node.operands)
+        uses.update(level.outputs)
+        plain = (n for n in level.nodes if not n.regions and not _numbered(n))
+        direct = {value for node in plain for value in node.operands}
+        direct |= set(level.outputs)
+        return {value for value in direct if uses[value] == 1}
 
     # Statements.
 
-    def _statement(self, node: Node, guards: tuple[Condition, ...], prefix: str) -> Iterator[str]:
-        split = alternatives(node)
-        if split is not None:
+    def _statement(self, node: Node, level: Block, where: Where, once: set[Value]) -> Iterator[str]:
+        place = selected(node)
+        if place is not None:
+            yield from self._select(node, place, where, once)
+            return
+        if node.op == "guard" or (node.op == "choose" and node.id not in self.by_path):
+            split = alternatives(node)
+            if split is None:
+                yield from self._when(node, where)
+                return
             callee, call = self.split(split)
             made = replace(split.node, op="call", call=call, label=call.path)
-            expression = self._called(
-                made, call, callee, [self.values[v] for v in split.operands], prefix
-            )
-            names = self._name(replace(made, id=node.id, types=node.types))
-            yield f"{', '.join(names)} = {expression}"
+            operands = [self.values[v] for v in split.operands]
+            written = self.called(made, call, callee, operands, where.prefix)
+            yield from self._bind(replace(made, id=node.id, types=node.types), written, where)
             return
-        if node.op == "guard" or (node.op == "choose" and not self._by_path(node)):
-            yield from self._when(node, guards, prefix)
+        if node.op == "choose":
+            yield from self._choose(node, where)
             return
-        expression = self.expression(node, prefix)
-        names = self._name(node)
-        if len(names) == 1 and node.op in LISTS:
-            expression += "[0]"
-        yield f"{', '.join(names)} = {expression}"
+        written = self.expression(node, where.prefix)
+        many = len(node.types) > 1 or node.op in LISTS
+        made = Value(node.id)
+        last = made in level.outputs
+        longest = (
+            2 * LONGEST if last else 0 if _numbered(node) or node.op == "identity" else LONGEST
+        )
+        if not many and made in once and len(written.text) <= longest:
+            self.values[made] = written
+            return
+        yield from self._bind(node, written, where)
 
-    def _name(self, node: Node) -> list[str]:
-        """Names for the values of a node, after its label if it has one."""
+    def _bind(self, node: Node, written: Written, where: Where) -> Iterator[str]:
+        """`a, b = text`"""
+        self._spend(written)
+        if len(node.values) == 1:
+            names = [self._again(written.leaves, where.own) or self._fresh(node, where.own)]
+        else:
+            names = [self._fresh(node, where.own) for _ in node.values]
+        for value, name in zip(node.values, names, strict=True):
+            self.name(value, name)
+        text = written.text
+        if len(names) == 1 and node.op in LISTS:
+            text = f"({text})[0]" if "|>" in text else f"{text}[0]"
+        yield f"{', '.join(names)} = {text}"
+
+    def _again(self, leaves: Sequence[Value], own: set[str]) -> str | None:
+        """The name of a value that nobody reads any more, to be bound anew."""
+        for value in leaves:
+            name = self.values[value].text
+            if name in own and all(self.left[other] <= 0 for other in self.holders[name]):
+                return name
+        return None
+
+    def _fresh(self, node: Node, own: set[str]) -> str:
         wish = node.label.rpartition(".")[2].partition("[")[0] if node.label else ""
+        for short in STREAM if not wish.isidentifier() or node.call is not None else ():
+            if short not in self.names.taken:
+                wish = short
+                break
+        name = self.names.free(wish or f"v{node.id}")
+        own.add(name)
+        return name
+
+    # Regions.
+
+    def _when(self, node: Node, where: Where) -> Iterator[str]:
+        truths = conditions(node)
+        heads = [f"when {self.speller.condition(truth, node.span)}" for truth in truths]
+        if len(heads) == 2 and truths[1] == negate(truths[0]):
+            heads[1] = ""
+        leaves = tuple(v for operand in node.operands for v in self.values[operand].leaves)
+        self.left.subtract(leaves)
+        old = [self.values[v].text for v in node.operands]
+        names = self._results(node, where)
+        if node.op == "guard":
+            pairs = [(n, o) for n, o in zip(names, old, strict=False) if n != o]
+            yield from _assigned(pairs)
+        bodies: list[list[str]] = []
+        for region, truth in zip(node.regions, truths, strict=True):
+            bodies.append(list(self._region(node, region, names, where.inside(truth, set(names)))))
+        for value, name in zip(node.values, names, strict=True):
+            self.name(value, name)
+        yield from _chain(heads, bodies)
+        if node.label:
+            (name,) = names
+            yield f"{name} = ({name}) as {self.label(node, where.prefix)}"
+
+    def _results(self, node: Node, where: Where) -> list[str]:
+        """Names for what a `when` rebinds: those of operands that nobody reads after it."""
         names: list[str] = []
-        for value in node.values:
-            names.append(self.names.free(wish or f"v{node.id}"))
-            self.values[value] = names[-1]
+        for position in range(len(node.types)):
+            wanted = node.operands[position : position + 1] if node.op == "guard" else node.operands
+            again = self._again(wanted, where.own - set(names))
+            names.append(again or self._fresh(node, where.own))
         return names
 
-    def _when(self, node: Node, guards: tuple[Condition, ...], prefix: str) -> Iterator[str]:
+    def _region(
+        self, node: Node, region: Block, names: Sequence[str], where: Where
+    ) -> Iterator[str]:
+        for outer, inner in zip(node.operands, region.inputs, strict=True):
+            self.name(Value(inner.id), self.values[outer].text)
+        yield from self.lines(region, where)
+        made = self.result(region)
+        pairs = [(n, m) for n, m in zip(names, made, strict=False) if n != m]
+        if node.op == "choose" and not pairs and len(region.nodes) == len(region.inputs):
+            pairs = list(zip(names, made, strict=False))[:1]  # a way must not be empty
+        yield from _assigned(pairs)
+
+    def _select(
+        self, node: Node, places: Mapping[int, Value], where: Where, once: set[Value]
+    ) -> Iterator[str]:
+        """`[a, b, c][inputs[0]]`: the entry of a list where a pick says."""
+        first = conditions(node)[0]
+        assert isinstance(first, Chosen)
+        filler = next(iter(places.values()))
+        values = [places.get(index, filler) for index in range(1 + max(places))]
+        leaves = tuple(leaf for v in node.operands for leaf in self.values[v].leaves)
+        items = ", ".join(self.values[value].text for value in values)
+        pick = f"{self.speller.name(first.symbol)}[{first.position}]"
+        text = f"[{items}][{pick}]"
         if node.label:
-            raise cannot(f"the label {node.label}", "a `when` has no label", node.span)
-        truths = conditions(node)
-        if node.op == "choose" and (len(truths) != 2 or truths[1] != negate(truths[0])):
-            raise cannot(
-                f"a choice by {truths[0]}", "its conditions are no `when .. else`", node.span
-            )
-        names = self._name(node)
-        if node.op == "guard":
-            for name, value in zip(names, node.operands, strict=False):
-                yield f"{name} = {self.values[value]}"
-        for position, (region, truth) in enumerate(zip(node.regions, truths, strict=True)):
-            for value, inner in zip(node.operands, region.inputs, strict=True):
-                self.values[Value(inner.id)] = self.values[value]
-            yield "} else {" if position else f"when {self.speller.condition(truth, node.span)} {{"
-            for line in self.lines(region, (*guards, truth), prefix):
-                yield INDENT + line
-            for name, value in zip(names, region.outputs, strict=True):
-                yield f"{INDENT}{name} = {self.values[value]}"
-        yield "}"
+            text = f"({text}) as {self.label(node, where.prefix)}"
+        written = Written(text, leaves)
+        if node.values[0] in once:
+            self.values[node.values[0]] = written
+        else:
+            yield from self._bind(node, written, where)
 
-    def _by_path(self, node: Node) -> bool:
-        """Whether a choice is one by a path that this block decides, under the path's label."""
-        wanted = [choice for choice in self.block.decisions if choice.path == node.label]
-        if not wanted or wanted[0].kind != "path":
-            return False
-        truths = tuple(Is(wanted[0].symbol, value) for value in wanted[0].values)
-        return conditions(node) == truths
-
-    # Expressions.
-
-    def expression(self, node: Node, prefix: str) -> str:
-        """A node applied to the names of its operands."""
-        return self._expression(node, [self.values[v] for v in node.operands], prefix)
-
-    def _expression(self, node: Node, operands: Sequence[str], prefix: str) -> str:
-        if node.call is not None:
-            return self._call(node, node.call, operands, prefix)
-        if node.op == "choose":
-            return self._choose(node, operands, prefix)
-        if node.op == "identity":
-            return self._tagged(operands[0], node, prefix)
-        if node.op == "guard":
-            raise cannot("a part that may be absent", "an alternative is an expression", node.span)
-        if node.op in ARITHMETIC:
-            return self._tagged(self._arithmetic(node, operands), node, prefix)
-        if node.op == "slice":
-            return self._tagged(self._slice(node, operands[0]), node, prefix)
-        return self._op(node, ops()[node.op], operands, prefix)
-
-    def _tagged(self, written: str, node: Node, prefix: str) -> str:
-        return f"({written}) as {self._label(node, prefix)}" if node.label else written
-
-    def _label(self, node: Node, prefix: str) -> str:
-        """The label of a node below the prefix of the alternative that it stands in."""
-        path = node.label
-        if prefix and path == prefix:
-            return "_"
-        if prefix:
-            if not path.startswith(prefix + "."):
-                raise cannot(f"the label {path}", f"it stands inside of {prefix}", node.span)
-            path = path[len(prefix) + 1 :]
-        return label(path, node.span)
-
-    def _arithmetic(self, node: Node, operands: Sequence[str]) -> str:
-        sign, number = ARITHMETIC[node.op], node.attributes["number"]
-        flipped = node.attributes["flipped"] is True
-        if not isinstance(number, Dim):
-            if len(operands) != 2 or flipped:
-                raise cannot(f"this {node.op}", "it has no second operand", node.span)
-            return f"{_part(operands[0])} {sign} {_part(operands[1])}"
-        other = self.speller.operand(number, node.span)
-        if flipped:
-            return f"{other} {sign} {_part(operands[0])}"
-        return f"{_part(operands[0])} {sign} {other}"
-
-    def _slice(self, node: Node, operand: str) -> str:
-        index = node.attributes["index"]
-        entries = index if isinstance(index, tuple) else (index,)
-        shape = self._read(node).shape
-        parts = (self._entry(e, shape[a], node) for a, e in enumerate(entries))
-        return f"{_part(operand)}[{', '.join(parts)}]"
-
-    def _read(self, node: Node) -> TensorType:
-        """The type of a node's first operand."""
-        waiting = [self.block]
-        for level in waiting:
-            if node.id in level.by_id:
-                return level.type_of(node.operands[0])
-            waiting += [region for inner in level.nodes for region in inner.regions]
-        raise KeyError(node.id)
-
-    def _entry(self, entry: Attribute, size: Dim, node: Node) -> str:
-        match entry:
-            case None:
-                return ":"
-            case Dim():
-                return self.speller.dim(entry, node.span)
-            case (Dim() as start, Dim() as stop):
-                if stop == size:
-                    return f"{self.speller.dim(start, node.span)}.."
-                if start.constant is None:
-                    raise cannot("a slice", f"its start {start} hangs on a decision", node.span)
-                return f"{self.speller.dim(start, node.span)}..<{self.speller.dim(stop, node.span)}"
-            case _:
-                raise cannot("a slice", "its index is none that the language has", node.span)
-
-    def _op(self, node: Node, definition: OpDef, operands: Sequence[str], prefix: str) -> str:
-        if "written" in definition.traits:
-            raise cannot(f"the op {node.op}", "the language has no word for it", node.span)
-        if any(v.param != join(node.label, role) for role, v in node.params.items()):
-            raise cannot(f"%{node.id}", "its parameters are kept in another place", node.span)
-        given = given_names(node)
-        plain = list(operands[: len(operands) - len(given)])
-        many = any(name.endswith("*") for name in definition.operands)
-        arguments = [f"[{', '.join(plain)}]"] if many else plain
-        named = [f"{n}: {v}" for n, v in zip(given, operands[len(plain) :], strict=True)]
-        options = self._options(node, definition)
-        written = [name for name in definition.options if name in options]
-        # An option that is called by a reserved word is told by its place.
-        last = max((i for i, n in enumerate(definition.options) if n in reserved()), default=-1)
-        for name in list(definition.options)[: last + 1]:
-            value = node.attributes[name]
-            arguments.append(options.get(name) or self._value(value, node, name))
-            written = [n for n in written if n != name]
-        arguments += [*(f"{name}: {options[name]}" for name in written), *named]
-        if "open" in definition.traits:
-            arguments += self._sizes(node)
-        call = f"{node.op}({', '.join(arguments)})"
-        if node.label or node.params:
-            call += f" as {self._label(node, prefix)}"
-        return call
-
-    def _options(self, node: Node, definition: OpDef) -> dict[str, str]:
-        """The options that differ from their defaults."""
-        found: dict[str, str] = {}
-        for name, option in definition.options.items():
-            value = node.attributes[name]
-            if same(value, attribute(option.default)):
-                continue
-            if "open" in definition.traits and name == "sizes":
-                continue
-            if name == "bias" and "bias" in given_names(node):
-                continue
-            speller = self.rate if option.kind == "rate" else self.speller
-            found[name] = self._value(value, node, name, speller)
-        return found
-
-    def _sizes(self, node: Node) -> Iterator[str]:
-        """`p: 2, q: 3`: the sizes of an open op by their names."""
-        given = node.attributes["sizes"]
-        for entry in given if isinstance(given, tuple) else ():
-            match entry:
-                case (str() as name, Dim() as size):
-                    yield f"{name}: {self.speller.dim(size, node.span)}"
-                case _:
-                    raise cannot(f"a size of {node.op}", "it has no name", node.span)
-
-    def _value(
-        self, value: Attribute, node: Node, name: str, speller: Speller | None = None
-    ) -> str:
-        speller = speller or self.speller
-        match value:
-            case None:
-                return "none"
-            case bool():
-                return "true" if value else "false"
-            case str():
-                return text(value)
-            case Dim():
-                return speller.dim(value, node.span)
-            case Init():
-                return speller.init(value, node.span)
-            case tuple():
-                return f"[{', '.join(self._value(v, node, name, speller) for v in value)}]"
-            case _:
-                raise cannot(f"{name} of {node.op}", "its value has no word", node.span)
-
-    # Calls.
-
-    def _call(self, node: Node, call: Call, operands: Sequence[str], prefix: str) -> str:
-        return self._called(node, call, self.callee(call), operands, prefix)
-
-    def _called(
-        self, node: Node, call: Call, callee: Callee, operands: Sequence[str], prefix: str
-    ) -> str:
-        if call.path != node.label:
-            raise cannot(f"the label {node.label}", f"its call stands at {call.path}", node.span)
-        if call.own:
-            raise cannot(f"the call {call.path}", "it owns a part of tied parameters", node.span)
-        if call.decide != (f"/{callee.name}" if callee.cell else call.path):
-            raise cannot(
-                f"the call {call.path}", f"its decisions are kept at {call.decide}", node.span
-            )
-        arguments = list(operands)
-        for size, name in callee.sizes.items():
-            value = call.sizes[size]
-            speller = self.rate if size in callee.rates else self.speller
-            if isinstance(value, Dim):
-                written = speller.dim(value, node.span)
-            else:
-                written = speller.name(value)
-            arguments.append(f"{name}: {written}")
-        return f"{callee.name}({', '.join(arguments)}) as {self._label(node, prefix)}"
-
-    # Alternatives.
-
-    def _choose(self, node: Node, operands: Sequence[str], prefix: str) -> str:
-        """`choose op { k3: .. k5: .. }`, which declares its decision."""
-        if not self._by_path(node):
-            raise cannot("a choice", "an alternative is an expression", node.span)
+    def _choose(self, node: Node, where: Where) -> Iterator[str]:
+        """`choose op { k3: .. k5 { .. } }`, which declares its decision."""
         choice = next(c for c in self.block.decisions if c.path == node.label)
-        if self.waiting[:1] != [choice]:
+        if [first.path for first in self.waiting[:1]] != [choice.path]:
             raise cannot(f"the decision {choice.path}", "it is taken in another order", node.span)
         self.waiting.pop(0)
-        options: list[str] = []
-        for region, value in zip(node.regions, choice.values, strict=True):
+        lines = [f"choose {self.target(choice, where.prefix)} {{"]
+        leaves = tuple(v for operand in node.operands for v in self.values[operand].leaves)
+        truths = conditions(node)
+        for region, truth, value in zip(node.regions, truths, choice.values, strict=True):
             if not isinstance(value, str) or not value.isidentifier() or value in reserved():
                 raise cannot(f"the alternative {value}", "it is no name", node.span)
-            for outer, inner in zip(operands, region.inputs, strict=True):
-                self.values[Value(inner.id)] = outer
-            options.append(f"{value}: {self._alternative(region, f'{choice.path}.{value}')}")
-        name = choice.path
-        if prefix:
-            name = name[len(prefix) + 1 :]
-        return f"choose {name} {{ {'  '.join(options)} }}"
-
-    def _alternative(self, region: Block, prefix: str) -> str:
-        """A region as one expression."""
-        if len(region.outputs) != 1:
-            raise cannot("an alternative", "it yields several values")
-        uses: dict[Value, int] = {}
-        for values in (*(n.operands for n in region.nodes), region.outputs):
-            for value in values:
-                uses[value] = uses.get(value, 0) + 1
-        bound: list[tuple[str, str]] = []
-        for node in region.nodes:
-            if node.op == "input":
-                continue
-            written = self.expression(node, prefix)
-            if len(node.values) == 1 and uses.get(node.values[0], 0) == 1 and node.op not in LISTS:
-                self.values[node.values[0]] = written
+            inside = where.inside(truth, set(), f"{choice.path}.{value}")
+            for outer, inner in zip(node.operands, region.inputs, strict=True):
+                self.name(Value(inner.id), self.values[outer].text)
+            body = list(self.lines(region, inside))
+            (made,) = self.result(region)
+            if body:
+                lines.append(f"{value} {{")
+                lines += [INDENT + line for line in (*body, f"return {made}")]
+                lines.append("}")
             else:
-                names = self._name(node)
-                ending = "[0]" if len(names) == 1 and node.op in LISTS else ""
-                bound.append((", ".join(names), written + ending))
-        found = self.values[region.outputs[0]]
-        for names, written in reversed(bound):
-            found = f"[{found} for {names} in [{written}]][0]"
-        return found
+                lines.append(f"{value}: {made}")
+        lines.append("}")
+        yield from self._bind(node, Written("\n".join(lines), leaves), where)
 
 
-def _part(written: str) -> str:
-    """An expression beside an operator or before a bracket."""
-    simple = written.isidentifier() or (written.endswith(")") and written.count("(") == 1)
-    return written if simple else f"({written})"
+def _numbered(node: Node) -> bool:
+    """Whether a call may be one of a row that a loop makes: such stand by themselves."""
+    return node.call is not None and node.label.endswith("]")
 
 
-def by_name(symbol: Symbol, variables: Mapping[str, str]) -> str:
-    """What a decision is called in the text, if it has a name there."""
-    found = variables.get(symbol.name)
-    if found is None:
-        raise cannot(f"the decision {symbol.name}", "an expression cannot name it from here")
-    return found
+def _assigned(pairs: Sequence[tuple[str, str]]) -> Iterator[str]:
+    """`a, b = c, d`: all at once, since one may be the other."""
+    if pairs:
+        yield f"{', '.join(name for name, _ in pairs)} = {', '.join(text for _, text in pairs)}"
+
+
+def _chain(heads: Sequence[str], bodies: Sequence[Sequence[str]]) -> Iterator[str]:
+    """`when a { .. } else when b { .. }`; short bodies stand on one line."""
+    short = all(len(body) == 1 and "\n" not in body[0] for body in bodies)
+    if short and sum(len(body[0]) + len(h) for body, h in zip(bodies, heads, strict=True)) < 90:
+        yield " else ".join(
+            f"{head} {{ {body[0]} }}".lstrip() for head, body in zip(heads, bodies, strict=True)
+        )
+        return
+    for position, (head, body) in enumerate(zip(heads, bodies, strict=True)):
+        start = "} else " if position else ""
+        yield f"{start}{head} {{" if head else "} else {"
+        yield from (INDENT + line for line in body)
+    yield "}"

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from spacelang.ir.block import Block
 from spacelang.ir.dim import Dim, Symbol
 from spacelang.ir.node import Node, Value
-from spacelang.syntax.write_nodes import Body, by_name
-from spacelang.syntax.write_values import Names, Speller, cannot
+from spacelang.syntax.write_calls import by_name
+from spacelang.syntax.write_nodes import Body
+from spacelang.syntax.write_values import Names, Speller, cannot, meant
 
 
 @dataclass
@@ -31,11 +32,11 @@ class Sizes:
         self.sizes = {size.name: size for size in self.block.sizes}
         self.speller = Speller(lambda symbol: self._name(symbol, self.firm))
         self.rates = Speller(lambda symbol: self._name(symbol, self.scaled))
-        heads = [choice.path.partition("[")[0] for choice in self.block.decisions]
+        heads = [c.path.rpartition(".")[2].partition("[")[0] for c in self.block.decisions]
         self.names.taken |= set(heads)
         self.decisions: dict[str, str] = {}
         for choice, head in zip(self.block.decisions, heads, strict=True):
-            plain = head == choice.path and heads.count(head) == 1
+            plain = heads.count(head) == 1 and (head == choice.path or head not in meant())
             self.decisions[choice.path] = head if plain else self.names.free(choice.path)
         for node in self.block.inputs if self.capitals_allowed else ():
             for size in node.types[0].shape:
@@ -68,7 +69,7 @@ class Sizes:
 
     def input(self, node: Node, body: Body) -> tuple[str, Node]:
         name = body.names.free(node.label or "x")
-        body.values[Value(node.id)] = name
+        body.name(Value(node.id), name)
         return name, node
 
     def typed(self, name: str, node: Node) -> str:
@@ -83,8 +84,10 @@ class Sizes:
 
 
 def _bare(size: Dim) -> Symbol | None:
-    symbol = next(iter(size.symbols), None)
-    return symbol if symbol is not None and size == Dim.of(symbol) else None
+    if len(size.symbols) != 1:
+        return None
+    (symbol,) = size.symbols
+    return symbol if symbol.numeric and size == Dim.of(symbol) else None
 
 
 def _capital(name: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from spacelang.ir.condition import Compare, Condition, Is
+from spacelang.ir.condition import Chosen, Compare, Condition, Is
 from spacelang.ir.dim import Dim, Symbol
 from spacelang.ir.dim import Value as Candidate
 from spacelang.ir.graph import conditions
@@ -52,6 +52,23 @@ def alternatives(node: Node) -> Split | None:
     if len({s.cases[0][0][0][0] for s in found}) > 1 or first.node.label != first.cases[0][1].path:
         return None
     return Split(first.node, first.operands, tuple(case for s in found for case in s.cases))
+
+
+def selected(node: Node) -> dict[int, Value] | None:
+    """What a choice yields for each source at one place of a pick, if it does nothing else."""
+    if node.op != "choose" or len(node.types) != 1:
+        return None
+    found: dict[int, Value] = {}
+    places: set[tuple[Symbol, int]] = set()
+    for region, truth in zip(node.regions, conditions(node), strict=True):
+        inputs = [Value(inner.id) for inner in region.inputs]
+        if not isinstance(truth, Chosen) or len(inputs) < len(region.nodes):
+            return None
+        if region.outputs[0] not in inputs or (found and truth.source <= max(found)):
+            return None
+        places.add((truth.symbol, truth.position))
+        found[truth.source] = node.operands[inputs.index(region.outputs[0])]
+    return found if len(places) == 1 else None
 
 
 def _case(truth: Condition) -> tuple[Symbol, Candidate] | None:

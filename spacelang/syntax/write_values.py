@@ -8,20 +8,22 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from fractions import Fraction
 from functools import cache
 
 from spacelang.diagnostics import NOWHERE, SpaceError, Span, error
 from spacelang.grammars.loader import tables
-from spacelang.ir.atom import Conditional, Divisor, Extremum, FloorDivide, Function
+from spacelang.ir.atom import Atom, Conditional, Divisor, Extremum, FloorDivide, Function
 from spacelang.ir.condition import TRUE, All, Any, Chosen, Compare, Condition, Is, Not
 from spacelang.ir.dim import Dim, Symbol, Value
 from spacelang.ir.op import ops
 from spacelang.ir.param import Init
 from spacelang.syntax.forms import FORMS
 from spacelang.syntax.functions import FUNCTIONS
-from spacelang.syntax.names import CONSTANTS, INITS
+from spacelang.syntax.names import CONSTANTS, INITS, LAYERS
 
+INDENT = "  "
 NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 LABEL = re.compile(r"[A-Za-z_]\w*(?:\[\d+\])*(?:\.\w+(?:\[\d+\])*)*", re.ASCII)
 
@@ -77,10 +79,10 @@ def candidate(value: Value) -> str:
         case str():
             return text(value)
         case tuple():
-            raise cannot("a pick", "its parts are told by `total`, which is gone in the graph")
+            return f"[{', '.join(map(str, sorted(value)))}]"
         case _:
-            short = repr(float(value))
-            exact = "e" not in short and Fraction(short) == value
+            short = re.sub(r"e-0?", "e-", repr(float(value)))
+            exact = "e+" not in short and Fraction(short) == value
             return short.removesuffix(".0") if exact else str(Dim.of(value))
 
 
@@ -98,16 +100,42 @@ class Speller:
         self.name = name
 
     def dim(self, dim: Dim, span: Span = NOWHERE) -> str:
+        if dim.constant is not None:
+            return candidate(dim.constant)
         names = {s.name: self.name(s) for s in sorted(dim.symbols, key=str)}
         if not _plain(dim):
-            raise cannot(f"the size {dim}", "it hangs on a decision among words", span)
+            return str(self._spelled(dim))
         values = {s.name: s.values for s in dim.symbols}
         return str(dim.substitute({n: Symbol(to, values[n]) for n, to in names.items() if n != to}))
+
+    def _spelled(self, dim: Dim) -> Dim:
+        """A size in whose terms a symbol that is called like its text stands for what is chosen by
+        a condition: conditions on words spell themselves otherwise."""
+        return Dim(
+            tuple(
+                (tuple((self._atom(atom), power) for atom, power in monomial), number)
+                for monomial, number in dim.terms
+            )
+        )
+
+    def _atom(self, atom: Atom) -> Atom:
+        match atom:
+            case Symbol():
+                return Symbol(self.name(atom))
+            case Conditional():
+                parts = (self.dim(atom.then), self.condition(atom.condition))
+                return Symbol(f"({parts[0]} if {parts[1]} else {self.dim(atom.otherwise)})")
+            case FloorDivide(numerator, denominator):
+                return FloorDivide(self._spelled(numerator), self._spelled(denominator))
+            case Divisor(divisor):
+                return Divisor(self._spelled(divisor))
+            case Extremum() | Function():
+                return replace(atom, operands=tuple(map(self._spelled, atom.operands)))
 
     def operand(self, dim: Dim, span: Span = NOWHERE) -> str:
         """A size beside an operator."""
         found = self.dim(dim, span)
-        return found if re.fullmatch(r"\w+", found) else f"({found})"
+        return found if re.fullmatch(r"[\w.]+", found) else f"({found})"
 
     def condition(self, condition: Condition, span: Span = NOWHERE) -> str:
         match condition:
@@ -117,8 +145,10 @@ class Speller:
                 return f"{self.name(symbol)} == {candidate(value)}"
             case Not(Is(symbol, value)):
                 return f"{self.name(symbol)} != {candidate(value)}"
-            case Chosen() | Not():
-                raise cannot(f"the condition {condition}", "a pick is read by `total` alone", span)
+            case Chosen(symbol, position, source):
+                return f"{self.name(symbol)}[{position}] == {source}"
+            case Not():
+                return f"not ({self.condition(condition.operand, span)})"
             case All(operands):
                 if condition == TRUE:
                     return "true"
@@ -126,10 +156,21 @@ class Speller:
                 both = zip(operands, parts, strict=True)
                 return " and ".join(f"({t})" if isinstance(c, Any) else t for c, t in both)
             case Any(operands):
-                return " or ".join(self.condition(part, span) for part in operands) or "false"
+                parts = dict.fromkeys(self.condition(part, span) for part in operands)
+                return self._one_place(operands) or " or ".join(parts) or "false"
+
+    def _one_place(self, operands: tuple[Condition, ...]) -> str:
+        """`inputs[0] in {0, 1}`, where all conditions are about one place of a pick."""
+        chosen = [part for part in operands if isinstance(part, Chosen)]
+        if len(chosen) < max(2, len(operands)):
+            return ""
+        if len({(part.symbol, part.position) for part in chosen}) > 1:
+            return ""
+        sources = ", ".join(str(part.source) for part in chosen)
+        return f"{self.name(chosen[0].symbol)}[{chosen[0].position}] in {{{sources}}}"
 
     def init(self, init: Init, span: Span = NOWHERE) -> str:
-        if INITS.get(init.rule) != len(init.arguments):
+        if INITS.get(init.rule, 0 if init.rule in LAYERS else None) != len(init.arguments):
             raise cannot(f"the initialisation {init}", "the language has no word for it", span)
         if not init.arguments:
             return init.rule

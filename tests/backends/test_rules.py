@@ -74,6 +74,7 @@ SNIPPETS = {
     "bucket_sum": """
       bucket_sum(einsum("bnc,bmc->bnm", t, t), bucket_index(6, 6, method: "euclidean", ratio: 2.0),
                  buckets: 9)""",
+    "table": "table([6, 6]) |i, j| { return i - j / 2 } * x",
     "shifted windows": "shift_mask(6, 6, 3, 1) + mean(x, axes: [0, 1, 2, 3])",
 }  # fmt: skip
 

@@ -11,13 +11,24 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_spaces import CONVOLUTIONS, SHARED, VIT, architectures, graph, inputs, supernet
+from small_spaces import (
+    CONVOLUTIONS,
+    GATHERED,
+    SEPARATE,
+    SHARED,
+    VIT,
+    architectures,
+    graph,
+    inputs,
+    supernet,
+)
 from torch import Tensor, nn
 
 from spacelang.backends.torch import proof
 from spacelang.backends.torch import subnet as subnet_module
 from spacelang.backends.torch.export import export
-from spacelang.backends.torch.proof import ProofError, example, prove, relative
+from spacelang.backends.torch.inputs import example
+from spacelang.backends.torch.proof import ProofError, prove, relative
 from spacelang.backends.torch.source import print_network
 from spacelang.backends.torch.subnet import load_subnet, write_subnet
 from spacelang.backends.torch.supernet import Supernet
@@ -43,7 +54,14 @@ space labels {
 }
 """
 
-TEXTS = {"vit": VIT, "convolutions": CONVOLUTIONS, "labels": LABELS, "shared": SHARED}
+TEXTS = {
+    "vit": VIT,
+    "convolutions": CONVOLUTIONS,
+    "labels": LABELS,
+    "shared": SHARED,
+    "separate": SEPARATE,
+    "gathered": GATHERED,
+}
 
 
 def imported(source: str, folder: Path) -> nn.Module:

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from small_spaces import (
     CONVOLUTIONS,
+    GATHERED,
+    SEPARATE,
     SHARED,
     VIT,
     architectures,
@@ -31,7 +33,13 @@ from spacelang.diagnostics import SpaceError
 from spacelang.ir.decision import Assignment
 from spacelang.ir.dialect import dotted
 
-SPACES = {"vit": VIT, "convolutions": CONVOLUTIONS, "shared": SHARED}
+SPACES = {
+    "vit": VIT,
+    "convolutions": CONVOLUTIONS,
+    "shared": SHARED,
+    "separate": SEPARATE,
+    "gathered": GATHERED,
+}
 spaces = pytest.mark.parametrize("text", SPACES.values(), ids=SPACES)
 
 
@@ -75,9 +83,11 @@ def slices(model: Supernet, assignment: Assignment) -> dict[str, Tensor]:
     chosen = Chosen(model.graph, model.graph.decisions.check(assignment))
     found: dict[str, Tensor] = {}
     for path, kept in chosen.kept().items():
-        gradient = model.stored_tensor(path, chosen.position(path)).grad
+        storage, position = chosen.tensors[path]
+        gradient = model.stored_tensor(storage, position).grad
         if gradient is not None:
-            found[dotted(path)] = dense(gradient, model.graph.storages[path], kept)
+            shape = model.graph.storages[storage].tensors[position]
+            found[dotted(path)] = dense(gradient, shape, kept)
     return found
 
 

@@ -7,7 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 TABLE = Path(__file__).resolve().parent.parent / "golden" / "kernels.json"
-SPILLS: dict[str, str] = {}  # build and target -> why it may spill
+SPILLS: dict[str, str] = {  # build and target -> why it may spill
+    "attention.keys[irpe_k, fp16] sm_90": "8 bytes, where ptxas keeps to 128 registers by itself",
+    "attention.queries[autoformer, fp32] sm_90": "8 bytes, where ptxas keeps to 96 registers by itself",
+}
 
 
 def test_what_kernels_need_of_a_device(

@@ -88,9 +88,12 @@ def test_nothing_is_touched_beyond_its_buffers() -> None:
 
 def test_what_the_kernel_cannot_take_goes_to_the_reference() -> None:
     logits, index, kept = operands(3, 20, 4)
+    free = logits.t().contiguous().t().requires_grad_()
     with pytest.warns(NotFused, match="side by side"):
-        found = soft_labels(logits.t().contiguous().t(), index, kept)
+        found = soft_labels(free, index, kept)
     assert close(found, reference(logits, index, kept), 1e-6)
+    (slope,) = torch.autograd.grad(reference(free, index, kept).sum(), free)
+    assert close(torch.autograd.grad(found.sum(), free)[0], slope, 1e-6)
     with (
         require_fused(),
         pytest.raises(SpaceError, match="no kernel takes float64"),

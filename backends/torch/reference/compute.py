@@ -48,7 +48,9 @@ def _(at: At, x: Tensor) -> Tensor:
     stride, kernel, groups = (at.whole(n) for n in ("stride", "kernel", "groups"))
     over = kernel - stride
     pad = (over + 1) // 2 if at.given("pad") is None else at.whole("pad")
-    extra = over % 2 if at.given("extra") is None else at.whole("extra")
+    extra = over % 2 if stride > 1 else 0
+    if at.given("extra") is not None:
+        extra = at.whole("extra")
     batch, channels, height, width = x.shape
     spread = x.new_zeros(batch, channels, (height - 1) * stride + 1, (width - 1) * stride + 1)
     spread[:, :, ::stride, ::stride] = x

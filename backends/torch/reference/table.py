@@ -10,7 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from spacelang.backends.torch.reference.at import At, row
+from spacelang.ir.dim import Dim
 from spacelang.ops.buckets import bucket, bucket_count
+from spacelang.ops.formula import entry_at
 
 
 @row("take")
@@ -83,3 +85,14 @@ def _(at: At) -> Tensor:
         parts = [(part(i, h), part(j, w)) for i, j in places]
         masks.append([[[0.0 if a == b else -100.0 for b in parts] for a in parts]])
     return torch.tensor(masks)
+
+
+@row("table")
+def _(at: At) -> Tensor:
+    """A formula at every place, by exact numbers."""
+    shape, given = at.wholes("shape"), at.given("sizes")
+    sizes = [at.value(d) for d in (given if isinstance(given, tuple) else ()) if isinstance(d, Dim)]
+    places = product(*map(range, shape))
+    entries = [float(entry_at(at.text("formula"), place, sizes)) for place in places]
+    index = at.flag("index")
+    return torch.tensor(entries).to(torch.int64 if index else torch.float32).reshape(shape)

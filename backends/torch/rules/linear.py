@@ -50,16 +50,19 @@ def _conv(emit: Emit) -> fx.Node:
 
 @lowers("conv_transpose")
 def _conv_transpose(emit: Emit) -> fx.Node:
-    over = emit.dim("kernel") - emit.whole("stride")
+    stride = emit.whole("stride")
+    over = emit.dim("kernel") - stride
     pad, extra = emit.node.attributes["pad"], emit.node.attributes["extra"]
     return emit.call(
         F.conv_transpose2d,
         emit.x,
         emit.param("weight"),
         emit.param("bias"),
-        stride=emit.whole("stride"),
+        stride=stride,
         padding=emit.size(pad if isinstance(pad, Dim) else (over + 1) // 2),
-        output_padding=emit.size(extra if isinstance(extra, Dim) else over % 2),
+        output_padding=emit.size(
+            extra if isinstance(extra, Dim) else over % 2 * min(stride - 1, 1)
+        ),
         groups=emit.size(emit.dim("groups")),
     )
 

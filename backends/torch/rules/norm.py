@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import fx
 
 from spacelang.backends.torch.emit import Emit, lowers
-from spacelang.backends.torch.functions import batch_norm
+from spacelang.backends.torch.functions import batch_norm, batch_norm_through
 
 
 @lowers("layer_norm")
@@ -36,15 +37,15 @@ def _group_norm(emit: Emit) -> fx.Node:
 
 @lowers("batch_norm")
 def _batch_norm(emit: Emit) -> fx.Node:
-    """The running statistics are slices of the stored ones, and are updated in place."""
-    return emit.by_mode(
-        batch_norm,
-        emit.x,
-        emit.param("running_mean"),
-        emit.param("running_var"),
-        emit.param("num_batches_tracked"),
-        emit.param("weight"),
-        emit.param("bias"),
-        emit.number("momentum"),
-        emit.number("eps"),
-    )
+    """The running statistics are slices of the stored ones, and are updated in place, or entries
+    of them, and are written back."""
+    statistics = [emit.param("running_mean"), emit.param("running_var")]
+    others = [emit.param(role) for role in ("num_batches_tracked", "weight", "bias")]
+    numbers = [emit.number("momentum"), emit.number("eps")]
+    mean, variance = (read for read in statistics if read is not None)
+    if mean.target is not torch.index_select:
+        return emit.by_mode(batch_norm, emit.x, mean, variance, *others, *numbers)
+    stored, entries = [mean.args[0], variance.args[0]], mean.args[2]
+    for read in (variance, mean):
+        emit.frame.graph.erase_node(read)
+    return emit.by_mode(batch_norm_through, emit.x, *stored, *others, entries, *numbers)

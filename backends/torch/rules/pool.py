@@ -10,6 +10,7 @@ from torch import fx
 
 from spacelang.backends.torch.emit import Emit, lowers
 from spacelang.backends.torch.frame import Size
+from spacelang.backends.torch.functions import resize_nearest
 from spacelang.ir.dim import Dim
 
 
@@ -40,9 +41,9 @@ def _avg_pool(emit: Emit) -> fx.Node:
 @lowers("resize")
 def _resize(emit: Emit) -> fx.Node:
     sizes = tuple(emit.size(d) for d in emit.node.types[0].shape[2:])
-    mode = emit.text("mode")
-    corners = {"align_corners": False} if mode == "bilinear" else {}
-    return emit.call(F.interpolate, emit.x, sizes, mode=mode, **corners)
+    if emit.text("mode") == "nearest":
+        return emit.call(resize_nearest, emit.x, *sizes)
+    return emit.call(F.interpolate, emit.x, sizes, mode="bilinear", align_corners=False)
 
 
 @lowers("zero")

@@ -58,6 +58,7 @@ def _split(emit: Emit) -> tuple[fx.Node, ...]:
     axis = emit.axis()
     sizes = [emit.size(type.shape[axis]) for type in emit.node.types]
     parts = emit.method("split", emit.x, sizes, axis)
+    parts.meta["several"] = len(sizes)
     return tuple(emit.call(operator.getitem, parts, i) for i in range(len(sizes)))
 
 
@@ -67,6 +68,7 @@ def _unstack(emit: Emit) -> tuple[fx.Node, ...]:
     if isinstance(given, Entries):
         return given.parts
     parts = emit.method("unbind", emit.x, emit.axis())
+    parts.meta["several"] = len(emit.node.types)
     return tuple(emit.call(operator.getitem, parts, i) for i in range(len(emit.node.types)))
 
 

@@ -1,0 +1,313 @@
+"""Engines that train while they search: a run folder that a killed run goes on from, to the bit.
+
+    result = search_own(PrioritizedPath(epochs=20), graph, data, recipe, "runs/cream", seed=0)
+
+The folder is that of a training, with checkpoints and a log, so its weights can be searched and
+extracted from; besides it holds `answers.jsonl`, what the trainer answered the engine, and at the
+end `<engine>.json` and `report.html`. Spaces that an engine moves to are trainings of their own in
+it: `space-1`, `space-2`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Protocol, cast
+
+from spacelang.backends.torch.checkpoint import MANIFEST, Checkpoints, shapes_of
+from spacelang.backends.torch.data import Dataset
+from spacelang.backends.torch.engine_trainer import EngineTrainer
+from spacelang.backends.torch.inherit import inherit as inherit_weights
+from spacelang.backends.torch.interrupt import Interrupt
+from spacelang.backends.torch.progress import Reporter, progress
+from spacelang.backends.torch.recipe import Recipe
+from spacelang.backends.torch.run import Log, RunFolder, read_graph, write_graph
+from spacelang.backends.torch.search import open_journal
+from spacelang.backends.torch.search_report import write_search_report
+from spacelang.backends.torch.searched import Searched, settings_of
+from spacelang.backends.torch.supernet import Supernet
+from spacelang.backends.torch.training import (
+    KIND,
+    OWN,
+    Tally,
+    epoch_line,
+    fits,
+    identity,
+    note,
+    room_for,
+)
+from spacelang.diagnostics import Source, SpaceError, error
+from spacelang.engines.protocol import (
+    Able,
+    Candidate,
+    EpochEnded,
+    Evaluated,
+    Event,
+    Found,
+    GenerationEnded,
+    Metrics,
+    Samples,
+    Score,
+    SpaceMoved,
+    Stepped,
+    StepPlan,
+)
+from spacelang.engines.ranges import dimensions
+from spacelang.engines.replay import Answers, FullTrainer, Replayed
+from spacelang.files import PathLike, atomic_write
+from spacelang.ir.decision import Assignment
+from spacelang.ir.graph import Graph
+from spacelang.ir.text import write
+from spacelang.journal import read_journal
+from spacelang.passes.narrow import narrow
+from spacelang.syntax.ir_text import read
+
+ANSWERS, HULL = "answers.jsonl", "hull.spaceir"
+
+
+class OwnEngine(Able, Protocol):
+    """An engine that trains: `epochs` of each supernet, with smoothed labels."""
+
+    epochs: int
+    smoothing: float
+
+    def run(self, space: Graph, trainer: FullTrainer, seed: int) -> Iterator[Event]: ...
+
+
+@dataclass
+class Work:
+    """The trainer of the space that a run is in, and where it is kept. Implements `FullTrainer`.
+
+    `path` is the folder of the run and of its first space; the others are in it, and `stack`
+    holds their locks.
+    """
+
+    path: Path
+    graph: Graph
+    hull: Graph | None
+    data: Dataset
+    recipe: Recipe
+    seed: int
+    device: str
+    keep: int
+    stack: ExitStack
+    answered: int = field(default=0, init=False)  # at the checkpoint that was taken up
+    inherited: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        self.number = _last_space(self.path)
+        graph = read_graph(self.folder) if self.number else self.graph
+        self._enter(graph, Supernet(graph, seed=self.seed), fresh=False)
+
+    @property
+    def folder(self) -> Path:
+        """Where the space that the run is in is kept."""
+        return self.path / f"space-{self.number}" if self.number else self.path
+
+    def _enter(self, graph: Graph, model: Supernet, fresh: bool) -> None:
+        """Be in a space, where its folder was left unless it is begun afresh."""
+        folder = self.folder
+        if self.number:
+            about = identity(graph, self.data, self.recipe, self.seed)
+            self.stack.enter_context(RunFolder(folder, KIND, about))
+            write_graph(folder, graph)
+        room_for(folder, model, self.keep)
+        self.trainer = EngineTrainer(
+            model.to(self.device), graph, self.data, self.recipe, self.seed
+        )
+        self.trainer.steady.note = lambda record: note(folder, record)
+        self.store = Checkpoints(folder, graph=graph.hash, keep=self.keep)
+        found = None if fresh else self.store.load(shapes_of(model.state_dict()))
+        if found is not None:
+            self.trainer.restore(found)
+            self.answered = cast(int, found.state["answers"])
+        self.log = Log(folder, self.trainer.taken)
+
+    # Spaces.
+
+    def space(self, ranges: Mapping[str, Sequence[float]]) -> Graph:
+        """The graph with these ranges (SP701 where it is not known what they may become)."""
+        if self.hull is None:
+            found = error("SP701", f"what the ranges of {self.graph.name} may become is not known")
+            raise SpaceError(found.hint("search the .space file, not what was made from it"))
+        paths = {p: ranges[d.name] for d in dimensions(self.hull) for p in d.paths}
+        return narrow(self.hull, paths)
+
+    def rebuild(self, ranges: Mapping[str, Sequence[float]], inherit: bool) -> Graph:
+        """Go on in another space."""
+        graph, before = self.space(ranges), self.trainer.model
+        model = Supernet(graph, seed=self.seed)
+        self.inherited = inherit_weights(model, cast(Supernet, before)) if inherit else 0
+        self.number += 1
+        self._enter(graph, model, fresh=True)
+        return graph
+
+    def save(self, answers: Answers) -> None:
+        """A checkpoint, after the answers that lead to it."""
+        answers.flush()
+        self.trainer.save(self.store, {"answers": len(answers)})
+
+    # The trainer's own work.
+
+    @property
+    def taken(self) -> int:
+        return self.trainer.taken
+
+    def steps(self, data: str) -> int:
+        return self.trainer.steps(data)
+
+    def step(self, plan: StepPlan) -> Metrics:
+        return self.trainer.step(plan)
+
+    def probe(self, assignments: Iterable[Assignment], samples: Samples) -> Iterator[Score]:
+        return self.trainer.probe(assignments, samples)
+
+    def remember(self, slot: int, plan: StepPlan, of: int, images: int) -> None:
+        self.trainer.remember(slot, plan, of, images)
+
+    def match(self, plan: StepPlan, slots: Sequence[int]) -> Sequence[float]:
+        return self.trainer.match(plan, slots)
+
+
+def search_own(
+    engine: OwnEngine,
+    graph: Graph,
+    data: Dataset,
+    recipe: Recipe,
+    folder: PathLike,
+    *,
+    seed: int = 0,
+    device: str = "cpu",
+    keep: int = 2,
+    hull: Graph | None = None,
+    reporter: Reporter | None = None,
+) -> Searched:
+    """Run an engine to its end in a folder, going on where an earlier call stopped.
+
+    Epochs and smoothing of the recipe are the engine's; `hull` is the space over all that its text
+    allows, for engines that move ranges, and is kept in the folder. Raises Interrupted after a
+    signal (state saved), NotFinite, Locked, OSError, SP701 where engine and space do not fit, and
+    SP702 for a folder of another run.
+    """
+    fits(graph, data)
+    recipe = replace(recipe, epochs=engine.epochs, smoothing=engine.smoothing)
+    about = identity(graph, data, recipe, seed)
+    about["engine"] = {"name": engine.name, "settings": settings_of(engine)}
+    hull = hull or _kept_hull(Path(folder))
+    about["hull"] = None if hull is None else hull.hash
+    with (
+        RunFolder(folder, OWN, about) as run,
+        ExitStack() as stack,
+        Interrupt() as interrupt,
+        open_journal(run.path / ANSWERS) as journal,
+    ):
+        write_graph(run.path, graph)
+        if hull is not None:
+            atomic_write(run.path / HULL, write(hull))
+        work = Work(run.path, graph, hull, data, recipe, seed, device, keep, stack)
+        answers = Answers(journal)
+        replayed = Replayed(work, answers, answers.known(work.answered))
+        told = Told(reporter or progress("quiet"))
+        result = _run(engine, graph, replayed, work, answers, told, interrupt)
+        where = os.path.relpath(work.folder, run.path)
+        record = {**result.as_json(), "weights": where, "inherited": replayed.inherited}
+        text = json.dumps(record, indent=1, allow_nan=False) + "\n"
+        atomic_write(run.path / f"{engine.name}.json", text)
+        write_search_report(run.path, work.trainer.graph, data, result, work.log.entries)
+    return result
+
+
+def _kept_hull(folder: Path) -> Graph | None:
+    """The hull that a run was begun with (SP702 where it cannot be read)."""
+    place = folder / HULL
+    try:
+        return read(Source(str(place), place.read_text("utf-8")))
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as problem:
+        raise SpaceError(error("SP702", f"{place}: cannot be read: {problem}")) from problem
+
+
+def _last_space(folder: Path) -> int:
+    """The number of the last space with a checkpoint."""
+    begun = (
+        path.parent.name.partition("-")[2]
+        for path in folder.glob(f"space-*/{MANIFEST}")
+        if read_journal(path, salvage=True).entries
+    )
+    return max((int(text) for text in begun if text.isdigit()), default=0)
+
+
+def _run(
+    engine: OwnEngine,
+    graph: Graph,
+    replayed: Replayed,
+    work: Work,
+    answers: Answers,
+    told: Told,
+    interrupt: Interrupt,
+) -> Searched:
+    """The events of an engine; what was answered before is not logged or saved again."""
+    candidates: list[Candidate] = []
+    moves: list[SpaceMoved] = []
+    found: Found | None = None
+    tally = Tally()
+    length = work.steps("train")
+    for event in engine.run(graph, cast(FullTrainer, replayed), work.seed):
+        match event:
+            case Stepped(plan):
+                tally.add(event)
+                told.step(plan, engine.epochs * length, tally)
+                # After the last step of an epoch its end is waited for: it has a line.
+                if interrupt.number is not None and plan.batch < length - 1:
+                    work.save(answers)
+                    interrupt.check()
+            case EpochEnded(epoch):
+                if replayed.live:
+                    work.log.add(epoch_line(work.trainer, epoch, tally))
+                    work.save(answers)
+                tally = Tally()
+                interrupt.check()
+            case Evaluated(candidate, planned):
+                candidates.append(candidate)
+                told.score(engine.name, planned)
+                interrupt.check()
+            case GenerationEnded(_, best):
+                told.reporter.advance(0, best=best.score.accuracy)
+            case SpaceMoved():
+                moves.append(event)
+            case Found():
+                found = event
+                told.reporter.done(best=event.best.score.accuracy)
+    if found is None:
+        raise SpaceError(error("SP701", f"{engine.name} ended without a result"))
+    return Searched(engine, found, tuple(candidates), tuple(moves))
+
+
+@dataclass
+class Told:
+    """A reporter, told of stages that take turns."""
+
+    reporter: Reporter
+    stage: str = ""
+
+    def step(self, plan: StepPlan, total: int, tally: Tally) -> None:
+        self._begin("training", total, "steps")
+        if plan.groups != ("match",):  # which come in between
+            self.reporter.advance(1, epoch=plan.epoch + 1, loss=tally.mean)
+
+    def score(self, name: str, planned: int) -> None:
+        self._begin(f"search: {name}", planned, "architectures")
+        self.reporter.advance(1)
+
+    def _begin(self, stage: str, total: int, unit: str) -> None:
+        if stage == self.stage:
+            return
+        if self.stage:
+            self.reporter.done()
+        self.stage = stage
+        self.reporter.begin(stage, total, unit)

@@ -1,0 +1,68 @@
+"""Scores of networks that share nothing: each is trained anew, alone, before it is scored.
+
+    prober = Scratch(graph, data, Recipe(epochs=3), seed=0)
+    scores = prober.probe(assignments, Samples("validation"))
+
+What contraction searches by, and what a search over shared weights can be checked against. All
+networks see the same images in the same order, so a score is a function of the seed, the recipe
+and the architecture, not of what was scored before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+from spacelang.backends.torch.data import Dataset
+from spacelang.backends.torch.evaluate import ran_out_of_memory
+from spacelang.backends.torch.recipe import Recipe
+from spacelang.backends.torch.supernet import Supernet
+from spacelang.backends.torch.train import TorchTrainer
+from spacelang.diagnostics import SpaceError
+from spacelang.engines.protocol import Samples, Score
+from spacelang.ir.decision import Assignment
+from spacelang.ir.graph import Graph
+from spacelang.passes.specialize import specialize
+
+CANNOT_GO_ON = "SP703"
+
+
+class Scratch:
+    """Trains each network by the recipe, then scores it. Implements the engines' `Prober`.
+
+    `tick` is called after every step of a training: what it raises ends the search there. A
+    training that cannot go on (its loss is not finite, memory is short) is a failed score.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        data: Dataset,
+        recipe: Recipe,
+        seed: int,
+        device: str = "cpu",
+        tick: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.graph, self.data, self.recipe = graph, data, recipe
+        self.seed, self.device, self.tick = seed, device, tick
+
+    def probe(self, assignments: Iterable[Assignment], samples: Samples) -> Iterator[Score]:
+        """A score for each architecture, in their order, as soon as it is trained."""
+        for assignment in assignments:
+            try:
+                yield self._score(specialize(self.graph, assignment), samples)
+            except SpaceError as failed:
+                if failed.diagnostics[0].code != CANNOT_GO_ON:
+                    raise
+                yield Score(0, 0, failed.diagnostics[0].headline)
+            except RuntimeError as failed:
+                if not ran_out_of_memory(failed):
+                    raise
+                yield Score(0, 0, "out of memory")
+
+    def _score(self, network: Graph, samples: Samples) -> Score:
+        model = Supernet(network, seed=self.seed).to(self.device)
+        trainer = TorchTrainer(model, network, self.data, self.recipe, self.seed)
+        for _ in self.recipe.engine.run(network, trainer, self.seed):
+            self.tick()
+        (score,) = trainer.probe(({},), samples)
+        return score

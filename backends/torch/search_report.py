@@ -1,0 +1,154 @@
+"""report.html of a search folder: all that was searched there, and the parts other reports share.
+
+    write_search_report(folder, graph, data, searched, log)
+
+Engines that came to their end in the folder are shown together, read from their `<engine>.json`;
+the architecture drawn is that of the engine which ended last.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from spacelang import __version__
+from spacelang.analysis.queries import parsed
+from spacelang.backends.torch.data import Dataset
+from spacelang.backends.torch.run import Json, environment
+from spacelang.backends.torch.searched import Searched
+from spacelang.ir.decision import plain
+from spacelang.ir.dim import Value as DecisionValue
+from spacelang.ir.graph import Graph
+from spacelang.report import Candidate, Data, Decision, Epoch, Network, Report, Score, Value
+from spacelang.report import write_report as write
+from spacelang.report.model import Method, Role
+
+METHODS: Mapping[str, Method] = {"evolution": "evolution", "random": "random"}
+ROLES: Mapping[str, Role] = {"random": "random", "extreme": "largest"}
+
+
+def write_search_report(
+    folder: Path, graph: Graph, data: Dataset, searched: Searched, log: Sequence[Json] = ()
+) -> None:
+    """Write the report of a search folder; `log` is that of the weights that were searched."""
+    where = str(getattr(searched.engine, "where", ""))
+    axis, limit = budget(graph, where)
+    records = tuple(_records(folder))
+    best, name = searched.found.best, searched.engine.name
+    low, within = sizes(graph, where)
+    score = best.score
+    report = Report(
+        space=graph.name,
+        size=low,
+        decisions=decisions_of(graph),
+        data=data_of(data),
+        training=epochs_of(log),
+        candidates=tuple(
+            Candidate(METHODS.get(str(r["engine"]), "other"), c[axis], c["accuracy"])
+            for r in records
+            for c in cast(list[Any], r["candidates"])
+            if not c["score"]["failure"]
+        ),
+        networks=tuple(_networks(records, name)),
+        chosen={path: value_of(value) for path, value in best.assignment.items()},
+        commands=(),
+        environment=surroundings(),
+        summary=f"{name} evaluated {searched.found.evaluated:,} architectures; its best has "
+        f"{best.cost.params:,} parameters and reads {score.correct:,} of {score.total:,} "
+        "validation images right. It was chosen by these images: another score, of images that "
+        "nothing was chosen by, will be lower.",
+        where=where,
+        size_within=within if where else None,
+        cost=axis,
+        limit=limit,
+        version=__version__,
+    )
+    write(folder, report)
+
+
+def _records(folder: Path) -> Iterator[dict[str, object]]:
+    """What the engines of a folder found, as they wrote it."""
+    for path in sorted(folder.glob("*.json")):
+        try:
+            record: object = json.loads(path.read_bytes())
+        except ValueError:
+            continue
+        if isinstance(record, dict) and {"engine", "candidates", "best"} <= record.keys():
+            yield cast(Json, record)
+
+
+def _networks(records: Sequence[Json], winner: str) -> Iterator[Network]:
+    """The best of each engine, that of the last one first."""
+    for record in sorted(records, key=lambda r: r["engine"] != winner):
+        name, best = str(record["engine"]), cast(Json, record["best"])
+        counted = cast(dict[str, int], best["score"])
+        role: Role = "winner" if name == winner else ROLES.get(name, "other")
+        score = Score(counted["correct"], counted["total"])
+        params, macs = cast(int, best["params"]), cast(int, best["macs"])
+        yield Network(f"best of {name}", role, params, macs, score)
+
+
+# What every report shows.
+
+
+def sizes(graph: Graph, where: str) -> tuple[int, int | None]:
+    """Architectures of a space, and within a budget; None where only bounds are known."""
+    whole, within = graph.size(), graph.size(where)
+    low = whole if isinstance(whole, int) else whole.lower
+    return low, within if isinstance(within, int) else None
+
+
+def decisions_of(graph: Graph) -> tuple[Decision, ...]:
+    """The decisions of a space, in its order."""
+    return tuple(
+        Decision(choice.path, choice.kind, tuple(value_of(v) for v in choice.values))
+        for choice in graph.decisions.values()
+    )
+
+
+def data_of(data: Dataset) -> Data:
+    """The images, in figures."""
+    counts = data.counts
+    return Data(
+        data.name,
+        len(data.classes),
+        data.shape,
+        counts["train"],
+        counts["validation"],
+        counts["test"],
+        data.split_digest,
+    )
+
+
+def epochs_of(log: Sequence[Json]) -> tuple[Epoch, ...]:
+    """The lines of a training's log."""
+    return tuple(
+        Epoch(
+            cast(int, line["epoch"]),
+            cast(float, line["loss"]),
+            cast(float | None, line.get("validation_accuracy")),
+        )
+        for line in log
+    )
+
+
+def value_of(value: object) -> Value:
+    """A decision's value as a report holds it."""
+    shown = value if isinstance(value, list) else plain(cast(DecisionValue, value))
+    return tuple(shown) if isinstance(shown, list) else shown
+
+
+def budget(graph: Graph, where: str) -> tuple[str, tuple[int | None, int | None]]:
+    """The figure that a budget bounds (params where it bounds several, or none), and its limits."""
+    bands = dict(wanted.bands) if (wanted := parsed(graph, where)) is not None else {}
+    axis = "params" if "params" in bands or len(bands) != 1 else next(iter(bands))
+    return axis, bands.get(axis, (None, None))
+
+
+def surroundings() -> dict[str, str]:
+    """What may change the last digits of a result."""
+    known = {name: str(value) for name, value in environment().items()}
+    return known | {"system": f"{platform.system()} {platform.release()}"}

@@ -1,0 +1,57 @@
+"""What an engine found, as records hold it.
+
+Searched(engine, found, candidates).as_json()       # the content of `<engine>.json`
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import cast
+
+from spacelang.backends.torch.run import Json
+from spacelang.engines.protocol import Able, Candidate, Found, SpaceMoved
+
+
+@dataclass(frozen=True, slots=True)
+class Searched:
+    """What an engine found, with all candidates in the order of their evaluation.
+
+    `moves` are those of a search of spaces.
+    """
+
+    engine: Able
+    found: Found
+    candidates: tuple[Candidate, ...]
+    moves: tuple[SpaceMoved, ...] = ()
+
+    def as_json(self) -> Json:
+        """The record `<engine>.json`."""
+        return {
+            "engine": self.engine.name,
+            "settings": settings_of(self.engine),
+            "evaluated": self.found.evaluated,
+            "exhausted": self.found.exhausted,
+            "best": candidate_json(self.found.best),
+            "front": [c.number for c in self.found.front],
+            "candidates": [candidate_json(c) for c in self.candidates],
+            **({"moves": [asdict(move) for move in self.moves]} if self.moves else {}),
+        }
+
+
+def settings_of(engine: Able) -> Json:
+    """The settings of an engine as JSON."""
+    named = ((field.name, getattr(engine, field.name)) for field in fields(cast(type, engine)))
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in named}
+
+
+def candidate_json(candidate: Candidate) -> Json:
+    """A candidate as JSON."""
+    return {
+        "number": candidate.number,
+        "generation": candidate.generation,
+        "origin": candidate.origin,
+        "accuracy": candidate.score.accuracy,
+        "score": asdict(candidate.score),
+        **asdict(candidate.cost),
+        "assignment": dict(candidate.assignment),
+    }

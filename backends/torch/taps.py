@@ -1,0 +1,110 @@
+"""Taps: the values that the file gives labels to, read by their path from any form of a network.
+
+    taps(model, ["encoder[3].attn", "encoder[3].mid"], image)    # {path: value}, what is there
+
+A supernet lowers once more, with these values as results; an extracted network is run node by node;
+a printed one is read by hooks on its modules, where a labelled value is a module of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from spacelang.backends.torch.lower import Lowering
+from spacelang.backends.torch.program import Program
+from spacelang.backends.torch.supernet import Supernet
+from spacelang.backends.torch.views import block_key
+from spacelang.diagnostics import SpaceError, error
+from spacelang.ir.dialect import dotted
+
+TAPS = "taps"  # in the `meta` of an extracted network: path -> names of its nodes and an axis
+
+
+def taps(network: nn.Module, paths: Sequence[str], *inputs: Tensor) -> dict[str, Tensor]:
+    """Labelled values by path; what the architecture does not compute is left out.
+
+    SP504 for a path that names no value of a network of this kind.
+    """
+    if isinstance(network, Supernet):
+        return _of_supernet(network, paths, inputs)
+    if isinstance(network, fx.GraphModule) and TAPS in network.meta:
+        return _of_graph(network, paths, inputs)
+    return _of_modules(network, paths, inputs)
+
+
+def _unknown(path: str) -> SpaceError:
+    return SpaceError(error("SP504", f"no value that can be read has the path {path}"))
+
+
+def _of_supernet(
+    model: Supernet, paths: Sequence[str], inputs: Sequence[Tensor]
+) -> dict[str, Tensor]:
+    graph, wanted = model.graph, set(paths)
+    found: dict[str, tuple[str, int]] = {}
+    for place in graph.places():
+        if place.node.label and place.node.types and place.path in wanted:
+            found[place.path] = (block_key(place.instance, graph), place.node.id)
+    for path in paths:
+        if path not in found:
+            raise _unknown(path)
+    program = Program(Lowering(graph, frozenset(found.values())))
+    names, values = model.run_taps(program, inputs)
+    return {path: value for path, value in zip(names, values, strict=True) if path in wanted}
+
+
+class _Reader(fx.Interpreter):
+    """Runs a network and keeps the values of some of its nodes."""
+
+    def __init__(self, module: fx.GraphModule, wanted: set[str]) -> None:
+        super().__init__(module)
+        self.wanted = wanted
+        self.kept: dict[str, Any] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        if n.name in self.wanted:
+            self.kept[n.name] = value
+        return value
+
+
+def _of_graph(
+    network: fx.GraphModule, paths: Sequence[str], inputs: Sequence[Tensor]
+) -> dict[str, Tensor]:
+    known: Mapping[str, tuple[tuple[str, ...], int]] = network.meta[TAPS]
+    for path in paths:
+        if path not in known:
+            raise _unknown(path)
+    reader = _Reader(network, {name for path in paths for name in known[path][0]})
+    reader.run(*inputs)
+    found: dict[str, Tensor] = {}
+    for path in paths:
+        names, axis = known[path]
+        parts = [reader.kept[name] for name in names]
+        found[path] = parts[0] if len(parts) == 1 else torch.stack(parts, axis)
+    return found
+
+
+def _of_modules(
+    network: nn.Module, paths: Sequence[str], inputs: Sequence[Tensor]
+) -> dict[str, Tensor]:
+    modules = dict(network.named_modules())
+    found: dict[str, Tensor] = {}
+    handles = []
+    for path in paths:
+        if dotted(path) not in modules:
+            raise _unknown(path)
+
+        def keep(module: nn.Module, given: object, value: Any, path: str = path) -> None:
+            found[path] = value if isinstance(value, Tensor) else value[0]
+
+        handles.append(modules[dotted(path)].register_forward_hook(keep))
+    try:
+        network(*inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found

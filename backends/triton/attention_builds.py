@@ -1,0 +1,65 @@
+"""Variants of `attention` that the published networks launch, for ahead-of-time compilation.
+
+swin          windows of 7 x 7, heads 32 wide, one table of offsets, regions (Swin, Mini-Swin)
+tinyvit       the same without regions (TinyViT)
+autoformer    heads 64 wide, two tables of 30 on keys and two on values
+irpe_k        DeiT with 50 product buckets on keys
+irpe_qkv      the same on queries, keys and values
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from spacelang.backends.triton import attention_kernels as kernels
+from spacelang.backends.triton.attention import SCATTERED, TILE, options
+from spacelang.backends.triton.resources import Build
+
+_NONE = {"BUCKETS": 16, "TABLES": 0, "ROWS": 0, "COLUMNS": 0, "MASSES": 0, "MASKED": 0}
+_ISOTROPIC = {**_NONE, "WIDTH": 64, "VALUE": 64, "BUCKETS": 64}
+_WINDOWS = {**_NONE, "WIDTH": 32, "VALUE": 32, "TABLES": 1}
+NETWORKS: Mapping[str, Mapping[str, int]] = {
+    "swin": {**_WINDOWS, "MASKED": 1},
+    "tinyvit": _WINDOWS,
+    "autoformer": {**_ISOTROPIC, "ROWS": 2, "MASSES": 2},
+    "irpe_k": {**_ISOTROPIC, "ROWS": 1},
+    "irpe_qkv": {**_ISOTROPIC, "ROWS": 1, "COLUMNS": 1, "MASSES": 1},
+}
+KINDS = {"fp16": torch.float16, "fp32": torch.float32}
+TYPES: Mapping[str, str] = (
+    dict.fromkeys((*kernels.INTEGERS, "B", "SPLITS"), "i32")
+    | {"scale": "fp32"}
+    | dict.fromkeys(("table", "lse", "delta", "partial"), "*fp32")
+    | dict.fromkeys(kernels.POINTERS[1:], "*i16")
+)
+SCATTER = {"summed": "*fp32", "table_index": "*i16", "table_grad": "*fp32"}
+
+
+def _build(network: str, kernel: str, kind: str) -> Build:
+    """A kernel as a network launches it; all that is in no table is of the kind of q."""
+    function = kernels.KERNELS[kernel]
+    constants = {**NETWORKS[network], "BLOCK": TILE[KINDS[kind]], "ALIGNED": 8}
+    arguments = [name for name in function.arg_names if name not in constants]
+    types = {name: TYPES.get(name, f"*{kind}") for name in arguments}
+    name = f"attention.{kernel}[{network}, {kind}]"
+    cuda, hip = (options(kernel, KINDS[kind], hip) for hip in (False, True))
+    return Build(name, function, types, constants, cuda, hip, 16)
+
+
+def _builds() -> tuple[Build, ...]:
+    found: list[Build] = []
+    for kind, networks in (("fp16", NETWORKS), ("fp32", ("autoformer",))):
+        for network in networks:
+            found += [
+                _build(network, kernel, kind)
+                for kernel in kernels.KERNELS
+                if kernel != "offsets" or NETWORKS[network]["TABLES"]
+            ]
+    types = SCATTER | dict.fromkeys(("N", "C", "COUNT"), "i32")
+    name = "attention.scatter"
+    return (*found, Build(name, kernels.scatter_kernel, types, {"BLOCK": SCATTERED}))
+
+
+BUILDS = _builds()

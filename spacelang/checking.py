@@ -1,0 +1,196 @@
+"""What is wrong with a file of spaces: parse, resolve, prove every space, and lint it.
+
+checked("spaces/autoformer.space", {}).report
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from spacelang.diagnostics import Diagnostic, Report, Source, SpaceError
+
+if TYPE_CHECKING:
+    from spacelang.ir.graph import Graph
+    from spacelang.syntax.scope import Library, Scope
+    from spacelang.syntax.values import SpaceValue
+
+Tell = Callable[[Iterable[Diagnostic], str, Mapping[str, object]], Iterable[Diagnostic]]
+
+
+@dataclass
+class Checked:
+    """What was found in a file: its spaces with their decisions, and the diagnostics.
+
+    A space whose parameters have no values is `open`: it is proved through its instances.
+    """
+
+    file: str
+    spaces: dict[str, int] = field(default_factory=dict[str, int])
+    open: dict[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
+    report: Report = field(default_factory=Report)
+    graphs: dict[str, Graph] = field(default_factory=dict[str, "Graph"])
+
+
+def as_found(
+    diagnostics: Iterable[Diagnostic], address: str, settings: Mapping[str, object]
+) -> Iterable[Diagnostic]:
+    """Diagnostics as they are."""
+    return diagnostics
+
+
+def checked(address: str, settings: Mapping[str, object], tell: Tell = as_found) -> Checked:
+    """All that is wrong with a file, or with the one space that the address names (`examine`)."""
+    from spacelang.loader import is_ir, open_address
+
+    try:
+        source, wanted = open_address(address)
+    except SpaceError as failed:
+        found = Checked(address)
+        found.report.extend(failed.diagnostics)
+        return found
+    if is_ir(source):
+        return _examined(address, source, wanted, settings)
+    return examine(address, source, Path(source.name).parent, wanted, settings, tell)
+
+
+def _examined(address: str, source: Source, wanted: str, settings: Mapping[str, object]) -> Checked:
+    """All that is wrong with an IR text."""
+    from spacelang.analysis.space import lints
+    from spacelang.loader import read_graph
+
+    found = Checked(address)
+    try:
+        graph = read_graph(source, wanted, settings)
+    except SpaceError as failed:
+        found.report.extend(failed.diagnostics)
+        return found
+    found.graphs[graph.name] = graph
+    found.spaces[graph.name] = len(graph.decisions)
+    found.report.extend(lints(graph))
+    return found
+
+
+def examine(
+    file: str,
+    source: Source,
+    folder: Path,
+    wanted: str = "",
+    settings: Mapping[str, object] = MappingProxyType({}),
+    tell: Tell = as_found,
+) -> Checked:
+    """All that is wrong with a text that stands in a folder, or with one space of it.
+
+    `tell` may add to the diagnostics of a space, whose address it is given.
+    """
+    from spacelang.analysis.space import lints
+    from spacelang.loader import program_of
+    from spacelang.syntax.parse import parse
+    from spacelang.syntax.scope import Library
+    from spacelang.syntax.values import ProgramValue
+
+    found = Checked(file)
+    try:
+        library = Library(folder)
+        scope = library.scope(parse(source), folder)
+    except SpaceError as failed:
+        found.report.extend(failed.diagnostics)
+        return found
+    graphs = found.graphs
+    if isinstance(scope.names.get(wanted), ProgramValue):
+        try:
+            found.spaces[wanted] = len(program_of(scope, wanted, source, library).decisions)
+        except SpaceError as failed:
+            found.report.extend(failed.diagnostics)
+        return found
+    for name in [wanted] if wanted else _own(scope, source):
+        missing = _missing(scope.names.get(name), settings)
+        if missing:
+            found.open[name] = missing
+            continue
+        try:
+            graph = _proved(name, scope, source, library, settings, graphs)
+            found.spaces[name] = len(graph.decisions) if graph is not None else 0
+            if graph is not None:
+                found.report.extend(lints(graph))
+                if any(choice.hull is not None for choice in graph.decisions.values()):
+                    _hulls(name, scope, source, library, settings, found.report)
+        except SpaceError as failed:
+            found.report.extend(tell(failed.diagnostics, f"{source.name}:{name}", settings))
+    return found
+
+
+def _proved(
+    name: str,
+    scope: Scope,
+    source: Source,
+    library: Library,
+    settings: Mapping[str, object],
+    graphs: dict[str, Graph],
+) -> Graph | None:
+    """The graph of a space; where that of its base is known, a subnet's decisions are looked at."""
+    from spacelang.loader import from_scope
+    from spacelang.syntax import tree
+    from spacelang.syntax.values import SpaceValue
+
+    space = scope.names.get(name)
+    if isinstance(space, SpaceValue) and isinstance(space.definition, tree.Subnet):
+        origin = space.definition.base
+        base = graphs.get(origin.name)
+        if base is not None and origin.arguments is None:
+            _take(base, space)
+            return None
+    graphs[name] = from_scope(scope, name, source, library, settings)
+    return graphs[name]
+
+
+def _hulls(
+    name: str,
+    scope: Scope,
+    source: Source,
+    library: Library,
+    settings: Mapping[str, object],
+    report: Report,
+) -> None:
+    """Prove a space for everything that a range search may move its candidates to."""
+    from spacelang.loader import from_scope
+
+    try:
+        from_scope(scope, name, source, library, settings, hulls=True)
+    except SpaceError as failed:
+        report.extend(d.note("so it is within a hull") for d in failed.diagnostics)
+
+
+def _take(graph: Graph, subnet: SpaceValue) -> None:
+    """Take the decisions of a subnet, for what is wrong with them."""
+    from spacelang.syntax.frame import Frame
+    from spacelang.syntax.scope import Library, Scope
+    from spacelang.syntax.session import Session
+    from spacelang.syntax.subnets import lines, take
+
+    frame = Frame(Session(Library(None)), subnet.definition.name, subnet.definition.span)
+    scope = Scope(subnet.scope)
+    scope.frame = frame
+    take(graph, lines(subnet, ()), frame, scope)
+
+
+def _own(scope: Scope, source: Source) -> list[str]:
+    """The names of the spaces that a file declares itself."""
+    from spacelang.syntax.values import SpaceValue
+
+    names = (name for name, value in scope.names.items() if isinstance(value, SpaceValue))
+    return [name for name in names if scope.spans[name].source.name == source.name]
+
+
+def _missing(space: object, settings: Mapping[str, object]) -> tuple[str, ...]:
+    """The parameters of a space that nothing gives a value."""
+    from spacelang.syntax import tree
+    from spacelang.syntax.values import SpaceValue
+
+    if not isinstance(space, SpaceValue) or isinstance(space.definition, tree.Subnet):
+        return ()
+    needed = (p.name for p in space.definition.params if p.default is None)
+    return tuple(name for name in needed if name not in settings)

@@ -1,0 +1,175 @@
+"""`search`: engines over the weights of a run, over networks trained anew, or that train too."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import click
+
+from spacelang.cli import options, runs
+from spacelang.cli.output import both, count_of, emit, exact, pairs, say, table
+from spacelang.cli.train import recipe, recipe_of
+from spacelang.files import atomic_write
+
+SCRATCH = "scratch"  # the kind of a run whose networks are trained anew
+OF_ENGINES = ("epochs", "smoothing")  # flags of training that an engine which trains has as its own
+
+
+@click.command(short_help="Search a trained supernet, or train while searching.")
+@options.space
+@click.option("--engine", default="evolution", show_default=True, help="Who searches.")
+@click.option("-s", "--setting", "texts", multiple=True, metavar="NAME=VALUE",
+              help="A setting of the engine: population=50. May be repeated.")  # fmt: skip
+@options.where
+@click.option("--scratch", is_flag=True,
+              help="Train every network anew, by the settings of training below.")  # fmt: skip
+@click.option("--inherit", is_flag=True,
+              help="Begin each space with the weights it shares with the last.")  # fmt: skip
+@click.option("--data", metavar="DATA", help="The data set, if not the one it was trained on.")
+@click.option("--seed", type=click.IntRange(0, (1 << 63) - 1), help="Of everything drawn.  [0]")
+@click.option("-o", "--output", metavar="DIR", help="Where the results go.  [RUN/search]")
+@click.option("--recipe", "file", metavar="FILE", help="Settings from a TOML file; flags win.")
+@recipe
+@runs.device
+@runs.backend
+@runs.progress
+@options.as_json
+def search(
+    space: str,
+    settings: Mapping[str, object],
+    engine: str,
+    texts: tuple[str, ...],
+    where: str,
+    scratch: bool,
+    inherit: bool,
+    data: str | None,
+    seed: int | None,
+    output: str | None,
+    file: str | None,
+    device: str,
+    backend: str,
+    progress: str,
+    as_json: bool,
+    **flags: object,
+) -> None:
+    """Search the trained supernet of a run on its validation images.
+
+    With --scratch, and by engines that share no weights (contraction), SPACE is a space or an
+    artifact, and every network is trained anew by the settings of training. Engines that train
+    while they search (prioritized_path, space_evolution) take a space too. All is kept in DIR, and
+    DIR alone goes on.
+
+    Settings of the engine come from the space's `search { }`, then from here. What was scored
+    before is not scored again. The best architecture is written to ENGINE-best.json.
+    """
+    from spacelang.engines.protocol import weights_of
+    from spacelang.engines.settings import GROUP, configure
+    from spacelang.loader import load_hull
+    from spacelang.plugins import load
+
+    record = runs.record_of(Path(space)) if runs.is_run(Path(space)) else {}
+    weights = SCRATCH if scratch else weights_of(load(GROUP, engine))
+    if weights == "shared" and record.get("kind") == SCRATCH:
+        weights = SCRATCH
+    graph = runs.run_graph(Path(space)) if weights == "shared" else options.load(space, settings)
+    asked_of_it: dict[str, object] = engine_settings(texts)
+    asked_of_it |= {"where": where} if where else {}
+    asked_of_it |= {"inherit": True} if inherit else {}
+    place = runs.work(backend, "device")(device)
+    if weights == "shared":
+        asked = [name for name, value in flags.items() if value is not None]
+        if asked or file:
+            name = f"--{asked[0].replace('_', '-')}" if asked else "--recipe"
+            raise click.UsageError(f"{name} is of training: a run has its weights already")
+        chosen = configure(engine, graph.search.get(engine, {}), asked_of_it)
+        images = runs.data_for(backend, data or runs.data_of(Path(space)), graph)
+        trained = runs.work(backend, "trained")(graph, images, space, device=place)
+        folder = Path(output) if output is not None else Path(space) / runs.SEARCH
+        with runs.work(backend, "progress")(progress) as told:
+            made = runs.work(backend, "search")(
+                chosen, graph, trained, images, folder, seed=seed or 0, reporter=told
+            )
+    else:
+        if output is None and record.get("kind") != weights:
+            raise click.UsageError("-o DIR is missing: where the search is kept")
+        folder = Path(output if output is not None else space)
+        before = runs.record_of(folder) if runs.is_run(folder) else {}
+        kept = _settings_of(before, engine)
+        if weights == "own":  # which says itself how long it trains
+            kept |= {n: flags.pop(n) for n in OF_ENGINES if flags.get(n) is not None}
+        chosen = configure(engine, graph.search.get(engine, {}), kept, asked_of_it)
+        hull = {}
+        if getattr(chosen, "moves", False) and not os.path.isdir(space):
+            hull["hull"] = load_hull(space, **settings)
+        used = recipe_of(backend, before, file, flags)
+        spec = data or runs.data_of(folder if before else Path(space))
+        images = runs.data_for(backend, spec, graph)
+        number = seed if seed is not None else before.get("seed", 0)
+        with runs.work(backend, "progress")(progress) as told:
+            try:
+                made = runs.work(backend, f"search_{weights}")(
+                    chosen, graph, images, used, folder, seed=number, device=place, reporter=told,
+                    **hull,
+                )  # fmt: skip
+            finally:
+                runs.keep_data(folder, spec)
+    _show(made, space, engine, folder, as_json)
+
+
+def _show(made: Any, space: str, engine: str, folder: Path, as_json: bool) -> None:
+    """What was found, and the best of it as a file."""
+    best = made.found.best
+    file = folder / f"{engine}-best.json"
+    atomic_write(file, json.dumps(dict(best.assignment), indent=2) + "\n")
+    front = [_candidate(candidate) for candidate in made.found.front]
+    if as_json:
+        found = {"run": space, "engine": engine, "evaluated": made.found.evaluated}
+        emit({**found, "best": _candidate(best), "front": front, "file": str(file)})
+        return
+    say(f"{engine}: {count_of(made.found.evaluated)} architectures evaluated")
+    pairs([
+        ("  best", f"{best.score.correct} of {best.score.total} right ({_percent(best)})"),
+        ("  params", both(best.cost.params)),
+        ("  macs", both(best.cost.macs)),
+        ("  kept in", str(file)),
+    ])  # fmt: skip
+    rows = [(_percent(c), exact(c.cost.params), exact(c.cost.macs)) for c in made.found.front]
+    table(("accuracy", "params", "macs"), rows, title="the front", right="rrr")
+
+
+def _settings_of(record: Mapping[str, object], engine: str) -> dict[str, object]:
+    """The settings that a run was begun with, where it is one of the engine."""
+    kept = record.get("engine")
+    known = cast("dict[str, object]", kept) if isinstance(kept, dict) else {}
+    settings = known.get("settings")
+    if known.get("name") != engine or not isinstance(settings, dict):
+        return {}
+    return dict(cast("dict[str, object]", settings))
+
+
+def engine_settings(texts: tuple[str, ...]) -> dict[str, object]:
+    """NAME=VALUE, each once; what the values mean is the engine's to say."""
+    found: dict[str, object] = {}
+    for text in texts:
+        name, sign, value = text.partition("=")
+        if not sign or not name.strip() or name.strip() in found:
+            raise click.UsageError(f"{text!r} is not NAME=VALUE, or is set twice")
+        found[name.strip()] = value.strip()
+    return found
+
+
+def _percent(candidate: Any) -> str:
+    return f"{100 * candidate.score.accuracy:.2f} %"
+
+
+def _candidate(candidate: Any) -> dict[str, object]:
+    return {
+        "accuracy": candidate.score.accuracy,
+        "params": candidate.cost.params,
+        "macs": candidate.cost.macs,
+        "assignment": dict(candidate.assignment),
+    }

@@ -1,0 +1,178 @@
+"""What a trainer answered an engine, kept so that the engine can be brought back to where it was.
+
+    answers = Answers(journal)
+    replayed = Replayed(trainer, answers, answers.known(checkpointed))
+    for event in engine.run(graph, replayed, seed): ...
+
+An engine is a function of its settings, its seed and the trainer's answers. Started again over the
+answers up to a checkpoint it makes the same plans and keeps the same board, without work; then the
+trainer, restored from that checkpoint, goes on. So a step's answer is written with the checkpoint
+that holds its weights; a score, which changes no weight, as soon as it is there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, Protocol, cast
+
+from spacelang.diagnostics import SpaceError, error
+from spacelang.engines.protocol import (
+    Matcher,
+    Metrics,
+    Rebuilder,
+    Samples,
+    Score,
+    StepPlan,
+)
+from spacelang.ir.decision import Assignment
+from spacelang.ir.graph import Graph
+from spacelang.journal import Journal
+
+Answer = Mapping[str, object]
+PROBE = "probe"
+
+
+class FullTrainer(Matcher, Rebuilder, Protocol):
+    """A trainer that can do all that an engine may ask."""
+
+    @property
+    def inherited(self) -> int:
+        """How many elements the last `rebuild` took over."""
+        ...
+
+    def space(self, ranges: Mapping[str, Sequence[float]]) -> Graph:
+        """The graph that `rebuild` of these ranges gives, and nothing else is done."""
+        ...
+
+
+class Answers:
+    """The answers of a run, in a journal; an entry holds some and says where they stand.
+
+    Entries of an end that was lost are written again by the run that goes on, and win.
+    """
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._all: list[Answer] = []
+        self._new: list[Answer] = []
+        for entry in journal.entries:
+            start, some = entry.get("from"), entry.get("answers")
+            if not (isinstance(start, int) and isinstance(some, list)) or not 0 <= start <= len(
+                self._all
+            ):
+                raise SpaceError(error("SP702", f"{journal.path}: a line is no answers"))
+            self._all[start:] = cast(list[Answer], some)
+
+    def known(self, count: int) -> tuple[Answer, ...]:
+        """The answers up to a checkpoint that counted them, and the scores right after it.
+
+        What comes later is forgotten. SP702 where the journal is shorter than the checkpoint says.
+        """
+        if count > len(self._all):
+            raise SpaceError(
+                error("SP702", f"{self._journal.path}: {len(self._all)} answers, not {count}").hint(
+                    "restore the file from a copy, or start the run in another folder"
+                )
+            )
+        while count < len(self._all) and PROBE in self._all[count]:
+            count += 1
+        del self._all[count:]
+        return tuple(self._all)
+
+    def __len__(self) -> int:
+        return len(self._all) + len(self._new)
+
+    def add(self, answer: Answer) -> None:
+        """A new answer, not yet on disk."""
+        self._new.append(answer)
+
+    def flush(self) -> None:
+        """All answers are on disk when this returns."""
+        if self._new:
+            self._journal.append({"from": len(self._all), "answers": self._new})
+            self._all += self._new
+            self._new = []
+
+
+class Replayed:
+    """A trainer whose first answers are those that are known. Implements `FullTrainer`.
+
+    `live` is whether the trainer itself was asked anything yet; `inherited` says of each space but
+    the first how many elements of weights it took over.
+    """
+
+    def __init__(self, trainer: FullTrainer, answers: Answers, known: Sequence[Answer]) -> None:
+        self._trainer, self._answers, self._known = trainer, answers, known
+        self._at = 0
+        self._taken = 0
+        self.live = False
+        self.inherited: list[int] = []
+
+    @property
+    def taken(self) -> int:
+        """Steps in this space so far, as the engine has seen them."""
+        return self._taken
+
+    def steps(self, data: str) -> int:
+        return self._trainer.steps(data)
+
+    def step(self, plan: StepPlan) -> Metrics:
+        self._taken = plan.step + 1
+        if (kept := self._kept("step", plan.step)) is not None:
+            return Metrics(**cast(dict[str, Any], kept))
+        metrics = self._trainer.step(plan)
+        self._answers.add({"step": plan.step, "answer": asdict(metrics)})
+        return metrics
+
+    def remember(self, slot: int, plan: StepPlan, of: int, images: int) -> None:
+        if self._kept("remember", slot) is None:
+            self._trainer.remember(slot, plan, of, images)
+            self._answers.add({"remember": slot, "answer": True})
+
+    def match(self, plan: StepPlan, slots: Sequence[int]) -> Sequence[float]:
+        kept = self._kept("match", plan.step)
+        if kept is None:
+            # As text: JSON holds no infinities, and Python's spelling of floats is exact.
+            kept = [repr(float(score)) for score in self._trainer.match(plan, slots)]
+            self._answers.add({"match": plan.step, "answer": kept})
+        return [float(text) for text in cast(list[str], kept)]
+
+    def rebuild(self, ranges: Mapping[str, Sequence[float]], inherit: bool) -> Graph:
+        self._taken = 0
+        wanted = {name: list(values) for name, values in ranges.items()}
+        kept = self._kept("rebuild", wanted)
+        if kept is not None:
+            self.inherited.append(cast(int, kept))
+            return self._trainer.space(ranges)
+        graph = self._trainer.rebuild(ranges, inherit)
+        self.inherited.append(self._trainer.inherited)
+        self._answers.add({"rebuild": wanted, "answer": self._trainer.inherited})
+        return graph
+
+    def probe(self, assignments: Iterable[Assignment], samples: Samples) -> Iterator[Score]:
+        """Scores in order; new ones are on disk first."""
+        for assignment in assignments:
+            kept = self._kept(PROBE, dict(assignment))
+            if kept is None:
+                (score,) = self._trainer.probe([assignment], samples)
+                self._answers.add({PROBE: dict(assignment), "answer": asdict(score)})
+                self._answers.flush()
+            else:
+                score = Score(**cast(dict[str, Any], kept))
+            yield score
+
+    def _kept(self, kind: str, what: object) -> object:
+        """The next known answer; None where the trainer has to be asked (SP702 if another's)."""
+        if self._at == len(self._known):
+            self.live = True
+            return None
+        kept = self._known[self._at]
+        if kept.get(kind) != what:
+            raise SpaceError(
+                error("SP702", f"answer {self._at} of the run is to another question")
+                .note(f"{kind} {what} was asked, {dict(kept)} is kept")
+                .hint("start the run in another folder")
+            )
+        self._at += 1
+        return kept["answer"]

@@ -1,0 +1,121 @@
+"""Programs: several networks that train together, what they store in common, and a pool of weights.
+
+    program.networks["deep"]                 # a Graph
+    program.shared["fc.weight"]              # the networks that read this one tensor
+    program.pool.slots(assignment)           # a parameter of the pooled network -> its slot
+
+The networks of a program are graphs of their own; decisions of one path are one decision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from spacelang.ir.decision import Assignment
+from spacelang.ir.dim import Value
+from spacelang.ir.graph import Graph
+from spacelang.ir.storage import Storage
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """What a pick makes at one of its positions, by path, and how that is called for a source.
+
+    `decision` is the pick, `number` the position; `sources` are the paths of the same parts in a
+    network that has one for every source.
+    """
+
+    decision: str
+    number: int
+    path: str
+    sources: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """A network that never runs: its store keeps weights of another network between its uses.
+
+    name, graph   the network that is the store      of   the network whose weights it keeps
+    paths         what it keeps, by prefix           positions   picks, which have a slot a source
+    """
+
+    name: str
+    graph: Graph
+    of: str
+    network: Graph
+    paths: tuple[str, ...]
+    positions: tuple[Position, ...]
+
+    @property
+    def stored(self) -> Mapping[str, Storage]:
+        """What the pool keeps, by path: weights, without running statistics."""
+        return {
+            path: storage
+            for path, storage in self.graph.storages.items()
+            if storage.param.role == "weight" and any(below(path, p) for p in self.paths)
+        }
+
+    @property
+    def numel(self) -> int:
+        """The elements that the pool keeps."""
+        return sum(storage.numel for storage in self.stored.values())
+
+    def slots(self, assignment: Assignment) -> Mapping[str, str]:
+        """Where the pool keeps each weight that an architecture of the network reads.
+
+        A part that stands at a position of a pick has the slot of the source that is drawn there,
+        so weights survive where another architecture draws it at another position.
+        """
+        values = self.network.decisions.check(assignment)
+        drawn: dict[str, str] = {}
+        for place in self.positions:
+            taken = values.get(place.decision)
+            if isinstance(taken, tuple):
+                drawn[place.path] = place.sources[taken[place.number]]
+        return {path: slot_of(path, drawn) for path in self._read(values)}
+
+    def _read(self, values: Mapping[str, Value]) -> Iterator[str]:
+        """The weights that an architecture of the network reads and the pool keeps, each once."""
+        storages = self.network.storages
+        seen: set[str] = set()
+        for place in self.network.places():
+            if not place.node.params or not all(guard.at(values) for guard in place.guards):
+                continue
+            for view in place.node.params.values():
+                path = place.instance.param(view.param)
+                kept = any(below(path, prefix) for prefix in self.paths)
+                if kept and path not in seen and storages[path].param.role == "weight":
+                    seen.add(path)
+                    yield path
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """Networks by name, in the order of the text; the names of those that read a shared tensor."""
+
+    name: str
+    networks: Mapping[str, Graph]
+    shared: Mapping[str, tuple[str, ...]]
+    pool: Pool | None = None
+
+    @property
+    def decisions(self) -> Mapping[str, tuple[str, ...]]:
+        """The networks that take each decision."""
+        found: dict[str, tuple[str, ...]] = {}
+        for name, graph in self.networks.items():
+            for path in graph.decisions:
+                found[path] = (*found.get(path, ()), name)
+        return found
+
+
+def below(path: str, prefix: str) -> bool:
+    """Whether a path is another one, or inside of it."""
+    return path == prefix or path.startswith((f"{prefix}.", f"{prefix}["))
+
+
+def slot_of(path: str, drawn: Mapping[str, str]) -> str:
+    """A path with what stands at a position named by its source; the longest such part."""
+    parts = [part for part in drawn if below(path, part)]
+    longest = max(parts, key=len, default="")
+    return path if not longest else drawn[longest] + path[len(longest) :]

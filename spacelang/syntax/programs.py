@@ -1,0 +1,199 @@
+"""`program`: networks that train together, checked for what they share.
+
+    program cycle {
+      network shallow = cifar10_search
+      network deep = cifar10_evaluation
+      share feature_extractor, distill_aux_head1
+      pool memory = cifar10_pool of deep: nas_layers
+    }
+
+What is shared is stored in one shape by all that have it, one decision has the same candidates
+wherever it is taken, and every weight that the pooled network may read has its slot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from spacelang.diagnostics import Diagnostic, Report, SpaceError, Span, error
+from spacelang.ir.decision import Assignment
+from spacelang.ir.graph import Graph
+from spacelang.ir.node import join
+from spacelang.ir.program import Pool, Position, Program, below
+from spacelang.passes.entangle import lay_out
+from spacelang.passes.picks import drawn, sources, sums
+from spacelang.syntax import tree
+from spacelang.syntax.evaluate import label
+from spacelang.syntax.frame import Frame
+from spacelang.syntax.scope import Library, Scope
+from spacelang.syntax.session import Session
+from spacelang.syntax.spaces import elaborate
+from spacelang.syntax.values import ProgramValue, SpaceValue
+
+WRITTEN = "network a = ..  network b = ..  share path  pool c = .. of b: path"
+
+
+def program(value: ProgramValue, library: Library) -> Program:
+    """The program of a declaration; all that is wrong with it is raised at once."""
+    definition, scope = value.definition, value.scope
+    report = Report()
+    graphs: dict[str, Graph] = {}
+    spans: dict[str, Span] = {}
+    pools: list[tree.Network] = []
+    shares: list[tree.Share] = []
+    for member in definition.members:
+        word = member.word
+        if isinstance(member, tree.Share) and word == "share":
+            shares.append(member)
+        elif isinstance(member, tree.Network) and (word, member.of is None) in (
+            ("network", True),
+            ("pool", False),
+        ):
+            if member.name in spans:
+                found = error("SP203", f"two networks called {member.name}", member.span)
+                report.add(found.also(spans[member.name], "first here"))
+                continue
+            spans[member.name] = member.span
+            pools += [member] if word == "pool" else []
+            try:
+                graphs[member.name] = _graph(member, scope, library)
+            except SpaceError as failed:
+                report.extend(failed.diagnostics)
+        else:
+            report.add(error("SP208", f"`{word}` reads otherwise", member.span).hint(WRITTEN))
+    report.check()
+    networks = {n: g for n, g in graphs.items() if all(n != pool.name for pool in pools)}
+    if len(networks) < 2:
+        found = error("SP208", f"{definition.name} needs two networks", definition.span)
+        raise SpaceError(found.hint(WRITTEN))
+    for second in pools[1:]:
+        report.add(error("SP203", "a second pool", second.span, "a program has one"))
+    frame = Frame(Session(library), definition.name, definition.span)
+    shared: dict[str, tuple[str, ...]] = {}
+    for share in shares:
+        for path in share.paths:
+            report.extend(_shared(path, networks, shared, frame, scope.inside(frame)))
+    report.extend(_decisions(networks, spans))
+    pool: Pool | None = None
+    try:
+        pool = _pool(pools[0], networks, graphs, frame, scope) if pools else None
+    except SpaceError as failed:
+        report.extend(failed.diagnostics)
+    report.check()
+    return Program(definition.name, networks, shared, pool)
+
+
+def _graph(member: tree.Network, scope: Scope, library: Library) -> Graph:
+    """A network by itself, as if its source were a space of its name."""
+    instance = tree.Instance(member.name, (), member.base, span=member.span)
+    session = Session(library)
+    return lay_out(elaborate(SpaceValue(instance, scope), member.name, session, {}))
+
+
+# Checks.
+
+
+def _shared(
+    path: tree.Path,
+    networks: Mapping[str, Graph],
+    shared: dict[str, tuple[str, ...]],
+    frame: Frame,
+    scope: Scope,
+) -> Iterator[Diagnostic]:
+    """Enter what lies below a path into `shared`; what is wrong with it."""
+    prefix = label(path, frame, scope)
+    readers: dict[str, list[str]] = {}
+    for name, graph in networks.items():
+        for stored in graph.storages:
+            if below(stored, prefix):
+                readers.setdefault(stored, []).append(name)
+    if all(len(names) < 2 for names in readers.values()):
+        own = next((names[0] for names in readers.values()), "")
+        found = error("SP504", f"no two networks store {prefix}", path.span)
+        yield found.note(f"{own} alone does" if own else "none does")
+    for stored, names in readers.items():
+        kinds = {
+            name: (s.tensors, s.param.role, s.param.dtype)
+            for name in names
+            for s in (networks[name].storages[stored],)
+        }
+        if len(set(kinds.values())) > 1:
+            found = error("SP402", f"the networks store {stored} differently", path.span)
+            for name in names:
+                sizes = "x".join(map(str, networks[name].storages[stored].sizes))
+                found = found.note(f"{name}: {sizes or 'one number'}")
+            yield found
+        elif len(names) > 1:
+            shared[stored] = tuple(names)
+
+
+def _decisions(networks: Mapping[str, Graph], spans: Mapping[str, Span]) -> Iterator[Diagnostic]:
+    """Decisions of one path with other candidates: they could not be one."""
+    first: dict[str, str] = {}
+    for name, graph in networks.items():
+        for path, choice in graph.decisions.items():
+            before = networks[first.setdefault(path, name)].decisions[path]
+            if (before.kind, before.values) != (choice.kind, choice.values):
+                found = error("SP402", f"{path} has other candidates in {name}", spans[name])
+                found = found.note(f"{first[path]}: {', '.join(map(str, before.values[:12]))}")
+                yield found.note(f"{name}: {', '.join(map(str, choice.values[:12]))}")
+
+
+# The pool.
+
+
+def _pool(
+    member: tree.Network,
+    networks: Mapping[str, Graph],
+    graphs: Mapping[str, Graph],
+    frame: Frame,
+    scope: Scope,
+) -> Pool:
+    """A pool whose slots fit the weights of its network, for its extremes and some draws."""
+    assert member.of is not None
+    if member.of not in networks:
+        known = ", ".join(networks)
+        found = error("SP201", f"no network of the program is called {member.of}", member.span)
+        raise SpaceError(found.note(f"there are {known}"))
+    network = networks[member.of]
+    paths = tuple(label(path, frame, scope.inside(frame)) for path in member.paths)
+    pool = Pool(
+        member.name, graphs[member.name], member.of, network, paths, tuple(_positions(network))
+    )
+    slots = pool.stored
+    for path, span in zip(paths, (p.span for p in member.paths), strict=True):
+        if not any(below(stored, path) for stored in slots):
+            raise SpaceError(error("SP504", f"{member.name} stores nothing below {path}", span))
+    for assignment in _samples(network):
+        for path, slot in pool.slots(assignment).items():
+            kept, read = slots.get(slot), network.storages[path]
+            if kept is None or kept.sizes != read.sizes:
+                found = error("SP402", f"{path} has no slot in {member.name}", member.span)
+                there = "nothing" if kept is None else "x".join(map(str, kept.sizes))
+                sizes = "x".join(map(str, read.sizes))
+                raise SpaceError(found.note(f"it is {sizes}, {member.name} has {there} at {slot}"))
+    return pool
+
+
+def _samples(network: Graph) -> Sequence[Assignment]:
+    """Architectures by which slots are tried: the extremes, and some draws."""
+    if not network.decisions:
+        return ({},)
+    ends = (network.decisions.extreme("largest"), network.decisions.extreme("smallest"))
+    return (*ends, *network.sample(n=4, law="choices"))
+
+
+def _positions(network: Graph) -> Iterator[Position]:
+    """What picks of a network make at their positions, and what it is called for each source."""
+    for instance in network.instances():
+        for choice in instance.block.decisions:
+            if choice.kind != "pick":
+                continue
+            every = range(sources(choice))
+            for found in sums(instance.block, choice):
+                for name in found.named:
+                    by_source = tuple(join(instance.store, found.renamed(s)(name)) for s in every)
+                    for number in range(drawn(choice)):
+                        yield Position(
+                            join(instance.decide, choice.path), number, by_source[number], by_source
+                        )

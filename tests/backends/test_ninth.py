@@ -1,0 +1,67 @@
+"""MobileNetV3, the system that was added from the documents alone, against timm's networks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from small_spaces import architectures, close, inputs, reference, trained
+from torch import Tensor
+
+from spacelang.backends.torch import weights
+from spacelang.backends.torch.supernet import Supernet
+from spacelang.loader import load
+
+ROOT = Path(__file__).resolve().parents[2]
+NETWORKS = {
+    "mobilenetv3_large": ("mobilenetv3_large_100", 5_483_032, 216_589_760),
+    "mobilenetv3_small": ("mobilenetv3_small_100", 2_542_856, 56_510_400),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_computes_what_timm_does(name: str) -> None:
+    timm = pytest.importorskip("timm")
+    other_name, params, macs = NETWORKS[name]
+    torch.manual_seed(0)
+    other = timm.create_model(other_name, pretrained=False).eval()
+    for key, values in other.state_dict().items():  # statistics that a fresh network would not have
+        if key.endswith("running_mean"):
+            values.normal_(0, 0.1)
+        elif key.endswith("running_var"):
+            values.uniform_(0.5, 1.5)
+    graph = load(f"mobilenetv3.space:{name}")
+    model = Supernet(graph).eval()
+    weights.load(model, other.state_dict(), "timm")
+    image = torch.randn(2, 3, 224, 224)
+    with torch.no_grad():
+        assert difference(model(image), other(image)) < 1e-5
+    cost = graph.cost()
+    assert (cost.params, cost.macs) == (params, macs)
+    assert params == sum(p.numel() for p in other.parameters())
+    kept = weights.save(model, "timm")
+    assert kept.keys() == other.state_dict().keys()
+    assert all(torch.equal(kept[key], value) for key, value in other.state_dict().items())
+
+
+def test_once_for_all_space() -> None:
+    graph = load("mobilenetv3.space:mobilenetv3_search", image=64, classes=10)
+    assert graph.size() == (9**2 + 9**3 + 9**4) ** 5
+    model = trained(graph).eval()
+    assignment = architectures(graph, 1, seed=2)[-1]
+    images = inputs(graph, batch=1)
+    with torch.no_grad():
+        found = model.activate(assignment)(*images)
+        wanted, _, _ = reference(model, images, assignment)
+        assert close(found, wanted["output"])
+        assert torch.equal(model.extract(assignment)(*images), found)
+
+
+def test_the_file_is_short() -> None:
+    lines = (ROOT / "spaces" / "mobilenetv3.space").read_text().splitlines()
+    assert len(lines) < 80
+
+
+def difference(found: Tensor, wanted: Tensor) -> float:
+    return float((found - wanted).abs().max() / wanted.abs().max())

@@ -1,0 +1,388 @@
+"""Cream on digits: its two losses against autograd by hand, and runs that stop and go on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from command import data as answer
+from command import refused
+from torch import Tensor, nn
+from torch.func import functional_call
+
+import spacelang
+from spacelang.backends.torch import own as own_module
+from spacelang.backends.torch.data import Dataset, first_samples, open_data
+from spacelang.backends.torch.engine_trainer import EngineTrainer
+from spacelang.backends.torch.interrupt import Interrupted
+from spacelang.backends.torch.matching import match, matched, matching_network, second_order
+from spacelang.backends.torch.own import search_own
+from spacelang.backends.torch.recipe import Recipe
+from spacelang.backends.torch.run import read_log
+from spacelang.backends.torch.supernet import Supernet
+from spacelang.backends.torch.train import NotFinite
+from spacelang.backends.torch.training import load_trained
+from spacelang.diagnostics import Source, SpaceError
+from spacelang.engines.prioritized_path import PrioritizedPath
+from spacelang.engines.protocol import Forward, LossTerm, StepPlan
+from spacelang.engines.replay import Answers
+from spacelang.ir.graph import Graph
+from spacelang.journal import Journal
+
+SPACE = """
+space paths {
+  input x: [B, 1, 8, 8]
+  block layer(x: [B, C, H, W]) -> [B, C, H, W] {
+    return x + choose op {
+      small: conv(x, C, 3) as conv |> batch_norm as bn |> relu
+      large: conv(x, C, 5) as conv |> batch_norm as bn |> relu
+    }
+  }
+  x = conv(x, 8, 3, stride: 2) as stem |> batch_norm as bn |> relu
+  for i in 0..2 { x = layer(x) as layers[i] }
+  output mean(x, axes: [2, 3]) |> linear(10) as head
+}
+"""
+RECIPE = Recipe(batch_size=60, lr=1e-2, warmup_epochs=0, model_ema=True, aug="digits")
+ENGINE = PrioritizedPath(epochs=4, warm_epochs=0, board=3, update_every=2, match_lr=0.05)
+
+
+@pytest.fixture(scope="module")
+def graph() -> Graph:
+    return spacelang.load(Source("<paths>", SPACE))
+
+
+@pytest.fixture(scope="module")
+def data() -> Dataset:
+    whole = open_data("digits")
+    return replace(
+        whole,
+        train=first_samples(whole.train, 280),
+        validation=first_samples(whole.validation, 100),
+    )
+
+
+# The losses, in float64, against formulas written out.
+
+
+def small(seed: int) -> nn.Sequential:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Flatten(), nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3)).double()
+
+
+def softened(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
+    """Cross entropy against labels smoothed by hand."""
+    classes = logits.shape[1]
+    wanted = torch.full_like(logits, smoothing / classes)
+    wanted[torch.arange(len(labels)), labels] += 1 - smoothing
+    return -(wanted * (logits - logits.logsumexp(1, keepdim=True))).sum(1).mean()
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_matched_loss_and_its_gradients(sign: int) -> None:
+    student, teacher, network = small(1), small(2), matching_network(12, 3).double()
+    images, kept = torch.randn(7, 6).double(), torch.randn(4, 6).double()
+    labels, features = torch.arange(7) % 3, torch.rand(4, 3).double().softmax(1)
+    given = teacher(images).detach()
+    options = {"sign": sign, "smoothing": 0.1}
+
+    score = match(student, network, kept, features)
+    found = matched(student(images), given, labels, score, options)
+    parameters = [*student.parameters(), *network.parameters()]
+    slopes = torch.autograd.grad(found, parameters)
+
+    share = 1 / (
+        1
+        + torch.exp(
+            -sign
+            * (
+                (network.weight * (torch.softmax(student(kept), 1) - features).reshape(1, -1)).sum()
+                + network.bias[0]
+            )
+        )
+    )
+    logits = student(images)
+    distilled = -(given.softmax(1) * logits.log_softmax(1)).sum(1).mean()
+    wanted = (share * distilled + (2 - share) * softened(logits, labels, 0.1)) / 2
+    assert found.item() == pytest.approx(wanted.item(), abs=1e-14)
+    for ours, theirs in zip(slopes, torch.autograd.grad(wanted, parameters), strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-14, rtol=0)
+    assert slopes[-2].abs().max() > 0, "the matching network learns"
+
+
+def test_the_second_order_update_against_differences() -> None:
+    """The gradient of the loss after the inner step, by central differences of the network."""
+    student, teacher, network = small(1), small(2), matching_network(12, 3).double()
+    torch.manual_seed(4)
+    shown, judged, kept = (torch.randn(4, 6).double() for _ in range(3))
+    labels, features = torch.arange(4) % 3, torch.rand(4, 3).double().softmax(1)
+    given, rate = teacher(shown).detach(), 0.7
+    weights = dict(student.named_parameters())
+    before = {name: weight.clone() for name, weight in weights.items()}
+
+    def run(moved: Mapping[str, Tensor], images: Tensor) -> Tensor:
+        return functional_call(student, dict(moved), (images,))
+
+    loss, slopes = second_order(
+        run, weights, network, (shown, judged, labels), (kept, features), given, rate,
+        {"sign": 1, "smoothing": 0.1},
+    )  # fmt: skip
+
+    def after() -> float:
+        """The inner step really taken, on a copy."""
+        copy = small(1)
+        seen = torch.softmax(copy(kept), 1) - features
+        share = torch.sigmoid((network.weight * seen.reshape(1, -1)).sum() + network.bias[0])
+        taught = -share * (given.softmax(1) * copy(shown).log_softmax(1)).sum(1).mean()
+        for parameter, slope in zip(
+            copy.parameters(), torch.autograd.grad(taught, list(copy.parameters())), strict=True
+        ):
+            parameter.data -= rate * slope
+        return softened(copy(judged), labels, 0.1).item()
+
+    assert loss.item() == pytest.approx(after(), abs=1e-14)
+    for parameter, slope in zip(network.parameters(), slopes, strict=True):
+        flat, wanted = parameter.data.view(-1), slope.reshape(-1)
+        for place in range(flat.numel()):
+            own = flat[place].item()
+            flat[place] = own + 1e-5
+            up = after()
+            flat[place] = own - 1e-5
+            down = after()
+            flat[place] = own
+            assert wanted[place].item() == pytest.approx((up - down) / 2e-5, abs=1e-9)
+    assert slopes[0].abs().max() > 1e-4
+    for name, weight in weights.items():
+        assert torch.equal(weight, before[name]), "the inner step is not taken"
+
+
+# The trainer.
+
+
+def plan(
+    graph: Graph, step: int, batch: int, losses: Sequence[LossTerm], groups: tuple[str, ...]
+) -> StepPlan:
+    largest, smallest = (graph.decisions.extreme(w) for w in ("largest", "smallest"))
+    small_path = {**smallest, "layers[1].op": "large"}
+    passes = (Forward(largest), Forward(small_path, learns=False))
+    return StepPlan(
+        step, 0, batch, passes[: 1 + bool(losses[0].against)], tuple(losses), groups=groups
+    )
+
+
+def test_steps_move_what_their_groups_say(graph: Graph, data: Dataset) -> None:
+    trainer = EngineTrainer(Supernet(graph, seed=0), graph, data, replace(RECIPE, epochs=1), 0)
+    first = plan(graph, 0, 0, [LossTerm()], ("weights",))
+    trainer.step(first)
+    with pytest.raises(ValueError, match="is not the step just taken"):
+        trainer.remember(0, replace(first, step=7), 0, 4)
+    trainer.remember(0, first, 0, 4)
+    trainer.remember(2, first, 0, 4)
+    network = trainer.network
+    assert network is not None
+    assert torch.allclose(trainer.memory.features[0].sum(1), torch.ones(4))
+
+    def state() -> dict[str, Tensor]:
+        return {n: t.clone() for n, t in trainer.model.state_dict().items()}
+
+    def moved(before: Mapping[str, Tensor]) -> set[str]:
+        return {n for n, t in trainer.model.state_dict().items() if not torch.equal(t, before[n])}
+
+    options = {"slot": 2, "sign": 1, "rate": 0.1, "smoothing": 0.1}
+    second = plan(graph, 1, 1, [LossTerm("matching", 1.0, options, against=1)], ("match",))
+    weights, own = state(), network.weight.clone()
+    scores = trainer.match(second, [0, 2])
+    assert scores[0] == scores[1], "the same path is remembered twice"
+    assert not moved(weights), "a question moves nothing, no statistic either"
+    metrics = trainer.step(second)
+    assert metrics.total == 0
+    assert not moved(weights)
+    assert not torch.equal(network.weight, own)
+    assert trainer.match(second, [0, 2]) != scores
+
+    own = network.weight.clone()
+    third = plan(graph, 2, 1, [LossTerm("matched", 1.0, options, against=1)], ("weights", "match"))
+    metrics = trainer.step(third)
+    assert metrics.total == 60
+    assert not torch.equal(network.weight, own)
+    assert {"stem.weight", "head.weight"} <= moved(weights)
+
+    own = network.weight.clone()
+    network.weight.data[0, 0] = float("inf")
+    with pytest.raises(NotFinite):
+        trainer.step(replace(second, step=3))
+    network.weight.data.copy_(own)
+
+
+# Runs.
+
+
+def fingerprint(folder: Path) -> dict[str, object]:
+    """All that must not depend on how often a run was stopped."""
+    files = sorted(folder.glob("checkpoint-*.safetensors"))
+    return {
+        "log": read_log(folder),
+        "found": json.loads((folder / "prioritized_path.json").read_text()),
+        "checkpoint": hashlib.sha256(files[-1].read_bytes()).hexdigest(),
+    }
+
+
+@pytest.fixture(scope="module")
+def whole(graph: Graph, data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("whole") / "cream"
+    search_own(ENGINE, graph, data, RECIPE, folder, seed=3)
+    return folder
+
+
+def test_a_run_learns_and_can_be_taken_from(whole: Path, graph: Graph, data: Dataset) -> None:
+    log = read_log(whole)
+    assert [line["epoch"] for line in log] == [1, 2, 3, 4]
+    assert log[-1]["loss"] < log[0]["loss"]
+    assert log[-1]["train_accuracy"] > 0.25
+    record = json.loads((whole / "prioritized_path.json").read_text())
+    assert 1 <= record["evaluated"] <= 3
+    assert "best of prioritized_path" in (whole / "report.html").read_text()
+    trained = load_trained(graph, data, whole)
+    assert trained.recipe.epochs == 4
+    trained.model.activate(record["best"]["assignment"])
+
+
+class Dies(BaseException):
+    """The process is gone."""
+
+
+@pytest.mark.parametrize("stops", [[3], [9, 10], [12, 19], [21]])
+def test_resumed_runs_are_bit_identical(
+    stops: list[int],
+    whole: Path,
+    graph: Graph,
+    data: Dataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Signals at some steps (counted over all lives), each followed by a life that dies later."""
+    taken = [0]
+    step = EngineTrainer.step
+
+    def counting(self: EngineTrainer, wanted: StepPlan) -> object:
+        taken[0] += 1
+        if taken[0] in stops:
+            os.kill(os.getpid(), signal.SIGTERM)
+        if taken[0] in [stop + 2 for stop in stops] and taken[0] not in stops:
+            raise Dies
+        return step(self, wanted)
+
+    monkeypatch.setattr(EngineTrainer, "step", counting)
+    lives = 0
+    while True:
+        lives += 1
+        try:
+            search_own(ENGINE, graph, data, RECIPE, tmp_path / "run", seed=3)
+            break
+        except (Interrupted, Dies):
+            assert lives < 10
+    assert lives > 1
+    assert fingerprint(tmp_path / "run") == fingerprint(whole)
+
+
+def test_a_run_killed_at_every_save_goes_on(
+    whole: Path, graph: Graph, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the answers and the checkpoint that belongs to them, and while the board is scored."""
+    lives = [0]
+    flush = Answers.flush
+
+    def dying(self: Answers) -> None:
+        flush(self)
+        lives[0] += 1
+        if lives[0] % 2:
+            raise Dies
+
+    monkeypatch.setattr(Answers, "flush", dying)
+    for _ in range(20):
+        try:
+            search_own(ENGINE, graph, data, RECIPE, tmp_path / "run", seed=3)
+            break
+        except Dies:
+            continue
+    assert lives[0] > 6
+    assert fingerprint(tmp_path / "run") == fingerprint(whole)
+
+
+def test_answers_of_another_run_are_refused(
+    whole: Path, graph: Graph, data: Dataset, tmp_path: Path
+) -> None:
+    with pytest.raises(SpaceError, match=r"engine\.settings: .*there"):
+        search_own(replace(ENGINE, board=4), graph, data, RECIPE, whole, seed=3)
+    with Journal(tmp_path / "a.jsonl") as journal:
+        answers = Answers(journal)
+        answers.add({"step": 0, "answer": {}})
+        answers.flush()
+        answers.add({"probe": {}, "answer": {}})
+        answers.flush()
+    with Journal(tmp_path / "a.jsonl") as journal:
+        assert len(Answers(journal).known(0)) == 0
+        assert len(Answers(journal).known(1)) == 2, "a score follows the checkpoint"
+        with pytest.raises(SpaceError, match="2 answers, not 3"):
+            Answers(journal).known(3)
+        journal.append({"from": 9, "answers": []})
+    with Journal(tmp_path / "a.jsonl") as journal, pytest.raises(SpaceError, match="no answers"):
+        Answers(journal)
+
+
+def test_replaying_asks_the_trainer_nothing(
+    whole: Path, graph: Graph, data: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = fingerprint(whole)
+
+    def asked(*given: object) -> None:
+        raise AssertionError("the trainer was asked")
+
+    for name in ("step", "match", "remember", "probe"):
+        monkeypatch.setattr(own_module.Work, name, asked)
+    search_own(ENGINE, graph, data, RECIPE, whole, seed=3)
+    assert fingerprint(whole) == before
+
+
+WORDS = (
+    "--data", "digits", "--epochs", "3", "-b", "200", "--lr", "0.01", "--warmup-epochs", "0",
+    "-s", "warm_epochs=0", "-s", "board=3", "-s", "update_every=2", "--progress", "quiet",
+)  # fmt: skip
+
+
+def test_a_killed_run_goes_on_from_its_folder_alone(tmp_path: Path) -> None:
+    """By kill -9, after its first checkpoint; then by DIR alone, the space gone."""
+    space = tmp_path / "paths.space"
+    space.write_text(SPACE)
+    engine = ("--engine", "prioritized_path")
+    folder, other = tmp_path / "run", tmp_path / "other"
+    words = ["search", str(space), *engine, "-o", str(folder), *WORDS]
+    running = subprocess.Popen([sys.executable, "-m", "spacelang", *words])
+    try:
+        until = time.monotonic() + 90
+        while running.poll() is None and time.monotonic() < until:
+            if (folder / "manifest.jsonl").exists():
+                break
+            time.sleep(0.005)
+    finally:
+        running.kill()
+        running.wait()
+    found = answer("search", folder, *engine, "--progress", "quiet")
+    assert answer("doctor", folder)["ok"]
+    again = answer("search", space, *engine, "-o", other, *WORDS)
+    assert found["best"] == again["best"]
+    files = [sorted(f.glob("checkpoint-*"))[-1].read_bytes() for f in (folder, other)]
+    assert files[0] == files[1]
+    net = tmp_path / "net"
+    assert answer("extract", folder, "--arch", found["file"], "-o", net)["trained"]
+    assert "--lr is of training" in refused("search", folder, "--engine", "random", "--lr", "1")

@@ -1,0 +1,89 @@
+"""docs/engines.md: its engine runs, its tables are those of the sources."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Iterable, Iterator
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+import spacelang
+from spacelang import plugins
+from spacelang.diagnostics import Source
+from spacelang.engines.protocol import Evaluated, Found, Samples, Score
+from spacelang.ir.decision import Assignment
+
+PAGE = (Path(__file__).parents[1] / "docs" / "engines.md").read_text("utf-8")
+SPACE = """
+space small {
+  input x: [B, 4]
+  choose width in 4..32 by 4
+  choose depth in 1..3
+  x = linear(x, width) as stem
+  for i in 0..<depth { x = linear(x, width) as layers[i] |> gelu }
+  output linear(x, 2) as head
+  weights { _: entangle }
+}
+"""
+
+
+class Wide:
+    """The wider and the shallower, the better."""
+
+    def probe(self, assignments: Iterable[Assignment], samples: Samples) -> Iterator[Score]:
+        for assignment in assignments:
+            width, depth = assignment["width"], assignment["depth"]
+            assert isinstance(width, int)
+            assert isinstance(depth, int)
+            yield Score(10 * width - depth, 1000)
+
+
+def test_an_engine_of_your_own_in_under_forty_lines(tmp_path: Path) -> None:
+    (text,) = re.findall(r"```python\n(.*?)```", PAGE, re.S)
+    assert len(text.splitlines()) < 40
+    assert max(map(len, text.splitlines())) <= 110
+    (tmp_path / "climbing.py").write_text(text)
+    spec = importlib.util.spec_from_file_location("climbing", tmp_path / "climbing.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    graph = spacelang.load(Source("<small>", SPACE))
+    *events, last = module.Climb(steps=60).run(graph, Wide(), seed=1)
+    assert isinstance(last, Found)
+    assert 2 < last.evaluated == sum(isinstance(e, Evaluated) for e in events) <= 60
+    assert last.best.assignment == {"width": 32, "depth": 1}
+    limit = graph.cost(graph.decisions.extreme("largest")).params // 4
+    *_, bounded = module.Climb(steps=60, where=f"params <= {limit}").run(graph, Wide(), seed=1)
+    assert isinstance(bounded, Found)
+    assert bounded.best.cost.params <= limit
+
+
+def test_every_engine_stands_in_the_table() -> None:
+    table = PAGE.partition("## Which engine")[2].partition("\n## ")[0]
+    named = set(re.findall(r"^\|[^|]*\| `(\w+)` \|", table, re.M))
+    assert named == set(plugins.BUILTIN["spacelang.engines"])
+
+
+@pytest.mark.parametrize(
+    "engine", ["evolution", "prioritized_path", "space_evolution", "contraction"]
+)
+def test_every_deviation_stands_there(engine: str) -> None:
+    section = PAGE.partition(f"### `{engine}`")[2].partition("\n### ")[0]
+    rows = dict(re.findall(r"^\| ([^|]+) \| ([^|]+) \|$", section, re.M))
+    rows.pop("what")
+    assert rows == dict(import_module(f"spacelang.engines.{engine}").DEVIATIONS)
+
+
+def test_commands_name_engines_and_settings_that_there_are() -> None:
+    from spacelang.engines.settings import configure
+
+    lines = [line for line in PAGE.splitlines() if line.startswith("spacelang search")]
+    assert len(lines) == 6
+    for line in lines:
+        (engine,) = re.findall(r"--engine (\w+)", line)
+        settings = re.findall(r"-s '?(\w+)=([^']*?)(?:'| |$)", line)
+        configure(engine, dict(settings))

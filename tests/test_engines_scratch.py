@@ -1,0 +1,236 @@
+"""Searches that train every network anew: on digits, stopped, killed, and on the command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from command import data as answer
+from command import refused
+
+import spacelang
+from spacelang.backends.torch import scratch as scratch_module
+from spacelang.backends.torch.data import Dataset, first_samples, open_data
+from spacelang.backends.torch.interrupt import Interrupt, Interrupted
+from spacelang.backends.torch.recipe import Recipe
+from spacelang.backends.torch.scratch import Scratch
+from spacelang.backends.torch.search import search_scratch
+from spacelang.backends.torch.supernet import Supernet
+from spacelang.backends.torch.train import TorchTrainer
+from spacelang.diagnostics import Source, SpaceError
+from spacelang.engines.baselines import RandomSearch
+from spacelang.engines.contraction import Contraction
+from spacelang.engines.paths import SinglePath
+from spacelang.engines.protocol import Samples, Score
+from spacelang.ir.decision import Assignment
+from spacelang.ir.graph import Graph
+from spacelang.journal import read_journal
+from spacelang.passes.specialize import specialize
+
+SPACE = """
+use vit
+default linear(init: trunc_normal(0.1), bias_init: 0)
+default parameter(init: trunc_normal(0.1))
+space digits {
+  input x: [B, 1, 8, 8]
+  choose width in {8, 12, 16}
+  choose depth in 1..2
+  block layer(x: [B, N, C]) -> [B, N, C] {
+    choose ratio in {1, 2}
+    return x + (layer_norm(x) as norm |> mlp(C * ratio) as mlp)
+  }
+  x = patch_embed(x, width, patch: 4) as stem |> tokens |> add_positions as _
+  for i in 0..<depth { x = layer(x) }
+  output mean(x, axes: [1]) |> linear(10) as head
+  weights { _: entangle }
+}
+"""
+RECIPE = Recipe(epochs=2, batch_size=50, lr=1e-2, warmup_epochs=0, val_interval=0)
+ENGINE = Contraction(bounds=("params <= 2400", "params <= 1200"), population=4, keep=2, factors=2)
+
+
+@pytest.fixture(scope="module")
+def graph() -> Graph:
+    return spacelang.load(Source("<digits>", SPACE))
+
+
+@pytest.fixture(scope="module")
+def data() -> Dataset:
+    whole = open_data("digits")
+    return replace(
+        whole,
+        train=first_samples(whole.train, 300),
+        validation=first_samples(whole.validation, 120),
+    )
+
+
+@pytest.fixture(scope="module")
+def whole(graph: Graph, data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("whole") / "contraction"
+    found = search_scratch(ENGINE, graph, data, RECIPE, folder, seed=5)
+    assert found.found.evaluated == len(found.candidates) == 8
+    return folder
+
+
+def test_a_score_is_that_of_the_network_trained_alone(graph: Graph, data: Dataset) -> None:
+    assignment = graph.decisions.extreme("smallest")
+    (found,) = Scratch(graph, data, RECIPE, 5).probe([assignment], Samples())
+    network = specialize(graph, assignment)
+    trainer = TorchTrainer(Supernet(network, seed=5), network, data, RECIPE, 5)
+    for _ in SinglePath(2, smoothing=RECIPE.smoothing).run(network, trainer, 5):
+        pass
+    assert [found] == list(trainer.probe([{}], Samples()))
+    assert found.accuracy > 0.2, "it has learned something in twelve steps"
+
+
+def test_scores_do_not_depend_on_what_was_scored_before(graph: Graph, data: Dataset) -> None:
+    one, two = graph.sample(2, seed=1)
+    prober = Scratch(graph, data, RECIPE, 5)
+    forth = list(prober.probe([one, two], Samples(count=60)))
+    back = list(prober.probe([two, one], Samples(count=60)))
+    assert forth == back[::-1]
+    assert all(score.total == 60 for score in forth)
+
+
+def test_contraction_obeys_its_bounds(whole: Path) -> None:
+    record = json.loads((whole / "contraction.json").read_text())
+    limits = [2400, 1200]
+    assert all(c["params"] <= limits[c["generation"]] for c in record["candidates"])
+    last = [c for c in record["candidates"] if c["generation"] == 1]
+    assert record["best"]["accuracy"] == max(c["accuracy"] for c in last)
+    page = (whole / "report.html").read_text()
+    assert "best of contraction" in page
+    assert "contraction evaluated 8 architectures" in page
+
+
+class Dies(BaseException):
+    """The process is gone."""
+
+
+def test_a_search_that_dies_again_and_again_finds_the_same(
+    whole: Path, graph: Graph, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After every second network; each is trained once."""
+    trained: list[str] = []
+    score = Scratch._score
+
+    def mortal(self: Scratch, network: Graph, samples: Samples) -> Score:
+        if life[0] == 2:
+            raise Dies
+        life[0] += 1
+        trained.append(network.hash)
+        return score(self, network, samples)
+
+    monkeypatch.setattr(Scratch, "_score", mortal)
+    life = [0]
+    for _ in range(9):
+        life[0] = 0
+        try:
+            search_scratch(ENGINE, graph, data, RECIPE, tmp_path / "run", seed=5)
+            break
+        except Dies:
+            continue
+    scores = read_journal(whole / "scores.jsonl").entries[1:]
+    assert len(trained) == len(set(trained)) == len(scores)
+    assert 4 < len(scores) < 8, "what was kept of the first round is not trained again"
+    for name in ("scores.jsonl", "contraction.json", "report.html"):
+        assert (tmp_path / "run" / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_other_engines_share_the_scores_of_a_folder(
+    graph: Graph, data: Dataset, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    size = graph.size()
+    assert isinstance(size, int)
+    search_scratch(Contraction(population=3), graph, data, RECIPE, folder, seed=1)
+    before = len(read_journal(folder / "scores.jsonl").entries)
+    found = search_scratch(RandomSearch(evaluations=4), graph, data, RECIPE, folder, seed=1)
+    assert found.found.evaluated == 4
+    assert before < len(read_journal(folder / "scores.jsonl").entries) <= before + 4
+    page = (folder / "report.html").read_text()
+    assert "best of contraction" in page
+    assert "best of random" in page
+    with pytest.raises(SpaceError, match=r"recipe\.epochs: 2 there, 3 here"):
+        search_scratch(ENGINE, graph, data, replace(RECIPE, epochs=3), folder, seed=1)
+
+
+def test_what_cannot_be_trained_is_a_failed_score(
+    graph: Graph, data: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assignment = graph.decisions.extreme("largest")
+    steep = replace(RECIPE, lr=1e30, weight_decay=0.0)
+    (found,) = Scratch(graph, data, steep, 0).probe([assignment], Samples())
+    assert "is not finite" in found.failure
+
+    def short(*given: object, **named: object) -> None:
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(scratch_module, "Supernet", short)
+    (found,) = Scratch(graph, data, RECIPE, 0).probe([assignment], Samples())
+    assert found.failure == "out of memory"
+
+
+def test_a_signal_ends_the_training_under_way(graph: Graph, data: Dataset) -> None:
+    steps: list[int] = []
+
+    def probe(interrupt: Interrupt) -> Iterator[Score]:
+        def tick() -> None:
+            steps.append(0)
+            if len(steps) == 3:
+                os.kill(os.getpid(), signal.SIGTERM)
+            interrupt.check()
+
+        wanted: Iterable[Assignment] = [graph.decisions.extreme("largest")]
+        return Scratch(graph, data, RECIPE, 0, tick=tick).probe(wanted, Samples())
+
+    with Interrupt() as interrupt, pytest.raises(Interrupted):
+        list(probe(interrupt))
+    assert len(steps) == 3
+
+
+WORDS = (
+    "--data", "digits", "--epochs", "2", "-b", "100", "--lr", "0.01", "--warmup-epochs", "0",
+    "-s", "population=3", "-s", "bounds=params <= 2400,params <= 1200", "--progress", "quiet",
+)  # fmt: skip
+
+
+def test_a_killed_search_goes_on_from_its_folder_alone(tmp_path: Path) -> None:
+    """By kill -9, in a process of its own; then by DIR, the space gone."""
+    space = tmp_path / "digits.space"
+    space.write_text(SPACE)
+    folder = tmp_path / "run"
+    words = ["search", str(space), "--engine", "contraction", "-o", str(folder), *WORDS]
+    running = subprocess.Popen([sys.executable, "-m", "spacelang", *words])
+    try:
+        until = time.monotonic() + 90
+        while running.poll() is None and time.monotonic() < until:
+            if len(read_journal(folder / "scores.jsonl").entries) > 2:
+                break
+            time.sleep(0.005)
+    finally:
+        running.kill()
+        running.wait()
+    space.unlink()
+    engine = ("--engine", "contraction", *WORDS[10:])
+    found = answer("search", folder, *engine)
+    assert found["evaluated"] == 6
+    assert answer("doctor", folder)["ok"]
+    assert answer("search", folder, *engine) == found
+    assert json.loads(Path(found["file"]).read_text()) == found["best"]["assignment"]
+
+
+def test_words_that_do_not_fit_together(tmp_path: Path) -> None:
+    space = tmp_path / "digits.space"
+    space.write_text(SPACE)
+    assert "-o DIR is missing" in refused("search", space, "--engine", "contraction", *WORDS)
+    assert "is no run" in refused("search", space)

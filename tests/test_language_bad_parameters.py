@@ -1,0 +1,112 @@
+"""Wrong parameters of the eight systems: told at the place in the file, and where they are given."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from spacelang.diagnostics import Diagnostic, SpaceError
+from spacelang.loader import load
+
+# A space with a parameter that does not fit -> code, file, and the text of the place that refuses it.
+WRONG = {
+    # Heads that do not divide a width.
+    "deit(192, heads: 5)": ("SP302", "deit.space", "linear(x, [3, heads, dim])"),
+    "mini_deit(192, heads: 5)": ("SP302", "deit.space", "linear(x, [3, heads, dim])"),
+    "irpe_deit(192, heads: 5)": ("SP302", "deit.space", "linear(x, [3, heads, dim])"),
+    "tinyvit([64, 130, 160, 320])": ("SP302", "tinyvit.space", "linear([heads, 3, dim])"),
+    "efficientvit([64, 128, 192], [3, 3, 3], [5, 5, 5, 5])": (
+        "SP302", "efficientvit.space", "split(x, heads",
+    ),
+    "autoformer(192..240 by 24, 12..14, {3, 4}, {3.3, 4}, stored: 256)": (
+        "SP302", "autoformer.space", None,
+    ),
+    "darts(33, stem: 99, cells: [2, 2, 2], image: 64, classes: 10, large: true)": (
+        "SP302", "cdarts.space", None,
+    ),
+    # An image that the stem or a stage cannot take.
+    "deit(192, heads: 3, image: 225)": ("SP303", "vit.space", None),
+    "autoformer(192..240 by 24, 12..14, {3, 4}, {3.5, 4}, stored: 256, image: 100)": (
+        "SP303", "vit.space", None,
+    ),
+    "swin(96, [2, 2, 6, 2], heads: [3, 6, 12, 24], image: 230)": ("SP303", "vit.space", None),
+    "mini_swin(96, [2, 2, 6, 2], [3, 6, 12, 24], every: [2, 2, 6, 2], image: 250)": (
+        "SP303", "vit.space", None,
+    ),
+    "s3([{64, 96}, {160}, {352}, {736}], [1..2, 1..2, 1..2, 1..2], [{1}, {4}, {10}, {22}], image: 100)": (
+        "SP302", "vit.space", "rearrange",
+    ),
+    "efficientvit([64, 128, 192], [4, 4, 4], [5, 5, 5, 5], image: 200)": (
+        "SP502", "efficientvit.space", "image % 16 == 0",
+    ),
+    "darts(36, stem: 108, cells: [7, 7, 6], image: 30, classes: 10)": (
+        "SP304", "cells.space", "concat",
+    ),
+    "tinyvit([64, 128, 160, 320], image: 0)": ("SP302", "tinyvit.space", "image"),
+    "cream([1, 2, 2, 1, 1], image: 0)": ("SP302", "cream.space", "image"),
+    # A window larger than the map is the map; one that does not divide it is refused.
+    "swin(96, [2, 2, 6, 2], heads: [3, 6, 12, 24], windows: [9, 7, 7, 7])": (
+        "SP302", "vit.space", "rearrange",
+    ),
+    # Lists that are too short.
+    "swin(96, [2, 2, 6, 2], heads: [3, 6, 12])": ("SP307", "swin.space", "s"),
+    "cream([1, 2, 2, 1])": ("SP307", "cream.space", "s"),
+    # Words that mean nothing.
+    'irpe_deit(192, heads: 3, method: "qantised")': (
+        "SP209", "irpe.space", "irpe",
+    ),
+    # Parameters that lack, or that there are not.
+    "autoformer(192..240 by 24, 12..14, {3, 4}, {3.5, 4})": ("SP204", "autoformer.space", None),
+    "deit(192, head: 3)": ("SP204", "users.space", None),
+}  # fmt: skip
+FILES = (
+    "autoformer",
+    "cdarts",
+    "cream",
+    "deit",
+    "efficientvit",
+    "irpe",
+    "minivit",
+    "s3",
+    "swin",
+    "tinyvit",
+)
+
+
+def refused(text: str, tmp_path: Path) -> Diagnostic:
+    uses = "\n".join(f"use {file}" for file in FILES)
+    file = tmp_path / "users.space"
+    file.write_text(f"{uses}\nspace wrong = {text}\n", "utf-8")
+    with pytest.raises(SpaceError) as failed:
+        load(file)
+    return failed.value.diagnostics[0]
+
+
+@pytest.mark.parametrize("text", WRONG)
+def test_a_wrong_parameter_is_told_in_the_file_and_at_the_caller(text: str, tmp_path: Path) -> None:
+    code, file, place = WRONG[text]
+    found = refused(text, tmp_path)
+    assert found.code == code
+    primary = found.primary.span
+    assert Path(primary.source.name).name == file
+    assert place is None or primary.text.startswith(place)
+    shown = [found.primary, *found.secondary]
+    caller = [label.span for label in shown if Path(label.span.source.name).name == "users.space"]
+    assert [span.text for span in caller] in ([text], [primary.text])
+    assert all(span.position[0] == len(FILES) + 1 for span in caller)
+
+
+def test_a_window_larger_than_the_map_is_the_map() -> None:
+    graph = load("swin.space:swin_t", windows=(60, 7, 7, 7))
+    assert graph.cost().params > load("swin.space:swin_t").cost().params
+
+
+def test_the_parameters_of_a_subnet_are_its_caller(tmp_path: Path) -> None:
+    file = tmp_path / "users.space"
+    file.write_text("use cream\nsubnet wrong of cream([1, 1, 1]) { blocks[_][_].op = k3e4 }\n")
+    with pytest.raises(SpaceError) as failed:
+        load(f"{file}:wrong")
+    found = failed.value.diagnostics[0]
+    assert found.primary.span.text == "s"  # of depths[s]
+    assert [label.span.text for label in found.secondary] == ["cream([1, 1, 1])"]
