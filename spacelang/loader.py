@@ -66,6 +66,8 @@ def load_program(address: str | Path | Source, /) -> Program:
     """The program of `FILE.space` (its last) or `FILE.space:NAME`, its networks proved and laid
     out, what they share checked. Raises SpaceError."""
     source, name = open_address(address)
+    if is_ir(source):
+        raise SpaceError(error("SP209", f"{source.name} is one graph, no program"))
     folder = None if source.name.startswith("<") else Path(source.name).parent
     library = Library(folder)
     return program_of(library.scope(parse(source), folder), name, source, library)

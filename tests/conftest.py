@@ -13,6 +13,8 @@ from hypothesis import settings
 
 # Tests run beside each other: one thread each. Read by torch at its first import.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Kernels run in Triton's interpreter, which must be known before Triton is first imported.
+os.environ["TRITON_INTERPRET"] = "1"
 
 # No deadline: a shared machine is slow at times. In CI the examples are the same at every run.
 settings.register_profile("default", deadline=None, derandomize="CI" in os.environ)

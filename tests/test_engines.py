@@ -804,3 +804,8 @@ def test_kinds_of_decisions_are_checked_before_the_run(tiny: Graph) -> None:
     for engine in (Evolution(), RandomSearch(), Extreme()):
         with pytest.raises(SpaceError, match=r"SP701.*nothing to decide"):
             list(engine.run(fixed, Toy.new(), 0))
+
+
+def test_lists_of_a_command_line_keep_what_stands_in_brackets() -> None:
+    engine = configure("contraction", {"bounds": "width in {8, 16}, params <= 400"})
+    assert engine.bounds == ("width in {8, 16}", "params <= 400")

@@ -243,7 +243,7 @@ def test_every_product_of_a_block_has_its_own_table() -> None:
     tables = [p for p in graph.storages if p.startswith("stages[0].blocks[0]") and ".rpe_" in p]
     start = "stages[0].blocks[0].mixer.m.attn."
     assert {p.removeprefix(start) for p in tables} == {
-        f"rpe_{side}[{i}].lookup_table_weight" for side in "qv" for i in range(4)
+        f"heads[{i}].rpe_{side}.lookup_table_weight" for side in "qv" for i in range(4)
     }
     assert buckets_of(graph) == {("7", "7", "0"), ("4", "4", "0")}
 

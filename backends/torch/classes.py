@@ -43,10 +43,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ClassText:
-    """A printed class. `arguments` are sizes in the terms of its block."""
+    """A printed class. `arguments` are sizes in the terms of its block.
+
+    `reads` says of each of the block's inputs whether this use of it reads that at all.
+    """
 
     name: str
     arguments: tuple[Dim, ...]
+    reads: tuple[bool, ...]
 
 
 class ClassWork:
@@ -83,9 +87,14 @@ class ClassWork:
         else:
             results = tuple(frame.values[v] for v in self.block.outputs)
             self.graph.output(one_or_all(results))
+        # The inputs of a network stay; those of a block that this use does not read go too.
+        kept = self.block is self.source.graph.root
+        inputs = [node for node in self.graph.nodes if "input" in node.meta]
         for node in reversed(self.graph.nodes):
-            if not node.users and node.op != "output" and "input" not in node.meta:
+            if not node.users and node.op != "output" and not (kept and "input" in node.meta):
                 self.graph.erase_node(node)
+        left = set(self.graph.nodes)
+        self.reads = tuple(node in left for node in inputs)
         self.untap()
 
     def level(self, frame: PrintFrame, level: Block, there: frozenset[int] | None = None) -> None:
@@ -153,7 +162,8 @@ class ClassWork:
         made = source.of(callee, block)
         path = dotted(terms.path)
         self.modules[path] = Made(path, made.name, tuple(inside.dim(d) for d in made.arguments))
-        operands: tuple[Any, ...] = tuple(frame.values[v] for v in node.operands)
+        given = zip(node.operands, made.reads, strict=True)
+        operands: tuple[Any, ...] = tuple(frame.values[v] for v, reads in given if reads)
         result = self.graph.call_module(path, operands)
         if len(node.types) == 1:
             frame.bind(node, (result,))
@@ -180,7 +190,8 @@ class ClassWork:
         given = printer.sizes.arguments
         kept = [f"self.{n} = {n}" for n in given.values() if re.search(rf"self\.{n}\b", forward)]
         inputs = [printer.texts[n][0] for n in self.graph.nodes if "input" in n.meta]
-        types = ", ".join(str(n.types[0]) for n in self.block.inputs).replace("%", "")
+        read_inputs = (n for n, reads in zip(self.block.inputs, self.reads, strict=True) if reads)
+        types = ", ".join(str(n.types[0]) for n in read_inputs).replace("%", "")
         results = ", ".join(str(self.block.type_of(v)) for v in self.block.outputs).replace("%", "")
         init = "\n".join(["super().__init__()", *kept, *made])
         lines = [

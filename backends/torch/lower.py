@@ -270,8 +270,8 @@ class FunctionFrame(Frame):
         self, node: Node, x: fx.Node, weight: fx.Node | None, bias: fx.Node | None
     ) -> fx.Node:
         """By a function of ours where the weight is a slice."""
-        own = weight is not None and weight.op != "placeholder" and "weight" in node.params
-        function = sliced_linear if own else F.linear
+        sliced = weight is not None and (weight.op != "placeholder" or "weight" not in node.params)
+        function = sliced_linear if sliced else F.linear
         return self.graph.call_function(function, (x, weight, bias))
 
     def drop_path(self, node: Node, x: fx.Node, rate: Dim) -> fx.Node:

@@ -99,6 +99,12 @@ class Work:
     inherited: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
+        """SP701 for a dimension that only wider ranges have: it could not begin anywhere."""
+        known = {dimension.name for dimension in dimensions(self.graph)}
+        for dimension in dimensions(self.hull) if self.hull is not None else ():
+            if dimension.name not in known:
+                found = error("SP701", f"{dimension.name} has no candidates until a range moves")
+                raise SpaceError(found.hint("take it in a block: its uses have one range"))
         self.number = _last_space(self.path)
         graph = read_graph(self.folder) if self.number else self.graph
         self._enter(graph, Supernet(graph, seed=self.seed), fresh=False)

@@ -82,13 +82,14 @@ class Source:
 
     def of(self, instance: Instance, block: Block) -> ClassText:
         """The class of a use of a block; one that another use came out as is taken."""
-        arguments, body = ClassWork(self, instance, block).text()
+        work = ClassWork(self, instance, block)
+        arguments, body = work.text()
         if body not in self.names:
             words = identifier(block.name).split("_")
             camel = "".join(word[:1].upper() + word[1:] for word in words if word)
             free = free_name(camel, {*self.names.values(), NETWORK, "Group"})
             self.names[body] = NETWORK if block is self.graph.root else free
-        return ClassText(self.names[body], arguments)
+        return ClassText(self.names[body], arguments, work.reads)
 
 
 def helper_texts(helpers: Iterable[Callable[..., object]]) -> list[str]:

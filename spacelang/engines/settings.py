@@ -100,7 +100,7 @@ def read(kind: Any, value: object) -> object:
             return value
         raise Unreadable(f"one of {', '.join(map(str, arguments))}")
     if origin is tuple:
-        given = value.split(",") if isinstance(value, str) else value
+        given = _listed(value) if isinstance(value, str) else value
         if not isinstance(given, list | tuple):
             raise Unreadable("a list")
         parts = cast(list[object] | tuple[object, ...], given)
@@ -110,6 +110,18 @@ def read(kind: Any, value: object) -> object:
             return None
         return read(next(a for a in arguments if a is not NoneType), value)
     return _SCALARS[kind](value)
+
+
+def _listed(text: str) -> list[str]:
+    """The parts of a text between commas outside of brackets."""
+    parts, depth = [""], 0
+    for letter in text:
+        depth += (letter in "([{") - (letter in ")]}")
+        if letter == "," and depth <= 0:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return parts
 
 
 def _integer(value: object) -> int:

@@ -112,7 +112,7 @@ def _decisions(cells: Mapping[str, list[list[Edge]]]) -> Iterator[tuple[str, Pla
 def _records(source: Source) -> Iterator[Span]:
     """The strings of a JSON object that are records, without their quotes."""
     for match in _STRING.finditer(source.text):
-        if match[0][1:].lstrip().startswith("Genotype("):
+        if json.loads(match[0]).lstrip().startswith("Genotype("):
             yield Span(source, match.start() + 1, match.end() - 1)
 
 

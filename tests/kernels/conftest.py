@@ -1,13 +1,10 @@
-"""Kernels run on the CPU in Triton's interpreter: said before Triton is first imported."""
+"""Guards around the buffers of kernels; `tests/conftest.py` has them run in the interpreter."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 
 import pytest
-
-os.environ["TRITON_INTERPRET"] = "1"
 
 MARGIN = 64  # elements on each side of a guarded buffer
 MARK = 7.0
