@@ -23,6 +23,7 @@ from spacelang.ir.canonical import canonical
 from spacelang.ir.decision import Assignment
 from spacelang.ir.graph import Graph
 from spacelang.ir.node import Value
+from spacelang.ir.param import Gather, Slice
 from spacelang.ir.pattern import Pattern, parse_pattern, split
 from spacelang.ir.verify import verify
 from spacelang.loader import load
@@ -157,15 +158,18 @@ def _layout(graph: Graph) -> dict[str, tuple[object, ...]]:
     found: dict[str, set[str]] = {}
     for spot in spots(graph):
         for view in spot.node.params.values():
-            read = [
-                [str(spot.instance.absolute(part.start)) for part in axis] for axis in view.index
-            ]
+            read = [[_begins(spot, part) for part in axis] for axis in view.index]
             found.setdefault(spot.instance.param(view.param), set()).add(str(read))
     stored = graph.storages
     return {
         p: (stored[p].shape, tuple(s.name for s in stored[p].bank), sorted(read))
         for p, read in found.items()
     }
+
+
+def _begins(spot: Spot, part: Slice | Gather) -> str:
+    """Where a read of a factor starts, or the table that it goes through."""
+    return part.table if isinstance(part, Gather) else str(spot.instance.absolute(part.start))
 
 
 def _entangled(before: Graph, after: Graph, step: str) -> tuple[int, int]:
@@ -267,7 +271,8 @@ def _heads(graph: Graph, path: str) -> int:
 def _encoded(before: Graph, after: Graph, step: str) -> tuple[int, int]:
     """Softmaxes over as many keys as queries; each gets a term beside its scores and its values."""
     there = [s for s in spots(before) if s.node.op == "softmax" and s.node.types[0].rank > 2]
-    terms = [s.name.partition("[")[0] for s in spots(after) if s.node.call is not None]
+    called = (s.name.rpartition(".")[2] for s in spots(after) if s.node.call is not None)
+    terms = [name.partition("[")[0] for name in called]
     return 2 * len(there), terms.count("rpe_k") + terms.count("rpe_v")
 
 
