@@ -39,7 +39,7 @@ from spacelang.ir.condition import conjunction, disjunction, negate
 from spacelang.ir.dim import Dim
 from spacelang.ir.graph import Graph
 from spacelang.ir.param import Init
-from spacelang.passes.entangle import lay_out
+from spacelang.passes.storage_layout import lay_out
 from spacelang.syntax import tree
 from spacelang.syntax.branches import guarded
 from spacelang.syntax.calls import Arguments

@@ -216,7 +216,7 @@ def from_scope(
             from spacelang.syntax.subnets import subnet
 
             return subnet(space, session, values)
-        from spacelang.passes.entangle import lay_out
+        from spacelang.passes.storage_layout import lay_out
 
         return lay_out(elaborate(space, definition.name, session, values))
     except RecursionError:

@@ -16,9 +16,9 @@ from spacelang.ir.param import Gather, Slice
 from spacelang.ir.storage import bank_position, merged, picks
 from spacelang.ir.text import write
 from spacelang.loader import load
-from spacelang.passes.entangle import lay_out
 from spacelang.passes.pipeline import run
 from spacelang.passes.specialize import specialize
+from spacelang.passes.storage_layout import lay_out
 from spacelang.syntax.ir_text import read as read_ir
 from spacelang.syntax.write import write_space
 

@@ -17,12 +17,18 @@ from __future__ import annotations
 
 import torch
 import triton
-import triton.language as tl
 from torch import Tensor
 from torch.nn import functional
 
+from spacelang.backends.triton.depthwise_kernels import (
+    INTEGERS,
+    STEPS,
+    _backward_kernel,
+    _forward_kernel,
+    _input_kernel,
+    _squeeze_kernel,
+)
 from spacelang.backends.triton.launch import launches, refusal
-from spacelang.backends.triton.mlp import gelu
 from spacelang.backends.triton.resources import Build
 
 PLANES, PIXELS = 8, 64
@@ -37,8 +43,6 @@ _TORCH = {
     "swish": functional.silu,
     "hard_swish": functional.hardswish,
 }
-INTEGERS = ("C", "P", "H", "W", "OH", "OW", "STRIDE", "x_b", "x_c", "x_h", "x_w")
-STEPS = ("g_b", "g_c", "g_h", "g_w")  # of what comes back: a mean's is one number a plane
 
 
 def reference(
@@ -59,176 +63,6 @@ def reference(
     if gate is not None:
         found = found * gate.float()[:, :, None, None]
     return (found.mean((2, 3)) if squeezed else found).to(x.dtype)
-
-
-@triton.jit
-def _activated(z, ACTIVATION: tl.constexpr):
-    if ACTIVATION == 1:
-        z = tl.where(z < 0.0, 0.0, z)  # what is not a number stays so
-    if ACTIVATION == 2:
-        z = gelu(z)
-    if ACTIVATION == 3:
-        z = z * tl.sigmoid(z)
-    if ACTIVATION == 4:
-        z = z * tl.minimum(tl.maximum(z + 3.0, 0.0), 6.0) / 6.0
-    return z
-
-
-@triton.jit
-def _slope(z, ACTIVATION: tl.constexpr):
-    """The derivative of an activation; where it has none, what PyTorch takes."""
-    found = tl.full(z.shape, 1.0, tl.float32)
-    if ACTIVATION == 1:
-        found = tl.where(z > 0.0, 1.0, 0.0)
-    if ACTIVATION == 2:
-        density = 0.3989422804014327 * tl.exp(-0.5 * z * z)
-        found = 0.5 * (1.0 + tl.erf(z * 0.7071067811865476)) + z * density
-    if ACTIVATION == 3:
-        sigmoid = tl.sigmoid(z)
-        found = sigmoid * (1.0 + z * (1.0 - sigmoid))
-    if ACTIVATION == 4:
-        found = tl.where(z < -3.0, 0.0, tl.where(z <= 3.0, z / 3.0 + 0.5, 1.0))
-    return found
-
-
-@triton.jit
-def _planes(P, C, x_b, x_c, PLANES: tl.constexpr):
-    """The planes of a program [PLANES, 1], their channels, where they begin, which there are."""
-    plane = (tl.program_id(0) * PLANES + tl.arange(0, PLANES))[:, None]
-    channel = plane % C
-    start = (plane // C).to(tl.int64) * x_b + channel.to(tl.int64) * x_c
-    return plane, channel, start, plane < P
-
-
-@triton.jit
-def _tap(x, start, y, i, inside, H, W, x_h, x_w):
-    """x at rows y and columns i of planes; 0 beyond their borders."""
-    there = inside & (y >= 0) & (y < H) & (i >= 0) & (i < W)
-    return tl.load(x + start + y * x_h + i * x_w, mask=there, other=0.0).to(tl.float32)
-
-
-@triton.jit
-def _convolved(
-    x, weight, channel, start, pixel, inside, H, W, OW, STRIDE, x_h, x_w,
-    K: tl.constexpr, PLANES: tl.constexpr, PIXELS: tl.constexpr,
-):  # fmt: skip
-    """The convolution at the pixels [1, PIXELS] of planes."""
-    top = (pixel // OW) * STRIDE - K // 2
-    left = (pixel % OW) * STRIDE - K // 2
-    total = tl.zeros((PLANES, PIXELS), tl.float32)
-    for tap in range(K * K):
-        w = tl.load(weight + channel * (K * K) + tap).to(tl.float32)
-        total += w * _tap(x, start, top + tap // K, left + tap % K, inside, H, W, x_h, x_w)
-    return total
-
-
-@triton.jit(do_not_specialize=[*INTEGERS])
-def _forward_kernel(
-    x, weight, scale, shift, gate, out, C, P, H, W, OH, OW, STRIDE, x_b, x_c, x_h, x_w,
-    K: tl.constexpr, ACTIVATION: tl.constexpr, GATED: tl.constexpr,
-    PLANES: tl.constexpr, PIXELS: tl.constexpr,
-):  # fmt: skip
-    plane, channel, start, there = _planes(P, C, x_b, x_c, PLANES)
-    pixel = (tl.program_id(1) * PIXELS + tl.arange(0, PIXELS))[None, :]
-    inside = there & (pixel < OH * OW)
-    z = _convolved(
-        x, weight, channel, start, pixel, inside, H, W, OW, STRIDE, x_h, x_w, K, PLANES, PIXELS
-    )
-    z = z * tl.load(scale + channel).to(tl.float32) + tl.load(shift + channel).to(tl.float32)
-    value = _activated(z, ACTIVATION)
-    if GATED:
-        value *= tl.load(gate + plane, mask=there, other=0.0).to(tl.float32)
-    at = out + plane.to(tl.int64) * (OH * OW) + pixel
-    tl.store(at, value.to(out.dtype.element_ty), mask=inside)
-
-
-@triton.jit(do_not_specialize=[*INTEGERS])
-def _squeeze_kernel(
-    x, weight, scale, shift, gate, out, C, P, H, W, OH, OW, STRIDE, x_b, x_c, x_h, x_w,
-    K: tl.constexpr, ACTIVATION: tl.constexpr, GATED: tl.constexpr,
-    PLANES: tl.constexpr, PIXELS: tl.constexpr,
-):  # fmt: skip
-    plane, channel, start, there = _planes(P, C, x_b, x_c, PLANES)
-    slope = tl.load(scale + channel).to(tl.float32)
-    offset = tl.load(shift + channel).to(tl.float32)
-    total = tl.zeros((PLANES, PIXELS), tl.float32)
-    for begin in range(0, OH * OW, PIXELS):
-        pixel = (begin + tl.arange(0, PIXELS))[None, :]
-        inside = there & (pixel < OH * OW)
-        z = _convolved(
-            x, weight, channel, start, pixel, inside, H, W, OW, STRIDE, x_h, x_w, K, PLANES, PIXELS
-        )
-        total += tl.where(inside, _activated(z * slope + offset, ACTIVATION), 0.0)
-    mean = tl.sum(total, 1)[:, None] / (OH * OW)
-    if GATED:
-        mean *= tl.load(gate + plane, mask=there, other=0.0).to(tl.float32)
-    tl.store(out + plane, mean.to(out.dtype.element_ty), mask=there)
-
-
-@triton.jit(do_not_specialize=[*INTEGERS, *STEPS])
-def _backward_kernel(
-    gradients, x, weight, scale, shift, gate, slopes, sums,
-    C, P, H, W, OH, OW, STRIDE, x_b, x_c, x_h, x_w, g_b, g_c, g_h, g_w,
-    K: tl.constexpr, ACTIVATION: tl.constexpr, GATED: tl.constexpr,
-    PLANES: tl.constexpr, PIXELS: tl.constexpr, SUMS: tl.constexpr,
-):  # fmt: skip
-    """Gradients of the convolution's outcome; a plane's sums for w (K K), scale, shift and gate."""
-    plane, channel, start, there = _planes(P, C, x_b, x_c, PLANES)
-    g_start = (plane // C).to(tl.int64) * g_b + channel.to(tl.int64) * g_c
-    factor = tl.load(scale + channel).to(tl.float32)
-    offset = tl.load(shift + channel).to(tl.float32)
-    open = tl.full((PLANES, 1), 1.0, tl.float32)
-    if GATED:
-        open = tl.load(gate + plane, mask=there, other=0.0).to(tl.float32)
-    column = tl.arange(0, SUMS)[None, :]
-    found = tl.zeros((PLANES, SUMS), tl.float32)
-    for begin in range(0, OH * OW, PIXELS):
-        pixel = (begin + tl.arange(0, PIXELS))[None, :]
-        inside = there & (pixel < OH * OW)
-        value = _convolved(
-            x, weight, channel, start, pixel, inside, H, W, OW, STRIDE, x_h, x_w, K, PLANES, PIXELS
-        )
-        z = value * factor + offset
-        at = gradients + g_start + (pixel // OW) * g_h + (pixel % OW) * g_w
-        g = tl.load(at, mask=inside, other=0.0).to(tl.float32)
-        before = g * open * _slope(z, ACTIVATION)
-        share = tl.sum(before * value, 1)[:, None]
-        found += tl.where(column == K * K, share, 0.0)
-        found += tl.where(column == K * K + 1, tl.sum(before, 1)[:, None], 0.0)
-        if GATED:
-            share = tl.sum(g * _activated(z, ACTIVATION), 1)[:, None]
-            found += tl.where(column == K * K + 2, share, 0.0)
-        slope = before * factor
-        at = slopes + plane.to(tl.int64) * (OH * OW) + pixel
-        tl.store(at, slope.to(slopes.dtype.element_ty), mask=inside)
-        top = (pixel // OW) * STRIDE - K // 2
-        left = (pixel % OW) * STRIDE - K // 2
-        for tap in range(K * K):
-            part = _tap(x, start, top + tap // K, left + tap % K, inside, H, W, x_h, x_w)
-            found += tl.where(column == tap, tl.sum(slope * part, 1)[:, None], 0.0)
-    mask = there & (column < K * K + 3)
-    tl.store(sums + plane.to(tl.int64) * (K * K + 3) + column, found, mask=mask)
-
-
-@triton.jit(do_not_specialize=["C", "P", "H", "W", "OH", "OW", "STRIDE"])
-def _input_kernel(
-    slopes, weight, result, C, P, H, W, OH, OW, STRIDE,
-    K: tl.constexpr, PLANES: tl.constexpr, PIXELS: tl.constexpr,
-):  # fmt: skip
-    """The gradient of x: what each pixel went into, by what it was multiplied with."""
-    plane, channel, start, there = _planes(P, C, C * OH * OW, OH * OW, PLANES)
-    pixel = (tl.program_id(1) * PIXELS + tl.arange(0, PIXELS))[None, :]
-    inside = there & (pixel < H * W)
-    total = tl.zeros((PLANES, PIXELS), tl.float32)
-    for tap in range(K * K):
-        y = pixel // W + K // 2 - tap // K
-        i = pixel % W + K // 2 - tap % K
-        met = inside & (y % STRIDE == 0) & (i % STRIDE == 0)
-        w = tl.load(weight + channel * (K * K) + tap).to(tl.float32)
-        total += w * _tap(slopes, start, y // STRIDE, i // STRIDE, met & (y >= 0) & (i >= 0),
-                          OH, OW, OW, 1)  # fmt: skip
-    at = result + plane.to(tl.int64) * (H * W) + pixel
-    tl.store(at, total.to(result.dtype.element_ty), mask=inside)
 
 
 def unable(

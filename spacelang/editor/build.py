@@ -52,7 +52,7 @@ class SpaceLexer(RegexLexer):
     aliases = ("space", "spacelang")
     filenames = ("*.space",)
     mimetypes = ("text/x-space",)
-    url = "https://pypi.org/project/spacelang-nas/"
+    url = ""
     version_added = ""
 
     tokens = {{  # noqa: RUF012

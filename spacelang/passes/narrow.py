@@ -25,9 +25,10 @@ from spacelang.ir.graph import Graph, Instance, conditions
 from spacelang.ir.names import Names
 from spacelang.ir.node import Node, Value, join
 from spacelang.ir.param import ZERO, Gather, Param, Slice, View
-from spacelang.passes.entangle import lay_out
+from spacelang.passes.below import below, has_cells
 from spacelang.passes.release import released
 from spacelang.passes.remake import each_block, with_root, without_stale_rules
+from spacelang.passes.storage_layout import lay_out
 
 Ranges = Mapping[str, tuple[DecisionValue, ...]]
 COMBINATIONS = 65_536  # of the values of a size; beyond, all that it had are kept
@@ -123,7 +124,7 @@ class _Narrower:
     def call(self, instance: Instance) -> str:
         """The name of the block that a use calls, remade once for each set of ranges."""
         sizes = tuple(self.symbol(instance, size) for size in instance.block.sizes)
-        key = (instance.block.name, sizes, tuple(self._below(instance)))
+        key = (instance.block.name, sizes, tuple(below(instance, self.ranges, self._cells)))
         if key not in self.made:
             name, count = instance.block.name, 2
             while name in self.blocks:
@@ -132,24 +133,9 @@ class _Narrower:
             self.blocks[name] = self.block(instance, name)
         return self.made[key]
 
-    def _below(self, instance: Instance) -> Iterator[tuple[str, tuple[DecisionValue, ...]]]:
-        """The ranges of decisions that may be taken inside a use, by their path in it."""
-        for path, values in self.ranges.items():
-            if not instance.decide:
-                yield path, values
-            elif path.startswith((instance.decide + ".", instance.decide + "[")):
-                yield path[len(instance.decide) :], values
-            elif self._cells:
-                yield "/" + path, values
-
     @cached_property
     def _cells(self) -> bool:
-        """Whether any call takes its decisions under a name of the root's."""
-        return any(
-            n.call is not None and n.call.decide.startswith("/")
-            for b in (self.graph.root, *self.graph.blocks.values())
-            for n in b.everywhere()
-        )
+        return has_cells(self.graph)
 
     def symbol(self, instance: Instance, symbol: Symbol) -> Symbol:
         """A size or decision of a use with the values that are left."""

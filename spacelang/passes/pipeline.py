@@ -39,7 +39,7 @@ def run(graph: Graph, passes: str | Sequence[Pass] | Pass, between: Between | No
 
     `between(step, before, after)` is called after each.
     """
-    from spacelang.passes.entangle import lay_out
+    from spacelang.passes.storage_layout import lay_out
 
     for step in _steps(passes):
         made = lay_out(apply(step, graph))

@@ -8,14 +8,14 @@ what they share; where they read several tensors of a bank, these are numbered (
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from spacelang.diagnostics import SpaceError, error
 from spacelang.ir.block import Block
 from spacelang.ir.condition import Condition
-from spacelang.ir.decision import Assignment
+from spacelang.ir.decision import Assignment, exact
 from spacelang.ir.dim import Dim, Symbol
 from spacelang.ir.dim import Value as DecisionValue
 from spacelang.ir.gather import gathered
@@ -23,6 +23,7 @@ from spacelang.ir.graph import Graph, Instance, conditions
 from spacelang.ir.node import Attribute, Call, Node, TensorType, Value
 from spacelang.ir.param import Gather, Init, Slice, View
 from spacelang.ir.storage import bank_of, bank_position
+from spacelang.passes.below import below, has_cells
 from spacelang.passes.unflatten import unflattened
 
 ZERO = Dim.of(0)
@@ -65,7 +66,7 @@ class _Specializer:
         key = (
             instance.block.name,
             tuple(sorted(known.items(), key=str)),
-            tuple(self._below(instance)),
+            tuple(below(instance, self.values, self._cells)),
             (instance.path, instance.store) if self.apart else (),
         )
         if key not in self.made:
@@ -76,31 +77,15 @@ class _Specializer:
             self.blocks[name] = self.block(instance, name)
         return self.made[key]
 
-    def _below(self, instance: Instance) -> Iterator[tuple[str, DecisionValue]]:
-        """The decisions that may be taken inside a use: its own, by their path in it, and
-        cells'."""
-        for path, value in self.values.items():
-            if not instance.decide:
-                yield path, value
-            elif path.startswith((instance.decide + ".", instance.decide + "[")):
-                yield path[len(instance.decide) :], value
-            elif self._cells:
-                yield "/" + path, value
-
     @cached_property
     def _cells(self) -> bool:
-        """Whether any call takes its decisions under a name of the root's."""
-        return any(
-            n.call is not None and n.call.decide.startswith("/")
-            for b in (self.graph.root, *self.graph.blocks.values())
-            for n in b.everywhere()
-        )
+        return has_cells(self.graph)
 
     def value(self, instance: Instance, symbol: Symbol) -> DecisionValue:
         bound = instance.symbol(symbol)
         if isinstance(bound, Symbol):
             return self.values[bound.name]
-        return bound.at(self.values)  # type: ignore[return-value]
+        return exact(bound.at(self.values))
 
     @cached_property
     def apart(self) -> Mapping[str, Mapping[int, Spans]]:

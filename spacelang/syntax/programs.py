@@ -20,8 +20,8 @@ from spacelang.ir.decision import Assignment
 from spacelang.ir.graph import Graph
 from spacelang.ir.node import join
 from spacelang.ir.program import Pool, Position, Program, below
-from spacelang.passes.entangle import lay_out
 from spacelang.passes.picks import drawn, sources, sums
+from spacelang.passes.storage_layout import lay_out
 from spacelang.syntax import tree
 from spacelang.syntax.evaluate import label
 from spacelang.syntax.frame import Frame

@@ -10,8 +10,8 @@ from spacelang.ir.dim import Dim
 from spacelang.ir.dim import Value as DecisionValue
 from spacelang.ir.graph import Graph
 from spacelang.ir.pattern import Pattern
-from spacelang.passes.entangle import lay_out
 from spacelang.passes.specialize import specialize
+from spacelang.passes.storage_layout import lay_out
 from spacelang.syntax import tree
 from spacelang.syntax.calls import arguments
 from spacelang.syntax.evaluate import evaluate

@@ -16,7 +16,7 @@ from spacelang.ir.canonical import merged
 from spacelang.ir.dim import Dim
 from spacelang.ir.graph import Graph, Output
 from spacelang.ir.node import Node, Value
-from spacelang.passes.entangle import lay_out
+from spacelang.passes.storage_layout import lay_out
 from spacelang.syntax.format import format
 from spacelang.syntax.parse import parse
 from spacelang.syntax.scope import Library

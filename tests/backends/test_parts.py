@@ -26,8 +26,8 @@ from spacelang.ir.gather import entries
 from spacelang.ir.text import write
 from spacelang.ir.verify import verify
 from spacelang.loader import load
-from spacelang.passes.entangle import lay_out
 from spacelang.passes.specialize import specialize
+from spacelang.passes.storage_layout import lay_out
 from spacelang.syntax.ir_text import read
 from spacelang.syntax.write import write_space
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from kernels.agreement import agree, gradients
 from torch import Tensor
 
 from spacelang.backends.triton.cascade import _op, cascade, reference
@@ -40,23 +41,6 @@ def operands(
     x, qkv, qkv_bias, conv, conv_bias, offsets = (part.to(dtype) for part in drawn)
     sizes = torch.tensor(kernels, dtype=torch.int32)
     return [x, qkv, qkv_bias, conv, conv_bias, sizes, offsets]
-
-
-def gradients(function: Callable[..., Tensor], parts: list[Tensor]) -> list[Tensor]:
-    """The output and the gradient of every operand but the sizes."""
-    free = [p.detach().requires_grad_(p.is_floating_point()) for p in parts]
-    out = function(*free)
-    slope = torch.linspace(-1, 1.5, out.numel()).reshape(out.shape).to(out.dtype)
-    learnt = [part for part in free if part.requires_grad]
-    return [out.detach(), *torch.autograd.grad(out, learnt, slope)]
-
-
-def agree(found: list[Tensor], wanted: list[Tensor], tolerance: float) -> None:
-    for a, b in zip(found, wanted, strict=True):
-        assert a.dtype == b.dtype
-        assert a.shape == b.shape
-        if b.numel():
-            assert (a.float() - b.float()).abs().max() <= tolerance * b.float().abs().max()
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)

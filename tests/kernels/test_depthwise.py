@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from kernels.agreement import agree, gradients
 from torch import Tensor
 from torch.nn import functional
 
@@ -23,22 +24,6 @@ def operands(
     c = shape[1]
     shapes = [shape, (c, 1, k, k), (c,), (c,), *([shape[:2]] if gated else [])]
     return [torch.randn(size, generator=generator).to(dtype) for size in shapes]
-
-
-def gradients(function: Callable[..., Tensor], parts: list[Tensor]) -> list[Tensor]:
-    """The output and the gradient of every operand."""
-    free = [part.detach().requires_grad_() for part in parts]
-    out = function(*free)
-    slope = torch.linspace(-1, 1.5, out.numel()).reshape(out.shape).to(out.dtype)
-    return [out.detach(), *torch.autograd.grad(out, free, slope)]
-
-
-def agree(found: list[Tensor], wanted: list[Tensor], tolerance: float) -> None:
-    for a, b in zip(found, wanted, strict=True):
-        assert a.dtype == b.dtype
-        assert a.shape == b.shape
-        if b.numel():
-            assert (a.float() - b.float()).abs().max() <= tolerance * b.float().abs().max()
 
 
 def both(

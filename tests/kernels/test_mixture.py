@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from kernels.agreement import agree
 from torch import Tensor
 
 from spacelang.backends.triton.launch import NotFused, require_fused
@@ -37,14 +38,6 @@ def gradients(function, candidates: list[Tensor | None], weights: Tensor) -> lis
 def plain(candidates: list[Tensor | None], weights: Tensor) -> Tensor:
     places = [place for place, x in enumerate(candidates) if x is not None]
     return reference([x for x in candidates if x is not None], weights, places)
-
-
-def agree(found: list[Tensor], wanted: list[Tensor], tolerance: float) -> None:
-    for a, b in zip(found, wanted, strict=True):
-        assert a.dtype == b.dtype
-        assert a.shape == b.shape
-        if b.numel():
-            assert (a.float() - b.float()).abs().max() <= tolerance * b.float().abs().max()
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from kernels.agreement import agree, gradients
 from torch import Tensor
 from torch.nn import functional
 
@@ -19,22 +20,6 @@ TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3}
 def drawn(*shapes: tuple[int, ...], dtype: torch.dtype = torch.float32) -> list[Tensor]:
     generator = torch.Generator().manual_seed(sum(map(sum, shapes)))
     return [torch.randn(shape, generator=generator).to(dtype) for shape in shapes]
-
-
-def gradients(function: Callable[..., Tensor], operands: list[Tensor]) -> list[Tensor]:
-    """The output and the gradient of every operand."""
-    free = [part.detach().requires_grad_() for part in operands]
-    out = function(*free)
-    slope = torch.linspace(-1, 1.5, out.numel()).reshape(out.shape).to(out.dtype)
-    return [out.detach(), *torch.autograd.grad(out, free, slope)]
-
-
-def agree(found: list[Tensor], wanted: list[Tensor], tolerance: float) -> None:
-    for a, b in zip(found, wanted, strict=True):
-        assert a.dtype == b.dtype
-        assert a.shape == b.shape
-        if b.numel():
-            assert (a.float() - b.float()).abs().max() <= tolerance * b.float().abs().max()
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)

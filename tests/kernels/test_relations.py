@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 import torch
+from kernels.agreement import agree
 from torch import Tensor
 
 from spacelang.backends.torch import losses
@@ -32,13 +33,6 @@ def gradients(
     return [loss.detach(), *torch.autograd.grad(loss, free)]
 
 
-def agree(found: list[Tensor], wanted: list[Tensor], tolerance: float) -> None:
-    for a, b in zip(found, wanted, strict=True):
-        assert a.shape == b.shape
-        if b.numel():
-            assert (a.float() - b.float()).abs().max() <= tolerance * b.float().abs().max()
-
-
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize(
     ("batch", "tokens", "channels", "given", "heads"),
@@ -58,7 +52,7 @@ def test_it_is_the_loss(
         assert all(part.abs().max() < 1e-6 for part in (*found, *wanted))
         return
     agree(found[:1], wanted[:1], 1e-5)  # in float32 whatever its operands are
-    agree(found[1:], wanted[1:], TOLERANCE[dtype])
+    agree(found[1:], wanted[1:], TOLERANCE[dtype], exact=True)
 
 
 def test_golden_values_of_the_published_loss() -> None:
@@ -96,7 +90,7 @@ def test_small_gradients_are_not_lost() -> None:
 
     wanted = gradients(small, student, teacher)
     found = gradients(small, [part.half() for part in student], teacher)
-    agree(found[1:], wanted[1:], 0.1)  # what float16 can say of them at the end
+    agree(found[1:], wanted[1:], 0.1, exact=True)  # what float16 can say of them at the end
 
 
 def test_no_image() -> None:
@@ -110,7 +104,7 @@ def test_what_the_kernel_cannot_take_goes_to_the_reference() -> None:
     with pytest.warns(NotFused, match="float64") as told:
         found = gradients(relations, *double, 1)
     assert len(told) == 1  # of forward and backward together
-    agree(found, gradients(losses.relations, student, teacher, 1), 1e-5)
+    agree(found, gradients(losses.relations, student, teacher, 1), 1e-5, exact=True)
     learning = [part.clone().requires_grad_() for part in teacher]
     with pytest.warns(NotFused, match="gradient for a teacher"):
         loss = relations(student, learning)

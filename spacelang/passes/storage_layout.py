@@ -1,0 +1,428 @@
+"""Laying out storage: views and stored sizes as the rules of `weights { }` and of passes say.
+
+Every factor of a parameter whose size a decision sets needs a storage rule. The rule of a tensor
+beats that of a decision; then more labels, then more fixed indices, then the later line.
+
+    entangle           leading entries of the factor
+    entangle(centre)   entries around its middle
+    entangle(corner)   entries through an index table: square, corner, band, or a plug-in's
+    entangle(flat)     a tensor of one axis: one prefix of all its factors
+    separate           a storage for each candidate
+    store(256)         a decision: leading entries of a storage wider than any candidate
+
+A read along an axis that `concat` joined goes to the places of its parts (`analysis/parts.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from math import prod
+
+from spacelang.analysis.parts import Chain, Parts, Terms
+from spacelang.diagnostics import Report, error
+from spacelang.ir.block import Block
+from spacelang.ir.condition import Condition
+from spacelang.ir.dim import Dim, Symbol
+from spacelang.ir.dim import Value as DecisionValue
+from spacelang.ir.gather import refused
+from spacelang.ir.graph import Graph, Instance, conditions
+from spacelang.ir.node import Node
+from spacelang.ir.param import ZERO, Gather, Param, Slice, View
+from spacelang.ir.prove import Proved, at_most, whole
+from spacelang.ir.rule import StorageRule
+from spacelang.ir.storage import bank_of, check_bank, largest
+from spacelang.passes.sharing import Rules, placed, start_of, table_of
+
+Change = tuple[tuple[StorageRule | None, ...], ...]
+Joined = dict[tuple[int, str, int, int], Gather]
+"""What reads a factor (node, role, axis, factor) along an axis that `concat` joined."""
+Use = tuple[tuple[Condition, ...], tuple[tuple[Dim, ...], ...]]  # guards, and what is read
+
+
+def lay_out(graph: Graph) -> Graph:
+    """The graph with every view and the stored sizes as its rules say (SP401, SP403, SP404,
+    SP504)."""
+    report = Report()
+    rules = Rules(graph, report)
+    stored = {path: n for path in graph.decisions if (n := rules.stored(path)) is not None}
+    if [*stored.items()] != [*graph.stored.items()]:
+        graph = graph.restated(("_walk", "decisions"), stored=stored)
+    _ = graph.storages  # SP402, SP507
+    writer = _Writer(graph, rules, report)
+    name = writer.visit(graph.top)
+    rules.check_used()
+    report.check()
+    if not writer.changed:
+        return graph
+    blocks = {n: b for n, b in writer.blocks.items() if n != name}
+    return graph.restated(("decisions",), root=writer.blocks[name], blocks=blocks)
+
+
+@dataclass
+class _Writer:
+    """Rewrites blocks bottom up; uses of one block that need different views get a block each."""
+
+    graph: Graph
+    rules: Rules
+    report: Report
+
+    def __post_init__(self) -> None:
+        self.blocks: dict[str, Block] = {}
+        self.made: dict[object, str] = {}
+        self.plain: dict[str, str] = {}
+        self.changed = False
+        self.parts = Parts(self.graph)
+        self.asked: dict[Chain, dict[Symbol, Dim]] = {}
+        self.uses: dict[str, list[Use]] = {}
+        self.shared: set[str] = set()
+        if any(rule.kind == "separate" for rule in self.graph.rules):
+            for place in self.graph.places():
+                for view in place.node.params.values():
+                    path = place.instance.param(view.param)
+                    absolute = place.instance.absolute
+                    lengths = tuple(tuple(map(absolute, axis)) for axis in view.lengths)
+                    self.uses.setdefault(path, []).append((place.guards, lengths))
+
+    def visit(self, instance: Instance, chain: Chain = ()) -> str:
+        """The name of the block that this use calls after the rewriting."""
+        name = self.plain.get(instance.block.name)
+        if name is None:
+            name = self._visited(instance, chain)
+            if not self.rules.rules and self._fixed(instance.block):
+                self.plain[instance.block.name] = name
+        return name
+
+    def _fixed(self, block: Block) -> bool:
+        """Whether all that a block and what it calls read is of one size and no bank's: without
+        rules all uses are then alike."""
+        return not any(param.bank for param in block.params) and all(
+            node.call.block in self.plain
+            if node.call is not None
+            else all(
+                n.constant is not None for v in node.params.values() for a in v.lengths for n in a
+            )
+            for node in block.everywhere()
+        )
+
+    def _visited(self, instance: Instance, chain: Chain) -> str:
+        block = instance.block
+        levels = list(_everywhere(instance, block))
+        callees = {
+            node.id: self.visit(
+                here.enter(node.call, self.graph.blocks[node.call.block]), (*chain, node.id)
+            )
+            for here, node in levels
+            if node.call is not None
+        }
+        terms = Terms(self.parts, chain, instance)
+        bound = {
+            node: {
+                symbol.name: size if (found := terms.size(size)) is None else found
+                for symbol, size in asked.items()
+            }
+            for node in callees
+            if (asked := self.asked.pop((*chain, node), None))
+        }
+        joined: Joined = {}
+        changes: dict[str, Change] = {}
+        for here, node in levels:
+            for role, view in node.params.items():
+                change = self._change(here, block.param[view.param], view)
+                found = self._joined(terms, node, role, change)
+                joined.update(found)
+                if found or _matters(change, view, block.param[view.param]):
+                    changes[view.param] = change
+        centres = ((p, str(self._centres(instance, block.param[p], c))) for p, c in changes.items())
+        key = (
+            block.name,
+            tuple(sorted(callees.items())),
+            tuple(sorted((p, str(c)) for p, c in changes.items())),
+            tuple(sorted(centres)),
+            tuple(joined.items()),
+            tuple((node, tuple(sizes.items())) for node, sizes in bound.items()),
+            tuple(terms.asked),
+        )
+        if terms.asked:
+            self.asked[chain] = terms.asked
+        if key in self.made:
+            return self.made[key]
+        name = block.name
+        count = 2
+        while name in self.blocks:
+            name, count = f"{block.name}.{count}", count + 1
+        self.made[key] = name
+        if (
+            changes
+            or bound
+            or name != block.name
+            or any(
+                callees[node.id] != node.call.block
+                for node in block.everywhere()
+                if node.call is not None
+            )
+        ):
+            self.changed = True
+            block = replace(block, sizes=(*block.sizes, *terms.asked))
+            block = self._rewritten(instance, block, name, callees, bound, changes, joined)
+        self.blocks[name] = block
+        return name
+
+    def _change(self, instance: Instance, param: Param, view: View) -> Change:
+        """The rule of each factor of a parameter, None where no decision sizes it."""
+        path = instance.param(param.path)
+        own = self.rules.of_tensor(path)
+        stored = self.graph.storages[path].shape
+        touched = False
+        axes: list[tuple[StorageRule | None, ...]] = []
+        for a, axis in enumerate(view.lengths):
+            factors: list[StorageRule | None] = []
+            for f, length in enumerate(axis):
+                symbols = [s for s in instance.absolute(length).symbols if len(s.points) > 1]
+                if symbols:
+                    rule = self._rule(own, symbols, param, path)
+                else:
+                    rule = self._rule_of_case(own, instance, length, stored[a][f])
+                    self._check_case(own, path, (a, f), param)
+                touched = touched or bool(symbols) or rule is not None
+                factors.append(rule)
+            axes.append(tuple(factors))
+        if own is not None and not touched:
+            self.report.add(error("SP403", f"no decision sizes {path}", own.span))
+        flat = next((r for a in axes for r in a if r is not None and r.argument == "flat"), None)
+        if flat is not None and len(axes) > 1:
+            headline = f"{path} has {len(axes)} axes; only a tensor of one axis is stored flat"
+            self.report.add(error("SP403", headline, flat.span))
+        return tuple(axes)
+
+    def _rule_of_case(
+        self, own: StorageRule | None, instance: Instance, length: Dim, stored: int
+    ) -> StorageRule | None:
+        """The rule of a factor that is a number here because its decision is taken.
+
+        Where a number had to be known, every value has an alternative under its condition.
+        """
+        if length == stored:
+            return None
+        taken = {s.name for guard in instance.guards for s in guard.symbols}
+        rules = (own,) if own is not None else map(self.rules.of_decision, sorted(taken))
+        return next((r for r in rules if placed(r)), None) if taken else None
+
+    def _check_case(
+        self, own: StorageRule | None, path: str, factor: tuple[int, int], param: Param
+    ) -> None:
+        """SP403 where `separate` would have to give the alternatives for the values of a decision
+        tensors of their own: they read one, by its label."""
+        uses = self.uses.get(path, [])
+        if len(uses) < 2 or path in self.shared:
+            return
+        taken = [_taken(guards) for guards, _ in uses]
+        lengths = [lengths[factor[0]][factor[1]] for _, lengths in uses]
+        for name in sorted(frozenset(taken[0]).intersection(*taken)):
+            rule = own or self.rules.of_decision(name)
+            by_value: dict[DecisionValue, set[Dim]] = {}
+            for values, length in zip(taken, lengths, strict=True):
+                by_value.setdefault(values[name], set()).add(length)
+            sizes = not all(each == next(iter(by_value.values())) for each in by_value.values())
+            if rule is not None and rule.kind == "separate" and sizes:
+                self.shared.add(path)
+                headline = f"{path} cannot be separate for the values of {name}"
+                self.report.add(
+                    error("SP403", headline, rule.span)
+                    .also(param.span, "this parameter")
+                    .note(f"there are alternatives for the values of {name}, which share {path}")
+                    .hint(f"weights {{ {name}: entangle }}, or a label for each alternative")
+                )  # fmt: skip
+
+    def _rule(
+        self, own: StorageRule | None, symbols: list[Symbol], param: Param, path: str
+    ) -> StorageRule | None:
+        if not symbols:
+            return None
+        if own is not None:
+            return own
+        found = {s.name: self.rules.of_decision(s.name) for s in symbols}
+        missing = sorted(name for name, rule in found.items() if rule is None)
+        if missing:
+            hint = f"weights {{ {missing[0]}: entangle }} shares leading slices"
+            self.report.add(
+                error(
+                    "SP401", f"no storage rule for {missing[0]}", param.span, f"it sizes {path}"
+                ).hint(f"{hint}, `separate` shares nothing")
+            )
+            return None
+        rules = [r for r in found.values() if r is not None]
+        slicing = [r for r in rules if r.kind != "store"]
+        kinds = {(r.kind, r.argument) for r in slicing}
+        if len(kinds) > 1 or (("separate", "") in kinds and len(slicing) < len(rules)):
+            headline = f"{' and '.join(sorted(found))} size one factor of {path} by different rules"
+            self.report.add(error("SP404", headline, rules[-1].span).also(rules[0].span))
+        return (slicing or rules)[0]
+
+    def _joined(self, terms: Terms, node: Node, role: str, change: Change) -> Joined:
+        """Gathers for the factors of leading entries that lie along a joined axis."""
+        stored = self.graph.storages[terms.instance.param(node.params[role].param)].shape
+        joined: Joined = {}
+        for a, rules in enumerate(change):
+            for f, rule in enumerate(rules):
+                if rule is None or not _leading(rule) or _is(change, "flat"):
+                    continue
+                parts = self.parts.of((terms.chain, node.id, role, a, f))
+                if sum(largest(part, self.graph.stored) for part in parts) <= stored[a][f]:
+                    found = terms.view(parts, self.graph.stored)
+                    if found is not None:
+                        joined[node.id, role, a, f] = found
+        return joined
+
+    def _centres(self, instance: Instance, param: Param, change: Change) -> tuple[int, ...]:
+        """The stored sizes on which what is read depends."""
+        if not any(placed(r) for axis in change for r in axis):
+            return ()
+        return tuple(
+            n for axis in self.graph.storages[instance.param(param.path)].shape for n in axis
+        )
+
+    def _rewritten(
+        self,
+        instance: Instance,
+        block: Block,
+        name: str,
+        callees: Mapping[int, str],
+        bound: Mapping[int, Mapping[str, Dim]],
+        changes: Mapping[str, Change],
+        joined: Joined,
+    ) -> Block:
+        def view(node: Node, role: str, old: View) -> View:
+            change = changes.get(old.param)
+            if change is None:
+                return old
+            made = self._view(instance, block, old, change)
+            index = tuple(
+                tuple(joined.get((node.id, role, a, f), part) for f, part in enumerate(axis))
+                for a, axis in enumerate(made.index)
+            )
+            return View(old.param, index)
+
+        def rewrite(node: Node) -> Node:
+            call = node.call
+            if call is not None:
+                sizes = {**call.sizes, **bound.get(node.id, {})}
+                call = replace(call, block=callees[node.id], sizes=sizes)
+            return replace(
+                node,
+                call=call,
+                params={role: view(node, role, old) for role, old in node.params.items()},
+                regions=tuple(
+                    replace(r, nodes=tuple(rewrite(n) for n in r.nodes)) for r in node.regions
+                ),
+            )
+
+        params = tuple(
+            p if p.path not in changes else self._param(instance, p, changes[p.path])
+            for p in block.params
+        )
+        return replace(
+            block, name=name, nodes=tuple(rewrite(n) for n in block.nodes), params=params
+        )
+
+    def _view(self, instance: Instance, block: Block, old: View, change: Change) -> View:
+        if _is(change, "flat"):
+            return View(old.param, ((Slice(ZERO, _total(old.lengths)),),))
+        stored = self.graph.storages[instance.param(old.param)].shape
+        index = tuple(
+            tuple(
+                part
+                if rule is None
+                else self._part(instance, block.param[old.param], part.length, stored[a][f], rule)
+                for f, (part, rule) in enumerate(zip(parts, rules, strict=True))
+            )
+            for a, (parts, rules) in enumerate(zip(old.index, change, strict=True))
+        )
+        return View(old.param, index)
+
+    def _part(
+        self, instance: Instance, param: Param, length: Dim, stored: int, rule: StorageRule
+    ) -> Slice | Gather:
+        """What a rule reads of a factor: at whole numbers, and inside of the storage (SP302)."""
+        table, start_at = table_of(rule), start_of(rule)
+        path = instance.param(param.path)
+        if table:
+            part = Gather(table, (Dim.of(stored),), length)
+            wrong = refused(replace(part, length=instance.absolute(length)), (), stored)
+            if wrong:
+                found = error("SP302", f"{table} does not fit {path}: {wrong}", rule.span)
+                self.report.add(found.also(param.span, "this parameter"))
+            return part
+        if start_at is None:
+            return Slice(ZERO, length)
+        start = start_at(length, stored)
+        here = instance.absolute(start)
+        end = here + instance.absolute(length)
+        inside = (whole(here), at_most(0, here), at_most(end, stored))
+        if not all(isinstance(verdict, Proved) for verdict in inside):
+            self.report.add(
+                error("SP302", f"{rule.kind} starts a slice of {path} at {here}", rule.span)
+                .also(param.span, "this parameter")
+                .note(f"it is stored with {stored} entries")
+                .hint("a centred slice leaves as much on both sides: choose all odd, or all even")
+            )
+        return Slice(start, length)
+
+    def _param(self, instance: Instance, param: Param, change: Change) -> Param:
+        if _is(change, "flat"):
+            return replace(param, shape=((_total(param.shape),),))
+        bank = {
+            s.name
+            for axis, rules in zip(param.shape, change, strict=True)
+            for size, rule in zip(axis, rules, strict=True)
+            if rule is not None and rule.kind == "separate"
+            for s in size.symbols
+            if len(s.points) > 1
+        }
+        kept = [name for name in param.bank if name in bank]  # stored weights go by this order
+        made = replace(param, bank=(*kept, *sorted(bank.difference(kept))))
+        check_bank(instance.param(param.path), made, bank_of(instance, made))
+        return made
+
+
+def _taken(guards: tuple[Condition, ...]) -> dict[str, DecisionValue]:
+    """The decisions of which guards leave one value."""
+    found: dict[str, tuple[DecisionValue, ...]] = {}
+    for guard in guards:
+        if len(guard.symbols) == 1:
+            (symbol,) = guard.symbols
+            left = found.get(symbol.name, symbol.values)
+            found[symbol.name] = tuple(v for v in left if guard.at({symbol.name: v}))
+    return {name: left[0] for name, left in found.items() if len(left) == 1}
+
+
+def _matters(change: Change, view: View, param: Param) -> bool:
+    """Whether rules ask for anything else than a view and its parameter have."""
+    if param.bank or _is(change, "flat") or _is(change, "separate"):
+        return True
+    return any(
+        rule is not None and (placed(rule) or part != Slice(ZERO, part.length))
+        for parts, rules in zip(view.index, change, strict=True)
+        for part, rule in zip(parts, rules, strict=True)
+    )
+
+
+def _leading(rule: StorageRule) -> bool:
+    """Whether a rule reads the first entries."""
+    return not placed(rule) and rule.kind != "separate"
+
+
+def _everywhere(instance: Instance, level: Block) -> Iterator[tuple[Instance, Node]]:
+    """The nodes of a level and of its regions, each under the conditions of its region."""
+    for node in level.nodes:
+        yield instance, node
+        for region, condition in zip(node.regions, conditions(node), strict=True):
+            yield from _everywhere(instance.under(instance.condition(condition)), region)
+
+
+def _is(change: Change, word: str) -> bool:
+    return any(r is not None and word in (r.kind, r.argument) for axis in change for r in axis)
+
+
+def _total(shape: tuple[tuple[Dim, ...], ...]) -> Dim:
+    return prod((n for axis in shape for n in axis), start=Dim.of(1))
