@@ -122,6 +122,8 @@ class Symbols:
                     self._named(level, names[-1], "file", node)
                 case tree.Input(name):
                     self._named(level, name, "name", node)
+                case tree.Choose(given=[name, *_]):
+                    self._named(level, name, "decision", node)
                 case tree.Choose(target):
                     hop = target.hops[-1]
                     place = self._word(hop.name, hop.span.start, hop.span.end)

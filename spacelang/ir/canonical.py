@@ -7,7 +7,7 @@ blocks is called are not part of it; paths, labels and the order of decisions ar
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import count
 
@@ -21,11 +21,13 @@ from spacelang.ir.node import Call, Node, Value
 from spacelang.ir.op import ops
 from spacelang.ir.sizes import plain_sizes
 from spacelang.ir.text import block_text
+from spacelang.ir.tidy import fixed, plain_regions, tidy
 
 
 def canonical(graph: Graph) -> Graph:
     """The canonical form; blocks that nobody calls are not in it."""
-    work = _Canonical(plain_sizes(graph))
+    graph = plain_sizes(fixed(plain_regions(graph)))
+    work = _Canonical(graph)
     root = work.form(graph.root, graph.name, labels=True)[0]
     outputs = (replace(o, value=v) for o, v in zip(graph.outputs, root.outputs, strict=True))
     # A conjunction is the same limits as its parts.
@@ -39,7 +41,7 @@ def merged(graph: Graph) -> Graph:
 
     Sizes that nothing reads are gone; the rest of each block is as it was.
     """
-    graph = plain_sizes(graph)
+    graph = plain_sizes(plain_regions(graph))
     work = _Canonical(graph)
     work.form(graph.root, graph.name, labels=True)
     first: dict[str, str] = {}
@@ -102,8 +104,8 @@ class _Canonical:
 
     def form(self, block: Block, name: str, labels: bool) -> tuple[Block, Mapping[str, str]]:
         """The form of a block whose callees have theirs, and the new names of its sizes."""
-        tidy = _tidy(_named_once(block))
-        calling = replace(tidy, nodes=tuple(self._calling(node, labels) for node in tidy.nodes))
+        ordered = tidy(_named_once(block))
+        calling = replace(ordered, nodes=tuple(self._calling(n, labels) for n in ordered.nodes))
         ids = count()
         made = _numbered(calling, ids)
         known = {param.path: param for param in block.params}
@@ -192,67 +194,6 @@ def _nameless(node: Node) -> bool:
         return False
     definition = ops().get(node.op)
     return definition is None or "table" not in definition.traits
-
-
-# The order of nodes.
-
-
-def _tidy(level: Block) -> Block:
-    """A level whose nodes stand as its outputs need them; what nobody needs is last."""
-    nodes = {node.id: _with_tidy_regions(node) for node in level.nodes}
-    done: dict[int, None] = {node.id: None for node in level.nodes if node.op == "input"}
-    read = {value.node for node in level.nodes for value in node.operands}
-    unread = (id for id in nodes if id not in read)
-    for first in (*(value.node for value in level.outputs), *unread):
-        waiting = [first]
-        while waiting:
-            here = waiting[-1]
-            needed = [v.node for v in nodes[here].operands if v.node not in done]
-            if here in done or not needed:
-                done[waiting.pop()] = None
-            else:
-                waiting.append(needed[0])
-    return replace(level, nodes=tuple(nodes[id] for id in done))
-
-
-def _with_tidy_regions(node: Node) -> Node:
-    """A node that hands its regions each value once, in the order in which they read them.
-
-    The fallbacks of a guard stay in front.
-    """
-    if not node.regions:
-        return node
-    regions = [_tidy(region) for region in node.regions]
-    first = [node.operands.index(value) for value in node.operands]
-    fallbacks = range(len(node.types)) if node.op == "guard" else ()
-    order = list(dict.fromkeys([*fallbacks, *(first[p] for r in regions for p in _read(r))]))
-    return replace(
-        node,
-        operands=tuple(node.operands[p] for p in order),
-        regions=tuple(_taking(region, first, order) for region in regions),
-    )
-
-
-def _read(region: Block) -> Iterator[int]:
-    """The positions of the inputs that a region reads, in its order."""
-    inputs = {Value(node.id): position for position, node in enumerate(region.inputs)}
-    for values in (*(node.operands for node in region.nodes), region.outputs):
-        yield from (inputs[value] for value in values if value in inputs)
-
-
-def _taking(region: Block, first: Sequence[int], order: Sequence[int]) -> Block:
-    """A region whose inputs are those at some positions; one that repeats another is that other."""
-    inputs = region.inputs
-    seen = {Value(old.id): Value(inputs[first[p]].id) for p, old in enumerate(inputs)}
-    body = (node for node in region.nodes if node.op != "input")
-    return replace(
-        region,
-        nodes=(
-            *(inputs[position] for position in order),
-            *(replace(n, operands=tuple(seen.get(v, v) for v in n.operands)) for n in body),
-        ),
-        outputs=tuple(seen.get(v, v) for v in region.outputs),
-    )
 
 
 def _numbered(level: Block, ids: Iterator[int]) -> Block:

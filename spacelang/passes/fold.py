@@ -174,7 +174,8 @@ def _before(body: Body, owner: Block, x: Value, norm: Node, product: Node) -> Va
 def _applied(
     body: Body, x: Value, product: Node, weight: Value, bias: Value, label: str, type: TensorType
 ) -> Value:
-    options = {k: v for k, v in product.attributes.items() if k not in ("given", "bias")}
+    options = {**product.attributes, "bias": True}  # as the front end says of an operand
+    options.pop("given", None)
     operands, given = [x, weight, bias], ("weight", "bias")
     made = body.one(product.op, operands, options, label, product.span, given)
     body.nodes[-1] = replace(body.nodes[-1], types=(type,))

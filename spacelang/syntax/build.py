@@ -61,6 +61,13 @@ def _given(children: Children) -> tuple[Any, ...]:
     return tuple(child for child in children if child is not None)
 
 
+def _let(names: tuple[str, ...], value: Any, span: Span) -> Any:
+    """`let n = 4`, or a decision under a name: `let first = choose a.width in {8, 16}`."""
+    if isinstance(value, tree.Choose):
+        return tree.Choose(value.target, value.domain, value.hull, names, span=span)
+    return tree.Let(names, value, span=span)
+
+
 def _text(token: Any) -> str | None:
     return None if token is None else token.text
 
@@ -120,7 +127,7 @@ ROWS: Mapping[str, Callable[[Children, Span], Any]] = {
     "body": lambda c, s: tree.Body(tuple(c), span=s),
     "input": lambda c, s: tree.Input(c[0].text, c[1], c[2], span=s),
     "output": lambda c, s: tree.Output(_text(c[0]), c[1], span=s),
-    "let": lambda c, s: tree.Let(c[0], c[1], span=s),
+    "let": lambda c, s: _let(c[0], c[1], s),
     "assign": lambda c, s: tree.Assign(c[0], tuple(c[1:]), span=s),
     "choose": lambda c, s: tree.Choose(c[0], c[1], c[2], span=s),
     "draw": lambda c, s: tree.Draw(c[0], c[1], span=s),

@@ -96,6 +96,8 @@ def target(path: tree.Path, frame: Frame, scope: Scope) -> str:
 
 def choose(statement: tree.Choose, frame: Frame, scope: Scope) -> None:
     """`choose name[i] in domain within hull`: declares `name[i]` and binds `name`."""
+    if len(statement.given) > 1:
+        raise SpaceError(error("SP209", "a decision is one value, not several", statement.span))
     path = target(statement.target, frame, scope)
     if isinstance(statement.domain, tree.Draw):
         value: Thing = _draw(statement, statement.domain, path, frame, scope)

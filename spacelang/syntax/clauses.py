@@ -74,7 +74,8 @@ def _choose(p: Statements, n: tree.Choose, level: int) -> Doc:
         domain = concat(p.expr(n.domain.count, level, SUM), " of ", p.expr(n.domain.source, level))
     else:
         domain = p.expr(n.domain, level)
-    parts = [concat("choose ", p.path(n.target, level), " in ", domain)]
+    head = f"let {', '.join(n.given)} = choose " if n.given else "choose "
+    parts = [concat(head, p.path(n.target, level), " in ", domain)]
     if n.hull is not None:
         parts.append(concat("within ", p.expr(n.hull, level)))
     return Indent(Fill(tuple(parts)))

@@ -279,20 +279,23 @@ class Draw(Tree):
 
 
 class Choose(Tree):
-    """`choose target in domain [within hull]`; it binds the last name of the target."""
+    """`[let given =] choose target in domain [within hull]`; it binds the given name, else the last
+    of the target."""
 
     target: Path
     domain: Expr | Draw
     hull: Expr | None = None
+    given: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
-        return self.target.hops[-1].name
+        return self.given[0] if self.given else self.target.hops[-1].name
 
     @property
     def plain(self) -> bool:
-        """Whether the target is one name without an index."""
-        return len(self.target.hops) == 1 and not self.target.hops[0].indices
+        """Whether its name keeps its value: one that is given, or all of a target without index."""
+        only = len(self.target.hops) == 1 and not self.target.hops[0].indices
+        return only or bool(self.given)
 
 
 class For(Tree):

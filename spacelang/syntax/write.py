@@ -23,9 +23,8 @@ from spacelang.syntax.scope import Library
 from spacelang.syntax.session import Session
 from spacelang.syntax.spaces import elaborate
 from spacelang.syntax.values import SpaceValue
-from spacelang.syntax.write_blocks import Blocks, decided
-from spacelang.syntax.write_loops import rolled
-from spacelang.syntax.write_nodes import Body, Where
+from spacelang.syntax.write_blocks import Blocks, stated
+from spacelang.syntax.write_nodes import Body
 from spacelang.syntax.write_rest import sections
 from spacelang.syntax.write_sizes import Sizes
 from spacelang.syntax.write_values import INDENT, NAME, Names, cannot, reserved
@@ -69,13 +68,16 @@ def _lines(graph: Graph) -> Iterator[str]:
 def _root(graph: Graph, blocks: Blocks) -> Iterator[str]:
     """The inputs, statements and outputs of the network's own block."""
     block = graph.root
-    sizes = Sizes(block, Names(blocks.names.taken))
-    body = blocks.body(block, sizes)
-    for node in block.inputs:
-        yield _input(node, body)
-    lines = list(body.lines(block, Where()))
-    yield from rolled(lines, body.names.free, body.present())
-    decided(body)
+    inputs: list[str] = []
+
+    def start() -> tuple[Sizes, Body]:
+        sizes = Sizes(block, Names(blocks.names.taken))
+        body = blocks.body(block, sizes)
+        inputs[:] = [_input(node, body) for node in block.inputs]
+        return sizes, body
+
+    _, body, lines = stated(block, start, set())
+    yield from (*inputs, *lines)
     for output, text in zip(graph.outputs, body.result(block), strict=True):
         yield _output(output, text)
 

@@ -10,7 +10,7 @@ from spacelang.ir.dim import Dim, Symbol
 from spacelang.ir.node import Call, Node, TensorType, Value
 from spacelang.ir.op import ops
 from spacelang.syntax.write_ops import ARITHMETIC, OpWriter
-from spacelang.syntax.write_values import Speller, cannot
+from spacelang.syntax.write_values import Speller, cannot, misplaced
 from spacelang.syntax.write_values import label as written_label
 
 _HERE = "_here_"
@@ -102,7 +102,7 @@ class Expressions:
             return "_"
         if prefix:
             if not path.startswith(prefix + "."):
-                raise cannot(f"the label {path}", f"it stands inside of {prefix}", node.span)
+                raise misplaced(f"the label {path}", f"it stands inside of {prefix}", node.span)
             path = path[len(prefix) + 1 :]
         return written_label(path, node.span)
 

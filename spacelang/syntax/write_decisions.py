@@ -5,7 +5,7 @@ A path is decided where its alternatives stand, unless something else reads it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import replace
 from fractions import Fraction
 from itertools import groupby
@@ -18,7 +18,15 @@ from spacelang.ir.graph import conditions
 from spacelang.ir.mentions import of_node
 from spacelang.ir.node import Call, Node
 from spacelang.syntax.write_calls import Callee, Expressions
-from spacelang.syntax.write_values import INDENT, Names, Speller, candidate, cannot, reserved
+from spacelang.syntax.write_values import (
+    INDENT,
+    Names,
+    Speller,
+    candidate,
+    cannot,
+    misplaced,
+    reserved,
+)
 
 
 class Decided(Expressions):
@@ -89,21 +97,40 @@ class Decided(Expressions):
             default=0,
         )
         early, self.waiting = self.waiting[:count], self.waiting[count:]
-        for choice in early:
-            if choice.path in self.chosen:
-                self.chosen.discard(choice.path)
-                owners = (n for n in self.block.everywhere() if n.label == choice.path)
-                self.by_path -= {n.id for n in owners}
+        yield from self._taken(early, live, prefix)
+
+    def before(self, count: int) -> Iterator[str]:
+        """So many of the decisions that have not had their turn, before anything else."""
+        early, self.waiting = self.waiting[:count], self.waiting[count:]
+        yield from self._taken(early, TRUE, "")
+
+    def skip(self, taken: Container[str]) -> None:
+        """Leave out decisions that have been taken before the block begins."""
+        self._apart(choice.path for choice in self.waiting if choice.path in taken)
+        self.waiting = [choice for choice in self.waiting if choice.path not in taken]
+
+    def _apart(self, paths: Iterable[str]) -> None:
+        """Paths that are decided apart from their alternatives."""
+        gone = self.chosen & set(paths)
+        self.chosen -= gone
+        self.by_path -= {n.id for n in self.block.everywhere() if n.label in gone}
+
+    def _taken(self, early: Iterable[Choice], live: Condition, prefix: str) -> Iterator[str]:
+        """Decisions in their order, each under the conditions that hang on it beside `live`."""
+        early = list(early)
+        self._apart(choice.path for choice in early)
+        known = set(_parts(live))
         for deeper, group in groupby(early, key=lambda choice: choice.live):
-            lines = [line for choice in group for line in self.decide(choice, prefix)]
-            if deeper == live:
-                yield from lines
-                continue
+            choices = list(group)
+            if live != TRUE and not known <= set(_parts(deeper)):
+                first = choices[0]
+                raise misplaced(f"the decision {first.path}", "its turn is before", first.span)
+            lines = [line for choice in choices for line in self.decide(choice, prefix)]
             # A condition is read inside of those that its own decisions hang on.
-            known = _parts(live)
-            for part in sorted((p for p in _parts(deeper) if p not in known), key=self._depth):
-                yield f"when {self.speller.condition(part)} {{"
-                lines = [*(INDENT + line for line in lines), "}"]
+            further = (p for p in _parts(deeper) if p not in known and deeper != TRUE)
+            for part in reversed(sorted(further, key=self._depth)):
+                head = f"when {self.speller.condition(part)} {{"
+                lines = [head, *(INDENT + line for line in lines), "}"]
             yield from lines
 
     def _depth(self, condition: Condition) -> int:
@@ -130,9 +157,8 @@ class Decided(Expressions):
             domain = f"{one_of}{{{', '.join(map(candidate, choice.values))}}}"
         hull = f" within {{{', '.join(map(candidate, choice.hull))}}}" if choice.hull else ""
         variable = self.variables[choice.path]
-        yield f"choose {path} in {domain}{hull}"
-        if variable != last:
-            yield f"let {variable} = {last}"
+        named = "" if variable == last else f"let {variable} = "
+        yield f"{named}choose {path} in {domain}{hull}"
         if choice.kind == "presence":
             yield f"for {self.names.free('turn')} in 0..<{variable} {{ }}"
 
@@ -141,7 +167,9 @@ class Decided(Expressions):
         path = choice.path
         if prefix:
             if not path.startswith(prefix + "."):
-                raise cannot(f"the decision {path}", f"it stands inside of {prefix}", choice.span)
+                raise misplaced(
+                    f"the decision {path}", f"it stands inside of {prefix}", choice.span
+                )
             path = path[len(prefix) + 1 :]
         hops = [hop.partition("[")[0] for hop in path.split(".")]
         if not all(hop.isidentifier() for hop in hops) or {hops[0], hops[-1]} & reserved():

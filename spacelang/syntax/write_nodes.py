@@ -19,7 +19,7 @@ from spacelang.syntax.operations import LISTS
 from spacelang.syntax.write_calls import Callee, Written
 from spacelang.syntax.write_decisions import Decided
 from spacelang.syntax.write_split import Split, alternatives, selected
-from spacelang.syntax.write_values import INDENT, Names, Speller, cannot, reserved
+from spacelang.syntax.write_values import INDENT, Names, Speller, cannot, misplaced, reserved
 
 LONGEST = 90
 """Of an expression that stands where it is read."""
@@ -237,7 +237,9 @@ class Body(Decided):
         """`choose op { k3: .. k5 { .. } }`, which declares its decision."""
         choice = next(c for c in self.block.decisions if c.path == node.label)
         if [first.path for first in self.waiting[:1]] != [choice.path]:
-            raise cannot(f"the decision {choice.path}", "it is taken in another order", node.span)
+            raise misplaced(
+                f"the decision {choice.path}", "it is taken in another order", node.span
+            )
         self.waiting.pop(0)
         lines = [f"choose {self.target(choice, where.prefix)} {{"]
         leaves = tuple(v for operand in node.operands for v in self.values[operand].leaves)

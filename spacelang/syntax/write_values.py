@@ -33,6 +33,15 @@ def cannot(what: str, why: str, span: Span = NOWHERE) -> SpaceError:
     return SpaceError(error("SP605", f"{what} cannot be written as a .space text", span).note(why))
 
 
+class Misplaced(SpaceError):
+    """What cannot stand where its decisions stand in their turn; it may if they all stand first."""
+
+
+def misplaced(what: str, why: str, span: Span = NOWHERE) -> Misplaced:
+    """The error for what has no text unless all decisions of its block stand before it."""
+    return Misplaced(cannot(what, why, span).diagnostics)
+
+
 @cache
 def reserved() -> frozenset[str]:
     """The words that are no names in a text."""
