@@ -280,7 +280,7 @@ def negate(condition: Condition) -> Condition:
 
 def conjunction(*conditions: Condition) -> Condition:
     """All of them; TRUE of none."""
-    kept = _flat(conditions, All)
+    kept = _absorbed(_flat(conditions, All), Any)
     if FALSE in kept or _contradictory(kept):
         return FALSE
     return kept[0] if len(kept) == 1 else All(kept)
@@ -288,7 +288,7 @@ def conjunction(*conditions: Condition) -> Condition:
 
 def disjunction(*conditions: Condition) -> Condition:
     """Some of them; FALSE of none."""
-    kept = _flat(conditions, Any)
+    kept = _absorbed(_flat(conditions, Any), All)
     if TRUE in kept or any(negate(condition) in kept for condition in kept):
         return TRUE
     return kept[0] if len(kept) == 1 else Any(kept)
@@ -301,6 +301,17 @@ def _flat(conditions: Iterable[Condition], kind: type[All] | type[Any]) -> tuple
         inner = condition.operands if isinstance(condition, kind) else (condition,)
         kept.update(dict.fromkeys(inner))
     return tuple(kept)
+
+
+def _absorbed(
+    conditions: tuple[Condition, ...], inner: type[All] | type[Any]
+) -> tuple[Condition, ...]:
+    """The operands without those that another one decides: `a or (a and b)` is `a`."""
+    if not any(isinstance(condition, inner) for condition in conditions):
+        return conditions
+    parts = [set(c.operands) if isinstance(c, inner) else {c} for c in conditions]
+    pairs = zip(conditions, parts, strict=True)
+    return tuple(c for c, here in pairs if not any(other < here for other in parts))
 
 
 def _contradictory(conditions: tuple[Condition, ...]) -> bool:

@@ -20,11 +20,17 @@ from spacelang.ir.dim import Dim, Symbol
 from spacelang.ir.graph import Graph, conditions
 from spacelang.ir.names import KEEP, Names, Replacement
 from spacelang.ir.node import Node, Value
+from spacelang.ir.uses import ROOT, with_blocks
 
 
 def plain_regions(graph: Graph) -> Graph:
     """The graph with its regions as plain as they can be."""
     return _each(graph, lambda block: _plain(_plain(block)))  # first what goes, then the order
+
+
+def without_dead(graph: Graph) -> Graph:
+    """The graph without results of regions that nothing reads; itself where there are none."""
+    return _each(graph, lambda block: _plain(block) if _dead(block) else block)
 
 
 def fixed(graph: Graph) -> Graph:
@@ -34,14 +40,13 @@ def fixed(graph: Graph) -> Graph:
 
 def _each(graph: Graph, change: Callable[[Block], Block]) -> Graph:
     """A graph with each block that has regions changed."""
-
-    def made(block: Block) -> Block:
-        return change(block) if any(node.regions for node in block.nodes) else block
-
-    root = made(graph.root)
-    outputs = (replace(o, value=v) for o, v in zip(graph.outputs, root.outputs, strict=True))
-    blocks = {name: made(block) for name, block in graph.blocks.items()}
-    return replace(graph, root=root, blocks=blocks, outputs=tuple(outputs))
+    old = {ROOT: graph.root, **graph.blocks}
+    new = {
+        name: change(block) if any(node.regions for node in block.nodes) else block
+        for name, block in old.items()
+    }
+    same = all(new[name] is block for name, block in old.items())
+    return graph if same else with_blocks(graph, new)
 
 
 # What conditions fix.
@@ -93,6 +98,16 @@ def _numbers(truth: Condition) -> Iterator[tuple[str, Dim]]:
 
 
 # Results.
+
+
+def _dead(level: Block) -> bool:
+    """Whether nothing reads some result of a region of a level."""
+    read = {value for node in level.nodes for value in node.operands} | {*level.outputs}
+    return any(
+        (not node.label and not read.issuperset(node.values)) or any(map(_dead, node.regions))
+        for node in level.nodes
+        if node.regions
+    )
 
 
 def _plain(block: Block) -> Block:

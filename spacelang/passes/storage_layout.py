@@ -32,6 +32,7 @@ from spacelang.ir.param import ZERO, Gather, Param, Slice, View
 from spacelang.ir.prove import Proved, at_most, whole
 from spacelang.ir.rule import StorageRule
 from spacelang.ir.storage import bank_of, check_bank, largest
+from spacelang.ir.tidy import without_dead
 from spacelang.passes.sharing import Rules, placed, start_of, table_of
 
 Change = tuple[tuple[StorageRule | None, ...], ...]
@@ -43,6 +44,7 @@ Use = tuple[tuple[Condition, ...], tuple[tuple[Dim, ...], ...]]  # guards, and w
 def lay_out(graph: Graph) -> Graph:
     """The graph with every view and the stored sizes as its rules say (SP401, SP403, SP404,
     SP504)."""
+    graph = without_dead(graph)
     report = Report()
     rules = Rules(graph, report)
     stored = {path: n for path in graph.decisions if (n := rules.stored(path)) is not None}
@@ -380,7 +382,14 @@ class _Writer:
             if len(s.points) > 1
         }
         kept = [name for name in param.bank if name in bank]  # stored weights go by this order
-        made = replace(param, bank=(*kept, *sorted(bank.difference(kept))))
+        order = {path: turn for turn, path in enumerate(self.graph.decisions)}
+
+        def turn(name: str) -> list[int]:
+            """Where the decisions that a name stands for come in the order of the network."""
+            one = replace(param, bank=(name,))
+            return sorted(order[symbol.name] for symbol in bank_of(instance, one))
+
+        made = replace(param, bank=(*kept, *sorted(bank.difference(kept), key=turn)))
         check_bank(instance.param(param.path), made, bank_of(instance, made))
         return made
 

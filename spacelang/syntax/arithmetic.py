@@ -150,7 +150,14 @@ def _logic(
     """`and`, `or`: the right side is read only where the left leaves it open."""
     if isinstance(left, bool) and left == (expr.operator == "or"):
         return left
-    right = condition(evaluate(expr.right, frame, scope), expr.right.span)
+    build = frame.builder
+    level = build.level
+    if not isinstance(left, bool):
+        build.open(left if expr.operator == "and" else negate(left))
+    try:
+        right = condition(evaluate(expr.right, frame, scope), expr.right.span)
+    finally:
+        build.level = level
     if isinstance(left, bool):
         return right
     if isinstance(right, bool):

@@ -251,7 +251,9 @@ class _Resolver:
             case tree.Unary(operator, operand):
                 return tree.Unary(operator, self.visit(operand), span=node.span)
             case tree.Either(value, truth, other):
-                parts = (self.visit(value), self.visit(truth), self.visit(other))
+                made = self.visit(truth)
+                holds = condition(evaluate(made, self.reader.frame, self.scope), truth.span)
+                parts = (self._where(holds, value), made, self._where(_opposite(holds), other))
                 return tree.Either(*parts, span=node.span)
             case tree.Range(start, stop, step, open_):
                 ends = self.visit(start), self.visit(stop)
@@ -264,6 +266,15 @@ class _Resolver:
                 return tree.Set(tuple(self.visit(i) for i in items), span=node.span)
             case _:
                 return node
+
+    def _where(self, holds: bool | Condition, node: tree.Expr) -> tree.Expr:
+        """One side of an `if`: what it reads has to be there where the side is taken."""
+        before, self.lives = self.lives, []
+        made = self.visit(node)
+        taken = TRUE if holds is True else FALSE if holds is False else holds
+        lives = (disjunction(negate(taken), live) for live in self.lives)
+        self.lives = [*before, *(live for live in lives if live != TRUE)]
+        return made
 
     def _call(self, name: str, node: tree.CallOf, arguments: Sequence[tree.Argument]) -> tree.Expr:
         """A function of matches: they are its list, those that are absent left out."""
@@ -311,6 +322,10 @@ def _known(truth: Condition, span: Span) -> None:
     free = next((s.name for s in truth.symbols if s.free and s.name not in FIGURES), None)
     if free is not None:
         raise SpaceError(error("SP209", f"{free} is any size, and limits nothing", span))
+
+
+def _opposite(truth: bool | Condition) -> bool | Condition:
+    return not truth if isinstance(truth, bool) else negate(truth)
 
 
 def _value(choice: Choice) -> Thing:

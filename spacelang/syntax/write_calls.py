@@ -32,13 +32,15 @@ class Callee:
 class Written:
     """The text of a value, and the values under names that it reads; a name reads itself.
 
-    `call` says that it is a call, which may begin a pipe or go on with one.
+    `call` says that it is a call, which may begin a pipe or go on with one; `form` that a label
+    behind it would not be that of its value.
     """
 
     text: str
     leaves: tuple[Value, ...]
     named: bool = False
     call: bool = False
+    form: bool = False
 
 
 class Expressions:
@@ -64,14 +66,15 @@ class Expressions:
         bare = node.op in ARITHMETIC or node.op in ("slice", "identity", "sum_of", "table")
         if bare:
             texts = _texts(operands)
-            found = (
-                texts[0] if node.op == "identity" else self.ops.op(node, texts, self._type(node))
-            )
+            if node.op == "identity":
+                found, form = texts[0], operands[0].form
+            else:
+                found, form = self.ops.op(node, texts, self._type(node)), node.op == "sum_of"
             if node.label:
                 # A form opens no scope, so the label stands on an entry of a list.
-                found = f"[{found}][0]" if node.op == "sum_of" else found
+                found = f"[{found}][0]" if form else found
                 found = f"({found}) as {self.label(node, prefix)}"
-            return Written(found, leaves)
+            return Written(found, leaves, form=not node.label and (form or _stored(node)))
         fixed = node.op in ops() and not next(iter(ops()[node.op].operands), "*").endswith("*")
         texts, first = _piped(operands) if fixed else (_texts(operands), "")
         found = self.ops.op(node, texts, self._type(node))
@@ -80,7 +83,7 @@ class Expressions:
             found = f"{first} |> {found.replace(f'{node.op}({_HERE})', f'{node.op}()', 1)}"
         if node.label or node.params:
             found += f" as {self.label(node, prefix)}"
-        return Written(found, leaves, call=True)
+        return Written(found, leaves, call=True, form=not node.label and _stored(node))
 
     def _type(self, node: Node) -> Callable[[], TensorType]:
         """The type of a node's first operand, when it is asked for."""
@@ -130,6 +133,11 @@ class Expressions:
         leaves = tuple(leaf for operand in operands for leaf in operand.leaves)
         text = f"{start}{callee.name}({given}) as {self.label(node, prefix)}"
         return Written(text, leaves, call=True)
+
+
+def _stored(node: Node) -> bool:
+    """Whether a label makes a buffer of what an op gives."""
+    return node.op in ops() and "table" in ops()[node.op].traits
 
 
 def _texts(operands: Sequence[Written]) -> list[str]:
