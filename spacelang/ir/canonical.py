@@ -17,6 +17,7 @@ from spacelang.ir.dim import Dim, Symbol
 from spacelang.ir.graph import Graph
 from spacelang.ir.mentions import mentions
 from spacelang.ir.names import Names, renamed
+from spacelang.ir.needs import plain_needs
 from spacelang.ir.node import Call, Node, Value
 from spacelang.ir.op import ops
 from spacelang.ir.sizes import plain_sizes
@@ -26,7 +27,7 @@ from spacelang.ir.tidy import fixed, plain_regions, tidy
 
 def canonical(graph: Graph) -> Graph:
     """The canonical form; blocks that nobody calls are not in it."""
-    graph = plain_sizes(fixed(plain_regions(graph)))
+    graph = plain_sizes(plain_needs(fixed(plain_regions(graph))))
     work = _Canonical(graph)
     root = work.form(graph.root, graph.name, labels=True)[0]
     outputs = (replace(o, value=v) for o, v in zip(graph.outputs, root.outputs, strict=True))
