@@ -70,16 +70,17 @@ def _unread(graph: Graph) -> Iterator[Diagnostic]:
 def _readers(graph: Graph) -> Mapping[str, list[Mention]]:
     """The sizes and conditions in which each decision stands, each once."""
     found: dict[str, dict[Mention, None]] = {}
-    seen: set[object] = set()
+    mentions: dict[int, list[Mention]] = {}
+    seen: set[tuple[int, int]] = set()
     for place in graph.places():
-        instance = place.instance
-        use = (id(place.node), instance.decide, *instance.sizes.items())
-        if use in seen:  # a use that decides the same, of the same sizes, mentions the same
+        instance, key = place.instance, id(place.node)
+        if key not in mentions:
+            mentions[key] = [m for m in dict.fromkeys(_mentions(place.node)) if m.symbols]
+        use = key, id(instance.binding)
+        if not mentions[key] or use in seen:  # uses of one binding mention the same
             continue
         seen.add(use)
-        for mention in dict.fromkeys(_mentions(place.node)):
-            if not mention.symbols:
-                continue
+        for mention in mentions[key]:
             absolute = (
                 instance.absolute(mention)
                 if isinstance(mention, Dim)

@@ -70,6 +70,35 @@ def plain_value(value: Value) -> Value:
     return value
 
 
+class Values(tuple[Value, ...]):
+    """The values of a decision. Symbols that differ in their names alone share one, and with it
+    what follows from the values."""
+
+    @staticmethod
+    def of(values: tuple[Value, ...]) -> Values:
+        """The values, numbers as fractions."""
+        return values if isinstance(values, Values) else Values(map(normal_value, values))
+
+    @cached_property
+    def kinds(self) -> tuple[bool, ...]:
+        """Which of them are booleans, which are equal to numbers."""
+        return tuple(isinstance(value, bool) for value in self)
+
+    @cached_property
+    def numeric(self) -> bool:
+        """Whether all are numbers."""
+        return all(map(is_numeric, self))
+
+    @cached_property
+    def points(self) -> tuple[Value, ...]:
+        """The distinct ones, the default first: numbers from the largest down, else as given."""
+        distinct = tuple(dict.fromkeys(self))
+        if self.numeric:
+            numbers = (value for value in distinct if isinstance(value, Fraction))
+            return tuple(plain_value(value) for value in sorted(numbers, reverse=True))
+        return tuple(plain_value(value) for value in distinct)
+
+
 @dataclass(frozen=True, eq=False)
 class Symbol:
     """A decision, or a size handed to a block by its caller.
@@ -83,47 +112,48 @@ class Symbol:
     rate: bool = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "values", tuple(normal_value(value) for value in self.values))
+        object.__setattr__(self, "values", Values.of(self.values))
 
-    @cached_property
-    def _key(self) -> tuple[str, tuple[Value, ...], tuple[bool, ...], bool]:
-        kinds = tuple(isinstance(value, bool) for value in self.values)
-        return self.name, self.values, kinds, self.rate
+    @property
+    def _domain(self) -> Values:
+        return Values.of(self.values)
 
     @cached_property
     def _hash(self) -> int:
-        return hash((self.name, self.values))
+        # Symbols of one name mostly are one; fractions are slow to hash.
+        return hash((self.name, len(self.values)))
 
     def __hash__(self) -> int:
         return self._hash
 
     def alike(self, other: Symbol) -> bool:
         """Whether they are the same but for their names."""
-        return self._key[1:] == other._key[1:]
+        a, b = self._domain, other._domain
+        return self.rate == other.rate and (a is b or (a == b and a.kinds == b.kinds))
 
     def __eq__(self, other: object) -> bool:
         if self is other:
             return True
-        return isinstance(other, Symbol) and self._hash == other._hash and self._key == other._key
+        return isinstance(other, Symbol) and self.name == other.name and self.alike(other)
+
+    def called(self, name: str) -> Symbol:
+        """The same under another name."""
+        return self if name == self.name else Symbol(name, self.values, self.rate)
 
     @property
     def free(self) -> bool:
         """Whether it stands for any positive whole number."""
         return not self.values
 
-    @cached_property
+    @property
     def numeric(self) -> bool:
         """Whether it may stand in a size."""
-        return all(is_numeric(value) for value in self.values)
+        return self._domain.numeric
 
-    @cached_property
+    @property
     def points(self) -> tuple[Value, ...]:
         """Its distinct values, the default first: numbers from the largest down, else as given."""
-        distinct = tuple(dict.fromkeys(self.values))
-        if self.numeric:
-            numbers = (value for value in distinct if isinstance(value, Fraction))
-            return tuple(plain_value(value) for value in sorted(numbers, reverse=True))
-        return tuple(plain_value(value) for value in distinct)
+        return self._domain.points
 
     @cached_property
     def symbols(self) -> frozenset[Symbol]:

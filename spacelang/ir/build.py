@@ -26,6 +26,7 @@ from spacelang.ir.op import Conflict, Infer, lookup, open_question, plainly, sho
 from spacelang.ir.options import complete
 from spacelang.ir.param import Param, View
 from spacelang.ir.prove import Refuted, Unsettled, equal, feasible
+from spacelang.ir.row import inferred
 
 Explain = Callable[[Diagnostic, Conflict, Sequence[Tensor]], Diagnostic]
 """Completes a diagnostic by what its conflict is about; the tensors are those whose sizes
@@ -158,22 +159,20 @@ class BlockBuilder:
             span,
             explain=lambda found, conflict: self.explain(found, conflict, operands),
         )
-        if definition.shape_row is None:
-            raise SpaceError(error("SP604", f"the op {op} has no shape row", span))
-        result = definition.shape_row(infer)
-        types = (result,) if isinstance(result, TensorType) else tuple(result)
+        found = inferred(definition, infer)
+        types = found.types
         known = {size for tensor in operands for size in tensor.shape}
         for size in dict.fromkeys(n for type in types for n in type.shape if n not in known):
             infer.need_some(size, f"a size of {op}")
-        if infer.params:
+        if found.params:
             prefix = join(prefix, self._unlabelled(prefix, op, span) if label is None else label)
         else:
             prefix = join(prefix, label) if label else ""
         views: dict[str, View] = {}
-        for role, param in infer.params.items():
+        for role, param in found.params.items():
             path = join(prefix, role)
-            self._declare(replace(param, path=path))
-            views[role] = replace(infer.views[role], param=path)
+            self._declare(replace(param, path=path, span=span))
+            views[role] = View(path, found.views[role].index)
         if given:
             attributes = {**attributes, "given": given}
         inner = tuple(self.use(t) for t in operands)

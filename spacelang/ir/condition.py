@@ -12,7 +12,7 @@ import json
 import operator
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from fractions import Fraction
 from functools import cached_property, lru_cache
 from typing import cast
@@ -35,8 +35,19 @@ _WORD = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 _WRITTEN_MIRROR = {"<": ">", "<=": ">=", "==": "==", "!=": "!="}
 
 
+class _Form:
+    """Conditions are keys of most tables here, and deep: their hash is found once."""
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash((type(self), *(getattr(self, f.name) for f in fields(cast("Compare", self)))))
+
+    def __hash__(self) -> int:
+        return self._hash
+
+
 @dataclass(frozen=True)
-class Compare:
+class Compare(_Form):
     """`left op right` with op one of < <= == !=."""
 
     op: str
@@ -46,6 +57,8 @@ class Compare:
     @cached_property
     def symbols(self) -> frozenset[Symbol]:
         return self.left.symbols | self.right.symbols
+
+    __hash__ = _Form.__hash__
 
     def at(self, values: Mapping[str, Value]) -> bool:
         return RELATIONS[self.op](self.left.at(values), self.right.at(values))
@@ -60,7 +73,7 @@ class Compare:
 
 
 @dataclass(frozen=True)
-class Is:
+class Is(_Form):
     """A path, string or boolean decision takes a value; numeric ones are compared."""
 
     symbol: Symbol
@@ -69,6 +82,8 @@ class Is:
     @property
     def symbols(self) -> frozenset[Symbol]:
         return self.symbol.symbols
+
+    __hash__ = _Form.__hash__
 
     def at(self, values: Mapping[str, Value]) -> bool:
         return _same(_looked_up(self.symbol, values), self.value)
@@ -91,7 +106,7 @@ class Is:
 
 
 @dataclass(frozen=True)
-class Chosen:
+class Chosen(_Form):
     """A pick has a source at a position."""
 
     symbol: Symbol
@@ -101,6 +116,8 @@ class Chosen:
     @property
     def symbols(self) -> frozenset[Symbol]:
         return self.symbol.symbols
+
+    __hash__ = _Form.__hash__
 
     def at(self, values: Mapping[str, Value]) -> bool:
         return _has(_looked_up(self.symbol, values), self.position, self.source)
@@ -121,7 +138,7 @@ class Chosen:
 
 
 @dataclass(frozen=True)
-class Not:
+class Not(_Form):
     """The opposite of an Is or Chosen; other conditions have opposites of their own."""
 
     operand: Is | Chosen
@@ -129,6 +146,8 @@ class Not:
     @property
     def symbols(self) -> frozenset[Symbol]:
         return self.operand.symbols
+
+    __hash__ = _Form.__hash__
 
     def at(self, values: Mapping[str, Value]) -> bool:
         return not self.operand.at(values)
@@ -141,7 +160,7 @@ class Not:
 
 
 @dataclass(frozen=True)
-class All:
+class All(_Form):
     """Every operand holds, tested in the order written; none at all is TRUE."""
 
     operands: tuple[Condition, ...]
@@ -149,6 +168,8 @@ class All:
     @cached_property
     def symbols(self) -> frozenset[Symbol]:
         return frozenset[Symbol]().union(*(operand.symbols for operand in self.operands))
+
+    __hash__ = _Form.__hash__
 
     def at(self, values: Mapping[str, Value]) -> bool:
         return all(operand.at(values) for operand in self.operands)
@@ -166,7 +187,7 @@ class All:
 
 
 @dataclass(frozen=True)
-class Any:
+class Any(_Form):
     """Some operand holds; none at all is FALSE."""
 
     operands: tuple[Condition, ...]
@@ -174,6 +195,8 @@ class Any:
     @cached_property
     def symbols(self) -> frozenset[Symbol]:
         return frozenset[Symbol]().union(*(operand.symbols for operand in self.operands))
+
+    __hash__ = _Form.__hash__
 
     def at(self, values: Mapping[str, Value]) -> bool:
         return any(operand.at(values) for operand in self.operands)
@@ -254,6 +277,7 @@ def chosen(symbol: Symbol, position: int, source: int) -> Condition:
     return Chosen(symbol, position, source)
 
 
+@lru_cache(maxsize=65536)
 def negate(condition: Condition) -> Condition:
     """The condition that holds exactly where this one does not."""
     match condition:
@@ -280,46 +304,52 @@ def negate(condition: Condition) -> Condition:
 
 def conjunction(*conditions: Condition) -> Condition:
     """All of them; TRUE of none."""
+    return _conjunction(conditions)
+
+
+@lru_cache(maxsize=65536)
+def _conjunction(conditions: tuple[Condition, ...]) -> Condition:
     kept = _absorbed(_flat(conditions, All), Any)
     if FALSE in kept or _contradictory(kept):
         return FALSE
-    return kept[0] if len(kept) == 1 else All(kept)
+    return next(iter(kept)) if len(kept) == 1 else All(tuple(kept))
 
 
 def disjunction(*conditions: Condition) -> Condition:
     """Some of them; FALSE of none."""
     kept = _absorbed(_flat(conditions, Any), All)
-    if TRUE in kept or any(negate(condition) in kept for condition in kept):
+    if TRUE in kept or not kept.keys().isdisjoint(map(negate, kept)):
         return TRUE
-    return kept[0] if len(kept) == 1 else Any(kept)
+    return next(iter(kept)) if len(kept) == 1 else Any(tuple(kept))
 
 
-def _flat(conditions: Iterable[Condition], kind: type[All] | type[Any]) -> tuple[Condition, ...]:
-    """The operands, those of the same kind taken apart, each once."""
+def _flat(
+    conditions: Iterable[Condition], kind: type[All] | type[Any]
+) -> dict[Condition, None]:
+    """The operands, those of the same kind taken apart, each once and in order."""
     kept: dict[Condition, None] = {}
     for condition in conditions:
         inner = condition.operands if isinstance(condition, kind) else (condition,)
         kept.update(dict.fromkeys(inner))
-    return tuple(kept)
+    return kept
 
 
 def _absorbed(
-    conditions: tuple[Condition, ...], inner: type[All] | type[Any]
-) -> tuple[Condition, ...]:
+    conditions: dict[Condition, None], inner: type[All] | type[Any]
+) -> dict[Condition, None]:
     """The operands without those that another one decides: `a or (a and b)` is `a`."""
     if not any(isinstance(condition, inner) for condition in conditions):
         return conditions
-    parts = [set(c.operands) if isinstance(c, inner) else {c} for c in conditions]
-    pairs = zip(conditions, parts, strict=True)
-    return tuple(c for c, here in pairs if not any(other < here for other in parts))
+    parts = {c: set(c.operands) if isinstance(c, inner) else {c} for c in conditions}
+    return {c: None for c, here in parts.items() if not any(o < here for o in parts.values())}
 
 
-def _contradictory(conditions: tuple[Condition, ...]) -> bool:
+def _contradictory(conditions: Mapping[Condition, None]) -> bool:
     """Whether two of them exclude each other by their form alone."""
     values: dict[Symbol, Value] = {}
+    if not conditions.keys().isdisjoint(map(negate, conditions)):
+        return True
     for condition in conditions:
-        if negate(condition) in conditions:
-            return True
         if isinstance(condition, Is):
             known = values.setdefault(condition.symbol, condition.value)
             if not _same(known, condition.value):

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from spacelang import plugins
 from spacelang.diagnostics import Diagnostic, Span
+from spacelang.ir.binding import Binding, Bindings
 from spacelang.ir.block import Block
 from spacelang.ir.condition import (
     CONDITIONS,
@@ -64,41 +65,28 @@ class Instance:
     own: tuple[str, ...]
     sizes: Mapping[str, Dim | Symbol] = field(repr=False)
     guards: tuple[Condition, ...] = field(repr=False)
-    _memo: dict[Dim, Dim] = field(default_factory=dict[Dim, Dim], repr=False, compare=False)
-    _known: dict[Condition, Condition] = field(
-        default_factory=dict[Condition, Condition], repr=False, compare=False
-    )
+    bindings: Bindings = field(default_factory=Bindings, repr=False, compare=False)
+
+    @cached_property
+    def binding(self) -> Binding:
+        """What its symbols stand for, shared with the uses of which they stand for the same."""
+        return self.bindings.of(self.decide, self.sizes)
 
     def absolute(self, dim: Dim) -> Dim:
         """A size of the block in the decisions of the whole space."""
-        if not dim.symbols:
-            return dim
-        found = self._memo.get(dim)
-        if found is None:
-            found = self._memo[dim] = dim.substitute(self._names(dim.symbols))
-        return found
+        return self.binding.dim(dim) if dim.symbols else dim
 
     def condition(self, condition: Condition) -> Condition:
         """A condition of the block in the decisions of the whole space."""
-        found = self._known.get(condition)
-        if found is None:
-            names = self._names(condition.symbols)
-            found = self._known[condition] = condition.substitute(names)
-        return found
+        return self.binding.condition(condition)
 
     def symbol(self, symbol: Symbol) -> Dim | Symbol:
         """What a symbol of the block stands for: a size its caller gave, or a decision by path."""
-        bound = self.sizes.get(symbol.name)
-        if bound is not None:
-            return bound
-        return Symbol(join(self.decide, symbol.name), symbol.values, symbol.rate)
-
-    def _names(self, symbols: frozenset[Symbol]) -> dict[str, Dim | Symbol]:
-        return {s.name: self.symbol(s) for s in symbols}
+        return self.binding.symbol(symbol)
 
     def param(self, path: str) -> str:
         """The path in the whole network of one of the block's parameters."""
-        kept = any(path == o or path.startswith(o + ".") for o in self.own)
+        kept = self.own and any(path == o or path.startswith(o + ".") for o in self.own)
         return join(self.path if kept else self.store, path)
 
     def under(self, condition: Condition) -> Instance:
@@ -120,6 +108,7 @@ class Instance:
             own=(*call.own, *(self.own if not call.path else inner)),
             sizes=sizes,
             guards=self.guards,
+            bindings=self.bindings,
         )
 
 
@@ -182,9 +171,7 @@ class Graph:
 
     def instances(self) -> Iterator[Instance]:
         """Every use of every block, callers first."""
-        for place in self._walk:
-            if isinstance(place, Instance):
-                yield place
+        yield from self._walk[0]
 
     def places(self, inference: bool = False) -> Iterator[Place]:
         """Every node of every use of every block, those of regions too.
@@ -194,34 +181,36 @@ class Graph:
         if inference:
             yield from self._needed
             return
-        for place in self._walk:
-            if isinstance(place, Place):
-                yield place
+        yield from self._walk[1]
 
     @cached_property
-    def _walk(self) -> list[Instance | Place]:
-        """Every use of every block, each with its nodes after it."""
-        found: list[Instance | Place] = []
-        self._enter(self.top, found)
-        return found
+    def _walk(self) -> tuple[list[Instance], list[Place]]:
+        """Every use of every block, and every node of it."""
+        uses: list[Instance] = []
+        places: list[Place] = []
+        self._enter(self.top, uses, places)
+        return uses, places
 
     @cached_property
     def _needed(self) -> list[Place]:
         return needed(self)
 
-    def _enter(self, instance: Instance, found: list[Instance | Place]) -> None:
-        found.append(instance)
-        self._level(instance, instance.block, found)
+    def _enter(self, instance: Instance, uses: list[Instance], places: list[Place]) -> None:
+        uses.append(instance)
+        self._level(instance, instance.block, uses, places)
 
-    def _level(self, instance: Instance, level: Block, found: list[Instance | Place]) -> None:
+    def _level(
+        self, instance: Instance, level: Block, uses: list[Instance], places: list[Place]
+    ) -> None:
         for node in level.nodes:
-            found.append(Place(instance, node))
+            places.append(Place(instance, node))
             if node.call is not None:
-                self._enter(instance.enter(node.call, self.blocks[node.call.block]), found)
-            for region, condition in zip(node.regions, conditions(node), strict=True):
-                here = instance.condition(condition)
-                if conjunction(*instance.guards, here) != FALSE:
-                    self._level(instance.under(here), region, found)
+                self._enter(instance.enter(node.call, self.blocks[node.call.block]), uses, places)
+            if node.regions:
+                for region, condition in zip(node.regions, conditions(node), strict=True):
+                    here = instance.condition(condition)
+                    if conjunction(*instance.guards, here) != FALSE:
+                        self._level(instance.under(here), region, uses, places)
 
     @cached_property
     def decisions(self) -> Decisions:

@@ -178,7 +178,6 @@ class Infer:
     span: Span = NOWHERE
     params: dict[str, Param] = field(default_factory=dict[str, Param])
     views: dict[str, View] = field(default_factory=dict[str, View])
-    found: list[Diagnostic] = field(default_factory=list[Diagnostic])
     explain: Explain = plainly
 
     @property

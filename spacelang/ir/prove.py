@@ -51,25 +51,30 @@ class Unsettled:
 
 
 Answer = Proved | Refuted | Unsettled
+BY_FORM = Proved()
 
 
 def equal(a: Size, b: Size, guards: Iterable[Condition] = ()) -> Answer:
     """Whether two sizes are equal for every architecture that the guards admit."""
     left, right = Dim.of(a), Dim.of(b)
     if left == right:
-        return Proved()
+        return BY_FORM
     return _settle("zero", left - right, left.symbols | right.symbols, guards)
 
 
 def whole(a: Size, guards: Iterable[Condition] = ()) -> Answer:
     """Whether a size is a whole number for every architecture that the guards admit."""
     size = Dim.of(a)
+    if size.constant is not None and size.constant.denominator == 1:
+        return BY_FORM
     return _settle("whole", size, size.symbols, guards)
 
 
 def at_most(a: Size, b: Size, guards: Iterable[Condition] = ()) -> Answer:
     """Whether `a <= b` for every architecture that the guards admit."""
     left, right = Dim.of(a), Dim.of(b)
+    if left.constant is not None and right.constant is not None and left.constant <= right.constant:
+        return BY_FORM
     return _settle("at most zero", left - right, left.symbols | right.symbols, guards)
 
 
@@ -178,7 +183,7 @@ def _settle(
     claim: str, subject: Dim | Condition, asked: frozenset[Symbol], guards: Iterable[Condition]
 ) -> Answer:
     if _true_by_form(claim, subject) is True:
-        return Proved()
+        return BY_FORM
     return _searched(claim, subject, asked, _conjuncts(guards))
 
 

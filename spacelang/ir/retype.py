@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from spacelang.diagnostics import SpaceError
+from spacelang.ir import row
 from spacelang.ir.block import Block
 from spacelang.ir.condition import Condition, disjunction
 from spacelang.ir.dim import Dim, Symbol
@@ -21,6 +22,7 @@ from spacelang.ir.node import STRUCTURAL, Attribute, Call, Node, TensorType
 from spacelang.ir.op import Infer, NeedsValue, lookup
 from spacelang.ir.param import Init
 from spacelang.ir.prove import Proved, equal, feasible, holds
+from spacelang.ir.row import Inferred
 
 
 @dataclass(frozen=True)
@@ -67,8 +69,8 @@ def levels(block: Block, at: At) -> Iterator[tuple[Block, At]]:
 
 def inferred(
     node: Node, operands: tuple[TensorType, ...], at: At
-) -> tuple[Infer, tuple[TensorType, ...]]:
-    """The shape row of a node's op, run on operand types: what it declared, and the result types.
+) -> Inferred:
+    """The shape row of a node's op, run on operand types.
 
     Raises SpaceError where the row refuses, or wants to know a number that a decision holds.
     """
@@ -87,15 +89,12 @@ def inferred(
         at.guards,
         node.span,
     )
-    if definition.shape_row is None:
-        infer.fail("SP604", f"the op {node.op} has no shape row")
     try:
-        result = definition.shape_row(infer)
+        return row.inferred(definition, infer)
     except NeedsValue as need:
         infer.fail("SP308", f"{node.op} must know {need.symbol.name}")
     except (ArithmeticError, ValueError, TypeError, KeyError, AssertionError) as failed:
         infer.fail("SP209", f"{node.op} cannot work with its options: {failed}")
-    return infer, (result,) if isinstance(result, TensorType) else tuple(result)
 
 
 def names_of(call: Call, decisions: Symbols) -> dict[str, Dim | Symbol]:
@@ -123,21 +122,21 @@ def wrong_types(level: Block, owner: Block, node: Node, at: At) -> str:
     """Types, roles and sizes of parameters by the op's shape row."""
     operands = tuple(level.type_of(v) for v in node.operands)
     try:
-        infer, types = inferred(node, operands, at)
+        found = inferred(node, operands, at)
     except SpaceError as failed:
         return "; ".join(found.headline for found in failed.diagnostics)
-    if len(types) != len(node.types):
-        return f"{node.op} gives {len(types)} values, not {len(node.types)}"
-    for found, recorded in zip(types, node.types, strict=True):
-        if differs(found, at.type(recorded), At(at.guards)):
-            return f"it is {found}, recorded as {recorded}"
-    return _wrong_params(owner, node, infer, at)
+    if len(found.types) != len(node.types):
+        return f"{node.op} gives {len(found.types)} values, not {len(node.types)}"
+    for type, recorded in zip(found.types, node.types, strict=True):
+        if differs(type, at.type(recorded), At(at.guards)):
+            return f"it is {type}, recorded as {recorded}"
+    return _wrong_params(owner, node, found, at)
 
 
-def _wrong_params(owner: Block, node: Node, infer: Infer, at: At) -> str:
-    if set(infer.params) != set(node.params):
-        return f"its parameters are {_words(infer.params)}, recorded are {_words(node.params)}"
-    for role, wanted in infer.params.items():
+def _wrong_params(owner: Block, node: Node, found: Inferred, at: At) -> str:
+    if set(found.params) != set(node.params):
+        return f"its parameters are {_words(found.params)}, recorded are {_words(node.params)}"
+    for role, wanted in found.params.items():
         view, param = node.params[role], owner.param[node.params[role].param]
         if (param.role, param.dtype) != (wanted.role, wanted.dtype):
             is_, shall = f"{param.role} of {param.dtype}", f"{wanted.role} of {wanted.dtype}"

@@ -121,18 +121,18 @@ class _Settler:
         self, node: Node, operands: list[TensorType], guards: tuple[Condition, ...]
     ) -> Node:
         try:
-            infer, types = inferred(node, tuple(operands), At(guards))
+            found = inferred(node, tuple(operands), At(guards))
         except SpaceError:  # the verifier tells what does not fit
             return node
         views = dict(node.params)
         for role, view in node.params.items():
-            if role in infer.params and view.param in self.params and _prefix(view):
-                wanted = infer.params[role]
+            if role in found.params and view.param in self.params and _prefix(view):
+                wanted = found.params[role]
                 if wanted.shape != view.lengths and _alike(wanted, view):
                     path = view.param
                     self.params[path] = replace(self.params[path], shape=wanted.shape)
-                    views[role] = replace(infer.views[role], param=path)
-        return replace(self._with_types(node, types, guards), params=views)
+                    views[role] = replace(found.views[role], param=path)
+        return replace(self._with_types(node, found.types, guards), params=views)
 
     def _with_types(
         self, node: Node, types: tuple[TensorType, ...], guards: tuple[Condition, ...]

@@ -51,16 +51,16 @@ def _declared(block: Block, nodes: tuple[int, ...]) -> Block:
 def _views(level: Block, node: Node, at: At, params: dict[str, Param]) -> dict[str, View]:
     """The views of a node from the start of each factor; what it reads is declared anew."""
     types = tuple(level.type_of(v) for v in node.operands)
-    infer, _ = inferred(node, types, at)
+    found = inferred(node, types, at)
     views: dict[str, View] = {}
     for role, old in node.params.items():
-        param, fresh = params[old.param], infer.params[role]
+        param, fresh = params[old.param], found.params[role]
         if _ranks(param.shape) == _ranks(fresh.shape):
             params[old.param] = replace(param, bank=())
             views[role] = View(old.param, tuple(tuple(map(_leading, axis)) for axis in old.index))
         else:
             params[old.param] = replace(param, shape=fresh.shape, bank=())
-            views[role] = replace(infer.views[role], param=old.param)
+            views[role] = View(old.param, found.views[role].index)
     return views
 
 

@@ -72,13 +72,13 @@ class Body:
         if given:
             attributes["given"] = given
         node = Node(next(self.ids), op, tuple(operands), attributes, label=label, span=span)
-        infer, types = inferred(node, tuple(self.types[v] for v in operands), At(self.guards))
+        found = inferred(node, tuple(self.types[v] for v in operands), At(self.guards))
         views: dict[str, View] = {}
-        for role, param in infer.params.items():
+        for role, param in found.params.items():
             path = join(label, role)
-            self.params[path] = replace(param, path=path)
-            views[role] = replace(infer.views[role], param=path)
-        return self.put(replace(node, params=views, types=types))
+            self.params[path] = replace(param, path=path, span=span)
+            views[role] = View(path, found.views[role].index)
+        return self.put(replace(node, params=views, types=found.types))
 
     def copy(self, node: Node, operands: Sequence[Value], names: Names) -> tuple[Value, ...]:
         """A copy of a node with an id of its own, its regions copied too; its values."""
