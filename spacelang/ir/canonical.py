@@ -13,19 +13,19 @@ from itertools import count
 
 from spacelang.ir.block import Block
 from spacelang.ir.condition import All
-from spacelang.ir.dim import Dim, Symbol
 from spacelang.ir.graph import Graph
 from spacelang.ir.mentions import mentions
 from spacelang.ir.names import Names, renamed
 from spacelang.ir.node import Call, Node, Value
 from spacelang.ir.op import ops
-from spacelang.ir.sizes import plain_sizes
+from spacelang.ir.sizes import plain_sizes, symbol_of
 from spacelang.ir.text import block_text
 
 
 def canonical(graph: Graph) -> Graph:
     """The canonical form; blocks that nobody calls are not in it."""
-    work = _Canonical(plain_sizes(graph))
+    graph = plain_sizes(graph)
+    work = _Canonical(graph)
     root = work.form(graph.root, graph.name, labels=True)[0]
     outputs = (replace(o, value=v) for o, v in zip(graph.outputs, root.outputs, strict=True))
     # A conjunction is the same limits as its parts.
@@ -136,16 +136,10 @@ class _Canonical:
 
     def _call(self, call: Call) -> Call:
         form = self.callee(call.block)
-        sizes = {new: _symbol(call.sizes[old]) for old, new in form.sizes.items()}
-        return replace(call, block=form.name, sizes=sizes)
-
-
-def _symbol(size: Dim | Symbol) -> Dim | Symbol:
-    """A size that is one symbol as that symbol."""
-    if isinstance(size, Dim) and len(size.symbols) == 1:
-        (symbol,) = size.symbols
-        return symbol if size == Dim.of(symbol) else size
-    return size
+        sizes = {new: call.sizes[old] for old, new in form.sizes.items()}
+        return replace(
+            call, block=form.name, sizes={n: symbol_of(s) or s for n, s in sizes.items()}
+        )
 
 
 def _named(block: Block, name: str) -> Block:
