@@ -138,12 +138,9 @@ class Program:
             if node.op == "input":
                 continue
             if node.call is None and not node.regions:
-                alone = self.lowering.alone(level, node)
-                if waiting and (alone or (waiting[-1].id in main) != (node.id in main)):
+                if waiting and self._parted(level, main, waiting[-1], node):
                     flush()
                 waiting.append(node)
-                if alone:
-                    flush()
                 continue
             flush()
             steps += (
@@ -154,6 +151,17 @@ class Program:
             self._tap(instance, node, slots)
         flush()
         return tuple(steps)
+
+    def _parted(self, level: Block, main: frozenset[int], before: Node, node: Node) -> bool:
+        """Whether a node is in another step than the one before it.
+
+        What takes a value apart stays with what made it, which may have made it part by part.
+        """
+        if (before.id in main) != (node.id in main):
+            return True
+        if node.op == "unstack" and node.operands[0].node == before.id:
+            return False
+        return self.lowering.alone(level, before) or self.lowering.alone(level, node)
 
     def _tap(self, instance: Instance, node: Node, slots: Mapping[Value, int]) -> None:
         """Note where the value of an exposed node is."""

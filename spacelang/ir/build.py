@@ -335,6 +335,23 @@ class BlockBuilder:
         )
         return self._add(node)
 
+    def one_type(
+        self, ways: Sequence[Tensor], regions: Sequence[Level], spans: Sequence[Span]
+    ) -> TensorType:
+        """The type of what is one of several values, by region: the first of theirs that each other
+        has too where it is there (SP205)."""
+        refused: list[SpaceError] = []
+        for value in ways:
+            try:
+                for other, region, span in zip(ways, regions, spans, strict=True):
+                    if other is not value:
+                        self.same_type(value, other, region.guards, span)
+            except SpaceError as found:
+                refused.append(found)
+            else:
+                return value.type
+        raise refused[0]
+
     def same_type(self, a: Tensor, b: Tensor, guards: tuple[Condition, ...], span: Span) -> None:
         """SP205 unless both are of one type for every architecture that meets the guards."""
         found = error(

@@ -13,14 +13,13 @@ from itertools import count
 
 from spacelang.ir.block import Block
 from spacelang.ir.condition import All
-from spacelang.ir.dim import Dim, Symbol
 from spacelang.ir.graph import Graph
 from spacelang.ir.mentions import mentions
 from spacelang.ir.names import Names, renamed
 from spacelang.ir.needs import plain_needs
 from spacelang.ir.node import Call, Node, Value
 from spacelang.ir.op import ops
-from spacelang.ir.sizes import plain_sizes
+from spacelang.ir.sizes import plain_sizes, symbol_of
 from spacelang.ir.text import block_text
 from spacelang.ir.tidy import fixed, plain_regions, tidy
 
@@ -139,16 +138,10 @@ class _Canonical:
 
     def _call(self, call: Call) -> Call:
         form = self.callee(call.block)
-        sizes = {new: _symbol(call.sizes[old]) for old, new in form.sizes.items()}
-        return replace(call, block=form.name, sizes=sizes)
-
-
-def _symbol(size: Dim | Symbol) -> Dim | Symbol:
-    """A size that is one symbol as that symbol."""
-    if isinstance(size, Dim) and len(size.symbols) == 1:
-        (symbol,) = size.symbols
-        return symbol if size == Dim.of(symbol) else size
-    return size
+        sizes = {new: call.sizes[old] for old, new in form.sizes.items()}
+        return replace(
+            call, block=form.name, sizes={n: symbol_of(s) or s for n, s in sizes.items()}
+        )
 
 
 def _named(block: Block, name: str) -> Block:

@@ -47,9 +47,9 @@ class _Plain:
         sizes = {
             name: value
             for name, value in call.sizes.items()
-            if name in late or isinstance(value, Symbol) or _symbol(value) is not None
+            if name in late or isinstance(value, Symbol) or symbol_of(value) is not None
         }
-        inside = {_symbol(value): name for name, value in sizes.items() if name not in late}
+        inside = {symbol_of(value): name for name, value in sizes.items() if name not in late}
         fixed: dict[str, Dim] = {}
         for name, value in call.sizes.items():
             if name in sizes or not isinstance(value, Dim):
@@ -82,12 +82,14 @@ class _Plain:
         return self.made[key]
 
 
-def _symbol(value: Dim | Symbol) -> Symbol | None:
+def symbol_of(value: Dim | Symbol) -> Symbol | None:
     """The symbol that a bound size is, if it is just one."""
     if isinstance(value, Symbol):
         return value
-    symbol = next(iter(value.symbols), None)
-    return symbol if symbol is not None and value == Dim.of(symbol) else None
+    if len(value.symbols) != 1:
+        return None
+    (symbol,) = value.symbols  # of `8 if flag else 4` none that may be a size
+    return symbol if symbol.numeric and value == Dim.of(symbol) else None
 
 
 def _free_name(symbol: Symbol, taken: set[str]) -> str:

@@ -283,8 +283,8 @@ def _either(expr: tree.Either, frame: Frame, scope: Scope) -> Thing:
             build.level = level
     a, b = values
     if isinstance(a, Tensor) and isinstance(b, Tensor):
-        build.same_type(a, b, regions[1].guards, expr.span)
-        return build.choose(conditions, regions, [[a], [b]], (a.type,), expr.span)[0]
+        type = build.one_type((a, b), regions, (expr.value.span, expr.other.span))
+        return build.choose(conditions, regions, [[a], [b]], (type,), expr.span)[0]
     joined = either(truth, a, b)
     if joined is None:
         raise split_on(truth, expr.span)

@@ -171,10 +171,7 @@ def _branches(
             return
         join.end(build.guard(truths[0], regions[0], old, new, _place(new, span)))
         return
-    for first, *others in join.rows:
-        for other, region in zip(others, regions[1:], strict=True):
-            build.same_type(first, other, region.guards, span)
-    types = tuple(tensor.type for tensor in results[0])
+    types = tuple(build.one_type(row, regions, [span] * len(row)) for row in join.rows)
     join.end(build.choose(truths, regions, results, types, span))
 
 
@@ -321,8 +318,7 @@ def _ends(
     ends = [flat(v) for v in values]
     if any(len(end) != len(ends[0]) for end in ends):
         raise SpaceError(error("SP205", "the two ways return lists of different lengths", span))
-    for way, end, region in zip(ended[1:], ends[1:], regions[1:], strict=True):
-        for a, b in zip(ends[0], end, strict=True):
-            build.same_type(a, b, region.guards, way.span)
-    made = build.choose(truths, regions, ends, tuple(t.type for t in ends[0]), span)
+    places = [way.span for way in ended]
+    types = tuple(build.one_type(row, regions, places) for row in zip(*ends, strict=True))
+    made = build.choose(truths, regions, ends, types, span)
     return Returned(shaped(values[0], iter(made)), span)

@@ -221,11 +221,9 @@ def _choose_path(expr: tree.ChoosePath, frame: Frame, scope: Scope) -> Thing:
             build.level, frame.prefix = level, before
     if failed is not None:
         raise SpaceError(failed)
-    first = results[0]
-    for region, value, option in zip(regions[1:], results[1:], taken[1:], strict=True):
-        build.same_type(value, first, region.guards, option.span)
+    type = build.one_type(results, regions, [option.span for option in taken])
     made = [[value] for value in results]
-    return build.choose(conditions, regions, made, (first.type,), expr.span, choice.path)[0]
+    return build.choose(conditions, regions, made, (type,), expr.span, choice.path)[0]
 
 
 def _alternative(option: tree.Option, frame: Frame, scope: Scope) -> Tensor:

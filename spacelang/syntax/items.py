@@ -84,9 +84,8 @@ def at_place(items: tuple[Thing, ...], place: Place, frame: Frame, span: Span) -
         regions.append(build.open(truth))
         build.use(source)
         build.close()
-        build.same_type(source, sources[0], regions[-1].guards, span)
-    ends = [[source] for source in sources]
-    return build.choose(conditions, regions, ends, (sources[0].type,), span)[0]
+    type = build.one_type(sources, regions, [span] * len(sources))
+    return build.choose(conditions, regions, [[s] for s in sources], (type,), span)[0]
 
 
 def _number(expr: tree.Expr, frame: Frame, scope: Scope) -> Dim:

@@ -53,9 +53,9 @@ def _position(
         results.append([_run(given.region, source, group[0], position, frame, scope, given.span)])
         regions.append(build.close())
         conditions.append(truth)
-    for region, (result,) in zip(regions[1:], results[1:], strict=True):
-        build.same_type(result, results[0][0], region.guards, given.span)
-    return build.choose(conditions, regions, results, (results[0][0].type,), given.span)[0]
+    ways = [made for (made,) in results]
+    type = build.one_type(ways, regions, [given.span] * len(ways))
+    return build.choose(conditions, regions, results, (type,), given.span)[0]
 
 
 def _run(
