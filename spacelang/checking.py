@@ -1,4 +1,4 @@
-"""What is wrong with a file of spaces: parse, resolve, prove every space, and lint it.
+"""What is wrong with a file: parse, resolve, prove every space and every program, and lint them.
 
 checked("spaces/autoformer.space", {}).report
 """
@@ -100,13 +100,16 @@ def examine(
         found.report.extend(failed.diagnostics)
         return found
     graphs = found.graphs
-    if isinstance(scope.names.get(wanted), ProgramValue):
-        try:
-            found.spaces[wanted] = len(program_of(scope, wanted, source, library).decisions)
-        except SpaceError as failed:
-            found.report.extend(failed.diagnostics)
-        return found
     for name in [wanted] if wanted else _own(scope, source):
+        if isinstance(scope.names.get(name), ProgramValue):
+            try:
+                program = program_of(scope, name, source, library)
+                found.spaces[name] = len(program.decisions)
+                for graph in program.networks.values():
+                    found.report.extend(lints(graph))
+            except SpaceError as failed:
+                found.report.extend(tell(failed.diagnostics, f"{source.name}:{name}", {}))
+            continue
         missing = _missing(scope.names.get(name), settings)
         if missing:
             found.open[name] = missing
@@ -178,11 +181,11 @@ def _take(graph: Graph, subnet: SpaceValue) -> None:
 
 
 def _own(scope: Scope, source: Source) -> list[str]:
-    """The names of the spaces that a file declares itself."""
-    from spacelang.syntax.values import SpaceValue
+    """The names of the spaces that a file declares itself, then those of its programs."""
+    from spacelang.syntax.values import ProgramValue, SpaceValue
 
-    names = (name for name, value in scope.names.items() if isinstance(value, SpaceValue))
-    return [name for name in names if scope.spans[name].source.name == source.name]
+    own = [n for n in scope.names if scope.spans[n].source.name == source.name]
+    return [n for kind in (SpaceValue, ProgramValue) for n in own if type(scope.names[n]) is kind]
 
 
 def _missing(space: object, settings: Mapping[str, object]) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ import pytest
 from command import data, good, refused
 
 import spacelang
+from spacelang.checking import examine
 from spacelang.diagnostics import Source, SpaceError
 from spacelang.ir.graph import Graph
 from spacelang.ir.program import Program
@@ -157,6 +158,22 @@ def test_programs_that_do_not_fit(text: str, code: str, says: str, place: str) -
     assert found.code == code
     assert says in found.headline
     assert found.primary.span.text.startswith(place)
+    whole = examine("<program>", Source("<program>", SMALL + text), SPACES)
+    assert (code, found.headline) in {(d.code, d.headline) for d in whole.report.errors}
+
+
+def test_check_proves_the_programs_of_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "two.space"
+    file.write_text(SMALL + CYCLE)
+    found = data("check", file)
+    names = [space["name"] for one in found["files"] for space in one["spaces"]]
+    assert names == ["cycle"]
+    file.write_text(SMALL + CYCLE.replace("share stem", "share stem, tail"))
+    assert "SP504" in refused("check", file, code=2)
+    # What a network shares with a space of the file is told once.
+    file.write_text(SMALL + "space bad = nut(1)\nprogram p { network a = bad network b = net(1) }")
+    found = examine("two.space", Source(str(file), file.read_text()), tmp_path)
+    assert [d.code for d in found.report] == ["SP201"]
 
 
 def test_a_program_is_no_space() -> None:

@@ -112,6 +112,8 @@ class Decided(Expressions):
     def _apart(self, paths: Iterable[str]) -> None:
         """Paths that are decided apart from their alternatives."""
         gone = self.chosen & set(paths)
+        if not gone:
+            return
         self.chosen -= gone
         self.by_path -= {n.id for n in self.block.everywhere() if n.label in gone}
 
