@@ -19,7 +19,7 @@ from spacelang.diagnostics import Diagnostic, Report, Source, Span, error
 from spacelang.grammars.loader import END, Tables
 
 BYTES = 1 << 20
-TOKENS = 150_000
+TOKENS = 200_000
 BRACKETS = 64
 
 CLOSERS = {"(": ")", "[": "]", "{": "}"}

@@ -32,14 +32,15 @@ class Callee:
 class Written:
     """The text of a value, and the values under names that it reads; a name reads itself.
 
-    `call` says that it is a call, which may begin a pipe or go on with one; `form` that a label
-    behind it would not be that of its value.
+    `call` says that it is a call, which may begin a pipe or go on with one; `closed` that it needs
+    no brackets anywhere, `form` that a label behind it would not be that of its value.
     """
 
     text: str
     leaves: tuple[Value, ...]
     named: bool = False
     call: bool = False
+    closed: bool = False
     form: bool = False
 
 
@@ -73,8 +74,11 @@ class Expressions:
             if node.label:
                 # A form opens no scope, so the label stands on an entry of a list.
                 found = f"[{found}][0]" if form else found
-                found = f"({found}) as {self.label(node, prefix)}"
-            return Written(found, leaves, form=not node.label and (form or _stored(node)))
+                plain = node.op in ARITHMETIC or (node.op == "identity" and operands[0].named)
+                found = found if plain or form else f"({found})"
+                return Written(f"{found} as {self.label(node, prefix)}", leaves)
+            closed = node.op not in ("identity", "table")
+            return Written(found, leaves, closed=closed, form=form or _stored(node))
         fixed = node.op in ops() and not next(iter(ops()[node.op].operands), "*").endswith("*")
         texts, first = _piped(operands) if fixed else (_texts(operands), "")
         found = self.ops.op(node, texts, self._type(node))
@@ -82,8 +86,8 @@ class Expressions:
             found = found.replace(f"{node.op}({_HERE}, ", f"{node.op}(", 1)
             found = f"{first} |> {found.replace(f'{node.op}({_HERE})', f'{node.op}()', 1)}"
         if node.label or node.params:
-            found += f" as {self.label(node, prefix)}"
-        return Written(found, leaves, call=True, form=not node.label and _stored(node))
+            return Written(f"{found} as {self.label(node, prefix)}", leaves, call=True)
+        return Written(found, leaves, call=True, closed=not first, form=_stored(node))
 
     def _type(self, node: Node) -> Callable[[], TensorType]:
         """The type of a node's first operand, when it is asked for."""
@@ -141,7 +145,7 @@ def _stored(node: Node) -> bool:
 
 
 def _texts(operands: Sequence[Written]) -> list[str]:
-    return [o.text if o.named else f"({o.text})" for o in operands]
+    return [o.text if o.named or o.closed else f"({o.text})" for o in operands]
 
 
 def _piped(operands: Sequence[Written]) -> tuple[list[str], str]:
@@ -150,7 +154,7 @@ def _piped(operands: Sequence[Written]) -> tuple[list[str], str]:
     if not operands or operands[0].named:
         return texts, ""
     first = operands[0]
-    return [_HERE, *texts[1:]], first.text if first.call else f"({first.text})"
+    return [_HERE, *texts[1:]], first.text if first.call or first.closed else f"({first.text})"
 
 
 def by_name(symbol: Symbol, variables: Mapping[str, str]) -> str:

@@ -227,7 +227,7 @@ class Body(Decided):
         text = f"[{items}][{pick}]"
         if node.label:
             text = f"({text}) as {self.label(node, where.prefix)}"
-        written = Written(text, leaves)
+        written = Written(text, leaves, closed=not node.label)
         if node.values[0] in once:
             self.values[node.values[0]] = written
         else:
