@@ -19,6 +19,7 @@ import torch
 from command import data, refused, run
 
 from spacelang.backends.torch.recipe import Recipe
+from spacelang.backends.torch.train import TorchTrainer
 from spacelang.cli.train import RECIPE, SWITCHES
 from spacelang.files import Lock
 
@@ -71,6 +72,23 @@ def test_there_is_a_flag_for_every_setting() -> None:
     assert {*RECIPE, *SWITCHES} == {field.name for field in fields(Recipe)}
     switches = {field.name for field in fields(Recipe) if field.type == "bool"}
     assert set(SWITCHES) == switches
+
+
+def test_a_killed_run_knows_its_data(place: Path, tmp_path: Path) -> None:
+    """SIGKILL at the first batch: the run goes on without --data."""
+    folder = tmp_path / "run"
+    words = ("train", place / "tiny.space", "-o", folder, "--data", place / "images.npz", *QUICK)
+    child = os.fork()
+    if child == 0:
+        try:
+            TorchTrainer.step = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore
+            torch.set_num_threads(1)
+            run(*words)
+        finally:
+            os._exit(0)
+    _, status = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(status)
+    assert data("train", folder, *QUICK)["epochs"] == 2
 
 
 def test_a_run_holds_all_that_later_commands_need(trained: Path) -> None:

@@ -21,6 +21,7 @@ from torch import Tensor
 from unreliable import Unreliable, calls_of, full, install
 
 import spacelang
+from spacelang.backends.torch import run as run_folder
 from spacelang.backends.torch import train as train_module
 from spacelang.backends.torch import training
 from spacelang.backends.torch.data import Dataset, first_samples, open_data
@@ -46,7 +47,7 @@ from spacelang.engines.baselines import Extreme, RandomSearch
 from spacelang.engines.evolution import Evolution
 from spacelang.engines.paths import Plans, SinglePath
 from spacelang.engines.protocol import EpochEnded, Forward, LossTerm, Samples, StepPlan
-from spacelang.files import Lock, Locked
+from spacelang.files import Lock, Locked, atomic_write
 from spacelang.ir.graph import Graph
 from spacelang.journal import read_journal
 from spacelang.passes.specialize import specialize
@@ -956,6 +957,34 @@ def test_killed_processes_lose_nothing(
         assert len(read_log(folder)) == stop // 5
     train(graph, data, RECIPE, folder, seed=3)
     assert fingerprint(folder) == fingerprint(whole)
+
+
+def test_a_run_has_its_settings_before_it_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What ends a process where `run.json` is written leaves `settings.json` whole."""
+    written: list[str] = []
+
+    def write(path: Path, text: str) -> None:
+        written.append(Path(path).name)
+        if path.name == "run.json":
+            raise KeyboardInterrupt
+        atomic_write(path, text)
+
+    with monkeypatch.context() as context:
+        context.setattr(run_folder, "atomic_write", write)
+        with pytest.raises(KeyboardInterrupt):
+            RunFolder(tmp_path, "training", {"seed": 1}, {"data": "here"}).__enter__()
+    assert written == ["settings.json", "run.json"]
+    assert json.loads((tmp_path / "settings.json").read_text()) == {"data": "here"}
+    with RunFolder(tmp_path, "training", {"seed": 1}, {"data": "there"}):
+        assert json.loads((tmp_path / "settings.json").read_text()) == {"data": "here"}
+    (tmp_path / "settings.json").unlink()
+    with pytest.raises(SpaceError, match="SP702"):
+        RunFolder(tmp_path, "training", {"seed": 2}, {"data": "there"}).__enter__()
+    assert not (tmp_path / "settings.json").exists()
+    with RunFolder(tmp_path, "training", {"seed": 1}, {"data": "again"}):
+        assert json.loads((tmp_path / "settings.json").read_text()) == {"data": "again"}
 
 
 def test_score_needs_no_gradient(trainer: TorchTrainer) -> None:

@@ -191,6 +191,7 @@ def search_own(
     keep: int = 2,
     hull: Graph | None = None,
     reporter: Reporter | None = None,
+    settings: Mapping[str, object] | None = None,
 ) -> Searched:
     """Run an engine to its end in a folder, going on where an earlier call stopped.
 
@@ -206,7 +207,7 @@ def search_own(
     hull = hull or _kept_hull(Path(folder))
     about["hull"] = None if hull is None else hull.hash
     with (
-        RunFolder(folder, OWN, about) as run,
+        RunFolder(folder, OWN, about, settings) as run,
         ExitStack() as stack,
         Interrupt() as interrupt,
         open_journal(run.path / ANSWERS) as journal,

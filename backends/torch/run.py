@@ -3,7 +3,8 @@
     with RunFolder(path, "training", identity) as run: ...
     log = Log(run.path, taken); log.add({"epoch": 3, "step": 188, "loss": 0.61})
 
-`run.json` holds the identity of a run: a folder takes up only the run it was made by. `log.jsonl`
+`run.json` holds the identity of a run: a folder takes up only the run it was made by. Before it is
+written `settings.json` is, what later commands need not be told: where the images are. `log.jsonl`
 is one JSON object an epoch, `summary.csv` the same as a table; both are rewritten whole. With
 `graph.spaceir` in it, a folder needs no other file to be searched or taken from.
 """
@@ -32,6 +33,7 @@ from spacelang.ir.text import write
 from spacelang.syntax.ir_text import read
 
 RECORD, LOG, SUMMARY, GRAPH = "run.json", "log.jsonl", "summary.csv", "graph.spaceir"
+SETTINGS = "settings.json"
 FORMAT = 1
 _COLUMNS = {"step": int, "epoch": int, "loss": float}  # of every line of a log
 Json = dict[str, object]
@@ -42,11 +44,18 @@ class RunFolder:
     """The folder of one run, locked while it is written to.
 
     Entering makes the folder, takes its lock (`Locked` where another process holds it), and writes
-    or compares `run.json`: SP702 with what differs if the folder belongs to another run.
+    or compares `run.json`: SP702 with what differs if the folder belongs to another run. What its
+    `settings.json` says stays; where it has none, `settings` are written.
     """
 
-    def __init__(self, path: PathLike, kind: str, identity: Mapping[str, object]) -> None:
-        self.path = Path(path)
+    def __init__(
+        self,
+        path: PathLike,
+        kind: str,
+        identity: Mapping[str, object],
+        settings: Mapping[str, object] | None = None,
+    ) -> None:
+        self.path, self.settings = Path(path), settings
         self.identity: Json = {"format": FORMAT, "kind": kind, **identity}
         self._lock = Lock(self.path)
 
@@ -73,6 +82,7 @@ class RunFolder:
         place = self.path / RECORD
         wanted = cast(Json, json.loads(json.dumps(self.identity)))
         if not place.exists():
+            self._keep()  # first, so that every run has them
             text = json.dumps({**wanted, "made_with": environment()}, indent=2) + "\n"
             atomic_write(place, text)
             return
@@ -86,6 +96,12 @@ class RunFolder:
                 .note(*rows)
                 .hint("choose another folder, or repeat the settings it was made with")
             )
+        self._keep()
+
+    def _keep(self) -> None:
+        place = self.path / SETTINGS
+        if self.settings is not None and not place.exists():
+            atomic_write(place, json.dumps(dict(self.settings)) + "\n")
 
 
 def read_record(folder: PathLike) -> Json:

@@ -11,6 +11,7 @@ search alike, and for each that came to its end `<engine>.json`; `report.html` s
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -80,6 +81,7 @@ def search_scratch(
     seed: int = 0,
     device: str = "cpu",
     reporter: Reporter | None = None,
+    settings: Mapping[str, object] | None = None,
 ) -> Searched:
     """Run an engine over networks that are each trained anew by a recipe, alone.
 
@@ -87,7 +89,7 @@ def search_scratch(
     """
     fits(graph, data)
     about = identity(graph, data, recipe, seed)
-    with RunFolder(folder, SCRATCH, about) as run, Interrupt() as interrupt:
+    with RunFolder(folder, SCRATCH, about, settings) as run, Interrupt() as interrupt:
         write_graph(run.path, graph)
         prober = Scratch(graph, data, recipe, seed, device, interrupt.check)
         result = _searched(engine, graph, prober, run, interrupt, seed, reporter)

@@ -101,8 +101,11 @@ def train(
     device: str = "cpu",
     reporter: Reporter | None = None,
     on_nan: str = "error",
+    settings: Mapping[str, object] | None = None,
 ) -> Trained:
     """Train the supernet of a space in a folder, going on where an earlier call stopped.
+
+    `settings` are for `settings.json`, as those of `search_scratch` and `search_own`.
 
     `on_nan` is a policy of `steady.py` for a loss or gradient that is not finite; the facts of the
     step are kept in `nan-<step>.json`. Raises Interrupted after a signal (state saved), NotFinite
@@ -112,7 +115,7 @@ def train(
     told = reporter or progress("quiet")
     fits(graph, data)
     about = identity(graph, data, recipe, seed)
-    with RunFolder(folder, KIND, about) as run, Interrupt() as interrupt:
+    with RunFolder(folder, KIND, about, settings) as run, Interrupt() as interrupt:
         model = Supernet(graph, seed=seed).to(device)
         store = Checkpoints(run.path, graph=cast(str, about["graph"]), keep=keep)
         trainer = TorchTrainer(model, graph, data, recipe, seed)

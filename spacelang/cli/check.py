@@ -26,7 +26,8 @@ from spacelang.render import text as diagnostics_as_text
 def check(files: tuple[str, ...], settings: Mapping[str, object], as_json: bool) -> None:
     """Parse, resolve, prove the shapes of every space for all its architectures, and lint.
 
-    The networks of a program are proved, and what they share. FILE.space:NAME checks one. Exits with 2 if there is an error; warnings alone leave 0.
+    The networks of a program are proved, and what they share. FILE.space:NAME checks one. Exits
+    with 2 if there is an error; warnings alone leave 0.
     """
     found = [checked(file, settings, shown_at) for file in files]
     errors = sum(len(one.report.errors) for one in found)

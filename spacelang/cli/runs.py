@@ -20,7 +20,6 @@ from spacelang import plugins
 from spacelang.cli.artifact import GRAPH, read_artifact, read_graph
 from spacelang.cli.errors import unverified
 from spacelang.diagnostics import SpaceError, error
-from spacelang.files import atomic_write
 
 if TYPE_CHECKING:
     from spacelang.ir.graph import Graph
@@ -67,12 +66,9 @@ def record_of(folder: Path) -> Json:
     return _read(folder / RECORD)
 
 
-def keep_data(folder: Path, spec: str) -> None:
-    """Keep where the images of a run are, so that later commands need not be told again."""
-    if not is_run(folder) or (folder / SETTINGS).exists():
-        return
-    text = json.dumps({"data": os.path.abspath(spec) if os.path.exists(spec) else spec}) + "\n"
-    atomic_write(folder / SETTINGS, text)
+def settings_for(spec: str) -> Json:
+    """What a run keeps, so that later commands need not be told again: where its images are."""
+    return {"data": os.path.abspath(spec) if os.path.exists(spec) else spec}
 
 
 def data_of(folder: Path) -> str:

@@ -110,13 +110,10 @@ def search(
         images = runs.data_for(backend, spec, graph)
         number = seed if seed is not None else before.get("seed", 0)
         with runs.work(backend, "progress")(progress) as told:
-            try:
-                made = runs.work(backend, f"search_{weights}")(
-                    chosen, graph, images, used, folder, seed=number, device=place, reporter=told,
-                    **hull,
-                )  # fmt: skip
-            finally:
-                runs.keep_data(folder, spec)
+            made = runs.work(backend, f"search_{weights}")(
+                chosen, graph, images, used, folder, seed=number, device=place, reporter=told,
+                settings=runs.settings_for(spec), **hull,
+            )  # fmt: skip
     _show(made, space, engine, folder, as_json)
 
 

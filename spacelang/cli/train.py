@@ -100,14 +100,11 @@ def train(
     number = seed if seed is not None else before.get("seed", 42)
     place = runs.work(backend, "device")(device)
     with runs.work(backend, "progress")(progress) as told:
-        try:
-            made = runs.work(backend, "train")(
-                graph, images, used, run,
-                seed=number, keep=checkpoint_hist, device=place, reporter=told,
-                on_nan=on_nan,
-            )  # fmt: skip
-        finally:
-            runs.keep_data(run, spec)
+        made = runs.work(backend, "train")(
+            graph, images, used, run,
+            seed=number, keep=checkpoint_hist, device=place, reporter=told,
+            on_nan=on_nan, settings=runs.settings_for(spec),
+        )  # fmt: skip
     last: Mapping[str, Any] = made.log[-1]
     if as_json:
         found = {"run": str(run), "space": graph.name, "epochs": last["epoch"], "steps": made.steps}
