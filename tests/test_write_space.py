@@ -17,6 +17,7 @@ from spacelang.ir.graph import Graph, Output
 from spacelang.ir.node import Call, Node, TensorType, Value
 from spacelang.ir.rewrite import rewrite, rule, single_use
 from spacelang.loader import load
+from spacelang.passes.pipeline import run
 from spacelang.syntax.format import format
 from spacelang.syntax.ir_text import read
 from spacelang.syntax.parse import parse
@@ -217,6 +218,106 @@ CONSTRUCTS = {
 @pytest.mark.parametrize("body", CONSTRUCTS.values(), ids=CONSTRUCTS)
 def test_one_construct(body):
     written(space(f"input x: [B, 8]\n{body}"))
+
+
+# What passes leave: (before, body), written after `inline`.
+
+INLINED = {
+    "a size that a branch fixes": (
+        "block f(x, n) { return concat(split(relu(x), n, axis: 1), axis: 1) }",
+        """choose n in {2, 4}
+        output f(linear(x, 2 * n) as a, n) as f
+        weights { _: entangle }""",
+    ),
+    "banks of two decisions": (
+        "block f(x: [B, C]) { choose a in {2, 4} return linear(x, a) as up |> linear(C) as down }",
+        """choose width in {8, 12}
+        output f(linear(x, width) as stem) as used
+        weights { _: separate }""",
+    ),
+    "decisions of one name, one of them plain": (
+        "block f(x) { choose n in {8, 12} return linear(x, n) as up |> linear(8) as down }",
+        """x = f(x) as a
+        choose n in {4, 8}
+        output f(linear(linear(x, n) as up, 8) as down) as b
+        weights { _: entangle }""",
+    ),
+    "a decision whose turn is before one that stands deeper": (
+        "block f(x) { choose heads in {1, 2} return concat(split(x, heads, axis: 1), axis: 1) }",
+        """choose on in {true, false}
+        when on { x = f(x) as a  x = f(x) as b }
+        choose op in 1 of {"p", "q"}
+        output choose other { p: relu(x)  q: f(x) as c }""",
+    ),
+    "a path that is decided apart from its alternatives": (
+        "block f(x) { choose n in {8, 12} return linear(x, n) as up |> linear(8) as down }",
+        """y = choose op { a: f(x) as _  b: x }
+        choose n in {8}
+        output linear(linear(y, n) as c, 8) as d
+        weights { _: entangle }""",
+    ),
+    "a sum that is called like its block": (
+        "block f(x) { return total([x, relu(x)]) }",
+        "output f(f(x) as a) as b",
+    ),
+    "a cell that is live in several ways": (
+        """cell c(x) {
+          choose n in 1..3
+          for i in 0..<n { choose k[i] in {8, 12}  x = linear(linear(x, k) as up[i], 8) as down[i] }
+          return x
+        }""",
+        """choose on in {true, false}
+        when on { x = c(x) as first  x = c(x) as second }
+        output x
+        weights { _: entangle }""",
+    ),
+}
+
+
+@pytest.mark.parametrize(("before", "body"), INLINED.values(), ids=INLINED)
+def test_inlined(before, body):
+    graph = space(f"input x: [B, 8]\n{body}", before)
+    written(graph)
+    written(run(graph, "inline"))
+    written(run(graph, "inline, simplify"))
+
+
+def test_folded_convolutions():
+    graph = space(
+        """input x: [B, 3, 4, 4]
+        choose width in {4, 8}
+        y = conv(x, width, 3) as conv |> batch_norm as norm
+        output mean(conv(y, 4, 3) as last |> batch_norm as end, axes: [2, 3])
+        weights { _: entangle }"""
+    )
+    text = written(run(graph, "simplify{fold_norm=true}"))
+    assert "batch_norm" not in text
+
+
+def test_a_limit_with_a_condition():
+    body = """choose depth in 1..2
+    for i in 0..<depth { choose ratio[i] in {1, 2}  x = linear(linear(x, 8 * ratio) as up[i], 8) as down[i] }
+    output x
+    weights { _: entangle }
+    require sum(ratio[_]) <= 3"""
+    graph = space(f"input x: [B, 8]\n{body}")
+    assert "(ratio[1] if depth > 1 else 0) + ratio[0] <= 3" in written(graph)
+    assert graph.size() == 2 + 3
+
+
+def test_branches_whose_results_nobody_reads():
+    body = """choose depth in 1..3
+    for i in 0..<depth {
+      states = [x, relu(x), linear(x, 8) as fc[i]]
+      x = total(states[0..1])
+      side = x + parameter([1, 8]) as shift[i]
+    }
+    output x"""
+    graph = space(f"input x: [B, 8]\n{body}")
+    guards = [node for node in graph.root.nodes if node.op == "guard"]
+    assert [len(node.types) for node in guards] == [1, 1]
+    assert {"shift[2]", "fc[2].weight"} <= set(graph.storages)
+    written(graph)
 
 
 def test_whole_inputs():

@@ -1,0 +1,106 @@
+"""What the hash of a graph does not see: equal networks have one canonical form."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+
+from spacelang.diagnostics import Source
+from spacelang.ir.canonical import canonical
+from spacelang.ir.condition import compare, conjunction, disjunction
+from spacelang.ir.dim import Symbol
+from spacelang.ir.graph import Graph
+from spacelang.ir.verify import verified
+from spacelang.loader import load
+from spacelang.syntax.ir_text import read
+
+
+def space(body: str) -> Graph:
+    return load(Source("t.space", f"space t {{\ninput x: [B, 8]\n{body}\n}}"))
+
+
+def ir(body: str) -> Graph:
+    return verified(
+        read(Source("t.spaceir", f"spaceir 1 graph t root t {{ {body} }} output %9 as output"))
+    )
+
+
+def test_the_order_in_which_branches_bind_names() -> None:
+    one = space("""choose on in {true, false}
+    y = gelu(x)
+    when on { x = relu(x)  y = tanh(y) }
+    output x * y""")
+    other = space("""choose on in {true, false}
+    x, y = gelu(x), x
+    when on { x, y = tanh(x), relu(y) }
+    output y * x""")
+    assert one.hash == other.hash
+
+
+def test_a_choice_without_results_is_guards() -> None:
+    one = space("""choose on in {true, false}
+    when on { y = linear(x, 4) as a } else { z = linear(x, 4) as b }
+    output x""")
+    other = space("""choose on in {true, false}
+    when on { y = linear(x, 4) as a }
+    when not on { z = linear(x, 4) as b }
+    output x""")
+    assert one.hash == other.hash
+    assert {"a.weight", "b.weight"} <= set(one.storages)
+
+
+REGION = """decide dim width in {4, 8}
+  param fc.weight: [8, 8] = linear
+  %0: [B, 8] = input() as x
+  %1: [B, width] = linear(%0, out=width, bias=false) {weight=fc.weight[0:width][0:8]} as fc
+  %9: [B, width] = choose(%1)
+    when width == 4 {
+      %2: [B, width] = input()
+      %3: [B, HERE] = relu(%2)
+      yield %3
+    }
+    when width == 8 {
+      %4: [B, width] = input()
+      yield %4
+    }
+  yield %9"""
+
+
+def test_sizes_that_a_condition_fixes() -> None:
+    one, other = (ir(REGION.replace("HERE", size)) for size in ("width", "4"))
+    assert one.hash == other.hash
+    assert one != other
+
+
+def test_what_a_parameter_declares_beyond_its_reading() -> None:
+    """Only where another reads as much: a storage is part of the form."""
+    text = """param a.weight: [8, 8] = linear
+  param b.weight: [ROWS, 8] = linear
+  %0: [B, 8] = input() as x
+  %1: [B, 8] = linear(%0, out=8, bias=false) {weight=a.weight[0:8][0:8]} as a
+  %9: [B, 4] = linear(%1, out=4, bias=false) {weight=OTHER.weight[0:4][0:8]} as b
+  yield %9"""
+    alone = [ir(text.replace("ROWS", n).replace("OTHER", "b")) for n in ("4", "6")]
+    assert alone[0].hash != alone[1].hash
+    assert alone[1].storages["b.weight"].sizes == (6, 8)
+
+
+@pytest.mark.parametrize(
+    "name", ["autoformer.space:autoformer_t", "cream.space", "swin.space:swin_t"]
+)
+def test_the_form_of_a_form(name: str) -> None:
+    graph = canonical(load(f"spaces/{name}"))
+    assert canonical(graph) == graph
+
+
+def test_conditions_absorb_what_they_decide() -> None:
+    a, b, c = (compare("<", 1, Symbol(name, (1, 2))) for name in "abc")
+    assert disjunction(a, conjunction(a, b)) == a
+    assert conjunction(a, disjunction(b, a)) == a
+    both = disjunction(conjunction(a, b, c), conjunction(a, b), conjunction(c, a))
+    assert both == disjunction(conjunction(a, b), conjunction(c, a))
+    for values in product((1, 2), repeat=3):
+        x, y, z = (v > 1 for v in values)
+        known = dict(zip("abc", values, strict=True))
+        assert both.at(known) == ((x and y and z) or (x and y) or (z and x))
