@@ -122,6 +122,11 @@ class Decided(Expressions):
         early = list(early)
         self._apart(choice.path for choice in early)
         known = set(_parts(live))
+        turns = {choice.path: turn for turn, choice in enumerate(self.block.decisions)}
+        for choice in early:
+            if any(turns.get(s.name, -1) > turns[choice.path] for s in choice.live.symbols):
+                why = "it hangs on one that is taken after it"
+                raise cannot(f"the decision {choice.path}", why, choice.span)
         for deeper, group in groupby(early, key=lambda choice: choice.live):
             choices = list(group)
             if live != TRUE and not known <= set(_parts(deeper)):
