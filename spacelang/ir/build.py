@@ -199,13 +199,11 @@ class BlockBuilder:
 
         What a region only reads gets its name there, and not where it is made.
         """
-        nodes = tensor.level.nodes if tensor.level is self.level else []
-        for position, node in enumerate(nodes):
-            if node.id == tensor.value.node:
-                if node.op == "input" or len(node.types) > 1 or node.label:
-                    break
-                nodes[position] = replace(node, label=label)
-                return tensor
+        nodes = self.level.nodes
+        node = nodes.get(tensor.value.node) if tensor.level is self.level else None
+        if node is not None and node.op != "input" and len(node.types) == 1 and not node.label:
+            nodes[node.id] = replace(node, label=label)
+            return tensor
         return self._add(
             Node(self._id(), "identity", (self.use(tensor),), types=(tensor.type,), label=label)
         )[0]
@@ -222,12 +220,12 @@ class BlockBuilder:
         outer = self._seen(tensor, level.parent)
         if outer not in level.imports:
             node = Node(self._id(), "input", types=(tensor.type,))
-            level.nodes.insert(len(level.imports), node)
+            level.nodes[node.id] = node
             level.imports[outer] = Value(node.id)
         return level.imports[outer]
 
     def _add(self, node: Node) -> tuple[Tensor, ...]:
-        self.level.nodes.append(node)
+        self.level.nodes[node.id] = node
         return tuple(
             Tensor(self.level, Value(node.id, i), type) for i, type in enumerate(node.types)
         )
@@ -390,7 +388,7 @@ class BlockBuilder:
         assert self.level.parent is None, "a region is still open"
         return Block(
             name or self.name,
-            tuple(self.level.nodes),
+            tuple(self.level.nodes.values()),
             tuple(self.use(t) for t in outputs),
             tuple(self.sizes.values()),
             tuple(self.decisions.values()),
