@@ -11,7 +11,7 @@ where it stands. Conditional parts are levels that are opened, filled and closed
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -36,6 +36,8 @@ conflict."""
 PARAMETER = ("two parameters called", "label the calls apart: linear(..) as fc2")
 DECISION = ("two decisions of the path", "give each its index: choose width[i] in ..")
 """What may hold a path alone, in words, and what to do about two."""
+Owned = tuple[tuple[str, str], str]
+"""One of these, and the path that it holds."""
 
 
 class BlockBuilder:
@@ -54,7 +56,7 @@ class BlockBuilder:
         self.sizes: dict[str, Symbol] = {}
         self.decisions: dict[str, Choice] = {}
         self.params: dict[str, Param] = {}
-        self.claims: dict[tuple[str, str], list[tuple[tuple[Condition, ...], Span]]] = {}
+        self.claims: dict[Owned, tuple[tuple[tuple[Condition, ...], Span], ...]] = {}
         self.unlabelled: dict[str, int] = {}
         self.remarks: list[Diagnostic] = []
         self._next = 0
@@ -68,7 +70,7 @@ class BlockBuilder:
     def decide(self, choice: Choice) -> None:
         """A decision that every call takes anew; two of one path must exclude each other and have
         the same candidates (SP203)."""
-        self.claim(choice.path, choice.span, DECISION)
+        self.claim([(DECISION, choice.path)], choice.span)
         before = self.decisions.get(choice.path)
         if before is not None:
             if (before.kind, before.values, before.hull) != (
@@ -109,8 +111,7 @@ class BlockBuilder:
             dict(self.decisions),
             dict(self.unlabelled),
         )
-        claims = {path: list(held) for path, held in self.claims.items()}
-        level = self.level
+        claims, level = dict(self.claims), self.level
         try:
             yield
         finally:
@@ -171,7 +172,7 @@ class BlockBuilder:
         views: dict[str, View] = {}
         for role, param in found.params.items():
             path = join(prefix, role)
-            self._declare(replace(param, path=path, span=span))
+            self._declare(param.at(path, span))
             views[role] = View(path, found.views[role].index)
         if given:
             attributes = {**attributes, "given": given}
@@ -198,13 +199,11 @@ class BlockBuilder:
 
         What a region only reads gets its name there, and not where it is made.
         """
-        nodes = tensor.level.nodes if tensor.level is self.level else []
-        for position, node in enumerate(nodes):
-            if node.id == tensor.value.node:
-                if node.op == "input" or len(node.types) > 1 or node.label:
-                    break
-                nodes[position] = replace(node, label=label)
-                return tensor
+        nodes = self.level.nodes
+        node = nodes.get(tensor.value.node) if tensor.level is self.level else None
+        if node is not None and node.op != "input" and len(node.types) == 1 and not node.label:
+            nodes[node.id] = replace(node, label=label)
+            return tensor
         return self._add(
             Node(self._id(), "identity", (self.use(tensor),), types=(tensor.type,), label=label)
         )[0]
@@ -221,12 +220,12 @@ class BlockBuilder:
         outer = self._seen(tensor, level.parent)
         if outer not in level.imports:
             node = Node(self._id(), "input", types=(tensor.type,))
-            level.nodes.insert(len(level.imports), node)
+            level.nodes[node.id] = node
             level.imports[outer] = Value(node.id)
         return level.imports[outer]
 
     def _add(self, node: Node) -> tuple[Tensor, ...]:
-        self.level.nodes.append(node)
+        self.level.nodes[node.id] = node
         return tuple(
             Tensor(self.level, Value(node.id, i), type) for i, type in enumerate(node.types)
         )
@@ -246,24 +245,30 @@ class BlockBuilder:
         return f"{op}[{count}]"
 
     def _declare(self, param: Param) -> None:
-        self.claim(param.path, param.span, PARAMETER)
+        self.claim([(PARAMETER, param.path)], param.span)
         before = self.params.get(param.path)
         self.params[param.path] = param if before is None else larger(before, param)
 
-    def claim(self, path: str, span: Span, kind: tuple[str, str]) -> None:
-        """Take a path for a parameter or decision, here or in a call; SP203 if it is taken.
+    def claim(self, owned: Iterable[Owned], span: Span) -> None:
+        """Take paths for parameters and decisions, here or in a call; SP203 if one is taken.
 
         What excludes each other may have one path: then it is one.
         """
-        claims = self.claims.setdefault((kind[0], path), [])
-        for guards, before in claims:
-            if feasible((*guards, *self.guards)) is not False:
-                raise SpaceError(
-                    error("SP203", f"{kind[0]} {path}", span, "again here")
-                    .also(before, "first here")
-                    .hint(kind[1])
-                )
-        claims.append((self.guards, span))
+        mine, claims = ((self.guards, span),), self.claims
+        for one in owned:
+            held = claims.get(one)
+            if held is None:
+                claims[one] = mine
+                continue
+            for guards, before in held:
+                if feasible((*guards, *self.guards)) is not False:
+                    (what, hint), path = one
+                    raise SpaceError(
+                        error("SP203", f"{what} {path}", span, "again here")
+                        .also(before, "first here")
+                        .hint(hint)
+                    )
+            claims[one] = (*held, *mine)
 
     # Regions.
 
@@ -383,7 +388,7 @@ class BlockBuilder:
         assert self.level.parent is None, "a region is still open"
         return Block(
             name or self.name,
-            tuple(self.level.nodes),
+            tuple(self.level.nodes.values()),
             tuple(self.use(t) for t in outputs),
             tuple(self.sizes.values()),
             tuple(self.decisions.values()),

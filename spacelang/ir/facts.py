@@ -25,6 +25,7 @@ from spacelang.ir.atom import (
     Symbol,
     Value,
 )
+from spacelang.ir.functions import Rational
 
 if TYPE_CHECKING:
     from spacelang.ir.condition import Condition
@@ -277,7 +278,7 @@ def content(dim: Dim) -> Fraction | None:
     return _joint(_term_content(monomial, factor) for monomial, factor in dim.terms)
 
 
-def _term_content(monomial: tuple[tuple[Atom, int], ...], coefficient: Fraction) -> Fraction | None:
+def _term_content(monomial: tuple[tuple[Atom, int], ...], coefficient: Rational) -> Fraction | None:
     total = abs(coefficient)
     for atom, exponent in monomial:
         part = _atom_content(atom, exponent)

@@ -14,21 +14,19 @@ from spacelang.ir.node import Node, TensorType, Value
 class Level:
     """The nodes of a block's body, or of one of its regions, while they are made.
 
-    `imports` are the values of the level around it that it reads, with what they are inside.
+    `nodes` are by id, in the order of the text; `imports` are the values of the level around it
+    that it reads, with what they are inside.
     """
 
     def __init__(self, parent: Level | None, guards: tuple[Condition, ...]) -> None:
         self.parent = parent
         self.guards = guards
-        self.nodes: list[Node] = []
+        self.nodes: dict[int, Node] = {}
         self.imports: dict[Value, Value] = {}
 
     def type_of(self, value: Value) -> TensorType:
         """The type of a value of this level. KeyError if it has none such."""
-        for node in self.nodes:
-            if node.id == value.node:
-                return node.types[value.index]
-        raise KeyError(value)
+        return self.nodes[value.node].types[value.index]
 
     def block(
         self,
@@ -39,14 +37,13 @@ class Level:
         number: Callable[[], int],
     ) -> Block:
         """The region whose inputs are these values of the level around it; `number` gives ids."""
-        body = [n for n in self.nodes if n.op != "input"]
-        by_id = {n.id: n for n in self.nodes}
+        body = [n for n in self.nodes.values() if n.op != "input"]
         inputs: list[Node] = []
         open_ = dict(self.imports)  # a value that is an operand twice has two inputs
         for value, type in zip(operands, types, strict=True):
             inner = open_.pop(value, None)
             inputs.append(
-                Node(number(), "input", types=(type,)) if inner is None else by_id[inner.node]
+                Node(number(), "input", types=(type,)) if inner is None else self.nodes[inner.node]
             )
         return Block(name, (*inputs, *body), outputs)
 

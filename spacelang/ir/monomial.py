@@ -9,9 +9,10 @@ from collections.abc import Iterable, Mapping
 from fractions import Fraction
 
 from spacelang.ir.atom import Atom, Divisor, atom_order
+from spacelang.ir.functions import Rational
 
 Monomial = tuple[tuple[Atom, int], ...]
-Sum = Mapping[Monomial, Fraction]
+Sum = Mapping[Monomial, Rational]
 
 
 def order(monomial: Monomial) -> tuple[int, tuple[tuple[tuple[str, bool], int], ...]]:
@@ -52,7 +53,7 @@ def shared(terms: Sum) -> Monomial:
 
 def long_division(
     terms: Sum, divisor: Sum
-) -> tuple[dict[Monomial, Fraction], dict[Monomial, Fraction]]:
+) -> tuple[dict[Monomial, Rational], dict[Monomial, Rational]]:
     """Quotient and remainder in the lexical order of the atoms' names."""
     if any(exponent < 0 for monomial in divisor for _, exponent in monomial):
         return {}, dict(terms)  # a quotient within the divisor
@@ -72,19 +73,19 @@ def long_division(
     by = {vector(m, nothing): value for m, value in divisor.items()}
     lead = max(by)
     rest = {vector(m, lift): value for m, value in terms.items() if value}
-    quotient: dict[Monomial, Fraction] = {}
-    remainder: dict[Monomial, Fraction] = {}
+    quotient: dict[Monomial, Rational] = {}
+    remainder: dict[Monomial, Rational] = {}
     while rest:
         top = max(rest)
         step = tuple(x - y for x, y in zip(top, lead, strict=True))
         if min(step) < 0:
             remainder[monomial(top)] = rest.pop(top)
             continue
-        factor = rest[top] / by[lead]
+        factor = Fraction(rest[top]) / by[lead]
         quotient[monomial(step)] = factor
         for key, value in by.items():
             place = tuple(x + y for x, y in zip(key, step, strict=True))
-            left = rest.get(place, Fraction(0)) - factor * value
+            left = rest.get(place, 0) - factor * value
             if left:
                 rest[place] = left
             else:

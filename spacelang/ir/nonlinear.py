@@ -23,6 +23,7 @@ from spacelang.ir.atom import (
 )
 from spacelang.ir.condition import FALSE, TRUE, Compare, Condition, Not, negate
 from spacelang.ir.facts import columns, exact_table, interval, irrational, surely_whole, truths
+from spacelang.ir.functions import Rational
 from spacelang.ir.monomial import Monomial, by_name, joined
 from spacelang.ir.polynomial import Dim, of_atom
 from spacelang.ir.replace import Replacement, check_replacement, replacement_size
@@ -40,13 +41,13 @@ def floor(a: Size) -> Dim:
 
 @lru_cache(maxsize=16384)
 def _floor(quotient: Dim) -> Dim:
-    outside: dict[Monomial, Fraction] = {}
-    inside: dict[Monomial, Fraction] = {}
+    outside: dict[Monomial, Rational] = {}
+    inside: dict[Monomial, Rational] = {}
     for monomial, value in quotient.terms:
         if _term_whole(monomial, value):
             outside[monomial] = value
         elif not monomial:
-            outside[()] = Fraction(math.floor(value))
+            outside[()] = math.floor(value)
             inside[()] = value - outside[()]
         else:
             inside[monomial] = value
@@ -55,12 +56,12 @@ def _floor(quotient: Dim) -> Dim:
     return whole + _floor_of_rest(rest)
 
 
-def _picked(dim: Dim, terms: Mapping[Monomial, Fraction]) -> Dim:
+def _picked(dim: Dim, terms: Mapping[Monomial, Rational]) -> Dim:
     """The given terms, in the order they have in `dim`."""
     return Dim(tuple((m, terms[m]) for m, _ in dim.terms if terms.get(m)))
 
 
-def _term_whole(monomial: Monomial, value: Fraction) -> bool:
+def _term_whole(monomial: Monomial, value: Rational) -> bool:
     term = Dim(((monomial, value),))
     if surely_whole(term):
         return True
@@ -121,7 +122,7 @@ def _nested(rest: Dim) -> Dim | None:
     if len(monomial) != 1 or monomial[0][1] != 1 or value.numerator != 1:
         return None
     inner = monomial[0][0]
-    shift = Fraction(0)
+    shift: Rational = 0
     if others:
         (second, shift), *more = others
         if second or more or (shift * value.denominator).denominator != 1:

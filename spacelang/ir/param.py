@@ -10,13 +10,17 @@ factor.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 from spacelang.diagnostics import NOWHERE, Span
 from spacelang.ir.dim import Dim
 
 Role = Literal["weight", "buffer"]
+Known = tuple[tuple[int, ...], ...] | None
+"""The factors of each axis as numbers, None where a decision is in one."""
 ZERO = Dim.of(0)
 
 
@@ -52,6 +56,18 @@ class Param:
     reserved: bool = False
     span: Span = field(default=NOWHERE, compare=False, repr=False)
 
+    @cached_property
+    def known(self) -> Known:
+        """Its shape, if no decision is in it."""
+        return known(self.shape)
+
+    def at(self, path: str, span: Span) -> Param:
+        """The same under another path."""
+        return Param(
+            path, self.shape, self.init, self.role, self.dtype,
+            self.persistent, self.decay, self.bank, self.reserved, span,
+        )  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Slice:
@@ -78,9 +94,14 @@ class View:
     param: str
     index: tuple[tuple[Slice | Gather, ...], ...]
 
-    @property
+    @cached_property
     def lengths(self) -> tuple[tuple[Dim, ...], ...]:
-        return tuple(tuple(part.length for part in axis) for axis in self.index)
+        return tuple([tuple([part.length for part in axis]) for axis in self.index])
+
+    @cached_property
+    def known(self) -> Known:
+        """How much it reads of every factor, if no decision is in that."""
+        return known(self.lengths)
 
     def numel(self) -> Dim:
         """Elements read."""
@@ -91,6 +112,18 @@ class View:
         return total
 
 
+def known(shape: Iterable[Iterable[Dim]]) -> Known:
+    """A shape as whole numbers, None where it holds a decision."""
+    axes: list[tuple[int, ...]] = []
+    for axis in shape:
+        factors = [n.constant for n in axis]
+        if None in factors:
+            return None
+        axes.append(tuple([int(n) for n in factors if n is not None]))
+    return tuple(axes)
+
+
 def leading(param: Param) -> View:
     """The view that reads the first entries of every factor."""
-    return View(param.path, tuple(tuple(Slice(ZERO, n) for n in axis) for axis in param.shape))
+    axes = [tuple([Slice(ZERO, n) for n in axis]) for axis in param.shape]
+    return View(param.path, tuple(axes))

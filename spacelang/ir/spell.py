@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from fractions import Fraction
 
 from spacelang.ir.atom import Divisor, FloorDivide, atom_text
+from spacelang.ir.functions import Rational
 from spacelang.ir.monomial import Monomial
 
-Terms = Sequence[tuple[Monomial, Fraction]]
+Terms = Sequence[tuple[Monomial, Rational]]
 
 
 def spell(terms: Terms) -> str:
@@ -28,7 +28,7 @@ def spell(terms: Terms) -> str:
     return text
 
 
-def spell_term(monomial: Monomial, coefficient: Fraction) -> str:
+def spell_term(monomial: Monomial, coefficient: Rational) -> str:
     """One term; the language has no power, so `w*w`."""
     above = [atom_text(atom) for atom, exponent in monomial for _ in range(exponent)]
     below: list[str] = []

@@ -133,7 +133,9 @@ def storages(graph: Graph) -> dict[str, Storage]:
         for view in place.node.params.values():
             here = sizer.storage(place.instance, view, params[view.param])
             before = found.get(here.path)
-            found[here.path] = here if before is None else _joined(before, here)
+            if before is not None and (before.extents != here.extents or before.bank or here.bank):
+                here = _joined(before, here)
+            found[here.path] = here
     return found
 
 
@@ -146,6 +148,9 @@ class Sizer:
 
     def storage(self, instance: Instance, view: View, param: Param) -> Storage:
         """What one use needs: room for what is declared, and for the longest part it reads."""
+        if view.known is not None and view.known == param.known and not param.bank:
+            extents = tuple([tuple([(n,) for n in axis]) for axis in view.known])
+            return Storage(instance.param(param.path), extents, param)
         path, bank = instance.param(param.path), bank_of(instance, param)
         check_bank(path, param, bank)
 

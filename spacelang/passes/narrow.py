@@ -25,7 +25,7 @@ from spacelang.ir.graph import Graph, Instance, conditions
 from spacelang.ir.names import Names
 from spacelang.ir.node import Node, Value, join
 from spacelang.ir.param import ZERO, Gather, Param, Slice, View
-from spacelang.passes.below import below, has_cells
+from spacelang.passes.below import Below
 from spacelang.passes.release import released
 from spacelang.passes.remake import each_block, with_root, without_stale_rules
 from spacelang.passes.storage_layout import lay_out
@@ -124,7 +124,7 @@ class _Narrower:
     def call(self, instance: Instance) -> str:
         """The name of the block that a use calls, remade once for each set of ranges."""
         sizes = tuple(self.symbol(instance, size) for size in instance.block.sizes)
-        key = (instance.block.name, sizes, tuple(below(instance, self.ranges, self._cells)))
+        key = (instance.block.name, sizes, self._below.of(instance))
         if key not in self.made:
             name, count = instance.block.name, 2
             while name in self.blocks:
@@ -134,8 +134,8 @@ class _Narrower:
         return self.made[key]
 
     @cached_property
-    def _cells(self) -> bool:
-        return has_cells(self.graph)
+    def _below(self) -> Below[tuple[DecisionValue, ...]]:
+        return Below(self.graph, self.ranges)
 
     def symbol(self, instance: Instance, symbol: Symbol) -> Symbol:
         """A size or decision of a use with the values that are left."""

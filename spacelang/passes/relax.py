@@ -115,7 +115,12 @@ def label_of(path: str) -> str:
 
 def _check_gone(graph: Graph, relaxed: Mapping[str, Choice]) -> None:
     """SP601 where something but a choice still depends on what is no decision any more."""
+    seen: set[tuple[int, int]] = set()
     for instance in graph.instances():
+        use = id(instance.block), id(instance.binding)
+        if use in seen:  # uses of one binding depend on the same
+            continue
+        seen.add(use)
         for what, where, span in mentions(instance.block):
             for symbol in _symbols(what):
                 found = instance.symbol(symbol)

@@ -140,6 +140,8 @@ def each_block(graph: Graph, change: Callable[[Block], Block]) -> Graph:
 
 def without_stale_rules(before: Graph, after: Graph) -> Graph:
     """The later graph without storage rules that only spoke of what is there no more."""
+    if not after.rules:
+        return after
     now = (*after.decisions, *after.storages)
     then = {*before.decisions, *before.storages}.difference(now)
     kept = tuple(

@@ -23,7 +23,7 @@ from spacelang.ir.graph import Graph, Instance, conditions
 from spacelang.ir.node import Attribute, Call, Node, TensorType, Value
 from spacelang.ir.param import Gather, Init, Slice, View
 from spacelang.ir.storage import bank_of, bank_position
-from spacelang.passes.below import below, has_cells
+from spacelang.passes.below import Below
 from spacelang.passes.unflatten import unflattened
 
 ZERO = Dim.of(0)
@@ -66,7 +66,7 @@ class _Specializer:
         key = (
             instance.block.name,
             tuple(sorted(known.items(), key=str)),
-            tuple(below(instance, self.values, self._cells)),
+            self._below.of(instance),
             (instance.path, instance.store) if self.apart else (),
         )
         if key not in self.made:
@@ -78,8 +78,8 @@ class _Specializer:
         return self.made[key]
 
     @cached_property
-    def _cells(self) -> bool:
-        return has_cells(self.graph)
+    def _below(self) -> Below[DecisionValue]:
+        return Below(self.graph, self.values)
 
     def value(self, instance: Instance, symbol: Symbol) -> DecisionValue:
         bound = instance.symbol(symbol)

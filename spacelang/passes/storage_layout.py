@@ -51,6 +51,9 @@ def lay_out(graph: Graph) -> Graph:
     if [*stored.items()] != [*graph.stored.items()]:
         graph = graph.restated(("_walk", "decisions"), stored=stored)
     _ = graph.storages  # SP402, SP507
+    if not graph.rules and all(map(_settled, (graph.root, *graph.blocks.values()))):
+        report.check()
+        return graph
     writer = _Writer(graph, rules, report)
     name = writer.visit(graph.top)
     rules.check_used()
@@ -72,7 +75,6 @@ class _Writer:
     def __post_init__(self) -> None:
         self.blocks: dict[str, Block] = {}
         self.made: dict[object, str] = {}
-        self.plain: dict[str, str] = {}
         self.changed = False
         self.parts = Parts(self.graph)
         self.asked: dict[Chain, dict[Symbol, Dim]] = {}
@@ -88,26 +90,6 @@ class _Writer:
 
     def visit(self, instance: Instance, chain: Chain = ()) -> str:
         """The name of the block that this use calls after the rewriting."""
-        name = self.plain.get(instance.block.name)
-        if name is None:
-            name = self._visited(instance, chain)
-            if not self.rules.rules and self._fixed(instance.block):
-                self.plain[instance.block.name] = name
-        return name
-
-    def _fixed(self, block: Block) -> bool:
-        """Whether all that a block and what it calls read is of one size and no bank's: without
-        rules all uses are then alike."""
-        return not any(param.bank for param in block.params) and all(
-            node.call.block in self.plain
-            if node.call is not None
-            else all(
-                n.constant is not None for v in node.params.values() for a in v.lengths for n in a
-            )
-            for node in block.everywhere()
-        )
-
-    def _visited(self, instance: Instance, chain: Chain) -> str:
         block = instance.block
         levels = list(_everywhere(instance, block))
         callees = {
@@ -392,6 +374,13 @@ class _Writer:
         made = replace(param, bank=(*kept, *sorted(bank.difference(kept), key=turn)))
         check_bank(instance.param(param.path), made, bank_of(instance, made))
         return made
+
+
+def _settled(block: Block) -> bool:
+    """Whether all that a block reads is of one size and no bank's: there is nothing to lay out."""
+    return not any(param.bank for param in block.params) and all(
+        view.known is not None for node in block.everywhere() for view in node.params.values()
+    )
 
 
 def _taken(guards: tuple[Condition, ...]) -> dict[str, DecisionValue]:

@@ -241,8 +241,7 @@ def _emit(
         for tensor in flat(bound[param.name])
     ]
     call = Call(made.block.name, path, decide, path, sizes=sizes)
-    for sort, owned in below(call, made.owned):
-        frame.builder.claim(owned, span, sort)
+    frame.builder.claim(below(call, made.owned), span)
     frame.session.spend(1, span)
     return shaped(result, iter(frame.builder.call(call, operands, types, span)))
 

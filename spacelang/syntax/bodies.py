@@ -11,11 +11,11 @@ from dataclasses import replace
 
 from spacelang.diagnostics import SpaceError, Span, error
 from spacelang.ir.block import Block
-from spacelang.ir.build import DECISION, PARAMETER, Tensor
+from spacelang.ir.build import DECISION, PARAMETER, Owned, Tensor
 from spacelang.ir.condition import Condition
 from spacelang.ir.dim import Dim, Symbol
 from spacelang.ir.dim import Value as DecisionValue
-from spacelang.ir.node import Call, TensorType, join
+from spacelang.ir.node import Call, TensorType
 from spacelang.ir.op import SETTLE, Conflict, NeedsValue, open_question, shown
 from spacelang.ir.param import Init
 from spacelang.ir.prove import Proved, Refuted, equal
@@ -24,7 +24,7 @@ from spacelang.syntax.evaluate import evaluate
 from spacelang.syntax.frame import Frame
 from spacelang.syntax.late import late_params
 from spacelang.syntax.scope import Scope
-from spacelang.syntax.session import MAX_CALLS, Compiled, Exhausted, Owned, Session
+from spacelang.syntax.session import MAX_CALLS, Compiled, Exhausted, Session
 from spacelang.syntax.values import (
     BROKEN,
     CONDITIONS,
@@ -97,7 +97,7 @@ def compiled(
         result = _declared(definition, callee, scope)
     name = session.unique(closure.name)
     outputs = [] if isinstance(result, Broken) else flat(result)
-    block = replace(callee.builder.finish(outputs), name=name)
+    block = callee.builder.finish(outputs, name)
     named = bool(block.params or block.decisions) or any(
         node.label or (node.call is not None and session.named[node.call.block])
         for node in block.everywhere()
@@ -122,12 +122,16 @@ def _owned(block: Block, session: Session) -> Iterator[Owned]:
             yield from below(node.call, session.owned[node.call.block])
 
 
-def below(call: Call, owned: Iterable[Owned]) -> Iterator[Owned]:
+def below(call: Call, owned: Iterable[Owned]) -> list[Owned]:
     """What a call owns, by the paths of its caller; what a cell decides belongs to nobody."""
-    for sort, path in owned:
-        prefix = call.path if sort is PARAMETER else call.decide
-        if not prefix.startswith("/"):
-            yield sort, join(prefix, path)
+    store = f"{call.path}." if call.path else ""
+    decide = f"{call.decide}." if call.decide else ""
+    shared = decide.startswith("/")
+    return [
+        (kind, (store if kind is PARAMETER else decide) + path)
+        for kind, path in owned
+        if kind is PARAMETER or not shared
+    ]
 
 
 def _not_too_deep(closure: Closure, span: Span, frame: Frame) -> None:

@@ -131,14 +131,10 @@ def _maker(tensor: Tensor, size: Dim) -> Span | None:
     """The node that first has a size, going back from a tensor."""
     level, value = tensor.level, tensor.value
     for _ in range(1000):
-        node = next((n for n in level.nodes if n.id == value.node), None)
+        node = level.nodes.get(value.node)
         if node is None:
             return None
-        types = {n.id: n.types for n in level.nodes}
-        before = next(
-            (v for v in node.operands if size in types[v.node][v.index].shape),
-            None,
-        )
+        before = next((v for v in node.operands if size in level.type_of(v).shape), None)
         if before is None:
             return node.span if node.span is not NOWHERE else None
         value = before
@@ -202,6 +198,6 @@ def _plain(value: DecisionValue) -> object:
 def spans(tensors: Sequence[Tensor]) -> Iterator[Span]:
     """The places of the nodes that make these tensors."""
     for tensor in tensors:
-        node = next((n for n in tensor.level.nodes if n.id == tensor.value.node), None)
+        node = tensor.level.nodes.get(tensor.value.node)
         if node is not None and node.span is not NOWHERE:
             yield node.span

@@ -9,7 +9,6 @@ from spacelang.diagnostics import SpaceError, Span, error
 from spacelang.ir.dim import Dim
 from spacelang.ir.level import Tensor
 from spacelang.ir.op import OpDef
-from spacelang.ir.options import complete
 from spacelang.ir.param import Init
 from spacelang.syntax.calls import Arguments, arguments
 from spacelang.syntax.frame import Frame
@@ -58,7 +57,6 @@ def call_op(
         checked["sizes"] = sizes
     if "bias" in handed:
         checked["bias"] = True
-    complete(definition, checked, given.span)
     frame.session.spend(1, given.span)
     made = frame.builder.apply(
         definition.name,

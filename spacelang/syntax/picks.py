@@ -97,7 +97,8 @@ def _spelling(region: Level, source: Value) -> object:
     outside = {
         inner: ("source" if outer == source else outer) for outer, inner in region.imports.items()
     }
-    order = {node.id: i for i, node in enumerate(n for n in region.nodes if n.op != "input")}
+    nodes = [node for node in region.nodes.values() if node.op != "input"]
+    order = {node.id: i for i, node in enumerate(nodes)}
     return tuple(
         (
             node.op,
@@ -108,8 +109,7 @@ def _spelling(region: Level, source: Value) -> object:
             repr(node.regions),
             node.types,
         )
-        for node in region.nodes
-        if node.op != "input"
+        for node in nodes
     )
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from spacelang.diagnostics import Diagnostic, SpaceError, Span, error
 from spacelang.ir.block import Block
+from spacelang.ir.build import Owned
 from spacelang.ir.condition import Condition
 from spacelang.ir.dim import Symbol
 from spacelang.syntax import tree
@@ -28,10 +29,6 @@ MAX_WALKED = 1_000_000
 """Entries of all lists that are made or compared."""
 MAX_CALLS = 32
 """How deep calls of blocks may stand in each other."""
-
-
-Owned = tuple[tuple[str, str], str]
-"""A kind of `BlockBuilder.claim`, and the path of one inside a block."""
 
 
 Until = Callable[[Sequence[str]], int]
@@ -92,14 +89,15 @@ class Session:
     splits: int = 0
     walked: int = 0
     reserved: set[str] = field(default_factory=set[str])
+    numbers: dict[str, int] = field(default_factory=dict[str, int])
     until: Until | None = None
 
     def unique(self, name: str) -> str:
         """A block name that is not taken: `encoder`, `encoder.2`."""
-        taken = {*self.blocks, *self.reserved}
-        found, count = name, 2
-        while found in taken:
+        found, count = name, self.numbers.get(name, 2)
+        while found in self.blocks or found in self.reserved:
             found, count = f"{name}.{count}", count + 1
+        self.numbers[name] = count
         return found
 
     def spend(self, nodes: int, span: Span) -> None:

@@ -51,7 +51,7 @@ class ClosureSource:
                 error("SP601", f"{self.name} cannot be inserted: it has limits (require)", span)
             )
         host.errors.check()
-        node = host.builder.level.nodes[-1]
+        node = next(reversed(host.builder.level.nodes.values()))
         if node.call is None or len(node.types) != 1:
             raise SpaceError(
                 error(
