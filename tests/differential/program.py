@@ -71,11 +71,13 @@ def program(number: int) -> str:
     return made.text()
 
 
+BUDGETS = [1, 1, 2, 2, 3, 4, 6, 10]
+
 # The core.
 
 
 def core(rng: random.Random) -> Program:
-    file = FileText(rng, budget=rng.choice([1, 1, 2, 2, 3, 4, 6, 10]))
+    file = FileText(rng, budget=rng.choice(BUDGETS))
     body = Body(file)
     params: list[str] = []
     if rng.random() < 0.3:
@@ -221,34 +223,58 @@ def finish(body: Body, t: Type, classes: str) -> None:
 
 def extras(made: Program, graph: Graph, rng: random.Random) -> None:
     """Rules of storage, limits, derived spaces, instances and subnets."""
+    more: list[Extra] = []
     if rng.random() < 0.4 and made.rules:
         for rule in (sharing(graph, rng) for _ in range(rng.choice([1, 2, 3]))):
             if rule:
-                attempt(made, made.rules, rule, SHARING)
+                more.append((made.rules, rule, SHARING))
     if rng.random() < 0.3 and graph.decisions:
         for _ in range(rng.choice([1, 2])):
-            attempt(made, made.limits, f"require {limit(graph, rng)}", LIMITS)
+            more.append((made.limits, f"require {limit(graph, rng)}", LIMITS))
     if rng.random() < 0.15:
         names = dict.fromkeys(path.split(".")[0].split("[")[0] for path in graph.storages)
         renames = [f"{n}: net.{n}_{i}" for i, n in enumerate(names) if rng.random() < 0.5]
         if renames:
-            made.limits.append(f"names published {{ {'  '.join(renames)} }}")
+            more.append((made.limits, f"names published {{ {'  '.join(renames)} }}", set()))
     base = "inst" if made.tail else "main"
     if rng.random() < 0.25:
-        attempt(made, made.tail, f"space derived from {base} {{ {rewriting(graph, rng)} }}", PASSES)
+        line = f"space derived from {base} {{ {rewriting(graph, rng)} }}"
+        more.append((made.tail, line, PASSES))
+    add(made, more)
 
 
-def attempt(made: Program, place: list[str], line: str, expected: set[str]) -> None:
-    """Add a line if the program stays legal; any other refusal stays for the checks to find."""
-    place.append(line)
+Extra = tuple[list[str], str, set[str]]
+"""Where a line goes, the line, and with which codes it may be refused."""
+
+
+def add(made: Program, extras: list[Extra]) -> None:
+    """Add all lines, or one by one those with which the program stays legal.
+
+    A refusal with another code stays for the checks to find.
+    """
+    for place, line, _ in extras:
+        place.append(line)
+    if not extras or not refused(made):
+        return
+    for place, line, _ in reversed(extras):
+        del place[len(place) - 1 - place[::-1].index(line)]
+    for place, line, expected in extras:
+        place.append(line)
+        codes = refused(made)
+        if codes and codes <= expected:
+            place.pop()
+
+
+def refused(made: Program) -> set[str]:
+    """The codes that a program is refused with."""
     try:
         graph = made.loaded()
-        if line.startswith("require"):
+        if made.limits:
             graph.size()
             graph.sample(1)
-    except SpaceError as refused:
-        if {d.code for d in refused.diagnostics} <= expected:
-            place.remove(line)
+    except SpaceError as found:
+        return {d.code for d in found.diagnostics}
+    return set()
 
 
 def wild(path: str, rng: random.Random) -> str:
