@@ -62,7 +62,7 @@ PASSES = {"SP601", "SP402", "SP403", "SP404", "SP504", "SP401", "SP203"}
 def program(number: int) -> str:
     """The text of a number."""
     rng = random.Random(f"program {number}")
-    made = core(rng)
+    made = core(rng, wide=number >= RARER, brief=number >= RARER and number % 4 > 0)
     try:
         graph = made.loaded()
     except SpaceError:
@@ -71,13 +71,17 @@ def program(number: int) -> str:
     return made.text()
 
 
+RARER = 100
+"""From this number on programs hold what is rarer, and three of four are brief; the texts of those
+before stay as they are."""
 BUDGETS = [1, 1, 2, 2, 3, 4, 6, 10]
 
 # The core.
 
 
-def core(rng: random.Random) -> Program:
-    file = FileText(rng, budget=rng.choice(BUDGETS))
+def core(rng: random.Random, wide: bool = False, brief: bool = False) -> Program:
+    budgets, most = ([1], 1) if brief else (BUDGETS, 3)
+    file = FileText(rng, budget=rng.choice(budgets), wide=wide, most=most)
     body = Body(file)
     params: list[str] = []
     if rng.random() < 0.3:
@@ -103,7 +107,8 @@ def core(rng: random.Random) -> Program:
     if "choose " in text:
         # What is written out as alternatives shares tensors by its labels.
         alternatives = "block apart" in text or "block masked" in text
-        made.rules.append("_: entangle" if alternatives else first)
+        made.rules.append("_: entangle" if alternatives or file.rules else first)
+        made.rules += file.rules
     if given and rng.random() < 0.5:
         made.tail.append(f"space inst = main(base: {rng.choice(['4', 'choose {4, 8}'])})")
         made.rules = made.rules or [first]
