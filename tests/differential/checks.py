@@ -13,9 +13,17 @@ from dataclasses import dataclass
 
 from differential.case import Case, Skipped
 from differential.figures import costs, counts, extremes, numels, partial, samples
-from differential.networks import gradients, outputs, sources, specialised, training
+from differential.networks import gradients, outputs, sources, specialised, tapped, training
 from differential.rewritten import passes
-from differential.texts import derived_subnet, formats, ir_text, loads, space_text, subnets_load
+from differential.texts import (
+    derived_subnet,
+    formats,
+    ir_text,
+    loads,
+    programs,
+    space_text,
+    subnets_load,
+)
 
 from spacelang.diagnostics import SpaceError
 
@@ -33,6 +41,8 @@ CHECKS: Mapping[Callable[[Case], None], int] = {
     passes: 2,
     training: 3,
     specialised: 4,
+    tapped: 6,
+    programs: 1,
     samples: 3,
     extremes: 4,
     subnets_load: 6,

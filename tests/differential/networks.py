@@ -8,8 +8,10 @@ from small_spaces import reference, tensors
 
 from spacelang.analysis.cost import Cost
 from spacelang.backends.torch.extract import Chosen, dense
+from spacelang.backends.torch.interpret import interpret
 from spacelang.backends.torch.proof import relative
 from spacelang.backends.torch.supernet import Supernet
+from spacelang.backends.torch.taps import taps
 from spacelang.ir.dialect import dotted
 
 SUBNETS = 0.0
@@ -101,6 +103,23 @@ def sources(case: Case) -> None:
         for name, found in small.gradients.items():
             far = float((made.gradients[name] - found).abs().max())
             assert far <= allowed, (name, far, allowed)
+
+
+def tapped(case: Case) -> None:
+    """What has a label is read alike in interpreter, supernet and subnet."""
+    model, trial = case.supernet, case.first
+    named = (p for p in case.graph.places() if p.node.label and p.node.types)
+    paths = list(dict.fromkeys(place.path for place in named))
+    wanted: dict[str, torch.Tensor] = {}
+    weights = {name: tensor.detach() for name, tensor in tensors(model).items()}
+    interpret(case.graph, weights, case.images, trial.assignment, taps=wanted)
+    found = taps(model.activate(trial.assignment), paths, *case.images)
+    assert found.keys() <= wanted.keys(), found.keys() - wanted.keys()
+    for path, value in found.items():
+        assert relative(value.detach(), wanted[path]) <= 1e-10, path
+    inside = [path for path in trial.small.meta["taps"] if path in found]
+    for path, value in taps(trial.small, inside, *case.images).items():
+        assert torch.equal(value, found[path]), path
 
 
 def specialised(case: Case) -> None:

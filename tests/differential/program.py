@@ -68,6 +68,8 @@ def program(number: int) -> str:
     except SpaceError:
         return made.text()  # this is what is to be found
     extras(made, graph, rng)
+    if number >= RARER:
+        rarer_extras(made, graph, rng)
     return made.text()
 
 
@@ -246,6 +248,37 @@ def extras(made: Program, graph: Graph, rng: random.Random) -> None:
         line = f"space derived from {base} {{ {rewriting(graph, rng)} }}"
         more.append((made.tail, line, PASSES))
     add(made, more)
+
+
+def rarer_extras(made: Program, graph: Graph, rng: random.Random) -> None:
+    """A search, layers that are tied to others, subnets, and a program of two networks."""
+    more: list[Extra] = []
+    if rng.random() < 0.05:
+        more.append((made.limits, "search evolution { population = 8  rates = [0.1, 0.4] }", set()))
+    weights = [p for p, s in graph.storages.items() if s.param.role == "weight"]
+    if len(weights) > 1 and made.rules and rng.random() < 0.2:
+        one, two = (path.rpartition(".")[0] or path for path in rng.sample(weights, 2))
+        how = rng.choice(["", ", slices: leading", ", slices: centre"])
+        more.append((made.rules, f"{one}: tie({two}{how})", SHARING))
+    if rng.random() < 0.15 and graph.decisions:
+        taken = graph.decisions.extreme(rng.choice(["smallest", "largest"]))
+        lines = "  ".join(f"{path} = {spelled(value)}" for path, value in taken.items())
+        more.append((made.tail, f"subnet small of {graph.name} {{ {lines} }}", LIMITS | {"SP504"}))
+    shared = next((p for p in graph.storages if p.split(".")[0] in ("stem", "embedding")), "")
+    if shared and rng.random() < 0.1:
+        networks = "network one = main()  network two = main()"
+        text = f"program both {{ {networks}  share {shared.split('.')[0]} }}"
+        more.append((made.tail, text, set()))
+    add(made, more)
+
+
+def spelled(value: object) -> str:
+    """A value as a subnet of the language writes it."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return value if value.isidentifier() else f'"{value}"'
+    return str(value)
 
 
 Extra = tuple[list[str], str, set[str]]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from differential.case import Case, Skipped
-from differential.program import NAME
+from differential.program import NAME, spelled
 
 from spacelang.analysis.space import lints
 from spacelang.diagnostics import Report, Source, SpaceError
 from spacelang.ir.text import write
 from spacelang.ir.verify import verify
-from spacelang.loader import from_scope, load
+from spacelang.loader import from_scope, load, load_program
+from spacelang.syntax import tree
 from spacelang.syntax.format import format
 from spacelang.syntax.ir_text import read
 from spacelang.syntax.parse import parse
@@ -36,6 +37,19 @@ def subnets_load(case: Case) -> None:
     for name, value in scope.names.items():
         if isinstance(value, SpaceValue) and value.definition.span.source is own:
             from_scope(scope, name, source, library, {})
+
+
+def programs(case: Case) -> None:
+    """A program of networks shares what it says: tensors of one shape, under one path."""
+    if not any(isinstance(item, tree.Program) for item in case.file.items):
+        raise Skipped("no program")
+    made = load_program(Source(NAME, case.text))
+    assert made.shared
+    for path, readers in made.shared.items():
+        stored = [made.networks[name].storages[path] for name in readers]
+        assert len(stored) == 2
+        assert stored[0].tensors == stored[1].tensors, path
+    assert made.decisions.keys() == set().union(*(g.decisions for g in made.networks.values()))
 
 
 def formats(case: Case) -> None:
@@ -73,17 +87,9 @@ def derived_subnet(case: Case) -> None:
     graph, trial = case.graph, case.first
     if not graph.decisions:
         raise Skipped("nothing to decide")
-    lines = "  ".join(f"{path} = {shown(value)}" for path, value in trial.assignment.items())
+    lines = "  ".join(f"{path} = {spelled(value)}" for path, value in trial.assignment.items())
     text = f"{case.text}\nsubnet taken of {graph.name} {{ {lines} }}\n"
     source, library = Source(NAME, text), Library(None)
     found = from_scope(library.scope(parse(source), None), "taken", source, library, {})
     assert not found.decisions
     assert found.cost() == trial.cost
-
-
-def shown(value: object) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str):
-        return value if value.isidentifier() else f'"{value}"'
-    return str(value)
