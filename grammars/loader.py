@@ -28,7 +28,7 @@ class Rule:
 
     `keep` lists the positions that become children: `~position` is a list to splice in, None an
     optional part that is absent. `lift`: a single child stands for itself. `splice`: no node of its
-    own, its children go to the node above.
+    own, its children go to the node above. `passes`: its one symbol stands for it, whatever it is.
     """
 
     origin: str
@@ -37,6 +37,7 @@ class Rule:
     keep: tuple[int | None, ...]
     lift: bool
     splice: bool
+    passes: bool
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -87,7 +88,7 @@ def decode(data: dict[str, Any]) -> Tables:
         actions.append({s: t for s, t in targets.items() if s in terminals})
         gotos.append({s: t for s, t in targets.items() if s not in terminals})
     rules = (
-        Rule(origin, name, length, tuple(keep), lift, splice)
+        Rule(origin, name, length, tuple(keep), lift, splice, keep == [0] and length == 1 and lift)
         for origin, name, length, keep, lift, splice in data["rules"]
     )
     starts = {name: (first, last) for name, (first, last) in data["starts"].items()}

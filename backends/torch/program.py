@@ -48,9 +48,17 @@ class Step:
 
 
 @dataclass(frozen=True)
+class Tap:
+    """Where a value that is exposed is, once what stands before has run."""
+
+    path: str
+    slot: int
+
+
+@dataclass(frozen=True)
 class Case:
     condition: Condition
-    steps: tuple[Step | Fork, ...]
+    steps: tuple[Step | Fork | Tap, ...]
     results: tuple[int, ...]
 
 
@@ -91,7 +99,6 @@ class Program:
     def __init__(self, lowering: Lowering) -> None:
         self.lowering, self.graph = lowering, lowering.graph
         self.count = 0
-        self.tapped: dict[str, list[int]] = {}
         slots: dict[Value, int] = {}
         self.inputs = tuple(self._slot(slots, Value(n.id)) for n in self.graph.root.inputs)
         self.steps = self._level(self.graph.top, self.graph.root, slots)
@@ -118,9 +125,9 @@ class Program:
 
     def _level(
         self, instance: Instance, level: Block, slots: dict[Value, int]
-    ) -> tuple[Step | Fork, ...]:
+    ) -> tuple[Step | Fork | Tap, ...]:
         """The steps of a block or region whose inputs have their slots."""
-        steps: list[Step | Fork] = []
+        steps: list[Step | Fork | Tap] = []
         main = main_nodes(self.graph, level)
         waiting: list[Node] = []
 
@@ -131,7 +138,7 @@ class Program:
                 results = tuple(self._slot(slots, v) for v in function.results)
                 steps.append(self._step(instance.path, instance, function, operands, results))
                 for node in waiting:
-                    self._tap(instance, node, slots)
+                    steps.extend(self._taps(instance, node, slots))
                 waiting.clear()
 
         for node in level.nodes:
@@ -148,7 +155,7 @@ class Program:
                 if node.call
                 else [self._fork(instance, node, slots)]
             )
-            self._tap(instance, node, slots)
+            steps += self._taps(instance, node, slots)
         flush()
         return tuple(steps)
 
@@ -163,15 +170,15 @@ class Program:
             return False
         return self.lowering.alone(level, before) or self.lowering.alone(level, node)
 
-    def _tap(self, instance: Instance, node: Node, slots: Mapping[Value, int]) -> None:
-        """Note where the value of an exposed node is."""
+    def _taps(self, instance: Instance, node: Node, slots: Mapping[Value, int]) -> tuple[Tap, ...]:
+        """Where the value of a node is, if it is exposed."""
         if node.types and (block_key(instance, self.graph), node.id) in self.lowering.exposed:
-            path = join(instance.path, node.label)
-            self.tapped.setdefault(path, []).append(slots[Value(node.id)])
+            return (Tap(join(instance.path, node.label), slots[Value(node.id)]),)
+        return ()
 
     def _call(
         self, instance: Instance, node: Node, slots: dict[Value, int]
-    ) -> tuple[Step | Fork, ...]:
+    ) -> tuple[Step | Fork | Tap, ...]:
         assert node.call is not None
         block = self.graph.blocks[node.call.block]
         operands = tuple(slots[v] for v in node.operands)
@@ -235,19 +242,18 @@ class Program:
         picker.take(self.steps)
         made = {slot for step in picker.steps for slot in step.results} | set(self.inputs)
         found: dict[str, int] = {}
-        for path, slots in self.tapped.items():
-            live = [picker.slot(slot) for slot in slots if picker.slot(slot) in made]
-            if live:
-                found[path] = live[0]
+        for tap in picker.taps:
+            if picker.slot(tap.slot) in made:
+                found.setdefault(tap.path, picker.slot(tap.slot))
         slots = tuple(found.values())
         return tuple(found), Plan(values, picker.runs(slots), slots)
 
 
-def _paths(steps: Sequence[Step | Fork]) -> Iterator[str]:
+def _paths(steps: Sequence[Step | Fork | Tap]) -> Iterator[str]:
     for step in steps:
         if isinstance(step, Step):
             yield step.path
-        else:
+        elif isinstance(step, Fork):
             for case in step.cases:
                 yield from _paths(case.steps)
 
@@ -258,16 +264,20 @@ class _Picker:
     def __init__(self, values: Values) -> None:
         self.values = values
         self.steps: list[Step] = []
+        self.taps: list[Tap] = []
         self.stands: dict[int, int] = {}
         self.known: dict[Dim, int | float] = {}
 
     def slot(self, slot: int) -> int:
         return self.stands.get(slot, slot)
 
-    def take(self, steps: Sequence[Step | Fork]) -> None:
+    def take(self, steps: Sequence[Step | Fork | Tap]) -> None:
         for step in steps:
             if isinstance(step, Step):
                 self.steps.append(step)
+                continue
+            if isinstance(step, Tap):
+                self.taps.append(step)
                 continue
             sources = step.fallbacks
             for case in step.cases:

@@ -44,14 +44,16 @@ def _of_supernet(
     model: Supernet, paths: Sequence[str], inputs: Sequence[Tensor]
 ) -> dict[str, Tensor]:
     graph, wanted = model.graph, set(paths)
-    found: dict[str, tuple[str, int]] = {}
-    for place in graph.places():
-        if place.node.label and place.node.types and place.path in wanted:
-            found[place.path] = (block_key(place.instance, graph), place.node.id)
+    # Alternatives that exclude each other may give one path to several values.
+    found = [
+        (place.path, (block_key(place.instance, graph), place.node.id))
+        for place in graph.places()
+        if place.node.label and place.node.types and place.path in wanted
+    ]
     for path in paths:
-        if path not in found:
+        if path not in dict(found):
             raise _unknown(path)
-    program = Program(Lowering(graph, frozenset(found.values())))
+    program = Program(Lowering(graph, frozenset(node for _, node in found)))
     names, values = model.run_taps(program, inputs)
     return {path: value for path, value in zip(names, values, strict=True) if path in wanted}
 

@@ -42,7 +42,7 @@ Use = tuple[tuple[Condition, ...], tuple[tuple[Dim, ...], ...]]  # guards, and w
 
 
 def lay_out(graph: Graph) -> Graph:
-    """The graph with every view and the stored sizes as its rules say (SP401, SP403, SP404,
+    """The graph with every view and the stored sizes as its rules say (SP401 to SP404,
     SP504)."""
     graph = without_dead(graph)
     report = Report()
@@ -61,7 +61,9 @@ def lay_out(graph: Graph) -> Graph:
     if not writer.changed:
         return graph
     blocks = {n: b for n, b in writer.blocks.items() if n != name}
-    return graph.restated(("decisions",), root=writer.blocks[name], blocks=blocks)
+    made = graph.restated(("decisions",), root=writer.blocks[name], blocks=blocks)
+    _ = made.storages  # SP402 where tied uses have banks of different decisions
+    return made
 
 
 @dataclass

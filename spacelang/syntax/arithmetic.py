@@ -267,7 +267,10 @@ def member(left: Thing, right: Thing, span: Span) -> bool | Condition:
 def _either(expr: tree.Either, frame: Frame, scope: Scope) -> Thing:
     """`a if c else b`: one of them where c is known, else a size, condition or tensor by
     decision."""
+    from spacelang.syntax.branches import settled
+
     truth = condition(evaluate(expr.condition, frame, scope), expr.condition.span)
+    truth = settled(truth, frame)
     if isinstance(truth, bool):
         return evaluate(expr.value if truth else expr.other, frame, scope)
     build = frame.builder

@@ -98,6 +98,9 @@ class Machine:
 
     def _reduce(self, number: int, here: int) -> None:
         rule = self.tables.rules[number]
+        if rule.passes:  # most of them: the levels of operators above a name or number
+            self.states[-1] = self.tables.gotos[self.states[-2]][rule.origin]
+            return
         length = rule.length
         values, heights = self.values, self.heights
         base = len(values) - length

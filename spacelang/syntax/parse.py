@@ -9,6 +9,7 @@ no other. Whatever the text, the outcome is a tree or a SpaceError.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 from spacelang.diagnostics import Report, Source, SpaceError, Span, error
@@ -19,8 +20,10 @@ from spacelang.syntax.machine import HEIGHT, Machine, TooHigh
 from spacelang.syntax.tokens import Scan, Token, scan
 
 
+@lru_cache(maxsize=8)
 def parse(source: Source) -> tree.File:
-    """The tree of a file. Raises SpaceError (SP101 to SP103) with all that is wrong."""
+    """The tree of a file, kept for the next who reads the same libraries. Raises SpaceError (SP101
+    to SP103) with all that is wrong."""
     items, found = _parse(source, "start")
     span = Span(source, 0, len(source.text))
     return tree.File(tuple(items), found.comments, span=span)

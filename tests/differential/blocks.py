@@ -142,9 +142,12 @@ NESTED: list[Statement] = [loop, loop, optional, optional, picks, masked, known,
 
 def statements(body: Body, t: Type, most: int) -> None:
     """Some statements on `x`."""
-    for _ in range(body.rng.randint(1, most)):
+    from differential.rarer import STATEMENTS
+
+    rarer = STATEMENTS if body.file.wide else []
+    for _ in range(body.rng.randint(1, min(most, body.file.most))):
         deep = body.depth < 3 and body.file.budget > 0
-        body.rng.choice([*SIMPLE, *NESTED] if deep else SIMPLE)(body, t)
+        body.rng.choice([*SIMPLE, *NESTED, *rarer] if deep else SIMPLE)(body, t)
 
 
 def block_for(body: Body, t: Type, cell: bool = False) -> BlockText:

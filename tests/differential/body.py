@@ -81,6 +81,9 @@ class FileText:
     items: list[str] = field(default_factory=list[str])
     blocks: list[BlockText] = field(default_factory=list[BlockText])
     budget: int = 14  # statements left
+    wide: bool = False  # with what `rarer.py` holds
+    most: int = 3  # statements in a row
+    rules: list[str] = field(default_factory=list[str])  # of storage, that a part asks for
 
     def fresh(self, base: str) -> str:
         self.names[base] += 1

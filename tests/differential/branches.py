@@ -392,6 +392,10 @@ def branch(body: Body, x: str, t: Type, deeper: int = 0) -> str:
         rows = [row for row in rows if row not in DEEP]
     if body.suffix:
         rows = [row for row in rows if row not in BINDING]
+    if body.file.wide:
+        from differential.rarer import rarer
+
+        rows = [*rows, *rarer(body, t)]
     body.file.budget -= 1
     inside = body if not deeper else _deeper(body, deeper)
     return body.rng.choice(rows)(inside, x, t)

@@ -12,9 +12,8 @@ from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
-from differential.checks import NAME
 from differential.pins import pinned
-from differential.program import core
+from differential.program import NAME, core
 from differential.shrink import bare, positions, replaced
 
 from spacelang.diagnostics import CODES, NOWHERE, Diagnostic, Source, SpaceError

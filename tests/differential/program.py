@@ -62,20 +62,28 @@ PASSES = {"SP601", "SP402", "SP403", "SP404", "SP504", "SP401", "SP203"}
 def program(number: int) -> str:
     """The text of a number."""
     rng = random.Random(f"program {number}")
-    made = core(rng)
+    made = core(rng, wide=number >= RARER, brief=number >= RARER and number % 4 > 0)
     try:
         graph = made.loaded()
     except SpaceError:
         return made.text()  # this is what is to be found
     extras(made, graph, rng)
+    if number >= RARER:
+        rarer_extras(made, graph, rng)
     return made.text()
 
+
+RARER = 100
+"""From this number on programs hold what is rarer, and three of four are brief; the texts of those
+before stay as they are."""
+BUDGETS = [1, 1, 2, 2, 3, 4, 6, 10]
 
 # The core.
 
 
-def core(rng: random.Random) -> Program:
-    file = FileText(rng, budget=rng.choice([1, 1, 2, 2, 3, 4, 6, 10]))
+def core(rng: random.Random, wide: bool = False, brief: bool = False) -> Program:
+    budgets, most = ([1], 1) if brief else (BUDGETS, 3)
+    file = FileText(rng, budget=rng.choice(budgets), wide=wide, most=most)
     body = Body(file)
     params: list[str] = []
     if rng.random() < 0.3:
@@ -101,7 +109,8 @@ def core(rng: random.Random) -> Program:
     if "choose " in text:
         # What is written out as alternatives shares tensors by its labels.
         alternatives = "block apart" in text or "block masked" in text
-        made.rules.append("_: entangle" if alternatives else first)
+        made.rules.append("_: entangle" if alternatives or file.rules else first)
+        made.rules += file.rules
     if given and rng.random() < 0.5:
         made.tail.append(f"space inst = main(base: {rng.choice(['4', 'choose {4, 8}'])})")
         made.rules = made.rules or [first]
@@ -221,34 +230,89 @@ def finish(body: Body, t: Type, classes: str) -> None:
 
 def extras(made: Program, graph: Graph, rng: random.Random) -> None:
     """Rules of storage, limits, derived spaces, instances and subnets."""
+    more: list[Extra] = []
     if rng.random() < 0.4 and made.rules:
         for rule in (sharing(graph, rng) for _ in range(rng.choice([1, 2, 3]))):
             if rule:
-                attempt(made, made.rules, rule, SHARING)
+                more.append((made.rules, rule, SHARING))
     if rng.random() < 0.3 and graph.decisions:
         for _ in range(rng.choice([1, 2])):
-            attempt(made, made.limits, f"require {limit(graph, rng)}", LIMITS)
+            more.append((made.limits, f"require {limit(graph, rng)}", LIMITS))
     if rng.random() < 0.15:
         names = dict.fromkeys(path.split(".")[0].split("[")[0] for path in graph.storages)
         renames = [f"{n}: net.{n}_{i}" for i, n in enumerate(names) if rng.random() < 0.5]
         if renames:
-            made.limits.append(f"names published {{ {'  '.join(renames)} }}")
+            more.append((made.limits, f"names published {{ {'  '.join(renames)} }}", set()))
     base = "inst" if made.tail else "main"
     if rng.random() < 0.25:
-        attempt(made, made.tail, f"space derived from {base} {{ {rewriting(graph, rng)} }}", PASSES)
+        line = f"space derived from {base} {{ {rewriting(graph, rng)} }}"
+        more.append((made.tail, line, PASSES))
+    add(made, more)
 
 
-def attempt(made: Program, place: list[str], line: str, expected: set[str]) -> None:
-    """Add a line if the program stays legal; any other refusal stays for the checks to find."""
-    place.append(line)
+def rarer_extras(made: Program, graph: Graph, rng: random.Random) -> None:
+    """A search, layers that are tied to others, subnets, and a program of two networks."""
+    more: list[Extra] = []
+    if rng.random() < 0.05:
+        more.append((made.limits, "search evolution { population = 8  rates = [0.1, 0.4] }", set()))
+    weights = [p for p, s in graph.storages.items() if s.param.role == "weight"]
+    if len(weights) > 1 and made.rules and rng.random() < 0.2:
+        one, two = (path.rpartition(".")[0] or path for path in rng.sample(weights, 2))
+        how = rng.choice(["", ", slices: leading", ", slices: centre"])
+        more.append((made.rules, f"{one}: tie({two}{how})", SHARING))
+    if rng.random() < 0.15 and graph.decisions:
+        taken = graph.decisions.extreme(rng.choice(["smallest", "largest"]))
+        lines = "  ".join(f"{path} = {spelled(value)}" for path, value in taken.items())
+        more.append((made.tail, f"subnet small of {graph.name} {{ {lines} }}", LIMITS | {"SP504"}))
+    shared = next((p for p in graph.storages if p.split(".")[0] in ("stem", "embedding")), "")
+    if shared and rng.random() < 0.1:
+        networks = "network one = main()  network two = main()"
+        text = f"program both {{ {networks}  share {shared.split('.')[0]} }}"
+        more.append((made.tail, text, set()))
+    add(made, more)
+
+
+def spelled(value: object) -> str:
+    """A value as a subnet of the language writes it."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return value if value.isidentifier() else f'"{value}"'
+    return str(value)
+
+
+Extra = tuple[list[str], str, set[str]]
+"""Where a line goes, the line, and with which codes it may be refused."""
+
+
+def add(made: Program, extras: list[Extra]) -> None:
+    """Add all lines, or one by one those with which the program stays legal.
+
+    A refusal with another code stays for the checks to find.
+    """
+    for place, line, _ in extras:
+        place.append(line)
+    if not extras or not refused(made):
+        return
+    for place, line, _ in reversed(extras):
+        del place[len(place) - 1 - place[::-1].index(line)]
+    for place, line, expected in extras:
+        place.append(line)
+        codes = refused(made)
+        if codes and codes <= expected:
+            place.pop()
+
+
+def refused(made: Program) -> set[str]:
+    """The codes that a program is refused with."""
     try:
         graph = made.loaded()
-        if line.startswith("require"):
+        if made.limits:
             graph.size()
             graph.sample(1)
-    except SpaceError as refused:
-        if {d.code for d in refused.diagnostics} <= expected:
-            place.remove(line)
+    except SpaceError as found:
+        return {d.code for d in found.diagnostics}
+    return set()
 
 
 def wild(path: str, rng: random.Random) -> str:

@@ -1,0 +1,152 @@
+"""Claims about networks: interpreter, supernet, subnet, specialised graph and printed source."""
+
+from __future__ import annotations
+
+import torch
+from differential.case import Case, Skipped, by_name, inputs
+from small_spaces import reference, tensors
+
+from spacelang.analysis.cost import Cost
+from spacelang.backends.torch.extract import Chosen, dense
+from spacelang.backends.torch.interpret import interpret
+from spacelang.backends.torch.proof import relative
+from spacelang.backends.torch.supernet import Supernet
+from spacelang.backends.torch.taps import taps
+from spacelang.ir.dialect import dotted
+
+SUBNETS = 0.0
+"""A subnet's gradients are the supernet's, bit for bit, where it reads its tensors whole."""
+
+
+def outputs(case: Case) -> None:
+    """Interpreter, supernet and subnet compute the same."""
+    for trial in case.trials:
+        for name, y in trial.supernet.outputs.items():
+            assert relative(y, trial.interpreter.outputs[name]) <= 1e-10, name
+            assert torch.equal(trial.subnet.outputs[name], y), name
+
+
+def gradients(case: Case) -> None:
+    """So do their gradients, those of the interpreter to the rounding of float64."""
+    graph, said = case.graph, False
+    for trial in case.trials:
+        mine, theirs = dict(trial.supernet.gradients), trial.interpreter.gradients
+        largest = max((float(g.abs().max()) for g in theirs.values() if g.numel()), default=0.0)
+        if not all(bool(torch.isfinite(g).all()) for g in theirs.values()):
+            continue
+        said = said or bool(theirs)
+        allowed = largest * roundings(trial.cost, len(case.images[0]))
+        assert mine.keys() == theirs.keys(), mine.keys() ^ theirs.keys()
+        for name, found in mine.items():
+            far = float((found - theirs[name]).abs().max())
+            assert far <= allowed, (name, far, allowed, dict(trial.assignment))
+        chosen = Chosen(graph, graph.decisions.check(trial.assignment))
+        small, every = dict(trial.subnet.gradients), chosen.kept()
+        exact = whole(chosen)
+        for path, kept in every.items():
+            storage, position = chosen.tensors[path]
+            store = graph.storages[storage]
+            stored = mine.get(f"{storage}.{position}" if store.bank else storage)
+            if stored is not None:
+                found, here = small.pop(dotted(path)), dense(stored, store.tensors[position], kept)
+                far = relative(found, here) if exact else float((found - here).abs().max())
+                assert far <= (SUBNETS if exact else allowed), (path, far, dict(trial.assignment))
+        assert not small, list(small)
+    if not said:
+        raise Skipped("nothing to learn, or gradients that are no numbers")
+
+
+def whole(chosen: Chosen) -> bool:
+    """Whether a subnet reads all its tensors whole. Where tied uses read slices of one, PyTorch
+    multiplies for its gradient in another order than the supernet does."""
+    kept = chosen.kept()
+    return all(
+        chosen.ranges(instance, view) == kept[chosen.owner(instance, view)]
+        for instance, node in chosen.nodes(chosen.graph.top, chosen.graph.root)
+        for view in node.params.values()
+    )
+
+
+def roundings(cost: Cost, batch: int) -> float:
+    """How far a gradient may be off, of the largest one: a rounding for each operation.
+
+    Every entry is a sum of products of at most all numbers that are multiplied on the way, forward
+    and twice backward, and each step rounds by half an epsilon of what is there.
+    """
+    operations = 3 * batch * (cost.macs + cost.activations)
+    return operations * torch.finfo(torch.float64).eps / 2
+
+
+def training(case: Case) -> None:
+    """In training from one seed: every output, statistics, dropped paths."""
+    model, images = case.supernet, inputs(case.graph, batch=5)
+    state = {name: tensor.detach().clone() for name, tensor in tensors(model).items()}
+    assignment = case.trials[-1].assignment
+    wanted, _, after = reference(model, images, assignment, seed=11)
+    torch.manual_seed(11)
+    try:
+        found = model.train().activate(assignment).all_outputs(*images)
+        assert found.keys() == wanted.keys()
+        for name, y in found.items():
+            assert relative(y.detach(), wanted[name].detach()) <= 1e-8, name
+        for name, tensor in tensors(model).items():
+            assert relative(tensor.detach(), after[name].detach()) <= 1e-8, name
+    finally:
+        model.eval()
+        with torch.no_grad():
+            for name, tensor in tensors(model).items():
+                tensor.copy_(state[name])
+
+
+def sources(case: Case) -> None:
+    """The printed source is a network of its own, equal to the subnet bit by bit.
+
+    It orders what does not depend on each other by what reads it, so gradients of a value with
+    several readers are added up in another order.
+    """
+    made, small = case.first.emitted, case.first.subnet
+    for name, y in small.outputs.items():
+        assert torch.equal(made.outputs[name], y), name
+    assert made.gradients.keys() == small.gradients.keys()
+    if all(bool(torch.isfinite(g).all()) for g in small.gradients.values()):
+        largest = max((float(g.abs().max()) for g in small.gradients.values()), default=0.0)
+        allowed = largest * roundings(case.first.cost, len(case.images[0]))
+        for name, found in small.gradients.items():
+            far = float((made.gradients[name] - found).abs().max())
+            assert far <= allowed, (name, far, allowed)
+
+
+def tapped(case: Case) -> None:
+    """What has a label is read alike in interpreter, supernet and subnet."""
+    model, trial = case.supernet, case.first
+    named = (p for p in case.graph.places() if p.node.label and p.node.types)
+    paths = list(dict.fromkeys(place.path for place in named))
+    wanted: dict[str, torch.Tensor] = {}
+    weights = {name: tensor.detach() for name, tensor in tensors(model).items()}
+    interpret(case.graph, weights, case.images, trial.assignment, taps=wanted)
+    found = taps(model.activate(trial.assignment), paths, *case.images)
+    assert found.keys() <= wanted.keys(), found.keys() - wanted.keys()
+    for path, value in found.items():
+        assert relative(value.detach(), wanted[path]) <= 1e-10, path
+    inside = [path for path in trial.small.meta["taps"] if path in found]
+    for path, value in taps(trial.small, inside, *case.images).items():
+        assert torch.equal(value, found[path]), path
+
+
+def specialised(case: Case) -> None:
+    """The graph of an architecture is a network of its own: it holds the subnet's weights under
+    their names, and computes what the subnet does.
+
+    Nothing else is missing there but what no output of inference needs.
+    """
+    trial = case.first
+    own = Supernet(trial.special).double().eval()
+    weights = trial.small.state_dict()
+    names = own.load_state_dict(weights, strict=False)
+    assert not names.unexpected_keys, names.unexpected_keys
+    needed = own.extract().state_dict().keys()
+    assert needed == weights.keys(), needed ^ weights.keys()
+    assert needed.isdisjoint(names.missing_keys), names.missing_keys
+    found = by_name(case.graph, own(*case.images))
+    for name, y in trial.subnet.outputs.items():
+        assert relative(found[name].detach(), y) <= 1e-10, name

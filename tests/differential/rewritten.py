@@ -1,0 +1,103 @@
+"""Claims about passes: what one declares to keep is kept, and what it makes is a network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+
+import torch
+from differential.case import Case, Skipped
+from differential.figures import numels
+from differential.networks import gradients, outputs
+from small_spaces import tensors
+
+from spacelang.analysis.queries import counter
+from spacelang.backends.torch.proof import relative
+from spacelang.diagnostics import Report, SpaceError
+from spacelang.ir.graph import Graph
+from spacelang.ir.verify import verify
+from spacelang.passes import run
+from spacelang.plugins import load as plugin
+
+PLAIN = ["inline", "simplify", "simplify{fold_norm=true}", "bucketise", "entangle"]
+REFUSALS = {"SP601", "SP402", "SP403", "SP404", "SP504", "SP203", "SP401", "SP302"}
+
+
+def passes(case: Case) -> None:
+    """What a pass declares to keep is kept, and what it makes is a network like any other.
+
+    With a number it is the turn of one pass: the first that the graph takes, from a place on.
+    """
+    tried = False
+    for text in _turn(case):
+        try:
+            made = run(case.graph, text)
+        except SpaceError as refused:
+            if not all(d.code in REFUSALS for d in refused.diagnostics):
+                raise
+            continue
+        try:
+            kept(case, made, text)
+        except (AssertionError, SpaceError) as failed:
+            raise AssertionError(f"{text}: {failed}") from failed
+        tried = True
+        if case.number is not None:
+            break
+    if not tried:
+        raise Skipped("no pass fits")
+
+
+def _turn(case: Case) -> list[str]:
+    every = list(passes_for(case.graph))
+    first = (case.number or 0) % len(every)
+    return [*every[first:], *every[:first]]
+
+
+def passes_for(graph: Graph) -> Iterator[str]:
+    yield from PLAIN
+    labels = {p.rpartition(".")[2].split("[")[0]: c for p, c in graph.decisions.items()}
+    open_ = [n for n, c in labels.items() if c.kind in ("path", "pick")]
+    yield from (f"relax{{{name}={law}}}" for name in open_[:1] for law in ("softmax", "sigmoid"))
+    if any(p.node.op == "softmax" for p in graph.places()):
+        yield "irpe{method=product,ratio=1,on=[q,k,v]}"
+        yield "irpe{method=cross,ratio=1,on=[k]}"
+    calls = [p.path for p in graph.places() if p.node.call is not None and p.path.endswith("]")]
+    yield from (f"multiplex{{path={c.rpartition('[')[0]},every=2}}" for c in calls[:1])
+
+
+def kept(case: Case, made: Graph, text: str) -> None:
+    """What a pass made of a graph, by all that it declares."""
+    name = text.partition("{")[0]
+    keeps = plugin("spacelang.passes", name).preserves
+    report = Report()
+    verify(made, report)
+    assert not report.errors, [str(e) for e in report.errors]
+    if "space" in keeps and not counter(case.graph).required.bands:
+        assert made.size() == case.graph.size(), "the size of the space"
+    before = case.first
+    assignment = before.assignment
+    if made.decisions.keys() != case.graph.decisions.keys():
+        values = case.graph.decisions.check(assignment)
+        live = made.decisions
+        assignment = live.assignment(live.complete({p: values[p] for p in live if p in values}))
+    twin = Case(case.text, case.number, made, (assignment,))
+    if "parameters" in keeps and "fold" not in text:
+        assert twin.first.cost.params == before.cost.params, "the parameters"
+    if "function" in keeps:
+        copy(case, twin)
+    outputs(twin)
+    numels(twin)
+    with suppress(Skipped):
+        gradients(twin)
+    if "function" in keeps:
+        found = twin.first.supernet
+        for output, y in before.supernet.outputs.items():
+            assert relative(found.outputs[output], y) <= 1e-8, f"function: {output}"
+
+
+def copy(case: Case, twin: Case) -> None:
+    """Give a rewritten network the weights of the one that it was made of, by path."""
+    weights, own = tensors(case.supernet), tensors(twin.supernet)
+    with torch.no_grad():
+        for path, tensor in own.items():
+            tensor.copy_(weights[path])
