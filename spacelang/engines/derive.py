@@ -1,0 +1,200 @@
+"""From architecture parameters to an architecture: DARTS's rule, as CDARTS has it.
+
+    derivation = Derivation(program, never=("none",))     # SP701 where the networks do not fit
+    derivation.assignment(trainer.alphas(derivation.search))
+
+An edge scores w(source) * w(operation), each weighted as the mixture weights it; of every edge the
+best operation counts, of every node the best edges are kept, the better first. An operation that is
+never taken counts in the weighting all the same. Of equals the first in the text wins.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from spacelang.diagnostics import Diagnostic, Report, SpaceError, error
+from spacelang.ir.decision import Assignment, Choice
+from spacelang.ir.dim import Value
+from spacelang.ir.graph import Graph
+from spacelang.ir.program import Position, Program, below
+
+ALPHAS = "alphas."
+"""What architecture parameters are found under, before the path of their decision."""
+
+Numbers = Sequence[float]
+Alphas = Mapping[str, Numbers]
+
+
+def softmax(values: Numbers) -> list[float]:
+    """Shares that sum to 1."""
+    top = max(values)
+    powers = [math.exp(value - top) for value in values]
+    return [power / math.fsum(powers) for power in powers]
+
+
+def sigmoid(values: Numbers) -> list[float]:
+    """Each by itself, in 0..1."""
+    return [1 / (1 + math.exp(-value)) if value > -700 else 0.0 for value in values]
+
+
+WEIGHTINGS: Mapping[str, Callable[[Numbers], Numbers]] = MappingProxyType(
+    {"softmax": softmax, "sigmoid": sigmoid, "parameter": lambda values: values}
+)
+"""How a mixture weights its parameters, by the op that its weights come from."""
+
+
+@dataclass(frozen=True, slots=True)
+class Best:
+    """An alternative of a decision, and its weight."""
+
+    value: Value
+    weight: float
+
+
+class Derivation:
+    """What is decided by which parameters. `search` is the mixed network, `evaluation` the other.
+
+    SP701 for a program that is not one network whose decisions are all mixtures of the other.
+    """
+
+    def __init__(self, program: Program, never: Sequence[str] = ()) -> None:
+        self.program, self.never = program, frozenset(never)
+        self.search, self.evaluation = roles(program)
+        mixed, self.space = program.networks[self.search], program.networks[self.evaluation]
+        self.decisions = self.space.decisions
+        self.sizes = {
+            path.removeprefix(ALPHAS): storage.numel
+            for path, storage in mixed.storages.items()
+            if path.startswith(ALPHAS)
+        }
+        self.weightings = dict(_weightings(mixed))
+        self.edges: dict[tuple[str, int], Position] = {
+            (edge.decision, edge.number): edge
+            for edge in program.edges
+            if edge.decision in self.decisions
+        }
+        report = Report()
+        report.extend(self._mistakes())
+        report.check()
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The decisions of sources."""
+        return tuple(path for path, choice in self.decisions.items() if choice.kind == "pick")
+
+    def operations(self) -> Iterator[tuple[str, Choice]]:
+        """Each decision between alternatives, by every path that the mixed network has for it."""
+        for choice in self.decisions.values():
+            if choice.kind == "path":
+                for path in dict.fromkeys(self._twins(choice.path)):
+                    yield path, choice
+
+    def assignment(self, alphas: Alphas) -> Assignment:
+        """The architecture that parameters stand for."""
+        taken: dict[str, Value] = {}
+        for choice in self.decisions.values():
+            if choice.kind == "pick":
+                taken |= self._pick(choice, alphas)
+            elif self._edge(choice.path) is None:
+                taken[choice.path] = self._best(choice.path, choice, alphas).value
+        return self.decisions.assignment(self.decisions.complete(taken))
+
+    def _pick(self, pick: Choice, alphas: Alphas) -> dict[str, Value]:
+        """The best sources of a node, and what is done with each."""
+        first, *_ = (v for v in pick.values if isinstance(v, tuple))
+        scores: list[float] = []
+        choices: list[list[dict[str, Value]]] = []
+        for source, weight in enumerate(self._weights(pick.path, alphas)):
+            score, found = weight, list[dict[str, Value]]()
+            for number in range(len(first)):
+                made = {
+                    path: self._best(twin, self.decisions[path], alphas)
+                    for path, twin in self._below(pick.path, number, source)
+                }
+                if number == 0:  # a source is worth the same wherever it is drawn
+                    score *= math.prod(best.weight for best in made.values())
+                found.append({path: best.value for path, best in made.items()})
+            scores.append(score)
+            choices.append(found)
+        order = sorted(range(len(scores)), key=lambda source: -scores[source])[: len(first)]
+        taken: dict[str, Value] = {pick.path: tuple(order)}
+        for number, source in enumerate(order):
+            taken |= choices[source][number]
+        return taken
+
+    def _best(self, path: str, choice: Choice, alphas: Alphas) -> Best:
+        weights = zip(choice.values, self._weights(path, alphas), strict=True)
+        allowed = [Best(value, weight) for value, weight in weights if value not in self.never]
+        return max(allowed, key=lambda best: best.weight)
+
+    def _weights(self, path: str, alphas: Alphas) -> Numbers:
+        return WEIGHTINGS[self.weightings[path]](alphas[path])
+
+    def _below(self, pick: str, number: int, source: int) -> Iterator[tuple[str, str]]:
+        """The decisions at a position, and their paths where a source stands for it."""
+        edge = self.edges.get((pick, number))
+        for path, choice in self.decisions.items() if edge is not None else ():
+            if edge is not None and choice.kind == "path" and below(path, edge.path):
+                yield path, edge.sources[source] + path[len(edge.path) :]
+
+    def _edge(self, path: str) -> Position | None:
+        return next((e for e in self.edges.values() if below(path, e.path)), None)
+
+    def _twins(self, path: str) -> Iterator[str]:
+        """What the mixed network calls a decision: one path, or one for each source."""
+        edge = self._edge(path)
+        if edge is None:
+            yield path
+        else:
+            yield from (source + path[len(edge.path) :] for source in edge.sources)
+
+    def _mistakes(self) -> Iterator[Diagnostic]:
+        for choice in self.decisions.values():
+            pick = choice.kind == "pick"
+            wanted = 1 + max(max(v) for v in choice.values if isinstance(v, tuple)) if pick else 0
+            for path in [choice.path] if pick else self._twins(choice.path):
+                size = wanted or len(choice.values)
+                if self.sizes.get(path) != size:
+                    found = error("SP701", f"{path} is no mixture of {self.search}", choice.span)
+                    yield found.hint("the network that decides needs `rewrite { relax(..) }`")
+            if not pick and self.never.issuperset(map(str, choice.values)):
+                yield error("SP701", f"{choice.path} may take none of its values", choice.span)
+        known = {str(v) for _, choice in self.operations() for v in choice.values}
+        for name in sorted(self.never - known):
+            yield error("SP701", f"no decision has an alternative {name}, which is never taken")
+
+
+def roles(program: Program) -> tuple[str, str]:
+    """The network that decides, which is all mixtures, and the one that is decided (SP701)."""
+    mixed = [
+        name
+        for name, graph in program.networks.items()
+        if not graph.decisions and any(path.startswith(ALPHAS) for path in graph.storages)
+    ]
+    open = [name for name, graph in program.networks.items() if graph.decisions]
+    if len(mixed) == len(open) == 1:
+        return mixed[0], open[0]
+    what = f"{program.name} is not a network of mixtures and one with decisions"
+    found = error("SP701", what).note(
+        f"of mixtures alone: {', '.join(mixed) or 'none'}", f"open: {', '.join(open) or 'none'}"
+    )
+    raise SpaceError(
+        found.hint('relax(op: "softmax", inputs: "softmax") makes all decisions mixtures')
+    )
+
+
+def _weightings(mixed: Graph) -> Iterator[tuple[str, str]]:
+    """The op that makes weights of the parameters of each decision."""
+    values = {
+        node.values[0]: node.label.removeprefix(ALPHAS)
+        for node in mixed.root.nodes
+        if node.op == "parameter" and node.label.startswith(ALPHAS)
+    }
+    for path in values.values():
+        yield path, "parameter"
+    for node in mixed.root.nodes:
+        if node.op in WEIGHTINGS and node.operands and node.operands[0] in values:
+            yield values[node.operands[0]], node.op
