@@ -4,8 +4,8 @@
     batch = feed.batch(plan)                         # of plan.data, plan.epoch, plan.batch
     feed.batches(Samples("validation"))
 
-Parts are `train` and `validation`, and for steps that take turns the two halves of the first. A
-half is that of the images in the order of their digests, so its classes are those of the whole.
+Parts are `train` and `validation`, and for steps that take turns the two halves of the first: every
+second image in the order of their digests, so that both have the classes of the whole.
 """
 
 from __future__ import annotations
@@ -45,11 +45,10 @@ class Feed:
     ) -> None:
         self.batch_size, self.seed, self.recipe = batch_size, seed, recipe
         self.device = torch.device(device)
-        middle = len(data.train) // 2
         self.parts = {
             "train": data.train,
-            FIRST: _between(data.train, FIRST, 0, middle),
-            SECOND: _between(data.train, SECOND, middle, len(data.train)),
+            FIRST: _half(data.train, FIRST, 0),
+            SECOND: _half(data.train, SECOND, 1),
             "validation": data.validation,
         }
         self._coming: dict[str, tuple[int, int, Iterator[Batch]]] = {}
@@ -88,13 +87,12 @@ class Feed:
         return ordered_batches(part, BATCH)
 
 
-def _between(part: Part, name: str, start: int, stop: int) -> Part:
-    """Some samples of a part in their order."""
-    chosen = slice(start, stop)
+def _half(part: Part, name: str, first: int) -> Part:
+    """Every second sample of a part."""
     return replace(
         part,
         name=name,
-        images=part.images[chosen],
-        labels=part.labels[chosen],
-        ids=part.ids[chosen],
+        images=part.images[first::2],
+        labels=part.labels[first::2],
+        ids=part.ids[first::2].contiguous(),
     )

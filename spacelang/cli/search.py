@@ -5,16 +5,21 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
 from spacelang.cli import options, runs
 from spacelang.cli.output import both, count_of, emit, exact, pairs, say, table
 from spacelang.cli.train import recipe, recipe_file, recipe_of
+from spacelang.diagnostics import SpaceError
 from spacelang.files import atomic_write
+
+if TYPE_CHECKING:
+    from spacelang.ir.decision import Assignment
 
 SCRATCH = "scratch"  # the kind of a run whose networks are trained anew
 OF_ENGINES = ("epochs", "smoothing")  # flags of training that an engine which trains has as its own
@@ -86,6 +91,7 @@ def search(
         with runs.work(backend, "progress")(progress) as told:
             made = _program(space, settings, engine, asked_of_it, folder, data, seed, file, flags,
                             backend, place, told)  # fmt: skip
+        _genotype(made.found.best.assignment, folder / f"{engine}-genotype.json")
         _show(made, space, engine, folder, as_json)
         return
     graph = runs.run_graph(Path(space)) if weights == "shared" else options.load(space, settings)
@@ -176,6 +182,14 @@ def _program(
         )
     finally:
         runs.keep_data(folder, spec)
+
+
+def _genotype(assignment: Assignment, place: Path) -> None:
+    """The record of a cell as the DARTS family publishes it, of spaces that have such cells."""
+    from spacelang.syntax.genotypes import write
+
+    with suppress(SpaceError):
+        atomic_write(place, write(assignment))
 
 
 def _show(made: Any, space: str, engine: str, folder: Path, as_json: bool) -> None:

@@ -46,8 +46,8 @@ DEVIATIONS: Mapping[str, str] = MappingProxyType(
         "scripts": "the defaults are those of the CIFAR-10 launch script, which is not in the "
         "published repository: recalled from public files whose flags match the code; the paper's "
         "body was not at hand",
-        "halves": "the training part is halved by the digests of its images; published: by their "
-        "place, which for a folder of classes gives two halves with other classes",
+        "halves": "a half is every second image in the order of digests; published: the first and "
+        "the last images, which of a folder of classes are other classes",
         "identity": "every selected edge is copied from the pool; published: an identity ends the "
         "copying of its node",
         "slots": "weights go back to the slots they came from; published: with several joint "
