@@ -8,7 +8,8 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from cells import cells
+from cells import cells, text
+from command import good, refused, run
 
 from spacelang.diagnostics import Source, SpaceError
 from spacelang.engines.cyclic_differentiable import CyclicDifferentiable
@@ -487,3 +488,23 @@ def edges(assignment: Assignment) -> set[tuple[str, object, object]]:
             for position, source in enumerate(drawn):
                 found.add((node, source, assignment[f"normal.dag{node}[{position}].op"]))
     return found
+
+
+def test_what_a_space_asks_of_an_engine_is_checked_with_the_space(tmp_path: Path) -> None:
+    """Settings by `check` of the file; whether networks fit together by that of the program."""
+    file = tmp_path / "cells.space"
+    file.write_text(text())
+    assert "ok" in good("check", f"{file}:cycle")
+    file.write_text(text().replace("warm = 1", "wamr = 1"))
+    assert "SP204" in refused("check", f"{file}:cycle")
+    file.write_text(text().replace('never = "none"', 'never = "nome"'))
+    assert "an alternative nome" in refused("check", f"{file}:cycle")
+    file.write_text(
+        "space s { input x: [B, 4] choose n in {2, 3} output linear(x, n) |> linear(2) "
+        "weights { _: entangle } search prioritized_path { board = 5 } }"
+    )
+    assert "cannot take decisions of kind dim" in refused("check", file)
+    file.write_text(
+        file.read_text().replace("prioritized_path { board = 5 }", "elsewhere { a = 1 }")
+    )
+    assert run("check", file).exit_code == 0, "an engine of a package that is not here"
