@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -370,6 +371,45 @@ def test_a_chain_without_sources_is_derived() -> None:
     assert derivation.sources == ()
     found = derivation.assignment({"op": (0, 1), "then": (1, 0)})
     assert found == {"op": "dense", "then": "dense"}
+
+
+LINES = """
+cell node(a, b) {
+  states = [a, b, relu(a)]
+  choose inputs in 2 of states
+  return total(inputs) |s, source, e| {
+    h = choose before[e] { same: s  dense: linear(s, 8) as dense }
+    return choose edge[e].op { fc: linear(h, 8) as fc  skip: h }
+  }
+}
+space net(layers) {
+  input x: [B, 4]
+  a = linear(x, 8) as stem
+  b = a
+  for i in 0..<layers { a, b = b, node(a, b) as nodes[i] }
+  output linear(b, 3) as head
+}
+space mixed from net(1) {
+  rewrite { relax(op: "softmax", before: "softmax", inputs: "softmax") }
+}
+program cycle { network shallow = mixed  network deep = net(2) }
+"""
+
+
+def test_several_decisions_of_an_edge_are_derived_together() -> None:
+    """Source 1 has 0.5 * 0.9, source 0 0.731 * 0.6, source 2 0.5 * 0.5: 1 and 0 are drawn."""
+    derivation = Derivation(load_program(Source("<lines>", LINES)))
+    values = {path: [0.0] * size for path, size in derivation.sizes.items()}
+    values["node.edge[1].op"] = [0, math.log(9)]
+    values["node.edge[0].op"] = [math.log(1.5), 0]
+    values["node.before[0]"] = [0, 1]
+    assert derivation.assignment(values) == {
+        "node.inputs": [1, 0],
+        "node.before[0]": "same",
+        "node.edge[0].op": "skip",
+        "node.before[1]": "dense",
+        "node.edge[1].op": "fc",
+    }
 
 
 def test_decisions_of_another_kind_are_refused() -> None:

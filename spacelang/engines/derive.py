@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from spacelang.diagnostics import Diagnostic, Report, SpaceError, error
-from spacelang.ir.decision import Assignment, Choice
+from spacelang.ir.decision import Assignment, Choice, drawn, sources
 from spacelang.ir.dim import Value
 from spacelang.ir.graph import Graph
-from spacelang.ir.program import Position, Program, below
+from spacelang.ir.program import Program, below, slot_of
 
 ALPHAS = "alphas."
 """What architecture parameters are found under, before the path of their decision."""
@@ -71,10 +71,12 @@ class Derivation:
             if path.startswith(ALPHAS)
         }
         self.weightings = dict(_weightings(mixed))
-        self.edges: dict[tuple[str, int], Position] = {
-            (edge.decision, edge.number): edge
-            for edge in program.edges
-            if edge.decision in self.decisions
+        self._edges = [edge for edge in program.edges if edge.decision in self.decisions]
+        self._places = {
+            path: (edge.decision, edge.number)
+            for path, choice in self.decisions.items()
+            for edge in self._edges
+            if choice.kind == "path" and below(path, edge.path)
         }
         report = Report()
         report.extend(self._mistakes())
@@ -89,8 +91,7 @@ class Derivation:
         """Each decision between alternatives, by every path that the mixed network has for it."""
         for choice in self.decisions.values():
             if choice.kind == "path":
-                for path in dict.fromkeys(self._twins(choice.path)):
-                    yield path, choice
+                yield from ((path, choice) for path in self._twins(choice.path))
 
     def assignment(self, alphas: Alphas) -> Assignment:
         """The architecture that parameters stand for."""
@@ -98,32 +99,30 @@ class Derivation:
         for choice in self.decisions.values():
             if choice.kind == "pick":
                 taken |= self._pick(choice, alphas)
-            elif self._edge(choice.path) is None:
+            elif choice.path not in self._places:
                 taken[choice.path] = self._best(choice.path, choice, alphas).value
         return self.decisions.assignment(self.decisions.complete(taken))
 
     def _pick(self, pick: Choice, alphas: Alphas) -> dict[str, Value]:
         """The best sources of a node, and what is done with each."""
-        first, *_ = (v for v in pick.values if isinstance(v, tuple))
-        scores: list[float] = []
-        choices: list[list[dict[str, Value]]] = []
-        for source, weight in enumerate(self._weights(pick.path, alphas)):
-            score, found = weight, list[dict[str, Value]]()
-            for number in range(len(first)):
-                made = {
-                    path: self._best(twin, self.decisions[path], alphas)
-                    for path, twin in self._below(pick.path, number, source)
-                }
-                if number == 0:  # a source is worth the same wherever it is drawn
-                    score *= math.prod(best.weight for best in made.values())
-                found.append({path: best.value for path, best in made.items()})
-            scores.append(score)
-            choices.append(found)
-        order = sorted(range(len(scores)), key=lambda source: -scores[source])[: len(first)]
+        scores = [
+            weight * math.prod(best.weight for best in self._at(pick, 0, source, alphas).values())
+            for source, weight in enumerate(self._weights(pick.path, alphas))
+        ]
+        order = sorted(range(len(scores)), key=lambda source: -scores[source])[: drawn(pick)]
         taken: dict[str, Value] = {pick.path: tuple(order)}
         for number, source in enumerate(order):
-            taken |= choices[source][number]
+            found = self._at(pick, number, source, alphas)
+            taken |= {path: best.value for path, best in found.items()}
         return taken
+
+    def _at(self, pick: Choice, number: int, source: int, alphas: Alphas) -> dict[str, Best]:
+        """The best of each decision at a position, where a source is drawn there."""
+        return {
+            path: self._best(self._twin(path, source), self.decisions[path], alphas)
+            for path, place in self._places.items()
+            if place == (pick.path, number)
+        }
 
     def _best(self, path: str, choice: Choice, alphas: Alphas) -> Best:
         weights = zip(choice.values, self._weights(path, alphas), strict=True)
@@ -133,30 +132,24 @@ class Derivation:
     def _weights(self, path: str, alphas: Alphas) -> Numbers:
         return WEIGHTINGS[self.weightings[path]](alphas[path])
 
-    def _below(self, pick: str, number: int, source: int) -> Iterator[tuple[str, str]]:
-        """The decisions at a position, and their paths where a source stands for it."""
-        edge = self.edges.get((pick, number))
-        for path, choice in self.decisions.items() if edge is not None else ():
-            if edge is not None and choice.kind == "path" and below(path, edge.path):
-                yield path, edge.sources[source] + path[len(edge.path) :]
-
-    def _edge(self, path: str) -> Position | None:
-        return next((e for e in self.edges.values() if below(path, e.path)), None)
+    def _twin(self, path: str, source: int) -> str:
+        """What the mixed network calls a decision at a position where a source is drawn."""
+        edges = [e for e in self._edges if (e.decision, e.number) == self._places[path]]
+        return slot_of(path, {edge.path: edge.sources[source] for edge in edges})
 
     def _twins(self, path: str) -> Iterator[str]:
         """What the mixed network calls a decision: one path, or one for each source."""
-        edge = self._edge(path)
-        if edge is None:
+        if path not in self._places:
             yield path
         else:
-            yield from (source + path[len(edge.path) :] for source in edge.sources)
+            pick = self.decisions[self._places[path][0]]
+            yield from (self._twin(path, source) for source in range(sources(pick)))
 
     def _mistakes(self) -> Iterator[Diagnostic]:
         for choice in self.decisions.values():
             pick = choice.kind == "pick"
-            wanted = 1 + max(max(v) for v in choice.values if isinstance(v, tuple)) if pick else 0
+            size = sources(choice) if pick else len(choice.values)
             for path in [choice.path] if pick else self._twins(choice.path):
-                size = wanted or len(choice.values)
                 if self.sizes.get(path) != size:
                     found = error("SP701", f"{path} is no mixture of {self.search}", choice.span)
                     yield found.hint("the network that decides needs `rewrite { relax(..) }`")
