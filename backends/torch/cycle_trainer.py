@@ -75,7 +75,7 @@ class CycleTrainer:
         self._active: dict[str, Assignment] = {}
         self._names = {
             path: [str(value) for value in choice.values]
-            for path, choice in self.derivation.operations()
+            for path, choice in self.derivation.operations.items()
         }
 
     # Optimisers.

@@ -185,7 +185,7 @@ class CyclicDifferentiable:
         if self.mode == "cyclic" and names[0] != names[1]:
             found = error("SP701", "the networks have other outputs, they cannot be compared")
             raise SpaceError(found.note(*(", ".join(listed) for listed in names)))
-        known = {str(v) for _, choice in derivation.operations() for v in choice.values}
+        known = {str(v) for choice in derivation.operations.values() for v in choice.values}
         absent = [name for name in self.regular_on if name not in known]
         if self.mode == "cyclic" and self.regular > 0 and absent:
             found = error("SP701", f"no decision has an alternative {absent[0]} to be regular on")

@@ -57,6 +57,7 @@ class Best:
 class Derivation:
     """What is decided by which parameters. `search` is the mixed network, `evaluation` the other.
 
+    `operations` has what the mixed network calls a decision between alternatives, at any source.
     SP701 for a program that is not one network whose decisions are all mixtures of the other.
     """
 
@@ -76,7 +77,13 @@ class Derivation:
             path: (edge.decision, edge.number)
             for path, choice in self.decisions.items()
             for edge in self._edges
-            if choice.kind == "path" and below(path, edge.path)
+            if choice.kind != "pick" and below(path, edge.path)
+        }
+        self.operations = {
+            twin: choice
+            for choice in self.decisions.values()
+            if choice.kind != "pick"
+            for twin in self._twins(choice.path)
         }
         report = Report()
         report.extend(self._mistakes())
@@ -86,12 +93,6 @@ class Derivation:
     def sources(self) -> tuple[str, ...]:
         """The decisions of sources."""
         return tuple(path for path, choice in self.decisions.items() if choice.kind == "pick")
-
-    def operations(self) -> Iterator[tuple[str, Choice]]:
-        """Each decision between alternatives, by every path that the mixed network has for it."""
-        for choice in self.decisions.values():
-            if choice.kind == "path":
-                yield from ((path, choice) for path in self._twins(choice.path))
 
     def assignment(self, alphas: Alphas) -> Assignment:
         """The architecture that parameters stand for."""
@@ -146,18 +147,19 @@ class Derivation:
             yield from (self._twin(path, source) for source in range(sources(pick)))
 
     def _mistakes(self) -> Iterator[Diagnostic]:
-        for choice in self.decisions.values():
-            pick = choice.kind == "pick"
-            size = sources(choice) if pick else len(choice.values)
-            for path in [choice.path] if pick else self._twins(choice.path):
-                if self.sizes.get(path) != size:
-                    found = error("SP701", f"{path} is no mixture of {self.search}", choice.span)
-                    yield found.hint("the network that decides needs `rewrite { relax(..) }`")
-            if not pick and self.never.issuperset(map(str, choice.values)):
-                yield error("SP701", f"{choice.path} may take none of its values", choice.span)
-        known = {str(v) for _, choice in self.operations() for v in choice.values}
+        sizes = {path: sources(self.decisions[path]) for path in self.sources}
+        sizes |= {path: len(choice.values) for path, choice in self.operations.items()}
+        for path, size in sizes.items():
+            if self.sizes.get(path) != size:
+                span = (self.operations.get(path) or self.decisions[path]).span
+                found = error("SP701", f"{path} is no mixture of {self.search}", span)
+                yield found.hint("the network that decides needs `rewrite { relax(..) }`")
+        known = {str(value) for choice in self.operations.values() for value in choice.values}
         for name in sorted(self.never - known):
             yield error("SP701", f"no decision has an alternative {name}, which is never taken")
+        for choice in dict.fromkeys(self.operations.values()):
+            if self.never.issuperset(map(str, choice.values)):
+                yield error("SP701", f"{choice.path} may take none of its values", choice.span)
 
 
 def roles(program: Program) -> tuple[str, str]:
