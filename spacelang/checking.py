@@ -5,16 +5,17 @@ checked("spaces/autoformer.space", {}).report
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from spacelang.diagnostics import Diagnostic, Report, Source, SpaceError
 
 if TYPE_CHECKING:
     from spacelang.ir.graph import Graph
+    from spacelang.ir.program import Program
     from spacelang.syntax.scope import Library, Scope
     from spacelang.syntax.values import SpaceValue
 
@@ -107,6 +108,7 @@ def examine(
                 found.spaces[name] = len(program.decisions)
                 for graph in program.networks.values():
                     found.report.extend(lints(graph))
+                found.report.extend(_searches(*program.networks.values(), program=program))
             except SpaceError as failed:
                 found.report.extend(tell(failed.diagnostics, f"{source.name}:{name}", {}))
             continue
@@ -119,11 +121,31 @@ def examine(
             found.spaces[name] = len(graph.decisions) if graph is not None else 0
             if graph is not None:
                 found.report.extend(lints(graph))
+                found.report.extend(_searches(graph))
                 if any(choice.hull is not None for choice in graph.decisions.values()):
                     _hulls(name, scope, source, library, settings, found.report)
         except SpaceError as failed:
             found.report.extend(tell(failed.diagnostics, f"{source.name}:{name}", settings))
     return found
+
+
+def _searches(*graphs: Graph, program: Program | None = None) -> Iterator[Diagnostic]:
+    """What is wrong with `search { }`: settings, and decisions that an engine cannot take."""
+    from spacelang import plugins
+    from spacelang.engines.protocol import weights_of
+    from spacelang.engines.settings import GROUP, check, configure
+
+    for graph, engine in ((asking, name) for asking in graphs for name in asking.search):
+        if engine not in plugins.table(GROUP):
+            continue  # of a package that is not here
+        try:
+            made: Any = configure(engine, graph.search[engine])
+            if weights_of(made) != "program":
+                check(made, graph, fixed=True)
+            elif program is not None:
+                made.derivation(program)
+        except SpaceError as failed:
+            yield from failed.diagnostics
 
 
 def _proved(

@@ -40,6 +40,7 @@ BUILTIN: Mapping[str, Mapping[str, str]] = {
     "spacelang.lowerings": {},
     "spacelang.engines": {
         "contraction": "spacelang.engines.contraction:Contraction",
+        "cyclic_differentiable": "spacelang.engines.cyclic_differentiable:CyclicDifferentiable",
         "evolution": "spacelang.engines.evolution:Evolution",
         "extreme": "spacelang.engines.baselines:Extreme",
         "prioritized_path": "spacelang.engines.prioritized_path:PrioritizedPath",
@@ -69,7 +70,9 @@ BUILTIN: Mapping[str, Mapping[str, str]] = {
         "torch.train": "spacelang.backends.torch.training:train",
         "torch.trained": "spacelang.backends.torch.training:load_trained",
         "torch.search": "spacelang.backends.torch.search:search",
+        "torch.open_program": "spacelang.backends.torch.cycles:open_program",
         "torch.search_own": "spacelang.backends.torch.own:search_own",
+        "torch.search_program": "spacelang.backends.torch.cycles:search_program",
         "torch.search_scratch": "spacelang.backends.torch.search:search_scratch",
         "torch.print_supernet": "spacelang.backends.torch.supernet_source:print_supernet",
         "torch.write_subnet": "spacelang.backends.torch.subnet:write_subnet",

@@ -69,7 +69,14 @@ def test_every_engine_stands_in_the_table() -> None:
 
 
 @pytest.mark.parametrize(
-    "engine", ["evolution", "prioritized_path", "space_evolution", "contraction"]
+    "engine",
+    [
+        "evolution",
+        "prioritized_path",
+        "cyclic_differentiable",
+        "space_evolution",
+        "contraction",
+    ],
 )
 def test_every_deviation_stands_there(engine: str) -> None:
     section = PAGE.partition(f"### `{engine}`")[2].partition("\n### ")[0]
@@ -82,7 +89,7 @@ def test_commands_name_engines_and_settings_that_there_are() -> None:
     from spacelang.engines.settings import configure
 
     lines = [line for line in PAGE.splitlines() if line.startswith("spacelang search")]
-    assert len(lines) == 6
+    assert len(lines) == 7
     for line in lines:
         (engine,) = re.findall(r"--engine (\w+)", line)
         settings = re.findall(r"-s '?(\w+)=([^']*?)(?:'| |$)", line)

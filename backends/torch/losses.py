@@ -2,6 +2,8 @@
 
     LABELLED      logits [B, classes] against labels [B]
     COMPARING     logits against those of a teacher, or of another pass of the step
+    INTROSPECTING outputs of one network against those of another, both of which may learn
+    REGULAR       what architecture parameters cost
     soft_labels, relations, hidden_relations, hidden_states, introspection
                   what stored outputs, attention and hidden states of a teacher say
 
@@ -12,13 +14,17 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
 Options = Mapping[str, float]
 Loss = Callable[[Tensor, Tensor, Options], Tensor]
+Introspection = Callable[[Sequence[Tensor], Sequence[Tensor], Tensor, Options], Tensor]
+Alphas = Sequence[tuple[Tensor, Sequence[str]]]
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, options: Options) -> Tensor:
@@ -131,6 +137,55 @@ INTROSPECTION: Mapping[str, Callable[[Tensor, Tensor, float], Tensor]] = Mapping
         "mse": lambda a, b, _: functional.mse_loss(a, b),
         "smooth_l1": lambda a, b, _: functional.smooth_l1_loss(a, b),
     }
+)
+
+
+def ensemble(outputs: Sequence[Tensor], weights: Tensor, summed: bool) -> Tensor:
+    """What a network says at all its depths: outputs [B, classes] by softmax(weights), in order.
+
+    One below the other, [outputs * B, classes], or added up.
+    """
+    shares = weights.softmax(0)
+    weighed = [share * output for share, output in zip(shares, outputs, strict=True)]
+    return torch.stack(weighed).sum(0) if summed else torch.cat(weighed)
+
+
+def introspect(
+    kind: str,
+    search: Sequence[Tensor],
+    evaluation: Sequence[Tensor],
+    weights: Tensor,
+    options: Options,
+) -> Tensor:
+    """The distance of two networks' ensembles.
+
+    `temperature` (1); `summed` (0) ensembles; with `detach` (0) the first network alone learns.
+    """
+    summed = bool(options.get("summed", 0.0))
+    own, other = ensemble(search, weights, summed), ensemble(evaluation, weights, summed)
+    given = other.detach() if options.get("detach", 0.0) else other
+    return introspection(own, given, kind, options.get("temperature", 1.0))
+
+
+def alpha_norm(alphas: Alphas, options: Options) -> Tensor:
+    """The sum of |alpha| over the alternatives that are named in the options, times their number.
+
+    `alphas` are pairs of the parameters of a decision and the names of its alternatives.
+    """
+    found = [
+        value.abs() * options[name]
+        for values, names in alphas
+        for value, name in zip(values, names, strict=True)
+        if name in options
+    ]
+    return torch.stack(found).sum()
+
+
+INTROSPECTING: Mapping[str, Introspection] = MappingProxyType(
+    {f"introspection_{kind}": partial(introspect, kind) for kind in INTROSPECTION}
+)
+REGULAR: Mapping[str, Callable[[Alphas, Options], Tensor]] = MappingProxyType(
+    {"alpha_norm": alpha_norm}
 )
 
 

@@ -9,20 +9,21 @@ from dataclasses import asdict, dataclass, fields
 from typing import cast
 
 from spacelang.backends.torch.run import Json
-from spacelang.engines.protocol import Able, Candidate, Found, SpaceMoved
+from spacelang.engines.protocol import Able, Candidate, Derived, Found, SpaceMoved
 
 
 @dataclass(frozen=True, slots=True)
 class Searched:
     """What an engine found, with all candidates in the order of their evaluation.
 
-    `moves` are those of a search of spaces.
+    `moves` are those of a search of spaces, `cycles` those of a differentiable one.
     """
 
     engine: Able
     found: Found
     candidates: tuple[Candidate, ...]
     moves: tuple[SpaceMoved, ...] = ()
+    cycles: tuple[Derived, ...] = ()
 
     def as_json(self) -> Json:
         """The record `<engine>.json`."""
@@ -35,6 +36,7 @@ class Searched:
             "front": [c.number for c in self.found.front],
             "candidates": [candidate_json(c) for c in self.candidates],
             **({"moves": [asdict(move) for move in self.moves]} if self.moves else {}),
+            **({"cycles": [cycle_json(cycle) for cycle in self.cycles]} if self.cycles else {}),
         }
 
 
@@ -42,6 +44,12 @@ def settings_of(engine: Able) -> Json:
     """The settings of an engine as JSON."""
     named = ((field.name, getattr(engine, field.name)) for field in fields(cast(type, engine)))
     return {name: list(value) if isinstance(value, tuple) else value for name, value in named}
+
+
+def cycle_json(cycle: Derived) -> Json:
+    """What was derived after a cycle, as JSON."""
+    alphas = {path: list(values) for path, values in cycle.alphas.items()}
+    return {"cycle": cycle.cycle, "assignment": dict(cycle.assignment), "alphas": alphas}
 
 
 def candidate_json(candidate: Candidate) -> Json:

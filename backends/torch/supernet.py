@@ -22,7 +22,7 @@ from spacelang.backends.torch.functions import path_mask
 from spacelang.backends.torch.inputs import check
 from spacelang.backends.torch.lower import Lowering
 from spacelang.backends.torch.program import Plan, Program
-from spacelang.backends.torch.storage import apply, grow
+from spacelang.backends.torch.storage import Reference, apply, grow
 from spacelang.backends.torch.tables import TableKey
 from spacelang.ir.decision import Assignment
 from spacelang.ir.dialect import dotted
@@ -133,6 +133,10 @@ class Supernet(nn.Module):
             ]
             for run in plan.runs
         ]
+
+    def places(self, path: str) -> tuple[Reference, ...]:
+        """The module and the name of each tensor behind a storage."""
+        return self._references[path]
 
     def stored_tensor(self, path: str, position: int = 0) -> Tensor:
         """The tensor of a storage as it is now, of a bank the one at a position."""

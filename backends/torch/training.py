@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+from torch import nn
+
 from spacelang.backends.torch.checkpoint import CheckpointError, Checkpoints, shapes_of
 from spacelang.backends.torch.data import Dataset
 from spacelang.backends.torch.evaluate import evaluate
@@ -41,6 +43,7 @@ from spacelang.ir.graph import Graph
 
 KIND = "training"
 OWN = "own"  # an engine that trains its supernet while it searches
+PROGRAM = "program"  # one that trains the networks of a program
 COPIES = 4  # of the weights in a checkpoint: the model, its average, two moments of AdamW
 
 
@@ -166,7 +169,7 @@ def load_trained(
 ) -> Trained:
     """The supernet of a finished training (SP702 where it is not finished, SP606 if not its)."""
     record = read_record(folder)
-    if record.get("kind") not in (KIND, OWN):
+    if record.get("kind") not in (KIND, OWN, PROGRAM):
         raise SpaceError(error("SP702", f"{folder}: holds no training but {record.get('kind')}"))
     recipe = recipe_from(cast(Json, part(record, "recipe", dict)))
     images = cast(Json, part(record, "data", dict))
@@ -213,7 +216,7 @@ def _resume(trainer: TorchTrainer, store: Checkpoints) -> Tally:
     return Tally(**cast(dict, found.state["tally"]))
 
 
-def room_for(folder: Path, model: Supernet, keep: int) -> None:
+def room_for(folder: Path, model: nn.Module, keep: int) -> None:
     """OSError where the disk has no room for the checkpoints of a model."""
     size = sum(t.numel() * t.element_size() for t in model.state_dict().values())
     preflight(folder, COPIES * size * (keep + 1))
@@ -269,6 +272,7 @@ def fits(graph: Graph, data: Dataset) -> None:
 __all__ = [
     "KIND",
     "OWN",
+    "PROGRAM",
     "Tally",
     "Trained",
     "epoch_line",

@@ -8,7 +8,7 @@ import click
 
 from spacelang.cli.info import stored
 from spacelang.cli.output import both, many, pairs, say
-from spacelang.diagnostics import SpaceError
+from spacelang.diagnostics import SpaceError, error
 from spacelang.ir.program import Program
 
 
@@ -21,6 +21,21 @@ def program_at(address: str, settings: Mapping[str, object]) -> Program | None:
             return None
     except SpaceError:
         return None  # what is wrong is told by whoever loads the space
+    if settings:
+        raise click.UsageError("a program has no parameters: its networks are written in it")
+    return load_program(address)
+
+
+def program_of(address: str, settings: Mapping[str, object]) -> Program:
+    """The program that an address names, or the last of its file (SP701 for one network)."""
+    from spacelang.loader import load_program, named_program, open_address
+
+    program = program_at(address, settings)
+    if program is not None:
+        return program
+    if open_address(address)[1] and not named_program(address):
+        found = error("SP701", f"{address} is one network: an engine for programs was asked for")
+        raise SpaceError(found.hint("program p { network a = ..  network b = .. } names several"))
     if settings:
         raise click.UsageError("a program has no parameters: its networks are written in it")
     return load_program(address)

@@ -5,18 +5,25 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
 from spacelang.cli import options, runs
 from spacelang.cli.output import both, count_of, emit, exact, pairs, say, table
-from spacelang.cli.train import recipe, recipe_of
+from spacelang.cli.train import recipe, recipe_file, recipe_of
+from spacelang.diagnostics import SpaceError
 from spacelang.files import atomic_write
+
+if TYPE_CHECKING:
+    from spacelang.ir.decision import Assignment
 
 SCRATCH = "scratch"  # the kind of a run whose networks are trained anew
 OF_ENGINES = ("epochs", "smoothing")  # flags of training that an engine which trains has as its own
+OF_PROGRAMS = ("batch_size", "aug", "amp")  # those that an engine for programs has not
 
 
 @click.command(short_help="Search a trained supernet, or train while searching.")
@@ -60,8 +67,8 @@ def search(
 
     With --scratch, and by engines that share no weights (contraction), SPACE is a space or an
     artifact, and every network is trained anew by the settings of training. Engines that train
-    while they search (prioritized_path, space_evolution) take a space too. All is kept in DIR, and
-    DIR alone goes on.
+    while they search (prioritized_path, space_evolution) take a space too, and one that trains
+    several networks (cyclic_differentiable) a program. All is kept in DIR, and DIR alone goes on.
 
     Settings of the engine come from the space's `search { }`, then from here. What was scored
     before is not scored again. The best architecture is written to ENGINE-best.json.
@@ -75,11 +82,19 @@ def search(
     weights = SCRATCH if scratch else weights_of(load(GROUP, engine))
     if weights == "shared" and record.get("kind") == SCRATCH:
         weights = SCRATCH
-    graph = runs.run_graph(Path(space)) if weights == "shared" else options.load(space, settings)
     asked_of_it: dict[str, object] = engine_settings(texts)
     asked_of_it |= {"where": where} if where else {}
     asked_of_it |= {"inherit": True} if inherit else {}
     place = runs.work(backend, "device")(device)
+    if weights == "program":
+        folder = _folder(space, output, weights)
+        with runs.work(backend, "progress")(progress) as told:
+            made = _program(space, settings, engine, asked_of_it, folder, data, seed, file, flags,
+                            backend, place, told)  # fmt: skip
+        _genotype(made.found.best.assignment, folder / f"{engine}-genotype.json")
+        _show(made, space, engine, folder, as_json)
+        return
+    graph = runs.run_graph(Path(space)) if weights == "shared" else options.load(space, settings)
     if weights == "shared":
         asked = [name for name, value in flags.items() if value is not None]
         if asked or file:
@@ -94,9 +109,7 @@ def search(
                 chosen, graph, trained, images, folder, seed=seed or 0, reporter=told
             )
     else:
-        if output is None and record.get("kind") != weights:
-            raise click.UsageError("-o DIR is missing: where the search is kept")
-        folder = Path(output if output is not None else space)
+        folder = _folder(space, output, weights)
         before = runs.record_of(folder) if runs.is_run(folder) else {}
         kept = _settings_of(before, engine)
         if weights == "own":  # which says itself how long it trains
@@ -115,6 +128,65 @@ def search(
                 settings=runs.settings_for(spec), **hull,
             )  # fmt: skip
     _show(made, space, engine, folder, as_json)
+
+
+def _folder(space: str, output: str | None, weights: str) -> Path:
+    """Where a search that trains is kept: as asked, or where it goes on."""
+    record = runs.record_of(Path(space)) if runs.is_run(Path(space)) else {}
+    if output is None and record.get("kind") != weights:
+        raise click.UsageError("-o DIR is missing: where the search is kept")
+    return Path(output if output is not None else space)
+
+
+def _program(
+    space: str,
+    settings: Mapping[str, object],
+    engine: str,
+    asked: Mapping[str, object],
+    folder: Path,
+    data: str | None,
+    seed: int | None,
+    file: str | None,
+    flags: Mapping[str, object],
+    backend: str,
+    place: object,
+    told: object,
+) -> Any:
+    """What an engine for programs finds; flags of training that it has too are its settings."""
+    from spacelang.cli.program import program_of
+    from spacelang.engines.settings import GROUP, configure
+    from spacelang.plugins import load
+
+    run = runs.is_run(Path(space))
+    program = runs.work(backend, "open_program")(space) if run else program_of(space, settings)
+    before = runs.record_of(folder) if runs.is_run(folder) else {}
+    known = {field.name for field in fields(load(GROUP, engine))}
+    given = {name: value for name, value in flags.items() if value is not None}
+    given = {**recipe_file(file), **given}
+    for name in given.keys() - known - {*OF_PROGRAMS}:
+        raise click.UsageError(f"--{name.replace('_', '-')} is nothing that {engine} has a use for")
+    written = [graph.search.get(engine, {}) for graph in program.networks.values()]
+    own = {name: value for name, value in given.items() if name in known}
+    chosen: Any = configure(engine, *written, _settings_of(before, engine), own, asked)
+    graph = chosen.derivation(program).space
+    spec = data or runs.data_of(folder if before else Path(space))
+    images = runs.data_for(backend, spec, graph)
+    used = recipe_of(backend, before, None, {n: v for n, v in given.items() if n in OF_PROGRAMS})
+    number = seed if seed is not None else before.get("seed", 0)
+    try:
+        return runs.work(backend, "search_program")(
+            chosen, program, images, used, folder, seed=number, device=place, reporter=told
+        )
+    finally:
+        runs.keep_data(folder, spec)
+
+
+def _genotype(assignment: Assignment, place: Path) -> None:
+    """The record of a cell as the DARTS family publishes it, of spaces that have such cells."""
+    from spacelang.syntax.genotypes import write
+
+    with suppress(SpaceError):
+        atomic_write(place, write(assignment))
 
 
 def _show(made: Any, space: str, engine: str, folder: Path, as_json: bool) -> None:

@@ -19,10 +19,11 @@ from spacelang.analysis.cost import Cost
 from spacelang.ir.decision import Assignment, Kind
 from spacelang.ir.graph import Graph
 
-Origin = Literal["random", "mutation", "crossover", "largest", "smallest"]
+Origin = Literal["random", "mutation", "crossover", "largest", "smallest", "derived"]
 Objective = Literal["accuracy", "params", "macs", "activations"]
-# Those of a trained supernet, none (each network is trained anew), or of one it trains itself.
-Weights = Literal["shared", "scratch", "own"]
+# Those of a trained supernet, none (each network is trained anew), of one it trains itself, or of
+# the networks of a program, which it trains together.
+Weights = Literal["shared", "scratch", "own", "program"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,35 @@ class StepPlan:
     def assignment(self) -> Assignment:
         """The architecture of the first pass."""
         return self.forwards[0].assignment
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """What one optimiser moves, by the name that plans call it, and by what rule.
+
+    It is the weights of a network of a program without its architecture parameters, or those
+    alone, each without what lies below `omitted`; `ensemble` adds the weights of the ensemble.
+    `momentum` is of sgd, `betas` of adam; the rate is constant.
+    """
+
+    name: str
+    network: str
+    what: Literal["weights", "alphas"]
+    rule: Literal["sgd", "adam"]
+    rate: float
+    decay: float = 0.0
+    momentum: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    omitted: tuple[str, ...] = ()
+    ensemble: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Slots:
+    """Weights of a network of a program, or of its pool, by path."""
+
+    network: str
+    paths: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +191,34 @@ class Matcher(Trainer, Protocol):
         ...
 
 
+class Cycler(Trainer, Protocol):
+    """What training the networks of a program takes besides; scores are of the one that decides.
+
+    A step may pass through several networks; the gradients of all its losses together are what
+    the groups of its plan move.
+    """
+
+    def reset(self, groups: Sequence[Group]) -> None:
+        """Begin the optimisers of these groups, without any state; all others are gone."""
+        ...
+
+    def alphas(self, network: str) -> Mapping[str, Sequence[float]]:
+        """The architecture parameters of a network, by the path of the decision they stand for."""
+        ...
+
+    def weigh(self, network: str, values: Mapping[str, Sequence[float]]) -> None:
+        """Set architecture parameters."""
+        ...
+
+    def renew(self, slots: Slots, number: int) -> None:
+        """Draw what lies below some paths anew, the `number`-th time; statistics begin again."""
+        ...
+
+    def copy(self, source: Slots, target: Slots) -> None:
+        """Copy weights, the first path of one to the first of the other and so on."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """An architecture that a search evaluated, the `number`-th (from 0) of its run."""
@@ -236,7 +294,16 @@ class SpaceMoved:
     after: Mapping[str, Sequence[float]]
 
 
-Event = Stepped | EpochEnded | Evaluated | GenerationEnded | Found | SpaceMoved
+@dataclass(frozen=True, slots=True)
+class Derived:
+    """An architecture was derived from the architecture parameters, after some cycles."""
+
+    cycle: int
+    assignment: Assignment
+    alphas: Mapping[str, Sequence[float]]
+
+
+Event = Stepped | EpochEnded | Evaluated | GenerationEnded | Found | SpaceMoved | Derived
 
 
 class Able(Protocol):
@@ -254,7 +321,8 @@ class Able(Protocol):
 class Engine(Able, Protocol):
     """A way to spend work. Its dataclass fields are its settings (`settings.py`).
 
-    One that needs more of a trainer (`Rebuilder`, `Matcher`) says so in the type of its `run`.
+    One that needs more of a trainer (`Rebuilder`, `Matcher`, `Cycler`) says so in the type of its
+    `run`; a `Cycler` is given with a program instead of a space.
     """
 
     def run(self, space: Graph, trainer: Trainer, seed: int) -> Iterator[Event]: ...

@@ -12,24 +12,29 @@ that holds its weights; a score, which changes no weight, as soon as it is there
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, Protocol, cast
+from typing import Any, Generic, Protocol, TypeVar, cast
 
 from spacelang.diagnostics import SpaceError, error
 from spacelang.engines.protocol import (
+    Cycler,
+    Group,
     Matcher,
     Metrics,
     Rebuilder,
     Samples,
     Score,
+    Slots,
     StepPlan,
+    Trainer,
 )
 from spacelang.ir.decision import Assignment
 from spacelang.ir.graph import Graph
 from spacelang.journal import Journal
 
 Answer = Mapping[str, object]
+Asked = TypeVar("Asked", bound=Trainer)
 PROBE = "probe"
 
 
@@ -95,19 +100,17 @@ class Answers:
             self._new = []
 
 
-class Replayed:
-    """A trainer whose first answers are those that are known. Implements `FullTrainer`.
+class Replaying(Generic[Asked]):
+    """A trainer whose first answers are those that are known. Implements `Trainer`.
 
-    `live` is whether the trainer itself was asked anything yet; `inherited` says of each space but
-    the first how many elements of weights it took over.
+    `live` is whether the trainer itself was asked anything yet.
     """
 
-    def __init__(self, trainer: FullTrainer, answers: Answers, known: Sequence[Answer]) -> None:
+    def __init__(self, trainer: Asked, answers: Answers, known: Sequence[Answer]) -> None:
         self._trainer, self._answers, self._known = trainer, answers, known
         self._at = 0
         self._taken = 0
         self.live = False
-        self.inherited: list[int] = []
 
     @property
     def taken(self) -> int:
@@ -125,10 +128,50 @@ class Replayed:
         self._answers.add({"step": plan.step, "answer": asdict(metrics)})
         return metrics
 
+    def probe(self, assignments: Iterable[Assignment], samples: Samples) -> Iterator[Score]:
+        """Scores in order; new ones are on disk first."""
+        for assignment in assignments:
+            kept = self._kept(PROBE, dict(assignment))
+            if kept is None:
+                (score,) = self._trainer.probe([assignment], samples)
+                self._answers.add({PROBE: dict(assignment), "answer": asdict(score)})
+                self._answers.flush()
+            else:
+                score = Score(**cast(dict[str, Any], kept))
+            yield score
+
+    def _once(self, kind: str, what: object, work: Callable[[], None]) -> None:
+        """What has no answer and changes the trainer: done once, and told to be done."""
+        if self._kept(kind, what) is None:
+            work()
+            self._answers.add({kind: what, "answer": True})
+
+    def _kept(self, kind: str, what: object) -> object:
+        """The next known answer; None where the trainer has to be asked (SP702 if another's)."""
+        if self._at == len(self._known):
+            self.live = True
+            return None
+        kept = self._known[self._at]
+        if kept.get(kind) != what:
+            raise SpaceError(
+                error("SP702", f"answer {self._at} of the run is to another question")
+                .note(f"{kind} {what} was asked, {dict(kept)} is kept")
+                .hint("start the run in another folder")
+            )
+        self._at += 1
+        return kept["answer"]
+
+
+class Replayed(Replaying[FullTrainer]):
+    """As `FullTrainer`; `inherited` says of each space but the first how many elements of weights
+    it took over."""
+
+    def __init__(self, trainer: FullTrainer, answers: Answers, known: Sequence[Answer]) -> None:
+        super().__init__(trainer, answers, known)
+        self.inherited: list[int] = []
+
     def remember(self, slot: int, plan: StepPlan, of: int, images: int) -> None:
-        if self._kept("remember", slot) is None:
-            self._trainer.remember(slot, plan, of, images)
-            self._answers.add({"remember": slot, "answer": True})
+        self._once("remember", slot, lambda: self._trainer.remember(slot, plan, of, images))
 
     def match(self, plan: StepPlan, slots: Sequence[int]) -> Sequence[float]:
         kept = self._kept("match", plan.step)
@@ -150,29 +193,27 @@ class Replayed:
         self._answers.add({"rebuild": wanted, "answer": self._trainer.inherited})
         return graph
 
-    def probe(self, assignments: Iterable[Assignment], samples: Samples) -> Iterator[Score]:
-        """Scores in order; new ones are on disk first."""
-        for assignment in assignments:
-            kept = self._kept(PROBE, dict(assignment))
-            if kept is None:
-                (score,) = self._trainer.probe([assignment], samples)
-                self._answers.add({PROBE: dict(assignment), "answer": asdict(score)})
-                self._answers.flush()
-            else:
-                score = Score(**cast(dict[str, Any], kept))
-            yield score
 
-    def _kept(self, kind: str, what: object) -> object:
-        """The next known answer; None where the trainer has to be asked (SP702 if another's)."""
-        if self._at == len(self._known):
-            self.live = True
-            return None
-        kept = self._known[self._at]
-        if kept.get(kind) != what:
-            raise SpaceError(
-                error("SP702", f"answer {self._at} of the run is to another question")
-                .note(f"{kind} {what} was asked, {dict(kept)} is kept")
-                .hint("start the run in another folder")
-            )
-        self._at += 1
-        return kept["answer"]
+class ReplayedCycles(Replaying[Cycler]):
+    """As `Cycler`."""
+
+    def reset(self, groups: Sequence[Group]) -> None:
+        names = [group.name for group in groups]
+        self._once("reset", names, lambda: self._trainer.reset(groups))
+
+    def alphas(self, network: str) -> Mapping[str, Sequence[float]]:
+        kept = self._kept("alphas", network)
+        if kept is None:
+            kept = {path: list(v) for path, v in self._trainer.alphas(network).items()}
+            self._answers.add({"alphas": network, "answer": kept})
+        return cast(Mapping[str, Sequence[float]], kept)
+
+    def weigh(self, network: str, values: Mapping[str, Sequence[float]]) -> None:
+        self._once("weigh", network, lambda: self._trainer.weigh(network, values))
+
+    def renew(self, slots: Slots, number: int) -> None:
+        self._once("renew", number, lambda: self._trainer.renew(slots, number))
+
+    def copy(self, source: Slots, target: Slots) -> None:
+        names = [source.network, target.network]
+        self._once("copy", names, lambda: self._trainer.copy(source, target))

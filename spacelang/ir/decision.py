@@ -67,6 +67,16 @@ class Choice:
         return any(type(value) is type(v) and value == v for v in self.values)
 
 
+def sources(pick: Choice) -> int:
+    """How many values a pick draws from."""
+    return 1 + max(max(v) for v in pick.values if isinstance(v, tuple))
+
+
+def drawn(pick: Choice) -> int:
+    """How many values a pick draws."""
+    return max(len(v) for v in pick.values if isinstance(v, tuple))
+
+
 def exact(value: object) -> Value:
     """A plain value as the algebra holds it; numbers become exact fractions (3.5 -> 7/2)."""
     match value:

@@ -23,7 +23,7 @@ class Position:
     """What a pick makes at one of its positions, by path, and how that is called for a source.
 
     `decision` is the pick, `number` the position; `sources` are the paths of the same parts in a
-    network that has one for every source.
+    network that has one for every source. Paths are those of weights, or those of decisions.
     """
 
     decision: str
@@ -92,12 +92,16 @@ class Pool:
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """Networks by name, in the order of the text; the names of those that read a shared tensor."""
+    """Networks by name, in the order of the text; the names of those that read a shared tensor.
+
+    `edges` are the positions of picks that decisions are taken at, by paths of decisions.
+    """
 
     name: str
     networks: Mapping[str, Graph]
     shared: Mapping[str, tuple[str, ...]]
     pool: Pool | None = None
+    edges: tuple[Position, ...] = ()
 
     @property
     def decisions(self) -> Mapping[str, tuple[str, ...]]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from spacelang.diagnostics import SpaceError, Span, error
 from spacelang.ir.block import Block
 from spacelang.ir.condition import All, Any, Chosen, Condition, Not
-from spacelang.ir.decision import Choice
+from spacelang.ir.decision import Choice, drawn, sources
 from spacelang.ir.graph import conditions
 from spacelang.ir.node import Node, Value
 
@@ -30,16 +30,6 @@ def refuse(choice: Choice, why: str, span: Span) -> SpaceError:
             choice.span, "the decision"
         )
     )
-
-
-def sources(choice: Choice) -> int:
-    """How many values a pick draws from."""
-    return 1 + max(max(v) for v in choice.values if isinstance(v, tuple))
-
-
-def drawn(choice: Choice) -> int:
-    """How many values a pick draws."""
-    return max(len(v) for v in choice.values if isinstance(v, tuple))
 
 
 @dataclass

@@ -13,11 +13,12 @@ wherever it is taken, and every weight that the pooled network may read has its 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from operator import attrgetter
 
 from spacelang.diagnostics import Diagnostic, Report, SpaceError, Span, error
 from spacelang.ir.decision import Assignment
-from spacelang.ir.graph import Graph
+from spacelang.ir.graph import Graph, Instance
 from spacelang.ir.node import join
 from spacelang.ir.program import Pool, Position, Program, below
 from spacelang.passes.picks import drawn, sources, sums
@@ -80,7 +81,7 @@ def program(value: ProgramValue, library: Library) -> Program:
     except SpaceError as failed:
         report.extend(failed.diagnostics)
     report.check()
-    return Program(definition.name, networks, shared, pool)
+    return Program(definition.name, networks, shared, pool, edges(networks.values()))
 
 
 def _graph(member: tree.Network, scope: Scope, library: Library) -> Graph:
@@ -157,9 +158,7 @@ def _pool(
         raise SpaceError(found.note(f"there are {known}"))
     network = networks[member.of]
     paths = tuple(label(path, frame, scope.inside(frame)) for path in member.paths)
-    pool = Pool(
-        member.name, graphs[member.name], member.of, network, paths, tuple(_positions(network))
-    )
+    pool = Pool(member.name, graphs[member.name], member.of, network, paths, stands(network))
     slots = pool.stored
     for path, span in zip(paths, (p.span for p in member.paths), strict=True):
         if not any(below(stored, path) for stored in slots):
@@ -183,7 +182,23 @@ def _samples(network: Graph) -> Sequence[Assignment]:
     return (*ends, *network.sample(n=4, law="choices"))
 
 
-def _positions(network: Graph) -> Iterator[Position]:
+def stands(network: Graph) -> tuple[Position, ...]:
+    """What the picks of a network make at their positions, by paths of weights."""
+    return tuple(dict.fromkeys(_positions(network, attrgetter("store"))))
+
+
+def edges(networks: Iterable[Graph]) -> tuple[Position, ...]:
+    """The positions of picks with decisions below them, by paths of decisions."""
+    found = dict.fromkeys(
+        position
+        for network in networks
+        for position in _positions(network, attrgetter("decide"))
+        if any(below(decision, position.path) for decision in network.decisions)
+    )
+    return tuple(found)
+
+
+def _positions(network: Graph, prefix: Callable[[Instance], str]) -> Iterator[Position]:
     """What picks of a network make at their positions, and what it is called for each source."""
     for instance in network.instances():
         for choice in instance.block.decisions:
@@ -192,8 +207,7 @@ def _positions(network: Graph) -> Iterator[Position]:
             every = range(sources(choice))
             for found in sums(instance.block, choice):
                 for name in found.named:
-                    by_source = tuple(join(instance.store, found.renamed(s)(name)) for s in every)
+                    names = tuple(join(prefix(instance), found.renamed(s)(name)) for s in every)
                     for number in range(drawn(choice)):
-                        yield Position(
-                            join(instance.decide, choice.path), number, by_source[number], by_source
-                        )
+                        decision = join(instance.decide, choice.path)
+                        yield Position(decision, number, names[number], names)
