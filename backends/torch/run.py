@@ -25,6 +25,7 @@ from typing import Self, TypeVar, cast
 import torch
 
 from spacelang import __version__
+from spacelang.backends.torch.ranks import current
 from spacelang.diagnostics import Source, SpaceError, error
 from spacelang.files import Lock, PathLike, atomic_write, sweep
 from spacelang.ir.graph import Graph
@@ -42,7 +43,8 @@ class RunFolder:
     """The folder of one run, locked while it is written to.
 
     Entering makes the folder, takes its lock (`Locked` where another process holds it), and writes
-    or compares `run.json`: SP702 with what differs if the folder belongs to another run.
+    or compares `run.json`: SP702 with what differs if the folder belongs to another run. Of
+    processes that run together the first does all that.
     """
 
     def __init__(self, path: PathLike, kind: str, identity: Mapping[str, object]) -> None:
@@ -51,6 +53,12 @@ class RunFolder:
         self._lock = Lock(self.path)
 
     def __enter__(self) -> Self:
+        ranks = current()
+        ranks.same(json.dumps(self.identity, sort_keys=True), "what they are to do")
+        ranks.lead(self._open)
+        return self
+
+    def _open(self) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock.acquire()
         try:
@@ -59,7 +67,6 @@ class RunFolder:
         except BaseException:
             self._lock.release()
             raise
-        return self
 
     def __exit__(
         self,
@@ -112,7 +119,14 @@ def part(record: Json, name: str, kind: type[Part]) -> Part:
 
 def write_graph(folder: Path, graph: Graph) -> None:
     """Keep the graph that a run is of beside its record."""
-    atomic_write(folder / GRAPH, write(graph))
+    if current().first:
+        atomic_write(folder / GRAPH, write(graph))
+
+
+def write_json(path: Path, content: Mapping[str, object], indent: int = 1) -> None:
+    """Write an object to a file of a run; of processes that run together the first does it."""
+    if current().first:
+        atomic_write(path, json.dumps(dict(content), indent=indent, allow_nan=False) + "\n")
 
 
 def read_graph(folder: PathLike) -> Graph:
@@ -171,6 +185,8 @@ class Log:
         self._write()
 
     def _write(self) -> None:
+        if not current().first:
+            return
         lines = "".join(json.dumps(entry, allow_nan=False) + "\n" for entry in self.entries)
         atomic_write(self._folder / LOG, lines)
         columns = list(dict.fromkeys(name for entry in self.entries for name in entry))

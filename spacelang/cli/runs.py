@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -110,6 +111,15 @@ def data_for(backend: str, spec: str, graph: Graph) -> Any:
         raise SpaceError(error("SP704", f"{graph.name} does not take images [B, C, H, W]"))
     channels, height, width = (int(cast(int, size)) for size in shape)
     return read(spec, size=(height, width), channels=channels)
+
+
+@contextmanager
+def together(backend: str, device: str, style: str) -> Generator[tuple[Any, bool]]:
+    """The reporter of a run, and whether this is the process that speaks, of those of torchrun."""
+    with work(backend, "together")(device) as ranks:
+        style = style if ranks.first else "quiet"
+        with work(backend, "progress")(style) as told:
+            yield told, ranks.first
 
 
 def device(function: Callable[..., Any]) -> Callable[..., Any]:

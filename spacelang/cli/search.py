@@ -81,6 +81,7 @@ def search(
     asked_of_it |= {"inherit": True} if inherit else {}
     place = runs.work(backend, "device")(device)
     if weights == "shared":
+        recalibrate = flags.pop("recalibrate")
         asked = [name for name, value in flags.items() if value is not None]
         if asked or file:
             name = f"--{asked[0].replace('_', '-')}" if asked else "--recipe"
@@ -89,10 +90,11 @@ def search(
         images = runs.data_for(backend, data or runs.data_of(Path(space)), graph)
         trained = runs.work(backend, "trained")(graph, images, space, device=place)
         folder = Path(output) if output is not None else Path(space) / runs.SEARCH
-        with runs.work(backend, "progress")(progress) as told:
+        with runs.together(backend, place, progress) as (told, first):
             made = runs.work(backend, "search")(
-                chosen, graph, trained, images, folder, seed=seed or 0, reporter=told
-            )
+                chosen, graph, trained, images, folder,
+                seed=seed or 0, recalibrate=number_of(recalibrate), reporter=told,
+            )  # fmt: skip
     else:
         if output is None and record.get("kind") != weights:
             raise click.UsageError("-o DIR is missing: where the search is kept")
@@ -109,7 +111,7 @@ def search(
         spec = data or runs.data_of(folder if before else Path(space))
         images = runs.data_for(backend, spec, graph)
         number = seed if seed is not None else before.get("seed", 0)
-        with runs.work(backend, "progress")(progress) as told:
+        with runs.together(backend, place, progress) as (told, first):
             try:
                 made = runs.work(backend, f"search_{weights}")(
                     chosen, graph, images, used, folder, seed=number, device=place, reporter=told,
@@ -117,7 +119,8 @@ def search(
                 )  # fmt: skip
             finally:
                 runs.keep_data(folder, spec)
-    _show(made, space, engine, folder, as_json)
+    if first:
+        _show(made, space, engine, folder, as_json)
 
 
 def _show(made: Any, space: str, engine: str, folder: Path, as_json: bool) -> None:
@@ -160,6 +163,15 @@ def engine_settings(texts: tuple[str, ...]) -> dict[str, object]:
             raise click.UsageError(f"{text!r} is not NAME=VALUE, or is set twice")
         found[name.strip()] = value.strip()
     return found
+
+
+def number_of(text: object) -> int | None:
+    """A number of images as it was given, if it was."""
+    if text is None:
+        return None
+    if not str(text).isdigit() or len(str(text)) > 9:
+        raise click.UsageError(f"--recalibrate is a number of images, not {text!r}")
+    return int(str(text))
 
 
 def _percent(candidate: Any) -> str:
