@@ -15,7 +15,7 @@ import math
 from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from inspect import signature
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -222,7 +222,8 @@ class TorchTrainer:
             raise SpaceError(found.hint(f"--shards {self.ranks.size}, or --reduce explicit"))
         known = signature(DistributedDataParallel).parameters  # it was renamed
         buffers = next(n for n in ("forward_sync_buffers", "broadcast_buffers") if n in known)
-        return DistributedDataParallel(self.model, find_unused_parameters=True, **{buffers: False})
+        options: dict[str, Any] = {buffers: False}
+        return DistributedDataParallel(self.model, find_unused_parameters=True, **options)
 
     def _learning(self) -> list[nn.Parameter]:
         """The parameters that a step may have gradients of, in one order everywhere."""
