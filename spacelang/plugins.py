@@ -47,6 +47,7 @@ BUILTIN: Mapping[str, Mapping[str, str]] = {
         "space_evolution": "spacelang.engines.space_evolution:SpaceEvolution",
     },
     "spacelang.sharing": {},
+    "spacelang.trackers": {"tensorboard": "spacelang.backends.torch.trackers:tensorboard"},
     "spacelang.tables": {
         "band": "spacelang.ir.gather:band",
         "corner": "spacelang.ir.gather:corner",
@@ -67,6 +68,7 @@ BUILTIN: Mapping[str, Mapping[str, str]] = {
         "torch.data": "spacelang.backends.torch.data:open_data",
         "torch.device": "spacelang.backends.torch.device:device",
         "torch.progress": "spacelang.backends.torch.progress:progress",
+        "torch.recalibrate": "spacelang.backends.torch.recalibrate:calibrate",
         "torch.recipe": "spacelang.backends.torch.recipe:recipe_from",
         "torch.train": "spacelang.backends.torch.training:train",
         "torch.trained": "spacelang.backends.torch.training:load_trained",

@@ -71,8 +71,9 @@ def works(data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     evolution = Evolution(population=6, generations=3, parents=3, mutants=3, crossovers=2)
     contraction = Contraction(bounds=("params <= 2400", ""), population=3, keep=2, factors=2)
     moving = SpaceEvolution(
-        epochs=1, iterations=1, probes=3, population=3, generations=1, parents=2
-    )
+        epochs=1, iterations=1, probes=3, top=1, population=3, generations=1, parents=2, mutants=1,
+        crossovers=1,
+    )  # fmt: skip
     cream = replace(CREAM, epochs=3)
     return {
         "train": Work(lambda folder: train(digits, data, SHORT, folder, seed=3), 2),

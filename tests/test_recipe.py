@@ -7,6 +7,7 @@ import copy
 import os
 import random
 import signal
+import sys
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -37,6 +38,7 @@ from spacelang.backends.torch.recipe import Recipe, recipe_from
 from spacelang.backends.torch.schedule import OF_TIMM, RATES
 from spacelang.backends.torch.supernet import Supernet
 from spacelang.backends.torch.touched import Regions
+from spacelang.backends.torch.trackers import TrackerWarning, trackers
 from spacelang.backends.torch.train import TorchTrainer
 from spacelang.backends.torch.training import train
 from spacelang.diagnostics import Source, SpaceError
@@ -202,7 +204,7 @@ def test_timm_is_needed_for_what_is_its_own(monkeypatch: pytest.MonkeyPatch) -> 
     from spacelang.backends.torch import schedule
 
     schedule._of_timm.cache_clear()
-    monkeypatch.setitem(__import__("sys").modules, "timm.scheduler", None)
+    monkeypatch.setitem(sys.modules, "timm.scheduler", None)
     with pytest.raises(SpaceError, match=r"SP604(.|\n)*spacelang-nas\[timm\]"):
         Recipe(sched="poly").rate(0, 1)
 
@@ -525,3 +527,44 @@ def test_mixed_statistics_are_warned_of(graph: Graph, maps: Graph) -> None:
         warnings.simplefilter("error")
         warn_if_mixed(maps, 100)
         warn_if_mixed(graph, 0)
+
+
+# Trackers.
+
+
+def test_lines_are_told_to_trackers(
+    graph: Graph, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every line once; one that fails is left out with a warning, and the run goes on."""
+    told: list[int] = []
+
+    def broken(entry: dict) -> None:
+        told.append(-entry["epoch"])
+        raise RuntimeError("no network")
+
+    table = {"list": lambda folder: lambda entry: told.append(entry["epoch"])}
+    table["broken"] = lambda folder: broken
+    monkeypatch.setattr("spacelang.plugins.load", lambda group, name: table[name])
+    recipe = replace(RECIPE, epochs=3, val_interval=0)
+    with pytest.warns(TrackerWarning, match="--log broken failed and is left out: no network"):
+        train(graph, data, recipe, tmp_path / "run", seed=3, log_to=("broken", "list"))
+    assert told == [-1, 1, 2, 3]
+
+
+def test_trackers_that_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SpaceError, match=r"SP604(.|\n)*did you mean tensorboard"):
+        trackers(["tensorbord"], tmp_path)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(SpaceError, match=r"SP604(.|\n)*pip install tensorboard"):
+        trackers(["tensorboard"], tmp_path)
+
+
+def test_tensorboard_reads_what_is_told(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    (tracker,) = trackers(["tensorboard"], tmp_path)
+    for epoch in (1, 2):
+        tracker({"epoch": epoch, "step": 5 * epoch, "loss": 1 / epoch})
+    found = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [(e.step, e.value) for e in found.Scalars("loss")] == [(1, 1.0), (2, 0.5)]

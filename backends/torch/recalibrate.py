@@ -16,11 +16,13 @@ from dataclasses import dataclass
 
 import torch
 
-from spacelang.backends.torch.data import Batch
+from spacelang.backends.torch.data import Batch, Dataset, first_samples, ordered_batches
+from spacelang.backends.torch.evaluate import BATCH
 from spacelang.backends.torch.ports import known
 from spacelang.backends.torch.storage import tensor_names
 from spacelang.backends.torch.supernet import Supernet
 from spacelang.backends.torch.touched import Regions
+from spacelang.ir.decision import Assignment
 from spacelang.ir.dim import Dim
 from spacelang.ir.graph import Graph
 
@@ -104,6 +106,15 @@ def recalibrate(model: Supernet, regions: Regions, batches: Iterable[Batch]) -> 
             if mask is not None:
                 found = torch.where(mask.to(device), found, before[name])
             statistics[name].copy_(found)
+
+
+def calibrate(model: Supernet, assignment: Assignment, data: Dataset | None, images: int) -> None:
+    """Give an architecture statistics of its own; without images a warning where it needs them."""
+    warn_if_mixed(model.graph, images)
+    model.activate(assignment)
+    if data is not None:
+        batches = ordered_batches(first_samples(data.train, images), BATCH)
+        recalibrate(model, Regions(model.graph), batches)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar, cast
@@ -173,16 +173,23 @@ def _rows(name: str, found: Json, wanted: Json) -> list[str]:
 
 
 class Log:
-    """The lines of `log.jsonl`; those after step `taken` belong to a lost end and are cut off."""
+    """The lines of `log.jsonl`; those after step `taken` belong to a lost end and are cut off.
 
-    def __init__(self, folder: Path, taken: int) -> None:
-        self._folder = folder
+    Each new line is also told to the `followers`.
+    """
+
+    def __init__(
+        self, folder: Path, taken: int, followers: Sequence[Callable[[Json], None]] = ()
+    ) -> None:
+        self._folder, self._followers = folder, followers
         self.entries = [e for e in read_log(folder) if cast(int, e["step"]) <= taken]
 
     def add(self, entry: Json) -> None:
         """Add a line: `step` (how many were taken), `epoch` (from 1), `loss`, and what else."""
         self.entries.append(entry)
         self._write()
+        for follow in self._followers:
+            follow(entry)
 
     def _write(self) -> None:
         if not current().first:

@@ -9,7 +9,7 @@ that was finished is lost: an epoch exists once its checkpoint does.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -34,6 +34,7 @@ from spacelang.backends.torch.run import (
 )
 from spacelang.backends.torch.steady import Steady, policy_of
 from spacelang.backends.torch.supernet import Supernet
+from spacelang.backends.torch.trackers import trackers
 from spacelang.backends.torch.train import NotFinite, TorchTrainer
 from spacelang.diagnostics import SpaceError, error
 from spacelang.engines.protocol import EpochEnded, Stepped
@@ -102,11 +103,13 @@ def train(
     device: str = "cpu",
     reporter: Reporter | None = None,
     on_nan: str = "error",
+    log_to: Sequence[str] = (),
 ) -> Trained:
     """Train the supernet of a space in a folder, going on where an earlier call stopped.
 
     `on_nan` is a policy of `steady.py` for a loss or gradient that is not finite; the facts of the
-    step are kept in `nan-<step>.json`. Raises Interrupted after a signal (state saved), NotFinite
+    step are kept in `nan-<step>.json`. `log_to` names trackers. Raises Interrupted after a signal
+    (state saved), NotFinite
     where the policy ends, Locked, OSError, and SP702 for a folder of another run.
     """
     steady = Steady(policy_of(on_nan))
@@ -125,7 +128,8 @@ def train(
         tally = _resume(trainer, store)
         if steady.policy == "rollback" and trainer.taken == 0:
             trainer.save(store, {"tally": vars(tally)})
-        log = Log(run.path, trainer.taken)
+        followers = trackers(log_to, run.path)
+        log = Log(run.path, trainer.taken, followers)
         length = trainer.steps("train")
         told.begin("training", recipe.epochs * length, "steps")
         told.advance(trainer.taken)
@@ -155,7 +159,7 @@ def train(
                     raise
                 tally = _resume(trainer, store)
                 told.advance(trainer.taken - lost)
-                log = Log(run.path, trainer.taken)
+                log = Log(run.path, trainer.taken, followers)
         told.done(loss=cast(float, log.entries[-1]["loss"]))
         trainer.ranks.wait()  # for the last checkpoint
     return load_trained(graph, data, folder, device=device)

@@ -81,6 +81,8 @@ def recipe(function: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--recipe", "file", metavar="FILE", help="Settings from a TOML file; flags win.")
 @click.option("--on-nan", type=click.Choice(["error", "skip", "rollback"]), default="error",
               show_default=True, help="What a step does whose loss is not finite.")  # fmt: skip
+@click.option("--log", "log_to", multiple=True, metavar="NAME",
+              help="Tell the log to a tracker too: tensorboard. May be repeated.")  # fmt: skip
 @recipe
 @runs.device
 @runs.backend
@@ -95,6 +97,7 @@ def train(
     checkpoint_hist: int,
     file: str | None,
     on_nan: str,
+    log_to: tuple[str, ...],
     device: str,
     backend: str,
     progress: str,
@@ -121,7 +124,7 @@ def train(
             made = runs.work(backend, "train")(
                 graph, images, used, run,
                 seed=number, keep=checkpoint_hist, device=place, reporter=told,
-                on_nan=on_nan,
+                on_nan=on_nan, log_to=log_to,
             )  # fmt: skip
         finally:
             runs.keep_data(run, spec)
