@@ -64,7 +64,7 @@ BUILTIN: Mapping[str, Mapping[str, str]] = {
     # What a backend does for a command, as BACKEND.WORK.
     "spacelang.commands": {
         "torch.together": "spacelang.backends.torch.ranks:together",
-        "torch.crops": "spacelang.backends.torch.crops:SETS",
+        "torch.scales": "spacelang.backends.torch.crops:scales",
         "torch.data": "spacelang.backends.torch.data:open_data",
         "torch.device": "spacelang.backends.torch.device:device",
         "torch.progress": "spacelang.backends.torch.progress:progress",

@@ -21,7 +21,7 @@ from PIL import Image
 from spacelang.backends.torch import data
 from spacelang.backends.torch.augment import RECIPES, Augmentation, augment
 from spacelang.backends.torch.counter import philox, shuffled, stream_key, uniforms, words
-from spacelang.backends.torch.crops import SETS, read_crops
+from spacelang.backends.torch.crops import LEVELS, SETS, read_crops
 from spacelang.backends.torch.data import (
     DataError,
     Dataset,
@@ -626,7 +626,7 @@ def test_faces() -> None:
     ("name", "shape", "counts"),
     [
         ("textures", (1, 64, 64), {"train": 720, "validation": 180, "test": 180}),
-        ("photographs", (3, 64, 64), {"train": 2400, "validation": 600, "test": 600}),
+        ("photographs", (3, 64, 64), {"train": 2365, "validation": 596, "test": 573}),
     ],
 )
 def test_crops(name: str, shape: tuple[int, ...], counts: dict[str, int]) -> None:
@@ -635,12 +635,14 @@ def test_crops(name: str, shape: tuple[int, ...], counts: dict[str, int]) -> Non
     assert crops.counts == counts
     assert crops.classes == tuple(sorted(SETS[name]))
     for part in (crops.train, crops.validation):
-        assert torch.bincount(part.labels).unique().numel() == 1, "as many of each class"
+        of_each = torch.bincount(part.labels)
+        assert int(of_each.min()) > 0.8 * int(of_each.max()), "nearly as many of each class"
 
 
 def test_crops_of_different_parts_share_no_pixel(monkeypatch: pytest.MonkeyPatch) -> None:
     """On pictures whose pixels are their columns."""
     columns = np.broadcast_to(np.arange(700)[None, :, None] // 3, (80, 700, 1)).astype(np.uint8)
+    assert np.ptp(columns[:, :64]) >= LEVELS
     monkeypatch.setattr("spacelang.backends.torch.crops._picture", lambda *where: columns)
     found = read_crops("textures")
     seen = {p: set() for p in ("train", "validation", "test")}

@@ -1,11 +1,12 @@
 """Crops of photographs that come with scikit-image and scikit-learn, which load nothing.
 
     textures       3 surfaces, grey: brick, grass, gravel          1,080 crops
-    photographs    which of 10 colour photographs is it from       3,600 crops
+    photographs    which of 10 colour photographs is it from       3,534 crops
 
 A crop is 64 x 64 pixels and is scaled to what the network takes. The three parts lie beside each
 other in the photograph (columns 0 to 60 %, 80 % and 100 %), so none shares a pixel with another:
-what is learned has to hold elsewhere in the picture. Within a part crops overlap.
+what is learned has to hold elsewhere in the picture. Within a part crops overlap; those in which
+there is nothing to see, as the black around the retina, are left out.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 SIDE, ROWS = 64, 12
+LEVELS = 16  # of 255, between the darkest and the brightest value: fewer are nothing to see
 # Part -> where it begins and ends, and how many columns of crops it has.
 BANDS: Mapping[str, tuple[float, float, int]] = MappingProxyType(
     {"train": (0.0, 0.6, 20), "validation": (0.6, 0.8, 5), "test": (0.8, 1.0, 5)}
@@ -52,6 +54,11 @@ class Crops(NamedTuple):
     parts: tuple[str, ...]
 
 
+def scales(name: str) -> bool:
+    """Whether a name is that of a set of crops, which are scaled to what a network takes."""
+    return name in SETS
+
+
 def read_crops(name: str) -> Crops:
     """A set of crops (ImportError where its package is missing, OSError where a file of it is)."""
     pixels: list[NDArray[np.uint8]] = []
@@ -64,9 +71,11 @@ def read_crops(name: str) -> Crops:
             first, last = round(begin * width), round(end * width) - SIDE
             for top in np.linspace(0, height - SIDE, ROWS).astype(int):
                 for left in np.linspace(first, last, columns).astype(int):
-                    pixels.append(picture[top : top + SIDE, left : left + SIDE])
-                    labels.append(label)
-                    parts.append(part)
+                    crop = picture[top : top + SIDE, left : left + SIDE]
+                    if np.ptp(crop) >= LEVELS:
+                        pixels.append(crop)
+                        labels.append(label)
+                        parts.append(part)
     return Crops(np.stack(pixels), np.array(labels), tuple(parts))
 
 

@@ -4,7 +4,7 @@
     digits                 1,797 digits, 8 x 8, in scikit-learn
     faces                  100 faces and 100 backgrounds, 25 x 25, in scikit-image
     textures               1,080 crops of 3 surfaces, grey, scaled to any size (`crops.py`)
-    photographs            3,600 crops of 10 colour photographs, scaled to any size
+    photographs            3,534 crops of 10 colour photographs, scaled to any size
     photos/                photos/cat/1.png, photos/dog/a.jpg, or photos/{train,val,test}/cat/..
     arrays.npz             `images` uint8 [N, H, W] or [N, H, W, C], `labels` [N]
 

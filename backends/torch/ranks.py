@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import zip_longest
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -224,9 +224,10 @@ def together(device: str = "cpu") -> Generator[Ranks]:
 
 def _join(backend: str) -> None:
     """Meet the others. After a restart torchrun's store may still hold addresses of the dead."""
-    store, rank, size = next(dist.rendezvous("env://", timeout=TIMEOUT))
+    given: Any = dist  # which has these two without saying so to type checkers
+    store, rank, size = next(given.rendezvous("env://", timeout=TIMEOUT))
     life = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    store = dist.PrefixStore(f"spacelang-{life}", store)
+    store = given.PrefixStore(f"spacelang-{life}", store)
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
 
 

@@ -104,7 +104,7 @@ def _read(path: Path) -> Json:
 def data_for(backend: str, spec: str, graph: Graph) -> Any:
     """A data set; crops and images of files are brought to the size that the network takes."""
     read = work(backend, "data")
-    if not os.path.exists(spec) and spec not in work(backend, "crops"):
+    if not os.path.exists(spec) and not work(backend, "scales")(spec):
         return read(spec)
     shape = [size.constant for size in graph.root.inputs[0].types[0].shape[1:]]
     if len(shape) != 3 or None in shape:
