@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from command import data, refused, run
+from safetensors.torch import load_file
 
 from spacelang.backends.torch.recipe import Recipe
 from spacelang.cli.train import RECIPE, SWITCHES
@@ -193,6 +194,8 @@ def test_wrong_words_of_train(
         (["--where", "params <"], "SP101"),
         (["--data", "nothing"], "SP704"),
         (["--device", "cuda:9x"], "is no device"),
+        (["--recalibrate", "few"], "is a number of images"),
+        (["--epochs", "3"], "--epochs is of training"),
     ],
 )
 def test_wrong_words_of_search(words: list[str], says: str, trained: Path) -> None:
@@ -273,6 +276,39 @@ def subnet(trained: Path) -> Path:
     assert {proof["dtype"] for proof in found["proof"]} == {"float64", "float32"}
     assert all(proof["outputs"] <= 1e-6 for proof in found["proof"])
     return folder
+
+
+def test_statistics_of_its_own_go_with_a_subnet(place: Path, tmp_path: Path) -> None:
+    """Of a space with batch norms: a warning, or statistics that are those of the network alone."""
+    space = SPACE.replace(
+        "linear(x, width, axes: 3) as stem", "linear(x, width, axes: 3) as stem |> batch_norm as bn"
+    )
+    (tmp_path / "normed.space").write_text(space)
+    run_folder, best = tmp_path / "run", tmp_path / "best.json"
+    words = ("train", tmp_path / "normed.space", "-o", run_folder, "--data", place / "images.npz")
+    assert run(*words, *QUICK).exit_code == 0
+    best.write_text('{"width": 4, "depth": 1, "layers[0].ratio": 1}')
+    take = ("extract", run_folder, "--arch", best, "-o")
+    with pytest.warns(UserWarning, match="--recalibrate"):
+        run(*take, tmp_path / "mixed")
+    assert run(*take, tmp_path / "own", "--recalibrate", "40").exit_code == 0
+    means = [
+        load_file(tmp_path / name / "weights.safetensors")["bn.running_mean"]
+        for name in ("mixed", "own")
+    ]
+    assert means[0].shape == means[1].shape == (4,)
+    assert not torch.equal(*means)
+    refusal = refused(
+        "extract",
+        tmp_path / "normed.space",
+        "--arch",
+        best,
+        "-o",
+        tmp_path / "x",
+        "--recalibrate",
+        "3",
+    )
+    assert "is for the weights of a run" in refusal
 
 
 def test_a_subnet_needs_nothing_else(subnet: Path, tmp_path: Path) -> None:
