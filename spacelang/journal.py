@@ -150,6 +150,19 @@ class Journal:
         self.close()
 
 
+class ReadJournal(Journal):
+    """A journal that another process writes to: the entries found at the start, and no more."""
+
+    def __init__(self, path: PathLike) -> None:
+        self.path = Path(path)
+        content = read_journal(self.path)
+        self.entries, self.torn = content.entries, content.torn
+        self._descriptor = -1
+
+    def append(self, entry: Mapping[str, object]) -> None:
+        """Nothing: the other process adds it."""
+
+
 def format_journal(entries: tuple[Mapping[str, object], ...]) -> bytes:
     """The bytes of a journal that holds exactly these entries."""
     lines: list[bytes] = []

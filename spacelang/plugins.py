@@ -48,6 +48,7 @@ BUILTIN: Mapping[str, Mapping[str, str]] = {
         "space_evolution": "spacelang.engines.space_evolution:SpaceEvolution",
     },
     "spacelang.sharing": {},
+    "spacelang.trackers": {"tensorboard": "spacelang.backends.torch.trackers:tensorboard"},
     "spacelang.tables": {
         "band": "spacelang.ir.gather:band",
         "corner": "spacelang.ir.gather:corner",
@@ -63,9 +64,12 @@ BUILTIN: Mapping[str, Mapping[str, str]] = {
     },
     # What a backend does for a command, as BACKEND.WORK.
     "spacelang.commands": {
+        "torch.together": "spacelang.backends.torch.ranks:together",
+        "torch.scales": "spacelang.backends.torch.crops:scales",
         "torch.data": "spacelang.backends.torch.data:open_data",
         "torch.device": "spacelang.backends.torch.device:device",
         "torch.progress": "spacelang.backends.torch.progress:progress",
+        "torch.recalibrate": "spacelang.backends.torch.recalibrate:calibrate",
         "torch.recipe": "spacelang.backends.torch.recipe:recipe_from",
         "torch.train": "spacelang.backends.torch.training:train",
         "torch.trained": "spacelang.backends.torch.training:load_trained",

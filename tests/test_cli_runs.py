@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from command import data, refused, run
+from safetensors.torch import load_file
 
 from spacelang.backends.torch.recipe import Recipe
 from spacelang.backends.torch.train import TorchTrainer
@@ -175,8 +176,12 @@ def test_settings_come_from_a_file_and_flags_win(place: Path) -> None:
         (["-o", "RUN", "--data", "images.npz", "--epochs", "two"], "SP209"),
         (["-o", "RUN", "--data", "images.npz", "--lr", "nan"], "SP209"),
         (["-o", "RUN", "--data", "images.npz", "--aug", "wild"], "aug is one of"),
-        (["-o", "RUN", "--data", "images.npz", "--sched", "step"], "one of cosine, constant"),
-        (["-o", "RUN", "--data", "images.npz", "--opt-betas", "0.9"], "opt_betas are two numbers"),
+        (["-o", "RUN", "--data", "images.npz", "--sched", "steps"], "sched is one of cosine, step"),
+        (["-o", "RUN", "--data", "images.npz", "--opt", "adan2"], "no optimiser is called adan2"),
+        (["-o", "RUN", "--data", "images.npz", "--amp-dtype", "float16"], "one of bfloat16"),
+        (["-o", "RUN", "--data", "images.npz", "--reduce", "fsdp2"], "one of explicit, ddp"),
+        (["-o", "RUN", "--data", "images.npz", "--clip-mode", "sign"], "one of norm, value, agc"),
+        (["-o", "RUN", "--data", "images.npz", "--opt-betas", "0.9"], "opt_betas are at least two"),
         (["-o", "RUN", "--data", "images.npz", "--device", "gpu"], "gpu is no device"),
         (["-o", "RUN", "--data", "images.npz", "--backend", "jax"], "SP604"),
         (["-o", "RUN", "--data", "images.npz", "--set", "classes=3"], "--set classes=2"),
@@ -207,6 +212,8 @@ def test_wrong_words_of_train(
         (["--where", "params <"], "SP101"),
         (["--data", "nothing"], "SP704"),
         (["--device", "cuda:9x"], "is no device"),
+        (["--recalibrate", "few"], "is a number of images"),
+        (["--epochs", "3"], "--epochs is of training"),
     ],
 )
 def test_wrong_words_of_search(words: list[str], says: str, trained: Path) -> None:
@@ -287,6 +294,39 @@ def subnet(trained: Path) -> Path:
     assert {proof["dtype"] for proof in found["proof"]} == {"float64", "float32"}
     assert all(proof["outputs"] <= 1e-6 for proof in found["proof"])
     return folder
+
+
+def test_statistics_of_its_own_go_with_a_subnet(place: Path, tmp_path: Path) -> None:
+    """Of a space with batch norms: a warning, or statistics that are those of the network alone."""
+    space = SPACE.replace(
+        "linear(x, width, axes: 3) as stem", "linear(x, width, axes: 3) as stem |> batch_norm as bn"
+    )
+    (tmp_path / "normed.space").write_text(space)
+    run_folder, best = tmp_path / "run", tmp_path / "best.json"
+    words = ("train", tmp_path / "normed.space", "-o", run_folder, "--data", place / "images.npz")
+    assert run(*words, *QUICK).exit_code == 0
+    best.write_text('{"width": 4, "depth": 1, "layers[0].ratio": 1}')
+    take = ("extract", run_folder, "--arch", best, "-o")
+    with pytest.warns(UserWarning, match="--recalibrate"):
+        run(*take, tmp_path / "mixed")
+    assert run(*take, tmp_path / "own", "--recalibrate", "40").exit_code == 0
+    means = [
+        load_file(tmp_path / name / "weights.safetensors")["bn.running_mean"]
+        for name in ("mixed", "own")
+    ]
+    assert means[0].shape == means[1].shape == (4,)
+    assert not torch.equal(*means)
+    refusal = refused(
+        "extract",
+        tmp_path / "normed.space",
+        "--arch",
+        best,
+        "-o",
+        tmp_path / "x",
+        "--recalibrate",
+        "3",
+    )
+    assert "is for the weights of a run" in refusal
 
 
 def test_a_subnet_needs_nothing_else(subnet: Path, tmp_path: Path) -> None:

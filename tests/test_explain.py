@@ -24,6 +24,7 @@ WITHOUT_TEXT = {
     "SP605",
     "SP606",
     *(f"SP70{n}" for n in range(1, 5)),
+    "SP708",
 }
 
 

@@ -27,8 +27,9 @@ from spacelang.backends.torch import training
 from spacelang.backends.torch.data import Dataset, first_samples, open_data
 from spacelang.backends.torch.evaluate import evaluate, evaluate_test, score
 from spacelang.backends.torch.interrupt import Interrupt, Interrupted
+from spacelang.backends.torch.optimizers import parameter_groups
 from spacelang.backends.torch.progress import Bars, Lines, progress
-from spacelang.backends.torch.recipe import Recipe, parameter_groups, recipe_from
+from spacelang.backends.torch.recipe import Recipe, recipe_from
 from spacelang.backends.torch.run import (
     Log,
     RunFolder,

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol, cast
@@ -82,6 +82,7 @@ def search_program(
     device: str = "cpu",
     keep: int = 2,
     reporter: Reporter | None = None,
+    settings: Mapping[str, object] | None = None,
 ) -> Searched:
     """Run an engine to its end in a folder, going on where an earlier call stopped.
 
@@ -101,7 +102,7 @@ def search_program(
     about["engine"] = {"name": engine.name, "settings": settings_of(engine)}
     about["program"] = {**hashes(program), "shared": _digest(program)}
     with (
-        RunFolder(folder, PROGRAM, about) as run,
+        RunFolder(folder, PROGRAM, about, settings) as run,
         Interrupt() as interrupt,
         open_journal(run.path / ANSWERS) as journal,
     ):

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -24,6 +24,7 @@ from torch import Tensor
 from spacelang.backends.torch.augment import RECIPES, Augmentation, augment
 from spacelang.backends.torch.counter import shuffled, stream_key
 from spacelang.backends.torch.images import READERS, DataError, Images, read_images
+from spacelang.backends.torch.mix import Drawn, Mixing, draw, mixed
 from spacelang.backends.torch.split import PARTS, Split, divide, published_split, split_record
 
 # Data sets of fixed content, whose split is committed and compared.
@@ -31,11 +32,16 @@ PUBLISHED = ("mnist5k",)
 
 
 class Batch(NamedTuple):
-    """Some samples: float32 images [B, C, H, W], int64 labels [B], and the samples' ids [B]."""
+    """Some samples: float32 images [B, C, H, W], int64 labels [B], and the samples' ids [B].
+
+    Where others are mixed in, `others` are their labels and `share` is what the own ones keep.
+    """
 
     images: Tensor
     labels: Tensor
     ids: Tensor
+    others: Tensor | None = None
+    share: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -118,13 +124,65 @@ def batches(
     Order and augmentation depend on (seed, epoch) and the samples alone, so `start` resumes an
     epoch in the middle with the very batches that were to come.
     """
-    ids = part.ids.numpy()
-    order = shuffled(stream_key(seed, "order"), epoch, ids)
-    for first in range(start * batch_size, len(order), batch_size):
-        chosen = order[first : first + batch_size]
-        batch = _batch(part, torch.from_numpy(chosen))
-        varied = augment(batch.images, recipe, seed=seed, epoch=epoch, ids=ids[chosen])
-        yield batch._replace(images=_normalised(part, varied))
+    epochs = Epochs(part, batch_size, seed, recipe)
+    for number in range(start, batch_count(part, batch_size)):
+        yield epochs.load(epoch, number)
+
+
+@dataclass
+class Epochs:
+    """The batches of any epoch, and shards of them, each by itself.
+
+    A shard is the same to the bit whoever loads it, and its images are those of the whole batch:
+    what is mixed in comes from the mirrored place in the batch, which may be in another shard.
+    """
+
+    part: Part
+    batch_size: int
+    seed: int
+    recipe: Augmentation = RECIPES["none"]
+    _epoch: int = field(default=-1, init=False)
+    _order: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64), init=False)
+
+    def positions(self, epoch: int, number: int) -> NDArray[np.int64]:
+        """Where in the part the samples of a batch are, in their order."""
+        if epoch != self._epoch:
+            order = shuffled(stream_key(self.seed, "order"), epoch, self.part.ids.numpy())
+            self._epoch, self._order = epoch, order
+        first = number * self.batch_size
+        return self._order[first : first + self.batch_size]
+
+    def load(
+        self,
+        epoch: int,
+        number: int,
+        mixing: Mixing | None = None,
+        shard: int = 0,
+        shards: int = 1,
+    ) -> Batch:
+        """A shard of a batch, all of it where there is one; of an empty shard the first sample."""
+        chosen = self.positions(epoch, number)
+        first = sum(shard_sizes(len(chosen), shards)[:shard])
+        own = first + np.arange(shard_sizes(len(chosen), shards)[shard] or 1)
+        own %= len(chosen)
+        batch = self._varied(epoch, chosen[own])
+        drawn = _drawn(self.part, mixing, self.seed, epoch, number)
+        if drawn is None:
+            return batch
+        others = self._varied(epoch, chosen[len(chosen) - 1 - own])
+        images = mixed(batch.images, others.images, drawn)
+        return batch._replace(images=images, others=others.labels, share=drawn.share)
+
+    def _varied(self, epoch: int, chosen: NDArray[np.int64]) -> Batch:
+        batch = _batch(self.part, torch.from_numpy(chosen))
+        ids = batch.ids.numpy()
+        varied = augment(batch.images, self.recipe, seed=self.seed, epoch=epoch, ids=ids)
+        return batch._replace(images=_normalised(self.part, varied))
+
+
+def _drawn(part: Part, mixing: Mixing | None, seed: int, epoch: int, number: int) -> Drawn | None:
+    height, width = part.images.shape[2:]
+    return None if mixing is None else draw(mixing, seed, epoch, number, (height, width))
 
 
 def ordered_batches(part: Part, batch_size: int) -> Iterator[Batch]:
@@ -137,6 +195,15 @@ def ordered_batches(part: Part, batch_size: int) -> Iterator[Batch]:
 def batch_count(part: Part, batch_size: int) -> int:
     """How many batches an epoch has."""
     return -(-len(part) // batch_size)
+
+
+def shard_sizes(count: int, shards: int) -> list[int]:
+    """How many of so many samples each shard has: the first ones one more where it does not divide.
+
+    Sizes of 0 are there where shards are more than samples.
+    """
+    least, more = divmod(count, shards)
+    return [least + (number < more) for number in range(shards)]
 
 
 def first_samples(part: Part, count: int) -> Part:
@@ -229,11 +296,13 @@ __all__ = [
     "Batch",
     "DataError",
     "Dataset",
+    "Epochs",
     "Part",
     "batch_count",
     "batches",
     "first_samples",
     "open_data",
     "ordered_batches",
+    "shard_sizes",
     "test_part",
 ]

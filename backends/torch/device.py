@@ -1,4 +1,4 @@
-"""The device of a command: `cpu`, `cuda`, `cuda:1`, `mps`."""
+"""The device of a command: `cpu`, `cuda`, `cuda:1`, `mps`; of processes together each its own."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 
 import torch
 
+from spacelang.backends.torch.ranks import local
 from spacelang.diagnostics import SpaceError, error
 
 _NAME = re.compile(r"cpu|mps|cuda(:[0-9]{1,3})?")
@@ -16,6 +17,7 @@ def device(name: str) -> str:
     """The name, of a device that is there (SP209 for another word, OSError where it is absent)."""
     if not _NAME.fullmatch(name):
         raise SpaceError(error("SP209", f"{name} is no device").hint("cpu, cuda, cuda:1 or mps"))
+    name = local(name)
     kind, _, number = name.partition(":")
     count = {
         "cpu": 1,

@@ -66,8 +66,8 @@ class EngineTrainer(TorchTrainer):
         if self.last is None or plan.step != self.taken - 1:
             raise ValueError(f"step {plan.step} is not the step just taken")
         seen, outputs = self.last
-        self.memory.images[slot] = _some(seen, 0, images).clone()
-        features = _some(outputs[of], 0, images).softmax(1)
+        self.memory.images[slot] = self.ranks.from_first(_some(seen, 0, images).clone())
+        features = self.ranks.from_first(_some(outputs[of], 0, images).softmax(1))
         self.memory.features[slot] = features
         if self.network is None:
             self._begin(features.numel())
@@ -97,6 +97,10 @@ class EngineTrainer(TorchTrainer):
         self.matcher = AdamW(self.network.parameters(), lr=0.0, weight_decay=0.0)
 
     # Steps.
+
+    def _learning(self) -> list[nn.Parameter]:
+        more = [] if self.network is None else list(self.network.parameters())
+        return [*super()._learning(), *more]
 
     def step(self, plan: StepPlan) -> Metrics:
         """One update, of the weights or of the matching network alone."""
@@ -164,7 +168,7 @@ class EngineTrainer(TorchTrainer):
         slopes = [p.grad for p in self.network.parameters() if p.grad is not None]
         if not all(bool(torch.isfinite(slope).all()) for slope in slopes):
             self.optimizer.zero_grad()
-            raise NotFinite("gradient", plan, batch.ids.tolist(), self._masks(plan.step))
+            raise NotFinite("gradient", plan, self._ids(plan), self._masks(plan.step))
 
     def _move_matching(self, plan: StepPlan) -> None:
         assert self.matcher is not None

@@ -14,9 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from spacelang.backends.torch.data import Batch, Dataset, Part, ordered_batches, test_part
+from spacelang.backends.torch.ranks import current
 from spacelang.engines.protocol import Score
 
 BATCH = 250
+FAILURES = ("", "its outputs are not finite", "out of memory")
 _MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 
@@ -31,26 +33,41 @@ def evaluate_test(model: nn.Module, data: Dataset, batch_size: int = BATCH) -> S
 
 
 def score(model: nn.Module, batches: Iterable[Batch]) -> Score:
-    """The score on batches; logits that are not finite, or too little memory, are a failure."""
-    place = next(model.parameters()).device
+    """The score on batches; logits that are not finite, or too little memory, are a failure.
+
+    Processes that run together take turns with the batches, and all get the score of the whole.
+    """
+    ranks = current()
+    mine = (batch for number, batch in enumerate(batches) if number % ranks.size == ranks.rank)
+    correct, total, failure = _counted(model, mine)
+    rows = ranks.gather([[correct, total, failure]])
+    failed = max(int(row[2]) for row in rows)
+    if failed:
+        return Score(0, 0, FAILURES[failed])
+    return Score(int(sum(row[0] for row in rows)), int(sum(row[1] for row in rows)))
+
+
+def _counted(model: nn.Module, batches: Iterable[Batch]) -> tuple[int, int, int]:
+    """Right answers, answers, and the number of a failure."""
+    like = next(model.parameters())
     training = model.training
     model.eval()
     correct = total = 0
     try:
         with torch.no_grad():
             for batch in batches:
-                logits = main_output(model(batch.images.to(place)))
+                logits = main_output(model(batch.images.to(like.device, like.dtype)))
                 if not bool(torch.isfinite(logits).all()):
-                    return Score(0, 0, "its outputs are not finite")
+                    return 0, 0, 1
                 correct += int((logits.argmax(1).cpu() == batch.labels).sum())
                 total += len(batch.labels)
     except RuntimeError as failed:
         if not ran_out_of_memory(failed):
             raise
-        return Score(0, 0, "out of memory")
+        return 0, 0, 2
     finally:
         model.train(training)
-    return Score(correct, total)
+    return correct, total, 0
 
 
 def main_output(result: object) -> Tensor:

@@ -95,11 +95,12 @@ class Chosen:
         found: dict[str, frozenset[int]] = {}
         for instance, node in self.nodes(self.graph.top, self.graph.root):
             for view in node.params.values():
-                path, position = self._picked(instance, view)
+                path, position = self.picked(instance, view)
                 found[path] = found.get(path, frozenset()) | {position}
         return found
 
-    def _picked(self, instance: Instance, view: View) -> tuple[str, int]:
+    def picked(self, instance: Instance, view: View) -> tuple[str, int]:
+        """The storage that a view reads, and which tensor of it."""
         bank = bank_of(instance, instance.block.param[view.param])
         return instance.param(view.param), bank_position(bank, self.values)
 
@@ -108,7 +109,7 @@ class Chosen:
 
         That of its storage; numbered where tied uses read several tensors of a bank.
         """
-        path, position = self._picked(instance, view)
+        path, position = self.picked(instance, view)
         return path if len(self.positions[path]) == 1 else f"{path}.{position}"
 
     @cached_property

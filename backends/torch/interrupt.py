@@ -5,7 +5,8 @@
             ...
             interrupt.check()          # raises Interrupted once SIGINT or SIGTERM has come
 
-The first signal asks, a second one ends the process at once.
+The first signal asks, a second one ends the process at once. Processes that run together ask each
+other, so that all end after the same step.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import signal
 import threading
 from types import FrameType, TracebackType
 from typing import Any, Self
+
+from spacelang.backends.torch.ranks import current
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -33,9 +36,15 @@ class Interrupt:
         self.number: int | None = None
         self._before: dict[int, Any] = {}
 
+    def asked(self) -> bool:
+        """Whether a signal has come, here or to another process of the run."""
+        self.number = current().largest(self.number or 0) or None
+        return self.number is not None
+
     def check(self) -> None:
         """Raise Interrupted if a signal has come."""
-        if self.number is not None:
+        if self.asked():
+            assert self.number is not None
             raise Interrupted(self.number)
 
     def _note(self, number: int, frame: FrameType | None) -> None:

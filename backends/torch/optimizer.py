@@ -20,6 +20,9 @@ from torch.optim import Optimizer
 # Quantities that have the shape of their parameter.
 _SHAPED = frozenset({"exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer"})
 
+# What some optimisers (LAMB of timm) keep in a group from their first step on.
+_COUNTERS = frozenset({"step"})
+
 
 def optimizer_tensors(
     optimizer: Optimizer, model: nn.Module
@@ -88,7 +91,7 @@ def restore_optimizer(
         for group in groups
     ]
     for own, found in zip(optimizer.param_groups, options, strict=True):
-        different = sorted((own.keys() - {"params"}) ^ found.keys())
+        different = sorted(((own.keys() - {"params"}) ^ found.keys()) - _COUNTERS)
         if different:
             raise ValueError(f"another kind of optimiser or version: {', '.join(different)}")
     for own, found in zip(optimizer.param_groups, options, strict=True):
@@ -135,6 +138,8 @@ def _encode(value: Any, name: str) -> object:
             return {"tuple": [_encode(part, name) for part in value]}
         case list():
             return [_encode(part, name) for part in value]
+        case torch.dtype():
+            return {"dtype": str(value).removeprefix("torch.")}
         case Tensor() if value.dim() == 0 and value.dtype in (torch.float32, torch.float64):
             return {
                 "tensor": [_encode(value.item(), name), str(value.dtype).removeprefix("torch.")]
@@ -149,6 +154,8 @@ def _decode(value: object) -> object:
             return tuple(_decode(part) for part in parts)
         case {"tensor": [float(number), ("float32" | "float64") as dtype]}:
             return torch.tensor(number, dtype=getattr(torch, dtype))
+        case {"dtype": ("bfloat16" | "float16" | "float32" | "float64") as name}:
+            return getattr(torch, name)
         case dict():
             raise ValueError(f"{value} is no setting")
         case list():

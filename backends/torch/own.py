@@ -10,7 +10,6 @@ it: `space-1`, `space-2`.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -23,9 +22,11 @@ from spacelang.backends.torch.data import Dataset
 from spacelang.backends.torch.engine_trainer import EngineTrainer
 from spacelang.backends.torch.inherit import inherit as inherit_weights
 from spacelang.backends.torch.interrupt import Interrupt
+from spacelang.backends.torch.optimizers import check_optimizer
 from spacelang.backends.torch.progress import Reporter, progress
+from spacelang.backends.torch.ranks import current
 from spacelang.backends.torch.recipe import Recipe
-from spacelang.backends.torch.run import Log, RunFolder, read_graph, write_graph
+from spacelang.backends.torch.run import Log, RunFolder, read_graph, write_graph, write_json
 from spacelang.backends.torch.search import open_journal
 from spacelang.backends.torch.search_report import write_search_report
 from spacelang.backends.torch.searched import Searched, settings_of
@@ -201,6 +202,7 @@ def search_own(
     SP702 for a folder of another run.
     """
     fits(graph, data)
+    check_optimizer(recipe)
     recipe = replace(recipe, epochs=engine.epochs, smoothing=engine.smoothing)
     about = identity(graph, data, recipe, seed)
     about["engine"] = {"name": engine.name, "settings": settings_of(engine)}
@@ -213,7 +215,7 @@ def search_own(
         open_journal(run.path / ANSWERS) as journal,
     ):
         write_graph(run.path, graph)
-        if hull is not None:
+        if hull is not None and current().first:
             atomic_write(run.path / HULL, write(hull))
         work = Work(run.path, graph, hull, data, recipe, seed, device, keep, stack)
         answers = Answers(journal)
@@ -222,8 +224,7 @@ def search_own(
         result = _run(engine, graph, replayed, work, answers, told, interrupt)
         where = os.path.relpath(work.folder, run.path)
         record = {**result.as_json(), "weights": where, "inherited": replayed.inherited}
-        text = json.dumps(record, indent=1, allow_nan=False) + "\n"
-        atomic_write(run.path / f"{engine.name}.json", text)
+        write_json(run.path / f"{engine.name}.json", record)
         write_search_report(run.path, work.trainer.graph, data, result, work.log.entries)
     return result
 
@@ -270,7 +271,7 @@ def _run(
                 tally.add(event)
                 told.step(plan, engine.epochs * length, tally)
                 # After the last step of an epoch its end is waited for: it has a line.
-                if interrupt.number is not None and plan.batch < length - 1:
+                if plan.batch < length - 1 and interrupt.asked():
                     work.save(answers)
                     interrupt.check()
             case EpochEnded(epoch):

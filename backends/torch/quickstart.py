@@ -28,6 +28,7 @@ from spacelang.backends.torch.interrupt import Interrupted
 from spacelang.backends.torch.ledger import Ledger
 from spacelang.backends.torch.progress import Reporter, Style, progress
 from spacelang.backends.torch.proof import ProofError
+from spacelang.backends.torch.recalibrate import calibrate
 from spacelang.backends.torch.recipe import Recipe, recipe_from
 from spacelang.backends.torch.results import Entry, Results, Takeaway, show, write_results
 from spacelang.backends.torch.run import Json, RunFolder
@@ -140,7 +141,7 @@ def run(options: Options, told: Reporter) -> Results:
         winner = searches["evolution"].found.best.assignment
         text = json.dumps(dict(winner), indent=1) + "\n"
         atomic_write(folder / "architecture.json", text)
-        takeaway = take_home(trained, winner, folder, options.formats, told, clock)
+        takeaway = take_home(trained, winner, data, folder, options.formats, told, clock)
         with clock.times("test"):
             networks = test_all(trained, data, searches, folder)
         results = Results(
@@ -236,6 +237,7 @@ def search_all(
 def take_home(
     trained: Trained,
     winner: Assignment,
+    data: Dataset,
     folder: Path,
     formats: tuple[str, ...],
     told: Reporter,
@@ -244,6 +246,7 @@ def take_home(
     """The winner as a folder of its own, proved equal, and exported (ProofError)."""
     told.say("taking the winner out of the supernet, and proving it equal")
     with clock.times("extract and prove"):
+        settle(trained, winner, data)
         subnet = write_subnet(trained.model, winner, folder / "subnet")
     exports: list[Export] = []
     skipped: list[str] = []
@@ -256,6 +259,12 @@ def take_home(
             network, inputs = load_subnet(subnet.folder), example(trained.model.graph)
             exports.append(export(network, inputs, folder / f"subnet.{ending}"))
     return Takeaway(subnet, tuple(exports), tuple(skipped))
+
+
+def settle(trained: Trained, assignment: Assignment, data: Dataset) -> None:
+    """Give an architecture batch-norm statistics of its own, where the recipe asks for that."""
+    if trained.recipe.recalibrate:
+        calibrate(trained.model, assignment, data, trained.recipe.recalibrate)
 
 
 def test_all(
@@ -278,6 +287,7 @@ def test_all(
     for name, role, key in rows:
         best = searches[key].found.best
         winner = role == "winner"
+        settle(trained, best.assignment, data)
         subnet = (
             load_subnet(folder / "subnet") if winner else trained.model.extract(best.assignment)
         )

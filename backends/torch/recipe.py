@@ -8,57 +8,89 @@ A recipe is part of a run's identity: a run goes on only with the recipe it bega
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from torch import nn
-
 from spacelang.backends.torch.augment import RECIPES, Augmentation
-from spacelang.backends.torch.storage import tensor_names
+from spacelang.backends.torch.mix import Mixing
+from spacelang.backends.torch.schedule import NAMES, Schedule
 from spacelang.diagnostics import SpaceError, error
 from spacelang.engines.paths import Law, SinglePath
 from spacelang.engines.settings import read_fields
-from spacelang.ir.graph import Graph
+
+# Settings that make a schedule.
+_OF_SCHEDULE = tuple(name for name in Schedule.__dataclass_fields__ if name != "updates")
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """Settings of training. The optimiser is AdamW; the defaults are timm's and AutoFormer's.
+    """Settings of training; the defaults are timm's and AutoFormer's.
 
-    warmup_epochs   linear from `warmup_lr` to `lr`; the cosine counts from epoch 0 all the same
+    opt             adamw, sgd (Nesterov's), momentum (the heavy ball), or any of timm's
+    opt_eps, opt_betas   the optimiser's own where None
+    sched           cosine, step, multistep, constant; with timm poly, tanh, wsd, rsqrt
+    warmup_epochs   linear from `warmup_lr` to `lr`; the schedule counts from epoch 0 all the same
     sched_on_updates   a new rate every step; else every epoch
-    clip_grad       the largest norm of all gradients together, none where None
+    decay_epochs    between two decays of `step` (90), of the last phase of wsd and rsqrt
+    clip_grad       none where None; what it limits is `clip_mode`: the norm of all gradients
+                    together, each value, or the norm of each unit against its weights' (agc)
+    mixup, cutmix   alpha of the share of two images in one; 0 for none
     model_ema       keep a moving average of the weights, and search and extract from it
-    amp             compute in bfloat16 where that is safe
-    unsampled       blocks that a step does not use: "freeze" them, or "decay" them as torch 1 did
+    amp             compute in `amp_dtype` where that is safe
+    channels_last   lay images out with their channels last, and with them all maps
+    grad_checkpointing   work the inside of blocks out again in the backward pass, to save memory
+    unsampled       weights that a step does not use: "freeze" them; "decay" them, as old
+                    publications ran under torch 1 (once touched they keep decaying); "mixed", as
+                    these run today: whole tensors stay, the rest of a slice decays with it
     aug             a recipe of augmentation by name: none, digits, photos
     law             what a step draws: choices (as published), architectures or sandwich
     no_decay        labels of parameters without weight decay, besides vectors and norms
+    shards          parts of a batch whose gradients are added in a fixed order: so many processes
+                    may share the work, and any number of them ends with the same bits
+    reduce          how processes add gradients: "explicit", or by PyTorch's "ddp"
+    recalibrate     training images by which the statistics of batch norms are found anew before a
+                    network is scored; 0 for none
     val_interval    epochs between two measurements on the validation part; 0 for none
     """
 
     epochs: int = 300
     batch_size: int = 128
+    opt: str = "adamw"
     lr: float = 5e-4
     min_lr: float = 1e-5
     warmup_lr: float = 1e-6
     warmup_epochs: float = 5.0
-    sched: Literal["cosine", "constant"] = "cosine"
+    sched: str = "cosine"
     sched_on_updates: bool = True
+    decay_epochs: float | None = None
+    decay_milestones: tuple[int, ...] = (90, 180, 270)
+    decay_rate: float = 0.1
     weight_decay: float = 0.05
-    opt_eps: float = 1e-8
-    opt_betas: tuple[float, ...] = (0.9, 0.999)
+    momentum: float = 0.9
+    opt_eps: float | None = None
+    opt_betas: tuple[float, ...] | None = None
     clip_grad: float | None = None
+    clip_mode: Literal["norm", "value", "agc"] = "norm"
     smoothing: float = 0.1
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    mixup_prob: float = 1.0
+    mixup_switch_prob: float = 0.5
+    mixup_off_epoch: int = 0
     model_ema: bool = False
     model_ema_decay: float = 0.9998
     amp: bool = False
-    unsampled: Literal["freeze", "decay"] = "freeze"
+    amp_dtype: Literal["bfloat16"] = "bfloat16"
+    channels_last: bool = False
+    grad_checkpointing: bool = False
+    unsampled: Literal["mixed", "freeze", "decay"] = "mixed"
     aug: str = "none"
     law: Law = "choices"
     no_decay: tuple[str, ...] = ("pos_embed", "cls_token")
+    shards: int = 1
+    reduce: Literal["explicit", "ddp"] = "explicit"
+    recalibrate: int = 0
     val_interval: int = 1
 
     def __post_init__(self) -> None:
@@ -67,20 +99,32 @@ class Recipe:
             raise SpaceError([error("SP103", f"training: {message}") for message in wrong])
 
     def _limits(self) -> tuple[tuple[str, bool], ...]:
-        betas = self.opt_betas
+        betas, eps = self.opt_betas, self.opt_eps
+        milestones = self.decay_milestones
         return (
             ("epochs are at least 1", self.epochs >= 1),
             ("the batch size is at least 1", self.batch_size >= 1),
             ("learning rates are not negative", min(self.lr, self.min_lr, self.warmup_lr) >= 0),
             ("warmup_epochs are not negative", self.warmup_epochs >= 0),
-            ("opt_betas are two numbers", len(betas) == 2),
-            ("opt_betas are in 0..1", all(0 <= b < 1 for b in betas)),
-            ("opt_eps is above 0", self.opt_eps > 0),
+            (f"sched is one of {', '.join(NAMES)}", self.sched in NAMES),
+            ("decay_epochs are above 0", self.decay_epochs is None or self.decay_epochs > 0),
+            ("decay_rate is above 0", self.decay_rate > 0),
+            ("decay_milestones rise", list(milestones) == sorted({*milestones})),
+            ("momentum is in 0..1", 0 <= self.momentum < 1),
+            ("opt_betas are at least two numbers", betas is None or len(betas) >= 2),
+            ("opt_betas are in 0..1", betas is None or all(0 <= b < 1 for b in betas)),
+            ("opt_eps is above 0", eps is None or eps > 0),
             ("weight_decay is not negative", self.weight_decay >= 0),
             ("smoothing is in 0..1", 0 <= self.smoothing < 1),
             ("clip_grad is above 0", self.clip_grad is None or self.clip_grad > 0),
+            ("mixup and cutmix are not negative", min(self.mixup, self.cutmix) >= 0),
+            ("mixup_prob is in 0..1", 0 <= self.mixup_prob <= 1),
+            ("mixup_switch_prob is in 0..1", 0 <= self.mixup_switch_prob <= 1),
+            ("mixup_off_epoch is not negative", self.mixup_off_epoch >= 0),
             ("model_ema_decay is in 0..1", 0 <= self.model_ema_decay < 1),
             (f"aug is one of {', '.join(RECIPES)}", self.aug in RECIPES),
+            ("shards are in 1..batch_size", 1 <= self.shards <= max(1, self.batch_size)),
+            ("recalibrate is not negative", self.recalibrate >= 0),
             ("val_interval is not negative", self.val_interval >= 0),
         )
 
@@ -89,6 +133,13 @@ class Recipe:
         """How images vary in training."""
         return RECIPES[self.aug]
 
+    def mixing(self, epoch: int) -> Mixing | None:
+        """How images are mixed in an epoch; None where they are not."""
+        over = 0 < self.mixup_off_epoch <= epoch
+        if over or not (self.mixup or self.cutmix):
+            return None
+        return Mixing(self.mixup, self.cutmix, self.mixup_prob, self.mixup_switch_prob)
+
     @property
     def engine(self) -> SinglePath:
         """The engine that plans the steps."""
@@ -96,17 +147,10 @@ class Recipe:
 
     def rate(self, step: int, steps_per_epoch: int) -> float:
         """The learning rate of a step."""
-        epochs = step / steps_per_epoch if self.sched_on_updates else step // steps_per_epoch
-        return self.rate_at(epochs)
-
-    def rate_at(self, epochs: float) -> float:
-        """The learning rate after so many epochs."""
-        if epochs < self.warmup_epochs:
-            return self.warmup_lr + epochs * (self.lr - self.warmup_lr) / self.warmup_epochs
-        if self.sched == "constant":
-            return self.lr
-        share = min(1.0, epochs / self.epochs)
-        return self.min_lr + 0.5 * (self.lr - self.min_lr) * (1 + math.cos(math.pi * share))
+        updates = steps_per_epoch if self.sched_on_updates else None
+        named = {name: getattr(self, name) for name in _OF_SCHEDULE}
+        tick = step if self.sched_on_updates else step // steps_per_epoch
+        return Schedule(**named, updates=updates).at(tick)
 
     def average_decay(self, step: int) -> float:
         """How much of the moving average stays at a step: less at first, when all is new."""
@@ -123,23 +167,3 @@ class Recipe:
 def recipe_from(settings: Mapping[str, object]) -> Recipe:
     """A recipe from settings by name, texts read as the types of their fields (SP204, SP209)."""
     return Recipe(**read_fields(Recipe, "training", settings))
-
-
-def parameter_groups(model: nn.Module, graph: Graph, recipe: Recipe) -> list[dict[str, object]]:
-    """AdamW's two groups: with weight decay, and without (vectors, norms, and `no_decay`)."""
-    bare = {
-        name
-        for storage in graph.storages.values()
-        if not storage.param.decay
-        for name in tensor_names(storage)
-    }
-    decayed: list[nn.Parameter] = []
-    spared: list[nn.Parameter] = []
-    for name, parameter in model.named_parameters():
-        label = name.rpartition(".")[2]
-        spare = parameter.ndim <= 1 or label in recipe.no_decay or name in bare
-        (spared if spare else decayed).append(parameter)
-    return [
-        {"params": decayed, "weight_decay": recipe.weight_decay},
-        {"params": spared, "weight_decay": 0.0},
-    ]

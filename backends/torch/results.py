@@ -228,6 +228,8 @@ def commands(results: Results) -> tuple[Command, ...]:
     recipe = flags(
         {n: v for n, v in results.recipe.as_json().items() if v != Recipe().as_json()[n]}
     )
+    images_of = results.recipe.recalibrate
+    settled = f"--recalibrate={images_of} " if images_of else ""
     search = f"spacelang search {place['train']} {images} -o {place['search']}"
     rows = (
         (
@@ -247,7 +249,7 @@ def commands(results: Results) -> tuple[Command, ...]:
             "random search, with as many evaluations",
         ),
         (
-            f"spacelang extract {place['train']} --arch {arch} -o {place['subnet']}",
+            f"spacelang extract {place['train']} --arch {arch} {settled}-o {place['subnet']}",
             "take the winner out, and prove it equal",
         ),
         (f"spacelang export {place['subnet']} --format pt2,onnx", "export it"),

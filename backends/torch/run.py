@@ -18,7 +18,7 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar, cast
@@ -26,6 +26,7 @@ from typing import Self, TypeVar, cast
 import torch
 
 from spacelang import __version__
+from spacelang.backends.torch.ranks import current
 from spacelang.diagnostics import Source, SpaceError, error
 from spacelang.files import Lock, PathLike, atomic_write, sweep
 from spacelang.ir.graph import Graph
@@ -45,7 +46,8 @@ class RunFolder:
 
     Entering makes the folder, takes its lock (`Locked` where another process holds it), and writes
     or compares `run.json`: SP702 with what differs if the folder belongs to another run. What its
-    `settings.json` says stays; where it has none, `settings` are written.
+    `settings.json` says stays; where it has none, `settings` are written. Of processes that run
+    together the first does all that.
     """
 
     def __init__(
@@ -60,6 +62,12 @@ class RunFolder:
         self._lock = Lock(self.path)
 
     def __enter__(self) -> Self:
+        ranks = current()
+        ranks.same(json.dumps(self.identity, sort_keys=True), "what they are to do")
+        ranks.lead(self._open)
+        return self
+
+    def _open(self) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock.acquire()
         try:
@@ -68,7 +76,6 @@ class RunFolder:
         except BaseException:
             self._lock.release()
             raise
-        return self
 
     def __exit__(
         self,
@@ -128,7 +135,14 @@ def part(record: Json, name: str, kind: type[Part]) -> Part:
 
 def write_graph(folder: Path, graph: Graph) -> None:
     """Keep the graph that a run is of beside its record."""
-    atomic_write(folder / GRAPH, write(graph))
+    if current().first:
+        atomic_write(folder / GRAPH, write(graph))
+
+
+def write_json(path: Path, content: Mapping[str, object], indent: int = 1) -> None:
+    """Write an object to a file of a run; of processes that run together the first does it."""
+    if current().first:
+        atomic_write(path, json.dumps(dict(content), indent=indent, allow_nan=False) + "\n")
 
 
 def read_graph(folder: PathLike) -> Graph:
@@ -175,18 +189,27 @@ def _rows(name: str, found: Json, wanted: Json) -> list[str]:
 
 
 class Log:
-    """The lines of `log.jsonl`; those after step `taken` belong to a lost end and are cut off."""
+    """The lines of `log.jsonl`; those after step `taken` belong to a lost end and are cut off.
 
-    def __init__(self, folder: Path, taken: int) -> None:
-        self._folder = folder
+    Each new line is also told to the `followers`.
+    """
+
+    def __init__(
+        self, folder: Path, taken: int, followers: Sequence[Callable[[Json], None]] = ()
+    ) -> None:
+        self._folder, self._followers = folder, followers
         self.entries = [e for e in read_log(folder) if cast(int, e["step"]) <= taken]
 
     def add(self, entry: Json) -> None:
         """Add a line: `step` (how many were taken), `epoch` (from 1), `loss`, and what else."""
         self.entries.append(entry)
         self._write()
+        for follow in self._followers:
+            follow(entry)
 
     def _write(self) -> None:
+        if not current().first:
+            return
         lines = "".join(json.dumps(entry, allow_nan=False) + "\n" for entry in self.entries)
         atomic_write(self._folder / LOG, lines)
         columns = list(dict.fromkeys(name for entry in self.entries for name in entry))

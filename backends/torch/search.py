@@ -10,7 +10,6 @@ search alike, and for each that came to its end `<engine>.json`; `report.html` s
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -18,9 +17,12 @@ from typing import cast
 
 from spacelang.backends.torch.data import Dataset
 from spacelang.backends.torch.interrupt import Interrupt
+from spacelang.backends.torch.optimizers import check_optimizer
 from spacelang.backends.torch.progress import Reporter, progress
+from spacelang.backends.torch.ranks import current
+from spacelang.backends.torch.recalibrate import warn_if_mixed
 from spacelang.backends.torch.recipe import Recipe
-from spacelang.backends.torch.run import RunFolder, write_graph
+from spacelang.backends.torch.run import Json, RunFolder, write_graph, write_json
 from spacelang.backends.torch.scratch import Scratch
 from spacelang.backends.torch.search_report import write_search_report
 from spacelang.backends.torch.searched import Searched
@@ -37,9 +39,9 @@ from spacelang.engines.protocol import (
     Trainer,
 )
 from spacelang.engines.record import Recorded
-from spacelang.files import PathLike, atomic_write
+from spacelang.files import PathLike
 from spacelang.ir.graph import Graph
-from spacelang.journal import Journal, JournalError
+from spacelang.journal import Journal, JournalError, ReadJournal
 
 SCORES = "scores.jsonl"
 SCRATCH = "scratch"
@@ -54,16 +56,22 @@ def search(
     folder: PathLike,
     *,
     seed: int = 0,
+    recalibrate: int | None = None,
     reporter: Reporter | None = None,
 ) -> Searched:
     """Run an engine to its end; what an earlier call scored is not scored again.
 
+    Each network gets batch-norm statistics of its own from the first `recalibrate` training images
+    before it is scored; by default from as many as the recipe of the training says.
     Raises Interrupted after a signal, SP701 where engine and space do not fit, SP702 for a folder
     of other weights or images.
     """
-    basis = {"graph": graph.hash, "weights": trained.weights, "split": data.split_digest}
+    recalibrate = trained.recipe.recalibrate if recalibrate is None else recalibrate
+    basis: Json = {"graph": graph.hash, "weights": trained.weights, "split": data.split_digest}
+    basis |= {"recalibrate": recalibrate} if recalibrate else {}
     # The model holds the moving average already, where there is one.
-    recipe = replace(trained.recipe, model_ema=False)
+    recipe = replace(trained.recipe, model_ema=False, recalibrate=recalibrate)
+    warn_if_mixed(graph, recalibrate)
     trainer = TorchTrainer(trained.model, graph, data, recipe, seed)
     with RunFolder(folder, "search", basis) as run, Interrupt() as interrupt:
         result = _searched(engine, graph, trainer, run, interrupt, seed, reporter)
@@ -88,6 +96,7 @@ def search_scratch(
     As `search` otherwise; a signal gives up the training of the network that is under way.
     """
     fits(graph, data)
+    check_optimizer(recipe)
     about = identity(graph, data, recipe, seed)
     with RunFolder(folder, SCRATCH, about, settings) as run, Interrupt() as interrupt:
         write_graph(run.path, graph)
@@ -111,6 +120,7 @@ def _searched(
     candidates: list[Candidate] = []
     found: Found | None = None
     with open_journal(run.path / SCORES) as journal:
+        current().same(str(len(journal.entries)), "the scores that they see: is the folder shared?")
         basis = {n: v for n, v in run.identity.items() if n not in ABOUT}
         recorded = Recorded(prober, journal, basis)
         began = False
@@ -134,15 +144,20 @@ def _searched(
     if found is None:
         raise SpaceError(error("SP701", f"{engine.name} ended without a result"))
     result = Searched(engine, found, tuple(candidates))
-    text = json.dumps(result.as_json(), indent=1, allow_nan=False) + "\n"
-    atomic_write(run.path / f"{engine.name}.json", text)
+    write_json(run.path / f"{engine.name}.json", result.as_json())
     return result
 
 
 def open_journal(path: Path) -> Journal:
-    """A journal to go on with (SP702 where it is damaged)."""
+    """A journal to go on with (SP702 where it is damaged).
+
+    Of processes that run together the first writes to it, the others only know what it held.
+    """
+    ranks = current()
     try:
-        return Journal(path)
+        made = Journal(path) if ranks.first else None
+        ranks.wait()  # until a torn line is cut off
+        return made or ReadJournal(path)
     except JournalError as damaged:
         raise SpaceError(
             error("SP702", str(damaged)).hint("restore the file, or remove it to search anew")

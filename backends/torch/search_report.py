@@ -17,6 +17,7 @@ from typing import Any, cast
 from spacelang import __version__
 from spacelang.analysis.queries import parsed
 from spacelang.backends.torch.data import Dataset
+from spacelang.backends.torch.ranks import current
 from spacelang.backends.torch.run import Json, environment
 from spacelang.backends.torch.searched import Searched
 from spacelang.ir.decision import plain
@@ -34,6 +35,8 @@ def write_search_report(
     folder: Path, graph: Graph, data: Dataset, searched: Searched, log: Sequence[Json] = ()
 ) -> None:
     """Write the report of a search folder; `log` is that of the weights that were searched."""
+    if not current().first:
+        return
     where = str(getattr(searched.engine, "where", ""))
     axis, limit = budget(graph, where)
     records = tuple(_records(folder))

@@ -11,6 +11,7 @@ space without decisions is usable at once, another starts as its largest network
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Self
 
 import torch
@@ -22,6 +23,7 @@ from spacelang.backends.torch.functions import path_mask
 from spacelang.backends.torch.inputs import check
 from spacelang.backends.torch.lower import Lowering
 from spacelang.backends.torch.program import Plan, Program
+from spacelang.backends.torch.recompute import recomputed
 from spacelang.backends.torch.storage import Reference, apply, grow
 from spacelang.backends.torch.tables import TableKey
 from spacelang.ir.decision import Assignment
@@ -39,6 +41,8 @@ class Supernet(nn.Module):
         self._program = Program(self.lowering)
         self._tables: dict[TableKey, str] = {}
         self._all: Plan | None = None
+        self.checkpointing = False  # work the inside of blocks out again in the backward pass
+        self.dropping = True  # paths, in training
         self._references = grow(self, graph, seed)
         self._scopes = {path: self._scope(path) for path in self._program.paths}
         self.activate(graph.decisions.extreme("largest"))
@@ -109,10 +113,12 @@ class Supernet(nn.Module):
             tensors = [slots[slot] for slot in run.operands]
             others = (*run.sizes, *drawn, *(self.index_table(key) for key in run.tables))
             module, scope = step.function.module, self._scopes[step.path]
-            if scope is self:
-                found = apply(self, module, tensors, weights, others, step.training)
+            call = partial(apply, self) if scope is self else scope
+            given = (module, tensors, weights, others, step.training)
+            if self.checkpointing and self.training and torch.is_grad_enabled():
+                found = recomputed(call, given, weights)
             else:
-                found = scope(module, tensors, weights, others, step.training)
+                found = call(*given)
             results = (found,) if isinstance(found, Tensor) else found
             slots.update(zip(step.results, results, strict=True))
             for slot in run.done:
@@ -120,8 +126,8 @@ class Supernet(nn.Module):
         return [slots[slot] for slot in plan.outputs]
 
     def _masks(self, plan: Plan, inputs: Sequence[Tensor]) -> list[list[Tensor | None]]:
-        """The masks of all drop paths, drawn before anything runs; none where nothing trains."""
-        if not self.training:
+        """The masks of all drop paths, drawn before anything runs; none where none is dropped."""
+        if not (self.training and self.dropping):
             return [[None] * len(run.rates) for run in plan.runs]
         batch = {n: inputs[i].shape[axis] for n, (i, axis) in self._program.batch.items()}
         values = {**plan.values, **batch}

@@ -14,10 +14,14 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Protocol, cast
+from inspect import signature
+from typing import Any, Protocol, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from spacelang.backends.torch.checkpoint import (
@@ -27,19 +31,26 @@ from spacelang.backends.torch.checkpoint import (
     pack,
     unpack,
 )
+from spacelang.backends.torch.clip import MODES, last_layer
 from spacelang.backends.torch.data import (
     Batch,
     Dataset,
+    Epochs,
     Part,
     batch_count,
-    batches,
     first_samples,
     ordered_batches,
+    shard_sizes,
 )
 from spacelang.backends.torch.evaluate import BATCH, main_output, ran_out_of_memory, score
 from spacelang.backends.torch.losses import LABELLED, LOSSES
-from spacelang.backends.torch.recipe import Recipe, parameter_groups
+from spacelang.backends.torch.optimizers import optimizer_of
+from spacelang.backends.torch.ranks import Branch, current
+from spacelang.backends.torch.recalibrate import recalibrated
+from spacelang.backends.torch.recipe import Recipe
 from spacelang.backends.torch.steady import Steady
+from spacelang.backends.torch.supernet import Supernet
+from spacelang.backends.torch.touched import Regions
 from spacelang.diagnostics import SpaceError, error
 from spacelang.engines.protocol import LossTerm, Metrics, Samples, Score, StepPlan
 from spacelang.engines.stream import seed_of
@@ -72,7 +83,7 @@ class NotFinite(SpaceError):
         }
 
 
-class Supernet(Protocol):
+class Activates(Protocol):
     """What is asked of a supernet beside being an nn.Module."""
 
     def activate(self, assignment: Assignment) -> object: ...
@@ -95,21 +106,24 @@ class TorchTrainer:
         self.recipe, self.seed = recipe, seed
         self.taken = 0
         self.steady = Steady()
-        self.device = next(model.parameters()).device
-        self.optimizer = torch.optim.AdamW(
-            parameter_groups(model, graph, recipe),
-            lr=recipe.lr,
-            betas=cast(tuple[float, float], recipe.opt_betas),
-            eps=recipe.opt_eps,
-            fused=True,
-        )
+        self.ranks = current()
+        self.shards = self.ranks.shards(recipe.shards)  # of a batch, those that are ours
+        like = next(model.parameters())
+        self.device, self.dtype = like.device, like.dtype
+        self.optimizer = optimizer_of(model, graph, recipe)
+        self._network = self._distributed()
+        if isinstance(model, Supernet):
+            model.checkpointing = recipe.grad_checkpointing
+        self._own_parameters = list(model.parameters())
         self._own = dict(model.state_dict())  # the very tensors, as long as the module lives
         self._pairs: list[tuple[Tensor, Tensor]] = []
         self.average: dict[str, Tensor] | None = None
         if recipe.model_ema:
             self.average = {n: t.detach().clone() for n, t in model.state_dict().items()}
             self._pairs = [(t, self._own[n]) for n, t in self.average.items()]
-        self._coming: tuple[str, int, int, Iterator[Batch]] | None = None
+        self._epochs: dict[str, Epochs] = {}
+        self._regions = Regions(graph)
+        self._last_layer = last_layer(graph) if recipe.clip_mode == "agc" else frozenset[str]()
         self._held: dict[Samples, list[Batch]] = {}
         # Images and logits of the last step, by pass.
         self.last: tuple[Tensor, Mapping[int, Tensor]] | None = None
@@ -126,16 +140,15 @@ class TorchTrainer:
         A step that the policy leaves out has seen no image.
         """
         self._refuse(plan)
-        batch = self._batch(plan)
         rate = self._rate(plan)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.model.train()
         skips = self.steady.policy == "skip"
         kept = [(b, b.clone()) for b in self.model.buffers()] if skips else []
-        self.optimizer.zero_grad(set_to_none=self.recipe.unsampled == "freeze")
+        self.optimizer.zero_grad(set_to_none=self.recipe.unsampled != "decay")
         try:
-            logits, terms = self._backward(plan, batch)
+            batch, correct, total, terms = self._learn(plan)
         except RuntimeError as failed:
             if not ran_out_of_memory(failed):
                 raise
@@ -155,8 +168,7 @@ class TorchTrainer:
                 buffer.copy_(before)
             self.taken = plan.step + 1
             return Metrics(0.0, {}, 0, 0, rate)
-        correct = int((logits.argmax(1).cpu() == batch.labels).sum())
-        return Metrics(loss, terms, correct, len(batch.labels), rate)
+        return Metrics(loss, terms, correct, total, rate)
 
     def _rate(self, plan: StepPlan) -> float:
         """The learning rate of a step, by its place in the run."""
@@ -164,15 +176,84 @@ class TorchTrainer:
         step = plan.epoch * length + plan.batch
         return self.recipe.rate(step, length) * self.steady.scale
 
-    def _backward(self, plan: StepPlan, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+    def _learn(self, plan: StepPlan) -> tuple[Batch, int, int, dict[str, float]]:
+        """The gradients of a batch, in parts that processes share; right answers and loss terms.
+
+        Each part is a forward and backward pass of its own. What they give is added in one order,
+        whoever computed it. The batch is the first part of this process.
+        """
+        count, shards = len(self._positions(plan)), self.recipe.shards
+        sizes = shard_sizes(count, shards)
+        names = [term.name for term in plan.losses]
+        buffers = [(b, b.clone()) for b in self.model.buffers()] if shards > 1 else []
+        statistics = [(b, kept) for b, kept in buffers if b.is_floating_point()]
+        sums, rows, batch = Branch(), list[list[float]](), None
+        for number in self.shards:
+            for buffer, kept in buffers:
+                buffer.copy_(kept)
+            shard = self._batch(plan, number)
+            logits, terms = self._backward(plan, shard, sizes[number] / count, number)
+            right = int((logits.argmax(1).cpu() == _chief(shard)).sum()) if sizes[number] else 0
+            share = sizes[number] / count
+            rows.append([right, *(share * terms[name] for name in names)])
+            batch = batch or shard
+            if shards > 1:
+                moved = [share * (b - kept) for b, kept in statistics]
+                sums.push(self._taken_gradients() | dict(enumerate(moved, -len(moved))))
+        assert batch is not None
+        found = self.ranks.gather(rows)
+        terms = {name: sum(row[i] for row in found) for i, name in enumerate(names, 1)}
+        if shards > 1 and all(map(math.isfinite, terms.values())):
+            done = range(0 if self._network is self.model else len(self._own_parameters))
+            ours = sums.total()
+            added = self.ranks.add({n: t for n, t in ours.items() if n not in done})
+            for number, parameter in enumerate(self._learning()):
+                parameter.grad = (ours if number in done else added).get(number)
+            for number, (buffer, kept) in enumerate(statistics, -len(statistics)):
+                buffer.copy_(kept + added[number])
+        return batch, int(sum(row[0] for row in found)), count, terms
+
+    def _distributed(self) -> nn.Module:
+        """The model, in PyTorch's wrapper where the recipe leaves adding gradients to it."""
+        if self.recipe.reduce != "ddp" or self.ranks.size == 1:
+            return self.model
+        if len(self.shards) > 1:
+            found = error("SP708", f"ddp has one shard a process, not {len(self.shards)}")
+            raise SpaceError(found.hint(f"--shards {self.ranks.size}, or --reduce explicit"))
+        known = signature(DistributedDataParallel).parameters  # it was renamed
+        buffers = next(n for n in ("forward_sync_buffers", "broadcast_buffers") if n in known)
+        options: dict[str, Any] = {buffers: False}
+        return DistributedDataParallel(self.model, find_unused_parameters=True, **options)
+
+    def _learning(self) -> list[nn.Parameter]:
+        """The parameters that a step may have gradients of, in one order everywhere."""
+        return self._own_parameters
+
+    def _taken_gradients(self) -> dict[int, Tensor]:
+        """The gradients there are, by the number of their parameter, which has none afterwards."""
+        found: dict[int, Tensor] = {}
+        for number, parameter in enumerate(self._learning()):
+            if parameter.grad is not None:
+                found[number], parameter.grad = parameter.grad, None
+        return found
+
+    def _backward(
+        self, plan: StepPlan, batch: Batch, share: float = 1.0, shard: int = 0
+    ) -> tuple[Tensor, dict[str, float]]:
         """Logits of the first pass and the loss terms; the gradients of all passes are summed.
 
-        One learning pass after the other, so several cost no more memory than the largest.
+        One learning pass after the other, so several cost no more memory than the largest. `share`
+        is what the samples are of their batch.
         """
-        images, labels = batch.images.to(self.device), batch.labels.to(self.device)
+        images, labels = batch.images.to(self.device, self.dtype), batch.labels.to(self.device)
+        if self.recipe.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        others = None if batch.others is None else batch.others.to(self.device)
         outputs: dict[int, Tensor] = {}
         terms: dict[str, float] = {}
-        with self._randomness(plan.step):
+        wrapped = self._network if self._network is not self.model else None
+        scale = share if wrapped is None else share * self.ranks.size  # it takes the mean
+        with self._randomness(plan.step, shard):
             for number in sorted(range(len(plan.forwards)), key=lambda n: plan.forwards[n].learns):
                 forward = plan.forwards[number]
                 self.activate(forward.assignment)
@@ -183,13 +264,23 @@ class TorchTrainer:
                 if not asked:
                     continue
                 values = [self._value(term, logits, labels, outputs) for term in asked]
+                if others is not None:
+                    values = [
+                        batch.share * value
+                        + (1 - batch.share) * self._value(term, logits, others, outputs)
+                        if term.kind in LABELLED
+                        else value
+                        for term, value in zip(asked, values, strict=True)
+                    ]
                 found = {t.name: value.item() for t, value in zip(asked, values, strict=True)}
                 terms |= found
-                if not all(map(math.isfinite, found.values())):
+                if wrapped is None and not all(map(math.isfinite, found.values())):
                     break
                 total = [t.weight * value for t, value in zip(asked, values, strict=True)]
-                torch.stack(total).sum().backward()
-        self.last = images, outputs
+                loss = torch.stack(total).sum()
+                (loss if scale == 1 else loss * scale).backward()
+        if shard == self.shards[0]:
+            self.last = images, outputs
         return outputs[0], {**dict.fromkeys((t.name for t in plan.losses), math.nan), **terms}
 
     def _value(
@@ -201,49 +292,83 @@ class TorchTrainer:
 
     def _logits(self, images: Tensor) -> Tensor:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.amp):
-            return main_output(self.model(images)).float()
+            found = main_output(self._network(images))
+        return found.float() if found.dtype == torch.bfloat16 else found
 
     def _update(self, plan: StepPlan, batch: Batch, loss: float) -> None:
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         if not math.isfinite(loss):
             self.optimizer.zero_grad()
-            raise NotFinite("loss", plan, batch.ids.tolist(), self._masks(plan.step))
+            raise NotFinite("loss", plan, self._ids(plan), self._masks(plan.step))
         norm = nn.utils.get_total_norm(gradients)
         if not math.isfinite(norm.item()):
             self.optimizer.zero_grad()
-            raise NotFinite("gradient", plan, batch.ids.tolist(), self._masks(plan.step))
+            raise NotFinite("gradient", plan, self._ids(plan), self._masks(plan.step))
         if self.recipe.clip_grad is not None:
-            nn.utils.clip_grads_with_norm_(self.model.parameters(), self.recipe.clip_grad, norm)
-        self.optimizer.step()
+            named = dict(self.model.named_parameters())
+            MODES[self.recipe.clip_mode](named, self.recipe.clip_grad, norm, self._last_layer)
+        with self._frozen(plan):
+            self.optimizer.step()
         self.taken = plan.step + 1
         if self.average is not None:
             _move(self._pairs, self.recipe.average_decay(plan.step))
 
     @contextmanager
-    def _randomness(self, step: int) -> Generator[None]:
+    def _frozen(self, plan: StepPlan) -> Generator[None]:
+        """Entries that no pass of a step reads stay as they are, and so do their moments."""
+        if self.recipe.unsampled != "freeze":
+            yield
+            return
+        regions = self._regions.of(f.assignment for f in plan.forwards if f.learns)
+        kept: list[tuple[Tensor, Tensor, dict[str, Tensor], Tensor]] = []
+        for name, parameter in self.model.named_parameters():
+            mask = regions.get(name)
+            if parameter.grad is not None and mask is not None:
+                state = {
+                    quantity: value.clone()
+                    for quantity, value in self.optimizer.state[parameter].items()
+                    if isinstance(value, Tensor) and value.shape == parameter.shape
+                }
+                kept.append((parameter, parameter.detach().clone(), state, mask.to(self.device)))
+        yield
+        for parameter, before, state, mask in kept:
+            now = self.optimizer.state[parameter]
+            parameter.detach().copy_(torch.where(mask, parameter.detach(), before))
+            for quantity, value in state.items():
+                now[quantity].copy_(torch.where(mask, now[quantity], value))
+
+    @contextmanager
+    def _randomness(self, step: int, shard: int = 0) -> Generator[None]:
         """torch's own generators as a function of the step, for masks; as before afterwards."""
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(self._masks(step))
+            torch.manual_seed(self._masks(step, shard))
             yield
 
-    def _masks(self, step: int) -> int:
-        """The seed of what a step drops."""
-        return seed_of(self.seed, "masks", step)
+    def _masks(self, step: int, shard: int = 0) -> int:
+        """The seed of what a shard of a step drops."""
+        return seed_of(self.seed, "masks", step, *([shard] if shard else []))
 
-    def _batch(self, plan: StepPlan) -> Batch:
-        *next_up, coming = self._coming or ("", -1, -1, iter(()))
-        if next_up != [plan.data, plan.epoch, plan.batch]:
-            coming = batches(
-                self._part(plan.data),
-                self.recipe.batch_size,
-                seed=self.seed,
-                epoch=plan.epoch,
-                recipe=self.recipe.augmentation,
-                start=plan.batch,
-            )
-        self._coming = (plan.data, plan.epoch, plan.batch + 1, coming)
-        return next(coming)
+    def _positions(self, plan: StepPlan) -> NDArray[np.int64]:
+        """Where the samples of a step's batch are in their part."""
+        return self._epochs_of(plan.data).positions(plan.epoch, plan.batch)
+
+    def _ids(self, plan: StepPlan) -> list[int]:
+        """The ids of the samples of a step's batch."""
+        return self._part(plan.data).ids[torch.from_numpy(self._positions(plan))].tolist()
+
+    def _epochs_of(self, data: str) -> Epochs:
+        if data not in self._epochs:
+            recipe = self.recipe
+            part = self._part(data)
+            self._epochs[data] = Epochs(part, recipe.batch_size, self.seed, recipe.augmentation)
+        return self._epochs[data]
+
+    def _batch(self, plan: StepPlan, shard: int | None = None) -> Batch:
+        """The batch of a step, or a shard of it."""
+        parts = (0, 1) if shard is None else (shard, self.recipe.shards)
+        mixing = self.recipe.mixing(plan.epoch)
+        return self._epochs_of(plan.data).load(plan.epoch, plan.batch, mixing, *parts)
 
     def _refuse(self, plan: StepPlan) -> None:
         """SP701 for a step that this trainer cannot take."""
@@ -261,6 +386,8 @@ class TorchTrainer:
         ]
         names = [term.name for term in losses]
         known = ", ".join(self.kinds)
+        mixes = self.recipe.mixing(plan.epoch) is not None
+        unmixed = [term.kind for term in losses if term.kind not in LOSSES] if mixes else []
         reasons = (
             (bool(networks), f"there is no network {', '.join(sorted(networks))}"),
             (len(teachers) == len(passes), "no pass learns"),
@@ -272,6 +399,7 @@ class TorchTrainer:
                 f"there is no loss {', '.join(unknown)}; known: {known}",
             ),
             (bool(astray), f"{', '.join(astray)} reads no pass that it can"),
+            (bool(unmixed), f"mixed labels are nothing for {', '.join(unmixed)}"),
         )
         for holds, reason in reasons:
             if holds:
@@ -284,7 +412,19 @@ class TorchTrainer:
         with self.averaged():
             for assignment in assignments:
                 self.activate(assignment)
-                yield score(self.model, self._samples(samples))
+                with self.calibrated():
+                    yield score(self.model, self._samples(samples))
+
+    @contextmanager
+    def calibrated(self) -> Generator[None]:
+        """The active network with statistics of its own, where the recipe asks for that."""
+        count = self.recipe.recalibrate
+        if not count or not isinstance(self.model, Supernet):
+            yield
+            return
+        part = first_samples(self.data.train, count)
+        with recalibrated(self.model, self._regions, ordered_batches(part, BATCH)):
+            yield
 
     @contextmanager
     def averaged(self) -> Generator[None]:
@@ -325,12 +465,14 @@ class TorchTrainer:
 
     def activate(self, assignment: Assignment) -> None:
         """Make the model the network of an architecture."""
-        cast(Supernet, self.model).activate(assignment)
+        cast(Activates, self.model).activate(assignment)
 
     # Checkpoints.
 
     def save(self, store: Checkpoints, state: Mapping[str, object]) -> None:
         """Everything that a later process needs to go on, and `state` besides."""
+        if not self.ranks.first:
+            return
         tensors, settings = self._pack()
         epoch = self.taken // self.steps("train")
         known = {**state, **settings, "steady": self.steady.state()}
@@ -347,7 +489,14 @@ class TorchTrainer:
         unpack(checkpoint.tensors, settings, self.model, self.optimizer, self.average)
         self.steady.restore(cast(Mapping[str, object], checkpoint.state.get("steady", {})))
         self.taken = checkpoint.record.step
-        self._coming = None
+        if self.recipe.unsampled == "decay":  # what was touched has a gradient, zero where unused
+            for parameter in self.optimizer.state:
+                parameter.grad = torch.zeros_like(parameter)
+
+
+def _chief(batch: Batch) -> Tensor:
+    """The labels of the images that make up most of each mixture."""
+    return batch.labels if batch.others is None or batch.share >= 0.5 else batch.others
 
 
 def _move(pairs: Sequence[tuple[Tensor, Tensor]], decay: float) -> None:

@@ -9,8 +9,7 @@ that was finished is lost: an epoch exists once its checkpoint does.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -21,6 +20,7 @@ from spacelang.backends.torch.checkpoint import CheckpointError, Checkpoints, sh
 from spacelang.backends.torch.data import Dataset
 from spacelang.backends.torch.evaluate import evaluate
 from spacelang.backends.torch.interrupt import Interrupt
+from spacelang.backends.torch.optimizers import check_optimizer
 from spacelang.backends.torch.progress import Reporter, progress
 from spacelang.backends.torch.recipe import Recipe, recipe_from
 from spacelang.backends.torch.run import (
@@ -32,13 +32,15 @@ from spacelang.backends.torch.run import (
     read_log,
     read_record,
     write_graph,
+    write_json,
 )
 from spacelang.backends.torch.steady import Steady, policy_of
 from spacelang.backends.torch.supernet import Supernet
+from spacelang.backends.torch.trackers import trackers
 from spacelang.backends.torch.train import NotFinite, TorchTrainer
 from spacelang.diagnostics import SpaceError, error
 from spacelang.engines.protocol import EpochEnded, Stepped
-from spacelang.files import PathLike, atomic_write
+from spacelang.files import PathLike
 from spacelang.ir.graph import Graph
 
 KIND = "training"
@@ -105,18 +107,21 @@ def train(
     reporter: Reporter | None = None,
     on_nan: str = "error",
     settings: Mapping[str, object] | None = None,
+    log_to: Sequence[str] = (),
 ) -> Trained:
     """Train the supernet of a space in a folder, going on where an earlier call stopped.
 
     `settings` are for `settings.json`, as those of `search_scratch` and `search_own`.
 
     `on_nan` is a policy of `steady.py` for a loss or gradient that is not finite; the facts of the
-    step are kept in `nan-<step>.json`. Raises Interrupted after a signal (state saved), NotFinite
+    step are kept in `nan-<step>.json`. `log_to` names trackers. Raises Interrupted after a signal
+    (state saved), NotFinite
     where the policy ends, Locked, OSError, and SP702 for a folder of another run.
     """
     steady = Steady(policy_of(on_nan))
     told = reporter or progress("quiet")
     fits(graph, data)
+    check_optimizer(recipe)
     about = identity(graph, data, recipe, seed)
     with RunFolder(folder, KIND, about, settings) as run, Interrupt() as interrupt:
         model = Supernet(graph, seed=seed).to(device)
@@ -129,7 +134,8 @@ def train(
         tally = _resume(trainer, store)
         if steady.policy == "rollback" and trainer.taken == 0:
             trainer.save(store, {"tally": vars(tally)})
-        log = Log(run.path, trainer.taken)
+        followers = trackers(log_to, run.path)
+        log = Log(run.path, trainer.taken, followers)
         length = trainer.steps("train")
         told.begin("training", recipe.epochs * length, "steps")
         told.advance(trainer.taken)
@@ -141,7 +147,7 @@ def train(
                             tally.add(event)
                             told.advance(1, epoch=event.plan.epoch + 1, loss=tally.mean)
                             # After the last step of an epoch its end is waited for: it has a line.
-                            if interrupt.number is not None and event.plan.batch < length - 1:
+                            if event.plan.batch < length - 1 and interrupt.asked():
                                 trainer.save(store, {"tally": vars(tally)})
                                 interrupt.check()
                         case EpochEnded(epoch):
@@ -159,8 +165,9 @@ def train(
                     raise
                 tally = _resume(trainer, store)
                 told.advance(trainer.taken - lost)
-                log = Log(run.path, trainer.taken)
+                log = Log(run.path, trainer.taken, followers)
         told.done(loss=cast(float, log.entries[-1]["loss"]))
+        trainer.ranks.wait()  # for the last checkpoint
     return load_trained(graph, data, folder, device=device)
 
 
@@ -210,10 +217,12 @@ def load_trained(
 def _resume(trainer: TorchTrainer, store: Checkpoints) -> Tally:
     """Take up the newest checkpoint, if there is one."""
     found = store.load(shapes_of(trainer.model.state_dict()))
-    if found is None:
-        return Tally()
-    trainer.restore(found)
-    return Tally(**cast(dict, found.state["tally"]))
+    tally = Tally()
+    if found is not None:
+        trainer.restore(found)
+        tally = Tally(**cast(dict, found.state["tally"]))
+    trainer.ranks.same(str(trainer.taken), "the checkpoint that they see: is the folder shared?")
+    return tally
 
 
 def room_for(folder: Path, model: nn.Module, keep: int) -> None:
@@ -224,8 +233,7 @@ def room_for(folder: Path, model: nn.Module, keep: int) -> None:
 
 def note(folder: Path, record: Mapping[str, object]) -> None:
     """Keep the facts of a step that was not finite."""
-    place = folder / f"nan-{record['step']}.json"
-    atomic_write(place, json.dumps(dict(record), indent=2) + "\n")
+    write_json(folder / f"nan-{record['step']}.json", record, indent=2)
 
 
 def epoch_line(trainer: TorchTrainer, epoch: int, tally: Tally) -> Json:
@@ -241,7 +249,7 @@ def epoch_line(trainer: TorchTrainer, epoch: int, tally: Tally) -> Json:
     last = epoch + 1 == recipe.epochs
     if recipe.val_interval and ((epoch + 1) % recipe.val_interval == 0 or last):
         trainer.activate(trainer.graph.decisions.extreme("largest"))
-        with trainer.averaged():
+        with trainer.averaged(), trainer.calibrated():
             found = evaluate(trainer.model, trainer.data.validation)
         if not found.failure:
             entry["validation_accuracy"] = found.accuracy

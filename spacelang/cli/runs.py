@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -97,15 +98,24 @@ def _read(path: Path) -> Json:
 
 
 def data_for(backend: str, spec: str, graph: Graph) -> Any:
-    """A data set; images of files are brought to the size that the network takes."""
+    """A data set; crops and images of files are brought to the size that the network takes."""
     read = work(backend, "data")
-    if not os.path.exists(spec):
+    if not os.path.exists(spec) and not work(backend, "scales")(spec):
         return read(spec)
     shape = [size.constant for size in graph.root.inputs[0].types[0].shape[1:]]
     if len(shape) != 3 or None in shape:
         raise SpaceError(error("SP704", f"{graph.name} does not take images [B, C, H, W]"))
     channels, height, width = (int(cast(int, size)) for size in shape)
     return read(spec, size=(height, width), channels=channels)
+
+
+@contextmanager
+def together(backend: str, device: str, style: str) -> Generator[tuple[Any, bool]]:
+    """The reporter of a run, and whether this is the process that speaks, of those of torchrun."""
+    with work(backend, "together")(device) as ranks:
+        style = style if ranks.first else "quiet"
+        with work(backend, "progress")(style) as told:
+            yield told, ranks.first
 
 
 def device(function: Callable[..., Any]) -> Callable[..., Any]:

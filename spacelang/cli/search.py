@@ -96,6 +96,7 @@ def search(
         return
     graph = runs.run_graph(Path(space)) if weights == "shared" else options.load(space, settings)
     if weights == "shared":
+        recalibrate = flags.pop("recalibrate")
         asked = [name for name, value in flags.items() if value is not None]
         if asked or file:
             name = f"--{asked[0].replace('_', '-')}" if asked else "--recipe"
@@ -104,10 +105,11 @@ def search(
         images = runs.data_for(backend, data or runs.data_of(Path(space)), graph)
         trained = runs.work(backend, "trained")(graph, images, space, device=place)
         folder = Path(output) if output is not None else Path(space) / runs.SEARCH
-        with runs.work(backend, "progress")(progress) as told:
+        with runs.together(backend, place, progress) as (told, first):
             made = runs.work(backend, "search")(
-                chosen, graph, trained, images, folder, seed=seed or 0, reporter=told
-            )
+                chosen, graph, trained, images, folder,
+                seed=seed or 0, recalibrate=number_of(recalibrate), reporter=told,
+            )  # fmt: skip
     else:
         folder = _folder(space, output, weights)
         before = runs.record_of(folder) if runs.is_run(folder) else {}
@@ -122,12 +124,13 @@ def search(
         spec = data or runs.data_of(folder if before else Path(space))
         images = runs.data_for(backend, spec, graph)
         number = seed if seed is not None else before.get("seed", 0)
-        with runs.work(backend, "progress")(progress) as told:
+        with runs.together(backend, place, progress) as (told, first):
             made = runs.work(backend, f"search_{weights}")(
                 chosen, graph, images, used, folder, seed=number, device=place, reporter=told,
                 settings=runs.settings_for(spec), **hull,
             )  # fmt: skip
-    _show(made, space, engine, folder, as_json)
+    if first:
+        _show(made, space, engine, folder, as_json)
 
 
 def _folder(space: str, output: str | None, weights: str) -> Path:
@@ -173,12 +176,10 @@ def _program(
     images = runs.data_for(backend, spec, graph)
     used = recipe_of(backend, before, None, {n: v for n, v in given.items() if n in OF_PROGRAMS})
     number = seed if seed is not None else before.get("seed", 0)
-    try:
-        return runs.work(backend, "search_program")(
-            chosen, program, images, used, folder, seed=number, device=place, reporter=told
-        )
-    finally:
-        runs.keep_data(folder, spec)
+    return runs.work(backend, "search_program")(
+        chosen, program, images, used, folder,
+        seed=number, device=place, reporter=told, settings=runs.settings_for(spec),
+    )  # fmt: skip
 
 
 def _genotype(assignment: Assignment, place: Path) -> None:
@@ -229,6 +230,15 @@ def engine_settings(texts: tuple[str, ...]) -> dict[str, object]:
             raise click.UsageError(f"{text!r} is not NAME=VALUE, or is set twice")
         found[name.strip()] = value.strip()
     return found
+
+
+def number_of(text: object) -> int | None:
+    """A number of images as it was given, if it was."""
+    if text is None:
+        return None
+    if not str(text).isdigit() or len(str(text)) > 9:
+        raise click.UsageError(f"--recalibrate is a number of images, not {text!r}")
+    return int(str(text))
 
 
 def _percent(candidate: Any) -> str:

@@ -30,6 +30,8 @@ BEST = f"{runs.SEARCH}/evolution-best.json"
 @options.space
 @options.arch
 @click.option("-o", "--output", required=True, metavar="DIR", help="The folder to write.")
+@click.option("--recalibrate", type=click.IntRange(0, 10**9), default=0, metavar="N",
+              help="Find its batch-norm statistics first, from N training images.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(0, (1 << 63) - 1), default=0, show_default=True,
               help="Of the proof's inputs, and of weights that were never trained.")  # fmt: skip
 @runs.backend
@@ -39,6 +41,7 @@ def extract(
     settings: Mapping[str, object],
     arch: str | None,
     output: str,
+    recalibrate: int,
     seed: int,
     backend: str,
     as_json: bool,
@@ -57,6 +60,13 @@ def extract(
         raise FileExistsError(errno.EEXIST, message, output)
     began = time.perf_counter()
     options.decided(model.graph, assignment, arch)
+    if trained:
+        images = (
+            runs.data_for(backend, runs.data_of(Path(space)), model.graph) if recalibrate else None
+        )
+        runs.work(backend, "recalibrate")(model, assignment, images, recalibrate)
+    elif recalibrate:
+        raise click.UsageError("--recalibrate is for the weights of a run")
     model.extract(assignment)
     extracted = time.perf_counter() - began
     try:

@@ -17,27 +17,44 @@ from spacelang.diagnostics import SpaceError, error
 RECIPE: dict[str, str] = {
     "epochs": "Epochs.",
     "batch_size": "Images a step.",
+    "opt": "The optimiser: adamw, sgd (Nesterov's), momentum, or one of timm's.",
     "lr": "The peak learning rate.",
     "min_lr": "The learning rate at the end.",
     "warmup_lr": "The learning rate at the start.",
     "warmup_epochs": "Epochs from there to the peak.",
-    "sched": "cosine or constant.",
-    "weight_decay": "Of AdamW; vectors and norms have none.",
-    "opt_eps": "Of AdamW.",
-    "opt_betas": "Of AdamW, with a comma between.",
-    "clip_grad": "The largest norm of all gradients.",
+    "sched": "cosine, step, multistep, constant; with timm poly, tanh, wsd, rsqrt.",
+    "decay_epochs": "Epochs between two decays of step, or of the last phase of wsd and rsqrt.",
+    "decay_milestones": "Epochs of the decays of multistep, with commas between.",
+    "decay_rate": "The factor of a decay; the power of poly.",
+    "weight_decay": "Of the optimiser; vectors and norms have none.",
+    "momentum": "Of sgd, momentum, and those of timm's that have one.",
+    "opt_eps": "Of the optimiser; its own without.",
+    "opt_betas": "Of the optimiser, with a comma between; its own without.",
+    "clip_grad": "The limit of gradients.",
+    "clip_mode": "What it limits: norm (of all together), value, agc (adaptive).",
     "smoothing": "Of labels.",
+    "mixup": "Alpha of mixup.",
+    "cutmix": "Alpha of cutmix.",
+    "mixup_prob": "How often a batch is mixed.",
+    "mixup_switch_prob": "How often it is by cutmix, where there are both.",
+    "mixup_off_epoch": "The epoch from which nothing is mixed; 0 for never.",
     "model_ema_decay": "Of the moving average.",
+    "amp_dtype": "The type of --amp: bfloat16.",
     "aug": "A recipe of augmentation: none, digits, photos.",
     "law": "How a step draws its architectures: choices, architectures, sandwich.",
     "no_decay": "Labels of parameters without weight decay, with commas between.",
-    "unsampled": "Blocks that a step does not use: freeze, decay.",
+    "unsampled": "Weights that a step does not use: mixed, freeze, decay.",
+    "shards": "Parts of a batch that processes may share.",
+    "reduce": "How processes add gradients: explicit, ddp.",
+    "recalibrate": "Training images for the statistics of batch norms before a network is scored.",
     "val_interval": "Epochs between two validations; 0 for none.",
 }
 SWITCHES: dict[str, str] = {
     "sched_on_updates": "A new learning rate every step, or every epoch.",
     "model_ema": "Keep a moving average of the weights, and search in it.",
     "amp": "Compute in bfloat16 where that is safe.",
+    "channels_last": "Lay images and maps out with their channels last.",
+    "grad_checkpointing": "Work the inside of blocks out again in the backward pass.",
 }
 MAX_RECIPE = 1 << 20
 
@@ -64,6 +81,8 @@ def recipe(function: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--recipe", "file", metavar="FILE", help="Settings from a TOML file; flags win.")
 @click.option("--on-nan", type=click.Choice(["error", "skip", "rollback"]), default="error",
               show_default=True, help="What a step does whose loss is not finite.")  # fmt: skip
+@click.option("--log", "log_to", multiple=True, metavar="NAME",
+              help="Tell the log to a tracker too: tensorboard. May be repeated.")  # fmt: skip
 @recipe
 @runs.device
 @runs.backend
@@ -78,6 +97,7 @@ def train(
     checkpoint_hist: int,
     file: str | None,
     on_nan: str,
+    log_to: tuple[str, ...],
     device: str,
     backend: str,
     progress: str,
@@ -99,12 +119,14 @@ def train(
     images = runs.data_for(backend, spec, graph)
     number = seed if seed is not None else before.get("seed", 42)
     place = runs.work(backend, "device")(device)
-    with runs.work(backend, "progress")(progress) as told:
+    with runs.together(backend, place, progress) as (told, first):
         made = runs.work(backend, "train")(
             graph, images, used, run,
             seed=number, keep=checkpoint_hist, device=place, reporter=told,
-            on_nan=on_nan, settings=runs.settings_for(spec),
+            on_nan=on_nan, settings=runs.settings_for(spec), log_to=log_to,
         )  # fmt: skip
+    if not first:
+        return
     last: Mapping[str, Any] = made.log[-1]
     if as_json:
         found = {"run": str(run), "space": graph.name, "epochs": last["epoch"], "steps": made.steps}

@@ -1,0 +1,239 @@
+"""Runs and searches that are killed or meet a bad disk, again and again: nothing finished is lost, no
+file is unreadable, and in the end every bit is that of a run that was left alone."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from random import Random
+
+import pytest
+import torch
+from test_engines_cream import ENGINE as CREAM
+from test_engines_cream import RECIPE as CREAM_RECIPE
+from test_engines_cream import SPACE as PATHS
+from test_train import RECIPE, SPACE
+from unreliable import Unreliable, calls_of, die, full, install
+
+import spacelang
+from spacelang import files, journal
+from spacelang.backends.torch.checkpoint import Checkpoints
+from spacelang.backends.torch.data import Dataset, first_samples, open_data
+from spacelang.backends.torch.own import search_own
+from spacelang.backends.torch.run import read_log, read_record
+from spacelang.backends.torch.search import search, search_scratch
+from spacelang.backends.torch.train import TorchTrainer
+from spacelang.backends.torch.training import load_trained, train
+from spacelang.diagnostics import Source
+from spacelang.engines.contraction import Contraction
+from spacelang.engines.evolution import Evolution
+from spacelang.engines.space_evolution import SpaceEvolution
+from spacelang.journal import read_journal
+from spacelang.loader import load_hull
+
+SHORT = replace(RECIPE, epochs=3, batch_size=60, val_interval=0)
+ALONE = replace(SHORT, epochs=1, model_ema=False)
+RANGES = SPACE.replace("choose ratio in {1, 2}", "choose ratio in {1, 2} within 1..4")
+
+
+@pytest.fixture(scope="module")
+def data() -> Dataset:
+    whole = open_data("digits")
+    return replace(
+        whole,
+        train=first_samples(whole.train, 120),
+        validation=first_samples(whole.validation, 60),
+    )
+
+
+@dataclass(frozen=True)
+class Work:
+    """Something that is done in a folder, going on where it was left."""
+
+    run: Callable[[Path], object]
+    steps: int = 1  # of an epoch
+
+
+@pytest.fixture(scope="module")
+def works(data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Work]:
+    """Training, and every engine that trains or searches."""
+    place = tmp_path_factory.mktemp("works")
+    (place / "ranges.space").write_text(RANGES)
+    digits = spacelang.load(Source("<digits>", SPACE))
+    paths = spacelang.load(Source("<paths>", PATHS))
+    ranges, hull = spacelang.load(place / "ranges.space"), load_hull(str(place / "ranges.space"))
+    train(digits, data, SHORT, place / "trained", seed=3)
+    trained = load_trained(digits, data, place / "trained")
+    evolution = Evolution(population=6, generations=3, parents=3, mutants=3, crossovers=2)
+    contraction = Contraction(bounds=("params <= 2400", ""), population=3, keep=2, factors=2)
+    moving = SpaceEvolution(
+        epochs=1, iterations=1, probes=3, top=1, population=3, generations=1, parents=2, mutants=1,
+        crossovers=1,
+    )  # fmt: skip
+    cream = replace(CREAM, epochs=3)
+    return {
+        "train": Work(lambda folder: train(digits, data, SHORT, folder, seed=3), 2),
+        "evolution": Work(lambda folder: search(evolution, digits, trained, data, folder, seed=1)),
+        "contraction": Work(
+            lambda folder: search_scratch(contraction, digits, data, ALONE, folder, seed=5)
+        ),
+        "prioritized_path": Work(
+            lambda folder: search_own(cream, paths, data, CREAM_RECIPE, folder, seed=2)
+        ),
+        "space_evolution": Work(
+            lambda folder: search_own(moving, ranges, data, ALONE, folder, seed=4, hull=hull)
+        ),
+    }
+
+
+NAMES = ("train", "evolution", "contraction", "prioritized_path", "space_evolution")
+LASTING = ("*.jsonl", "*.csv", "*.json", "checkpoint-*.safetensors")
+
+
+def content(folder: Path) -> dict[str, object]:
+    """What must not depend on how often a run was stopped: every file by its bytes, but for journals,
+    whose lines may be cut elsewhere, and for the numbers of checkpoints."""
+    found: dict[str, object] = {}
+    for pattern in LASTING:
+        for path in sorted(folder.rglob(pattern)):
+            name = path.relative_to(folder).as_posix()
+            if path.name in ("manifest.jsonl", "answers.jsonl"):
+                continue
+            if path.name.startswith("checkpoint-"):  # the last one stands for all
+                name = path.relative_to(folder).parent.as_posix() + "/checkpoint"
+            found[name] = path.read_bytes()
+    return found
+
+
+def readable(folder: Path) -> int:
+    """Every file of a folder can be read; the epoch of the last checkpoint."""
+    epoch = 0
+    for path in folder.rglob("*.jsonl"):
+        if path.name == "log.jsonl":
+            read_log(path.parent)
+        else:
+            read_journal(path)
+    for path in folder.rglob("manifest.jsonl"):
+        graph = str(read_record(path.parent)["graph"])
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # nothing is fallen back from
+            found = Checkpoints(path.parent, graph=graph).load()
+        if found is not None and path.parent == folder:
+            epoch = found.record.epoch
+    return epoch
+
+
+def life(action: Callable[[], object], fatal: int) -> tuple[bool, int]:
+    """An action in a process that dies at its k-th disk call: whether it died, epochs it finished."""
+    told, telling = os.pipe()
+    child = os.fork()
+    if child == 0:
+        save = TorchTrainer.save
+
+        def saving(self: TorchTrainer, *given: object) -> None:
+            save(self, *given)  # type: ignore[arg-type]
+            os.write(telling, b"." if self.taken % self.steps("train") == 0 else b"")
+
+        TorchTrainer.save = saving  # type: ignore[method-assign]
+        torch.set_num_threads(1)
+        vars(files)["os"] = vars(journal)["os"] = Unreliable(fatal, die)
+        try:
+            action()
+        finally:
+            os._exit(0)
+    os.close(telling)
+    _, status = os.waitpid(child, 0)
+    finished = len(os.read(told, 4096))
+    os.close(told)
+    return os.WIFSIGNALED(status), finished
+
+
+def points(count: int, wanted: int) -> list[int]:
+    """So many different calls of 1..count, evenly spread."""
+    return sorted({1 + i * count // wanted for i in range(min(count, wanted))})
+
+
+def killed_runs(work: Work, folder: Path, wanted: int) -> int:
+    """Kill a run at many calls, each time in a folder of its own; how many were killed and went on."""
+    whole = folder / "whole"
+    count = calls_of(lambda: work.run(whole))
+    for fatal in points(count, wanted):
+        place = folder / str(fatal)
+        died, finished = life(lambda at=place: work.run(at), fatal)
+        assert died
+        assert readable(place) >= finished, f"call {fatal}: a finished epoch is lost"
+        work.run(place)
+        assert content(place) == content(whole), f"call {fatal}"
+        assert not [f.name for f in place.rglob(".*.tmp-*")], "nothing is left behind"
+        shutil.rmtree(place)
+    return len(points(count, wanted))
+
+
+def test_training_killed_anywhere(works: dict[str, Work], tmp_path: Path) -> None:
+    assert killed_runs(works["train"], tmp_path, 24) == 24
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize(("name", "wanted"), [("train", 100), *((n, 25) for n in NAMES[1:])])
+def test_200_kills(name: str, wanted: int, works: dict[str, Work], tmp_path: Path) -> None:
+    assert killed_runs(works[name], tmp_path, wanted) >= min(wanted, 20)
+
+
+def killed_again_and_again(work: Work, folder: Path, wanted: int) -> int:
+    """Kill one run over and over, at calls drawn at random; how often it was."""
+    whole, place = folder / "whole", folder / "parts"
+    count = calls_of(lambda: work.run(whole))
+    chance, kills = Random(wanted), 0
+    while kills < wanted:
+        died, _ = life(lambda: work.run(place), chance.randint(1, max(6, 2 * count // wanted)))
+        if not died:
+            break
+        kills += 1
+        if place.exists():
+            readable(place)
+    work.run(place)
+    assert content(place) == content(whole)
+    return kills
+
+
+@pytest.mark.parametrize("name", NAMES[1:])
+def test_a_search_killed_5_times(name: str, works: dict[str, Work], tmp_path: Path) -> None:
+    assert killed_again_and_again(works[name], tmp_path, 5) >= 3
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("name", NAMES)
+def test_killed_50_times(name: str, works: dict[str, Work], tmp_path: Path) -> None:
+    assert killed_again_and_again(works[name], tmp_path, 50) >= 25
+
+
+def failing_calls(work: Work, folder: Path, wanted: int) -> int:
+    """Let calls fail, each in a run of its own: told as what it is, and the run goes on afterwards."""
+    whole = folder / "whole"
+    count = calls_of(lambda: work.run(whole))
+    for number, fatal in enumerate(points(count, wanted)):
+        place = folder / str(fatal)
+        with pytest.MonkeyPatch.context() as patch:
+            install(patch, Unreliable(fatal, full, sticky=number % 2 == 1))
+            with pytest.raises(OSError, match="No space left"):
+                work.run(place)
+        readable(place)
+        work.run(place)
+        assert content(place) == content(whole), f"call {fatal}"
+        shutil.rmtree(place)
+    return len(points(count, wanted))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_disk_that_fails(name: str, works: dict[str, Work], tmp_path: Path) -> None:
+    assert failing_calls(works[name], tmp_path, 5) == 5
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("name", NAMES)
+def test_every_call_fails_once(name: str, works: dict[str, Work], tmp_path: Path) -> None:
+    assert failing_calls(works[name], tmp_path, 10**6) >= 15

@@ -1,0 +1,382 @@
+"""Processes that share a run: the same bits as one, whoever dies, and clear words where they cannot."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from command import data as data_of
+from hypothesis import given
+from hypothesis import strategies as st
+from processes import run_together
+from test_engines_cream import SPACE as PATHS
+from test_train import RECIPE, SPACE, fingerprint
+
+import spacelang
+from spacelang.backends.torch import training
+from spacelang.backends.torch.data import Dataset, Epochs, first_samples, open_data, shard_sizes
+from spacelang.backends.torch.mix import Mixing
+from spacelang.backends.torch.own import search_own
+from spacelang.backends.torch.ranks import ALONE, Branch, Ranks, divides, together, tree
+from spacelang.backends.torch.run import RunFolder, read_log
+from spacelang.backends.torch.search import search
+from spacelang.backends.torch.supernet import Supernet
+from spacelang.backends.torch.train import TorchTrainer
+from spacelang.backends.torch.training import load_trained, train
+from spacelang.diagnostics import Source, SpaceError
+from spacelang.engines.evolution import Evolution
+from spacelang.engines.paths import Plans
+from spacelang.engines.prioritized_path import PrioritizedPath
+from spacelang.engines.protocol import Samples
+from spacelang.files import Lock
+from spacelang.ir.graph import Graph
+
+NORMED = SPACE.replace(
+    "x = patch_embed",
+    "x = conv(x, 4, 3, pad: 1) as first |> batch_norm as bn\n  x = patch_embed",
+)
+SHARDED = replace(RECIPE, epochs=2, shards=4, mixup=0.4, cutmix=0.8, clip_grad=1.0)
+NO_HURRY = 600  # seconds
+
+
+@pytest.fixture(scope="module")
+def graph() -> Graph:
+    """With batch norms, whose statistics are sums over the processes too."""
+    return spacelang.load(Source("<digits>", NORMED))
+
+
+@pytest.fixture(scope="module")
+def data() -> Dataset:
+    whole = open_data("digits")
+    return replace(
+        whole,
+        train=first_samples(whole.train, 194),
+        validation=first_samples(whole.validation, 120),
+    )
+
+
+@pytest.fixture(scope="module")
+def alone(graph: Graph, data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of one process, which takes all shards one after the other."""
+    folder = tmp_path_factory.mktemp("alone") / "train"
+    train(graph, data, SHARDED, folder, seed=3)
+    return folder
+
+
+# Sums.
+
+
+@given(st.lists(st.floats(-1e3, 1e3, width=32), min_size=1, max_size=16))
+def test_one_tree_for_all(values: list[float]) -> None:
+    """Items one by one, and branches of it by themselves, give the bits of the whole tree."""
+    leaves = [torch.tensor([v]) for v in values]
+    whole = tree(leaves, torch.add)
+    for size in (n for n in range(1, len(leaves) + 1) if divides(len(leaves), n)):
+        own = len(leaves) // size
+        sums = []
+        for rank in range(size):
+            branch = Branch()
+            for leaf in leaves[rank * own : (rank + 1) * own]:
+                branch.push({0: leaf.clone()})
+            sums.append(branch.total()[0])
+        assert torch.equal(tree(sums, torch.add), whole)
+
+
+@pytest.mark.parametrize(
+    ("shards", "sizes"), [(1, [1]), (4, [1, 2, 4]), (6, [1, 3, 6]), (8, [1, 2, 4, 8])]
+)
+def test_which_processes_can_share(shards: int, sizes: list[int]) -> None:
+    for size in range(1, 10):
+        if size in sizes:
+            owned = [n for rank in range(size) for n in Ranks(rank, size).shards(shards)]
+            assert owned == list(range(shards))
+        else:
+            with pytest.raises(SpaceError, match="SP708"):
+                Ranks(0, size).shards(shards)
+
+
+@given(st.integers(1, 40), st.integers(1, 9))
+def test_shards_are_the_batch(count: int, shards: int) -> None:
+    sizes = shard_sizes(count, shards)
+    assert sum(sizes) == count
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_shards_mix_what_the_batch_mixes(data: Dataset) -> None:
+    epochs = Epochs(data.train, 50, seed=1)
+    mixing = Mixing(mixup=0.4, cutmix=1.0)
+    for number in range(4):
+        whole = epochs.load(1, number, mixing)
+        parts = [epochs.load(1, number, mixing, shard, 4) for shard in range(4)]
+        assert torch.equal(torch.cat([p.images for p in parts]), whole.images)
+        assert torch.equal(torch.cat([p.labels for p in parts]), whole.labels)
+        assert torch.equal(torch.cat([p.others for p in parts]), whole.labels.flip(0))
+        assert {p.share for p in parts} == {whole.share}
+
+
+# Steps.
+
+
+def weights_after(graph: Graph, data: Dataset, recipe, steps: int) -> dict[str, torch.Tensor]:
+    """In float64, so that the order of a sum is all that can differ."""
+    trainer = TorchTrainer(Supernet(graph, seed=0).double(), graph, data, recipe, seed=0)
+    plans = Plans(recipe.engine, graph, 0, trainer.steps("train"))
+    for step in range(steps):
+        trainer.step(plans.at(step))
+    return {name: t.clone() for name, t in trainer.model.state_dict().items()}
+
+
+def test_shards_add_up_to_the_batch(data: Dataset) -> None:
+    """Without batch norms the gradient of a batch is the sum of those of its parts."""
+    graph = spacelang.load(Source("<digits>", SPACE.replace("0.25 * i", "0")))
+    recipe = replace(SHARDED, shards=1)
+    whole = weights_after(graph, data, recipe, 6)
+    for shards in (3, 4):
+        parts = weights_after(graph, data, replace(recipe, shards=shards), 6)
+        for name, value in whole.items():
+            assert torch.allclose(parts[name], value, rtol=1e-9, atol=1e-12), name
+
+
+def test_processes_end_with_the_bits_of_one(
+    alone: Path, graph: Graph, data: Dataset, tmp_path: Path
+) -> None:
+    """2 processes and 4: checkpoint, moments, average, statistics, and the log."""
+    for size in (2, 4):
+        folder = tmp_path / str(size)
+        codes = run_together(size, lambda rank, at=folder: train(graph, data, SHARDED, at, seed=3))
+        assert codes == [0] * size
+        assert fingerprint(folder) == fingerprint(alone)
+
+
+def test_the_number_of_processes_may_change_between_runs(
+    alone: Path, graph: Graph, data: Dataset, tmp_path: Path
+) -> None:
+    """One process, stopped in the middle; two, of which one gets a signal; and one to the end."""
+    folder = tmp_path / "train"
+
+    def stopping(step_at: int, rank_at: int):
+        original = TorchTrainer.step
+
+        def step(self, plan):
+            metrics = original(self, plan)
+            if self.taken == step_at and self.ranks.rank == rank_at:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return metrics
+
+        def action(rank: int) -> None:
+            vars(training)["TorchTrainer"].step = step
+            train(graph, data, SHARDED, folder, seed=3)
+
+        return action
+
+    for size, step, rank in ((1, 2, 0), (2, 4, 1)):
+        assert run_together(size, stopping(step, rank)) == [1] * size
+        assert len(read_log(folder)) == step // 5
+    train(graph, data, SHARDED, folder, seed=3)
+    assert fingerprint(folder) == fingerprint(alone)
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_a_killed_process_ends_the_others_and_nothing_is_lost(
+    size: int, alone: Path, graph: Graph, data: Dataset, tmp_path: Path
+) -> None:
+    """As torchrun meets it: a process is gone, the others end by themselves, and all start anew."""
+    folder = tmp_path / "train"
+    original = TorchTrainer.step
+
+    def dying(rank: int) -> None:
+        def step(self, plan):
+            if plan.step == 7 and rank == 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return original(self, plan)
+
+        vars(training)["TorchTrainer"].step = step
+        train(graph, data, SHARDED, folder, seed=3)
+
+    assert run_together(size, dying) == [1, -signal.SIGKILL, *[1] * (size - 2)]
+    assert len(read_log(folder)) == 1
+    codes = run_together(size, lambda rank: train(graph, data, SHARDED, folder, seed=3))
+    assert codes == [0] * size
+    assert fingerprint(folder) == fingerprint(alone)
+
+
+def test_the_fallback_agrees_with_one_process(graph: Graph, data: Dataset, tmp_path: Path) -> None:
+    """PyTorch's DDP adds in an order of its own, so float64 alone can tell: 1e-9 of a weight."""
+    recipe = replace(SHARDED, shards=2, mixup=0.0, cutmix=0.0)
+    here = weights_after(graph, data, recipe, 5)
+
+    def action(rank: int) -> None:
+        found = weights_after(graph, data, replace(recipe, reduce="ddp"), 5)
+        torch.save(found, tmp_path / f"{rank}.pt")
+
+    assert run_together(2, action) == [0, 0]
+    for rank in range(2):
+        there = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        for name, value in here.items():
+            assert torch.allclose(there[name], value, rtol=1e-9, atol=1e-12), name
+
+
+def test_not_finite_is_met_by_all(graph: Graph, data: Dataset, tmp_path: Path) -> None:
+    """One process's part of the loss is not finite: all refuse the step, and none waits."""
+
+    def action(rank: int) -> None:
+        trainer = TorchTrainer(Supernet(graph, seed=0), graph, data, SHARDED, seed=0)
+        before = {n: t.clone() for n, t in trainer.model.named_parameters()}
+        trainer.steady.policy = "skip"
+        if rank == 1:
+            original = trainer._value
+            trainer._value = lambda *given: original(*given) * torch.inf  # type: ignore[method-assign]
+        plan = Plans(SHARDED.engine, graph, 0, trainer.steps("train")).at(0)
+        assert trainer.step(plan).total == 0
+        assert all(torch.equal(p, before[n]) for n, p in trainer.model.named_parameters())
+
+    assert run_together(2, action) == [0, 0]
+
+
+# Searches.
+
+
+def test_scores_are_shared_and_are_those_of_one(
+    alone: Path, graph: Graph, data: Dataset, tmp_path: Path
+) -> None:
+    engine = Evolution(population=4, generations=2, parents=2, mutants=2, crossovers=1)
+
+    def run(folder: Path) -> None:
+        trained = load_trained(graph, data, alone)
+        search(engine, graph, trained, data, folder, seed=1, recalibrate=60)
+
+    run(tmp_path / "one")
+    assert run_together(2, lambda rank: run(tmp_path / "two")) == [0, 0]
+    for name in ("evolution.json", "scores.jsonl"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+def test_parts_of_a_score_that_fail_fail_it(graph: Graph, data: Dataset) -> None:
+    def action(rank: int) -> None:
+        recipe = replace(SHARDED, model_ema=False)
+        trainer = TorchTrainer(Supernet(graph, seed=0), graph, data, recipe, seed=0)
+        if rank == 1:
+            with torch.no_grad():
+                trainer.model.get_parameter("head.bias").fill_(torch.inf)
+        held = trainer._samples(Samples())
+        trainer._held[Samples()] = [b._replace(ids=b.ids) for b in held] * 2
+        (score,) = trainer.probe([graph.decisions.extreme("largest")], Samples())
+        assert score.failure == "its outputs are not finite"
+
+    assert run_together(2, action) == [0, 0]
+
+
+def test_an_engine_that_trains_ends_with_the_bits_of_one(data: Dataset, tmp_path: Path) -> None:
+    graph = spacelang.load(Source("<paths>", PATHS))
+    engine = PrioritizedPath(epochs=3, warm_epochs=0, images=4, board=3, update_every=2)
+    recipe = replace(RECIPE, shards=2, model_ema=False)
+
+    def run(folder: Path) -> None:
+        search_own(engine, graph, data, recipe, folder, seed=1)
+
+    run(tmp_path / "one")
+    assert run_together(2, lambda rank: run(tmp_path / "two")) == [0, 0]
+    for name in ("log.jsonl", "answers.jsonl", "prioritized_path.json"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+    for folder in ("one", "two"):
+        file = max((tmp_path / folder).glob("checkpoint-*.safetensors"))
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        (tmp_path / f"{folder}.digest").write_text(digest)
+    assert (tmp_path / "one.digest").read_text() == (tmp_path / "two.digest").read_text()
+
+
+# What cannot be.
+
+
+def test_only_the_first_claims_the_folder(tmp_path: Path) -> None:
+    def action(rank: int) -> None:
+        with RunFolder(tmp_path / "run", "training", {"seed": 1}):
+            pass
+        with Lock(tmp_path / "run") if rank == 0 else open(os.devnull):
+            pass
+
+    assert run_together(2, action) == [0, 0]
+
+
+def test_processes_that_differ_are_refused(tmp_path: Path, capfd) -> None:
+    def action(rank: int) -> None:
+        with RunFolder(tmp_path / "run", "training", {"seed": rank}):
+            pytest.fail("entered")
+
+    assert run_together(2, action) == [1, 1]
+    assert capfd.readouterr().err.count("SP708") == 2
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_the_first_cannot_do_ends_all(tmp_path: Path, capfd) -> None:
+    (tmp_path / "file").write_text("")
+
+    def action(rank: int) -> None:
+        with RunFolder(tmp_path / "file" / "run", "training", {}):
+            pytest.fail("entered")
+
+    assert run_together(2, action) == [1, 1]
+    told = capfd.readouterr().err
+    assert "NotADirectoryError" in told
+    assert "the first one says why" in told
+
+
+def test_ddp_needs_a_shard_a_process(graph: Graph, data: Dataset, capfd) -> None:
+    def action(rank: int) -> None:
+        TorchTrainer(Supernet(graph), graph, data, replace(SHARDED, reduce="ddp"), seed=0)
+
+    assert run_together(2, action) == [1, 1]
+    assert "--shards 2, or --reduce explicit" in capfd.readouterr().err
+
+
+def test_half_an_environment_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    with pytest.raises(OSError, match="MASTER_ADDR"), together():
+        pytest.fail("joined")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    with together() as ranks:
+        assert ranks == ALONE
+
+
+# The command line.
+
+
+@pytest.mark.soak  # a minute of imports
+def test_torchrun_restarts_a_killed_process(tmp_path: Path) -> None:
+    """`torchrun` with two processes; the second kills itself in its first life; one answer is printed."""
+    (tmp_path / "digits.space").write_text(SPACE)
+    script = tmp_path / "run.py"
+    script.write_text(
+        "import os, signal\n"
+        "from spacelang.backends.torch.train import TorchTrainer\n"
+        "original = TorchTrainer.step\n"
+        "def step(self, plan):\n"
+        "    if plan.step == 30 and os.environ['RANK'] == '1':\n"
+        "        if os.environ['TORCHELASTIC_RESTART_COUNT'] == '0':\n"
+        "            os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return original(self, plan)\n"
+        "TorchTrainer.step = step\n"
+        "from spacelang.cli.main import main\n"
+        "main()\n"
+    )
+    words = ["train", "digits.space", "--data", "digits", "--epochs", "2", "-b", "50", "--shards", "2",
+             "--progress", "quiet", "--val-interval", "0", "--json", "-o"]  # fmt: skip
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+              "--max-restarts", "1", str(script)]  # fmt: skip
+    done = subprocess.run(
+        [*launch, *words, "there"], cwd=tmp_path, capture_output=True, text=True, timeout=NO_HURRY
+    )
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["steps"] == 44
+    alone = data_of("train", tmp_path / "digits.space", *words[2:-2], "-o", tmp_path / "here")
+    assert (told["weights"], told["log"]) == (alone["weights"], alone["log"])
