@@ -24,6 +24,7 @@ from spacelang.backends.torch.interrupt import Interrupt
 from spacelang.backends.torch.own import ANSWERS, Told
 from spacelang.backends.torch.program_folder import hashes, read_program, write_program
 from spacelang.backends.torch.progress import Reporter, progress
+from spacelang.backends.torch.ranks import current
 from spacelang.backends.torch.recipe import Recipe
 from spacelang.backends.torch.run import Json, Log, RunFolder, write_graph
 from spacelang.backends.torch.search import open_journal
@@ -90,6 +91,8 @@ def search_program(
     Raises Interrupted after a signal (state saved), NotFinite, Locked, OSError, SP701 where engine
     and program do not fit, and SP702 for a folder of another run.
     """
+    if current().size > 1:
+        raise SpaceError(error("SP708", f"{engine.name} runs in one process").hint("no torchrun"))
     graph = engine.derivation(program).space
     for network in program.networks.values():
         fits(network, data)

@@ -88,7 +88,7 @@ def search(
     place = runs.work(backend, "device")(device)
     if weights == "program":
         folder = _folder(space, output, weights)
-        with runs.work(backend, "progress")(progress) as told:
+        with runs.together(backend, place, progress) as (told, _):
             made = _program(space, settings, engine, asked_of_it, folder, data, seed, file, flags,
                             backend, place, told)  # fmt: skip
         _genotype(made.found.best.assignment, folder / f"{engine}-genotype.json")
