@@ -323,9 +323,7 @@ def disjunction(*conditions: Condition) -> Condition:
     return next(iter(kept)) if len(kept) == 1 else Any(tuple(kept))
 
 
-def _flat(
-    conditions: Iterable[Condition], kind: type[All] | type[Any]
-) -> dict[Condition, None]:
+def _flat(conditions: Iterable[Condition], kind: type[All] | type[Any]) -> dict[Condition, None]:
     """The operands, those of the same kind taken apart, each once and in order."""
     kept: dict[Condition, None] = {}
     for condition in conditions:

@@ -67,9 +67,7 @@ def levels(block: Block, at: At) -> Iterator[tuple[Block, At]]:
                 yield from levels(region, inner)
 
 
-def inferred(
-    node: Node, operands: tuple[TensorType, ...], at: At
-) -> Inferred:
+def inferred(node: Node, operands: tuple[TensorType, ...], at: At) -> Inferred:
     """The shape row of a node's op, run on operand types.
 
     Raises SpaceError where the row refuses, or wants to know a number that a decision holds.
