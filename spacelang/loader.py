@@ -18,7 +18,14 @@ from spacelang.ir.node import Node
 from spacelang.ir.program import Program
 from spacelang.syntax import tree
 from spacelang.syntax.parse import parse
-from spacelang.syntax.scope import Library, Scope, read_source, shipped_folder, unknown
+from spacelang.syntax.scope import (
+    Library,
+    Scope,
+    read_source,
+    shipped_file,
+    shipped_folder,
+    unknown,
+)
 from spacelang.syntax.session import Session, Until
 from spacelang.syntax.spaces import elaborate
 from spacelang.syntax.values import Candidates, Numbers, ProgramValue, SpaceValue, Thing
@@ -172,6 +179,8 @@ def open_address(address: str | Path | Source) -> tuple[Source, str]:
     if isinstance(address, Source):
         return address, ""
     text, name = str(address), ""
+    if not text:
+        raise SpaceError(error("SP104", "the address of a space is empty"))
     for ending in (TEXT, IR):
         file, colon, rest = text.partition(f"{ending}:")
         if colon:
@@ -179,8 +188,7 @@ def open_address(address: str | Path | Source) -> tuple[Source, str]:
             break
     path = Path(text)
     if not os.path.exists(path):  # False, where Path raises for names that no system takes
-        shipped = shipped_folder() / path.name
-        if os.path.exists(shipped) and path.parent in (Path("."), Path("spaces")):
+        if (shipped := shipped_file(path)) is not None:
             path = shipped
         elif hint := _near(path):
             raise SpaceError(error("SP104", f"{path} is no file").hint(hint))
@@ -192,7 +200,8 @@ def _near(path: Path) -> str:
     beside = path.parent if path.parent.is_dir() else shipped_folder()
     known = {p.name: p for p in (*shipped_folder().glob(f"*{TEXT}"), *beside.glob(f"*{TEXT}"))}
     whole = [name for name in (f"{path.name}{TEXT}",) if name in known]
-    near = whole or get_close_matches(path.name, known, 1, 0.75)
+    others = [name for name in known if name != path.name]  # it may be a link to nothing
+    near = whole or get_close_matches(path.name, others, 1, 0.75)
     return f"did you mean {near[0]}?" if near else ""
 
 

@@ -94,6 +94,12 @@ def small(tmp_path: Path) -> str:
         (["new", "mine", "--like", "autofromer"], "did you mean autoformer?"),
         (["new", "mine", "--like", "../spaces/deit"], "no shipped space"),
         (["new", ""], "is no name"),
+        (["new", "vit"], "vit means something"),
+        (["new", "linear", "--like", "swin"], "linear means something"),
+        (["new", "mine", "--like", "swin.space:swin_t"], "--like swin"),
+        (["check", ""], "the address of a space is empty"),
+        (["fmt", "graph.spaceir"], "IR text"),
+        (["train", TINY, "-o", "out", "--data", "mnist5k", "--backend", "foo"], "installed: torch"),
         (["compile", TINY], "Missing option '-o'"),
         (["compile", TINY, "-o", "out", "--backend", "torhc"], "did you mean torch?"),
     ],
@@ -138,6 +144,26 @@ def test_wrong_words(
 def test_hostile_addresses(command: str, address: str) -> None:
     told = refused(command, address)
     assert not any(sign in told for sign in ("\x1b", "\x07", "\x00", "\u202e"))
+
+
+def test_what_is_no_file_is_told(tmp_path: Path) -> None:
+    fifo, link = tmp_path / "fifo.space", tmp_path / "loop.space"
+    os.mkfifo(fifo)
+    link.symlink_to(link)
+    assert "is a folder, no file" in refused("check", tmp_path)
+    assert "is no regular file" in refused("check", fifo)
+    assert "did you mean loop.space?" not in refused("check", link)
+
+
+def test_shipped_combinations_have_addresses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for address in ("combinations/cream_kernels.space", "spaces/combinations/cream_kernels.space"):
+        assert run("count", address).exit_code == 0
+    refused("count", "combinations/../../pyproject.space")
+    assert run("new", "mine", "--like", "combinations/cream_kernels").exit_code == 0
+    assert run("check", "mine.space").exit_code == 0
 
 
 @pytest.mark.parametrize(

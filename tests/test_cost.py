@@ -3,6 +3,7 @@ filters."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import islice, product
 
 import pytest
@@ -179,3 +180,12 @@ def test_the_same_seed_draws_the_same() -> None:
     assert first == again
     assert first != graph.sample(n=3, seed=12, where="params in 5M..6M")
     assert all(5_000_000 <= graph.cost(a).params <= 6_000_000 for a in islice(first, 3))
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [lambda g: g.cost(5), lambda g: g.cost(["width"]), lambda g: g.size(where=5)],
+)
+def test_questions_of_the_wrong_kind_are_told(ask: Callable[[Graph], object]) -> None:
+    with pytest.raises(SpaceError, match=r"not (int|list)"):
+        ask(load("quickstart.space"))

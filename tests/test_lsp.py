@@ -101,6 +101,8 @@ async def connected(encodings: list[str] | None = None) -> AsyncIterator[Client]
         await client.shutdown_async(None)
         client.exit(None)
         await client.stop()
+        assert client._server is not None
+        assert client._server.returncode == 0, "the server ended in good order"
 
 
 def talk(story: Callable[[Client], Awaitable[None]], encodings: list[str] | None = None) -> None:

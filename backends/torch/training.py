@@ -261,10 +261,11 @@ def fits(graph: Graph, data: Dataset) -> None:
     shape = tuple(graph.root.inputs[0].types[0].shape[1:])
     wanted = tuple(int(size.at({})) for size in shape)
     if wanted != data.shape:
+        found = error("SP704", f"{data.name}: images are {list(data.shape)}, not {list(wanted)}")
+        if len(wanted) != len(data.shape):
+            raise SpaceError(found.note(f"{graph.name} takes {list(wanted)}, which is no image"))
         raise SpaceError(
-            error("SP704", f"{data.name}: images are {list(data.shape)}, not {list(wanted)}").hint(
-                f"--set image={data.shape[1]} --set channels={data.shape[0]} fits the space to them"
-            )
+            found.hint("a parameter of the space may say what it takes: --set NAME=..")
         )
     results = [o for o in graph.outputs if not o.training]
     types = {n.id: n.types for n in graph.root.nodes}

@@ -41,6 +41,7 @@ class Entry:
 
     factors  our factors of the first axis, where the foreign one has them in another `order`
     table    what an index table with a label holds: weights may lack it, but not contradict it
+    real     whether it holds floating-point numbers, of whatever width
     """
 
     own: str
@@ -50,6 +51,7 @@ class Entry:
     factors: tuple[int, ...] = ()
     order: tuple[int, ...] = ()
     table: TableKey | None = None
+    real: bool = True
 
     def fits(self, tensor: Tensor) -> bool:
         if self.table is None:
@@ -75,10 +77,12 @@ class Entry:
 def load(
     model: Supernet, state_dict: Mapping[str, Tensor], names: str = "own", *, resize: bool = False
 ) -> None:
-    """Copy weights into a model. Nothing is copied unless every name and shape fits (SP606).
+    """Copy weights into a model. Nothing is copied unless every name, shape and kind of number
+    fits (SP606) and all are finite (SP702).
 
     With `resize` tables over a grid may be of another size (`resize.py`), and index tables too.
     """
+    _check_kinds(state_dict)
     found = entries(model.graph, names)
     dialect = model.graph.dialects.get(names)
     if dialect is not None:
@@ -93,6 +97,19 @@ def load(
         for entry in found:
             if entry.table is None:
                 own[entry.own].copy_(entry.to_own(state_dict[entry.foreign]))
+
+
+def _check_kinds(state_dict: Mapping[str, Tensor]) -> None:
+    """SP606 for what is no table of tensors; SP702 for floats of which one is not finite."""
+    if not isinstance(state_dict, Mapping):
+        found = f"weights are a table of tensors by name, not {type(state_dict).__name__}"
+        raise SpaceError(error("SP606", found))
+    for name, tensor in state_dict.items():
+        if not isinstance(tensor, Tensor):
+            found = f"{name} is no tensor, but {type(tensor).__name__}"
+            raise SpaceError(error("SP606", found))
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise SpaceError(error("SP702", f"{name} holds numbers that are not finite"))
 
 
 def save(model: Supernet, names: str = "own") -> dict[str, Tensor]:
@@ -181,16 +198,18 @@ def _resized(
 
 
 def _entries(storage: Storage, dialect: Dialect | None) -> tuple[Entry, ...]:
-    own = tensor_names(storage)
+    own, real = tensor_names(storage), storage.param.dtype.startswith("f")
     stored = [merged(shape) for shape in storage.tensors]
     if dialect is None:
-        return tuple(Entry(n, n, sizes, sizes) for n, sizes in zip(own, stored, strict=True))
+        return tuple(
+            Entry(n, n, sizes, sizes, real=real) for n, sizes in zip(own, stored, strict=True)
+        )
     foreign, layout = dialect.foreign(storage.path)
     ends = [f".{i}" if storage.bank else "" for i in range(len(own))]
     if layout is not None and layout.kind == "order":
         order = _order(storage, layout)
         return tuple(
-            Entry(name, foreign + end, sizes, sizes, shape[0], order)
+            Entry(name, foreign + end, sizes, sizes, shape[0], order, real=real)
             for name, end, sizes, shape in zip(own, ends, stored, storage.tensors, strict=True)
         )
     wanted = None if layout is None else tuple(int(size.at({})) for size in layout.shape)
@@ -199,7 +218,7 @@ def _entries(storage: Storage, dialect: Dialect | None) -> tuple[Entry, ...]:
             found = f"{storage.path} is {list(sizes)}, which is never {list(wanted)}"
             raise SpaceError(error("SP606", found, storage.param.span))
     return tuple(
-        Entry(name, foreign + end, sizes, sizes if wanted is None else wanted)
+        Entry(name, foreign + end, sizes, sizes if wanted is None else wanted, real=real)
         for name, end, sizes in zip(own, ends, stored, strict=True)
     )
 
@@ -253,6 +272,11 @@ def _differences(found: Sequence[Entry], state_dict: Mapping[str, Tensor]) -> Di
             f"{n} is {given[n]}, not {list(e.shape)}"
             for n, e in expected.items()
             if n in given and not e.table and not e.fits(state_dict[n])
+        ],
+        "no floating-point numbers": [
+            f"{n} is {str(state_dict[n].dtype).removeprefix('torch.')}"
+            for n, e in expected.items()
+            if n in given and e.real and not e.table and not state_dict[n].is_floating_point()
         ],
         "index tables with other entries": [
             n for n, e in expected.items() if n in given and e.table and not e.fits(state_dict[n])

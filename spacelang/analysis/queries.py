@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from spacelang import plugins
 from spacelang.analysis.cost import Cost, CostModel
@@ -55,5 +55,7 @@ def sample(
 
 
 def parsed(graph: Graph, where: str) -> Where | None:
-    """A budget from its text; the front end reads it."""
+    """A budget from its text; the front end reads it (SP209 for what is no text)."""
+    if not isinstance(cast(object, where), str):
+        raise SpaceError(error("SP209", f"a budget is a text, not {type(where).__name__}"))
     return plugins.load("spacelang.analyses", "where")(graph, where) if where.strip() else None

@@ -110,6 +110,10 @@ def _format(file: str, only_check: bool) -> bool:
             sys.stdout.write(made)
         return made != source.text
     path = Path(file)
+    if path.suffix == ".spaceir":
+        raise SpaceError(
+            error("SP104", f"{file} is IR text, which has one layout: as it is printed")
+        )
     source = read_source(path)
     made = format(parse(source))
     if made.encode() == path.read_bytes():

@@ -53,7 +53,8 @@ def run(command: Callable[[], None], as_json: bool) -> int:
     """Run a command to its exit code, and say on stderr what went wrong."""
     try:
         code = _run(command, as_json)
-        sys.stdout.flush()
+        if not sys.stdout.closed:  # a server closes it at the end
+            sys.stdout.flush()
         return code
     except BrokenPipeError:
         _give_up(sys.stdout)

@@ -38,7 +38,8 @@ STEPS = (
               help="The shipped file to start from.")  # fmt: skip
 @options.as_json
 def new(name: str, like: str, as_json: bool) -> None:
-    """Write NAME.space, a commented copy of a shipped file whose spaces are called after NAME.
+    """Write NAME.space, a commented copy of a shipped file; spaces called after that file are
+    called after NAME.
 
     A file that exists is not touched.
     """
@@ -46,11 +47,16 @@ def new(name: str, like: str, as_json: bool) -> None:
     from spacelang.syntax.scope import shipped_folder
 
     path = Path(name.removesuffix(".space") + ".space")
-    known = sorted(file.stem for file in shipped_folder().glob("*.space"))
-    wanted = like.removesuffix(".space")
+    folder = shipped_folder()
+    files = sorted((*folder.glob("*.space"), *folder.glob("combinations/*.space")))
+    known = [str(file.relative_to(folder).with_suffix("")) for file in files]
+    wanted, _, one = like.partition(":")
+    wanted = wanted.removesuffix(".space").removeprefix("spaces/")
     if wanted not in known:
         hint = nearest(wanted, known) or f"there are {', '.join(known)}"
         raise click.UsageError(f"no shipped space is called {like!r}; {hint}")
+    if one:
+        raise click.UsageError(f"a file starts from a whole file: --like {wanted}")
     text = made_like(path.stem, wanted, str(path))
     if path.exists() or path.is_symlink():
         raise FileExistsError(errno.EEXIST, "the file exists and is not replaced", str(path))
@@ -65,19 +71,23 @@ def new(name: str, like: str, as_json: bool) -> None:
 def made_like(name: str, like: str, file: str) -> str:
     """The text of a new file: spaces called after the shipped file are called after it."""
     from spacelang.diagnostics import Source
+    from spacelang.ir.op import ops
     from spacelang.syntax import tree
     from spacelang.syntax.format import format
     from spacelang.syntax.parse import parse
     from spacelang.syntax.scope import Library, read_source, shipped_folder
 
+    like_name = Path(like).name
     source = read_source(shipped_folder() / f"{like}.space")
     parsed = parse(source)
-    _check_name(name, set(Library(None).scope(parsed, shipped_folder()).names))
+    libraries = {file.stem for file in (shipped_folder() / "lib").glob("*.space")}
+    names = Library(None).scope(parsed, shipped_folder()).names
+    _check_name(name, {*names, *libraries, *ops()})
     text, address = source.text, file
     for item in parsed.items:
         if not isinstance(item, tree.SpaceOf | tree.Instance | tree.Subnet):
             continue
-        ours = re.sub(rf"^{like}(?=_|$)", name, item.name)
+        ours = re.sub(rf"^{like_name}(?=_|$)", name, item.name)
         text = re.sub(rf"(?<![\w.]){item.name}\b", ours, text)
         if isinstance(item, tree.Instance) and address == file:
             address = f"{file}:{ours}"
@@ -101,4 +111,4 @@ def _check_name(name: str, taken: Collection[str]) -> None:
     if not fits:
         raise click.UsageError(f"{name!r} is no name that a space can have")
     if name in taken:
-        raise click.UsageError(f"{name} means something in the shipped file; take another name")
+        raise click.UsageError(f"{name} means something already; take another name")

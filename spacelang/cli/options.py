@@ -230,7 +230,7 @@ def read_architecture(name: str) -> tuple[Assignment, bool]:
     if len(found) > MAX_ASSIGNMENT:
         raise _unreadable(name, "it is larger than 1 MiB")
     try:
-        text = found.decode("utf-8")
+        text = found.decode("utf-8-sig")
         data: object = json.loads(text, object_pairs_hook=_object, parse_constant=_constant)
     except RecursionError as failed:
         raise _unreadable(name, "it is nested too deep") from failed
@@ -260,7 +260,7 @@ def content(name: str, limit: int) -> bytes:
         return sys.stdin.buffer.read(limit + 1)
     path = Path(name)
     if not stat.S_ISREG(path.stat().st_mode):
-        raise OSError(0, "it is no regular file")
+        raise OSError(0, "it is no regular file (- reads stdin)")
     with path.open("rb") as file:
         return file.read(limit + 1)
 

@@ -32,7 +32,13 @@ Json = dict[str, object]
 
 def work(backend: str, name: str) -> Callable[..., Any]:
     """What a backend does for a command (SP604 where it does not do that)."""
-    return plugins.load("spacelang.commands", f"{backend}.{name}")
+    full, known = f"{backend}.{name}", plugins.table("spacelang.commands")
+    if full not in known:
+        plugins.load("spacelang.backends", backend)  # SP604 where there is none
+        found = error("SP604", f"the backend {backend} does not do the work of {name}")
+        able = sorted(work.partition(".")[0] for work in known if work.endswith(f".{name}"))
+        raise SpaceError(found.note(f"done by: {', '.join(able) or 'none'}"))
+    return plugins.load("spacelang.commands", full)
 
 
 def unproved(backend: str) -> type[SpaceError]:

@@ -9,6 +9,7 @@ the paths of the *live* decisions to plain values (int, float, str, bool, list o
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -18,7 +19,7 @@ from itertools import permutations
 from types import MappingProxyType
 from typing import Literal, cast
 
-from spacelang.diagnostics import NOWHERE, Report, Span, error
+from spacelang.diagnostics import NOWHERE, Report, SpaceError, Span, error
 from spacelang.ir.condition import TRUE, Condition
 from spacelang.ir.dim import Symbol, Value
 
@@ -104,6 +105,18 @@ def plain(value: Value) -> Plain:
             return int(number) if number.denominator == 1 else float(number)
 
 
+def shown(value: object) -> str:
+    """A value as an assignment writes it, in JSON: `"192"`, `true`, `3.5`."""
+    try:
+        return json.dumps(value, ensure_ascii=False)
+    except (TypeError, ValueError):  # no JSON at all
+        return repr(value)
+
+
+def _listed(paths: Sequence[str]) -> str:
+    return ", ".join(paths[:8]) + (", .." if len(paths) > 8 else "")
+
+
 class Decisions(Mapping[str, Choice]):
     """The table of decisions of a graph, in the order of the text."""
 
@@ -175,11 +188,17 @@ class Decisions(Mapping[str, Choice]):
     def check(self, assignment: Mapping[str, object], span: Span = NOWHERE) -> dict[str, Value]:
         """Exact values for all decisions from an assignment of the live ones.
 
-        Raises SpaceError: SP504 an unknown path, SP501 no candidate, SP506 a live decision not
-        taken. Values given for decisions that are not live are ignored.
+        Raises SpaceError: SP509 no mapping, SP504 an unknown path, SP501 no candidate, SP506 a live
+        decision not taken. Values given for decisions that are not live are ignored.
         """
+        if not isinstance(cast(object, assignment), Mapping):
+            kind = type(assignment).__name__
+            raise SpaceError(error("SP509", f"an assignment is a mapping by paths, not {kind}"))
         report = Report()
         taken: dict[str, Value] = {}
+        if assignment and not self._choices:  # one sentence, not one for each path
+            found = error("SP504", "nothing is left to decide, and an assignment is given", span)
+            raise SpaceError(found.note(f"it decides {_listed(list(assignment))}"))
         for path, value in assignment.items():
             choice = self._choices.get(path)
             if choice is None:
@@ -190,21 +209,20 @@ class Decisions(Mapping[str, Choice]):
             try:
                 taken[path] = exact(value)
             except (TypeError, ValueError):
-                report.add(error("SP501", f"{value!r} is no candidate of {path}", span))
+                report.add(error("SP501", f"{shown(value)} is no candidate of {path}", span))
                 continue
             if not choice.admits(taken[path]):
-                shown = ", ".join(str(plain(v)) for v in choice.values[:12])
+                known = ", ".join(shown(plain(v)) for v in choice.values[:12])
                 report.add(
-                    error("SP501", f"{plain(taken[path])} is no candidate of {path}", span).note(
-                        f"{path} takes {shown}{', ..' if len(choice.values) > 12 else ''}"
+                    error("SP501", f"{shown(value)} is no candidate of {path}", span).note(
+                        f"{path} takes {known}{', ..' if len(choice.values) > 12 else ''}"
                     )
                 )
         report.check()
         values = self.complete(taken)
         missing = [c.path for c in self.live(values) if c.path not in taken]
         if missing:
-            shown = ", ".join(missing[:8]) + (", .." if len(missing) > 8 else "")
             many = "1 decision is" if len(missing) == 1 else f"{len(missing)} decisions are"
-            report.add(error("SP506", f"{many} not taken: {shown}", span))
+            report.add(error("SP506", f"{many} not taken: {_listed(missing)}", span))
         report.check()
         return values

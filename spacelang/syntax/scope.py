@@ -6,11 +6,12 @@ before it where it is written. The same name from two files is an error that nam
 
 from __future__ import annotations
 
+import os
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spacelang.diagnostics import NOWHERE, Report, Source, SpaceError, Span, error
+from spacelang.diagnostics import NOWHERE, Diagnostic, Report, Source, SpaceError, Span, error
 from spacelang.syntax import tree
 from spacelang.syntax.parse import parse
 from spacelang.syntax.values import (
@@ -214,11 +215,30 @@ def shipped_folder() -> Path:
     return Path(str(files("spacelang.spaces")))
 
 
+def shipped_file(name: str | Path) -> Path | None:
+    """The shipped space of a name, `autoformer.space` or `combinations/autoformer_pairs.space`,
+    with `spaces/` in front or not; None where there is none."""
+    parts = Path(name).parts
+    inside = Path(*(parts[1:] if parts[:1] == ("spaces",) else parts))
+    found = shipped_folder() / inside
+    within = not inside.is_absolute() and ".." not in inside.parts
+    return found if within and os.path.isfile(found) else None
+
+
+def _no_file(path: Path, span: Span) -> Diagnostic:
+    if not path.exists():
+        return error("SP104", f"{path} is no file", span)
+    if not path.is_dir():
+        return error("SP104", f"{path} is no regular file", span)
+    found = error("SP104", f"{path} is a folder, no file", span)
+    return found.hint("`spacelang doctor` verifies the folder of an artifact or a run")
+
+
 def read_source(path: Path, span: Span = NOWHERE, mebibytes: int = 1) -> Source:
     """The text of a regular file of at most 1 MiB, or as many as are given (SP104, SP102)."""
     try:
         if not path.is_file():
-            raise SpaceError(error("SP104", f"{path} is no file", span))
+            raise SpaceError(_no_file(path, span))
         if path.stat().st_size > mebibytes << 20:
             raise SpaceError(error("SP102", f"{path} is larger than {mebibytes} MiB", span))
         return Source(str(path), path.read_text("utf-8"))

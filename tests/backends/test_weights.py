@@ -195,3 +195,23 @@ def test_swin_computes_what_timm_does() -> None:
 
 def relative(found: Tensor, wanted: Tensor) -> float:
     return float((found - wanted).abs().max() / wanted.abs().max())
+
+
+@pytest.mark.parametrize(
+    ("state_dict", "says"),
+    [
+        (5, r"SP606.*not int"),
+        ({"f.weight": None}, r"SP606.*f\.weight is no tensor"),
+        (
+            {"f.weight": torch.full((3, 2), float("nan")), "f.bias": torch.zeros(3)},
+            r"SP702.*finite",
+        ),
+        ({"f.weight": torch.zeros(3, 2, dtype=torch.int64), "f.bias": torch.zeros(3)}, "SP606"),
+    ],
+)
+def test_what_is_no_weight_is_refused(state_dict: object, says: str) -> None:
+    model = Supernet(graph("space s { input x: [B, 2] output linear(x, 3) as f }"))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(SpaceError, match=says):
+        weights.load(model, state_dict)  # type: ignore[arg-type]
+    assert all(torch.equal(before[name], t) for name, t in model.state_dict().items())
