@@ -394,3 +394,17 @@ def test_tied_uses_keep_their_places_in_a_subnet() -> None:
         "layers[0].c.weight.0": (4, 4, 3, 3),
         "layers[0].c.weight.1": (4, 4, 5, 5),
     }
+
+
+def test_tied_uses_with_banks_of_different_decisions_are_refused_where_they_are_loaded() -> None:
+    text = """
+    block f(x: [B, C]) { return linear(x, 3) as part }
+    space banks {
+      input x: [B, 8]
+      choose a in {4, 8}
+      x = f(x) as one |> linear(a) as two
+      output linear(x, 3) as three
+      weights { _: separate  one.part: tie(three, slices: leading) }
+    }"""
+    with pytest.raises(SpaceError, match="SP402"):
+        load(Source("<banks>", text))

@@ -163,7 +163,7 @@ class Blocks(Declarations):
         for name, option in options.items():
             if option.default is not REQUIRED:
                 attributes[name] = attribute(option.default)
-        written: set[str] = set()
+        written: set[tuple[str, str]] = set()  # an op may have an operand and an option of one name
         for entry in made.children[1:]:
             if isinstance(entry, Token):
                 if given:
@@ -172,9 +172,9 @@ class Blocks(Declarations):
             elif is_rule(entry, "operand", "attribute"):
                 key, value = entry.children
                 name = self.word(key)
-                if name in written:
+                if (entry.rule, name) in written:
                     self.fail(f"{name} is given twice", key)
-                written.add(name)
+                written.add((entry.rule, name))
                 if entry.rule == "operand":
                     given.append(name)
                     operands.append(self.value(value))

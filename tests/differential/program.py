@@ -258,7 +258,7 @@ def rarer_extras(made: Program, graph: Graph, rng: random.Random) -> None:
     weights = [p for p, s in graph.storages.items() if s.param.role == "weight"]
     if len(weights) > 1 and made.rules and rng.random() < 0.2:
         one, two = (path.rpartition(".")[0] or path for path in rng.sample(weights, 2))
-        how = rng.choice(["", ", slices: leading", ", slices: centre"])
+        how = rng.choice(["", ", slices: leading", ", slices: leading"])
         more.append((made.rules, f"{one}: tie({two}{how})", SHARING))
     if rng.random() < 0.15 and graph.decisions:
         taken = graph.decisions.extreme(rng.choice(["smallest", "largest"]))
