@@ -279,7 +279,7 @@ def content(dim: Dim) -> Fraction | None:
 
 
 def _term_content(monomial: tuple[tuple[Atom, int], ...], coefficient: Rational) -> Fraction | None:
-    total = abs(coefficient)
+    total = Fraction(abs(coefficient))
     for atom, exponent in monomial:
         part = _atom_content(atom, exponent)
         if part is None:
