@@ -408,3 +408,24 @@ def test_tied_uses_with_banks_of_different_decisions_are_refused_where_they_are_
     }"""
     with pytest.raises(SpaceError, match="SP402"):
         load(Source("<banks>", text))
+
+
+@pytest.mark.parametrize("rule", ["entangle", "entangle(centre)", "separate"])
+def test_sizes_by_decision_read_around_the_middle_where_a_tie_does(rule: str) -> None:
+    """Else two uses would read parts that are not inside each other, and no slice is the whole."""
+    text = f"""
+    space s {{
+      input x: [B, 4]
+      choose width in {{8, 16}}
+      x = linear(x, width) as a |> linear(8) as b |> layer_norm() as n
+      output layer_norm(linear(x, width) as c) as m
+      weights {{ _: {rule}  m: tie(n, slices: centre) }}
+    }}"""
+    if rule != "entangle(centre)":
+        with pytest.raises(SpaceError, match="SP402"):
+            load(Source("<middles>", text))
+        return
+    graph = load(Source("<middles>", text))
+    for width in (8, 16):
+        stored = specialize(graph, {"width": width}).storages.values()
+        assert graph.cost({"width": width}).params == sum(s.numel for s in stored)

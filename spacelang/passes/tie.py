@@ -27,6 +27,7 @@ from spacelang.ir.storage import Storage
 from spacelang.passes.alternatives import centred
 from spacelang.passes.multiplex import Multiplex, Owned
 from spacelang.passes.places import Chain, Spot, nothing, rewrite, spots
+from spacelang.passes.sharing import Rules, centre, start_of
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,29 @@ def _one(graph: Graph, tie: Tie) -> Graph:
     made = rewrite(graph, {chain: tuple(found) for chain, found in changes.items()}, _edited)
     if tie.slices != "centre":
         return made
+    _check_middles(made, tuple(roots), tie)
     return centred(made, tuple(roots))
+
+
+def _check_middles(graph: Graph, roots: tuple[str, ...], tie: Tie) -> None:
+    """SP402 where a size that a decision takes is not read around the middle too."""
+    rules = Rules(graph, Report())
+    for spot in spots(graph):
+        for role, view in spot.node.params.items():
+            path = spot.instance.param(view.param)
+            if not f"{path}.".startswith(roots):
+                continue
+            for length in (n for axis in view.lengths for n in axis):
+                for name in sorted(s.name for s in spot.instance.absolute(length).symbols):
+                    rule = rules.of_tensor(path) or rules.of_decision(name)
+                    if start_of(rule) is not centre:
+                        found = f"{role or 'what'} of {path} is tied around its middle, and"
+                        found = error("SP402", f"{found} {name} reads it from its start", tie.span)
+                        raise SpaceError(
+                            found.also(spot.node.span, "read here").hint(
+                                f"{name}: entangle(centre)"
+                            )
+                        )
 
 
 def _owners(graph: Graph) -> dict[str, list[Owner]]:
