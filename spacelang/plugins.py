@@ -79,6 +79,8 @@ BUILTIN: Mapping[str, Mapping[str, str]] = {
     "spacelang.commands": {
         "torch.together": "spacelang.backends.torch.ranks:together",
         "torch.scales": "spacelang.backends.torch.crops:scales",
+        "triton.fits": "spacelang.backends.torch.kernels:fits",
+        "triton.within": "spacelang.backends.torch.kernels:with_kernels",
         "torch.data": "spacelang.backends.torch.data:open_data",
         "torch.device": "spacelang.backends.torch.device:device",
         "torch.progress": "spacelang.backends.torch.progress:progress",

@@ -13,23 +13,23 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import count
 from typing import ClassVar
 
 from spacelang.diagnostics import Report, SpaceError, error
 from spacelang.ir.block import Block
 from spacelang.ir.graph import Graph
-from spacelang.ir.names import names_of
-from spacelang.ir.node import Node, Value
+from spacelang.ir.mentions import of_node
+from spacelang.ir.names import Names
+from spacelang.ir.node import Call, Node, Value
 from spacelang.passes.base import Pass
 from spacelang.passes.bucketise import bucketised
 from spacelang.passes.fuse_attention import find as find_attention
 from spacelang.passes.fuse_cascade import find as find_cascade
 from spacelang.passes.fuse_chains import find_depthwise, find_mixture, find_mlp
-from spacelang.passes.fusion import PREFIX, Find, Group, Unfit, kernel_of
+from spacelang.passes.fusion import PREFIX, Find, Group, Unfit, constant, kernel_of
 from spacelang.passes.opened import Helpers, open_helpers
 from spacelang.passes.outline import outline
-from spacelang.passes.remake import with_root
+from spacelang.passes.remake import each_block, with_root
 
 GROUPS: Mapping[str, Find] = {
     "cascade": find_cascade,
@@ -105,30 +105,40 @@ def fused(graph: Graph, only: Collection[str] = tuple(GROUPS)) -> Fused:
     """The graph with every group of these kernels as a block."""
     graph = masks_moved(graph)
     work = _Fuser(graph, {name: find for name, find in GROUPS.items() if name in only})
-    root = work.block(graph.root)
-    blocks = {name: work.block(block) for name, block in graph.blocks.items()}
-    made = with_root(graph, root, {**work.made, **blocks})
-    kept = {graph.root.name, *made.blocks}
-    return Fused(made, tuple(r for r in work.refusals if r.block in kept))
+    root, blocks = work.block(graph.root), dict[str, Block]()
+    waiting = _called(root)
+    while waiting:
+        name = waiting.pop(0)
+        if name not in blocks and name in graph.blocks:
+            blocks[name] = work.block(graph.blocks[name])
+            waiting += _called(blocks[name])
+    kept = {name: blocks[name] for name in graph.blocks if name in blocks}
+    return Fused(with_root(graph, root, {**work.made, **kept}), tuple(work.refusals))
+
+
+def _called(block: Block) -> list[str]:
+    return [node.call.block for node in block.everywhere() if node.call is not None]
 
 
 class _Fuser:
     def __init__(self, graph: Graph, finds: Mapping[str, Find]) -> None:
-        self.graph, self.finds = graph, finds
+        self.finds = finds
         self.helpers = Helpers(graph.blocks, OPENED)
         self.made: dict[str, Block] = {}
         self.refusals: list[Refusal] = []
 
     def block(self, block: Block) -> Block:
+        """The block with its groups as calls, helpers open as far as groups reach into them."""
         if kernel_of(block.name):
             return block
         opened = open_helpers(block, self.helpers)
-        groups = list(self._groups(opened.block))
-        nodes = {n for _, group in groups for n in group.nodes}
-        opened = open_helpers(block, self.helpers, opened.calls(nodes))
-        owner = opened.block
-        level, refused = self._level(owner, owner)
-        self.refusals += (Refusal(u.kernel, block.name, u.node, u.why) for u in refused)
+        nodes: set[int] = set()
+        for level in levels(opened.block):
+            groups, unfit = find_groups(level, self.finds)
+            nodes.update(n for group in groups for n in group.nodes)
+            self._refuse(block.name, unfit)
+        owner = open_helpers(block, self.helpers, opened.calls(nodes)).block
+        level = self._level(owner, owner)
         if level is block:
             return block
         read = {view.param for node in level.everywhere() for view in node.params.values()}
@@ -136,35 +146,26 @@ class _Fuser:
         kept = tuple(p for p in owner.params if p.path in read or p.path not in were)
         return replace(level, params=kept)
 
-    def _groups(self, level: Block) -> Iterator[tuple[Block, Group]]:
-        """All groups of a level and of its regions."""
-        found, _ = find_groups(level, self.finds)
-        yield from ((level, group) for group in found)
-        for node in level.nodes:
-            for region in node.regions:
-                yield from self._groups(region)
+    def _refuse(self, block: str, unfit: Sequence[Unfit]) -> None:
+        """Keep what is refused, once for what stands in one place of the text."""
+        for found in unfit:
+            alike = (found.kernel, found.why, found.node.span, found.node.op)
+            known = ((r.kernel, r.why, r.node.span, r.node.op) for r in self.refusals)
+            if alike not in known:
+                self.refusals.append(Refusal(found.kernel, block, found.node, found.why))
 
-    def _level(self, owner: Block, level: Block) -> tuple[Block, list[Unfit]]:
-        """The level with its groups as calls."""
-        refused: list[Unfit] = []
+    def _level(self, owner: Block, level: Block) -> Block:
+        """The level with its groups as calls; itself where it has none."""
         nodes: list[Node] = []
         for node in level.nodes:
-            if not node.regions:
-                nodes.append(node)
-                continue
-            regions: list[Block] = []
-            for region in node.regions:
-                inner, more = self._level(owner, region)
-                refused += more
-                regions.append(inner)
+            regions = tuple(self._level(owner, region) for region in node.regions)
             same = all(a is b for a, b in zip(regions, node.regions, strict=True))
-            nodes.append(node if same else replace(node, regions=tuple(regions)))
+            nodes.append(node if same else replace(node, regions=regions))
         if any(a is not b for a, b in zip(nodes, level.nodes, strict=True)):
             level = replace(level, nodes=tuple(nodes))
-        groups, unfit = find_groups(level, self.finds)
-        for group in groups:
+        for group in find_groups(level, self.finds)[0]:
             level = self._outlined(owner, level, group)
-        return level, [*refused, *unfit]
+        return level
 
     def _outlined(self, owner: Block, level: Block, group: Group) -> Block:
         name = PREFIX + group.kernel
@@ -198,18 +199,12 @@ def find_groups(level: Block, finds: Mapping[str, Find]) -> tuple[list[Group], l
             found = find(level, node)
             if isinstance(found, Unfit):
                 refused.setdefault(found.node.id, found)
-            elif found is not None and not (found.nodes - _constants(level, found)) & taken:
-                groups.append(found)
-                taken |= found.nodes
-    place = {node.id: i for i, node in enumerate(level.nodes)}
-    groups.sort(key=lambda group: place[group.root])
+            elif found is not None:
+                own = {n for n in found.nodes if not constant(level, Value(n))}
+                if not own & taken:
+                    groups.append(found)
+                    taken |= own
     return groups, [unfit for number, unfit in refused.items() if number not in taken]
-
-
-def _constants(level: Block, group: Group) -> set[int]:
-    from spacelang.passes.fusion import constant
-
-    return {number for number in group.nodes if constant(level, Value(number))}
 
 
 def _without(nodes: Sequence[Node], gone: Collection[int], outputs: Sequence[Value]) -> tuple[Node, ...]:
@@ -230,58 +225,76 @@ def masks_moved(graph: Graph) -> Graph:
     """The graph where a block makes by itself what all of its calls give it as one and the same mask."""
     given: dict[tuple[str, int], list[Node | None]] = {}
     for block in (graph.root, *graph.blocks.values()):
-        for level in _levels(block):
-            for node in level.nodes:
-                if node.call is not None:
-                    for position, value in enumerate(node.operands):
-                        maker = level.by_id[value.node]
-                        mask = _told(node, maker, graph.blocks[node.call.block])
-                        given.setdefault((node.call.block, position), []).append(mask)
-    blocks = dict(graph.blocks)
+        for level in levels(block):
+            for call in level.nodes:
+                for position, value in enumerate(call.operands if call.call is not None else ()):
+                    assert call.call is not None
+                    name = call.call.block
+                    mask = _told(call.call, level.by_id[value.node], graph.blocks[name])
+                    given.setdefault((name, position), []).append(mask)
+    moved: dict[str, dict[int, Node]] = {}
     for (name, position), masks in given.items():
         first = masks[0]
         if first is not None and all(mask == first for mask in masks):
-            blocks[name] = _with_mask(blocks[name], position, first)
-    same = all(blocks[name] is graph.blocks[name] for name in blocks)
-    return graph if same else with_root(graph, graph.root, blocks)
+            moved.setdefault(name, {})[position] = first
+    if not moved:
+        return graph
+
+    def change(block: Block) -> Block:
+        if block.name in moved and block is not graph.root:
+            block = _with_masks(block, moved[block.name])
+        return _less_given(block, moved)
+
+    return each_block(graph, change)
 
 
-def _levels(block: Block) -> Iterator[Block]:
+def levels(block: Block) -> Iterator[Block]:
+    """A block's body and all its regions."""
     yield block
     for node in block.nodes:
         for region in node.regions:
-            yield from _levels(region)
+            yield from levels(region)
 
 
-def _told(call: Node, mask: Node, callee: Block) -> Node | None:
-    """A mask in the sizes of the block that a call gives it to; None if it is none, or not in them."""
-    if mask.op != "shift_mask" or call.call is None:
+def _told(call: Call, mask: Node, callee: Block) -> Node | None:
+    """A mask in the sizes of the block that a call gives it to; None for what is none in them."""
+    if mask.op != "shift_mask":
         return None
-    sizes = call.call.sizes
-    inverse = {str(value): name for name, value in sizes.items()}
+    inverse = {str(value): name for name, value in call.sizes.items()}
     known = {size.name: size for size in callee.sizes}
-    symbols = {s for t in mask.types for d in t.shape for s in d.symbols}
+    symbols = {s for what in of_node(mask) for s in what.symbols}
     if any(str(s) not in inverse for s in symbols):
         return None
-    from spacelang.ir.names import Names
-
     names = Names(symbol=lambda symbol: known[inverse[str(symbol)]])
     return replace(names.node(mask), id=0, label="")
 
 
-def _with_mask(block: Block, position: int, mask: Node) -> Block:
-    """The block with a mask of its own in the place of an input, which nothing reads any more."""
-    old = Value(block.inputs[position].id)
-    made = replace(mask, id=next(count(block.next_id)))
-
-    def node(n: Node) -> Node:
-        operands = tuple(Value(made.id) if v == old else v for v in n.operands)
-        return n if operands == n.operands else replace(n, operands=operands)
-
-    inputs = [n for n in block.nodes if n.op == "input"]
-    others = [node(n) for n in block.nodes if n.op != "input"]
-    outputs = tuple(Value(made.id) if v == old else v for v in block.outputs)
-    return replace(block, nodes=(*inputs, made, *others), outputs=outputs)
+def _with_masks(block: Block, masks: Mapping[int, Node]) -> Block:
+    """The block with masks of its own in the place of inputs."""
+    old = {block.inputs[position].id: mask for position, mask in masks.items()}
+    inputs = [n for n in block.nodes if n.op == "input" and n.id not in old]
+    made = [replace(mask, id=number) for number, mask in old.items()]
+    others = [n for n in block.nodes if n.op != "input"]
+    return replace(block, nodes=(*inputs, *made, *others))
 
 
-__all__ = ["GROUPS", "Fuse", "Fused", "Refusal", "find_groups", "for_kernels", "fused", "names_of"]
+def _less_given(level: Block, moved: Mapping[str, Mapping[int, Node]]) -> Block:
+    """The level whose calls give no mask that a block makes by itself, nor make it for that."""
+    nodes: list[Node] = []
+    masks: set[int] = set()
+    for node in level.nodes:
+        regions = tuple(_less_given(region, moved) for region in node.regions)
+        if any(a is not b for a, b in zip(regions, node.regions, strict=True)):
+            node = replace(node, regions=regions)
+        gone = moved.get(node.call.block, {}) if node.call is not None else {}
+        if gone:
+            masks |= {node.operands[i].node for i in gone}
+            kept = tuple(v for i, v in enumerate(node.operands) if i not in gone)
+            node = replace(node, operands=kept)
+        nodes.append(node)
+    if all(a is b for a, b in zip(nodes, level.nodes, strict=True)):
+        return level
+    return replace(level, nodes=_without(nodes, masks, level.outputs))
+
+
+__all__ = ["GROUPS", "Fuse", "Fused", "Refusal", "find_groups", "for_kernels", "fused"]

@@ -409,7 +409,8 @@ class _Finder:
         table = self._table(leaf.node, leaf.table, first, second, result[-1], mine.head)
         if have != places or tokens != mine.tokens:
             raise Misfit(leaf.node, "a term of the logits has other axes than they have")
-        return Term("key" if turned else "query", leaf.factor * factor, table, leaf.index)
+        index = replace(leaf.index, turned=turned)
+        return Term("key" if turned else "query", leaf.factor * factor, table, index)
 
     def _offset_term(self, leaf: Leaf, q: Operand) -> Term:
         assert leaf.table is not None

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from spacelang.ir.block import Block
 from spacelang.ir.dim import Dim
 from spacelang.ir.node import Node, Value
+from spacelang.ir.op import values_of
 from spacelang.passes.fuse_attention import Attention
 from spacelang.passes.fuse_attention import find as find_attention
 from spacelang.passes.fusion import ONE, Group, Misfit, Unfit, alone, gathered, maker, making, whole
@@ -141,8 +142,9 @@ class _Finder:
             raise Misfit(root, "its logits are not divided by the root of the keys' width")
         plain = whole(qkv, "kernel") == 1 and whole(qkv, "stride") == 1 and whole(conv, "stride") == 1
         by_channel = conv.attributes.get("groups") == width and whole(conv, "dilation") == 1
-        odd = (whole(conv, "kernel") or 0) % 2
-        padded = conv.attributes["pad"]
+        kernel, padded = conv.attributes["kernel"], conv.attributes["pad"]
+        assert isinstance(kernel, Dim)
+        odd = all(side % 2 for side in values_of(kernel) or (0,))
         if not (plain and by_channel and odd) or isinstance(padded, Dim):
             raise Misfit(conv, "its queries go through no plain depthwise convolution")
         if qkv.attributes.get("groups") not in (None, ONE):

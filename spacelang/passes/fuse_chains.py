@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from spacelang.ir.block import Block
 from spacelang.ir.dim import Dim
 from spacelang.ir.node import Node
+from spacelang.ir.op import shown, values_of
 from spacelang.passes.fusion import Group, Misfit, Unfit, gathered, maker, only_reader, whole
 
 DEPTHWISE = frozenset({"relu", "gelu", "swish", "hard_swish"})
@@ -109,16 +110,17 @@ def _by_channel(level: Block, conv: Node, channels: Dim | None) -> bool:
 
 
 def _check_depthwise(conv: Node, norm: Node) -> None:
-    kernel, stride = whole(conv, "kernel"), whole(conv, "stride")
-    if kernel not in WINDOWS:
-        raise Misfit(conv, f"no kernel takes a window of {conv.attributes['kernel']}")
+    kernel, stride = conv.attributes["kernel"], whole(conv, "stride")
+    assert isinstance(kernel, Dim)
+    if any(side not in WINDOWS for side in values_of(kernel) or (None,)):
+        raise Misfit(conv, f"no kernel takes a window of {shown(kernel)}")
     if stride not in STRIDES:
         raise Misfit(conv, f"no kernel takes a stride of {conv.attributes['stride']}")
     if whole(conv, "dilation") != 1:
         raise Misfit(conv, "no kernel takes a dilation")
     pad = conv.attributes["pad"]
-    if isinstance(pad, Dim) and pad != Dim.of(kernel // 2):
-        raise Misfit(conv, f"no kernel pads by {pad}")
+    if isinstance(pad, Dim) and pad != (kernel - 1) / 2:
+        raise Misfit(conv, f"no kernel pads by {shown(pad)}")
     if "weight" not in conv.params or "bias" in conv.params:
         raise Misfit(conv, "no kernel takes a bias before a norm, or weights that are operands")
     if not {"weight", "bias", "running_mean", "running_var"} <= norm.params.keys():
