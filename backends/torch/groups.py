@@ -19,24 +19,14 @@ from spacelang.backends.torch.frame import Frame, Size
 from spacelang.ir.block import Block
 from spacelang.ir.dim import Dim
 from spacelang.ir.node import Attribute, Node, Value
-from spacelang.passes.fuse import GROUPS
 from spacelang.passes.fuse_attention import Attention, Operand, Table, Term
 from spacelang.passes.fuse_cascade import Cascade
 from spacelang.passes.fuse_chains import Depthwise, Mixture, Mlp
-from spacelang.passes.fusion import ONE, Group, kernel_of, making
+from spacelang.passes.fused_cost import group_of
+from spacelang.passes.fusion import ONE, Group, making
 
 Row = Callable[["Work", Any], fx.Node]
 ROWS: dict[str, Row] = {}
-
-
-def group_of(block: Block) -> Group | None:
-    """The group that a block is, if it was made for a kernel and nobody has changed it since."""
-    kernel = kernel_of(block.name)
-    if kernel not in GROUPS or len(block.outputs) != 1:
-        return None
-    found = GROUPS[kernel](block, block.by_id[block.outputs[0].node])
-    body = {node.id for node in block.nodes if node.op != "input"}
-    return found if isinstance(found, Group) and found.nodes >= body else None
 
 
 def lower_group(frame: Frame, block: Block, group: Group) -> None:

@@ -171,7 +171,14 @@ class Supernet(nn.Module):
 
     def __deepcopy__(self, memo: dict[int, object]) -> Supernet:
         """Weights are copied, the graph and its functions shared."""
-        other = memo[id(self)] = Supernet(self.graph, lowering=self.lowering)
+        return self._copied(memo, self.lowering)
+
+    def without_kernels(self) -> Supernet:
+        """A copy that computes node by node."""
+        return self._copied({}, self.plain)
+
+    def _copied(self, memo: dict[int, object], lowering: Lowering) -> Supernet:
+        other = memo[id(self)] = Supernet(self.graph, lowering=lowering)
         other.activate(self.assignment)
         for name, module in self.named_modules():
             twin = other.get_submodule(name)
