@@ -5,14 +5,14 @@
 
 In evaluation a norm is a scale and a shift of each channel, worked out from its statistics. In
 training it needs the whole result of its convolution: the depthwise convolution is a kernel, the norm
-is PyTorch's; a cascade trains operation by operation. The weights of a cascade are folded once and
-kept as long as they are the same, where no gradient is wanted.
+is PyTorch's; a cascade trains operation by operation. What is folded is kept as long as its tensors
+are the same, where no gradient is wanted.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -22,8 +22,8 @@ from torch.nn import functional
 from spacelang.backends.triton import cascade as cascades
 from spacelang.backends.triton import depthwise as depthwises
 
-KEPT = 64
-"""Cascades whose folded weights are kept at most."""
+KEPT = 256
+"""Norms, or cascades, whose folded weights are kept at most."""
 
 
 class Norm(NamedTuple):
@@ -68,7 +68,8 @@ def depthwise(
         one, zero = torch.ones_like(norm.scale), torch.zeros_like(norm.scale)
         made = norm.trained(depthwises.depthwise(x, weight, one, zero, None, stride))
         return depthwises.ACTIVATE[activation](made)
-    return depthwises.depthwise(x, weight, *norm.folded(), None, stride, activation)
+    scale, shift = kept(norm[:5], norm.folded)
+    return depthwises.depthwise(x, weight, scale, shift, None, stride, activation)
 
 
 def cascade(
@@ -81,23 +82,24 @@ def cascade(
     found = [Head(a, Norm(*b), c, Norm(*d)) for a, b, c, d in heads]
     if training:
         return _trained(x, found, offsets)
-    return cascades.cascade(x, *_folded(found), offsets)
+    parts = ((h.qkv, *h.qkv_norm[:5], h.conv, *h.conv_norm[:5]) for h in found)
+    folded = kept([tensor for part in parts for tensor in part], lambda: _fold(found))
+    return cascades.cascade(x, *folded, offsets)
 
 
-Folded = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
-_kept: OrderedDict[object, tuple[list[Tensor], Folded]] = OrderedDict()
+Folded = tuple[Tensor, ...]
+_kept: OrderedDict[object, tuple[Sequence[Tensor], Folded]] = OrderedDict()
 
 
-def _folded(heads: Sequence[Head]) -> Folded:
-    """Projections, windows and their biases of all heads with their norms folded, and sizes."""
-    tensors = [t for head in heads for part in (head[:1], head.qkv_norm[:5], head[2:3], head.conv_norm[:5]) for t in part]
-    plain = not torch.is_grad_enabled() or not any(t.requires_grad for t in tensors)
-    if torch.compiler.is_compiling() or not plain or any(t.is_inference() for t in tensors):
-        return _fold(heads)
+def kept(tensors: Sequence[Tensor], fold: Callable[[], Folded]) -> Folded:
+    """What `fold` makes of tensors, made again only where they have changed, or gradients are wanted."""
+    wanted = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+    if torch.compiler.is_compiling() or wanted or any(t.is_inference() for t in tensors):
+        return fold()
     key = tuple((t.data_ptr(), t._version, t.shape, t.stride(), t.dtype, t.device) for t in tensors)
     if key not in _kept:
         # The tensors are kept, too: else others may come to lie where they were.
-        _kept[key] = tensors, _fold(heads)
+        _kept[key] = tuple(t.detach() for t in tensors), fold()
         if len(_kept) > KEPT:
             _kept.popitem(last=False)
     _kept.move_to_end(key)
@@ -120,7 +122,7 @@ def _fold(heads: Sequence[Head]) -> Folded:
         shifts.append(shift)
     sizes = torch.tensor([h.conv.shape[2] for h in heads], dtype=torch.int32)
     stacked = (torch.stack(part) for part in (qkv, biases, windows, shifts))
-    return (*stacked, sizes.to(heads[0].qkv.device))  # pyright: ignore[reportReturnType]
+    return (*stacked, sizes.to(heads[0].qkv.device))
 
 
 def _trained(x: Tensor, heads: Sequence[Head], offsets: Tensor) -> Tensor:
