@@ -99,7 +99,13 @@ def _mlp(work: Work, group: Mlp) -> fx.Node:
 def _depthwise(work: Work, group: Depthwise) -> fx.Node:
     conv = work.emit(group.conv)
     activation = "none" if group.activation is None else group.activation.op
-    arguments = (conv.x, conv.param("weight"), _norm(work, group.norm), conv.whole("stride"), activation)
+    arguments = (
+        conv.x,
+        conv.param("weight"),
+        _norm(work, group.norm),
+        conv.whole("stride"),
+        activation,
+    )
     return work.frame.by_mode(kernel("depthwise"), arguments)
 
 

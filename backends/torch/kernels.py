@@ -1,7 +1,7 @@
 """Whether supernets compute fused groups by kernels: `--backend triton`.
 
-    with with_kernels(required=True):
-        model = Supernet(graph)            # SP605 for a group that no kernel can take
+with with_kernels(required=True):
+    model = Supernet(graph)            # SP605 for a group that no kernel can take
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ def with_kernels(required: bool = False) -> Iterator[str]:
         require = plugins.load("spacelang.kernels", "required")
     except ImportError as failed:
         found = error("SP605", f"the triton backend cannot be loaded: {failed}")
-        raise SpaceError(found.hint("install spacelang-nas[triton]; it is made for Linux")) from failed
+        raise SpaceError(
+            found.hint("install spacelang-nas[triton]; it is made for Linux")
+        ) from failed
     required = required or _mode.get() == "required"
     token = _mode.set("required" if required else "where they fit")
     try:

@@ -3,8 +3,8 @@
     total = traffic(graph, assignment, batch=8)         # node by node, as PyTorch runs it
     total.bytes; total.launches; total.flops
 
-Node by node every op reads what it is given and writes what it gives, once, and is one launch; a
-`softmax`, a norm, a product are one each. Views are free: they move nothing. A rearrange that PyTorch
+Node by node every op reads what it is given and writes what it gives, once, and is one launch (but
+for `STEPS`). Views are free: they move nothing. A rearrange that PyTorch
 cannot express as a view is a copy. A fused block is what its kernels read and write (`KERNELS`).
 Caches are not modelled: what is read twice in a row counts twice.
 """
@@ -13,21 +13,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from math import prod
 
 from spacelang.ir.block import Block
 from spacelang.ir.decision import Assignment
 from spacelang.ir.dim import Dim
 from spacelang.ir.dim import Value as DecisionValue
-from spacelang.ir.graph import Graph, Instance, Place
-from spacelang.ir.node import Node, TensorType, Value
-from spacelang.ir.op import CostOf, ops
+from spacelang.ir.graph import Graph, Instance
+from spacelang.ir.node import Node, TensorType
+from spacelang.ir.op import CostOf, Infer, ops
+from spacelang.ops.patterns import bind_rearrange, parse_rearrange
 
 VIEWS = frozenset({
     "input", "identity", "parameter", "buffer", "unstack", "split", "expand", "guard", "choose",
     "call", "drop_path", "dropout",
 })  # fmt: skip
 """Ops that move nothing, in evaluation."""
+STEPS: Mapping[str, Callable[[int], int]] = {
+    "bucket_sum": lambda _: 2,  # zeros, and what is added to them
+    "mixture": lambda operands: 2 * (operands - 1) - 1,
+    "sum_of": lambda operands: operands - 1,
+}
+"""Ops that are several launches, by the number of their operands."""
 WIDTH: Mapping[str, int] = {"i64": 8, "i32": 4, "i16": 2, "bool": 1}
 """Bytes of an element that is no real number."""
 
@@ -69,8 +77,12 @@ class Sizes:
 
     def weights(self, node: Node) -> int:
         """Bytes of what a node reads of its parameters."""
-        sizes = (prod(self.of(n) for axis in v.lengths for n in axis) for v in node.params.values())
-        return self.width * sum(sizes)
+        total = 0
+        for view in node.params.values():
+            kind = self.instance.block.param[view.param].dtype
+            count = prod(self.of(size) for axis in view.lengths for size in axis)
+            total += count * WIDTH.get(kind, self.width)
+        return total
 
 
 Model = Callable[[Block, Sizes], Traffic]
@@ -128,17 +140,18 @@ def at(graph: Graph, assignment: Assignment | None, batch: int) -> dict[str, Dec
 
 def of_node(node: Node, block: Block, sizes: Sizes) -> Traffic:
     """One node by itself: what it reads, writes and computes."""
-    if node.op in VIEWS or node.regions or _is_table(node):
+    if node.op in VIEWS or node.regions or _is_table(node) or _still(node):
         return Traffic()
     types = _types(node, block)
     if node.op in ("rearrange", "slice"):
-        moved = sizes.bytes(node.types[0]) if node.op == "rearrange" and copies(node) else 0
-        return Traffic(2 * moved, int(moved > 0))
+        copied = node.op == "rearrange" and copies(node, block, sizes)
+        return Traffic(2 * sizes.bytes(node.types[0]), 1) if copied else Traffic()
     read = sum(map(sizes.bytes, types)) + sizes.weights(node)
     written = sum(map(sizes.bytes, node.types))
-    if node.op == "take":  # the rows that are read, as often as the index has them
-        read = written + sizes.bytes(types[1])
-    return Traffic(read + written, 1, flops(node, types, sizes))
+    steps = STEPS.get(node.op, lambda _: 1)(len(node.operands))
+    between = 2 * written * (steps - 1)  # what a step writes and the next one reads
+    found = Traffic(read + between + written, steps, flops(node, types, sizes))
+    return found + Traffic(2 * sizes.bytes(types[0]), 1) if _joins(node, block) else found
 
 
 def flops(node: Node, types: tuple[TensorType, ...], sizes: Sizes) -> int:
@@ -150,20 +163,38 @@ def flops(node: Node, types: tuple[TensorType, ...], sizes: Sizes) -> int:
     return sum(map(sizes.numel, node.types))
 
 
-def copies(node: Node) -> bool:
+def copies(node: Node, block: Block, sizes: Sizes) -> bool:
     """Whether a rearrange has to copy: it joins axes that do not lie side by side."""
-    left, _, right = str(node.attributes["pattern"]).partition("->")
-    order = left.replace("(", " ").replace(")", " ").split()
-    groups = right.replace("(", " ( ").replace(")", " ) ").split()
-    inside, last = False, ""
-    for word in groups:
-        if word in "()":
-            inside, last = word == "(", ""
-            continue
-        if inside and last and order.index(word) != order.index(last) + 1:
+    infer = Infer("rearrange", _types(node, block), node.attributes)
+    sides = parse_rearrange(infer)
+    known, _ = bind_rearrange(infer, sides)
+    place: dict[str, int] = {}
+    for group in sides.left:
+        for name in group:
+            if (name in known and sizes.of(known[name]) != 1) or name == "...":
+                place[name] = len(place)
+    for group in sides.right:
+        inside = [place[name] for name in group if name in place]
+        if any(b != a + 1 for a, b in pairwise(inside)):
             return True
-        last = word
     return False
+
+
+def _joins(node: Node, block: Block) -> bool:
+    """Whether a linear layer over several axes has to copy what it reads to join them.
+
+    What a product gives has its heads outside of its tokens; what a norm gives lies as it is written.
+    """
+    axes = node.attributes.get("axes")
+    if node.op != "linear" or axes == Dim.of(1):
+        return False
+    return block.all_by_id[node.operands[0].node].op not in ("layer_norm", "input")
+
+
+def _still(node: Node) -> bool:
+    """Whether a roll is by nothing."""
+    by = node.attributes.get("by")
+    return node.op == "roll" and isinstance(by, tuple) and all(n == Dim.of(0) for n in by)
 
 
 def _types(node: Node, block: Block) -> tuple[TensorType, ...]:
@@ -176,4 +207,4 @@ def _is_table(node: Node) -> bool:
     return definition is not None and "table" in definition.traits
 
 
-__all__ = ["Place", "Traffic", "Value", "at", "of_node", "parts", "traffic"]
+__all__ = ["Model", "Sizes", "Traffic", "at", "flops", "of_node", "parts", "traffic"]

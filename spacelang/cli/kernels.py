@@ -68,7 +68,9 @@ def kernels(
         return
     say(f"{visible(graph.name)}, {many(batch, 'image')} of {dtype}; modelled")
     for row in rows:
-        say(f"  {visible(row.block)} in {many(row.places, 'place')}, {many(row.variants, 'variant')}")
+        say(
+            f"  {visible(row.block)} in {many(row.places, 'place')}, {many(row.variants, 'variant')}"
+        )
         say(f"    {_change(row.before, row.after)}")
     if not rows:
         say("  nothing runs fused")

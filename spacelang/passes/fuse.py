@@ -207,7 +207,9 @@ def find_groups(level: Block, finds: Mapping[str, Find]) -> tuple[list[Group], l
     return groups, [unfit for number, unfit in refused.items() if number not in taken]
 
 
-def _without(nodes: Sequence[Node], gone: Collection[int], outputs: Sequence[Value]) -> tuple[Node, ...]:
+def _without(
+    nodes: Sequence[Node], gone: Collection[int], outputs: Sequence[Value]
+) -> tuple[Node, ...]:
     """The nodes but for those of `gone` that nothing reads any more."""
     read = {v.node for v in outputs}
     kept: list[Node] = []

@@ -149,9 +149,7 @@ class _Finder:
         if outside is not None:
             raise Misfit(outside, f"{_called(outside)} is read outside of the attention, too")
         self._check(q, k, v, terms, root)
-        return Attention(
-            KERNEL, frozenset(nodes), root.id, q, k, v, scale, tuple(terms), result
-        )
+        return Attention(KERNEL, frozenset(nodes), root.id, q, k, v, scale, tuple(terms), result)
 
     # What comes after the softmax.
 
@@ -163,7 +161,7 @@ class _Finder:
         weigh = [(n, f) for n, f in parts if self._weighs(n) is not None]
         if len(weigh) != 1 or weigh[0][1] != ONE:
             return None
-        (product, _), = weigh
+        ((product, _),) = weigh
         softmax = self._weighs(product)
         rest = [(n, f) for n, f in parts if n is not product]
         if softmax is None or any(self._sums(n) is not softmax for n, _ in rest):
@@ -251,7 +249,9 @@ class _Finder:
             return
         if node.op in ("rearrange", "identity"):
             for leaf in self._logits(node.operands[0], factor):
-                yield replace(leaf, layout=self._moved(node, leaf.layout), nodes=leaf.nodes | {node.id})
+                yield replace(
+                    leaf, layout=self._moved(node, leaf.layout), nodes=leaf.nodes | {node.id}
+                )
             return
         yield self._leaf(node, factor)
 
@@ -278,9 +278,7 @@ class _Finder:
                 _, _, result = self._spelt(made)
                 layout = (*((c,) for c in result[:-1]), ("@column",))
                 nodes = own | {made.id} | self._scales(made)
-                return Leaf(
-                    "query", made, factor, layout, nodes, made.operands[1], Index(index)
-                )
+                return Leaf("query", made, factor, layout, nodes, made.operands[1], Index(index))
         if node.op == "take" and constant(self.level, Value(node.id)):
             return self._offsets(node, factor, own)
         if node.op == "slice" and constant(self.level, Value(node.id)):
@@ -387,7 +385,11 @@ class _Finder:
         wanted = len(product.layout)
         if leaf.kind == "regions":
             heads = 1 if q.head is not None else 0
-            if leaf.layout[-2:] != (("@row",), ("@column",)) or len(q.batch) != 2 or wanted - heads != 4:
+            if (
+                leaf.layout[-2:] != (("@row",), ("@column",))
+                or len(q.batch) != 2
+                or wanted - heads != 4
+            ):
                 raise Misfit(leaf.node, "windows of the mask are not an axis of their own")
             return Term("regions", leaf.factor, None, leaf.index)
         if leaf.kind == "offsets":

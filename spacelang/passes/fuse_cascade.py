@@ -1,8 +1,8 @@
 """EfficientViT's cascade of a window as a group: from its channels to the heads' rectified results.
 
-    part, .. = split(x, H)          f = part + what the head before gave
-    q, k, v = split(batch_norm(conv(f)))        q = batch_norm(conv(q, groups: D))
-    y = softmax(q k^T / sqrt(D) + take(table, offsets)[h]) v             relu(concat(y, ..))
+part, .. = split(x, H)          f = part + what the head before gave
+q, k, v = split(batch_norm(conv(f)))        q = batch_norm(conv(q, groups: D))
+y = softmax(q k^T / sqrt(D) + take(table, offsets)[h]) v             relu(concat(y, ..))
 """
 
 from __future__ import annotations
@@ -105,7 +105,9 @@ class _Finder:
             raise Misfit(root, "its heads have keys of different widths")
         tokens = (shape[2] * shape[3]).constant
         if tokens is None or tokens > TOKENS or keys.constant is None or keys.constant > DEEPEST:
-            raise Misfit(root, f"a window of more than {TOKENS} tokens, or keys of {DEEPEST} channels")
+            raise Misfit(
+                root, f"a window of more than {TOKENS} tokens, or keys of {DEEPEST} channels"
+            )
         nodes = frozenset(self.nodes)
         return Cascade(
             KERNEL, nodes, root.id, parts.operands[0], tuple(heads), tables.pop(), keys,
@@ -140,7 +142,9 @@ class _Finder:
         width = conv.types[0].shape[1]
         if inner.scale * inner.scale * width != ONE:
             raise Misfit(root, "its logits are not divided by the root of the keys' width")
-        plain = whole(qkv, "kernel") == 1 and whole(qkv, "stride") == 1 and whole(conv, "stride") == 1
+        plain = (
+            whole(qkv, "kernel") == 1 and whole(qkv, "stride") == 1 and whole(conv, "stride") == 1
+        )
         by_channel = conv.attributes.get("groups") == width and whole(conv, "dilation") == 1
         kernel, padded = conv.attributes["kernel"], conv.attributes["pad"]
         assert isinstance(kernel, Dim)

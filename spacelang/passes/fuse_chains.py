@@ -1,8 +1,8 @@
 """Groups that are chains: an MLP, a depthwise convolution with its norm, a mixture.
 
-    mlp         layer_norm |> linear |> gelu |> linear          without the norm, too; relu, too
-    depthwise   conv(groups: C) |> batch_norm |> activation     without the activation, too
-    mixture     mixture(weights, xs)
+mlp         layer_norm |> linear |> gelu |> linear          without the norm, too; relu, too
+depthwise   conv(groups: C) |> batch_norm |> activation     without the activation, too
+mixture     mixture(weights, xs)
 """
 
 from __future__ import annotations
@@ -72,7 +72,9 @@ def find_mlp(level: Block, node: Node) -> Mlp | Unfit | None:
         if "weight" not in linear.params:
             return Unfit("mlp", linear, "its weights are operands")
     norm = maker(level, first.operands[0], "layer_norm")
-    plain = norm is not None and whole(norm, "axes") == 1 and {"weight", "bias"} <= norm.params.keys()
+    plain = (
+        norm is not None and whole(norm, "axes") == 1 and {"weight", "bias"} <= norm.params.keys()
+    )
     if norm is not None and (not plain or only_reader(level, norm) is None):
         norm = None
     nodes = frozenset(n.id for n in (norm, first, activation, node) if n is not None)

@@ -279,7 +279,10 @@ def _attention_variants(block: Block, group: Attention) -> Iterator[Key]:
     kinds = ("offsets", "query", "key", "values", "regions")
     terms = {kind: [t for t in group.terms if t.kind == kind] for kind in kinds}
     entries = [
-        sum((block.type_of(t.table.value).shape[t.table.entry] for t in terms[kind] if t.table), Dim.of(0))
+        sum(
+            (block.type_of(t.table.value).shape[t.table.entry] for t in terms[kind] if t.table),
+            Dim.of(0),
+        )
         for kind in ("query", "key", "values")
     ]
     counts = tuple(len(terms[kind]) for kind in kinds)

@@ -122,7 +122,9 @@ def whole(node: Node, option: str, default: int = 1) -> int | None:
 
 def gathered(node: Node) -> bool:
     """Whether a parameter of a node is read through an index table."""
-    return any(isinstance(p, Gather) for v in node.params.values() for axis in v.index for p in axis)
+    return any(
+        isinstance(p, Gather) for v in node.params.values() for axis in v.index for p in axis
+    )
 
 
 def spelt(node: Node, types: tuple[TensorType, ...]) -> tuple[tuple[str, ...], ...]:

@@ -33,7 +33,9 @@ class Helpers:
     def opens(self, node: Node) -> bool:
         """Whether a call can be laid open: it calls a helper, whose weights are its own."""
         call = node.call
-        return call is not None and call.store == call.path and not call.own and self._is(call.block)
+        return (
+            call is not None and call.store == call.path and not call.own and self._is(call.block)
+        )
 
     def _is(self, name: str) -> bool:
         if name not in self._known:

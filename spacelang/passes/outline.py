@@ -33,7 +33,9 @@ def outline(owner: Block, level: Block, chosen: Collection[int], root: int, name
     """The nodes `chosen` of a level of `owner` as a block whose results are those of `root`."""
     nodes = [node for node in level.nodes if node.id in chosen]
     read = dict.fromkeys(v for node in nodes for v in node.operands if v.node not in chosen)
-    params = [owner.param[p] for p in dict.fromkeys(v.param for n in nodes for v in n.params.values())]
+    params = [
+        owner.param[p] for p in dict.fromkeys(v.param for n in nodes for v in n.params.values())
+    ]
     found = {s.name: s for s in _symbols(owner, level, nodes, params, read)}
     symbols = {name: found[name] for name in sorted(found)}
     inner = {name: replace(s, name=_size(name)) for name, s in symbols.items()}
@@ -58,7 +60,9 @@ def outline(owner: Block, level: Block, chosen: Collection[int], root: int, name
     )
     sizes: dict[str, Dim | Symbol] = {inner[n].name: s for n, s in symbols.items()}
     call = Call(name, "", "", "", (), sizes)
-    return Outlined(block, Node(root, "call", tuple(read), call=call, types=last.types, span=last.span))
+    return Outlined(
+        block, Node(root, "call", tuple(read), call=call, types=last.types, span=last.span)
+    )
 
 
 def _size(name: str) -> str:

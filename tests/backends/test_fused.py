@@ -59,7 +59,9 @@ def both(graph: Graph) -> tuple[Supernet, Supernet]:
     for tensor in (*plain.parameters(), *plain.buffers()):
         if tensor.is_floating_point():
             noise = torch.randn(tensor.shape, generator=generator)
-            tensor.data.add_((0.02 if tensor.dim() > 1 else 0.2) * noise if tensor.dim() else noise.abs())
+            tensor.data.add_(
+                (0.02 if tensor.dim() > 1 else 0.2) * noise if tensor.dim() else noise.abs()
+            )
     for name, tensor in plain.named_buffers():
         if name.endswith("running_var"):
             tensor.abs_().add_(0.5)
@@ -169,7 +171,10 @@ def test_one_warning(monkeypatch: pytest.MonkeyPatch) -> None:
         model(*example(graph))
         model(*example(graph))
     found = [str(w.message) for w in told if w.category is launch.NotFused]
-    assert sorted(found) == [f"{kernel} does not run fused: there are no kernels for cpu" for kernel in ("attention", "linear")]
+    assert sorted(found) == [
+        f"{kernel} does not run fused: there are no kernels for cpu"
+        for kernel in ("attention", "linear")
+    ]
 
 
 def test_extracted_networks_are_plain() -> None:
@@ -180,8 +185,11 @@ def test_extracted_networks_are_plain() -> None:
     one, other = (model.extract(architecture).eval() for model in (plain, fused))
     inputs = example(graph, seed=4)
     assert torch.equal(one(*inputs), other(*inputs))
-    assert fused.without_kernels().eval().activate(architecture)(*inputs).equal(
-        plain.eval().activate(architecture)(*inputs)
+    assert (
+        fused.without_kernels()
+        .eval()
+        .activate(architecture)(*inputs)
+        .equal(plain.eval().activate(architecture)(*inputs))
     )
 
 
