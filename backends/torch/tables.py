@@ -94,7 +94,7 @@ def shift_regions(h: int, w: int, window: int, shift: int) -> Tensor:
 
 
 def stacked_index(**options: float | str) -> Tensor:
-    """Tables one on another, in as few bytes as hold them; `t0_op` names the first, `t0_h` its `h`."""
+    """Tables one on another, in as few bytes as hold them; `t0_op` is the first, `t0_h` its `h`."""
     count = sum(name.endswith("_op") for name in options)
     found: list[Tensor] = []
     for number in range(count):

@@ -4,9 +4,9 @@
     cascade(x, heads, offsets, training)
 
 In evaluation a norm is a scale and a shift of each channel, worked out from its statistics. In
-training it needs the whole result of its convolution: the depthwise convolution is a kernel, the norm
-is PyTorch's; a cascade trains operation by operation. What is folded is kept as long as its tensors
-are the same, where no gradient is wanted.
+training it needs the whole result of its convolution: the depthwise convolution is a kernel, the
+norm is PyTorch's; a cascade trains operation by operation. What is folded is kept as long as its
+tensors are the same, where no gradient is wanted.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ _kept: OrderedDict[object, tuple[Sequence[Tensor], Folded]] = OrderedDict()
 
 
 def kept(tensors: Sequence[Tensor], fold: Callable[[], Folded]) -> Folded:
-    """What `fold` makes of tensors, made again only where they have changed, or gradients are wanted."""
+    """What `fold` makes of tensors, made again where they have changed, or gradients are wanted."""
     wanted = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
     if torch.compiler.is_compiling() or wanted or any(t.is_inference() for t in tensors):
         return fold()

@@ -129,7 +129,7 @@ def _there(instance: Instance, values: Mapping[str, DecisionValue]) -> bool:
 
 
 def at(graph: Graph, assignment: Assignment | None, batch: int) -> dict[str, DecisionValue]:
-    """Values of all decisions of an architecture (the largest), and of the free sizes of a graph."""
+    """Values of all decisions of an architecture (or the largest), and of the free sizes."""
     chosen = graph.decisions.extreme("largest") if assignment is None else assignment
     values: dict[str, DecisionValue] = dict(graph.decisions.check(chosen))
     for node in graph.root.inputs:
@@ -155,7 +155,7 @@ def of_node(node: Node, block: Block, sizes: Sizes) -> Traffic:
 
 
 def flops(node: Node, types: tuple[TensorType, ...], sizes: Sizes) -> int:
-    """Two for each multiply-accumulate of a product; one for each element that any other op gives."""
+    """Two for each multiply-accumulate of a product; else one for each element of the result."""
     definition = ops().get(node.op)
     if definition is not None and definition.macs_row is not None:
         row = definition.macs_row(CostOf(types, node.types, node.attributes, node.params))
@@ -183,7 +183,7 @@ def copies(node: Node, block: Block, sizes: Sizes) -> bool:
 def _joins(node: Node, block: Block) -> bool:
     """Whether a linear layer over several axes has to copy what it reads to join them.
 
-    What a product gives has its heads outside of its tokens; what a norm gives lies as it is written.
+    What a product gives has its heads outside of its tokens; what a norm gives lies in order.
     """
     axes = node.attributes.get("axes")
     if node.op != "linear" or axes == Dim.of(1):

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import click
 
+from spacelang.analysis.traffic import Traffic, traffic
 from spacelang.cli import options
 from spacelang.cli.output import emit, exact, many, millions, say
 from spacelang.render import visible
 
 if TYPE_CHECKING:
-    from spacelang.analysis.traffic import Traffic
     from spacelang.passes.fuse import Refusal
     from spacelang.passes.fused_cost import Row
 
@@ -44,7 +44,6 @@ def kernels(
     is read and written once by each operation. Variants are compiled for the whole space, for one
     type and target.
     """
-    from spacelang.analysis.traffic import traffic
     from spacelang.passes.fuse import for_kernels
     from spacelang.passes.fused_cost import all_variants, compare, models
 
@@ -67,11 +66,12 @@ def kernels(
         })  # fmt: skip
         return
     say(f"{visible(graph.name)}, {many(batch, 'image')} of {dtype}; modelled")
-    for row in rows:
-        say(
-            f"  {visible(row.block)} in {many(row.places, 'place')}, {many(row.variants, 'variant')}"
-        )
-        say(f"    {_change(row.before, row.after)}")
+    for kernel, count in all_variants(result.graph).items():
+        mine = [row for row in rows if row.kernel == kernel]
+        places, blocks = sum(row.places for row in mine), many(len(mine), "block")
+        say(f"  {kernel}: {many(places, 'place')}, {blocks}, {many(count, 'variant')}")
+        before = sum((row.before for row in mine), Traffic())
+        say(f"    {_change(before, sum((row.after for row in mine), Traffic()))}")
     if not rows:
         say("  nothing runs fused")
     say(f"  the network: {_change(whole, fused)}")

@@ -3,10 +3,10 @@
     %8 = call triton.attention(%2, %2.1, %2.2) [%B=%B, %heads=%heads]
 
 The function, its weights and what it costs stay: the body of such a block is what stood there, so a
-backend without kernels lowers it as any other. Sizes stay sizes, so a whole space fuses once a block.
+backend without kernels lowers it as any other. Sizes stay sizes: a whole space fuses once a block.
 
     result = fused(graph)
-    result.graph; result.groups; result.refusals       # what fused, and what did not, with the reason
+    result.graph; result.groups; result.refusals    # what fused, and what did not, with the reason
 """
 
 from __future__ import annotations
@@ -224,7 +224,7 @@ def _without(
 
 
 def masks_moved(graph: Graph) -> Graph:
-    """The graph where a block makes by itself what all of its calls give it as one and the same mask."""
+    """The graph where a block makes by itself the mask that all of its calls give it alike."""
     given: dict[tuple[str, int], list[Node | None]] = {}
     for block in (graph.root, *graph.blocks.values()):
         for level in levels(block):
@@ -288,8 +288,8 @@ def _less_given(level: Block, moved: Mapping[str, Mapping[int, Node]]) -> Block:
         regions = tuple(_less_given(region, moved) for region in node.regions)
         if any(a is not b for a, b in zip(regions, node.regions, strict=True)):
             node = replace(node, regions=regions)
-        gone = moved.get(node.call.block, {}) if node.call is not None else {}
-        if gone:
+        gone = moved.get(node.call.block) if node.call is not None else None
+        if gone is not None:
             masks |= {node.operands[i].node for i in gone}
             kept = tuple(v for i, v in enumerate(node.operands) if i not in gone)
             node = replace(node, operands=kept)

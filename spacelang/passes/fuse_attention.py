@@ -8,8 +8,8 @@
     p = softmax(s)
     o = sum of   p v,   bucket_sum(p, index) T
 
-in any order and any layout of heads and tokens, as `bucketise` leaves it. Terms in another form make
-the group unfit, and the reason says which.
+in any order and any layout of heads and tokens, as `bucketise` leaves it. Terms in another form
+make the group unfit, and the reason says which.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""What the kernels of fused blocks move and launch in evaluation, and how many variants are compiled.
+"""What the kernels of fused blocks move and launch in evaluation, and their compiled variants.
 
-    compare(graph, fused, assignment, batch=8, width=2)     # a row for every group: as written, and fused
+    compare(graph, fused, assignment, batch=8, width=2)    # every group: as written, and fused
 
-Every tensor is read and written once by each kernel that reads or writes it: modelled, not measured.
+Every tensor is read and written once by each kernel that does: modelled, not measured.
 Norms of a network in evaluation are folded before, as `normed.py` keeps them.
 """
 
@@ -71,7 +71,7 @@ def compare(
     """The groups of a graph that was fused, in the order of their first place.
 
     What a group moved before is that of its nodes; of an attention, whose terms `bucketise` has
-    rewritten, all that the place moves in the graph as written, less what it moves beside its groups.
+    rewritten, all that the place moves as written, less what it moves beside its groups.
     """
     values = at(fused, assignment, batch)
     kept = models(fused)

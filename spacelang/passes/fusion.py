@@ -1,7 +1,7 @@
 """What is fused into one kernel: groups of nodes, and why other nodes are none.
 
     find = GROUPS["mlp"].find
-    found = find(level, node)      # a Group that ends in this node, an Unfit with the reason, or None
+    found = find(level, node)      # a Group that ends in this node, an Unfit with why, or None
 
 A group is found in one level. The block that it becomes is called `triton.KERNEL`; a backend finds
 the group in there again, so nothing but the body says what a kernel has to compute, and the body is
@@ -65,7 +65,7 @@ def kernel_of(name: str) -> str:
 
 
 def alone(level: Block, nodes: Iterable[int], root: int) -> Node | None:
-    """A node of a group, no constant, whose value something outside reads too; None if all is well."""
+    """A node of a group, no constant, whose value something outside reads; None if all is well."""
     inside = set(nodes)
     for number in inside - {root}:
         node = level.by_id[number]
@@ -128,7 +128,7 @@ def gathered(node: Node) -> bool:
 
 
 def spelt(node: Node, types: tuple[TensorType, ...]) -> tuple[tuple[str, ...], ...]:
-    """The letters of both operands of an einsum and of its result; axes of `...` are `0`, `1`, .."""
+    """The letters of an einsum's operands and of its result; axes of `...` are `0`, `1`, .."""
     pattern = parse_einsum(Infer("einsum", types, node.attributes))
     spread = max(
         (t.rank - len(p) + 1 for p, t in zip(pattern.operands, types, strict=True) if "..." in p),

@@ -77,7 +77,7 @@ def _symbols(
     params: Sequence[Param],
     read: Iterable[Value],
 ) -> Iterator[Symbol]:
-    """The sizes and decisions of the owner that nodes, their parameters or what they read mention."""
+    """The sizes and decisions that nodes, their parameters or what they read mention."""
     known = {s.name: s for s in (*owner.sizes, *(c.symbol for c in owner.decisions))}
     for node in nodes:
         for what in of_node(node):
