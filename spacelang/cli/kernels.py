@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 WIDTHS = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
-@click.command(short_help="Which parts of a space run as fused kernels, and what that saves.")
+@click.command(short_help="What runs as fused kernels, and what that saves.")
 @options.space
 @options.arch
 @click.option("--passes", default="", metavar="PASSES", help="Passes to run first.")
