@@ -142,7 +142,9 @@ class Lowering:
         frame = FunctionFrame(self, key)
         for value in operands:
             frame.operand(level.by_id[value.node], value)
-        group = group_of(level) if self.kernels and level.name == key else None
+        body = sum(node.op != "input" for node in level.nodes)
+        whole = level.name == key and results == level.outputs and len(nodes) == body
+        group = group_of(level) if self.kernels and whole else None
         if group is not None:
             lower_group(frame, level, group)
             nodes = ()
