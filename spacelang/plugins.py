@@ -23,6 +23,7 @@ BUILTIN: Mapping[str, Mapping[str, str]] = {
         "bucketise": "spacelang.passes.bucketise:Bucketise",
         "cascade": "spacelang.passes.cascade:Cascade",
         "entangle": "spacelang.passes.entangle:Entangle",
+        "fuse": "spacelang.passes.fuse:Fuse",
         "inline": "spacelang.passes.inline:Inline",
         "relax": "spacelang.passes.relax:Relax",
         "simplify": "spacelang.passes.simplify:Simplify",
@@ -36,7 +37,19 @@ BUILTIN: Mapping[str, Mapping[str, str]] = {
         "cream_depths": "spacelang.syntax.cream:cream_depths",
         "cream_resolution": "spacelang.syntax.cream:cream_resolution",
     },
-    "spacelang.backends": {"torch": "spacelang.backends.torch.backend:TorchBackend"},
+    "spacelang.backends": {
+        "torch": "spacelang.backends.torch.backend:TorchBackend",
+        "triton": "spacelang.backends.torch.backend:TritonBackend",
+    },
+    # What a fused group is computed by, a function of tensors.
+    "spacelang.kernels": {
+        "attention": "spacelang.backends.triton.attention:attention",
+        "cascade": "spacelang.backends.triton.normed:cascade",
+        "depthwise": "spacelang.backends.triton.normed:depthwise",
+        "mixture": "spacelang.backends.triton.mixture:mixture",
+        "mlp": "spacelang.backends.triton.mlp:mlp",
+        "required": "spacelang.backends.triton.launch:require_fused",
+    },
     "spacelang.lowerings": {},
     "spacelang.engines": {
         "contraction": "spacelang.engines.contraction:Contraction",
@@ -66,6 +79,8 @@ BUILTIN: Mapping[str, Mapping[str, str]] = {
     "spacelang.commands": {
         "torch.together": "spacelang.backends.torch.ranks:together",
         "torch.scales": "spacelang.backends.torch.crops:scales",
+        "triton.fits": "spacelang.backends.torch.kernels:fits",
+        "triton.within": "spacelang.backends.torch.kernels:with_kernels",
         "torch.data": "spacelang.backends.torch.data:open_data",
         "torch.device": "spacelang.backends.torch.device:device",
         "torch.progress": "spacelang.backends.torch.progress:progress",

@@ -9,7 +9,7 @@ from itertools import product
 
 import pytest
 import torch
-from composition import STEPS, host
+from composition import HOSTS, STEPS, host
 from rewriting import MIX, sound, text_graph
 from torch import Tensor
 
@@ -61,6 +61,21 @@ space host {
   weights { _: entangle }
 }
 """
+DEPTHWISE = """
+block layer(x: [B, C, H, W]) -> [B, C, H, W] {
+  choose kernel in {3, 5}
+  return x + (conv(x, C, kernel, groups: C) as dw |> batch_norm as bn |> swish)
+}
+space host {
+  input x: [B, 4, 6, 6]
+  choose width in {4, 6}
+  choose depth in 1..3
+  x = conv(x, width) as first
+  for i in 0..<depth { x = layer(x) as layers[i] }
+  output mean(x, axes: [2, 3]) |> linear(3) as head
+  weights { _: entangle  layers[_].kernel: entangle(centre) }
+}
+"""
 INSERTED = VIT.replace(
     "space host =",
     f"{MIX}\nspace base =",
@@ -85,6 +100,11 @@ ROWS: Mapping[str, tuple[Row, ...]] = {
         Row(SIZES, "entangle"),
         Row(SIZES, "entangle{path=kernel,form=centre}, entangle{path=width}"),
         Row(PATHS, "entangle{path=layers[_].op,form=centre}"),
+    ),
+    "fuse": (
+        Row(VIT, "bucketise, fuse"),
+        Row(DEPTHWISE, "fuse"),
+        Row(HOSTS["swin"], "fuse"),
     ),
     "inline": (Row(VIT, "inline"), Row(PATHS, "inline")),
     "insert": (Row(VIT, "", INSERTED),),

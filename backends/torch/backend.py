@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from spacelang.backends.torch.emit import rule_of
+from spacelang.backends.torch.kernels import with_kernels
 from spacelang.backends.torch.supernet import Supernet
 from spacelang.diagnostics import Report, error
 from spacelang.ir.graph import Graph
@@ -32,4 +33,20 @@ class TorchBackend:
                     )
                     report.add(found)
         report.check()
+        return self.build(graph, seed)
+
+    def build(self, graph: Graph, seed: int) -> Supernet:
+        """The supernet of a graph whose ops have rules."""
         return Supernet(graph, seed)
+
+
+@dataclass(frozen=True)
+class TritonBackend(TorchBackend):
+    """The same with fused kernels where they fit."""
+
+    name: str = "triton"
+
+    def build(self, graph: Graph, seed: int) -> Supernet:
+        """The supernet, its groups computed by kernels."""
+        with with_kernels():
+            return Supernet(graph, seed)

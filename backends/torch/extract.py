@@ -342,7 +342,7 @@ class FlatFrame(Frame):
         return len(self.work.kept[path][axis][factor])
 
     def entries(self, node: Node) -> int | None:
-        return self.work.model.lowering.splits.get((self.key, node.id))
+        return self.work.model.plain.splits.get((self.key, node.id))
 
     def table(self, node: Node) -> fx.Node:
         key = table_of(node).key(self.number)

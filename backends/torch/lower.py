@@ -23,6 +23,7 @@ from torch.fx import GraphModule
 from spacelang.backends.torch.emit import lower_node
 from spacelang.backends.torch.frame import Frame, Number, Size, one_or_all
 from spacelang.backends.torch.functions import scale_samples, sliced_linear
+from spacelang.backends.torch.groups import group_of, lower_group
 from spacelang.backends.torch.ports import (
     ORDER,
     Entries,
@@ -59,11 +60,17 @@ class Function:
 class Lowering:
     """The functions of a graph's blocks, each made at its first use.
 
-    `exposed` are nodes, by block and number, whose first value every stretch gives.
+    `exposed` are nodes, by block and number, whose first value every stretch gives. With `kernels`
+    fused blocks are calls of their kernels.
     """
 
-    def __init__(self, graph: Graph, exposed: frozenset[tuple[str, int]] = frozenset()) -> None:
-        self.graph, self.exposed = graph, exposed
+    def __init__(
+        self,
+        graph: Graph,
+        exposed: frozenset[tuple[str, int]] = frozenset(),
+        kernels: bool = False,
+    ) -> None:
+        self.graph, self.exposed, self.kernels = graph, exposed, kernels
         self._functions: dict[object, Function] = {}
 
     @cached_property
@@ -135,6 +142,12 @@ class Lowering:
         frame = FunctionFrame(self, key)
         for value in operands:
             frame.operand(level.by_id[value.node], value)
+        body = sum(node.op != "input" for node in level.nodes)
+        whole = level.name == key and results == level.outputs and len(nodes) == body
+        group = group_of(level) if self.kernels and whole else None
+        if group is not None:
+            lower_group(frame, level, group)
+            nodes = ()
         for node in nodes:
             if node.call is None:
                 lower_node(frame, node)

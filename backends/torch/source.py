@@ -53,7 +53,7 @@ class Source:
 
     def __init__(self, model: Supernet, chosen: Chosen) -> None:
         self.chosen, self.graph = chosen, chosen.graph
-        self.splits = model.lowering.splits
+        self.splits = model.plain.splits
         self.kept = chosen.kept()
         self.flat = self._shared()
         self.names: dict[str, str] = {}

@@ -11,7 +11,7 @@ space without decisions is usable at once, another starts as its largest network
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import Self
 
 import torch
@@ -21,6 +21,7 @@ from torch.fx import GraphModule
 from spacelang.backends.torch import tables
 from spacelang.backends.torch.functions import path_mask
 from spacelang.backends.torch.inputs import check
+from spacelang.backends.torch.kernels import lowering_of
 from spacelang.backends.torch.lower import Lowering
 from spacelang.backends.torch.program import Plan, Program
 from spacelang.backends.torch.recompute import recomputed
@@ -37,7 +38,7 @@ class Supernet(nn.Module):
     def __init__(self, graph: Graph, seed: int = 0, lowering: Lowering | None = None) -> None:
         super().__init__()
         self.graph = graph
-        self.lowering = lowering or Lowering(graph)
+        self.lowering = lowering or lowering_of(graph)
         self._program = Program(self.lowering)
         self._tables: dict[TableKey, str] = {}
         self._all: Plan | None = None
@@ -46,6 +47,11 @@ class Supernet(nn.Module):
         self._references = grow(self, graph, seed)
         self._scopes = {path: self._scope(path) for path in self._program.paths}
         self.activate(graph.decisions.extreme("largest"))
+
+    @cached_property
+    def plain(self) -> Lowering:
+        """The lowering without kernels, node by node as the graph has them."""
+        return Lowering(self.graph) if self.lowering.kernels else self.lowering
 
     def _scope(self, path: str) -> nn.Module:
         """The module of a place; the root where it has none of its own."""
@@ -165,7 +171,14 @@ class Supernet(nn.Module):
 
     def __deepcopy__(self, memo: dict[int, object]) -> Supernet:
         """Weights are copied, the graph and its functions shared."""
-        other = memo[id(self)] = Supernet(self.graph, lowering=self.lowering)
+        return self._copied(memo, self.lowering)
+
+    def without_kernels(self) -> Supernet:
+        """A copy that computes node by node."""
+        return self._copied({}, self.plain)
+
+    def _copied(self, memo: dict[int, object], lowering: Lowering) -> Supernet:
+        other = memo[id(self)] = Supernet(self.graph, lowering=lowering)
         other.activate(self.assignment)
         for name, module in self.named_modules():
             twin = other.get_submodule(name)

@@ -84,6 +84,29 @@ def shift_mask(h: int, w: int, window: int, shift: int) -> Tensor:
     return torch.where(flat.unsqueeze(2) == flat.unsqueeze(3), 0.0, -100.0)
 
 
+def shift_regions(h: int, w: int, window: int, shift: int) -> Tensor:
+    """[windows, w*w]: which positions of a window belong together, of which `shift_mask` tells."""
+    row, column = (
+        (torch.arange(n) >= n - window).int() + (torch.arange(n) >= n - shift) for n in (h, w)
+    )
+    part = (row.unsqueeze(1) * 3 + column).reshape(h // window, window, w // window, window)
+    return part.transpose(1, 2).reshape(-1, window * window).to(torch.int16)
+
+
+def stacked_index(**options: float | str) -> Tensor:
+    """Tables one on another, in as few bytes as hold them; `t0_op` is the first, `t0_h` its `h`."""
+    count = sum(name.endswith("_op") for name in options)
+    found: list[Tensor] = []
+    for number in range(count):
+        start = f"t{number}_"
+        own = {n.removeprefix(start): v for n, v in options.items() if n.startswith(start)}
+        turned = own.pop("turned") == "True"
+        entries = TABLES[str(own.pop("op"))](**own)
+        found.append(entries.t() if turned else entries)
+    index = torch.stack(found)
+    return index.to(torch.int16 if int(index.max()) < 2**15 else torch.int32)
+
+
 def formula_table(formula: str, index: str, **sizes: float) -> Tensor:
     """A number at every place of a shape, by words in postfix order: `i0` an index, `n0` a size."""
     shape = [int(sizes[f"shape{axis}"]) for axis in range(len(sizes)) if f"shape{axis}" in sizes]
@@ -150,8 +173,11 @@ def parts_index(length: int, **sizes: int) -> Tensor:
     return torch.tensor(found, dtype=torch.int64)
 
 
-FUNCTIONS: dict[str, Callable[..., Tensor]] = {**TABLES, listed_index.__name__: listed_index}
-"""Those of `TABLES`, each an op, and what weights are read through."""
+FUNCTIONS: dict[str, Callable[..., Tensor]] = {
+    **TABLES,
+    **{f.__name__: f for f in (listed_index, shift_regions, stacked_index)},
+}
+"""Those of `TABLES`, each an op, what weights are read through, and what kernels read."""
 
 
 def table(key: TableKey) -> Tensor:

@@ -36,6 +36,13 @@ NAME = "cascade"
 INTEGERS = ("H", "R", "S", "D", "V", "L", "x_b", "x_c", "x_y", "x_x")
 
 
+def distances(rows: int, columns: int, device: torch.device) -> Tensor:
+    """|dy| S + |dx| of every two tokens of a window R x S: [R S, R S]."""
+    y = torch.arange(rows, device=device).repeat_interleave(columns)
+    x = torch.arange(columns, device=device).repeat(rows)
+    return (y[:, None] - y).abs() * columns + (x[:, None] - x).abs()
+
+
 def reference(
     x: Tensor,
     qkv: Tensor,
@@ -47,9 +54,7 @@ def reference(
 ) -> Tensor:
     """The same head by head, in float32."""
     rows, columns = x.shape[2:]
-    d, n = conv.shape[1], rows * columns
-    y, i = torch.arange(n, device=x.device) // columns, torch.arange(n, device=x.device) % columns
-    index = (y[:, None] - y).abs() * columns + (i[:, None] - i).abs()
+    d, index = conv.shape[1], distances(rows, columns, x.device)
     feature, found = x.new_zeros(()).float(), list[Tensor]()
     for head, group in enumerate(x.float().chunk(len(qkv), 1)):
         feature = feature + group

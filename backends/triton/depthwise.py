@@ -36,7 +36,7 @@ WARPS = 8  # of the backward, which spills with 4
 NAME = "depthwise"
 SIZES = (3, 5, 7)
 ACTIVATIONS = {"none": 0, "relu": 1, "gelu": 2, "swish": 3, "hard_swish": 4}
-_TORCH = {
+ACTIVATE = {
     "none": lambda x: x,
     "relu": functional.relu,
     "gelu": functional.gelu,
@@ -59,7 +59,7 @@ def reference(
     around = weight.shape[2] // 2
     found = functional.conv2d(x.float(), weight.float(), None, stride, around, groups=x.shape[1])
     found = found * scale.float()[:, None, None] + shift.float()[:, None, None]
-    found = _TORCH[activation](found)
+    found = ACTIVATE[activation](found)
     if gate is not None:
         found = found * gate.float()[:, :, None, None]
     return (found.mean((2, 3)) if squeezed else found).to(x.dtype)

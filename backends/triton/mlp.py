@@ -266,10 +266,16 @@ def linear(
 
 
 def mlp(
-    x: Tensor, norm: Norm | None, w1: Tensor, b1: Tensor | None, w2: Tensor, b2: Tensor | None
+    x: Tensor,
+    norm: Norm | None,
+    w1: Tensor,
+    b1: Tensor | None,
+    w2: Tensor,
+    b2: Tensor | None,
+    activation: str = "gelu",
 ) -> Tensor:
-    """gelu(layer_norm(x) w1^T + b1) w2^T + b2, two launches."""
-    return linear(linear(x, w1, b1, norm, "gelu"), w2, b2)
+    """act(layer_norm(x) w1^T + b1) w2^T + b2, two launches."""
+    return linear(linear(x, w1, b1, norm, activation), w2, b2)
 
 
 def _builds() -> tuple[Build, ...]:

@@ -26,6 +26,8 @@ SOURCE = "model.py"
 @click.option("--for", "purpose", type=click.Choice(["training", "inference"]), default="training",
               show_default=True, help="inference: norms folded, decisions kept.")  # fmt: skip
 @click.option("--backend", default="torch", show_default=True, help="Who it is compiled for.")
+@click.option("--require-fused", is_flag=True,
+              help="With --backend triton: what cannot be fused is an error.")  # fmt: skip
 @options.as_json
 def compile(
     space: str,
@@ -35,6 +37,7 @@ def compile(
     passes: str,
     purpose: str,
     backend: str,
+    require_fused: bool,
     as_json: bool,
 ) -> None:
     """Write the compiled graph, its source for PyTorch, and a manifest with the hash of each file.
@@ -69,11 +72,14 @@ def compile(
         "assignment": None if assignment is None else dict(assignment),
     }
     printed: dict[str, str] = {}
-    try:
-        printed[SOURCE] = runs.work(backend, "print_supernet")(graph)
-    except SpaceError as failed:
-        # What cannot be printed can be compiled all the same; the manifest says why.
-        record["source"] = failed.diagnostics[0].headline
+    with runs.using(backend, require_fused) as worker:
+        if worker != backend:
+            record["kernels"] = runs.work(backend, "fits")(graph)
+        try:
+            printed[SOURCE] = runs.work(worker, "print_supernet")(graph)
+        except SpaceError as failed:
+            # What cannot be printed can be compiled all the same; the manifest says why.
+            record["source"] = failed.diagnostics[0].headline
     manifest = write_artifact(Path(output), graph, record, printed)
     if as_json:
         emit({"folder": output, **manifest})

@@ -12,6 +12,7 @@ import json
 import os
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -143,7 +144,30 @@ def progress(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def backend(function: Callable[..., Any]) -> Callable[..., Any]:
-    """--backend"""
-    return click.option("--backend", default="torch", show_default=True, help="Who does the work.")(
-        function
-    )
+    """--backend and --require-fused: the command runs within what the backend sets up, and is told
+    who does the work in it."""
+
+    @click.option("--backend", default="torch", show_default=True,
+                  help="torch, or triton: the same with fused kernels where they fit.")  # fmt: skip
+    @click.option("--require-fused", is_flag=True,
+                  help="With --backend triton: what cannot run fused is an error.")  # fmt: skip
+    @wraps(function)
+    def run(*arguments: Any, backend: str, require_fused: bool, **others: Any) -> Any:
+        with using(backend, require_fused) as worker:
+            return function(*arguments, backend=worker, **others)
+
+    return run
+
+
+@contextmanager
+def using(backend: str, required: bool) -> Generator[str]:
+    """Who does the work of a backend, within what it sets up for that (UsageError if it cannot be
+    required to fuse)."""
+    name = f"{backend}.within"
+    if name in plugins.table("spacelang.commands"):
+        with plugins.load("spacelang.commands", name)(required) as worker:
+            yield worker
+        return
+    if required:
+        raise click.UsageError(f"--require-fused needs a backend that fuses, not {backend}")
+    yield backend

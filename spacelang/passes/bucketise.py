@@ -39,7 +39,7 @@ class Bucketise(Pass):
     preserves: ClassVar[frozenset[str]] = frozenset({"function", "parameters", "space"})
 
     def run(self, graph: Graph, report: Report) -> Graph:
-        made = each_block(graph, lambda block: _Writer(block, graph.blocks).block())
+        made = bucketised(graph)
         if made is graph and not any(place.node.op in DONE for place in graph.places()):
             report.add(
                 error("SP601", f"bucketise finds no relative-position term in {graph.name}").note(
@@ -47,6 +47,11 @@ class Bucketise(Pass):
                 )
             )
         return made
+
+
+def bucketised(graph: Graph) -> Graph:
+    """The graph with every relative-position term rewritten; itself where there is none."""
+    return each_block(graph, lambda block: _Writer(block, graph.blocks).block())
 
 
 @dataclass(frozen=True)
@@ -301,4 +306,4 @@ def _without(nodes: Sequence[Node], gone: set[int], outputs: Sequence[Value]) ->
     return tuple(reversed(kept))
 
 
-__all__ = ["Bucketise", "terms_of"]
+__all__ = ["Bucketise", "bucketised", "terms_of"]

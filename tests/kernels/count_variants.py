@@ -1,4 +1,4 @@
-"""How many variants of each attention kernel AutoFormer's spaces launch; JSON on stdout.
+"""How many variants of the attention and linear kernels AutoFormer's spaces launch; JSON on stdout.
 
     python tests/kernels/count_variants.py
 
@@ -17,10 +17,16 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler.compiler import make_backend
 from triton.runtime.jit import create_function_from_signature
 
-from spacelang.backends.triton import attention, launch
+from spacelang.backends.triton import attention, launch, mlp
 from spacelang.backends.triton.attention_kernels import KERNELS
 
 HEADS = {"autoformer_t": (3, 4), "autoformer_s": (5, 6, 7), "autoformer_b": (8, 9, 10)}
+WIDTHS = {
+    "autoformer_t": (192, 216, 240),
+    "autoformer_s": (320, 384, 448),
+    "autoformer_b": (528, 576, 624),
+}
+RATIOS = (3, 3.5, 4)
 COUNT = 500  # random architectures of each space
 BACKEND = make_backend(GPUTarget("cuda", 90, 32))
 
@@ -35,8 +41,8 @@ class Recorder:
     def __getitem__(self, grid: tuple[int, ...]) -> Recorder:
         return self
 
-    def __call__(self, **operands: Any) -> None:
-        _, specialization, options = self.binder(**operands)
+    def __call__(self, *given: Any, **operands: Any) -> None:
+        _, specialization, options = self.binder(*given, **operands)
         self.keys.add(f"{specialization} {options}")
 
 
@@ -57,12 +63,37 @@ def launched(recorders: dict[str, Recorder], heads: tuple[int, ...]) -> dict[str
     return {name: len(recorder.keys) for name, recorder in recorders.items()}
 
 
+def layers(recorder: Recorder, widths: tuple[int, ...]) -> int:
+    """One MLP of each architecture, on slices of the largest weights; its variants."""
+    choose = random.Random(0)
+    widest, norm = max(widths), torch.zeros(max(widths), dtype=torch.float16)
+    first = torch.zeros(4 * widest, widest, dtype=torch.float16)
+    second = torch.zeros(widest, 4 * widest, dtype=torch.float16)
+    bias = torch.zeros(4 * widest, dtype=torch.float16)
+    for _ in range(COUNT):
+        width, hidden = choose.choice(widths), 0
+        hidden = int(width * choose.choice(RATIOS))
+        x = torch.zeros(choose.randint(1, 3), choose.randint(1, 9), width, dtype=torch.float16)
+        scale = (norm[:width], norm[:width], 1e-5)
+        w1, w2 = first[:hidden, :width], second[:width, :hidden]
+        mlp.mlp(x, scale, w1, bias[:hidden], w2, bias[:width])
+    return len(recorder.keys)
+
+
 def main() -> None:
     """Keys are kept from one space to the next: the last line is of all three."""
     recorders = {name: Recorder(kernel) for name, kernel in KERNELS.items()}
     KERNELS.update(recorders)
     launch.INTERPRETED = True  # kernels on the CPU: the recorders
-    print(json.dumps({space: launched(recorders, heads) for space, heads in HEADS.items()}))
+    linear = mlp._linear_kernel = Recorder(mlp._linear_kernel)
+    print(
+        json.dumps(
+            {
+                space: {**launched(recorders, heads), "linear": layers(linear, WIDTHS[space])}
+                for space, heads in HEADS.items()
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

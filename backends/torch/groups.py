@@ -1,0 +1,224 @@
+"""Rows of fused groups: the call of a kernel in the place of the nodes of its block.
+
+A row reads from the group what a kernel takes and arranges operands by views. The functions that it
+calls stand under `spacelang.kernels`, so this backend does not import the kernels' library.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import fx
+
+from spacelang import plugins
+from spacelang.backends.torch.emit import Emit, lower_node
+from spacelang.backends.torch.frame import Frame, Size
+from spacelang.ir.block import Block
+from spacelang.ir.dim import Dim
+from spacelang.ir.node import Attribute, Node, Value
+from spacelang.passes.fuse_attention import Attention, Operand, Table, Term
+from spacelang.passes.fuse_cascade import Cascade
+from spacelang.passes.fuse_chains import Depthwise, Mixture, Mlp
+from spacelang.passes.fused_cost import group_of
+from spacelang.passes.fusion import ONE, Group, making
+
+Row = Callable[["Work", Any], fx.Node]
+ROWS: dict[str, Row] = {}
+
+
+def lower_group(frame: Frame, block: Block, group: Group) -> None:
+    """Lower a group by its kernel's row; the result is bound in the frame."""
+    frame.bind(block.by_id[group.root], (ROWS[group.kernel](Work(frame, block), group),))
+
+
+def row(kernel: str) -> Callable[[Row], Row]:
+    """Register the row of a kernel."""
+
+    def add(found: Row) -> Row:
+        ROWS[kernel] = found
+        return found
+
+    return add
+
+
+class Work:
+    """A block in the making: what rows ask for."""
+
+    def __init__(self, frame: Frame, block: Block) -> None:
+        self.frame, self.block = frame, block
+
+    def emit(self, node: Node) -> Emit:
+        return Emit(self.frame, node)
+
+    def value(self, value: Value) -> fx.Node:
+        return self.emit(Node(-1, "", (value,))).x
+
+    def call(self, function: Callable[..., Any], *arguments: Any, **named: Any) -> fx.Node:
+        return self.frame.graph.call_function(function, arguments, named)
+
+    def method(self, name: str, x: fx.Node, *arguments: Any) -> fx.Node:
+        return self.frame.graph.call_method(name, (x, *arguments))
+
+    def permuted(self, x: fx.Node, axes: Sequence[int]) -> fx.Node:
+        return x if tuple(axes) == tuple(range(len(axes))) else self.method("permute", x, *axes)
+
+    def sizes(self, dims: Sequence[Dim]) -> tuple[Size, ...]:
+        return self.emit(Node(-1, "")).sizes(dims)
+
+    def number(self, dim: Dim) -> Any:
+        return self.frame.number(dim)
+
+    def constant(self, value: Value) -> fx.Node:
+        """A value that is made of parameters alone."""
+        inside = making(self.block, value)
+        for node in self.block.nodes:
+            if node.id in inside and node.values[0] not in self.frame.values:
+                lower_node(self.frame, node)
+        return self.value(value)
+
+
+def kernel(name: str) -> Callable[..., Any]:
+    return plugins.load("spacelang.kernels", name)
+
+
+@row("mlp")
+def _mlp(work: Work, group: Mlp) -> fx.Node:
+    first, second = work.emit(group.first), work.emit(group.second)
+    norm, x = None, first
+    if group.norm is not None:
+        x = work.emit(group.norm)
+        norm = (x.param("weight"), x.param("bias"), x.number("eps"))
+    layers = [layer.param(role) for layer in (first, second) for role in ("weight", "bias")]
+    return work.call(kernel("mlp"), x.x, norm, *layers, activation=group.activation.op)
+
+
+@row("depthwise")
+def _depthwise(work: Work, group: Depthwise) -> fx.Node:
+    conv = work.emit(group.conv)
+    activation = "none" if group.activation is None else group.activation.op
+    arguments = (
+        conv.x,
+        conv.param("weight"),
+        _norm(work, group.norm),
+        conv.whole("stride"),
+        activation,
+    )
+    return work.frame.by_mode(kernel("depthwise"), arguments)
+
+
+def _norm(work: Work, node: Node) -> tuple[Any, ...]:
+    """What `normed.Norm` holds."""
+    emit = work.emit(node)
+    roles = ("running_mean", "running_var", "num_batches_tracked", "weight", "bias")
+    numbers = (emit.number("momentum"), emit.number("eps"))
+    return (*(emit.param(role) for role in roles), *numbers)
+
+
+@row("cascade")
+def _cascade(work: Work, group: Cascade) -> fx.Node:
+    heads: list[Any] = []
+    for head in group.heads:
+        weights = [work.emit(node).param("weight") for node in (head.qkv, head.conv)]
+        norms = [_norm(work, node) for node in (head.qkv_norm, head.conv_norm)]
+        heads.append((weights[0], norms[0], weights[1], norms[1]))
+    table = work.constant(group.table)
+    return work.frame.by_mode(kernel("cascade"), (work.value(group.x), tuple(heads), table))
+
+
+@row("mixture")
+def _mixture(work: Work, group: Mixture) -> fx.Node:
+    weights, *candidates = work.emit(group.node).operands
+    return work.call(kernel("mixture"), tuple(candidates), weights)
+
+
+@row("attention")
+def _attention(work: Work, group: Attention) -> fx.Node:
+    q, k, v = (_arranged(work, operand) for operand in (group.q, group.k, group.v))
+    named: dict[str, Any] = {}
+    for kind, name in TERMS.items():
+        terms = [term for term in group.terms if term.kind == kind]
+        if terms and kind == "regions":
+            named[name] = work.frame.table(_regions(terms[0]))
+        elif terms:
+            scale = group.scale if kind in ("query", "key") else ONE
+            named[name] = (_tables(work, terms, scale), work.frame.table(_index(terms)))
+    out = work.call(kernel("attention"), q, k, v, work.number(group.scale), **named)
+    operand = group.v
+    if operand.head is None:
+        out = work.method("squeeze", out, 1)
+    if len(operand.batch) == 2:
+        shape = work.block.type_of(operand.value).shape
+        out = work.method("unflatten", out, 0, work.sizes([shape[axis] for axis in operand.batch]))
+    order = sorted(range(len(group.result)), key=lambda axis: group.result[axis])
+    return work.permuted(out, order)
+
+
+TERMS: Mapping[str, str] = {
+    "offsets": "offsets",
+    "query": "on_keys",
+    "key": "on_queries",
+    "values": "on_values",
+    "regions": "regions",
+}
+"""The kind of a term -> the kernel's word for it, which is that of iRPE."""
+
+
+def _arranged(work: Work, operand: Operand) -> fx.Node:
+    """[B, H, N, D] by views, as far as the operand's strides admit them."""
+    heads = () if operand.head is None else (operand.head,)
+    x = work.permuted(
+        work.value(operand.value), (*operand.batch, *heads, *operand.tokens, operand.channel)
+    )
+    before = len(operand.batch) + len(heads)
+    if len(operand.tokens) > 1:
+        x = work.method("flatten", x, before, before + len(operand.tokens) - 1)
+    if len(operand.batch) > 1:
+        x = work.method("flatten", x, 0, len(operand.batch) - 1)
+    return x if heads else work.method("unsqueeze", x, 1)
+
+
+def _tables(work: Work, terms: Sequence[Term], scale: Dim) -> fx.Node:
+    """[H or 1, R, C, ..]: the tables of a term, less the scale that the kernel multiplies by."""
+    found: list[fx.Node] = []
+    for term in terms:
+        assert term.table is not None
+        x = _table(work, term.table)
+        factor = term.factor / scale
+        found.append(x if factor == ONE else work.call(operator.mul, x, work.number(factor)))
+    if len(found) == 1:
+        return work.method("unsqueeze", found[0], 1)
+    return work.call(torch.stack, tuple(found), 1)
+
+
+def _table(work: Work, table: Table) -> fx.Node:
+    """[H or 1, C, ..] of one table."""
+    x = work.constant(table.value)
+    rank = work.block.type_of(table.value).rank
+    if table.picked is not None:
+        x, rank = work.method("select", x, 0, table.picked), rank - 1
+    wanted = [axis for axis in (table.head, table.entry, table.channel) if axis is not None]
+    ones = [axis for axis in range(rank) if axis not in wanted]
+    x = work.permuted(x, (*ones, *wanted))
+    for _ in ones:
+        x = work.method("squeeze", x, 0)
+    return x if table.head is not None else work.method("unsqueeze", x, 0)
+
+
+def _index(terms: Sequence[Term]) -> Node:
+    """The table [R, N, N] that the index tables of a term make."""
+    found: dict[str, Attribute] = {}
+    for number, term in enumerate(terms):
+        node = term.index.node
+        found |= {f"t{number}_{name}": value for name, value in node.attributes.items()}
+        found |= {f"t{number}_op": node.op, f"t{number}_turned": term.index.turned}
+    return Node(-1, "stacked_index", attributes=found)
+
+
+def _regions(term: Term) -> Node:
+    return Node(-1, "shift_regions", attributes=term.index.node.attributes)
+
+
+__all__ = ["ROWS", "group_of", "lower_group"]

@@ -1,0 +1,69 @@
+"""Whether supernets compute fused groups by kernels: `--backend triton`.
+
+with with_kernels(required=True):
+    model = Supernet(graph)            # SP605 for a group that no kernel can take
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
+from typing import Literal
+
+from spacelang import plugins
+from spacelang.backends.torch.lower import Lowering
+from spacelang.diagnostics import Report, SpaceError, error
+from spacelang.ir.graph import Graph
+from spacelang.passes.fuse import Fused, for_kernels
+from spacelang.passes.fusion import kernel_of
+
+Mode = Literal["no", "where they fit", "required"]
+_mode: ContextVar[Mode] = ContextVar("how supernets are lowered", default="no")
+
+
+@contextmanager
+def with_kernels(required: bool = False) -> Iterator[str]:
+    """Within it supernets are lowered to kernels; `required`: what a kernel cannot take is SP605.
+
+    Gives the name of the backend that does the rest. SP605 where Triton is not installed.
+    """
+    try:
+        require = plugins.load("spacelang.kernels", "required")
+    except ImportError as failed:
+        found = error("SP605", f"the triton backend cannot be loaded: {failed}")
+        raise SpaceError(
+            found.hint("install spacelang-nas[triton]; it is made for Linux")
+        ) from failed
+    required = required or _mode.get() == "required"
+    token = _mode.set("required" if required else "where they fit")
+    try:
+        with require() if required else nullcontext():
+            yield "torch"
+    finally:
+        _mode.reset(token)
+
+
+def lowering_of(graph: Graph) -> Lowering:
+    """How a graph is lowered here: node by node, or with its groups fused."""
+    if _mode.get() == "no":
+        return Lowering(graph)
+    return Lowering(_fused(graph).graph, kernels=True)
+
+
+def fits(graph: Graph) -> dict[str, int]:
+    """How many places of a network each kernel computes."""
+    places = (kernel_of(instance.block.name) for instance in _fused(graph).graph.instances())
+    return dict(sorted(Counter(kernel for kernel in places if kernel).items()))
+
+
+def _fused(graph: Graph) -> Fused:
+    """The graph with its groups fused; SP605 for each that cannot be, where that is required."""
+    result = for_kernels(graph)
+    if _mode.get() == "required":
+        report = Report()
+        for refusal in result.refusals:
+            report.add(error("SP605", f"cannot run fused: {refusal}", refusal.node.span))
+        report.check()
+    return result

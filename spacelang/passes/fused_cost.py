@@ -1,0 +1,330 @@
+"""What the kernels of fused blocks move and launch in evaluation, and their compiled variants.
+
+    compare(graph, fused, assignment, batch=8, width=2)    # every group: as written, and fused
+
+Every tensor is read and written once by each kernel that does: modelled, not measured.
+Norms of a network in evaluation are folded before, as `normed.py` keeps them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import cast
+
+from spacelang.analysis.traffic import Model, Sizes, Traffic, at, flops, of_node, parts
+from spacelang.ir.block import Block
+from spacelang.ir.decision import Assignment
+from spacelang.ir.dim import Dim
+from spacelang.ir.graph import Graph
+from spacelang.ir.node import Node
+from spacelang.passes.fuse import GROUPS
+from spacelang.passes.fuse_attention import Attention, Term
+from spacelang.passes.fuse_cascade import Cascade
+from spacelang.passes.fuse_chains import Depthwise, Mixture, Mlp
+from spacelang.passes.fusion import Group, kernel_of
+
+INDEX = 2  # bytes of an entry of an index that kernels read
+STATISTIC = 4  # of a sum that is kept in float32
+Key = tuple[object, ...]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A group of a space: its kernel, how often it is there, and what it moves either way."""
+
+    block: str
+    kernel: str
+    places: int
+    variants: int
+    before: Traffic
+    after: Traffic
+
+
+def group_of(block: Block) -> Group | None:
+    """The group that a block is, if it was made for a kernel and its body still is one."""
+    kernel = kernel_of(block.name)
+    if kernel not in GROUPS or len(block.outputs) != 1:
+        return None
+    found = GROUPS[kernel](block, block.by_id[block.outputs[0].node])
+    body = {node.id for node in block.nodes if node.op != "input"}
+    return found if isinstance(found, Group) and found.nodes >= body else None
+
+
+def models(graph: Graph) -> dict[str, Model]:
+    """What the fused blocks of a graph move, by their names."""
+    found: dict[str, Model] = {}
+    for name, block in graph.blocks.items():
+        group = group_of(block)
+        if group is not None:
+            found[name] = lambda block, sizes, group=group: moved(block, group, sizes)
+    return found
+
+
+def compare(
+    graph: Graph,
+    fused: Graph,
+    assignment: Assignment | None = None,
+    batch: int = 1,
+    width: int = 4,
+) -> list[Row]:
+    """The groups of a graph that was fused, in the order of their first place.
+
+    What a group moved before is that of its nodes; of an attention, whose terms `bucketise` has
+    rewritten, all that the place moves as written, less what it moves beside its groups.
+    """
+    values = at(fused, assignment, batch)
+    kept = models(fused)
+    written = _by_path(graph, assignment, batch, width, {})
+    beside = _by_path(fused, assignment, batch, width, dict.fromkeys(kept, _nothing))
+    rows: dict[str, Row] = {}
+    places: dict[str, list[tuple[Block, Traffic]]] = {}
+    for instance in fused.instances():
+        if instance.block.name in kept and all(guard.at(values) for guard in instance.guards):
+            sizes = Sizes(instance, values, width)
+            block = instance.block
+            nodes = [node for node in block.nodes if node.op != "input"]
+            before = sum((of_node(node, block, sizes) for node in nodes), Traffic())
+            places.setdefault(instance.path, []).append((block, before))
+            row = rows.get(block.name) or _row(block)
+            after = row.after + kept[block.name](block, sizes)
+            rows[block.name] = replace(row, places=row.places + 1, after=after)
+    for path, found in places.items():
+        rewritten = [block for block, _ in found if kernel_of(block.name) == "attention"]
+        below = [one for other, all_ in places.items() if _under(other, path) for one in all_]
+        others = [before for block, before in below if kernel_of(block.name) != "attention"]
+        inside = sum(1 for block, _ in below if kernel_of(block.name) == "attention")
+        left = _total(written, path) - _total(beside, path) - sum(others, Traffic())
+        for block, before in found:
+            if block in rewritten and inside:
+                before = Traffic(*(figure // inside for figure in left))
+            rows[block.name] = replace(rows[block.name], before=rows[block.name].before + before)
+    return list(rows.values())
+
+
+def _row(block: Block) -> Row:
+    group = group_of(block)
+    assert group is not None
+    kinds = len(set(variants(group, block)))
+    return Row(block.name, group.kernel, 0, kinds, Traffic(), Traffic())
+
+
+def _nothing(block: Block, sizes: Sizes) -> Traffic:
+    return Traffic()
+
+
+def _by_path(
+    graph: Graph,
+    assignment: Assignment | None,
+    batch: int,
+    width: int,
+    known: Mapping[str, Model],
+) -> dict[str, Traffic]:
+    """What moves at each place of a network."""
+    found: dict[str, Traffic] = {}
+    for path, _, part in parts(graph, assignment, batch, width, known):
+        found[path] = found.get(path, Traffic()) + part
+    return found
+
+
+def _under(path: str, place: str) -> bool:
+    return not place or path == place or path.startswith(place + ".")
+
+
+def _total(by_path: Mapping[str, Traffic], place: str) -> Traffic:
+    return sum((part for path, part in by_path.items() if _under(path, place)), Traffic())
+
+
+def all_variants(graph: Graph) -> dict[str, int]:
+    """How many variants of each kernel a whole space launches, of one type and target."""
+    found: dict[str, set[Key]] = {}
+    for block in graph.blocks.values():
+        group = group_of(block)
+        if group is not None:
+            found.setdefault(group.kernel, set()).update(variants(group, block))
+    return {kernel: len(keys) for kernel, keys in found.items()}
+
+
+# What kernels move.
+
+
+def moved(block: Block, group: Group, sizes: Sizes) -> Traffic:
+    """What the kernels of a group move, launch and compute."""
+    nodes = [block.by_id[number] for number in group.nodes]
+    work = sum(_flops(block, node, sizes) for node in nodes if node.op != "input")
+    bytes, launches = MOVED[group.kernel](block, group, sizes)
+    return Traffic(bytes, launches, work)
+
+
+def _flops(block: Block, node: Node, sizes: Sizes) -> int:
+    alone = of_node(node, block, sizes)
+    types = tuple(block.type_of(v) for v in node.operands)
+    return flops(node, types, sizes) if alone.launches else 0
+
+
+def _attention(block: Block, group: Attention, sizes: Sizes) -> tuple[int, int]:
+    q, k, v = (sizes.bytes(block.type_of(o.value)) for o in (group.q, group.k, group.v))
+    shape = [sizes.of(size) for size in block.type_of(group.q.value).shape]
+    channels = shape[group.q.channel]
+    rows = q // (sizes.width * channels)
+    tokens = 1
+    for axis in group.q.tokens:
+        tokens *= shape[axis]
+    total = q + k + 2 * v + rows * STATISTIC
+    launches = 1
+    for kind in dict.fromkeys(term.kind for term in group.terms):
+        terms = [term for term in group.terms if term.kind == kind]
+        index = INDEX * len(terms) * tokens**2
+        tables = sum(_table(block, term, sizes) for term in terms)
+        if kind == "regions":
+            windows = sizes.of(terms[0].index.node.types[0].shape[0])
+            total += INDEX * windows * tokens
+            continue
+        total += index
+        if kind == "offsets":
+            total += tables
+            continue
+        looked = rows * sizes.width * sum(_entries(block, term, sizes) for term in terms)
+        read = {"query": q, "key": k, "values": v}[kind]
+        # A product with the tables, whose result the kernel reads, or which reads the masses; then
+        # what the values' term gives is added.
+        total += read + tables + 2 * looked + (3 * v if kind == "values" else 0)
+        launches += 2 if kind == "values" else 1
+        if len(terms) > 1 or terms[0].factor != group.scale:
+            total += 2 * tables
+            launches += 1
+    return total, launches
+
+
+def _table(block: Block, term: Term, sizes: Sizes) -> int:
+    return 0 if term.table is None else sizes.bytes(block.type_of(term.table.value))
+
+
+def _entries(block: Block, term: Term, sizes: Sizes) -> int:
+    assert term.table is not None
+    return sizes.of(block.type_of(term.table.value).shape[term.table.entry])
+
+
+def _mlp(block: Block, group: Mlp, sizes: Sizes) -> tuple[int, int]:
+    first = group.norm or group.first
+    read = sizes.bytes(block.type_of(first.operands[0]))
+    hidden, written = (sizes.bytes(n.types[0]) for n in (group.first, group.second))
+    nodes = [node for node in (group.norm, group.first, group.second) if node is not None]
+    return read + 2 * hidden + written + sum(map(sizes.weights, nodes)), 2
+
+
+def _depthwise(block: Block, group: Depthwise, sizes: Sizes) -> tuple[int, int]:
+    read = sizes.bytes(block.type_of(group.conv.operands[0]))
+    folded = 2 * sizes.width * sizes.of(group.conv.types[0].shape[1])
+    return read + sizes.weights(group.conv) + folded + sizes.bytes(group.conv.types[0]), 1
+
+
+def _cascade(block: Block, group: Cascade, sizes: Sizes) -> tuple[int, int]:
+    x = sizes.bytes(block.type_of(group.x))
+    weights = sum(sizes.weights(head.qkv) + sizes.weights(head.conv) for head in group.heads)
+    biases = sum(
+        sizes.width * sizes.of(node.types[0].shape[1])
+        for head in group.heads
+        for node in (head.qkv, head.conv)
+    )
+    # A head's result is written, read by the next, and read and written once more to be rectified.
+    return x + 4 * x + weights + biases + sizes.bytes(block.type_of(group.table)), 1
+
+
+def _mixture(block: Block, group: Mixture, sizes: Sizes) -> tuple[int, int]:
+    read = sum(sizes.bytes(block.type_of(v)) for v in group.node.operands)
+    return read + sizes.bytes(group.node.types[0]), 1
+
+
+Moved = Callable[[Block, Group, Sizes], tuple[int, int]]
+MOVED: Mapping[str, Moved] = {
+    "attention": cast(Moved, _attention),
+    "cascade": cast(Moved, _cascade),
+    "depthwise": cast(Moved, _depthwise),
+    "mixture": cast(Moved, _mixture),
+    "mlp": cast(Moved, _mlp),
+}
+
+
+# Variants.
+
+
+def variants(group: Group, block: Block) -> Iterator[Key]:
+    """What differs between compiled variants of the kernel that computes a group in evaluation."""
+    yield from VARIANTS[group.kernel](block, group)
+
+
+def _values(*sizes: Dim) -> Iterator[tuple[int, ...]]:
+    """The values that sizes take; a free one is none that a variant hangs on."""
+    known = [tuple(map(int, size.candidates())) for size in sizes]
+    yield from _product(known)
+
+
+def _product(known: list[tuple[int, ...]]) -> Iterator[tuple[int, ...]]:
+    if not known:
+        yield ()
+        return
+    for first in known[0]:
+        for rest in _product(known[1:]):
+            yield (first, *rest)
+
+
+def _padded(size: int) -> int:
+    """The power of two, of at least 16, that a size is padded to."""
+    return max(16, 1 << (size - 1).bit_length())
+
+
+def _attention_variants(block: Block, group: Attention) -> Iterator[Key]:
+    widths = [block.type_of(o.value).shape[o.channel] for o in (group.q, group.v)]
+    kinds = ("offsets", "query", "key", "values", "regions")
+    terms = {kind: [t for t in group.terms if t.kind == kind] for kind in kinds}
+    entries = [
+        sum(
+            (block.type_of(t.table.value).shape[t.table.entry] for t in terms[kind] if t.table),
+            Dim.of(0),
+        )
+        for kind in ("query", "key", "values")
+    ]
+    counts = tuple(len(terms[kind]) for kind in kinds)
+    for width, value, *wide in _values(*widths, *entries):
+        aligned = width % 8 == value % 8 == 0
+        yield (_padded(width), _padded(value), _padded(max(wide)), counts, aligned)
+
+
+def _mlp_variants(block: Block, group: Mlp) -> Iterator[Key]:
+    for node, norm, activation in (
+        (group.first, group.norm is not None, group.activation.op),
+        (group.second, False, "none"),
+    ):
+        (weight,) = [node.params["weight"]]
+        inner = [size for axis in weight.lengths[1:] for size in axis]
+        for sizes in _values(*inner):
+            yield (norm, "bias" in node.params, activation, all(n % 8 == 0 for n in sizes))
+
+
+def _depthwise_variants(block: Block, group: Depthwise) -> Iterator[Key]:
+    activation = None if group.activation is None else group.activation.op
+    kernel = group.conv.attributes["kernel"]
+    assert isinstance(kernel, Dim)
+    for (side,) in _values(kernel):
+        yield (side, activation)
+
+
+def _cascade_variants(block: Block, group: Cascade) -> Iterator[Key]:
+    tokens = group.sides[0] * group.sides[1]
+    for count, keys, channels in _values(tokens, group.keys, group.values):
+        yield (_padded(count), _padded(keys), channels <= 16)
+
+
+def _mixture_variants(block: Block, group: Mixture) -> Iterator[Key]:
+    yield ()
+
+
+Variants = Callable[[Block, Group], Iterator[Key]]
+VARIANTS: Mapping[str, Variants] = {
+    "attention": cast(Variants, _attention_variants),
+    "cascade": cast(Variants, _cascade_variants),
+    "depthwise": cast(Variants, _depthwise_variants),
+    "mixture": cast(Variants, _mixture_variants),
+    "mlp": cast(Variants, _mlp_variants),
+}

@@ -1,0 +1,91 @@
+"""The engines' own code on fused networks: a step, a step with a teacher, an evaluation."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from spacelang import load
+from spacelang.backends.torch.data import Dataset, first_samples, open_data
+from spacelang.backends.torch.kernels import with_kernels
+from spacelang.backends.torch.recipe import Recipe
+from spacelang.backends.torch.supernet import Supernet
+from spacelang.backends.torch.train import TorchTrainer
+from spacelang.backends.triton import launch
+from spacelang.engines.paths import Plans
+from spacelang.engines.protocol import Forward, LossTerm, Samples
+from spacelang.ir.graph import Graph
+
+TOLERANCE = 1e-5
+# An optimiser divides by the size of a gradient: one that is only rounding must not become a step.
+RECIPE = Recipe(epochs=1, batch_size=8, lr=1e-2, opt_eps=1e-2, warmup_epochs=0, aug="none")
+
+
+@pytest.fixture(autouse=True)
+def no_device(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(launch, "INTERPRETED", False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", launch.NotFused)
+        yield
+
+
+@pytest.fixture(scope="module")
+def graph() -> Graph:
+    """The quickstart's space on digits of 8 x 8."""
+    return load("quickstart.space:quickstart", image=8)
+
+
+@pytest.fixture(scope="module")
+def data() -> Dataset:
+    whole = open_data("digits")
+    return replace(
+        whole,
+        train=first_samples(whole.train, 32),
+        validation=first_samples(whole.validation, 32),
+    )
+
+
+def trainers(graph: Graph, data: Dataset) -> list[TorchTrainer]:
+    """A trainer of the supernet, and one of the same fused."""
+    plain = Supernet(graph, seed=0)
+    with with_kernels():
+        fused = Supernet(graph, seed=0)
+    assert fused.lowering.kernels
+    return [TorchTrainer(model, graph, data, RECIPE, seed=0) for model in (plain, fused)]
+
+
+def close(a: Tensor, b: Tensor) -> bool:
+    return bool((a - b).abs().max() <= TOLERANCE * b.abs().max())
+
+
+@pytest.mark.parametrize("teacher", [False, True])
+def test_a_step(graph: Graph, data: Dataset, teacher: bool) -> None:
+    """The loss and every weight after a step; with a teacher, the largest network's soft labels."""
+    found: list[tuple[float, dict[str, Tensor]]] = []
+    for trainer in trainers(graph, data):
+        plan = Plans(RECIPE.engine, graph, 0, trainer.steps("train")).at(0)
+        if teacher:
+            largest = Forward(graph.decisions.extreme("largest"), learns=False)
+            soft = LossTerm("soft_cross_entropy", 1.0, {"temperature": 2.0}, against=1)
+            plan = replace(plan, forwards=(*plan.forwards, largest), losses=(LossTerm(), soft))
+        metrics = trainer.step(plan)
+        found.append((metrics.loss, dict(trainer.model.state_dict())))
+    (wanted, before), (loss, after) = found
+    assert loss == pytest.approx(wanted, rel=TOLERANCE)
+    start = Supernet(graph, seed=0).state_dict()
+    assert any(not torch.equal(before[name], start[name]) for name in before)
+    assert all(close(after[name], before[name]) for name in before)
+
+
+def test_an_evaluation(graph: Graph, data: Dataset) -> None:
+    """What a search sees of some architectures."""
+    drawn = graph.sample(n=3, seed=1)
+    scores = [list(t.probe(drawn, Samples(count=32))) for t in trainers(graph, data)]
+    for one, other in zip(*scores, strict=True):
+        assert other.accuracy == one.accuracy
+        assert other.total == one.total == 32

@@ -1,0 +1,136 @@
+"""The model of memory traffic against the sizes of tensors that a network reads and writes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from composition import HOSTS
+from rewriting import text_graph
+from small_spaces import VIT
+from torch import Tensor, fx
+from torch.utils._pytree import tree_leaves
+
+from spacelang import load
+from spacelang.analysis.traffic import Traffic, traffic
+from spacelang.backends.torch import supernet
+from spacelang.backends.torch.proof import example
+from spacelang.ir.graph import Graph
+from spacelang.passes.fuse import for_kernels
+from spacelang.passes.fused_cost import compare
+from spacelang.passes.specialize import specialize
+
+TEXTS = {
+    "deit": HOSTS["deit"],
+    "swin": HOSTS["swin"],
+    "mini_deit": "use minivit\nspace t = mini_deit(24, heads: 3, every: 2, image: 32)",
+    "efficientvit": "use efficientvit\nspace t = efficientvit([16, 32, 48], heads: [2, 2, 3], kernels: [3, 5, 3], window: 4, image: 64, classes: 5)",
+    "tinyvit": "use tinyvit\nspace t = tinyvit([16, 32, 32, 64], windows: [4, 2, 2], image: 64, classes: 5)",
+    "autoformer": VIT,
+}
+# Channels that a convolution leaves outermost make some joined axes lie side by side.
+TOLERANCE = {"tinyvit": 0.02}
+
+
+class Counted(fx.Interpreter):
+    """Runs a function; of every call that makes a tensor the bytes of what it reads and makes."""
+
+    def __init__(self, module: fx.GraphModule, tally: list[int]) -> None:
+        super().__init__(module)
+        self.tally = tally
+
+    def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
+        inner = self.fetch_attr(target)
+        assert isinstance(inner, fx.GraphModule)
+        return Counted(inner, self.tally).run(*args)
+
+    def run_node(self, n: fx.Node) -> Any:
+        made = super().run_node(n)
+        if n.op in ("call_function", "call_method"):
+            read = [
+                t for t in tree_leaves(self.fetch_args_kwargs_from_env(n)) if isinstance(t, Tensor)
+            ]
+            held = {t.untyped_storage().data_ptr() for t in read}
+            fresh = [
+                t
+                for t in tree_leaves(made)
+                if isinstance(t, Tensor) and t.untyped_storage().data_ptr() not in held
+            ]
+            if fresh:
+                self.tally[0] += sum(map(nbytes, (*read, *fresh)))
+                self.tally[1] += 1
+        return made
+
+
+def nbytes(x: Tensor) -> int:
+    """An index that is spread over a batch is read once."""
+    spread = not x.is_floating_point()
+    count = 1
+    for size, stride in zip(x.shape, x.stride(), strict=True):
+        count *= 1 if spread and stride == 0 else size
+    return count * x.element_size()
+
+
+def counted(graph: Graph, monkeypatch: pytest.MonkeyPatch) -> tuple[int, int]:
+    """Bytes and launches of a network as it runs, in evaluation."""
+    tally = [0, 0]
+
+    def apply(
+        scope: Any, function: Any, tensors: Any, weights: Any, others: Any, by_mode: bool
+    ) -> Any:
+        stored = [getattr(module, name) for module, name in weights]
+        mode = (scope.training,) if by_mode else ()
+        return Counted(function, tally).run(*tensors, *stored, *others, *mode)
+
+    monkeypatch.setattr(supernet, "apply", apply)
+    monkeypatch.setattr(supernet.Supernet, "_scope", lambda self, path: self)
+    with torch.no_grad():
+        supernet.Supernet(graph).eval()(*example(graph, seed=0))
+    return tally[0], tally[1]
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_unfused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = text_graph(TEXTS[name])
+    if graph.decisions:
+        graph = specialize(graph, graph.decisions.extreme("largest"))
+    found = traffic(graph, batch=example(graph)[0].shape[0])
+    bytes, launches = counted(graph, monkeypatch)
+    if name not in TOLERANCE:
+        assert (found.bytes, found.launches) == (bytes, launches)
+    assert abs(found.bytes - bytes) <= TOLERANCE.get(name, 0) * bytes
+
+
+def moved(address: str, kernel: str, batch: int, width: int = 2) -> tuple[Traffic, Traffic, int]:
+    """What all groups of a kernel moved before and move now, and at how many places."""
+    graph = load(address)
+    rows = [
+        r
+        for r in compare(graph, for_kernels(graph).graph, None, batch, width)
+        if r.kernel == kernel
+    ]
+    before = sum((row.before for row in rows), Traffic())
+    after = sum((row.after for row in rows), Traffic())
+    return before, after, sum(row.places for row in rows)
+
+
+@pytest.mark.parametrize("batch", [1, 8])
+def test_relative_positions_move_an_eighth_of_the_published_form(batch: int, root: Path) -> None:
+    """197 tokens, float16: AutoFormer's two tables on keys and on values."""
+    before, after, places = moved("autoformer.space:autoformer_t", "attention", batch)
+    assert places == 14
+    if batch == 1:
+        row = (
+            f"{before.bytes / 1e6:.3f} MB, {before.launches} launches | {after.bytes / 1e6:.3f} MB"
+        )
+        assert row in (root / "docs" / "kernels.md").read_text("utf-8")
+    assert 8 * after.bytes <= before.bytes
+
+
+def test_a_cascade_is_one_launch() -> None:
+    before, after, places = moved("efficientvit.space:efficientvit_m0", "cascade", 1)
+    assert after.launches == places == 6
+    assert before.launches >= 30 * places
+    assert after.bytes < before.bytes

@@ -1,0 +1,101 @@
+"""Whole small networks of every system, eager against fused, their kernels in the interpreter."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from rewriting import text_graph
+from torch import Tensor
+
+from spacelang import compile as build
+from spacelang.backends.torch.kernels import fits, with_kernels
+from spacelang.backends.torch.proof import example
+from spacelang.backends.torch.supernet import Supernet
+from spacelang.backends.triton import launch
+from spacelang.passes.pipeline import run
+
+TOLERANCE = 1e-5  # of the largest magnitude, float32
+IRPE = "irpe{method=product,on=[q,k,v]}"
+DEIT = "use deit\nspace t = deit(16, heads: 2, depth: 2, drop: 0, patch: 8, image: 16, classes: 3)"
+# System -> its text, passes, the kernels that it runs on.
+NETWORKS = {
+    "autoformer": (
+        "use autoformer\nspace t = autoformer({8}, 1..2, {1, 2}, {1}, stored: 16, image: 32, classes: 3)",
+        "",
+        {"attention": 2, "mlp": 2},
+    ),
+    "irpe": (DEIT, IRPE, {"attention": 2, "mlp": 2}),
+    "minivit": (DEIT, f"multiplex{{path=blocks,every=2,own=[norm1,norm2]}}, {IRPE}", {"attention": 2, "mlp": 2}),
+    "swin": (
+        "use swin\nspace t = swin(16, [2, 1, 1, 1], heads: [1, 1, 2, 2], windows: [4, 4, 2, 1], drop: 0, image: 32, classes: 3)",
+        "",
+        {"attention": 5, "mlp": 5},
+    ),
+    "tinyvit": (
+        "use tinyvit\nspace t = tinyvit([8, 32, 32, 32], windows: [2, 2, 1], depths: [1, 1, 1, 1], expand: 1, ratio: 1, image: 32, classes: 3)",
+        "",
+        {"attention": 3, "depthwise": 7, "mlp": 3},
+    ),
+    "efficientvit": (
+        "use efficientvit\nspace t = efficientvit([16, 16, 16], heads: [1, 1, 1], kernels: [3], depths: [1, 1, 1], window: 2, image: 32, classes: 3)",
+        "",
+        {"cascade": 3, "depthwise": 12},
+    ),
+    "cream": ("use cream\nspace t = cream([1, 1, 1, 1, 1], image: 32, classes: 3)", "", None),
+    "cdarts": ("use cdarts\nspace t = darts(2, stem: 4, cells: [1, 1, 1], image: 8, classes: 3)", "relax{op=softmax}", None),
+}  # fmt: skip
+SLOW = {"swin", "tinyvit", "efficientvit", "cream", "cdarts"}
+"""Many programs, each of which the interpreter takes step by step."""
+
+
+def models(name: str) -> tuple[Supernet, Supernet]:
+    text, passes, wanted = NETWORKS[name]
+    graph = text_graph(text)
+    graph = run(graph, passes) if passes else graph
+    with with_kernels(required=True):  # no fallback
+        fused = Supernet(graph, seed=1)
+        assert wanted is None or fits(graph) == wanted
+    plain = build(graph)
+    plain.load_state_dict(fused.state_dict())
+    return plain, fused
+
+
+def close(found: Tensor, wanted: Tensor) -> bool:
+    error = (found - wanted).detach().abs().max()
+    return bool(error <= TOLERANCE * wanted.detach().abs().max())
+
+
+TRAINED = ("autoformer", "irpe")
+"""Of these gradients, too."""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(n, marks=[pytest.mark.soak] if n in SLOW else [])
+        for n in NETWORKS
+        if n not in TRAINED
+    ],
+)
+def test_evaluation(name: str) -> None:
+    plain, fused = (model.eval() for model in models(name))
+    inputs = [x[:1] for x in example(plain.graph, seed=1)]
+    with torch.no_grad(), launch.require_fused():
+        assert close(fused(*inputs), plain(*inputs))
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_gradients(name: str) -> None:
+    """Outputs and the gradient of every weight, forward and backward in kernels."""
+    plain, fused = (model.eval() for model in models(name))
+    inputs = [x[:1] for x in example(plain.graph, seed=1)]
+    with launch.require_fused():
+        outputs = [model(*inputs) for model in (plain, fused)]
+        for output in outputs:
+            output.square().sum().backward()
+    assert close(outputs[1], outputs[0])
+    wanted = dict(plain.named_parameters())
+    largest = max(float(p.grad.abs().max()) for p in wanted.values() if p.grad is not None)
+    for path, weight in fused.named_parameters():
+        if weight.grad is not None:
+            assert (weight.grad - wanted[path].grad).abs().max() <= TOLERANCE * largest, path

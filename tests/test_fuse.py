@@ -1,0 +1,179 @@
+"""The pass `fuse`: which groups become blocks of kernels, what stays, and why others are refused."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+
+import pytest
+from click.testing import CliRunner
+from composition import HOSTS, host
+from rewriting import text_graph
+
+from spacelang.cli.main import commands
+from spacelang.diagnostics import Source, SpaceError
+from spacelang.ir.graph import Graph
+from spacelang.ir.text import write
+from spacelang.ir.verify import verified
+from spacelang.loader import load
+from spacelang.passes.bucketise import bucketised
+from spacelang.passes.fuse import for_kernels, fused
+from spacelang.passes.fused_cost import all_variants, group_of
+from spacelang.passes.fusion import kernel_of
+from spacelang.passes.pipeline import run
+from spacelang.syntax.ir_text import read
+
+# Kernel -> at how many places of the largest network, and what is refused.
+SPACES = {
+    "quickstart.space:quickstart": ({"attention": 5, "mlp": 5}, 0),
+    "autoformer.space:autoformer_t": ({"attention": 14, "mlp": 14}, 0),
+    "autoformer.space:autoformer_b": ({"attention": 16, "mlp": 16}, 0),
+    "irpe.space:deit_s_product_qkv": ({"attention": 12, "mlp": 12}, 0),
+    "irpe.space:deit_s_cross_k": ({"attention": 12, "mlp": 12}, 0),
+    "deit.space:deit_ti": ({"attention": 12, "mlp": 12}, 0),
+    "swin.space:swin_t": ({"attention": 12, "mlp": 12}, 0),
+    "s3.space:s3_start": ({"attention": 19, "mlp": 19}, 0),
+    "minivit.space:mini_swin_t": ({"mlp": 12}, 1),
+    "minivit.space:mini_deit_ti": ({"mlp": 12}, 1),
+    "tinyvit.space:tinyvit_5m": ({"attention": 10, "depthwise": 15, "mlp": 10}, 0),
+    "efficientvit.space:efficientvit_m0": ({"cascade": 6, "depthwise": 18}, 0),
+    "efficientvit.space:efficientvit_search": ({"cascade": 16, "depthwise": 22}, 0),
+    "cream.space:cream_to_50": ({"depthwise": 31}, 0),
+    "cdarts.space:cifar10_search": ({"mixture": 144}, 0),
+}
+
+
+def places(graph: Graph) -> dict[str, int]:
+    kernels = (kernel_of(instance.block.name) for instance in graph.instances())
+    return dict(Counter(kernel for kernel in kernels if kernel))
+
+
+@pytest.mark.parametrize("address", SPACES)
+def test_shipped_spaces(address: str) -> None:
+    """Groups, and all else as it was: weights, decisions, size, what architectures cost, the text."""
+    graph = bucketised(load(address))
+    result = fused(graph)
+    made = verified(result.graph)
+    wanted, refused = SPACES[address]
+    assert places(made) == wanted
+    assert len(result.refusals) == refused
+    assert all(group_of(block) is not None for block in result.groups)
+    assert {p: s.extents for p, s in made.storages.items()} == {
+        p: s.extents for p, s in graph.storages.items()
+    }
+    assert made.size() == graph.size()
+    for architecture in graph.sample(n=2, seed=1) if graph.decisions else [{}]:
+        assert made.cost(architecture) == graph.cost(architecture)
+
+
+def test_blocks_stay_blocks() -> None:
+    """Fourteen layers are one block, whose heads are a size."""
+    result = for_kernels(load("autoformer.space:autoformer_t"))
+    (attention,) = (b for b in result.groups if kernel_of(b.name) == "attention")
+    assert [str(size) for size in attention.sizes] == ["%B", "%heads"]
+    assert all_variants(result.graph) == {"attention": 1, "mlp": 3}
+
+
+def test_text_and_again() -> None:
+    """The IR text holds fused blocks; fusing twice is fusing once; options name kernels."""
+    graph = run(load("quickstart.space:quickstart"), "fuse")
+    again = read(Source("fused.spaceir", write(graph)))
+    assert again == graph
+    assert again.hash == graph.hash
+    assert fused(graph).graph is graph or places(fused(graph).graph) == places(graph)
+    only = run(load("quickstart.space:quickstart"), "fuse{only=[mlp]}")
+    assert places(only) == {"mlp": 5}
+    with pytest.raises(SpaceError, match="there is no kernel magic"):
+        run(load("quickstart.space:quickstart"), "fuse{only=[magic]}")
+
+
+def test_masks_are_made_where_they_are_read() -> None:
+    """The attention of shifted windows is given none, in sizes of its own."""
+    for address in ("swin.space:swin_t", "s3.space:s3_start"):
+        made = for_kernels(load(address)).graph
+        for block in made.blocks.values():
+            for node in block.everywhere():
+                assert node.op != "shift_mask" or kernel_of(block.name) == "attention"
+
+
+ATTENTION = """
+use vit
+space t {{
+  input x: [B, {tokens}, {width}]
+  q, k, v = linear(x, [3, 2, {dim}]) as qkv |> unstack(axis: 2)
+  s = scores(q, k) * rsqrt({dim}){more}
+  p = softmax(s){after}
+  y = weigh(p, v){value}
+  output linear(y, 4, axes: 2) as proj
+}}
+"""
+
+
+def attention(
+    dim: int = 8, tokens: int = 5, more: str = "", after: str = "", value: str = ""
+) -> str:
+    return ATTENTION.format(tokens=tokens, width=8, dim=dim, more=more, after=after, value=value)
+
+
+DEPTHWISE = """
+space t {{
+  input x: [B, 4, 9, 9]
+  y = conv(x, 4, {conv}, groups: 4) as c |> batch_norm as n
+  output {last}
+}}
+"""
+MLP = """
+space t {{
+  input x: [B, 5, 8]
+  h = layer_norm(x) as norm |> linear(16) as fc1 |> gelu
+  output {last}
+}}
+"""
+REFUSED = {
+    "wide": (attention(dim=160), "wider than 128"),
+    "dense": (attention(more=" + (parameter([5, 5], init: 0) as b)"), "no kernel adds b to logits"),
+    "data": (attention(more=" + einsum(\"bihd,bjhd->bhij\", q, v)"), "2 products of queries with keys"),
+    "read": (attention(value=" + weigh(p * 2, v)"), "read outside"),
+    "window": (DEPTHWISE.format(conv="9", last="relu(n_)").replace("n_", "y"), "no kernel takes a window of 9"),
+    "stride": (DEPTHWISE.format(conv="3, stride: 3", last="relu(y)"), "no kernel takes a stride of 3"),
+    "pad": (DEPTHWISE.format(conv="3, pad: 2", last="relu(y)"), "no kernel pads by 2"),
+    "dilation": (DEPTHWISE.format(conv="3, dilation: 2", last="relu(y)"), "no kernel takes a dilation"),
+    "bias": (DEPTHWISE.format(conv="3, bias: true", last="relu(y)"), "no kernel takes a bias"),
+    "dropout": (MLP.format(last="dropout(h, 0.5) |> linear(8) as fc2"), "it drops hidden channels"),
+    "hidden": (MLP.format(last="linear(h, 8) as fc2 + sum_of_h").replace("sum_of_h", "mean(h, axes: [2], keep: true)"), "read outside"),
+    "unbucketised": ("", "bucketise first"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refusals(name: str) -> None:
+    text, why = REFUSED[name]
+    graph = text_graph(text) if text else load("autoformer.space:autoformer_t", image=32)
+    result = fused(graph)
+    assert any(why in refusal.why for refusal in result.refusals), [str(r) for r in result.refusals]
+
+
+def test_nothing_to_fuse() -> None:
+    text = "space t { input x: [B, 4]  output linear(x, 3) as l }"
+    with pytest.raises(SpaceError, match="fuse finds no group"):
+        run(text_graph(text), "fuse")
+
+
+@pytest.mark.parametrize("name", HOSTS)
+def test_with_every_pass_that_shares(name: str) -> None:
+    """A tied network fuses as well: its groups read the leader's weights."""
+    graph = run(host(name), "simplify")
+    made = verified(for_kernels(graph).graph)
+    assert set(made.storages) == set(graph.storages)
+
+
+def test_the_command() -> None:
+    done = CliRunner().invoke(commands, ["kernels", "efficientvit.space:efficientvit_m0", "--json"])
+    found = json.loads(done.output)
+    assert {group["kernel"] for group in found["groups"]} == {"cascade", "depthwise"}
+    assert found["network"]["fused"]["bytes"] < found["network"]["unfused"]["bytes"]
+    assert found["variants"] == {"cascade": 3, "depthwise": 2}
+    assert found["refused"] == []
+    text = CliRunner().invoke(commands, ["kernels", "minivit.space:mini_deit_ti"]).output
+    assert "not fused: attention" in text
+    assert "heads are mixed" in text
