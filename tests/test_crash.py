@@ -110,8 +110,8 @@ def content(folder: Path) -> dict[str, object]:
 
 
 def readable(folder: Path) -> int:
-    """Every file of a folder can be read; the epoch of the last checkpoint."""
-    epoch = 0
+    """Every file of a folder can be read; the epochs of the last checkpoints of all its spaces."""
+    epochs = 0
     for path in folder.rglob("*.jsonl"):
         if path.name == "log.jsonl":
             read_log(path.parent)
@@ -122,9 +122,9 @@ def readable(folder: Path) -> int:
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # nothing is fallen back from
             found = Checkpoints(path.parent, graph=graph).load()
-        if found is not None and path.parent == folder:
-            epoch = found.record.epoch
-    return epoch
+        if found is not None:
+            epochs += found.record.epoch
+    return epochs
 
 
 def life(action: Callable[[], object], fatal: int) -> tuple[bool, int]:

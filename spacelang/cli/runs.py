@@ -125,6 +125,13 @@ def together(backend: str, device: str, style: str) -> Generator[tuple[Any, bool
             yield told, ranks.first
 
 
+def alone(what: str) -> None:
+    """SP708 where torchrun started several processes for what one does."""
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        found = error("SP708", f"{what} trains in one process")
+        raise SpaceError(found.hint("start it without torchrun"))
+
+
 def device(function: Callable[..., Any]) -> Callable[..., Any]:
     """--device"""
     return click.option(

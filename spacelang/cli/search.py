@@ -87,6 +87,7 @@ def search(
     asked_of_it |= {"inherit": True} if inherit else {}
     place = runs.work(backend, "device")(device)
     if weights == "program":
+        runs.alone(engine)
         folder = _folder(space, output, weights)
         with runs.together(backend, place, progress) as (told, _):
             made = _program(space, settings, engine, asked_of_it, folder, data, seed, file, flags,
