@@ -69,6 +69,7 @@ CODES: dict[str, str] = {
     "SP702": "a run folder or artifact that cannot be used",
     "SP703": "a run that cannot go on",
     "SP704": "a data set that cannot be used",
+    "SP705": "a teacher that cannot teach the student",
     "SP708": "processes that cannot share a run",
 }
 

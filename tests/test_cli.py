@@ -243,7 +243,7 @@ def test_the_manual_names_every_command_and_code() -> None:
         options = re.findall(r"^  (?:-\w, )?(--[a-z-]+)", good(name, "--help"), re.MULTILINE)
         section = re.search(rf"^### {name}\b(.*?)(?=^##)", text + "\n##", re.MULTILINE | re.DOTALL)
         assert section, name
-        assert name in ("train", "search", "extract", "export", "quickstart") or all(
+        assert name in ("train", "distill", "search", "extract", "export", "quickstart") or all(
             option in text for option in options if option not in ("--help", "--output")
         ), f"an option of {name} is not described"
 

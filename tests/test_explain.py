@@ -23,8 +23,7 @@ WITHOUT_TEXT = {
     "SP603",
     "SP605",
     "SP606",
-    *(f"SP70{n}" for n in range(1, 5)),
-    "SP708",
+    *(f"SP70{n}" for n in (1, 2, 3, 4, 5, 8)),
 }
 
 

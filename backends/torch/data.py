@@ -12,7 +12,7 @@ the training part's mean and standard deviation.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -118,13 +118,15 @@ def batches(
     epoch: int,
     recipe: Augmentation = RECIPES["none"],
     start: int = 0,
+    replay: tuple[int, int] | None = None,
 ) -> Iterator[Batch]:
     """The shuffled batches of an epoch from batch `start` on; the last may be smaller.
 
     Order and augmentation depend on (seed, epoch) and the samples alone, so `start` resumes an
-    epoch in the middle with the very batches that were to come.
+    epoch in the middle with the very batches that were to come. With `replay`, a (seed, epoch) of
+    its own, images vary as they did there.
     """
-    epochs = Epochs(part, batch_size, seed, recipe)
+    epochs = Epochs(part, batch_size, seed, recipe, (lambda _: replay) if replay else None)
     for number in range(start, batch_count(part, batch_size)):
         yield epochs.load(epoch, number)
 
@@ -141,6 +143,7 @@ class Epochs:
     batch_size: int
     seed: int
     recipe: Augmentation = RECIPES["none"]
+    replay: Callable[[int], tuple[int, int]] | None = None  # seed and epoch that images vary by
     _epoch: int = field(default=-1, init=False)
     _order: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64), init=False)
 
@@ -174,15 +177,23 @@ class Epochs:
         return batch._replace(images=images, others=others.labels, share=drawn.share)
 
     def _varied(self, epoch: int, chosen: NDArray[np.int64]) -> Batch:
-        batch = _batch(self.part, torch.from_numpy(chosen))
-        ids = batch.ids.numpy()
-        varied = augment(batch.images, self.recipe, seed=self.seed, epoch=epoch, ids=ids)
-        return batch._replace(images=_normalised(self.part, varied))
+        seed, of = self.replay(epoch) if self.replay else (self.seed, epoch)
+        return views(self.part, chosen, self.recipe, seed=seed, epoch=of)
 
 
 def _drawn(part: Part, mixing: Mixing | None, seed: int, epoch: int, number: int) -> Drawn | None:
     height, width = part.images.shape[2:]
     return None if mixing is None else draw(mixing, seed, epoch, number, (height, width))
+
+
+def views(
+    part: Part, positions: NDArray[np.int64], recipe: Augmentation, *, seed: int, epoch: int
+) -> Batch:
+    """Some samples by position, varied as in an epoch of a seed."""
+    batch = _batch(part, torch.from_numpy(positions))
+    ids = part.ids.numpy()[positions]
+    varied = augment(batch.images, recipe, seed=seed, epoch=epoch, ids=ids)
+    return batch._replace(images=_normalised(part, varied))
 
 
 def ordered_batches(part: Part, batch_size: int) -> Iterator[Batch]:
@@ -305,4 +316,5 @@ __all__ = [
     "ordered_batches",
     "shard_sizes",
     "test_part",
+    "views",
 ]

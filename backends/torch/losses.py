@@ -4,8 +4,8 @@
     COMPARING     logits against those of a teacher, or of another pass of the step
     INTROSPECTING outputs of one network against those of another, both of which may learn
     REGULAR       what architecture parameters cost
-    soft_labels, relations, hidden_relations, hidden_states, introspection
-                  what stored outputs, attention and hidden states of a teacher say
+    RELATING      queries, keys and values, or hidden states, of two networks' layers
+    soft_labels, introspection    what stored outputs of a teacher, or a second network, say
 
 Where publications count differently (sums, means, temperatures), the difference is in the text.
 """
@@ -112,6 +112,18 @@ def hidden_relations(student: Tensor, teacher: Tensor, factor: float = 49.0) -> 
 def hidden_states(student: Tensor, teacher: Tensor) -> Tensor:
     """The mean squared difference of hidden states of one shape (map the student's first)."""
     return functional.mse_loss(student, teacher)
+
+
+# Of a pair of layers: three tensors of each, or one of each.
+RELATING: Mapping[str, Callable[[Sequence[Tensor], Sequence[Tensor], Options], Tensor]] = (
+    MappingProxyType(
+        {
+            "relations": lambda own, given, o: relations(own, given, int(o.get("heads", 1.0))),
+            "hidden_relations": lambda own, given, _: hidden_relations(own[0], given[0]),
+            "hidden_states": lambda own, given, _: hidden_states(own[0], given[0]),
+        }
+    )
+)
 
 
 def introspection(search: Tensor, evaluation: Tensor, kind: str, temperature: float) -> Tensor:

@@ -237,7 +237,10 @@ class Program:
         return Plan(values, picker.runs(slots), slots)
 
     def taps(self, values: Values) -> tuple[tuple[str, ...], Plan]:
-        """The paths of exposed values that are there for these decisions, and what gives them."""
+        """The paths of exposed values that are there for these decisions, and what gives them.
+
+        Its first result is the network's own.
+        """
         picker = _Picker(values)
         picker.take(self.steps)
         made = {slot for step in picker.steps for slot in step.results} | set(self.inputs)
@@ -245,7 +248,8 @@ class Program:
         for tap in picker.taps:
             if picker.slot(tap.slot) in made:
                 found.setdefault(tap.path, picker.slot(tap.slot))
-        slots = tuple(found.values())
+        main = next(i for i, o in enumerate(self.graph.outputs) if not o.training)
+        slots = (picker.slot(self.outputs[main]), *found.values())
         return tuple(found), Plan(values, picker.runs(slots), slots)
 
 

@@ -100,11 +100,12 @@ class Supernet(nn.Module):
 
     def run_taps(
         self, program: Program, inputs: Sequence[Tensor]
-    ) -> tuple[tuple[str, ...], list[Tensor]]:
-        """The exposed values of the active network, of a program that exposes them (`taps.py`)."""
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The first output of the active network, and the values that a program exposes by path."""
         self._scopes |= {path: self._scope(path) for path in program.paths - self._scopes.keys()}
         names, plan = program.taps(self._plan.values)
-        return names, self._run(plan, inputs)
+        output, *values = self._run(plan, inputs)
+        return output, dict(zip(names, values, strict=True))
 
     def _run(self, plan: Plan, inputs: Sequence[Tensor]) -> list[Tensor]:
         check(self.graph, inputs)

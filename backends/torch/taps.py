@@ -1,19 +1,21 @@
 """Taps: the values that the file gives labels to, read by their path from any form of a network.
 
     taps(model, ["encoder[3].attn", "encoder[3].mid"], image)    # {path: value}, what is there
+    tapped = Tapped(model, ["encoder[3].mid"]); output, values = tapped(image)    # many times
 
 A supernet lowers once more, with these values as results; an extracted network is run node by node;
-a printed one is read by hooks on its modules, where a labelled value is a module of its own.
+a printed one, and any other module, is read by hooks on its modules.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
+from spacelang.backends.torch.evaluate import main_output
 from spacelang.backends.torch.lower import Lowering
 from spacelang.backends.torch.program import Program
 from spacelang.backends.torch.supernet import Supernet
@@ -22,6 +24,7 @@ from spacelang.diagnostics import SpaceError, error
 from spacelang.ir.dialect import dotted
 
 TAPS = "taps"  # in the `meta` of an extracted network: path -> names of its nodes and an axis
+Given = tuple[Tensor, dict[str, Tensor]]
 
 
 def taps(network: nn.Module, paths: Sequence[str], *inputs: Tensor) -> dict[str, Tensor]:
@@ -29,20 +32,34 @@ def taps(network: nn.Module, paths: Sequence[str], *inputs: Tensor) -> dict[str,
 
     SP504 for a path that names no value of a network of this kind.
     """
-    if isinstance(network, Supernet):
-        return _of_supernet(network, paths, inputs)
-    if isinstance(network, fx.GraphModule) and TAPS in network.meta:
-        return _of_graph(network, paths, inputs)
-    return _of_modules(network, paths, inputs)
+    return Tapped(network, paths)(*inputs)[1]
+
+
+class Tapped:
+    """A network whose passes give labelled values beside its output, its first where it has more.
+
+    SP504, now, for a path that names no value of a network of this kind.
+    """
+
+    def __init__(self, network: nn.Module, paths: Sequence[str]) -> None:
+        self.network, self.paths = network, tuple(dict.fromkeys(paths))
+        self._run: Callable[..., Given]
+        if isinstance(network, Supernet):
+            self._run = _of_supernet(network, self.paths)
+        elif isinstance(network, fx.GraphModule) and TAPS in network.meta:
+            self._run = _of_graph(network, self.paths)
+        else:
+            self._run = _of_modules(network, self.paths)
+
+    def __call__(self, *inputs: Tensor) -> Given:
+        return self._run(*inputs)
 
 
 def _unknown(path: str) -> SpaceError:
     return SpaceError(error("SP504", f"no value that can be read has the path {path}"))
 
 
-def _of_supernet(
-    model: Supernet, paths: Sequence[str], inputs: Sequence[Tensor]
-) -> dict[str, Tensor]:
+def _of_supernet(model: Supernet, paths: Sequence[str]) -> Callable[..., Given]:
     graph, wanted = model.graph, set(paths)
     # Alternatives that exclude each other may give one path to several values.
     found = [
@@ -54,8 +71,12 @@ def _of_supernet(
         if path not in dict(found):
             raise _unknown(path)
     program = Program(Lowering(graph, frozenset(node for _, node in found)))
-    names, values = model.run_taps(program, inputs)
-    return {path: value for path, value in zip(names, values, strict=True) if path in wanted}
+
+    def run(*inputs: Tensor) -> Given:
+        output, values = model.run_taps(program, inputs)
+        return output, {path: value for path, value in values.items() if path in wanted}
+
+    return run
 
 
 class _Reader(fx.Interpreter):
@@ -73,40 +94,44 @@ class _Reader(fx.Interpreter):
         return value
 
 
-def _of_graph(
-    network: fx.GraphModule, paths: Sequence[str], inputs: Sequence[Tensor]
-) -> dict[str, Tensor]:
+def _of_graph(network: fx.GraphModule, paths: Sequence[str]) -> Callable[..., Given]:
     known: Mapping[str, tuple[tuple[str, ...], int]] = network.meta[TAPS]
     for path in paths:
         if path not in known:
             raise _unknown(path)
-    reader = _Reader(network, {name for path in paths for name in known[path][0]})
-    reader.run(*inputs)
-    found: dict[str, Tensor] = {}
-    for path in paths:
-        names, axis = known[path]
-        parts = [reader.kept[name] for name in names]
-        found[path] = parts[0] if len(parts) == 1 else torch.stack(parts, axis)
-    return found
+
+    def run(*inputs: Tensor) -> Given:
+        reader = _Reader(network, {name for path in paths for name in known[path][0]})
+        output = main_output(reader.run(*inputs))
+        found: dict[str, Tensor] = {}
+        for path in paths:
+            names, axis = known[path]
+            parts = [reader.kept[name] for name in names]
+            found[path] = parts[0] if len(parts) == 1 else torch.stack(parts, axis)
+        return output, found
+
+    return run
 
 
-def _of_modules(
-    network: nn.Module, paths: Sequence[str], inputs: Sequence[Tensor]
-) -> dict[str, Tensor]:
+def _of_modules(network: nn.Module, paths: Sequence[str]) -> Callable[..., Given]:
     modules = dict(network.named_modules())
-    found: dict[str, Tensor] = {}
-    handles = []
     for path in paths:
         if dotted(path) not in modules:
             raise _unknown(path)
 
-        def keep(module: nn.Module, given: object, value: Any, path: str = path) -> None:
-            found[path] = value if isinstance(value, Tensor) else value[0]
+    def run(*inputs: Tensor) -> Given:
+        found: dict[str, Tensor] = {}
+        handles = []
+        for path in paths:
 
-        handles.append(modules[dotted(path)].register_forward_hook(keep))
-    try:
-        network(*inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return found
+            def keep(module: nn.Module, given: object, value: Any, path: str = path) -> None:
+                found[path] = value if isinstance(value, Tensor) else value[0]
+
+            handles.append(modules[dotted(path)].register_forward_hook(keep))
+        try:
+            return main_output(network(*inputs)), found
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    return run

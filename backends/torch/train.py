@@ -52,7 +52,14 @@ from spacelang.backends.torch.steady import Steady
 from spacelang.backends.torch.supernet import Supernet
 from spacelang.backends.torch.touched import Regions
 from spacelang.diagnostics import SpaceError, error
-from spacelang.engines.protocol import LossTerm, Metrics, Samples, Score, StepPlan
+from spacelang.engines.protocol import (
+    Forward,
+    LossTerm,
+    Metrics,
+    Samples,
+    Score,
+    StepPlan,
+)
 from spacelang.engines.stream import seed_of
 from spacelang.ir.decision import Assignment
 from spacelang.ir.graph import Graph
@@ -97,6 +104,9 @@ class TorchTrainer:
     """
 
     kinds: Collection[str] = LOSSES  # of loss terms
+    alone: Collection[str] = LABELLED  # of those, what compares a pass with no other
+    mixable: Collection[str] = LOSSES  # those that mean something where images are mixed
+    networks: Collection[str] = ("supernet",)
     groups: Collection[tuple[str, ...]] = (("weights",),)  # of parameters, updated together
 
     def __init__(
@@ -256,9 +266,8 @@ class TorchTrainer:
         with self._randomness(plan.step, shard):
             for number in sorted(range(len(plan.forwards)), key=lambda n: plan.forwards[n].learns):
                 forward = plan.forwards[number]
-                self.activate(forward.assignment)
                 with torch.set_grad_enabled(forward.learns):
-                    logits = self._logits(images)
+                    logits = self._pass(number, forward, images)
                 outputs[number] = logits.detach()
                 asked = [term for term in plan.losses if term.of == number]
                 if not asked:
@@ -289,6 +298,11 @@ class TorchTrainer:
         """A loss term of the pass that is active; `outputs` are the logits of those before."""
         against = labels if term.against is None else outputs[term.against]
         return LOSSES[term.kind](logits, against, term.options)
+
+    def _pass(self, number: int, forward: Forward, images: Tensor) -> Tensor:
+        """The logits of the `number`-th pass of a step, in float32."""
+        self.activate(forward.assignment)
+        return self._logits(images)
 
     def _logits(self, images: Tensor) -> Tensor:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.amp):
@@ -375,19 +389,19 @@ class TorchTrainer:
         passes, losses = plan.forwards, plan.losses
         teachers = {number for number, forward in enumerate(passes) if not forward.learns}
         unknown = [term.kind for term in losses if term.kind not in self.kinds]
-        networks = {forward.network for forward in passes} - {"supernet"}
+        networks = {forward.network for forward in passes} - {*self.networks}
         astray = [
             term.name
             for term in losses
             if not 0 <= term.of < len(passes)
             or term.of in teachers
-            or (term.against is None) != (term.kind in LABELLED)
+            or (term.against is None) != (term.kind in self.alone)
             or (term.against is not None and term.against not in teachers)
         ]
         names = [term.name for term in losses]
         known = ", ".join(self.kinds)
         mixes = self.recipe.mixing(plan.epoch) is not None
-        unmixed = [term.kind for term in losses if term.kind not in LOSSES] if mixes else []
+        unmixed = [term.kind for term in losses if term.kind not in self.mixable] if mixes else []
         reasons = (
             (bool(networks), f"there is no network {', '.join(sorted(networks))}"),
             (len(teachers) == len(passes), "no pass learns"),

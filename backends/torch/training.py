@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Protocol, cast
 
 from torch import nn
 
@@ -39,7 +39,7 @@ from spacelang.backends.torch.supernet import Supernet
 from spacelang.backends.torch.trackers import trackers
 from spacelang.backends.torch.train import NotFinite, TorchTrainer
 from spacelang.diagnostics import SpaceError, error
-from spacelang.engines.protocol import EpochEnded, Stepped
+from spacelang.engines.protocol import Engine, EpochEnded, Stepped
 from spacelang.files import PathLike
 from spacelang.ir.graph import Graph
 
@@ -59,6 +59,17 @@ class Trained:
     steps: int
     log: tuple[Json, ...]
     weights: str  # SHA-256 of the file the weights came from
+
+
+class Lesson(Protocol):
+    """What a run learns from besides labels: who plans its steps, who takes them, and its facts."""
+
+    @property
+    def engine(self) -> Engine: ...
+    def identity(self) -> Json: ...
+    def trainer(
+        self, model: nn.Module, graph: Graph, data: Dataset, recipe: Recipe, seed: int
+    ) -> TorchTrainer: ...
 
 
 @dataclass
@@ -106,6 +117,7 @@ def train(
     device: str = "cpu",
     reporter: Reporter | None = None,
     on_nan: str = "error",
+    lesson: Lesson | None = None,
     settings: Mapping[str, object] | None = None,
     log_to: Sequence[str] = (),
 ) -> Trained:
@@ -114,7 +126,8 @@ def train(
     `settings` are for `settings.json`, as those of `search_scratch` and `search_own`.
 
     `on_nan` is a policy of `steady.py` for a loss or gradient that is not finite; the facts of the
-    step are kept in `nan-<step>.json`. `log_to` names trackers. Raises Interrupted after a signal
+    step are kept in `nan-<step>.json`. `log_to` names trackers. With a `lesson` the supernet learns
+    from more than labels, and the run is one of that lesson. Raises Interrupted after a signal
     (state saved), NotFinite
     where the policy ends, Locked, OSError, and SP702 for a folder of another run.
     """
@@ -122,11 +135,13 @@ def train(
     told = reporter or progress("quiet")
     fits(graph, data)
     check_optimizer(recipe)
-    about = identity(graph, data, recipe, seed)
+    about = identity(graph, data, recipe, seed) | (lesson.identity() if lesson else {})
+    engine = lesson.engine if lesson else recipe.engine
     with RunFolder(folder, KIND, about, settings) as run, Interrupt() as interrupt:
         model = Supernet(graph, seed=seed).to(device)
         store = Checkpoints(run.path, graph=cast(str, about["graph"]), keep=keep)
-        trainer = TorchTrainer(model, graph, data, recipe, seed)
+        make = lesson.trainer if lesson else TorchTrainer
+        trainer = make(model, graph, data, recipe, seed)
         room_for(run.path, model, keep)
         write_graph(run.path, graph)
         trainer.steady = steady
@@ -141,7 +156,7 @@ def train(
         told.advance(trainer.taken)
         while True:
             try:
-                for event in recipe.engine.run(graph, trainer, seed):
+                for event in engine.run(graph, trainer, seed):
                     match event:
                         case Stepped():
                             tally.add(event)
@@ -282,6 +297,7 @@ __all__ = [
     "KIND",
     "OWN",
     "PROGRAM",
+    "Lesson",
     "Tally",
     "Trained",
     "epoch_line",

@@ -72,6 +72,10 @@ def examined(folder: Path) -> Iterator[Finding]:
     for place, folders, _ in os.walk(folder):
         folders.sort()
         here = Path(place)
+        if runs.is_store(here):
+            yield from _of_store(here, folder)
+            folders.clear()
+            continue
         if (here / MANIFEST).is_file():
             yield from _of_manifest(here, folder)
         if runs.is_run(here):
@@ -118,6 +122,22 @@ def _of_run(here: Path, folder: Path) -> Finding:
     except SpaceError as failed:
         return Finding(shown, "changed", failed.diagnostics[0].headline)
     return Finding(shown, "ok", "the graph of the run")
+
+
+def _of_store(here: Path, folder: Path) -> Iterator[Finding]:
+    """The epochs of a store of a teacher's outputs, every record of them."""
+    shown = os.path.relpath(here / runs.STORE, folder)
+    try:
+        found: Mapping[str, list[str]] = runs.work("torch", "store_verify")(str(here), None)
+    except SpaceError as failed:
+        yield Finding(shown, "damaged", failed.diagnostics[0].headline)
+        return
+    yield Finding(shown, "ok", f"{len(found)} epochs")
+    for name, wrong in found.items():
+        note = (
+            wrong[0] + (f", and {len(wrong) - 1} more" if len(wrong) > 1 else "") if wrong else ""
+        )
+        yield Finding(os.path.relpath(here / name, folder), "damaged" if wrong else "ok", note)
 
 
 def _of_journal(journal: Path, folder: Path) -> Iterator[Finding]:

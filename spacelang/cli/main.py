@@ -47,6 +47,8 @@ SECTIONS: Mapping[str, Mapping[str, tuple[str, str]]] = {
     "Run it": {
         "compile": ("compile:compile", "An artifact folder: all that training needs."),
         "train": ("train:train", "Train the supernet of a space, or go on with it."),
+        "distill": ("distill:distill", "Train a student by a teacher, or by its stored outputs."),
+        "store": ("store:store", "Write, look into and verify stored outputs of a teacher."),
         "search": ("search:search", "Search a trained supernet, or train while searching."),
         "extract": (
             "takeaway:extract",

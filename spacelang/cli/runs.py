@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
@@ -22,11 +22,12 @@ from spacelang import plugins
 from spacelang.cli.artifact import GRAPH, read_artifact, read_graph
 from spacelang.cli.errors import unverified
 from spacelang.diagnostics import SpaceError, error
+from spacelang.files import atomic_write
 
 if TYPE_CHECKING:
     from spacelang.ir.graph import Graph
 
-RECORD, SETTINGS, SEARCH = "run.json", "settings.json", "search"
+RECORD, SETTINGS, SEARCH, STORE = "run.json", "settings.json", "search", "store.json"
 MAX_RECORD = 1 << 20
 Json = dict[str, object]
 
@@ -52,6 +53,11 @@ def is_run(folder: Path) -> bool:
     return (folder / RECORD).is_file() and (folder / GRAPH).is_file()
 
 
+def is_store(folder: Path) -> bool:
+    """Whether a folder holds stored outputs of a teacher."""
+    return (folder / STORE).is_file()
+
+
 def graph_of(folder: Path) -> Graph:
     """The graph of an artifact or of a run, its hash checked."""
     return run_graph(folder) if is_run(folder) else read_artifact(folder).graph
@@ -74,9 +80,28 @@ def record_of(folder: Path) -> Json:
     return _read(folder / RECORD)
 
 
-def settings_for(spec: str) -> Json:
-    """What a run keeps, so that later commands need not be told again: where its images are."""
-    return {"data": os.path.abspath(spec) if os.path.exists(spec) else spec}
+def settings_for(spec: str, **more: object) -> Json:
+    """What a run keeps, so that later commands need not be told again: where its images are.
+
+    `more` are settings that its record leaves out, as the folder of a teacher.
+    """
+    given = {"data": spec, **more}
+    return {name: _absolute(value) for name, value in given.items() if value is not None}
+
+
+def keep(folder: Path, given: Mapping[str, object]) -> None:
+    """Keep how a folder was made, unless that is known."""
+    if not (folder / SETTINGS).exists():
+        atomic_write(folder / SETTINGS, json.dumps(dict(given)) + "\n")
+
+
+def kept(folder: Path) -> Json:
+    """How a folder was made, as far as that was kept."""
+    return _read(folder / SETTINGS) if (folder / SETTINGS).is_file() else {}
+
+
+def _absolute(value: object) -> object:
+    return os.path.abspath(value) if isinstance(value, str) and os.path.exists(value) else value
 
 
 def data_of(folder: Path) -> str:

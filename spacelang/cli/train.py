@@ -133,7 +133,7 @@ def train(
         emit({**found, "weights": made.weights, "last": dict(last), "log": list(made.log)})
         return
     say(f"{run}: {graph.name} trained for {last['epoch']} epochs, {exact(made.steps)} steps")
-    pairs([(f"  {name}", f"{value:.4g}") for name, value in last.items() if _shown(name, value)])
+    pairs([(f"  {name}", f"{value:.4g}") for name, value in last.items() if shown(name, value)])
 
 
 def recipe_of(
@@ -146,7 +146,7 @@ def recipe_of(
     return runs.work(backend, "recipe")({**known, **recipe_file(file), **given})
 
 
-def _shown(name: str, value: object) -> bool:
+def shown(name: str, value: object) -> bool:
     return isinstance(value, float) and name != "rate"
 
 

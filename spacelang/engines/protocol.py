@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal, Protocol
 
 from spacelang.analysis.cost import Cost
+from spacelang.engines.taps import Tap
 from spacelang.ir.decision import Assignment, Kind
 from spacelang.ir.graph import Graph
 
@@ -31,7 +32,8 @@ class LossTerm:
     """One summand of a step's loss: a row of the backend's table of losses, and its weight.
 
     It reads the outputs of the `of`-th forward pass of the step and, where it compares two, those
-    of the pass `against`.
+    of the pass `against`. One that compares inner values says in `taps` which: pairs of one of this
+    pass and one of that.
     """
 
     kind: str = "cross_entropy"
@@ -39,6 +41,7 @@ class LossTerm:
     options: Mapping[str, float] = field(default_factory=dict[str, float])
     of: int = 0
     against: int | None = None
+    taps: tuple[tuple[Tap, Tap], ...] = ()
 
     @property
     def name(self) -> str:
@@ -50,7 +53,8 @@ class LossTerm:
 class Forward:
     """One pass of a step's batch through an architecture of a network.
 
-    A pass that does not learn is run without gradients: a teacher, in training mode all the same.
+    A pass that does not learn is run without gradients: a teacher, in training mode all the same
+    where it is of the supernet.
     """
 
     assignment: Assignment

@@ -37,11 +37,16 @@ def configure(name: str, *layers: Mapping[str, object]) -> Engine:
     found = load(GROUP, name)
     if not (isinstance(found, type) and is_dataclass(found)):
         raise SpaceError(error("SP604", f"{name} is no engine: an engine is a dataclass"))
-    values = read_fields(found, name, *layers)
+    return made(found, *layers)
+
+
+def made(kind: Any, *layers: Mapping[str, object]) -> Any:
+    """An engine of a class with these settings, as `configure` makes one by its name."""
+    values = read_fields(kind, kind.name, *layers)
     try:
-        return cast(Engine, found(**values))
+        return kind(**values)
     except ValueError as problem:
-        raise SpaceError(error("SP103", f"{name}: {problem}")) from problem
+        raise SpaceError(error("SP103", f"{kind.name}: {problem}")) from problem
 
 
 def read_fields(kind: Any, name: str, *layers: Mapping[str, object]) -> dict[str, Any]:

@@ -110,7 +110,11 @@ def differences(found: Contents, wanted: Contents) -> list[str]:
 
 
 def _text(manifest: Manifest) -> str:
-    body = {"format": FORMAT, **asdict(manifest)}
+    return sealed({"format": FORMAT, **asdict(manifest)})
+
+
+def sealed(body: dict[str, Any]) -> str:
+    """A record as text, with its own digest."""
     digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
     return json.dumps({**body, "digest": digest}, sort_keys=True, indent=1) + "\n"
 

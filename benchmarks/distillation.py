@@ -1,0 +1,135 @@
+"""Distilled against undistilled: one small network of the quickstart's space on 5,000 digits.
+
+python benchmarks/distillation.py -o runs/distillation                    # three seeds
+python benchmarks/distillation.py -o runs/try --seeds 1 --epochs 2        # does it run?
+
+Every student has the same architecture, first weights, order of images and epochs; only what it
+learns from differs. The teacher is the largest network of the space, trained by labels. A student
+reads the test images once, at its end. Folders are taken up, so a run that is stopped goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import spacelang
+from spacelang.backends.torch.data import Dataset, open_data
+from spacelang.backends.torch.distill import Lesson, distill, engine_of
+from spacelang.backends.torch.evaluate import evaluate_test
+from spacelang.backends.torch.logits.asked import write_store
+from spacelang.backends.torch.logits.replay import Replay
+from spacelang.backends.torch.logits.store import About
+from spacelang.backends.torch.progress import progress
+from spacelang.backends.torch.recipe import Recipe
+from spacelang.backends.torch.run import environment
+from spacelang.backends.torch.teacher import Teacher, open_teacher
+from spacelang.backends.torch.training import Trained, train
+from spacelang.files import atomic_write
+from spacelang.ir.graph import Graph
+from spacelang.passes.specialize import specialize
+
+SEED, STORED_EPOCHS = 0, 10
+RECIPE = Recipe(epochs=30, batch_size=64, lr=2e-3, warmup_epochs=2, aug="digits", val_interval=5)
+# What a student learns from; None is labels alone.
+LESSONS: Mapping[str, Mapping[str, Any] | None] = {
+    "labels": None,
+    "soft": {"losses": ("cross_entropy=0.1", "soft_cross_entropy=0.9"), "temperature": 2.0},
+    "hard": {"losses": ("cross_entropy=0.5", "hard_cross_entropy=0.5")},
+    "stored": {"losses": ("soft_labels",)},
+    "minivit": {
+        "losses": ("soft_cross_entropy", "relations", "hidden_relations=0.1"),
+        "attention": ("encoder[{0,1}].attn.qkv = encoder[{1,4}].attn.qkv",),
+        "hidden": ("encoder[{0,1}] = encoder[{1,4}]",),
+    },
+}
+
+
+def networks() -> tuple[Graph, Graph]:
+    """The student, two narrow layers, and the teacher, the largest network."""
+    space = spacelang.load("quickstart.space")
+    small = {"width": 32, "depth": 2}
+    small |= {f"encoder[{n}].{what}": 1 for n in range(2) for what in ("heads", "ratio")}
+    return specialize(space, small), specialize(space, space.decisions.extreme("largest"))
+
+
+def stored(folder: Path, teacher: Teacher, data: Dataset) -> Replay:
+    """Ten epochs of the teacher's four likeliest digits."""
+    about = About.of(teacher.name, teacher.digest, data, RECIPE.aug, seed=SEED, k=4)
+    write_store(folder, teacher, data, about, epochs=STORED_EPOCHS)
+    return Replay(folder)
+
+
+def run(folder: Path, epochs: int, seed: int, kinds: list[str]) -> dict[str, dict[str, float]]:
+    """The scores of a teacher and its students, by what they learned from."""
+    data, recipe = open_data("mnist5k"), replace(RECIPE, epochs=epochs)
+    student, large = networks()
+    found: dict[str, dict[str, float]] = {}
+
+    def note(name: str, made: Trained, began: float) -> None:
+        score = evaluate_test(made.model, data)
+        last = made.log[-1]
+        found[name] = {
+            "test": score.accuracy,
+            "validation": float(str(last["validation_accuracy"])),
+            "seconds": round(time.perf_counter() - began, 1),
+        }
+        print(f"seed {seed}  {name:<8} {found[name]}", flush=True)
+
+    with progress("quiet") as told:
+        began = time.perf_counter()
+        note(
+            "teacher",
+            train(large, data, recipe, folder / "teacher", seed=seed, reporter=told),
+            began,
+        )
+        teacher = open_teacher(str(folder / "teacher"), data)
+        for kind in kinds:
+            began, lesson = time.perf_counter(), LESSONS[kind]
+            place = folder / kind
+            if lesson is None:
+                made = train(student, data, recipe, place, seed=seed, reporter=told)
+            else:
+                who = stored(folder / "store", teacher, data) if kind == "stored" else None
+                taught = Lesson(engine_of(recipe, lesson), None if who else teacher, who)
+                made = distill(student, data, recipe, place, taught, seed=seed, reporter=told)
+            note(kind, made, began)
+    return found
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    options.add_argument("-o", "--output", type=Path, required=True)
+    options.add_argument("--seeds", type=int, default=3)
+    options.add_argument("--epochs", type=int, default=RECIPE.epochs)
+    options.add_argument("--lessons", nargs="*", choices=list(LESSONS), default=list(LESSONS))
+    given = options.parse_args()
+    torch.set_num_threads(2)
+    seeds = [
+        run(given.output / f"seed-{seed}", given.epochs, seed, given.lessons)
+        for seed in range(given.seeds)
+    ]
+    student, large = networks()
+    sizes = {"student": student.cost({}).params, "teacher": large.cost({}).params}
+    print(f"\nstudent {sizes['student']:,} parameters, teacher {sizes['teacher']:,}")
+    print(f"{'learned from':<12}  test mean  spread   against labels, seed by seed")
+    for name in ("teacher", *given.lessons):
+        tests = [seed[name]["test"] for seed in seeds]
+        spread = statistics.stdev(tests) if len(tests) > 1 else 0.0
+        gains = [f"{seed[name]['test'] - seed['labels']['test']:+.3f}" for seed in seeds
+                 if "labels" in seed]  # fmt: skip
+        print(f"{name:<12}  {statistics.mean(tests):9.4f}  {spread:.4f}   {', '.join(gains)}")
+    record = {"epochs": given.epochs, "params": sizes, "seeds": seeds, "environment": environment()}
+    atomic_write(given.output / "distillation.json", json.dumps(record, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

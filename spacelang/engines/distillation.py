@@ -1,0 +1,173 @@
+"""Distillation: the steps of training by paths, with a teacher beside the labels.
+
+    engine = Distillation(epochs=90, losses=("soft_labels",))                  # TinyViT: a store
+    engine = Distillation(losses=("cross_entropy=0.5", "hard_cross_entropy=0.5"))   # DeiT
+    engine = Distillation(losses=("soft_cross_entropy", "relations", "hidden_relations=0.1"),
+                          attention=("blocks[{1,3}].attn.qkv = blocks.{3,9}.attn.qkv",),
+                          hidden=("blocks[{1,3}] = blocks.{3,9}",))            # MiniViT
+
+A step is a plan like any other: passes of the student that learn and, where a loss asks for it, one
+of the network `teacher` that does not. What a loss reads is a row of `SOURCES`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from types import MappingProxyType
+from typing import ClassVar, Literal
+
+from spacelang.engines.paths import Law, Plans, SinglePath
+from spacelang.engines.protocol import (
+    ALL_KINDS,
+    EpochEnded,
+    Event,
+    Forward,
+    LossTerm,
+    Stepped,
+    StepPlan,
+    Trainer,
+)
+from spacelang.engines.settings import check
+from spacelang.engines.taps import Tap, pairs
+from spacelang.ir.decision import Kind
+from spacelang.ir.graph import Graph
+
+TEACHER = "teacher"  # the network of a teacher's pass
+Source = Literal["labels", "store", "teacher", "attention", "hidden"]
+# What each loss compares the student with: labels, stored outputs, a teacher's, inner values.
+SOURCES: Mapping[str, Source] = MappingProxyType(
+    {
+        "cross_entropy": "labels",
+        "soft_labels": "store",
+        "soft_cross_entropy": "teacher",
+        "hard_cross_entropy": "teacher",
+        "divergence": "teacher",
+        "relations": "attention",
+        "hidden_relations": "hidden",
+        "hidden_states": "hidden",
+    }
+)
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """What a student learns from.
+
+    losses       NAME or NAME=WEIGHT, each a row of `SOURCES`
+    attention    pairs of q, k, v (`taps.py`), for `relations`
+    hidden       pairs of hidden states, for `hidden_relations` and `hidden_states`
+    temperature  of a teacher's logits and the student's beside them; a store has its own
+    heads        relation heads, whatever the heads of the two networks
+    """
+
+    name: ClassVar[str] = "distillation"
+    kinds: ClassVar[frozenset[Kind]] = ALL_KINDS
+
+    epochs: int = 300
+    law: Law = "choices"
+    smoothing: float = 0.1  # of labels
+    losses: tuple[str, ...] = ("soft_cross_entropy",)
+    attention: tuple[str, ...] = ()
+    hidden: tuple[str, ...] = ()
+    temperature: float = 1.0
+    heads: int = 1
+
+    def __post_init__(self) -> None:
+        if self.temperature <= 0 or self.heads < 1:
+            raise ValueError("temperature > 0 and heads >= 1 are needed")
+        taps, used = self._taps, {SOURCES[term.kind] for term in self.terms}
+        for source, found in taps.items():
+            if bool(found) != (source in used):
+                kinds = " or ".join(kind for kind, read in SOURCES.items() if read == source)
+                lacks = "no loss reads" if found else f"{kinds} needs"
+                raise ValueError(f"{lacks} pairs of {source}: STUDENT = TEACHER")
+
+    @property
+    def _taps(self) -> Mapping[str, tuple[tuple[Tap, Tap], ...]]:
+        texts = {"attention": self.attention, "hidden": self.hidden}
+        return {
+            n: tuple(pair for text in found for pair in pairs(text)) for n, found in texts.items()
+        }
+
+    @cached_property
+    def terms(self) -> tuple[LossTerm, ...]:
+        """The losses of one pass; what they compare it with has no number yet."""
+        options: Mapping[str, Mapping[str, float]] = {
+            "cross_entropy": {"smoothing": self.smoothing},
+            "soft_cross_entropy": {"temperature": self.temperature},
+            "divergence": {"temperature": self.temperature},
+            "relations": {"heads": float(self.heads)},
+        }
+        found: list[LossTerm] = []
+        for text in self.losses:
+            kind, weight = _weighted(text)
+            taps = self._taps.get(SOURCES[kind], ())
+            found.append(LossTerm(kind, weight, options.get(kind, {}), taps=taps))
+        if len({term.kind for term in found}) < len(found) or not found:
+            raise ValueError("each loss stands once, and there is at least one")
+        return tuple(found)
+
+    @property
+    def asks(self) -> bool:
+        """Whether a step asks a teacher."""
+        return any(SOURCES[term.kind] not in ("labels", "store") for term in self.terms)
+
+    @property
+    def reads(self) -> bool:
+        """Whether a step reads stored outputs."""
+        return any(SOURCES[term.kind] == "store" for term in self.terms)
+
+    def run(self, space: Graph, trainer: Trainer, seed: int) -> Iterator[Event]:
+        """Stepped for each step that is left, EpochEnded after the last of an epoch."""
+        check(self, space, fixed=True)
+        length = trainer.steps("train")
+        plans = Plans(SinglePath(self.epochs, self.law, self.smoothing), space, seed, length)
+        for step in range(trainer.taken, self.epochs * length):
+            plan = self.plan(plans.at(step))
+            yield Stepped(plan, trainer.step(plan))
+            if plan.batch == length - 1:
+                yield EpochEnded(plan.epoch, self.epochs)
+
+    def plan(self, plan: StepPlan) -> StepPlan:
+        """A step of training by paths, as one of distillation."""
+        student = plan.forwards
+        teacher = (Forward({}, TEACHER, learns=False),) if self.asks else ()
+        losses = tuple(
+            replace(term, of=number, against=len(student) if self._compares(term) else None)
+            for number in range(len(student))
+            for term in self.terms
+        )
+        return replace(plan, forwards=student + teacher, losses=losses)
+
+    @staticmethod
+    def _compares(term: LossTerm) -> bool:
+        return SOURCES[term.kind] not in ("labels", "store")
+
+
+def usual(
+    losses: Sequence[str], *, stored: bool, attention: Sequence[str], hidden: Sequence[str]
+) -> tuple[str, ...]:
+    """The losses where not all are named: soft labels, and pairs weighted as MiniViT does."""
+    kinds = {text.partition("=")[0].strip() for text in losses}
+    named = tuple(losses) or (("soft_labels",) if stored else ("soft_cross_entropy",))
+    if attention and "relations" not in kinds:
+        named += ("relations",)
+    if hidden and kinds.isdisjoint(("hidden_relations", "hidden_states")):
+        named += ("hidden_relations=0.1",)
+    return named
+
+
+def _weighted(text: str) -> tuple[str, float]:
+    """NAME or NAME=WEIGHT (ValueError)."""
+    kind, sign, number = (part.strip() for part in text.partition("="))
+    if kind not in SOURCES:
+        raise ValueError(f"there is no loss {kind!r}; known: {', '.join(SOURCES)}")
+    try:
+        weight = float(number) if sign else 1.0
+    except ValueError:
+        weight = -1.0
+    if not 0 < weight < 1e6:
+        raise ValueError(f"{text!r} has no weight above 0")
+    return kind, weight
