@@ -82,7 +82,7 @@ def write(
         finally:
             if runs.is_store(place):
                 more = {name: chosen[name] for name in (*TEACHER, *SEEN[1:], *WRITTEN)}
-                runs.keep(place, runs.settings_for(chosen["data"], **more))
+                runs.keep(place, runs.settings_for(cast(str, chosen["data"]), **more))
     if as_json:
         emit({"store": folder, "epochs": made.epochs, "written": made.records,
               "busy": list(made.busy)})  # fmt: skip
