@@ -318,7 +318,7 @@ class Builder(Closing, Bridge):
         closure.scope.bind(name, closure, span)
         scope.bind(name, closure, span)
         frame.session.late[id(definition)] = late
-        frame.session.kept.append(closure)
+        frame.session.made.kept.append(closure)
         return Block(self, closure)
 
     def tag(self, value: object, label: str) -> Any:

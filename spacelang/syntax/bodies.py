@@ -72,7 +72,8 @@ def compiled(
         symbols = {s for value in bound.values() for s in _symbols(value)}
         homes = ((s.name, id(home), at.name) for s in symbols for home, at in (frame.home(s),))
         key = (*key, tuple(sorted(homes)))
-    found = session.compiled.get(key)
+    table = session.anchored if anchored else session.made.compiled
+    found = table.get(key)
     if found is not None:
         return found
     place = frame.path(label) if label is not None else frame.next(closure.name)
@@ -99,17 +100,18 @@ def compiled(
     outputs = [] if isinstance(result, Broken) else flat(result)
     block = callee.builder.finish(outputs, name)
     named = bool(block.params or block.decisions) or any(
-        node.label or (node.call is not None and session.named[node.call.block])
+        node.label or (node.call is not None and session.made.named[node.call.block])
         for node in block.everywhere()
         if node.op != "input"
     )
-    session.opened[name] = session.open(block)
-    session.blocks[name], session.named[name] = block, named
-    owned = session.owned[name] = tuple(dict.fromkeys(_owned(block, session)))
+    kept = session.made
+    kept.opened[name] = session.open(block)
+    kept.blocks[name], kept.named[name] = block, named
+    owned = kept.owned[name] = tuple(dict.fromkeys(_owned(block, session)))
     imports, errors = tuple(callee.imports.values()), tuple(callee.errors)
     made = Compiled(block, imports, late, result, named, tuple(callee.require), owned, errors)
-    session.compiled[key] = made
-    session.kept.append(closure)
+    table[key] = made
+    kept.kept.append(closure)
     return made
 
 
@@ -119,7 +121,7 @@ def _owned(block: Block, session: Session) -> Iterator[Owned]:
     yield from ((DECISION, choice.path) for choice in block.decisions)
     for node in block.everywhere():
         if node.call is not None:
-            yield from below(node.call, session.owned[node.call.block])
+            yield from below(node.call, session.made.owned[node.call.block])
 
 
 def below(call: Call, owned: Iterable[Owned]) -> list[Owned]:

@@ -87,7 +87,7 @@ def program(value: ProgramValue, library: Library) -> Program:
 def _graph(member: tree.Network, scope: Scope, library: Library) -> Graph:
     """A network by itself, as if its source were a space of its name."""
     instance = tree.Instance(member.name, (), member.base, span=member.span)
-    session = Session(library)
+    session = Session(library, made=library.made[False])
     return lay_out(elaborate(SpaceValue(instance, scope), member.name, session, {}))
 
 

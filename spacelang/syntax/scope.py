@@ -7,6 +7,7 @@ before it where it is written. The same name from two files is an error that nam
 from __future__ import annotations
 
 import os
+from collections import defaultdict
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 from spacelang.diagnostics import NOWHERE, Diagnostic, Report, Source, SpaceError, Span, error
 from spacelang.syntax import tree
 from spacelang.syntax.parse import parse
+from spacelang.syntax.session import Made
 from spacelang.syntax.values import (
     Clash,
     Closure,
@@ -101,6 +103,8 @@ class Library:
         self.files: dict[Path, Scope] = {}
         self.open: list[Path] = []
         self.bytes = 0
+        self.made: dict[bool, Made] = defaultdict(Made)
+        """The blocks that elaborations made so far, without and with hulls."""
 
     def scope(self, file: tree.File, folder: Path | None) -> Scope:
         """The names that a parsed file declares and uses."""

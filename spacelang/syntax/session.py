@@ -67,18 +67,30 @@ class Compiled:
 
 
 @dataclass
-class Session:
-    """One elaboration. With `hulls` every decision ranges over its hull (`within`); `until` leaves
-    out the later steps of `rewrite { }`."""
+class Made:
+    """Blocks that were made, by what they were made for and by name.
 
-    library: Library
-    hulls: bool = False
+    Spaces of one library share them: a block that sees no frame is the same for all of them.
+    """
+
     compiled: dict[object, Compiled] = field(default_factory=dict[object, Compiled])
     blocks: dict[str, Block] = field(default_factory=dict[str, Block])
     kept: list[object] = field(default_factory=list[object])
     named: dict[str, bool] = field(default_factory=dict[str, bool])
     owned: dict[str, tuple[Owned, ...]] = field(default_factory=dict[str, tuple[Owned, ...]])
     opened: dict[str, int] = field(default_factory=dict[str, int])
+    numbers: dict[str, int] = field(default_factory=dict[str, int])
+
+
+@dataclass
+class Session:
+    """One elaboration. With `hulls` every decision ranges over its hull (`within`); `until` leaves
+    out the later steps of `rewrite { }`. `anchored` are the blocks that see its own frames."""
+
+    library: Library
+    hulls: bool = False
+    made: Made = field(default_factory=Made)
+    anchored: dict[object, Compiled] = field(default_factory=dict[object, Compiled])
     late: dict[int, tuple[str, ...]] = field(default_factory=dict[int, tuple[str, ...]])
     lets: list[tree.Let] = field(default_factory=list[tree.Let])
     remarks: list[Diagnostic] = field(default_factory=list[Diagnostic])
@@ -89,15 +101,14 @@ class Session:
     splits: int = 0
     walked: int = 0
     reserved: set[str] = field(default_factory=set[str])
-    numbers: dict[str, int] = field(default_factory=dict[str, int])
     until: Until | None = None
 
     def unique(self, name: str) -> str:
         """A block name that is not taken: `encoder`, `encoder.2`."""
-        found, count = name, self.numbers.get(name, 2)
-        while found in self.blocks or found in self.reserved:
+        found, count = name, self.made.numbers.get(name, 2)
+        while found in self.made.blocks or found in self.reserved:
             found, count = f"{name}.{count}", count + 1
-        self.numbers[name] = count
+        self.made.numbers[name] = count
         return found
 
     def spend(self, nodes: int, span: Span) -> None:
@@ -113,12 +124,12 @@ class Session:
         """
         total = 0
         for node in block.everywhere():
-            total += 1 if node.call is None else self.opened[node.call.block]
+            total += 1 if node.call is None else self.made.opened[node.call.block]
             if total > MAX_OPEN:
                 wide = f"a network of more than {MAX_OPEN:,} nodes, each use of a block counted"
                 found = error("SP507", wide, node.span)
                 called = "" if node.call is None else f"{node.call.block} is one of "
-                nodes = 1 if node.call is None else self.opened[node.call.block]
+                nodes = 1 if node.call is None else self.made.opened[node.call.block]
                 raise Exhausted(found.note(f"{called}{block.name} uses: {nodes:,} nodes"))
         return total
 
