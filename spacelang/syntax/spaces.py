@@ -17,6 +17,7 @@ from spacelang.ir.pattern import Pattern
 from spacelang.ir.ranges import rates, starts
 from spacelang.ir.rule import StorageRule
 from spacelang.syntax import tree
+from spacelang.syntax.ahead import look_ahead
 from spacelang.syntax.blocks import bind_arguments
 from spacelang.syntax.calls import arguments
 from spacelang.syntax.choices import pend
@@ -305,6 +306,7 @@ def _given(
 
 def _run(statements: Iterable[tree.Statement], derived: bool, frame: Frame, scope: Scope) -> None:
     """Run the statements of a space; errors of one are kept and the next go on."""
+    look_ahead(tuple(statements), frame, scope)
     for statement in statements:
         if derived and not isinstance(statement, DERIVED):
             frame.errors.add(
