@@ -162,13 +162,15 @@ class Counter:
 
     def _inside(self, drawn: NDArray[np.int64], wanted: Where) -> NDArray[np.bool_]:
         """Which architectures, given by candidate numbers, are within bands and conditions."""
-        inside = np.ones(len(drawn), bool)
+        inside: NDArray[np.bool_] = np.ones(len(drawn), np.bool_)
         for scope, truth in map(self._truth, wanted.conditions):
             inside &= truth.ravel()[self._rows(scope, drawn.T)]
-        costs = self.costs(drawn) if wanted.bands else {}
+        costs = self.costs(drawn)
         for figure, (low, high) in wanted.bands.items():
-            inside &= (costs[figure] >= low) if low is not None else True
-            inside &= (costs[figure] <= high) if high is not None else True
+            if low is not None:
+                inside &= costs[figure] >= low
+            if high is not None:
+                inside &= costs[figure] <= high
         return inside
 
     def _rows(self, scope: Sequence[str], columns: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -47,8 +47,9 @@ def sample(
     graph: Graph, n: int = 1, seed: int = 0, where: str = "", law: str = "architectures"
 ) -> Sequence[Assignment]:
     """Independent draws; `law` is "architectures" (uniform over them) or "choices"."""
-    for name, value in (("n", n), ("seed", seed)):
-        if not isinstance(value, Integral) or isinstance(value, bool):
+    asked: dict[str, object] = {"n": n, "seed": seed}
+    for name, value in asked.items():
+        if isinstance(value, bool) or not isinstance(value, Integral):
             raise SpaceError(error("SP209", f"{name} is a whole number, not {value!r}"))
         if value < 0:
             raise SpaceError(error("SP103", f"{name} is at least 0, not {value}"))

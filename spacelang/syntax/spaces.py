@@ -6,7 +6,7 @@ arguments; the innermost space is elaborated once, and the outer ones add their 
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 from spacelang.diagnostics import Diagnostic, SpaceError, Span, error
@@ -202,14 +202,9 @@ def _with_rules_that_fit(graph: Graph) -> Graph:
 def parameters(space: SpaceValue) -> list[str]:
     """The names that `overrides` may set, outermost first."""
     found: list[str] = []
-    here: SpaceValue | None = space
-    for _ in range(MAX_CHAIN):
-        if here is None:
-            break
-        definition = here.definition
+    for definition in chain(space):
         if not isinstance(definition, tree.Subnet):
             found += [p.name for p in definition.params if p.name not in found]
-        here = base_of(here)
     return found
 
 
@@ -227,6 +222,16 @@ def base_of(space: SpaceValue) -> SpaceValue | None:
     if not isinstance(value, SpaceValue):
         raise SpaceError(error("SP209", f"{base.name} is {kind(value)}, not a space", base.span))
     return value
+
+
+def chain(space: SpaceValue) -> Iterator[tree.SpaceOf | tree.Instance | tree.Subnet]:
+    """The declarations that a space is made of, its own first."""
+    here: SpaceValue | None = space
+    for _ in range(MAX_CHAIN):
+        if here is None:
+            break
+        yield here.definition
+        here = base_of(here)
 
 
 def _make(
