@@ -24,7 +24,7 @@ from spacelang.syntax.frame import Frame
 from spacelang.syntax.functions import most
 from spacelang.syntax.names import bind, evaluate_let
 from spacelang.syntax.require import require
-from spacelang.syntax.scope import Scope
+from spacelang.syntax.scope import Scope, check_default
 from spacelang.syntax.session import Exhausted
 from spacelang.syntax.values import BROKEN, Broken, Closure, Numbers, Thing, has_tensor, kind
 
@@ -197,6 +197,7 @@ def _block(statement: tree.BlockOf, frame: Frame, scope: Scope) -> None:
 
 
 def _default(statement: tree.Default, frame: Frame, scope: Scope) -> None:
+    check_default(statement)
     scope.defaults[statement.op] = (*scope.defaults.get(statement.op, ()), *statement.arguments)
 
 
