@@ -30,7 +30,7 @@ FOUND = {
     "default linear(bogus: 1)": ("error", "SP204", "bogus: 1"),
 }  # fmt: skip
 RIGHT = (
-    'search evolution { population = 24  parents = 6  where = "params <= 200" }',
+    'search evolution { population = 24  parents = 6  mutants = 12  crossovers = 12  where = "params <= 200" }',
     "search evolution { }",
     "names pub { fc: a.b  _.bias: _.offset  other: none }",
     "default linear(bias: false)",
