@@ -42,7 +42,7 @@ from spacelang.ir.param import Init
 from spacelang.passes.storage_layout import lay_out
 from spacelang.syntax import tree
 from spacelang.syntax.branches import guarded
-from spacelang.syntax.calls import Arguments
+from spacelang.syntax.calls import Arguments, init_of
 from spacelang.syntax.forms import FORMS
 from spacelang.syntax.frame import Frame
 from spacelang.syntax.names import INITS, look_up
@@ -342,11 +342,8 @@ class Builder(Closing, Bridge):
 
     def _init(self, name: str, numbers: tuple[object, ...]) -> Init:
         span = self.place()
-        given = [self.thing(number) for number in numbers]
-        sizes = tuple(size for size in given if isinstance(size, Dim))
-        if len(sizes) != len(given) or len(sizes) != INITS[name]:
-            raise SpaceError(error("SP204", f"{name} takes {INITS[name]} numbers", span))
-        return Init(name, sizes)
+        frame, _ = self.__dict__["_stack"][-1]
+        return init_of(name, [self.thing(number) for number in numbers], frame, span)
 
 
 __all__ = ["Block", "Builder", "Term"]

@@ -5,17 +5,28 @@ checked("spaces/autoformer.space", {}).report
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, is_dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from spacelang.diagnostics import Diagnostic, Report, Source, SpaceError
+from spacelang.diagnostics import (
+    Diagnostic,
+    Label,
+    Report,
+    Source,
+    SpaceError,
+    Span,
+    placed,
+    warning,
+)
 
 if TYPE_CHECKING:
     from spacelang.ir.graph import Graph
     from spacelang.ir.program import Program
+    from spacelang.syntax import tree
     from spacelang.syntax.scope import Library, Scope
     from spacelang.syntax.values import SpaceValue
 
@@ -87,6 +98,7 @@ def examine(
 
     `tell` may add to the diagnostics of a space, whose address it is given.
     """
+    from spacelang.analysis.dialects import idle
     from spacelang.analysis.space import lints
     from spacelang.loader import program_of
     from spacelang.syntax.parse import parse
@@ -121,16 +133,20 @@ def examine(
             found.spaces[name] = len(graph.decisions) if graph is not None else 0
             if graph is not None:
                 found.report.extend(lints(graph))
-                found.report.extend(_searches(graph))
+                found.report.extend(_stated(graph, scope.names[name]))
                 if any(choice.hull is not None for choice in graph.decisions.values()):
                     _hulls(name, scope, source, library, settings, found.report)
         except SpaceError as failed:
             found.report.extend(tell(failed.diagnostics, f"{source.name}:{name}", settings))
+    if not wanted and not found.report.errors:
+        own = (d for d in idle(graphs.values()) if d.primary.span.source.name == source.name)
+        found.report.extend(own)
     return found
 
 
 def _searches(*graphs: Graph, program: Program | None = None) -> Iterator[Diagnostic]:
-    """What is wrong with `search { }`: settings, and decisions that an engine cannot take."""
+    """What is wrong with `search { }` of graphs, and of a program: settings, decisions that an
+    engine cannot take."""
     from spacelang import plugins
     from spacelang.engines.protocol import weights_of
     from spacelang.engines.settings import GROUP, check, configure
@@ -170,6 +186,84 @@ def _proved(
             return None
     graphs[name] = from_scope(scope, name, source, library, settings)
     return graphs[name]
+
+
+def _stated(graph: Graph, space: object) -> Iterator[Diagnostic]:
+    """What is wrong with the `search { }` of a space: its engine, settings and budgets."""
+    from spacelang.syntax import tree
+    from spacelang.syntax.spaces import chain
+    from spacelang.syntax.values import SpaceValue
+
+    told: set[str] = set()
+    for definition in chain(space) if graph.search and isinstance(space, SpaceValue) else ():
+        if not isinstance(definition, tree.SpaceOf):
+            continue
+        for statement in definition.body.statements:
+            if isinstance(statement, tree.Search) and statement.engine not in told:
+                told.add(statement.engine)
+                yield from _search(graph, statement)
+
+
+def _search(graph: Graph, statement: tree.Search) -> Iterator[Diagnostic]:
+    from spacelang.engines.protocol import weights_of
+    from spacelang.engines.settings import BUDGETS, GROUP, check, configure, read_fields
+    from spacelang.plugins import load, table
+
+    name, settings = statement.engine, graph.search[statement.engine]
+    if name not in table(GROUP):
+        known = ", ".join(sorted(table(GROUP)))
+        found = warning("SP604", f"no engine is called {name}", statement.span)
+        yield found.note(f"installed: {known}")
+        return
+    spans = {setting.name: setting.span for setting in statement.settings}
+    wrong: list[Diagnostic] = []
+    engine = load(GROUP, name)
+    for setting, value in settings.items() if is_dataclass(engine) else ():
+        with collecting(wrong, spans[setting]):
+            read_fields(engine, name, {setting: value})
+    if not wrong:
+        with collecting(wrong, statement.span):
+            made: Any = configure(name, settings)
+            if weights_of(made) != "program":
+                check(made, graph, fixed=True)
+    yield from wrong
+    for setting in BUDGETS & settings.keys():
+        value = settings[setting]
+        for text in cast("tuple[object, ...]", value) if isinstance(value, tuple) else (value,):
+            if isinstance(text, str) and text.strip():
+                yield from _budget(graph, text, spans[setting])
+
+
+@contextmanager
+def collecting(wrong: list[Diagnostic], span: Span) -> Generator[None]:
+    """Keep what is raised inside, at a place."""
+    try:
+        yield
+    except SpaceError as failed:
+        wrong.extend(placed(found, span) for found in failed.diagnostics)
+
+
+def _budget(graph: Graph, text: str, span: Span) -> Iterator[Diagnostic]:
+    """What is wrong with a budget that is written in a string; it is told as of `require`."""
+    from spacelang.analysis.claims import claims
+    from spacelang.analysis.where import of_conditions
+    from spacelang.syntax.budget import budget
+
+    try:
+        conditions = tuple(budget(Source("<where>", text), graph.decisions))
+        of_conditions(conditions)
+    except SpaceError as failed:
+        for found in failed.diagnostics:
+            yield replace(found, primary=Label(span, ""), secondary=()).note(f"in {text!r}")
+        return
+    if not conditions:
+        yield warning("SP511", f"{text} excludes nothing", span)
+        return
+    kept = (*conditions, *(c for c in graph.require if c not in conditions))
+    stated = {**graph.stated, **dict.fromkeys(conditions, span)}
+    for found in claims(graph.restated(require=kept, stated=stated)):
+        if found.primary.span is span:
+            yield found
 
 
 def _hulls(

@@ -174,6 +174,15 @@ def placed(diagnostic: Diagnostic, span: Span) -> Diagnostic:
     return replace(diagnostic, primary=Label(span, diagnostic.primary.text))
 
 
+IRREGULAR = {"axis": "axes", "entry": "entries", "index": "indices"}
+
+
+def counted(number: int, noun: str) -> str:
+    """A number of things, as messages say it: `no decisions`, `1 decision`, `2,000 decisions`."""
+    shown = f"{number:,}" if number else "no"
+    return f"{shown} {noun if number == 1 else IRREGULAR.get(noun, f'{noun}s')}"
+
+
 class SpaceError(Exception):
     """What every mistake of a user ends in: the diagnostics of the phase that found it."""
 

@@ -244,3 +244,23 @@ def test_nothing_of_a_text_is_run_or_opened() -> None:
             loads(text)
     watching = False
     assert seen == []
+
+
+AHEAD = {
+    "loops in loops": "for i in 0..999 { for j in 0..999 { for k in 0..999 { x = relu(x) } } }",
+    "by a name": "let n = 999 for i in 0..n { for j in 0..n { for k in 0..n { x = relu(x) } } }",
+    "lists of lists": "let a = [i for i in 0..99999] let b = [a for i in 0..99999]",
+    "computed lists": "let a = [[[0 for k in 0..99] for j in 0..999] for i in 0..999]",
+    "candidates": "\n".join(f"choose k{i} in 1..9999" for i in range(50)),
+    "candidates in a loop": "for i in 0..99 { choose k[i] in 1..9999 }",
+}
+
+
+@pytest.mark.parametrize("name", AHEAD)
+def test_what_is_asked_for_together_is_counted_before_it_is_made(name: str) -> None:
+    load(Source("<warm>", space("for i in 0..1 { x = relu(x) } output x")))
+    before = time.process_time()
+    with pytest.raises(SpaceError) as failed:
+        load(Source("<ahead>", space(f"{AHEAD[name]} output x")))
+    assert [d.code for d in failed.value.diagnostics] == ["SP507"]
+    assert time.process_time() - before < 0.5  # 5 to 15 seconds where it is made first

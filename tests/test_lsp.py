@@ -144,7 +144,7 @@ def test_a_session(uri: str) -> None:
 
         # Hover: counts, costs, candidates, signatures.
         for words, shift, told in (
-            ("space small", 8, "**small**: 2 architectures, 1 decisions"),
+            ("space small", 8, "**small**: 2 architectures, 1 decision"),
             ("subnet least", 8, "1 architectures"),
             ("choose width", 8, "small: 8, 16"),
             ("linear(x, width)", 2, "208 parameters, 192 mult"),

@@ -260,6 +260,7 @@ BROKEN: list[tuple[str, str, Callable[[Graph], Graph]]] = [
     ("bindings", "of a size that nothing has", lambda g: _idle(g)),
     ("bindings", "another value", lambda g: _bound(g, Dim.of(10))),
     ("rates", "in a shape", lambda g: _rated(g)),
+    ("ranges", "a rate of 2 at one use", lambda g: _bound(g, Dim.of(2), "%drop")),
     ("types", "of a result", lambda g: at(g, 11, types=(dim(B, 6),))),
     ("types", "more results", lambda g: at(g, 11, types=(dim(B, 5),) * 2)),
     ("types", "refused", lambda g: attributes(g, 11, axes=Dim.of(7))),
@@ -351,8 +352,8 @@ def _chain(graph: Graph, length: int, width: int) -> Graph:
     return append(graph, source, top)
 
 
-def _bound(graph: Graph, size: Dim) -> Graph:
-    return call(graph, 2, sizes={**node(graph, 2).call.sizes, "%width": size})
+def _bound(graph: Graph, size: Dim, name: str = "%width") -> Graph:
+    return call(graph, 2, sizes={**node(graph, 2).call.sizes, name: size})
 
 
 def _rated(graph: Graph) -> Graph:

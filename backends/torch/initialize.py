@@ -38,6 +38,11 @@ def _uniform(tensor: Tensor, generator: Generator, bound: float) -> object:
     return nn.init.uniform_(tensor, -bound, bound, generator=generator)
 
 
+def _outputs(tensor: Tensor) -> int:
+    """Entries of the first axis; a number is one."""
+    return tensor.shape[0] if tensor.ndim else 1
+
+
 def _by_inputs(
     tensor: Tensor, generator: Generator, _: tuple[float, ...], fans: Callable[[], Fans]
 ) -> object:
@@ -48,7 +53,7 @@ def _fan_out(
     tensor: Tensor, generator: Generator, _: tuple[float, ...], fans: Callable[[], Fans]
 ) -> object:
     area = math.prod(tensor.shape[2:])
-    deviation = math.sqrt(2 * fans().groups / (area * tensor.shape[0]))
+    deviation = math.sqrt(2 * fans().groups / (area * _outputs(tensor)))
     return nn.init.normal_(tensor, 0, deviation, generator)
 
 
@@ -63,7 +68,7 @@ RULES: dict[str, Rule] = {
     "conv": _by_inputs,
     "conv_bias": _by_inputs,
     "fan_out": _fan_out,
-    "uniform_out": lambda t, g, a, f: _uniform(t, g, 1 / math.sqrt(t.shape[0])),
+    "uniform_out": lambda t, g, a, f: _uniform(t, g, 1 / math.sqrt(_outputs(t))),
 }
 
 

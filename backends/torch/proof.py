@@ -63,7 +63,8 @@ def prove(
 
 
 def _forward(network: nn.Module, inputs: list[Tensor], seed: int) -> dict[str, Tensor]:
-    """Outputs by name; gradients of a random combination of them are left on the weights."""
+    """Outputs by name; gradients of a random combination of them are left on the weights, as far as
+    the outputs hang on any."""
     for parameter in network.parameters():
         parameter.requires_grad_()
         parameter.grad = None
@@ -73,7 +74,8 @@ def _forward(network: nn.Module, inputs: list[Tensor], seed: int) -> dict[str, T
     total = sum(
         (y * torch.randn(y.shape, generator=generator).to(y.dtype)).sum() for y in outputs.values()
     )
-    cast(Tensor, total).backward()
+    if cast(Tensor, total).requires_grad:
+        cast(Tensor, total).backward()
     return {name: y.detach() for name, y in outputs.items()}
 
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
+from spacelang.analysis.memory import check_memory
 from spacelang.backends.torch import tables
 from spacelang.backends.torch.functions import path_mask
 from spacelang.backends.torch.inputs import check
@@ -37,6 +38,7 @@ class Supernet(nn.Module):
 
     def __init__(self, graph: Graph, seed: int = 0, lowering: Lowering | None = None) -> None:
         super().__init__()
+        check_memory(graph)
         self.graph = graph
         self.lowering = lowering or lowering_of(graph)
         self._program = Program(self.lowering)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 
 import torch
@@ -27,9 +26,9 @@ from spacelang.backends.torch.supernet import Supernet
 from spacelang.backends.torch.tables import TableKey, table
 from spacelang.diagnostics import Diagnostic, SpaceError, error
 from spacelang.files import atomic_write
-from spacelang.ir.dialect import Dialect, Layout, dotted
-from spacelang.ir.dim import Dim
+from spacelang.ir.dialect import Dialect, dotted
 from spacelang.ir.graph import Graph
+from spacelang.ir.layout import order_of, shape_of
 from spacelang.ir.storage import Storage, merged
 
 ROWS = 20  # of each kind of difference in a table; the rest is counted
@@ -207,56 +206,16 @@ def _entries(storage: Storage, dialect: Dialect | None) -> tuple[Entry, ...]:
     foreign, layout = dialect.foreign(storage.path)
     ends = [f".{i}" if storage.bank else "" for i in range(len(own))]
     if layout is not None and layout.kind == "order":
-        order = _order(storage, layout)
+        order = order_of(storage, layout)
         return tuple(
             Entry(name, foreign + end, sizes, sizes, shape[0], order, real=real)
             for name, end, sizes, shape in zip(own, ends, stored, storage.tensors, strict=True)
         )
-    wanted = None if layout is None else tuple(int(size.at({})) for size in layout.shape)
-    for sizes in stored:
-        if wanted is not None and prod(wanted) != prod(sizes):
-            found = f"{storage.path} is {list(sizes)}, which is never {list(wanted)}"
-            raise SpaceError(error("SP606", found, storage.param.span))
+    wanted = None if layout is None else shape_of(storage, layout)
     return tuple(
         Entry(name, foreign + end, sizes, sizes if wanted is None else wanted, real=real)
         for name, end, sizes in zip(own, ends, stored, strict=True)
     )
-
-
-def _order(storage: Storage, layout: Layout) -> tuple[int, ...]:
-    """Our factors of the first axis in the foreign order.
-
-    A number is the constant factor of that value, a name the factor of that size; names of sizes
-    that have become numbers take what is left, in order.
-    """
-    factors = list(storage.param.shape[0]) if storage.shape else []
-    left = dict(enumerate(factors))
-    taken: dict[int, int] = {}
-    for place, word in enumerate(layout.order):
-        for index, size in left.items():
-            wanted = size.constant == int(word) if word.isdigit() else _named(size) == word
-            if wanted:
-                taken[place] = index
-                del left[index]
-                break
-    for place, word in enumerate(layout.order):
-        if place not in taken and left and not word.isdigit():
-            taken[place] = min(left)
-            del left[taken[place]]
-    if left or len(taken) != len(layout.order):
-        shown = " * ".join(map(str, factors))
-        raise SpaceError(
-            error("SP606", f"order({', '.join(layout.order)}) does not fit {storage.path}").note(
-                f"its first axis is {shown}"
-            )
-        )
-    return tuple(taken[place] for place in range(len(layout.order)))
-
-
-def _named(size: Dim) -> str:
-    """The last label of a size that is a decision or an argument: `%heads` is `heads`."""
-    symbols = [str(s.name) for s in size.symbols if size == Dim.of(s)]
-    return symbols[0].rsplit(".", 1)[-1].removeprefix("%") if symbols else ""
 
 
 def _differences(found: Sequence[Entry], state_dict: Mapping[str, Tensor]) -> Diagnostic | None:

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 MAX_POINTS = 1 << 20
 CHUNK = 1 << 14  # rows costed at once: what stays in cache
+MISSES = 1 << 17  # draws in a row that may lie outside of a budget
 Law = Literal["architectures", "choices"]
 
 
@@ -90,17 +91,9 @@ class Counter:
         """
         rng = np.random.Generator(np.random.PCG64(seed))
         if law == "choices":
-            return [self._by_choices(rng, where) for _ in range(n)]
-        indices = self.draw_indices(n, rng, where)
-        names = list(self.choices)
-        decisions = self.graph.decisions
-        rows: list[list[int]] = indices.tolist()
-        return [
-            decisions.assignment(
-                {p: self.choices[p].values[i] for p, i in zip(names, row, strict=True)}
-            )
-            for row in rows
-        ]
+            return list(self._by_choices(n, rng, where))
+        rows: list[list[int]] = self.draw_indices(n, rng, where).tolist()
+        return [self._assignment(row) for row in rows]
 
     def draw_indices(
         self, n: int, rng: np.random.Generator, where: Where | None = None
@@ -122,26 +115,75 @@ class Counter:
             columns = np.ascontiguousarray(indices[start : start + CHUNK].T)
             part = total[:, start : start + CHUNK]
             for table in self._tables:
-                row = np.zeros(columns.shape[1], np.int64)
-                for path, count in zip(table.scope, self._shape(table.scope), strict=True):
-                    row = row * count + columns[self._order[path]]
+                row = self._rows(table.scope, columns)
                 for figure, values in enumerate(table.figures):
                     if values.any():
                         part[figure] += values.ravel()[row]
         return dict(zip(FIGURES, total, strict=True))
 
-    def _by_choices(self, rng: np.random.Generator, where: Where | None) -> Assignment:
+    def _by_choices(
+        self, n: int, rng: np.random.Generator, where: Where | None
+    ) -> Iterator[Assignment]:
+        """Draws of every decision by itself, those within the budget; it is counted before, so that
+        an empty one is SP502 and one that draws do not meet is SP507."""
         decisions = self.graph.decisions
         wanted = self.required.both(where or Where())
-        for _ in range(100_000):
-            values = {c.path: c.values[int(rng.integers(len(c.values)))] for c in decisions.order}
-            if self.meets(values, wanted):
-                return decisions.assignment(values)
-        raise SpaceError(
-            error("SP502", "100,000 draws by choices met no architecture within the budget").hint(
-                "--law architectures draws within any budget directly"
-            )
-        )
+        if not wanted.bands and not wanted.conditions:
+            for _ in range(n):
+                drawn = {
+                    c.path: c.values[int(rng.integers(len(c.values)))] for c in decisions.order
+                }
+                yield decisions.assignment(drawn)
+            return
+        size = self._counted(where)
+        if size == 0:
+            raise self.empty(wanted)
+        missed = 0
+        while n:
+            drawn = rng.integers(0, self._shape(list(self.choices)), (CHUNK, len(self.choices)))
+            rows: list[list[int]] = drawn[self._inside(drawn, wanted)][:n].tolist()
+            missed = 0 if rows else missed + CHUNK
+            if missed >= MISSES:
+                headline = f"{missed:,} draws by choices met no architecture within the budget"
+                known = "" if size is None else f"there are {size:,} of {self.size():,}"
+                found = error("SP507", headline).hint("--law architectures draws within any budget")
+                raise SpaceError(found.note(known) if known else found)
+            for row in rows:
+                yield self._assignment(row)
+            n -= len(rows)
+
+    def _counted(self, where: Where | None) -> int | None:
+        """The number of architectures within a budget; None where it is not known exactly."""
+        try:
+            size = self.size(where)
+        except SpaceError:
+            return None
+        return size if isinstance(size, int) else None
+
+    def _inside(self, drawn: NDArray[np.int64], wanted: Where) -> NDArray[np.bool_]:
+        """Which architectures, given by candidate numbers, are within bands and conditions."""
+        inside: NDArray[np.bool_] = np.ones(len(drawn), np.bool_)
+        for scope, truth in map(self._truth, wanted.conditions):
+            inside &= truth.ravel()[self._rows(scope, drawn.T)]
+        costs = self.costs(drawn)
+        for figure, (low, high) in wanted.bands.items():
+            if low is not None:
+                inside &= costs[figure] >= low
+            if high is not None:
+                inside &= costs[figure] <= high
+        return inside
+
+    def _rows(self, scope: Sequence[str], columns: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Where architectures, [decisions, many], stand in a flat table of a scope."""
+        row = np.zeros(columns.shape[1], np.int64)
+        for path, count in zip(scope, self._shape(scope), strict=True):
+            row = row * count + columns[self._order[path]]
+        return row
+
+    def _assignment(self, row: Sequence[int]) -> Assignment:
+        """An architecture from its candidate numbers."""
+        values = {p: c.values[i] for (p, c), i in zip(self.choices.items(), row, strict=True)}
+        return self.graph.decisions.assignment(values)
 
     def meets(self, values: Mapping[str, DecisionValue], where: Where) -> bool:
         """Whether an architecture is within bands and conditions."""

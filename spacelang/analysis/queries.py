@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 from typing import TYPE_CHECKING, cast
 
 from spacelang import plugins
@@ -46,6 +47,12 @@ def sample(
     graph: Graph, n: int = 1, seed: int = 0, where: str = "", law: str = "architectures"
 ) -> Sequence[Assignment]:
     """Independent draws; `law` is "architectures" (uniform over them) or "choices"."""
+    asked: dict[str, object] = {"n": n, "seed": seed}
+    for name, value in asked.items():
+        if isinstance(value, bool) or not isinstance(value, Integral):
+            raise SpaceError(error("SP209", f"{name} is a whole number, not {value!r}"))
+        if value < 0:
+            raise SpaceError(error("SP103", f"{name} is at least 0, not {value}"))
     if law not in LAWS:
         raise SpaceError(
             error("SP604", f"no law is called {law}").note(f"there are {', '.join(LAWS)}")

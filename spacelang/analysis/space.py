@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 
 from spacelang.analysis.claims import claims
+from spacelang.analysis.dialects import dialects
 from spacelang.analysis.parts import Parts
 from spacelang.diagnostics import Diagnostic, Report, Span, warning
 from spacelang.ir.block import Block
@@ -35,6 +36,7 @@ def lints(graph: Graph) -> list[Diagnostic]:
     report.extend(_unread(graph))
     report.extend(_shifted(graph))
     report.extend(claims(graph))
+    report.extend(dialects(graph))
     return list(report)
 
 

@@ -124,10 +124,29 @@ def _version(context: click.Context, option: click.Parameter, wanted: bool) -> N
         context.exit()
 
 
+UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+
+
+def _memory(context: click.Context, option: click.Parameter, text: str | None) -> None:
+    if text is None or context.resilient_parsing:
+        return
+    from spacelang.analysis.memory import allow_memory
+
+    digits = text.rstrip("KMGT")
+    unit = text[len(digits) :]
+    if not (digits.isascii() and digits.isdigit() and len(digits) < 19 and unit in UNITS):
+        raise click.BadParameter(f"{text!r} is no size; 300G is one", context, option)
+    allow_memory(int(digits) * UNITS[unit])
+
+
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--version", is_flag=True, is_eager=True, expose_value=False, callback=_version,
     help="Show the version and exit.",
+)  # fmt: skip
+@click.option(
+    "--memory", metavar="SIZE", expose_value=False, callback=_memory,
+    help="Let networks take so many bytes (300G), not just what the machine has.",
 )  # fmt: skip
 def commands() -> None:
     """A compiler for neural-architecture search spaces.

@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 
 from spacelang.checking import Checked, examine
-from spacelang.diagnostics import Source, SpaceError, Span
+from spacelang.diagnostics import Source, SpaceError, Span, counted
 from spacelang.editor.symbols import Symbol, Symbols, tokens
 from spacelang.grammars.loader import tables
 from spacelang.ir.graph import Graph, Place
@@ -103,7 +103,7 @@ class Document:
             one = examine(str(self.path), self.source, self.path.parent, name)
             graph = one.graphs.get(name)
             if graph is None and name in one.spaces:
-                return f"the program `{name}`: {one.spaces[name]} decisions"
+                return f"the program `{name}`: {counted(one.spaces[name], 'decision')}"
         if graph is None:
             return f"`{name}`: has errors"
         return _figures(name, graph)
@@ -348,7 +348,7 @@ def _figures(name: str, graph: Graph) -> str:
 
     reach = extent(graph)
     size = f"{reach.size:,}" if isinstance(reach.size, int) else "too many to count exactly"
-    rows = [f"**{name}**: {size} architectures, {len(graph.decisions)} decisions"]
+    rows = [f"**{name}**: {size} architectures, {counted(len(graph.decisions), 'decision')}"]
     for figure, (low, high) in (("params", reach.params), ("macs", reach.macs)):
         rows.append(f"- {figure} {low:,}" + (f" to {high:,}" if low != high else ""))
     return "\n".join(rows)

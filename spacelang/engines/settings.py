@@ -22,6 +22,8 @@ from spacelang.ir.graph import Graph
 from spacelang.plugins import load
 
 GROUP = "spacelang.engines"
+BUDGETS = frozenset(("where", "bounds"))
+"""Settings that are budgets, written as after `--where`, or lists of them."""
 
 
 class Unreadable(ValueError):

@@ -19,7 +19,7 @@ from itertools import permutations
 from types import MappingProxyType
 from typing import Literal, cast
 
-from spacelang.diagnostics import NOWHERE, Report, SpaceError, Span, error
+from spacelang.diagnostics import NOWHERE, Diagnostic, Report, SpaceError, Span, counted, error
 from spacelang.ir.condition import TRUE, Condition
 from spacelang.ir.dim import Symbol, Value
 
@@ -222,7 +222,13 @@ class Decisions(Mapping[str, Choice]):
         values = self.complete(taken)
         missing = [c.path for c in self.live(values) if c.path not in taken]
         if missing:
-            many = "1 decision is" if len(missing) == 1 else f"{len(missing)} decisions are"
-            report.add(error("SP506", f"{many} not taken: {_listed(missing)}", span))
+            report.add(not_taken(missing, span))
         report.check()
         return values
+
+
+def not_taken(paths: Sequence[str], span: Span = NOWHERE) -> Diagnostic:
+    """SP506 for decisions that an architecture leaves open."""
+    verb = "is" if len(paths) == 1 else "are"
+    many = counted(len(paths), "decision")
+    return error("SP506", f"{many} {verb} not taken: {_listed(paths)}", span)

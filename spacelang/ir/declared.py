@@ -14,6 +14,7 @@ from spacelang.ir.mentions import mentions, shaped
 from spacelang.ir.node import Attribute, Node, join
 from spacelang.ir.op import Option, ops
 from spacelang.ir.param import Gather, Init
+from spacelang.ir.ranges import rates as within
 from spacelang.ir.replace import check_replacement
 from spacelang.ir.subject import Subject, broken, everything
 
@@ -46,6 +47,12 @@ def rates(subject: Subject) -> Iterator[Diagnostic]:
         for symbol in sorted(shaped(block), key=str):
             if symbol.rate:
                 yield broken(f"a shape of {block.name} holds the rate {symbol}", block.span)
+
+
+def ranges(subject: Subject) -> Iterator[Diagnostic]:
+    """A number with a rate in it keeps to the interval of its option at every use."""
+    for found in within(subject.graph):
+        yield broken("; ".join((found.headline, *found.notes)), found.primary.span)
 
 
 def bindings(subject: Subject) -> Iterator[Diagnostic]:

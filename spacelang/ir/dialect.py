@@ -9,10 +9,11 @@ _.index_table: none                                        # is not written, and
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TypeVar
 
+from spacelang.diagnostics import NOWHERE, Span
 from spacelang.ir.dim import Dim
 from spacelang.ir.pattern import Hop, Pattern, split
 
@@ -51,6 +52,13 @@ class Rename:
     own: Pattern
     foreign: tuple[ForeignHop, ...]
     layout: Layout | None = None
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
+
+    def matches(self, path: str) -> bool:
+        """Whether the rule says something of one of our paths."""
+        if not self.own.anywhere:
+            return self.own.match_prefix(path) is not None
+        return any(self.own.fit(run) is not None for run in _runs(split(path), len(self.own.hops)))
 
 
 NONE = (ForeignHop("none"),)
@@ -62,25 +70,19 @@ class Dialect:
     renames: tuple[Rename, ...] = ()
 
     @cached_property
-    def _nones(self) -> tuple[Pattern, ...]:
-        return tuple(r.own for r in self.renames if r.foreign == NONE)
+    def _nones(self) -> tuple[Rename, ...]:
+        return tuple(r for r in self.renames if r.foreign == NONE)
 
     def omits(self, path: str) -> bool:
         """Whether the other code has nothing called by our path."""
-        hops = split(path)
-        return any(
-            any(rule.fit(run) is not None for run in _runs(hops, len(rule.hops)))
-            if rule.anywhere
-            else rule.match_prefix(path) is not None
-            for rule in self._nones
-        )
+        return any(rule.matches(path) for rule in self._nones)
 
     def ignores(self, foreign: str) -> bool:
         """Whether we have nothing called by a foreign name, `meta_layer.weight`."""
         labels = tuple(foreign.split("."))
         for rule in self._nones:
-            wanted = tuple(str(hop) for hop in rule.hops)
-            runs = _runs(labels, len(wanted)) if rule.anywhere else (labels[: len(wanted)],)
+            wanted = tuple(str(hop) for hop in rule.own.hops)
+            runs = _runs(labels, len(wanted)) if rule.own.anywhere else (labels[: len(wanted)],)
             if wanted in runs:
                 return True
         return False

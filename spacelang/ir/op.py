@@ -16,14 +16,14 @@ entry point `spacelang.ops`.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Literal, NoReturn
 
 from spacelang import plugins
-from spacelang.diagnostics import NOWHERE, Diagnostic, SpaceError, Span, error
-from spacelang.ir.condition import Condition
+from spacelang.diagnostics import NOWHERE, Diagnostic, SpaceError, Span, counted, error
+from spacelang.ir.condition import Condition, compare
 from spacelang.ir.dim import LIMIT, Dim, Symbol, Value
 from spacelang.ir.node import Attribute, TensorType
 from spacelang.ir.param import Init, Param, Role, View, leading
@@ -102,8 +102,38 @@ Explain = Callable[[Diagnostic, Conflict], Diagnostic]
 
 
 @dataclass(frozen=True)
+class Interval:
+    """Numbers from `low` to `high`, as far as there are such ends; `above` and `below` say that an
+    end is not among them."""
+
+    low: int | None = None
+    high: int | None = None
+    above: bool = False
+    below: bool = False
+
+    def __str__(self) -> str:
+        low = "" if self.low is None else f"{'above' if self.above else 'at least'} {self.low}"
+        high = "" if self.high is None else f"{'below' if self.below else 'at most'} {self.high}"
+        return " and ".join(end for end in (low, high) if end)
+
+    def conditions(self, number: Dim) -> Iterator[Condition]:
+        """What a number inside meets."""
+        if self.low is not None:
+            yield compare("<" if self.above else "<=", self.low, number)
+        if self.high is not None:
+            yield compare("<" if self.below else "<=", number, self.high)
+
+
+POSITIVE, COUNTED = Interval(0, above=True), Interval(1)
+"""Numbers above zero; counts of one at least."""
+
+
+@dataclass(frozen=True)
 class Option:
     """An option of an op: its kind and its default (`REQUIRED` where there is none).
+
+    A number keeps `within` an interval, a string is one of `words`, where there are such
+    (`ranges.py`).
 
     size     a number, symbolic or not               factors  a size or a list of sizes, one axis
     sizes    a list of sizes                         shape    a list whose entries are factors
@@ -113,10 +143,11 @@ class Option:
 
     kind: OptionKind
     default: Attribute | int | str = REQUIRED
+    within: Interval | None = None
+    words: tuple[str, ...] = ()
 
 
-def option(kind: OptionKind, default: Attribute | int | str = REQUIRED) -> Option:
-    return Option(kind, default)
+option = Option
 
 
 @dataclass
@@ -232,7 +263,7 @@ class Infer:
     def axis(self, index: int, rank: int, what: str = "axis") -> int:
         """An axis from 0; negative ones count from the end."""
         if not -rank <= index < rank:
-            self.fail("SP307", f"{what} {index} of a tensor of {rank} axes")
+            self.fail("SP307", f"{what} {index} of a tensor of {counted(rank, 'axis')}")
         return index % rank
 
     def fail(self, code: str, headline: str, note: str = "", hint: str = "") -> NoReturn:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from spacelang.ir.node import TensorType
 from spacelang.ir.op import Infer, OpDef
 from spacelang.ir.param import Param, View
+from spacelang.ir.ranges import check_options
 
 KEPT = 1 << 14
 """How many answers are kept; past that the table starts anew."""
@@ -44,6 +45,7 @@ def inferred(definition: OpDef, infer: Infer) -> Inferred:
     key = (row, infer.name, infer.types, options, infer.given, infer.guards)
     found = _KNOWN.get(key)
     if found is None:
+        check_options(definition, infer)
         result = row(infer)
         types = (result,) if isinstance(result, TensorType) else tuple(result)
         found = Inferred(types, infer.params, infer.views)

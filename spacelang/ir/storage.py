@@ -25,6 +25,8 @@ Extents = tuple[int, ...]
 """How much is stored of a factor: in each tensor of a bank, or one number for all."""
 TENSORS = 65_536
 """How many tensors a bank has at most."""
+BITS = 63
+"""How many bits count the elements of a parameter."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,8 @@ def largest(dim: Dim, stored: Mapping[str, int]) -> int:
 def storages(graph: Graph) -> dict[str, Storage]:
     """All storages by path, in the order in which the network first reads them.
 
-    SP402 where uses of one storage have other axes or banks, SP507 for a bank too large.
+    SP402 where uses of one storage have other axes or banks, SP507 for a bank too large, SP103 for
+    more elements than 63 bits count.
     """
     found: dict[str, Storage] = {}
     sizer = Sizer(graph.stored)
@@ -136,6 +139,12 @@ def storages(graph: Graph) -> dict[str, Storage]:
             if before is not None and (before.extents != here.extents or before.bank or here.bank):
                 here = _joined(before, here)
             found[here.path] = here
+    for storage in found.values():
+        if storage.numel.bit_length() > BITS:
+            many = (
+                f"{storage.path} would have {storage.numel:,} elements, more than {BITS} bits count"
+            )
+            raise SpaceError(error("SP103", many, storage.param.span))
     return found
 
 

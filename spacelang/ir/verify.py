@@ -21,6 +21,7 @@ STAGES: tuple[tuple[Row, ...], ...] = (
     (declared.symbols, declared.options, declared.params),
     (declared.decisions, declared.bindings, declared.rates),
     (
+        declared.ranges,
         claims.types,
         claims.identities,
         claims.borders,

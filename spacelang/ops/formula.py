@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 
-from spacelang.diagnostics import SpaceError, error
+from spacelang.diagnostics import SpaceError, counted, error
 from spacelang.ir.atom import (
     Atom,
     Conditional,
@@ -77,7 +77,7 @@ def mistake(words: str, indices: int, sizes: int) -> str:
         if height < taken:
             return f"{word} lacks an operand"
         height += 1 - taken
-    return "" if height == 1 else f"it leaves {height} values"
+    return "" if height == 1 else f"it leaves {counted(height, 'value')}"
 
 
 def entry_at(words: str, indices: Sequence[Number], sizes: Sequence[Number]) -> Number:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from math import prod
 
+from spacelang.diagnostics import counted
 from spacelang.ir.dim import Dim
 from spacelang.ir.node import TensorType
-from spacelang.ir.op import CostOf, Infer, op, option, shown
+from spacelang.ir.op import COUNTED, CostOf, Infer, Interval, op, option, shown
 from spacelang.ir.param import Init
 from spacelang.ops.patterns import bind_einsum, parse_einsum
 
@@ -36,7 +37,7 @@ def _given(infer: Infer, name: str, shape: tuple[Dim, ...]) -> None:
     actual = infer.operand(name)
     label = f"it is {shown(actual)}, wanted is {shown(TensorType(shape))}"
     if actual.rank != len(shape):
-        infer.fail("SP301", f"the {name} of {infer.name} has {actual.rank} axes", label)
+        infer.fail("SP301", f"the {name} of {infer.name} has {counted(actual.rank, 'axis')}", label)
     for a, b in zip(actual.shape, shape, strict=True):
         infer.need_equal(a, b, "SP304", f"the {name} of {infer.name} does not fit", label)
 
@@ -46,7 +47,7 @@ def _linear(infer: Infer) -> TensorType:
     """[.., in] -> [.., out], over the trailing `axes` axes; a list `out` gives an axis a factor."""
     x, out, axes = infer.x, infer.dims("out"), infer.whole("axes")
     if not 1 <= axes <= x.rank:
-        infer.fail("SP301", f"linear over {axes} axes of a tensor of {x.rank}")
+        infer.fail("SP301", f"linear over {counted(axes, 'axis')} of a tensor of {x.rank}")
     inner = x.shape[x.rank - axes :]
     for size in out:
         infer.need_whole(size, "the width of linear")
@@ -72,11 +73,11 @@ conv = op(
     "conv",
     "x weight? bias?",
     out=option("size"),
-    kernel=option("size", 1),
-    stride=option("whole", 1),
-    pad=option("size", None),
-    groups=option("size", 1),
-    dilation=option("whole", 1),
+    kernel=option("size", 1, COUNTED),
+    stride=option("whole", 1, COUNTED),
+    pad=option("size", None, Interval(0)),
+    groups=option("size", 1, COUNTED),
+    dilation=option("whole", 1, COUNTED),
     bias=option("bool", False),
     init=option("init", None),
     bias_init=option("init", None),
@@ -88,7 +89,7 @@ def _conv(infer: Infer) -> TensorType:
     """[B, C, H, W] -> [B, out, (H + 2p - d(k-1) - 1)//s + 1, ..]; pad defaults to d(k-1)//2."""
     x = infer.x
     if x.rank != 4:
-        infer.fail("SP301", f"conv reads [B, C, H, W], not a tensor of {x.rank} axes")
+        infer.fail("SP301", f"conv reads [B, C, H, W], not a tensor of {counted(x.rank, 'axis')}")
     batch, channels, height, width = x.shape
     out, kernel, groups = infer.dim("out"), infer.dim("kernel"), infer.dim("groups")
     stride, dilation = infer.whole("stride"), infer.whole("dilation")
@@ -122,11 +123,11 @@ conv_transpose = op(
     "conv_transpose",
     "x",
     out=option("size"),
-    kernel=option("size", 2),
-    stride=option("whole", 2),
-    pad=option("size", None),
-    extra=option("size", None),
-    groups=option("size", 1),
+    kernel=option("size", 2, COUNTED),
+    stride=option("whole", 2, COUNTED),
+    pad=option("size", None, Interval(0)),
+    extra=option("size", None, Interval(0)),
+    groups=option("size", 1, COUNTED),
     bias=option("bool", False),
     init=option("init", None),
     bias_init=option("init", None),
@@ -143,7 +144,7 @@ def _conv_transpose(infer: Infer) -> TensorType:
     """
     x = infer.x
     if x.rank != 4:
-        infer.fail("SP301", f"conv_transpose reads [B, C, H, W], not {x.rank} axes")
+        infer.fail("SP301", f"conv_transpose reads [B, C, H, W], not {counted(x.rank, 'axis')}")
     batch, channels, height, width = x.shape
     out, kernel, groups = infer.dim("out"), infer.dim("kernel"), infer.dim("groups")
     stride = infer.whole("stride")

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from spacelang.diagnostics import counted
 from spacelang.ir.dim import Dim
 from spacelang.ir.node import TensorType
-from spacelang.ir.op import Infer, op, option
+from spacelang.ir.op import COUNTED, POSITIVE, Infer, Interval, op, option
 from spacelang.ir.param import Init
 
 ONES, ZEROS = Init("ones"), Init("zeros")
 
-layer_norm = op("layer_norm", "x", axes=option("whole", 1), eps=option("number", Dim.of(1e-5)))
+layer_norm = op(
+    "layer_norm", "x", axes=option("whole", 1), eps=option("number", Dim.of(1e-5), POSITIVE)
+)
 
 
 @layer_norm.shape
@@ -17,18 +20,20 @@ def _layer_norm(infer: Infer) -> TensorType:
     """Over the trailing axes, with a weight and a bias of their shape."""
     x, axes = infer.x, infer.whole("axes")
     if not 1 <= axes <= x.rank:
-        infer.fail("SP301", f"layer_norm over {axes} axes of a tensor of {x.rank}")
+        infer.fail("SP301", f"layer_norm over {counted(axes, 'axis')} of a tensor of {x.rank}")
     infer.param("weight", [x.shape[x.rank - axes :]], ONES, decay=False)
     infer.param("bias", [x.shape[x.rank - axes :]], ZEROS, decay=False)
     return x
 
 
-rms_norm = op("rms_norm", "x", eps=option("number", Dim.of(1e-6)))
+rms_norm = op("rms_norm", "x", eps=option("number", Dim.of(1e-6), POSITIVE))
 
 
 @rms_norm.shape
 def _rms_norm(infer: Infer) -> TensorType:
     """Over the last axis, with a weight (Zhang and Sennrich 2019)."""
+    if not infer.x.rank:
+        infer.fail("SP301", "rms_norm over the last axis of a number")
     infer.param("weight", [infer.x.shape[-1]], ONES, decay=False)
     return infer.x
 
@@ -38,8 +43,8 @@ batch_norm = op(
     "x",
     gamma=option("number", Dim.of(1)),
     affine=option("bool", True),
-    eps=option("number", Dim.of(1e-5)),
-    momentum=option("number", Dim.of(0.1)),
+    eps=option("number", Dim.of(1e-5), POSITIVE),
+    momentum=option("number", Dim.of(0.1), Interval(0, 1)),
 )
 
 
@@ -59,7 +64,12 @@ def _batch_norm(infer: Infer) -> TensorType:
     return x
 
 
-group_norm = op("group_norm", "x", groups=option("size"), eps=option("number", Dim.of(1e-5)))
+group_norm = op(
+    "group_norm",
+    "x",
+    groups=option("size", within=COUNTED),
+    eps=option("number", Dim.of(1e-5), POSITIVE),
+)
 
 
 @group_norm.shape

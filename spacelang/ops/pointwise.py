@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from spacelang.diagnostics import counted
 from spacelang.ir.dim import Dim
 from spacelang.ir.node import TensorType
-from spacelang.ir.op import Infer, op, option, shown
+from spacelang.ir.op import Infer, Interval, op, option, shown
 
 ONE = Dim.of(1)
+RATE = Interval(0, 1, below=True)
 ACTIVATIONS = (
     "relu", "gelu", "swish", "sigmoid", "hard_sigmoid", "hard_swish", "softmax", "tanh", "exp",
     "sqrt", "abs",
@@ -47,8 +49,17 @@ for _name in ("add", "sub", "mul", "div"):
     ).shape(_arithmetic)
 for _name in ACTIVATIONS:
     op(_name, "x", "elementwise").shape(_same)
-for _name in ("dropout", "drop_path"):
-    op(_name, "x", "elementwise random", rate=option("rate")).shape(_same)
+op("dropout", "x", "elementwise random", rate=option("rate", within=RATE)).shape(_same)
+drop_path = op("drop_path", "x", "elementwise random", rate=option("rate", within=RATE))
+
+
+@drop_path.shape
+def _drop_path(infer: Infer) -> TensorType:
+    """Whole samples, along the first axis, dropped in training."""
+    if not infer.x.rank:
+        infer.fail("SP301", "drop_path reads [B, ..], not a number")
+    return infer.x
+
 
 total = op("sum_of", "xs*", "elementwise written")
 
@@ -58,7 +69,7 @@ def _sum_of(infer: Infer) -> TensorType:
     """The sum of a list of tensors of one type."""
     for number, other in enumerate(infer.types[1:], 2):
         if other.rank != infer.x.rank:
-            infer.fail("SP301", f"part {number} of a sum has {other.rank} axes")
+            infer.fail("SP301", f"part {number} of a sum has {counted(other.rank, 'axis')}")
         label = f"part 1 is {shown(infer.x)}, part {number} is {shown(other)}"
         for a, b in zip(infer.x.shape, other.shape, strict=True):
             infer.need_equal(a, b, "SP304", "these two sizes must be equal", label)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from spacelang.diagnostics import counted
 from spacelang.ir.dim import Dim
 from spacelang.ir.node import TensorType
-from spacelang.ir.op import Infer, op, option
+from spacelang.ir.op import COUNTED, Infer, Interval, op, option
 
 ONE = Dim.of(1)
 
@@ -13,9 +14,13 @@ def _pooled(infer: Infer) -> TensorType:
     """As conv; pad defaults to k//2."""
     x = infer.x
     if x.rank != 4:
-        infer.fail("SP301", f"{infer.name} reads [B, C, H, W], not a tensor of {x.rank} axes")
+        infer.fail(
+            "SP301",
+            f"{infer.name} reads [B, C, H, W], not a tensor of {counted(x.rank, 'axis')}",
+        )
     kernel, stride = infer.dim("kernel"), infer.whole("stride")
     pad = infer.padding(kernel // 2)
+    infer.need_at_most(2 * pad, kernel, "SP307", "pad by more than half of the window")
     sizes = tuple((side + 2 * pad - kernel) // stride + 1 for side in x.shape[2:])
     for size in sizes:
         infer.need_at_most(ONE, size, "SP307", "the window is larger than the padded map")
@@ -26,13 +31,13 @@ for _name in ("max_pool", "avg_pool"):
     op(
         _name,
         "x",
-        kernel=option("size"),
-        stride=option("whole", 1),
-        pad=option("size", None),
+        kernel=option("size", within=COUNTED),
+        stride=option("whole", 1, COUNTED),
+        pad=option("size", None, Interval(0)),
         count_pad=option("bool", False),
     ).shape(_pooled)
 
-zero = op("zero", "x", stride=option("whole", 1))
+zero = op("zero", "x", stride=option("whole", 1, COUNTED))
 
 
 @zero.shape
@@ -46,8 +51,8 @@ def _zero(infer: Infer) -> TensorType:
     return TensorType((*x.shape[:2], *((s - 1) // stride + 1 for s in x.shape[2:])), x.dtype)
 
 
-resize = op("resize", "x", to=option("sizes"), mode=option("string", "bilinear"))
 MODES = ("bilinear", "nearest")
+resize = op("resize", "x", to=option("sizes"), mode=option("string", MODES[0], words=MODES))
 
 
 @resize.shape
@@ -59,13 +64,9 @@ def _resize(infer: Infer) -> TensorType:
     """
     x, to = infer.x, infer.dims("to")
     if x.rank != 4:
-        infer.fail("SP301", f"resize reads [B, C, H, W], not a tensor of {x.rank} axes")
+        infer.fail("SP301", f"resize reads [B, C, H, W], not a tensor of {counted(x.rank, 'axis')}")
     if len(to) not in (1, 2):
-        infer.fail("SP306", f"resize to {len(to)} sizes of two axes")
-    if infer.text("mode") not in MODES:
-        infer.fail(
-            "SP204", f"resize has no mode {infer.text('mode')}", f"it has {', '.join(MODES)}"
-        )
+        infer.fail("SP306", f"resize to {counted(len(to), 'size')} of two axes")
     for size in to:
         infer.need_whole(size, "a size of resize")
     return TensorType((*x.shape[:2], to[0], to[-1]), x.dtype)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from math import prod
 
+from spacelang.diagnostics import counted
 from spacelang.ir.dim import Dim
 from spacelang.ir.node import TensorType
 from spacelang.ir.op import Infer, op, option, shown
@@ -41,7 +42,8 @@ def _concat(infer: Infer) -> TensorType:
     for number, part in enumerate(infer.types, 1):
         if part.rank != first.rank:
             infer.fail(
-                "SP301", f"part {number} of concat has {part.rank} axes, the first {first.rank}"
+                "SP301",
+                f"part {number} of concat has {counted(part.rank, 'axis')}, the first {first.rank}",
             )
         for i, (a, b) in enumerate(zip(first.shape, part.shape, strict=True)):
             if i != axis:
@@ -66,7 +68,7 @@ def _split(infer: Infer) -> list[TensorType]:
     else:
         count = infer.whole("parts")
         if count < 1:
-            infer.fail("SP307", f"split into {count} parts")
+            infer.fail("SP307", f"split into {counted(count, 'part')}")
         sizes = (x.shape[axis] / count,) * count
         infer.need_whole(sizes[0], "a part")
     return [TensorType((*x.shape[:axis], n, *x.shape[axis + 1 :]), x.dtype) for n in sizes]
@@ -92,7 +94,7 @@ def _expand(infer: Infer) -> TensorType:
     """Axes of one entry repeated, without a copy."""
     x, to = infer.x, infer.dims("to")
     if len(to) != x.rank:
-        infer.fail("SP301", f"expand to {len(to)} axes of a tensor of {x.rank}")
+        infer.fail("SP301", f"expand to {counted(len(to), 'axis')} of a tensor of {x.rank}")
     for old, new in zip(x.shape, to, strict=True):
         if old != ONE:
             infer.need_equal(old, new, "SP304", "only an axis of one entry expands")
@@ -108,7 +110,10 @@ def _slice(infer: Infer) -> TensorType:
     x, index = infer.x, infer.options["index"]
     entries = index if isinstance(index, tuple) else (index,)
     if len(entries) > x.rank:
-        infer.fail("SP301", f"{len(entries)} indices of a tensor of {x.rank} axes")
+        infer.fail(
+            "SP301",
+            f"{counted(len(entries), 'index')} of a tensor of {counted(x.rank, 'axis')}",
+        )
     shape: list[Dim] = []
     for axis, size in enumerate(x.shape):
         entry = entries[axis] if axis < len(entries) else None
@@ -138,7 +143,7 @@ def _pad(infer: Infer) -> TensorType:
     """Zeros at the end of axes."""
     x, by, axes = infer.x, infer.dims("by"), infer.wholes("axes")
     if len(by) != len(axes):
-        infer.fail("SP306", f"pad has {len(by)} sizes for {len(axes)} axes")
+        infer.fail("SP306", f"pad has {counted(len(by), 'size')} for {counted(len(axes), 'axis')}")
     shape = list(x.shape)
     for amount, axis in zip(by, axes, strict=True):
         infer.need_at_most(ZERO, amount, "SP307", "pad by less than nothing")
@@ -154,7 +159,7 @@ def _roll(infer: Infer) -> TensorType:
     """Entries moved cyclically along axes."""
     by, axes = infer.dims("by"), infer.wholes("axes")
     if len(by) != len(axes):
-        infer.fail("SP306", f"roll has {len(by)} steps for {len(axes)} axes")
+        infer.fail("SP306", f"roll has {counted(len(by), 'step')} for {counted(len(axes), 'axis')}")
     for axis in axes:
         infer.axis(axis, infer.x.rank)
     return infer.x

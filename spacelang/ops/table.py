@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from spacelang.ir.dim import Dim
 from spacelang.ir.node import TensorType
-from spacelang.ir.op import Infer, op, option, shown
+from spacelang.ir.op import COUNTED, POSITIVE, Infer, Interval, op, option, shown
+from spacelang.ops.buckets import METHODS
 from spacelang.ops.formula import mistake
 
 INDEX = "i64"
@@ -66,37 +67,43 @@ def _square(infer: Infer) -> TensorType:
     return TensorType((side, side), INDEX)
 
 
+KINDS = ("signed", "absolute")
 op(
-    "offset_index", "", "table", h=option("size"), w=option("size"), kind=option("string", "signed")
+    "offset_index",
+    "",
+    "table",
+    h=option("size", within=COUNTED),
+    w=option("size", within=COUNTED),
+    kind=option("string", KINDS[0], words=KINDS),
 ).shape(_square)
 op(
     "clipped_index",
     "",
     "table",
-    h=option("size"),
-    w=option("size"),
-    axis=option("whole"),
-    reach=option("size"),
-    skip=option("whole", 0),
+    h=option("size", within=COUNTED),
+    w=option("size", within=COUNTED),
+    axis=option("whole", within=Interval(0, 1)),
+    reach=option("size", within=Interval(0)),
+    skip=option("whole", 0, Interval(0)),
 ).shape(_square)
 op(
     "bucket_index",
     "",
     "table",
-    h=option("size"),
-    w=option("size"),
-    method=option("string"),
-    ratio=option("number", Dim.of(1.9)),
-    skip=option("whole", 0),
+    h=option("size", within=COUNTED),
+    w=option("size", within=COUNTED),
+    method=option("string", words=tuple(table for tables in METHODS.values() for table in tables)),
+    ratio=option("number", Dim.of(1.9), POSITIVE),
+    skip=option("whole", 0, Interval(0)),
 ).shape(_square)
 shift_mask = op(
     "shift_mask",
     "",
     "table",
-    h=option("size"),
-    w=option("size"),
-    window=option("size"),
-    shift=option("size"),
+    h=option("size", within=COUNTED),
+    w=option("size", within=COUNTED),
+    window=option("size", within=COUNTED),
+    shift=option("size", within=Interval(0)),
 )
 
 
@@ -105,6 +112,8 @@ def _shift_mask(infer: Infer) -> TensorType:
     """[windows, 1, w*w, w*w]: -100 between positions of a window that a cyclic shift brought
     together."""
     window = infer.dim("window")
+    for side in ("h", "w"):
+        infer.need_whole(infer.dim(side) / window, f"windows along {side} of shift_mask")
     windows = infer.dim("h") * infer.dim("w") / (window * window)
     infer.need_bound(windows, "the number of windows")
     infer.need_whole(windows, "the number of windows")

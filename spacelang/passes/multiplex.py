@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, cast
 
-from spacelang.diagnostics import Diagnostic, Report, SpaceError, error
+from spacelang.diagnostics import Diagnostic, Report, SpaceError, counted, error
 from spacelang.ir.block import Block
 from spacelang.ir.graph import Graph
 from spacelang.ir.node import Call, Node, join
@@ -95,7 +95,10 @@ class Multiplex(Pass):
             given = (tuple(n for n in given if isinstance(n, int)),)
         if len(given) != len(sizes):
             raise SpaceError(
-                error("SP505", f"every has {len(given)} entries for {len(sizes)} groups")
+                error(
+                    "SP505",
+                    f"every has {counted(len(given), 'entry')} for {counted(len(sizes), 'group')}",
+                )
                 .note(", ".join(f"{name} has {size} instances" for name, size in sizes.items()))
             )  # fmt: skip
         found: list[tuple[int, ...]] = []

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from spacelang.diagnostics import SpaceError, Span, error
+from spacelang.diagnostics import SpaceError, Span, counted, error
 from spacelang.ir.build import BlockBuilder, Level, Tensor
 from spacelang.ir.condition import Condition, conjunction, disjunction, is_value, negate
 from spacelang.ir.dim import Dim, Symbol, conditional
@@ -48,7 +48,7 @@ def bind_arguments(params: tuple[tree.Param, ...], given: Arguments, name: str) 
         raise SpaceError(
             error(
                 "SP204",
-                f"{name} takes {len(names)} arguments, {len(given.positional)} given",
+                f"{name} takes {counted(len(names), 'argument')}, {len(given.positional)} given",
                 given.span,
             ).note(f"its parameters: {', '.join(names) or 'none'}")
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
-from spacelang.diagnostics import SpaceError, Span, error
+from spacelang.diagnostics import SpaceError, Span, counted, error
 from spacelang.ir.block import Block
 from spacelang.ir.build import DECISION, PARAMETER, Owned, Tensor
 from spacelang.ir.condition import Condition
@@ -246,7 +246,10 @@ def border(
     if len(axes) != len(shape):
         raise SpaceError(
             error(
-                "SP301", f"{what} has {tensor.type.rank} axes", span, f"it is {shown(tensor.type)}"
+                "SP301",
+                f"{what} has {counted(tensor.type.rank, 'axis')}",
+                span,
+                f"it is {shown(tensor.type)}",
             ).also(wanted.span, f"{len(wanted.axes)} are declared")
         )
     for axis, size in zip(axes, shape, strict=True):

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from spacelang.diagnostics import SpaceError, Span, error
+from spacelang.diagnostics import SpaceError, Span, counted, error, placed
 from spacelang.ir.build import Tensor
 from spacelang.ir.op import lookup
 from spacelang.ir.param import Init
+from spacelang.ir.ranges import outside
 from spacelang.syntax import tree
 from spacelang.syntax.evaluate import each, evaluate, label, row
 from spacelang.syntax.frame import Frame
@@ -155,12 +156,22 @@ def _init(expr: tree.CallOf, frame: Frame, scope: Scope) -> Init:
     """`trunc_normal(0.02)`: how a parameter starts."""
     name = expr.callee.span.text
     given = arguments(expr.arguments, expr.region, frame, scope, (), expr.span)
-    wanted = INITS[name]
-    if len(given.positional) != wanted or given.named or given.region is not None:
-        raise SpaceError(error("SP204", f"{name} takes {wanted or 'no'} numbers", expr.span))
-    return Init(
-        name, tuple(number(v, f"an argument of {name}", expr.span) for v in given.positional)
-    )
+    if given.named or given.region is not None:
+        raise SpaceError(error("SP204", f"{name} takes numbers alone", expr.span))
+    return init_of(name, given.positional, frame, expr.span)
+
+
+def init_of(name: str, given: Sequence[Thing], frame: Frame, span: Span) -> Init:
+    """How a parameter starts, by the name of a rule and its numbers (SP204, SP103)."""
+    wanted, what = INITS[name], f"an argument of {name}"
+    if len(given) != len(wanted):
+        raise SpaceError(error("SP204", f"{name} takes {counted(len(wanted), 'number')}", span))
+    numbers = tuple(number(value, what, span) for value in given)
+    for interval, found in zip(wanted, numbers, strict=True):
+        wrong = outside(interval, found, frame.builder.guards, what)
+        if wrong is not None:
+            raise SpaceError(placed(wrong, span))
+    return Init(name, numbers)
 
 
 # Pipes and labels.

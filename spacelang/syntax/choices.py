@@ -179,6 +179,7 @@ def _decided(
 ) -> Choice:
     if path in TAKEN:
         raise SpaceError(error("SP202", f"{path} is {TAKEN[path]}, not a decision", span))
+    frame.session.decide(len(values), span)
     live = conjunction(*frame.builder.guards)
     choice = Choice(frame.path(path), kind, values, hull, live, span)
     frame.builder.decide(choice)

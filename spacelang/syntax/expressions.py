@@ -7,10 +7,21 @@ from fractions import Fraction
 from spacelang.diagnostics import SpaceError, error
 from spacelang.ir.dim import Dim
 from spacelang.syntax import tree
-from spacelang.syntax.evaluate import MAX_LIST, each, entries, evaluate, known, listed, row
+from spacelang.syntax.ahead import look_ahead
+from spacelang.syntax.evaluate import (
+    MAX_LIST,
+    each,
+    entries,
+    evaluate,
+    known,
+    listed,
+    row,
+    weight,
+)
 from spacelang.syntax.frame import Frame
 from spacelang.syntax.names import bind
 from spacelang.syntax.scope import Scope
+from spacelang.syntax.session import MAX_WALKED
 from spacelang.syntax.values import Candidates, Numbers, Pending, Thing, number
 
 
@@ -46,12 +57,19 @@ def _list(expr: tree.List, frame: Frame, scope: Scope) -> tuple[Thing, ...]:
 def _each(expr: tree.Each, frame: Frame, scope: Scope) -> tuple[Thing, ...]:
     """`[e for x in xs]`: unrolled like a loop; `x` is seen in `e` alone."""
     source = entries(evaluate(expr.source, frame, scope), expr.source.span, "the source")
+    look_ahead((expr,), frame, scope)
     frame.session.turn(len(source), expr.span)
+    made = 0
 
     def one(item: Thing) -> Thing:
+        nonlocal made
         inner = scope.inside(frame)
         bind(expr.names, item, expr.span, inner)
-        return evaluate(expr.value, frame, inner)
+        value = evaluate(expr.value, frame, inner)
+        made += weight(value) if isinstance(value, tuple) else 1
+        if made > MAX_WALKED:
+            frame.session.walk(made, expr.span)
+        return value
 
     return tuple(each(source, one))
 

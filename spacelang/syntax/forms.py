@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from spacelang.diagnostics import SpaceError, Span, error
+from spacelang.diagnostics import SpaceError, Span, counted, error
 from spacelang.ir.build import Tensor
 from spacelang.ir.dim import Dim
 from spacelang.syntax import tree
@@ -25,9 +25,9 @@ def run_region(region: tree.Region, values: tuple[Thing, ...], frame: Frame, sco
     protect(region.names, region.span)
     if len(region.names) != len(values):
         raise SpaceError(
-            error("SP306", f"this form hands over {len(values)} values", region.span).note(
-                f"the region names {len(region.names)}"
-            )
+            error(
+                "SP306", f"this form hands over {counted(len(values), 'value')}", region.span
+            ).note(f"the region names {len(region.names)}")
         )
     inner = scope.inside(frame)
     for name, value in zip(region.names, values, strict=True):

@@ -8,7 +8,7 @@ from fractions import Fraction
 from typing import cast
 
 from spacelang import plugins
-from spacelang.diagnostics import SpaceError, Span, error
+from spacelang.diagnostics import SpaceError, Span, counted, error
 from spacelang.ir.condition import compare
 from spacelang.ir.dim import (
     Dim,
@@ -38,7 +38,7 @@ def _spread(arguments: Sequence[Thing], name: str, span: Span) -> list[Thing]:
 def _one(arguments: Sequence[Thing], name: str, span: Span, count: int = 1) -> list[Thing]:
     if len(arguments) != count:
         raise SpaceError(
-            error("SP204", f"{name} takes {count} arguments, not {len(arguments)}", span)
+            error("SP204", f"{name} takes {counted(count, 'argument')}, not {len(arguments)}", span)
         )
     return list(arguments)
 

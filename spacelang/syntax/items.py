@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 
-from spacelang.diagnostics import SpaceError, Span, error
+from spacelang.diagnostics import SpaceError, Span, counted, error
 from spacelang.ir.build import Level, Tensor
 from spacelang.ir.dim import Dim
 from spacelang.ir.prove import feasible
@@ -107,12 +107,10 @@ def _slice(x: Tensor, expr: tree.Item, frame: Frame, scope: Scope) -> Tensor:
     if sum(isinstance(i, tree.Leading) for i in expr.indices) > 1:
         raise SpaceError(error("SP301", "`..` stands twice in one index", expr.span))
     leading = any(isinstance(i, tree.Leading) for i in expr.indices)
-    if len(expr.indices) - leading > x.type.rank:
-        raise SpaceError(
-            error(
-                "SP301", f"{len(expr.indices) - leading} indices of {x.type.rank} axes", expr.span
-            )
-        )
+    written = len(expr.indices) - leading
+    if written > x.type.rank:
+        many = f"{counted(written, 'index')} of {counted(x.type.rank, 'axis')}"
+        raise SpaceError(error("SP301", many, expr.span))
     given: list[object] = []
     for index in expr.indices:
         if isinstance(index, tree.Leading):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from spacelang import plugins
-from spacelang.diagnostics import SpaceError, Span, error
-from spacelang.ir.op import ops
+from spacelang.diagnostics import SpaceError, Span, counted, error
+from spacelang.ir.op import Interval, ops
 from spacelang.ir.param import Init
 from spacelang.ir.prove import Proved, holds
 from spacelang.syntax import tree
@@ -29,16 +31,16 @@ from spacelang.syntax.values import (
 )
 
 CONSTANTS: dict[str, Thing] = {"true": True, "false": False, "none": None}
-INITS = {
-    "trunc_normal": 1,
-    "normal": 1,
-    "fan_out": 0,
-    "uniform_out": 0,
-    "ones": 0,
-    "zeros": 0,
-    "constant": 1,
+INITS: Mapping[str, tuple[Interval, ...]] = {
+    "trunc_normal": (Interval(0),),
+    "normal": (Interval(0),),
+    "fan_out": (),
+    "uniform_out": (),
+    "ones": (),
+    "zeros": (),
+    "constant": (Interval(),),
 }
-"""Ways to start a parameter, and how many numbers each takes."""
+"""Ways to start a parameter, and what each of the numbers that it takes may be."""
 LAYERS = ("linear", "linear_bias", "conv", "conv_bias")
 """Ways to start a parameter as layers start theirs, where nothing else is said."""
 
@@ -98,7 +100,7 @@ def _built_in(name: str, span: Span, scope: Scope) -> Thing:
         return Function(name)
     if name in ops() and "written" not in ops()[name].traits:
         return OpName(name)
-    if INITS.get(name) == 0 or name in LAYERS:
+    if INITS.get(name) == () or name in LAYERS:
         return Init(name)
     if name in plugins.table("spacelang.functions"):
         return Function(name)
@@ -158,8 +160,12 @@ def bind(names: tuple[str, ...], value: Thing, span: Span, scope: Scope) -> None
         scope.bind(names[0], value, span)
         return
     if not isinstance(value, tuple):
-        raise SpaceError(error("SP306", f"{len(names)} names for {kind(value)}", span))
+        raise SpaceError(error("SP306", f"{counted(len(names), 'name')} for {kind(value)}", span))
     if len(value) != len(names):
-        raise SpaceError(error("SP306", f"{len(names)} names for {len(value)} values", span))
+        raise SpaceError(
+            error(
+                "SP306", f"{counted(len(names), 'name')} for {counted(len(value), 'value')}", span
+            )
+        )
     for name, item in zip(names, value, strict=True):
         scope.bind(name, item, span)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import cast
 
-from spacelang.diagnostics import SpaceError, Span, error
+from spacelang.diagnostics import SpaceError, Span, counted, error
 from spacelang.ir.dim import Dim
 from spacelang.ir.level import Tensor
 from spacelang.ir.op import OpDef
@@ -34,7 +34,7 @@ def call_op(
         raise SpaceError(
             error(
                 "SP204",
-                f"{definition.name} has {len(names)} options, {len(extra)} given",
+                f"{definition.name} has {counted(len(names), 'option')}, {len(extra)} given",
                 given.span,
             ).note(f"its options: {', '.join(names) or 'none'}")
         )
@@ -106,10 +106,8 @@ def _count(definition: OpDef, count: int, span: Span) -> None:
     many = any(name.endswith("*") for name in wanted)
     least = max(1, len(wanted)) if many else len(wanted)
     if count < least or (count > least and not many):
-        text = f"{least} or more" if many else str(least) if least else "no"
-        raise SpaceError(
-            error("SP204", f"{definition.name} reads {text} tensors, {count} given", span)
-        )
+        text = f"{least} or more tensors" if many else counted(least, "tensor")
+        raise SpaceError(error("SP204", f"{definition.name} reads {text}, {count} given", span))
 
 
 # Options.

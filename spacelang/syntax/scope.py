@@ -126,6 +126,7 @@ class Library:
             case tree.Use(names):
                 self._use(".".join(names), item.span, scope, owners, folder)
             case tree.Default(name, arguments):
+                check_default(item)
                 scope.defaults[name] = (*scope.defaults.get(name, ()), *arguments)
             case tree.BlockOf(name=name):
                 self._own(name, Closure(item, scope, None), item.span, scope, owners)
@@ -248,3 +249,20 @@ def read_source(path: Path, span: Span = NOWHERE, mebibytes: int = 1) -> Source:
         return Source(str(path), path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError) as failed:
         raise SpaceError(error("SP104", f"{path} cannot be read: {failed}", span)) from failed
+
+
+def check_default(statement: tree.Default) -> None:
+    """SP201 for defaults of what is no op, SP204 for an option that the op does not have."""
+    from spacelang.ir.op import ops
+
+    definition = ops().get(statement.op)
+    if definition is None or "written" in definition.traits:
+        named = [name for name, known in ops().items() if "written" not in known.traits]
+        raise unknown(statement.op, statement.span, named)
+    for argument in statement.arguments:
+        if argument.name not in definition.options:
+            what = f"{statement.op} has no option {argument.name}"
+            if argument.name is None:
+                what = f"defaults of {statement.op} are given by name"
+            known = ", ".join(definition.options) or "none"
+            raise SpaceError(error("SP204", what, argument.span).note(f"its options: {known}"))

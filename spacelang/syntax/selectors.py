@@ -176,7 +176,7 @@ def renames(rename: tree.Rename, frame: Frame, scope: Scope) -> Iterator[Rename]
             for h in rename.foreign.hops
             if not (own.anywhere and h.name == "_")
         )
-        yield Rename(Pattern(hops, own.anywhere), foreign, layout)
+        yield Rename(Pattern(hops, own.anywhere), foreign, layout, rename.span)
 
 
 def _lists(expr: object, bound: list[str]) -> Iterator[str]:

@@ -15,6 +15,7 @@ from spacelang.syntax import tree
 from spacelang.syntax.values import Broken, Thing
 
 if TYPE_CHECKING:
+    from spacelang.syntax.ahead import Inside
     from spacelang.syntax.frame import Frame
     from spacelang.syntax.scope import Library
 
@@ -27,6 +28,8 @@ MAX_WAYS, MAX_SPLITS = 128, 4_096
 """Alternatives of one call, and of all calls together."""
 MAX_WALKED = 1_000_000
 """Entries of all lists that are made or compared."""
+MAX_TOGETHER = 100_000
+"""Candidates of all decisions of a text together."""
 MAX_CALLS = 32
 """How deep calls of blocks may stand in each other."""
 
@@ -100,6 +103,8 @@ class Session:
     failures: int = 0
     splits: int = 0
     walked: int = 0
+    candidates: int = 0
+    inside: dict[tuple[int, ...], Inside] = field(default_factory=dict[tuple[int, ...], "Inside"])
     reserved: set[str] = field(default_factory=set[str])
     until: Until | None = None
 
@@ -156,6 +161,13 @@ class Session:
         self.walked += entries
         if self.walked > MAX_WALKED:
             many = f"lists of more than {MAX_WALKED:,} entries together"
+            raise Exhausted(error("SP507", many, span))
+
+    def decide(self, candidates: int, span: Span) -> None:
+        """Count candidates of decisions (SP507)."""
+        self.candidates += candidates
+        if self.candidates > MAX_TOGETHER:
+            many = f"decisions of more than {MAX_TOGETHER:,} candidates together"
             raise Exhausted(error("SP507", many, span))
 
     def turn(self, turns: int, span: Span) -> None:

@@ -6,7 +6,7 @@ arguments; the innermost space is elaborated once, and the outer ones add their 
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 from spacelang.diagnostics import Diagnostic, SpaceError, Span, error
@@ -14,8 +14,10 @@ from spacelang.ir.block import Block
 from spacelang.ir.graph import Graph, Output
 from spacelang.ir.op import NeedsValue
 from spacelang.ir.pattern import Pattern
+from spacelang.ir.ranges import rates, starts
 from spacelang.ir.rule import StorageRule
 from spacelang.syntax import tree
+from spacelang.syntax.ahead import look_ahead
 from spacelang.syntax.blocks import bind_arguments
 from spacelang.syntax.calls import arguments
 from spacelang.syntax.choices import pend
@@ -104,6 +106,8 @@ def finished(frame: Frame, span: Span) -> Graph:
         found = error("SP208", f"{frame.name} has no output", span)
         raise SpaceError(found.hint("output linear(x, 10)"))
     graph = _graph(frame.name, frame, host)
+    frame.errors.extend(rates(graph))
+    frame.errors.extend(starts(graph))
     stated = dict(deferred(frame, graph.decisions))
     frame.errors.check()
     limits = tuple(dict.fromkeys((*frame.require, *stated)))
@@ -198,14 +202,9 @@ def _with_rules_that_fit(graph: Graph) -> Graph:
 def parameters(space: SpaceValue) -> list[str]:
     """The names that `overrides` may set, outermost first."""
     found: list[str] = []
-    here: SpaceValue | None = space
-    for _ in range(MAX_CHAIN):
-        if here is None:
-            break
-        definition = here.definition
+    for definition in chain(space):
         if not isinstance(definition, tree.Subnet):
             found += [p.name for p in definition.params if p.name not in found]
-        here = base_of(here)
     return found
 
 
@@ -223,6 +222,16 @@ def base_of(space: SpaceValue) -> SpaceValue | None:
     if not isinstance(value, SpaceValue):
         raise SpaceError(error("SP209", f"{base.name} is {kind(value)}, not a space", base.span))
     return value
+
+
+def chain(space: SpaceValue) -> Iterator[tree.SpaceOf | tree.Instance | tree.Subnet]:
+    """The declarations that a space is made of, its own first."""
+    here: SpaceValue | None = space
+    for _ in range(MAX_CHAIN):
+        if here is None:
+            break
+        yield here.definition
+        here = base_of(here)
 
 
 def _make(
@@ -302,6 +311,7 @@ def _given(
 
 def _run(statements: Iterable[tree.Statement], derived: bool, frame: Frame, scope: Scope) -> None:
     """Run the statements of a space; errors of one are kept and the next go on."""
+    look_ahead(tuple(statements), frame, scope)
     for statement in statements:
         if derived and not isinstance(statement, DERIVED):
             frame.errors.add(

@@ -15,6 +15,7 @@ from spacelang.ir.condition import compare
 from spacelang.ir.dim import Dim
 from spacelang.ir.op import NeedsValue
 from spacelang.syntax import tree
+from spacelang.syntax.ahead import look_ahead
 from spacelang.syntax.branches import guarded, when
 from spacelang.syntax.choices import choose, mark_presence
 from spacelang.syntax.conflicts import not_known
@@ -23,7 +24,7 @@ from spacelang.syntax.frame import Frame
 from spacelang.syntax.functions import most
 from spacelang.syntax.names import bind, evaluate_let
 from spacelang.syntax.require import require
-from spacelang.syntax.scope import Scope
+from spacelang.syntax.scope import Scope, check_default
 from spacelang.syntax.session import Exhausted
 from spacelang.syntax.values import BROKEN, Broken, Closure, Numbers, Thing, has_tensor, kind
 
@@ -196,6 +197,7 @@ def _block(statement: tree.BlockOf, frame: Frame, scope: Scope) -> None:
 
 
 def _default(statement: tree.Default, frame: Frame, scope: Scope) -> None:
+    check_default(statement)
     scope.defaults[statement.op] = (*scope.defaults.get(statement.op, ()), *statement.arguments)
 
 
@@ -203,6 +205,7 @@ def _for(statement: tree.For, frame: Frame, scope: Scope) -> None:
     """Unroll to the largest bound; a turn that a decision may leave out becomes a guard."""
     protect(statement.names, statement.span)
     _no_return(statement.body)
+    look_ahead((statement,), frame, scope)
     source = evaluate(statement.source, frame, scope)
     before = {name: scope.names[name] for name in statement.names if name in scope.names}
     for truth, item in turns(source, statement.source.span, frame):
@@ -219,7 +222,10 @@ def _for(statement: tree.For, frame: Frame, scope: Scope) -> None:
 
 def turns(source: Thing, span: Span, frame: Frame) -> Iterable[tuple[Any, Thing]]:
     """The turns of a loop: the condition of each, True where none hangs on it, and its value."""
-    if not isinstance(source, Numbers) or source.stop.constant is not None:
+    if isinstance(source, Numbers) and source.stop.constant is not None:
+        frame.session.turn(source.count(source.stop.constant), span)
+        return [(True, item) for item in entries(source, span, "what `for` walks")]
+    if not isinstance(source, Numbers):
         items = entries(source, span, "what `for` walks")
         frame.session.turn(len(items), span)
         return [(True, item) for item in items]

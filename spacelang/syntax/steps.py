@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import MISSING, dataclass
 from typing import Any, get_type_hints
 
-from spacelang.diagnostics import SpaceError, error
+from spacelang.diagnostics import SpaceError, counted, error
 from spacelang.ir.graph import Graph
 from spacelang.ir.node import TensorType
 from spacelang.ir.op import NeedsValue
@@ -94,7 +94,9 @@ def made(step: tree.Step, frame: Frame, scope: Scope) -> Pass:
         if name is None:
             if position >= len(names):
                 raise SpaceError(
-                    error("SP204", f"{step.name} takes {len(names)} options", argument.span)
+                    error(
+                        "SP204", f"{step.name} takes {counted(len(names), 'option')}", argument.span
+                    )
                 )
             name = names[position]
         if name not in known:

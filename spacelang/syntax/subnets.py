@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from spacelang.diagnostics import Report, SpaceError, error
-from spacelang.ir.decision import Choice, exact
+from spacelang.diagnostics import Report, SpaceError, counted, error
+from spacelang.ir.decision import Choice, exact, not_taken
 from spacelang.ir.dim import Dim
 from spacelang.ir.dim import Value as DecisionValue
 from spacelang.ir.graph import Graph
@@ -49,7 +49,9 @@ def subnet_of(
         params = [p.name for p in base.definition.params]
         if len(evaluated.positional) > len(params):
             raise SpaceError(
-                error("SP204", f"{source.name} takes {len(params)} arguments", source.span)
+                error(
+                    "SP204", f"{source.name} takes {counted(len(params), 'argument')}", source.span
+                )
             )
         given = {
             **dict(zip(params, evaluated.positional, strict=False)),
@@ -110,7 +112,9 @@ def take(
         if len(places) != len(value):
             report.add(
                 error(
-                    "SP505", f"{len(value)} values for {len(places)} decisions", line.value.span
+                    "SP505",
+                    f"{counted(len(value), 'value')} for {counted(len(places), 'decision')}",
+                    line.value.span,
                 ).note(
                     f"{where} matches {', '.join(c.path for c in places[:4])}"
                     + (", .." if len(places) > 4 else "")
@@ -123,10 +127,7 @@ def take(
     values = graph.decisions.complete(taken)
     missing = [c.path for c in graph.decisions.live(values) if c.path not in taken]
     if missing:
-        shown = ", ".join(missing[:6]) + (", .." if len(missing) > 6 else "")
-        raise SpaceError(
-            error("SP506", f"{len(missing)} decisions are not taken: {shown}", frame.builder.span)
-        )
+        raise SpaceError(not_taken(missing, frame.builder.span))
     return values
 
 

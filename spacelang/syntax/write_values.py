@@ -179,7 +179,8 @@ class Speller:
         return f"{self.name(chosen[0].symbol)}[{chosen[0].position}] in {{{sources}}}"
 
     def init(self, init: Init, span: Span = NOWHERE) -> str:
-        if INITS.get(init.rule, 0 if init.rule in LAYERS else None) != len(init.arguments):
+        taken = () if init.rule in LAYERS else INITS.get(init.rule)
+        if taken is None or len(taken) != len(init.arguments):
             raise cannot(f"the initialisation {init}", "the language has no word for it", span)
         if not init.arguments:
             return init.rule

@@ -1,0 +1,76 @@
+"""What is wrong with the names of a space in other code (`names { }`), weights unseen.
+
+dialects(graph)    two rules for one thing, one name for two parameters, layouts that do not fit
+idle(graphs)       rules that say nothing of any of the graphs that they stand in
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from spacelang.diagnostics import Diagnostic, SpaceError, Span, error, warning
+from spacelang.ir.dialect import NONE, Dialect, Rename
+from spacelang.ir.graph import Graph
+from spacelang.ir.layout import order_of, shape_of
+from spacelang.ir.node import join
+from spacelang.ir.op import ops
+from spacelang.ir.pattern import Pattern
+
+
+def dialects(graph: Graph) -> Iterator[Diagnostic]:
+    """Errors of the dialects of a graph: SP203 and SP606."""
+    for dialect in graph.dialects.values():
+        yield from _twice(dialect)
+        for storage in graph.storages.values():
+            if dialect.omits(storage.path):
+                continue
+            _, layout = dialect.foreign(storage.path)
+            rule = _rule(dialect, storage.path)
+            span = graph.root.span if rule is None else rule.span
+            if layout is not None:
+                try:
+                    (order_of if layout.kind == "order" else shape_of)(storage, layout)
+                except SpaceError as failed:
+                    for found in failed.diagnostics:
+                        note = f"in the names of {dialect.name}"
+                        yield error(found.code, found.headline, span).note(*found.notes, note)
+
+
+def _twice(dialect: Dialect) -> Iterator[Diagnostic]:
+    """SP203 for two rules of one left side; rules that one line stands for differ in it."""
+    first: dict[Pattern, Span] = {}
+    for rule in dialect.renames:
+        before = first.setdefault(rule.own, rule.span)
+        if before is not rule.span:
+            found = error("SP203", f"two names of {rule.own}", rule.span, "again here")
+            yield found.also(before, "first here")
+
+
+def _rule(dialect: Dialect, path: str) -> Rename | None:
+    """The rule that a path goes by, or one of those that say something of it."""
+    found = [r for r in dialect.renames if r.foreign != NONE and r.matches(path)]
+    return max(found, key=lambda r: (not r.own.anywhere, len(r.own.hops)), default=None)
+
+
+def idle(graphs: Iterable[Graph]) -> Iterator[Diagnostic]:
+    """SP504, a warning, for rules that match nothing in any graph. One to `none` may: it is there
+    for what only the other side has."""
+    matched: dict[Span, tuple[Rename, bool]] = {}
+    for graph in graphs:
+        rules = {rule for dialect in graph.dialects.values() for rule in dialect.renames}
+        paths = [*graph.storages, *_tables(graph)] if rules else []
+        for rule in rules:
+            _, before = matched.get(rule.span, (rule, False))
+            here = before or rule.foreign == NONE or any(map(rule.matches, paths))
+            matched[rule.span] = rule, here
+    for span, (rule, found) in matched.items():
+        if not found:
+            yield warning("SP504", f"no parameter has a path that starts with {rule.own}", span)
+
+
+def _tables(graph: Graph) -> Iterator[str]:
+    """The paths of labelled index tables."""
+    for place in graph.places():
+        definition = ops().get(place.node.op)
+        if place.node.label and definition is not None and "table" in definition.traits:
+            yield join(place.instance.path, place.node.label)

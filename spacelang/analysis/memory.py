@@ -1,0 +1,79 @@
+"""What a network holds in memory before it computes anything, against what there is.
+
+    check_memory(graph)    # SP507, with the bytes, before a tensor is made
+
+Weights of the whole supernet, index tables and one input, counted on the graph. The limit is the
+machine's memory; `allow_memory` sets another one (`spacelang --memory 300G ..`).
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from contextvars import ContextVar
+from math import prod
+from pathlib import Path
+
+from spacelang.diagnostics import SpaceError, error
+from spacelang.ir.graph import Graph
+from spacelang.ir.node import TensorType
+from spacelang.ir.op import ops
+
+BYTES = {"f32": 4, "i64": 8}
+CGROUP = Path("/sys/fs/cgroup/memory.max")
+_allowed: ContextVar[int | None] = ContextVar("allowed", default=None)
+
+
+def allow_memory(size: int | None) -> None:
+    """Let networks take so many bytes; None for what the machine has."""
+    _allowed.set(size)
+
+
+def machine_memory() -> int:
+    """Bytes of memory of the machine, or of the group of processes that this one is in."""
+    found = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with suppress(OSError, ValueError):  # no such file, or `max`
+        found = min(found, int(CGROUP.read_text()))
+    return found
+
+
+def weight_bytes(graph: Graph) -> int:
+    """Bytes of all that the supernet stores."""
+    return sum(s.numel * BYTES.get(s.param.dtype, 8) for s in graph.storages.values())
+
+
+def held_bytes(graph: Graph) -> int:
+    """Bytes of weights, of index tables and of inputs at batch 1, at their largest."""
+    definitions = ops()
+    total = weight_bytes(graph) + sum(_bytes(n.types[0]) for n in graph.root.inputs)
+    seen: set[TensorType] = set()
+    for place in graph.places():
+        definition = definitions.get(place.node.op)
+        if definition is not None and "table" in definition.traits:
+            shape = tuple(map(place.instance.absolute, place.node.types[0].shape))
+            type = TensorType(shape, place.node.types[0].dtype)
+            total += 0 if type in seen else _bytes(type)
+            seen.add(type)
+    return total
+
+
+def _bytes(type: TensorType) -> int:
+    sizes = (
+        1 if any(s.free for s in size.symbols) else int(size.bounds()[1]) for size in type.shape
+    )
+    return prod(sizes) * BYTES.get(type.dtype, 8)
+
+
+def check_memory(graph: Graph) -> None:
+    """SP507 for a network that memory does not hold."""
+    needed, allowed = held_bytes(graph), _allowed.get()
+    there = machine_memory() if allowed is None else allowed
+    if needed <= there:
+        return
+    limit = f"this machine has {there:,}" if allowed is None else f"{there:,} are allowed"
+    found = error("SP507", f"{graph.name} takes {needed:,} bytes of memory", graph.root.span)
+    raise SpaceError(
+        found.note(limit, f"its weights are {weight_bytes(graph):,} of them").hint(
+            f"make it smaller, or allow more: spacelang --memory {-(-needed // 10**9)}G .."
+        )
+    )

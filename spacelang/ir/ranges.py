@@ -1,0 +1,106 @@
+"""What an option must be beside its kind: within an interval, one of some words.
+
+    rate=option("rate", within=Interval(0, 1, open="high"))     mode=option("string", words=MODES)
+
+An op declares it as data, and one rule holds all ops to it. A number with a rate in it is told at
+the uses of its block, where the rate has a value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
+from typing import TYPE_CHECKING
+
+from spacelang.diagnostics import Diagnostic, SpaceError, error, placed
+from spacelang.ir.condition import Condition
+from spacelang.ir.dim import Dim
+from spacelang.ir.node import Attribute
+from spacelang.ir.op import SETTLE, Infer, Interval, OpDef, example_text, ops, shown
+from spacelang.ir.prove import Proved, Refuted, holds
+
+if TYPE_CHECKING:
+    from spacelang.ir.graph import Graph
+
+
+def check_options(definition: OpDef, infer: Infer) -> None:
+    """SP103 for a number outside of its interval, SP204 for a word that the op does not know."""
+    for name, option in definition.options.items():
+        value = infer.options.get(name)
+        if option.words and isinstance(value, str) and value not in option.words:
+            near = get_close_matches(value, option.words, 1)
+            infer.fail(
+                "SP204",
+                f"{infer.name} has no {name} {value}",
+                f"it has {', '.join(option.words)}",
+                f"did you mean {near[0]}?" if near else "",
+            )
+        if option.within is None:
+            continue
+        for number in _numbers(value):
+            if not any(symbol.rate for symbol in number.symbols):
+                what = f"{name} of {infer.name}"
+                found = outside(option.within, number, infer.guards, what)
+                if found is not None:
+                    raise SpaceError(placed(found, infer.span))
+
+
+def _numbers(value: Attribute) -> Iterator[Dim]:
+    entries = value if isinstance(value, tuple) else (value,)
+    yield from (entry for entry in entries if isinstance(entry, Dim))
+
+
+def outside(
+    interval: Interval, number: Dim, guards: Sequence[Condition], what: str
+) -> Diagnostic | None:
+    """SP103 for a number that some architecture puts outside of its interval; SP308 if that is not
+    settled."""
+    for condition in interval.conditions(number):
+        verdict = holds(condition, guards)
+        if isinstance(verdict, Proved):
+            continue
+        if not isinstance(verdict, Refuted):
+            found = error("SP308", f"not settled for the whole space: {what} is {interval}")
+            return found.hint(SETTLE)
+        found = error("SP103", f"{what} is {shown(number)}, and must be {interval}")
+        return found.note(example_text(verdict.example)) if verdict.example else found
+    return None
+
+
+def starts(graph: Graph) -> Iterator[Diagnostic]:
+    """SP308 for parameters that start by a number which hangs on a decision."""
+    told: set[tuple[str, str]] = set()
+    for place in graph.places():
+        for view in place.node.params.values():
+            param = place.instance.block.param[view.param]
+            for number in map(place.instance.absolute, param.init.arguments):
+                if number.constant is None and (place.instance.block.name, param.path) not in told:
+                    told.add((place.instance.block.name, param.path))
+                    what = f"how a parameter starts must be known, not {shown(number)}"
+                    found = error("SP308", what, param.span)
+                    yield found.note("weights are made once, and every architecture reads them")
+
+
+def rates(graph: Graph) -> Iterator[Diagnostic]:
+    """SP103 for numbers with a rate that leave their interval at some use of their block."""
+    told: set[tuple[int, str]] = set()
+    for place in graph.places():
+        node = place.node
+        for name, interval in _rated(node.op).items():
+            for number in _numbers(node.attributes.get(name)):
+                if not any(symbol.rate for symbol in number.symbols):
+                    continue
+                here = place.instance.absolute(number)
+                found = outside(interval, here, place.guards, f"{name} of {node.op}")
+                if found is not None and (id(node), name) not in told:
+                    told.add((id(node), name))
+                    yield placed(found.note(f"at {place.path or 'the root'}"), node.span)
+
+
+def _rated(op: str) -> Mapping[str, Interval]:
+    """The options of an op that may hold a rate, and have an interval."""
+    definition = ops().get(op)
+    if definition is None:
+        return {}
+    options = definition.options.items()
+    return {n: o.within for n, o in options if o.kind == "rate" and o.within is not None}
