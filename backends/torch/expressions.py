@@ -17,7 +17,7 @@ from spacelang.diagnostics import SpaceError, error
 from spacelang.ir.atom import Atom, Conditional, Divisor, Extremum, FloorDivide, Function
 from spacelang.ir.condition import All, Any, Chosen, Compare, Condition, Is, Not
 from spacelang.ir.dim import Dim, Symbol, Value
-from spacelang.ir.functions import FUNCTIONS
+from spacelang.ir.functions import FUNCTIONS, Rational
 from spacelang.ir.monomial import Monomial
 
 
@@ -52,7 +52,7 @@ class Expressions:
         ordered = [terms[first], *terms[:first], *terms[first + 1 :]]
         return " + ".join(ordered).replace("+ -", "- ")
 
-    def _term(self, monomial: Monomial, coefficient: Fraction) -> str:
+    def _term(self, monomial: Monomial, coefficient: Rational) -> str:
         above = [self._power(a, e) for a, e in monomial if e > 0]
         below = [self._power(a, -e) for a, e in monomial if e < 0]
         if abs(coefficient.numerator) != 1 or not above:

@@ -48,15 +48,12 @@ class Cursor(BlockBuilder):
             self._declare(param)
         self._next = owner.next_id
         self.level = self.base = Level(None, guards)
-        self.base.nodes = list(level.nodes[:position])
+        self.base.nodes = {node.id: node for node in level.nodes[:position]}
         self.position, self.blocks, self.known = position, blocks, known
 
     def value(self, value: Value) -> Tensor:
         """A value of this level, made before the place. KeyError for another."""
-        for node in self.base.nodes:
-            if node.id == value.node:
-                return Tensor(self.base, value, node.types[value.index])
-        raise KeyError(str(value))
+        return Tensor(self.base, value, self.base.type_of(value))
 
     def invoke(
         self,
@@ -104,16 +101,18 @@ class Cursor(BlockBuilder):
 
     def cover(self, span: Span) -> None:
         """Give what was made without a span this one."""
-        nodes = self.base.nodes
-        for position in range(self.position, len(nodes)):
-            if nodes[position].span is NOWHERE:
-                nodes[position] = replace(nodes[position], span=span)
+        for node in self._added():
+            if node.span is NOWHERE:
+                self.base.nodes[node.id] = replace(node, span=span)
 
     def made(self) -> list[Node]:
         """The nodes that were added."""
         if self.level is not self.base:
             raise SpaceError(error("SP602", f"a region of {self.name} is still open"))
-        return self.base.nodes[self.position :]
+        return self._added()
+
+    def _added(self) -> list[Node]:
+        return list(self.base.nodes.values())[self.position :]
 
 
 def _bound(
