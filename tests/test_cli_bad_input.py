@@ -601,3 +601,11 @@ def test_tables_into_a_pipe_that_closes(words: tuple[str, ...], root: Path) -> N
         told = process.stderr.read()
     assert process.returncode == 141
     assert told == b""
+
+
+def test_an_empty_budget_says_what_can_be_reached() -> None:
+    for words in ((), ("--json",)):
+        result = run("count", "quickstart.space", "--where", "params < 5", *words)
+        assert result.exit_code == 0
+        assert "params reaches 21,180 to 331,342; asked for at most 4" in result.stderr
+    assert json.loads(result.stdout)["size"] == "0"

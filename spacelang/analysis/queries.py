@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, cast
 
 from spacelang import plugins
 from spacelang.analysis.cost import Cost, CostModel
+from spacelang.analysis.where import Where
 from spacelang.diagnostics import SpaceError, error
 
 if TYPE_CHECKING:
     from spacelang.analysis.count import Counter, Law
     from spacelang.analysis.eliminate import Between
-    from spacelang.analysis.where import Where
     from spacelang.ir.decision import Assignment
     from spacelang.ir.graph import Graph
 
@@ -41,6 +41,12 @@ def cost(graph: Graph, assignment: Assignment | None = None) -> Cost:
 def size(graph: Graph, where: str = "") -> int | Between:
     """The number of architectures within a budget and the space's own requirements."""
     return counter(graph).size(parsed(graph, where))
+
+
+def why_empty(graph: Graph, where: str) -> SpaceError:
+    """SP502 with what each figure of a budget that nothing meets could reach."""
+    found = counter(graph)
+    return found.empty(found.required.both(parsed(graph, where) or Where()))
 
 
 def sample(

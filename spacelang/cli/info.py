@@ -11,6 +11,7 @@ from spacelang import plugins
 from spacelang.cli import options
 from spacelang.cli.output import (
     both,
+    complain,
     count_of,
     decimal,
     dumps,
@@ -199,10 +200,17 @@ def count(
 ) -> None:
     """The exact number of architectures, all or those within a budget.
 
-    Where no exact table fits into memory, exact lower and upper bounds are printed instead.
+    Where no exact table fits into memory, exact lower and upper bounds are printed instead. What
+    an empty budget could reach stands on stderr.
     """
+    from spacelang.analysis.queries import why_empty
+
     graph = options.load(space, settings, after)
     size = graph.size(where=where)
+    if size == 0:
+        for found in why_empty(graph, where).diagnostics:
+            for note in found.notes:
+                complain(f"note: {note}")
     if as_json:
         emit({"name": graph.name, "where": where, **_size(size)})
     else:
