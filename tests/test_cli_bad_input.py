@@ -603,7 +603,7 @@ def test_tables_into_a_pipe_that_closes(words: tuple[str, ...], root: Path) -> N
     assert told == b""
 
 
-def test_an_empty_budget_says_what_can_be_reached() -> None:
+def test_a_count_of_nothing_says_what_can_be_reached() -> None:
     for words in ((), ("--json",)):
         result = run("count", "quickstart.space", "--where", "params < 5", *words)
         assert result.exit_code == 0
