@@ -323,3 +323,18 @@ def test_hulls_are_proved_by_check(tmp_path: Path) -> None:
 
 def test_the_hull_of_s3_is_proved() -> None:
     assert not checked(str(SPACES / "s3.space:s3_start"), {}).report.errors
+
+
+def test_a_warning_of_a_shared_block_is_one_of_every_space(tmp_path: Path) -> None:
+    path = tmp_path / "two.space"
+    block = "block body(x: [B, 8]) { return linear(linear(x, 8), 8) }\n"
+    spaces = [
+        f"space {name} {{ input x: [B, 8] output body(x) as b }}\n" for name in ("one", "two")
+    ]
+    path.write_text(block + "".join(spaces))
+    together = checked(str(path), {}).graphs
+    for name in ("one", "two"):
+        alone = load(f"{path}:{name}")
+        assert alone.remarks
+        assert together[name].remarks == alone.remarks
+        assert together[name].hash == alone.hash

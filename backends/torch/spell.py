@@ -13,7 +13,7 @@ from keyword import iskeyword
 
 from spacelang.backends.torch.ports import identifier, known
 from spacelang.diagnostics import SpaceError, error
-from spacelang.ir.dim import Dim, Symbol
+from spacelang.ir.dim import Dim, Symbol, symbol_of
 
 TENSORS = ("nn.Parameter", "nn.Buffer")  # what no list of modules holds
 TAKEN = frozenset({"self", "torch", "nn", "F", "Tensor", *dir(builtins)})
@@ -64,11 +64,14 @@ class Sizes:
 
 def _written_out(dim: Dim) -> bool:
     """Whether it is a sum of whole multiples of whole decisions."""
-    return all(
-        coefficient.denominator == 1
-        and all(isinstance(a, Symbol) and e > 0 and _whole(a) for a, e in monomial)
-        for monomial, coefficient in dim.terms
-    ) and not any(dim == Dim.of(s) for s in dim.symbols)
+    return (
+        all(
+            coefficient.denominator == 1
+            and all(isinstance(a, Symbol) and e > 0 and _whole(a) for a, e in monomial)
+            for monomial, coefficient in dim.terms
+        )
+        and symbol_of(dim) is None
+    )
 
 
 def _whole(symbol: Symbol) -> bool:

@@ -13,13 +13,14 @@ from itertools import count
 
 from spacelang.ir.block import Block
 from spacelang.ir.condition import All
+from spacelang.ir.dim import symbol_of
 from spacelang.ir.graph import Graph
 from spacelang.ir.mentions import mentions
 from spacelang.ir.names import Names, renamed
 from spacelang.ir.needs import plain_needs
 from spacelang.ir.node import Call, Node, Value
 from spacelang.ir.op import ops
-from spacelang.ir.sizes import plain_sizes, symbol_of
+from spacelang.ir.sizes import plain_sizes
 from spacelang.ir.text import block_text
 from spacelang.ir.tidy import fixed, plain_regions, tidy
 

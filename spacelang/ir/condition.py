@@ -339,7 +339,14 @@ def _absorbed(
     if not any(isinstance(condition, inner) for condition in conditions):
         return conditions
     parts = {c: set(c.operands) if isinstance(c, inner) else {c} for c in conditions}
-    return {c: None for c, here in parts.items() if not any(o < here for o in parts.values())}
+    by_one: dict[Condition | None, list[set[Condition]]] = {}
+    for part in parts.values():  # TRUE and FALSE have none
+        by_one.setdefault(next(iter(part), None), []).append(part)
+    return {
+        c: None
+        for c, here in parts.items()
+        if not any(part < here for one in (None, *here) for part in by_one.get(one, ()))
+    }
 
 
 def _contradictory(conditions: Mapping[Condition, None]) -> bool:

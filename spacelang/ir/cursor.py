@@ -16,7 +16,7 @@ from spacelang.diagnostics import NOWHERE, SpaceError, Span, error
 from spacelang.ir.block import Block
 from spacelang.ir.build import BlockBuilder, Level, Tensor
 from spacelang.ir.condition import Condition
-from spacelang.ir.dim import Dim, Symbol
+from spacelang.ir.dim import Dim, Symbol, symbol_of
 from spacelang.ir.known import Known
 from spacelang.ir.node import Call, Node, TensorType, Value
 from spacelang.ir.param import Param
@@ -122,8 +122,8 @@ def _bound(
     wanted = {size.name for size in callee.sizes}
     for type, node in zip(types, callee.inputs, strict=True):
         for outside, inside in zip(type.shape, node.types[0].shape, strict=False):
-            symbol = next(iter(inside.symbols), None)
-            if symbol is not None and symbol.name in wanted and inside == Dim.of(symbol):
+            symbol = symbol_of(inside)
+            if symbol is not None and symbol.name in wanted:
                 sizes.setdefault(symbol.name, outside)
     if set(sizes) != wanted:
         odd = ", ".join(sorted(set(sizes) ^ wanted))

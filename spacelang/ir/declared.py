@@ -15,6 +15,7 @@ from spacelang.ir.node import Attribute, Node, join
 from spacelang.ir.op import Option, ops
 from spacelang.ir.param import Gather, Init
 from spacelang.ir.ranges import rates as within
+from spacelang.ir.ranges import starts
 from spacelang.ir.replace import check_replacement
 from spacelang.ir.subject import Subject, broken, everything
 
@@ -50,8 +51,9 @@ def rates(subject: Subject) -> Iterator[Diagnostic]:
 
 
 def ranges(subject: Subject) -> Iterator[Diagnostic]:
-    """A number with a rate in it keeps to the interval of its option at every use."""
-    for found in within(subject.graph):
+    """A number with a rate in it keeps to the interval of its option at every use; no parameter
+    starts by a number that hangs on a decision."""
+    for found in (*within(subject.graph), *starts(subject.graph)):
         yield broken("; ".join((found.headline, *found.notes)), found.primary.span)
 
 

@@ -20,7 +20,7 @@ from spacelang.ir.nonlinear import (
     rsqrt,
     sqrt,
 )
-from spacelang.ir.polynomial import Dim
+from spacelang.ir.polynomial import Dim, symbol_of
 
 __all__ = [
     "LIMIT",
@@ -38,4 +38,5 @@ __all__ = [
     "power",
     "rsqrt",
     "sqrt",
+    "symbol_of",
 ]

@@ -10,7 +10,7 @@ from math import prod
 
 from spacelang.diagnostics import SpaceError, error
 from spacelang.ir.dialect import Layout
-from spacelang.ir.dim import Dim
+from spacelang.ir.dim import Dim, symbol_of
 from spacelang.ir.storage import Storage, merged
 
 
@@ -56,5 +56,5 @@ def order_of(storage: Storage, layout: Layout) -> tuple[int, ...]:
 
 def _named(size: Dim) -> str:
     """The last label of a size that is a decision or an argument: `%heads` is `heads`."""
-    symbols = [str(s.name) for s in size.symbols if size == Dim.of(s)]
-    return symbols[0].rsplit(".", 1)[-1].removeprefix("%") if symbols else ""
+    symbol = symbol_of(size)
+    return "" if symbol is None else symbol.name.rsplit(".", 1)[-1].removeprefix("%")

@@ -363,3 +363,13 @@ def _inverse_power(atom: Atom, exponent: int) -> Dim:
         return atom.divisor**-exponent if isinstance(atom, Divisor) else _raw(((atom, -exponent),))
     whole = _raw(((atom, 1),))
     return _raw(((atom if never_zero(whole) else Divisor(whole), -exponent),))
+
+
+def symbol_of(value: Dim | Symbol) -> Symbol | None:
+    """The symbol that a size is, if it is just one; None for any other."""
+    if isinstance(value, Symbol):
+        return value
+    if len(value.symbols) != 1:
+        return None
+    (symbol,) = value.symbols  # of `8 if flag else 4` none that may be a size
+    return symbol if symbol.numeric and value == Dim.of(symbol) else None

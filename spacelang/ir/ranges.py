@@ -1,6 +1,6 @@
 """What an option must be beside its kind: within an interval, one of some words.
 
-    rate=option("rate", within=Interval(0, 1, open="high"))     mode=option("string", words=MODES)
+    rate=option("rate", within=Interval(0, 1, below=True))     mode=option("string", words=MODES)
 
 An op declares it as data, and one rule holds all ops to it. A number with a rate in it is told at
 the uses of its block, where the rate has a value.

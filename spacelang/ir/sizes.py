@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from spacelang.ir.block import Block
-from spacelang.ir.dim import Dim, Symbol
+from spacelang.ir.dim import Dim, Symbol, symbol_of
 from spacelang.ir.graph import Graph
 from spacelang.ir.names import Names, renamed
 from spacelang.ir.node import Call, Node
@@ -80,16 +80,6 @@ class _Plain:
             made = renamed(block, names) if fixed else block
             self.blocks[name] = replace(self.calling(made), name=name, sizes=tuple(sizes))
         return self.made[key]
-
-
-def symbol_of(value: Dim | Symbol) -> Symbol | None:
-    """The symbol that a bound size is, if it is just one."""
-    if isinstance(value, Symbol):
-        return value
-    if len(value.symbols) != 1:
-        return None
-    (symbol,) = value.symbols  # of `8 if flag else 4` none that may be a size
-    return symbol if symbol.numeric and value == Dim.of(symbol) else None
 
 
 def _free_name(symbol: Symbol, taken: set[str]) -> str:

@@ -16,7 +16,7 @@ from itertools import count
 
 from spacelang.ir.block import Block
 from spacelang.ir.condition import All, Compare, Condition
-from spacelang.ir.dim import Dim, Symbol
+from spacelang.ir.dim import Dim, Symbol, symbol_of
 from spacelang.ir.graph import Graph, conditions
 from spacelang.ir.names import KEEP, Names, Replacement
 from spacelang.ir.node import Node, Value
@@ -89,9 +89,9 @@ def _numbers(truth: Condition) -> Iterator[tuple[str, Dim]]:
         case All(operands):
             for operand in operands:
                 yield from _numbers(operand)
-        case Compare("==", left, right) if right.constant is not None and len(left.symbols) == 1:
-            (symbol,) = left.symbols
-            if left == Dim.of(symbol):
+        case Compare("==", left, right) if right.constant is not None:
+            symbol = symbol_of(left)
+            if symbol is not None:
                 yield symbol.name, right
         case _:
             pass

@@ -18,7 +18,7 @@ from spacelang.syntax import tree
 from spacelang.syntax.evaluate import evaluate
 from spacelang.syntax.frame import Frame
 from spacelang.syntax.scope import Scope
-from spacelang.syntax.session import MAX_TOGETHER, MAX_TURNS, Session
+from spacelang.syntax.session import MAX_TOGETHER, MAX_TURNS, Exhausted, Session
 from spacelang.syntax.values import Numbers
 
 Counted = tree.For | tree.Each | tree.Choose
@@ -78,6 +78,9 @@ def _found(body: Sequence[tree.Tree]) -> Inside:
         sure = here and not isinstance(
             node, tree.For | tree.Each | tree.When | tree.Either | tree.BlockOf
         )
+        if isinstance(node, tree.Binary) and node.operator in ("and", "or"):
+            waiting += [(node.left, sure), (node.right, False)]  # it may never be read
+            continue
         children = node.children() if isinstance(node, tree.Tree) else node
         if isinstance(children, tuple):
             waiting += [(child, sure) for child in cast(tuple[object, ...], children)]
@@ -102,6 +105,8 @@ def _entries(source: object, bound: frozenset[str], frame: Frame, scope: Scope) 
         return 0
     try:
         value = evaluate(source, frame, scope)
+    except Exhausted:
+        raise
     except (SpaceError, NeedsValue):  # told where it is read
         return 0
     if isinstance(value, Numbers):

@@ -75,7 +75,9 @@ def compiled(
     table = session.anchored if anchored else session.made.compiled
     found = table.get(key)
     if found is not None:
+        session.remarks.extend(found.remarks)
         return found
+    remarked = len(session.remarks)
     place = frame.path(label) if label is not None else frame.next(closure.name)
     if definition.kind == "cell":
         place = "/" + closure.name
@@ -109,7 +111,10 @@ def compiled(
     kept.blocks[name], kept.named[name] = block, named
     owned = kept.owned[name] = tuple(dict.fromkeys(_owned(block, session)))
     imports, errors = tuple(callee.imports.values()), tuple(callee.errors)
-    made = Compiled(block, imports, late, result, named, tuple(callee.require), owned, errors)
+    made = Compiled(
+        block, imports, late, result, named, tuple(callee.require), owned, errors,
+        tuple(dict.fromkeys(session.remarks[remarked:])),
+    )  # fmt: skip
     table[key] = made
     kept.kept.append(closure)
     return made

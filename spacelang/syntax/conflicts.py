@@ -17,7 +17,7 @@ from spacelang.diagnostics import NOWHERE, Diagnostic, Span, error
 from spacelang.ir.build import Tensor
 from spacelang.ir.condition import Condition
 from spacelang.ir.decision import plain
-from spacelang.ir.dim import Dim, Symbol
+from spacelang.ir.dim import Dim, Symbol, symbol_of
 from spacelang.ir.dim import Value as DecisionValue
 from spacelang.ir.node import join
 from spacelang.ir.op import LONG, Conflict, NeedsValue, bare, example_text, shown, values_of
@@ -107,10 +107,9 @@ def _number(value: DecisionValue) -> str:
 def _origin(frame: Frame, size: Dim, operands: Sequence[Tensor]) -> Span | None:
     """Where a size comes from: the decision itself, the text that computes it, or the op that makes
     it."""
-    if size.constant is None and len(size.symbols) == 1:
-        (symbol,) = size.symbols
-        if symbol.values and symbol.numeric and size == Dim.of(symbol):
-            return _declared(frame, symbol.name)
+    symbol = symbol_of(size)
+    if symbol is not None and symbol.values:
+        return _declared(frame, symbol.name)
     written = frame.origins.get(size)
     if written is not None:
         return written

@@ -56,7 +56,8 @@ class Compiled:
     """A block that was elaborated, with what a call of it needs.
 
     `named` says whether it opens a scope; `require` holds what it requires of each of its uses, in
-    its own sizes, `owned` the paths that each use takes; one with `errors` is in no graph.
+    its own sizes, `owned` the paths that each use takes; one with `errors` is in no graph. Every
+    space that uses it has its `remarks`.
     """
 
     block: Block
@@ -67,13 +68,14 @@ class Compiled:
     require: tuple[Condition, ...] = ()
     owned: tuple[Owned, ...] = ()
     errors: tuple[Diagnostic, ...] = ()
+    remarks: tuple[Diagnostic, ...] = ()
 
 
 @dataclass
 class Made:
-    """Blocks that were made, by what they were made for and by name.
+    """Blocks that were made, by name, and those that see no frame by what they were made for.
 
-    Spaces of one library share them: a block that sees no frame is the same for all of them.
+    Spaces of one library share the latter: they are the same for all of them.
     """
 
     compiled: dict[object, Compiled] = field(default_factory=dict[object, Compiled])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from spacelang.ir.block import Block
-from spacelang.ir.dim import Dim, Symbol
+from spacelang.ir.dim import Symbol, symbol_of
 from spacelang.ir.node import Node, Value
 from spacelang.syntax.write_calls import by_name
 from spacelang.syntax.write_nodes import Body
@@ -40,7 +40,7 @@ class Sizes:
             self.decisions[choice.path] = head if plain else self.names.free(choice.path)
         for node in self.block.inputs if self.capitals_allowed else ():
             for size in node.types[0].shape:
-                symbol = _bare(size)
+                symbol = symbol_of(size)
                 if symbol is not None and symbol.name in self.sizes:
                     self.capitals.setdefault(symbol.name, "")
 
@@ -75,19 +75,12 @@ class Sizes:
     def typed(self, name: str, node: Node) -> str:
         """A parameter; its type names the sizes that the body reads by their axis."""
         shape = node.types[0].shape
-        symbols = [_bare(size) for size in shape]
+        symbols = [symbol_of(size) for size in shape]
         if not any(s is not None and self.capitals.get(s.name) for s in symbols):
             return name
         axes = [self.capitals.get(s.name, "") if s is not None else "" for s in symbols]
         filled = (axis or self.names.free("A") for axis in axes)
         return f"{name}: [{', '.join(filled)}]"
-
-
-def _bare(size: Dim) -> Symbol | None:
-    if len(size.symbols) != 1:
-        return None
-    (symbol,) = size.symbols
-    return symbol if symbol.numeric and size == Dim.of(symbol) else None
 
 
 def _capital(name: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from spacelang.ir.condition import Chosen, Compare, Condition, Is
-from spacelang.ir.dim import Dim, Symbol
+from spacelang.ir.dim import Symbol, symbol_of
 from spacelang.ir.dim import Value as Candidate
 from spacelang.ir.graph import conditions
 from spacelang.ir.node import Call, Node, Value
@@ -76,8 +76,8 @@ def _case(truth: Condition) -> tuple[Symbol, Candidate] | None:
     match truth:
         case Is(symbol, value):
             return symbol, value
-        case Compare("==", left, right) if right.constant is not None and len(left.symbols) == 1:
-            (symbol,) = left.symbols
-            return (symbol, right.constant) if left == Dim.of(symbol) else None
+        case Compare("==", left, right) if right.constant is not None:
+            symbol = symbol_of(left)
+            return None if symbol is None else (symbol, right.constant)
         case _:
             return None
