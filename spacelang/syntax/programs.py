@@ -188,26 +188,36 @@ def stands(network: Graph) -> tuple[Position, ...]:
 
 
 def edges(networks: Iterable[Graph]) -> tuple[Position, ...]:
-    """The positions of picks with decisions below them, by paths of decisions."""
+    """The positions of picks with decisions below them, by paths of decisions; a pick that cannot
+    become a mixture has none."""
     found = dict.fromkeys(
         position
         for network in networks
-        for position in _positions(network, attrgetter("decide"))
+        for position in _positions(network, attrgetter("decide"), every=False)
         if any(below(decision, position.path) for decision in network.decisions)
     )
     return tuple(found)
 
 
-def _positions(network: Graph, prefix: Callable[[Instance], str]) -> Iterator[Position]:
-    """What picks of a network make at their positions, and what it is called for each source."""
+def _positions(
+    network: Graph, prefix: Callable[[Instance], str], every: bool = True
+) -> Iterator[Position]:
+    """What picks of a network make at their positions, and what it is called for each source;
+    SP601 where `every` pick has to have some, and one cannot become a mixture."""
     for instance in network.instances():
         for choice in instance.block.decisions:
             if choice.kind != "pick":
                 continue
-            every = range(sources(choice))
-            for found in sums(instance.block, choice):
+            numbers = range(sources(choice))
+            try:
+                made = list(sums(instance.block, choice))
+            except SpaceError:
+                if every:
+                    raise
+                continue
+            for found in made:
                 for name in found.named:
-                    names = tuple(join(prefix(instance), found.renamed(s)(name)) for s in every)
+                    names = tuple(join(prefix(instance), found.renamed(s)(name)) for s in numbers)
                     for number in range(drawn(choice)):
                         decision = join(instance.decide, choice.path)
                         yield Position(decision, number, names[number], names)
