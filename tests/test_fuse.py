@@ -17,10 +17,12 @@ from spacelang.ir.text import write
 from spacelang.ir.verify import verified
 from spacelang.loader import load
 from spacelang.passes.bucketise import bucketised
-from spacelang.passes.fuse import for_kernels, fused
+from spacelang.passes.fuse import OPENED, for_kernels, fused
 from spacelang.passes.fused_cost import all_variants, group_of
 from spacelang.passes.fusion import kernel_of
+from spacelang.passes.opened import Helpers, open_helpers
 from spacelang.passes.pipeline import run
+from spacelang.passes.remake import with_root
 from spacelang.syntax.ir_text import read
 
 # Kernel -> at how many places of the largest network, and what is refused.
@@ -85,6 +87,34 @@ def test_text_and_again() -> None:
     assert places(only) == {"mlp": 5}
     with pytest.raises(SpaceError, match="there is no kernel magic"):
         run(load("quickstart.space:quickstart"), "fuse{only=[magic]}")
+
+
+TWO_DEPTHWISE = """
+space t {
+  input x: [B, 4, 9, 9]
+  x = conv(x, 4, 3, groups: 4) as c1 |> batch_norm as n1 |> swish
+  output conv(x, 4, 3, groups: 4) as c2 |> batch_norm as n2 |> relu
+}
+"""
+
+
+def test_a_graph_that_is_partly_fused() -> None:
+    """A new block takes a name that no block of the graph has, and equal ones are one."""
+    graph = text_graph(TWO_DEPTHWISE)
+    done = fused(graph).graph
+    partly = with_root(
+        done, open_helpers(done.root, Helpers(done.blocks, OPENED)).block, done.blocks
+    )
+    assert list(partly.blocks) == ["triton.depthwise"]
+    again = verified(fused(partly).graph)
+    assert again.blocks == done.blocks
+    assert [n.call.block for n in again.root.nodes if n.call] == [
+        "triton.depthwise",
+        "triton.depthwise.2",
+    ]
+    assert set(again.storages) == set(graph.storages)
+    assert again.cost({}) == graph.cost({})
+    assert fused(again).graph.blocks == done.blocks
 
 
 def test_masks_are_made_where_they_are_read() -> None:
