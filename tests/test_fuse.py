@@ -117,6 +117,44 @@ def test_a_graph_that_is_partly_fused() -> None:
     assert fused(again).graph.blocks == done.blocks
 
 
+LAYERS = """
+use vit
+space t {
+  input x: [B, 5, 8]
+  for i in 0..<12 {
+    q, k, v = layer_norm(x) as n1[i] |> linear([3, 2, 4]) as qkv[i] |> unstack(axis: 2)
+    x = x + (softmax(scores(q, k) * rsqrt(4)) |> weigh(v) |> linear(8, axes: 2) as proj[i])
+    x = x + (layer_norm(x) as n2[i] |> linear(16) as fc1[i] |> gelu |> linear(8) as fc2[i])
+  }
+  output x
+}
+"""
+DOUBLED = """
+space t {{
+  input x: [B, 5, 8]
+  y = {start}
+  for i in 1..60 {{ y = y + y }}
+  output {last}
+}}
+"""
+
+
+def test_layers_in_one_block() -> None:
+    """Every node is seen once: walked as a tree, twelve layers would take a day."""
+    assert places(fused(text_graph(LAYERS)).graph) == {"attention": 12, "mlp": 12}
+
+
+@pytest.mark.parametrize(
+    ("start", "last"),
+    [("x", "y"), ("parameter([5, 8], init: 1) as t", "x + y")],
+    ids=["values", "constants"],
+)
+def test_a_sum_that_is_read_twice_is_walked_once(start: str, last: str) -> None:
+    """Sixty doublings have 2**60 ways through them."""
+    result = fused(text_graph(DOUBLED.format(start=start, last=last)))
+    assert result.groups == result.refusals == ()
+
+
 def test_masks_are_made_where_they_are_read() -> None:
     """The attention of shifted windows is given none, in sizes of its own."""
     for address in ("swin.space:swin_t", "s3.space:s3_start"):
@@ -163,6 +201,8 @@ REFUSED = {
     "wide": (attention(dim=160), "wider than 128"),
     "dense": (attention(more=" + (parameter([5, 5], init: 0) as b)"), "no kernel adds b to logits"),
     "data": (attention(more=" + einsum(\"bihd,bjhd->bhij\", q, v)"), "2 products of queries with keys"),
+    "twice": (attention(more="\nfor i in 1..60 { s = s + s }"), "more than once"),
+    "terms": (attention(more="\nb = take(parameter([9], init: 0) as b, clipped_index(5, 1, axis: 0, reach: 3))\nfor i in 1..60 { b = b + b }\ns = s + b"), "more than once"),
     "read": (attention(value=" + weigh(p * 2, v)"), "read outside"),
     "window": (DEPTHWISE.format(conv="9", last="relu(n_)").replace("n_", "y"), "no kernel takes a window of 9"),
     "stride": (DEPTHWISE.format(conv="3, stride: 3", last="relu(y)"), "no kernel takes a stride of 3"),
