@@ -17,10 +17,12 @@ from spacelang.ir.text import write
 from spacelang.ir.verify import verified
 from spacelang.loader import load
 from spacelang.passes.bucketise import bucketised
-from spacelang.passes.fuse import for_kernels, fused
+from spacelang.passes.fuse import OPENED, for_kernels, fused
 from spacelang.passes.fused_cost import all_variants, group_of
 from spacelang.passes.fusion import kernel_of
+from spacelang.passes.opened import Helpers, open_helpers
 from spacelang.passes.pipeline import run
+from spacelang.passes.remake import with_root
 from spacelang.syntax.ir_text import read
 
 # Kernel -> at how many places of the largest network, and what is refused.
@@ -87,6 +89,72 @@ def test_text_and_again() -> None:
         run(load("quickstart.space:quickstart"), "fuse{only=[magic]}")
 
 
+TWO_DEPTHWISE = """
+space t {
+  input x: [B, 4, 9, 9]
+  x = conv(x, 4, 3, groups: 4) as c1 |> batch_norm as n1 |> swish
+  output conv(x, 4, 3, groups: 4) as c2 |> batch_norm as n2 |> relu
+}
+"""
+
+
+def test_a_graph_that_is_partly_fused() -> None:
+    """A new block takes a name that no block of the graph has, and equal ones are one."""
+    graph = text_graph(TWO_DEPTHWISE)
+    done = fused(graph).graph
+    partly = with_root(
+        done, open_helpers(done.root, Helpers(done.blocks, OPENED)).block, done.blocks
+    )
+    assert list(partly.blocks) == ["triton.depthwise"]
+    again = verified(fused(partly).graph)
+    assert again.blocks == done.blocks
+    assert [n.call.block for n in again.root.nodes if n.call] == [
+        "triton.depthwise",
+        "triton.depthwise.2",
+    ]
+    assert set(again.storages) == set(graph.storages)
+    assert again.cost({}) == graph.cost({})
+    assert fused(again).graph.blocks == done.blocks
+
+
+LAYERS = """
+use vit
+space t {
+  input x: [B, 5, 8]
+  for i in 0..<12 {
+    q, k, v = layer_norm(x) as n1[i] |> linear([3, 2, 4]) as qkv[i] |> unstack(axis: 2)
+    x = x + (softmax(scores(q, k) * rsqrt(4)) |> weigh(v) |> linear(8, axes: 2) as proj[i])
+    x = x + (layer_norm(x) as n2[i] |> linear(16) as fc1[i] |> gelu |> linear(8) as fc2[i])
+  }
+  output x
+}
+"""
+DOUBLED = """
+space t {{
+  input x: [B, 5, 8]
+  y = {start}
+  for i in 1..60 {{ y = y + y }}
+  output {last}
+}}
+"""
+
+
+def test_layers_in_one_block() -> None:
+    """Every node is seen once: walked as a tree, twelve layers would take a day."""
+    assert places(fused(text_graph(LAYERS)).graph) == {"attention": 12, "mlp": 12}
+
+
+@pytest.mark.parametrize(
+    ("start", "last"),
+    [("x", "y"), ("parameter([5, 8], init: 1) as t", "x + y")],
+    ids=["values", "constants"],
+)
+def test_a_sum_that_is_read_twice_is_walked_once(start: str, last: str) -> None:
+    """Sixty doublings have 2**60 ways through them."""
+    result = fused(text_graph(DOUBLED.format(start=start, last=last)))
+    assert result.groups == result.refusals == ()
+
+
 def test_masks_are_made_where_they_are_read() -> None:
     """The attention of shifted windows is given none, in sizes of its own."""
     for address in ("swin.space:swin_t", "s3.space:s3_start"):
@@ -133,6 +201,8 @@ REFUSED = {
     "wide": (attention(dim=160), "wider than 128"),
     "dense": (attention(more=" + (parameter([5, 5], init: 0) as b)"), "no kernel adds b to logits"),
     "data": (attention(more=" + einsum(\"bihd,bjhd->bhij\", q, v)"), "2 products of queries with keys"),
+    "twice": (attention(more="\nfor i in 1..60 { s = s + s }"), "more than once"),
+    "terms": (attention(more="\nb = take(parameter([9], init: 0) as b, clipped_index(5, 1, axis: 0, reach: 3))\nfor i in 1..60 { b = b + b }\ns = s + b"), "more than once"),
     "read": (attention(value=" + weigh(p * 2, v)"), "read outside"),
     "window": (DEPTHWISE.format(conv="9", last="relu(n_)").replace("n_", "y"), "no kernel takes a window of 9"),
     "stride": (DEPTHWISE.format(conv="3, stride: 3", last="relu(y)"), "no kernel takes a stride of 3"),

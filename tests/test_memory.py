@@ -61,6 +61,22 @@ def test_what_does_not_fit_is_refused_before_it_is_made(
     assert f"{memory.machine_memory():,}" in found.notes[0]
 
 
+def test_a_table_counts_once_for_equal_options() -> None:
+    """The shape of two tables may be one: each counts that is made."""
+
+    def held(*axes: int) -> int:
+        of = "take(parameter([9]) as t{}, clipped_index(4, 4, axis: {}, reach: 3))"
+        graph = made("output " + " + ".join(of.format(i, axis) for i, axis in enumerate(axes)))
+        model = compile(graph)
+        model(torch.zeros(1, 16))
+        found = memory.held_bytes(graph) - memory.weight_bytes(graph) - 16 * 4
+        assert found == sum(t.numel() * t.element_size() for t in model.buffers())
+        return found
+
+    assert held(0) == held(0, 0) == 16 * 16 * 8
+    assert held(0, 1) == held(1, 0, 1) == 2 * held(0)
+
+
 def test_the_limit_can_be_set() -> None:
     graph = made("output linear(x, 8) as f")
     needed = memory.held_bytes(graph)

@@ -8,7 +8,7 @@ from fractions import Fraction
 
 import pytest
 
-from spacelang.diagnostics import Report, Source, SpaceError
+from spacelang.diagnostics import NOWHERE, Report, Source, SpaceError
 from spacelang.ir.block import Block
 from spacelang.ir.condition import FALSE, TRUE, compare, is_value
 from spacelang.ir.decision import Choice
@@ -16,8 +16,11 @@ from spacelang.ir.dialect import Dialect, ForeignHop, Layout, Rename
 from spacelang.ir.dim import Dim, Symbol
 from spacelang.ir.graph import Graph
 from spacelang.ir.node import Call, Node, TensorType, Value
+from spacelang.ir.op import Infer, lookup
+from spacelang.ir.options import complete
 from spacelang.ir.param import Gather, Init, Param, Slice
 from spacelang.ir.pattern import parse_pattern
+from spacelang.ir.row import inferred
 from spacelang.ir.rule import StorageRule
 from spacelang.ir.subject import Subject
 from spacelang.ir.verify import INVARIANTS, STAGES, verified, verify
@@ -542,6 +545,26 @@ def test_a_cells_decision_in_a_shape_two_blocks_up():
     graph = verified(load(Source("t.space", text)))
     assert list(graph.decisions) == ["c.w"]
     assert graph.storages["head.weight"].shape == ((3,), (8,))
+
+
+def test_the_answer_of_a_shape_row_is_shared_and_fixed():
+    """Who asks for the same gets the same, so nobody may change it."""
+    type = TensorType((Dim.of(2), Dim.of(3)))
+    definition = lookup("linear")
+
+    def asked() -> Infer:
+        return Infer("linear", (type,), complete(definition, {"out": Dim.of(4)}, NOWHERE))
+
+    first, infer = asked(), asked()
+    found = inferred(definition, first)
+    assert inferred(definition, infer) is found
+    assert set(found.params) == set(found.views) == {"weight", "bias"}
+    for table in (found.params, found.views):
+        with pytest.raises(TypeError):
+            table["weight"] = None
+    first.params.clear()
+    first.views.clear()
+    assert set(found.params) == set(found.views) == {"weight", "bias"}
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from spacelang.diagnostics import SpaceError, error
 from spacelang.ir.graph import Graph
+from spacelang.ir.names import Names
 from spacelang.ir.node import TensorType
 from spacelang.ir.op import ops
 
@@ -43,18 +44,21 @@ def weight_bytes(graph: Graph) -> int:
 
 
 def held_bytes(graph: Graph) -> int:
-    """Bytes of weights, of index tables and of inputs at batch 1, at their largest."""
+    """Bytes of weights, of index tables and of inputs at batch 1, at their largest.
+
+    Tables of one op and equal options are one, as where they are made.
+    """
     definitions = ops()
     total = weight_bytes(graph) + sum(_bytes(n.types[0]) for n in graph.root.inputs)
-    seen: set[TensorType] = set()
+    tables: dict[object, TensorType] = {}
     for place in graph.places():
         definition = definitions.get(place.node.op)
         if definition is not None and "table" in definition.traits:
-            shape = tuple(map(place.instance.absolute, place.node.types[0].shape))
-            type = TensorType(shape, place.node.types[0].dtype)
-            total += 0 if type in seen else _bytes(type)
-            seen.add(type)
-    return total
+            names = Names(symbol=place.instance.symbol)
+            options = {(n, names.attribute(v)) for n, v in place.node.attributes.items()}
+            key = place.node.op, frozenset(options)
+            tables.setdefault(key, names.type(place.node.types[0]))
+    return total + sum(map(_bytes, tables.values()))
 
 
 def _bytes(type: TensorType) -> int:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from spacelang.ir.node import TensorType
 from spacelang.ir.op import Infer, OpDef
@@ -23,7 +24,8 @@ KEPT = 1 << 14
 
 @dataclass(frozen=True)
 class Inferred:
-    """What a shape row found: result types, and what the op declares, by role."""
+    """What a shape row found: result types, and what the op declares, by role; all who ask for the
+    same share it."""
 
     types: tuple[TensorType, ...]
     params: Mapping[str, Param]
@@ -48,7 +50,9 @@ def inferred(definition: OpDef, infer: Infer) -> Inferred:
         check_options(definition, infer)
         result = row(infer)
         types = (result,) if isinstance(result, TensorType) else tuple(result)
-        found = Inferred(types, infer.params, infer.views)
+        found = Inferred(
+            types, MappingProxyType(dict(infer.params)), MappingProxyType(dict(infer.views))
+        )
         if len(_KNOWN) >= KEPT:
             _KNOWN.clear()
         _KNOWN[key] = found

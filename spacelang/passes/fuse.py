@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain, count
 from typing import ClassVar
 
 from spacelang.diagnostics import Report, SpaceError, error
@@ -113,7 +114,7 @@ def fused(graph: Graph, only: Collection[str] = tuple(GROUPS)) -> Fused:
             blocks[name] = work.block(graph.blocks[name])
             waiting += _called(blocks[name])
     kept = {name: blocks[name] for name in graph.blocks if name in blocks}
-    return Fused(with_root(graph, root, {**work.made, **kept}), tuple(work.refusals))
+    return Fused(with_root(graph, root, {**kept, **work.made}), tuple(work.refusals.values()))
 
 
 def _called(block: Block) -> list[str]:
@@ -124,8 +125,8 @@ class _Fuser:
     def __init__(self, graph: Graph, finds: Mapping[str, Find]) -> None:
         self.finds = finds
         self.helpers = Helpers(graph.blocks, OPENED)
-        self.made: dict[str, Block] = {}
-        self.refusals: list[Refusal] = []
+        self.made = {name: block for name, block in graph.blocks.items() if kernel_of(name)}
+        self.refusals: dict[object, Refusal] = {}
 
     def block(self, block: Block) -> Block:
         """The block with its groups as calls, helpers open as far as groups reach into them."""
@@ -150,9 +151,7 @@ class _Fuser:
         """Keep what is refused, once for what stands in one place of the text."""
         for found in unfit:
             alike = (found.kernel, found.why, found.node.span, found.node.op)
-            known = ((r.kernel, r.why, r.node.span, r.node.op) for r in self.refusals)
-            if alike not in known:
-                self.refusals.append(Refusal(found.kernel, block, found.node, found.why))
+            self.refusals.setdefault(alike, Refusal(found.kernel, block, found.node, found.why))
 
     def _level(self, owner: Block, level: Block) -> Block:
         """The level with its groups as calls; itself where it has none."""
@@ -177,12 +176,13 @@ class _Fuser:
         return replace(level, nodes=_without(nodes, group.nodes - {group.root}, level.outputs))
 
     def _named(self, block: Block) -> str:
-        """The name under which a block is kept; equal blocks have one."""
+        """The name under which a block is kept; equal blocks have one, those fused before too."""
         alike = [n for n in self.made if kernel_of(n) == kernel_of(block.name)]
         for name in alike:
             if replace(self.made[name], name=block.name) == block:
                 return name
-        name = f"{block.name}.{len(alike) + 1}" if alike else block.name
+        numbered = (f"{block.name}.{number}" for number in count(2))
+        name = next(n for n in chain([block.name], numbered) if n not in self.made)
         self.made[name] = replace(block, name=name)
         return name
 

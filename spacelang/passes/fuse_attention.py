@@ -31,6 +31,7 @@ from spacelang.passes.fusion import (
     constant,
     is_table,
     making,
+    only_reader,
     spelt,
 )
 from spacelang.passes.rearranging import move_of
@@ -169,17 +170,18 @@ class _Finder:
         return product, softmax, rest
 
     def _summands(self, value: Value, factor: Dim) -> Iterator[tuple[Node, Dim]]:
-        node = self.maker(value)
-        if node.op in SUMS and node.attributes.get("number") is None:
-            for position, operand in enumerate(node.operands):
-                sign = -1 if node.op == "sub" and position else 1
-                yield from self._summands(operand, factor * sign)
-            return
-        scaled = _scaled(node)
-        if scaled is not None and self._sums(self.maker(node.operands[0])) is not None:
-            yield from self._summands(node.operands[0], factor * scaled)
-            return
-        yield node, factor
+        """The parts of a sum, and of sums that are read in it alone: each node once."""
+        root, waiting = value.node, [(value, factor)]
+        while waiting:
+            value, factor = waiting.pop()
+            node = self.maker(value)
+            scaled = _scaled(node)
+            if scaled is not None and self._sums(self.maker(node.operands[0])) is not None:
+                yield self.maker(node.operands[0]), factor * scaled
+            elif _adds(node) and (node.id == root or only_reader(self.level, node) is not None):
+                waiting += reversed([(v, factor * sign) for v, sign in _signed(node)])
+            else:
+                yield node, factor
 
     def _weighs(self, node: Node) -> Node | None:
         """The softmax whose weights a product multiplies with values."""
@@ -223,40 +225,51 @@ class _Finder:
         return False
 
     def _between(self, node: Node, softmax: Node) -> set[int]:
-        """The nodes on the ways from the softmax to a node."""
-        found: set[int] = set()
-        for value in node.operands:
-            inner = self.maker(value)
-            below = {inner.id} if inner is softmax else self._between(inner, softmax)
-            found |= below
-        return {*found, node.id} if found else found
+        """The nodes on the ways from the softmax to a node, both with them."""
+        after = {softmax.id}
+        for other in self.level.nodes:
+            if any(v.node in after for v in other.operands):
+                after.add(other.id)
+            if other is node:
+                break
+        found, waiting = set[int](), [node.id]
+        while waiting:
+            number = waiting.pop()
+            if number in after and number not in found:
+                found.add(number)
+                waiting += (v.node for v in self.level.by_id[number].operands)
+        return found
 
     # What comes before it.
 
     def _logits(self, value: Value, factor: Dim) -> Iterator[Leaf]:
-        node = self.maker(value)
-        number = node.attributes.get("number")
-        if node.op in SUMS and number is None:
-            for position, operand in enumerate(node.operands):
-                sign = -1 if node.op == "sub" and position else 1
-                for leaf in self._logits(operand, factor * sign):
-                    yield replace(leaf, nodes=leaf.nodes | {node.id})
-            return
-        scaled = _scaled(node)
-        if scaled is not None and not constant(self.level, value):
-            for leaf in self._logits(node.operands[0], factor * scaled):
-                yield replace(leaf, nodes=leaf.nodes | {node.id})
-            return
-        if node.op in ("rearrange", "identity"):
-            for leaf in self._logits(node.operands[0], factor):
-                yield replace(
-                    leaf, layout=self._moved(node, leaf.layout), nodes=leaf.nodes | {node.id}
-                )
-            return
-        yield self._leaf(node, factor)
+        """The summands of the logits, each with the nodes on the way to it."""
+        passed, waiting = set[int](), [(value, factor, tuple[Node, ...]())]
+        while waiting:
+            value, factor, way = waiting.pop()
+            node = self.maker(value)
+            scaled = _scaled(node)
+            if _adds(node):
+                parts = _signed(node)
+            elif scaled is not None and not constant(self.level, value):
+                parts = [(node.operands[0], scaled)]
+            elif node.op in ("rearrange", "identity"):
+                parts = [(node.operands[0], ONE)]
+            else:
+                leaf = self._leaf(node, factor)
+                layout = leaf.layout
+                for passing in reversed(way):
+                    layout = self._moved(passing, layout)
+                yield replace(leaf, layout=layout, nodes=leaf.nodes | {n.id for n in way})
+                continue
+            if node.id in passed:
+                raise Misfit(node, f"{_called(node)} is in its logits more than once")
+            passed.add(node.id)
+            waiting += reversed([(v, factor * by, (*way, node)) for v, by in parts])
 
     def _moved(self, node: Node, layout: Layout) -> Layout:
-        if node.op == "identity":
+        """The axes after a node that summands pass."""
+        if node.op != "rearrange":
             return layout
         move = move_of(node, self.level.type_of(node.operands[0]), "")
         if any(len(group) != 1 for group in move.left):
@@ -542,6 +555,17 @@ class _Finder:
             if kind in ("query", "key", "values") and sum(map(_most, sizes)) > COLUMNS:
                 total = sum(map(_most, sizes))
                 raise Misfit(root, f"tables of {total} entries are more than {COLUMNS}")
+
+
+def _adds(node: Node) -> bool:
+    """Whether a node is a sum of tensors."""
+    return node.op in SUMS and node.attributes.get("number") is None
+
+
+def _signed(node: Node) -> list[tuple[Value, Dim]]:
+    """What a sum adds, each with 1 or -1."""
+    taken = Dim.of(-1) if node.op == "sub" else ONE
+    return [(v, taken if position else ONE) for position, v in enumerate(node.operands)]
 
 
 def _scaled(node: Node) -> Dim | None:

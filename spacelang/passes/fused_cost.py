@@ -296,7 +296,7 @@ def _mlp_variants(block: Block, group: Mlp) -> Iterator[Key]:
         (group.first, group.norm is not None, group.activation.op),
         (group.second, False, "none"),
     ):
-        (weight,) = [node.params["weight"]]
+        weight = node.params["weight"]
         inner = [size for axis in weight.lengths[1:] for size in axis]
         for sizes in _values(*inner):
             yield (norm, "bias" in node.params, activation, all(n % 8 == 0 for n in sizes))

@@ -1,6 +1,6 @@
 """What is fused into one kernel: groups of nodes, and why other nodes are none.
 
-    find = GROUPS["mlp"].find
+    find = GROUPS["mlp"]           # of `fuse`
     found = find(level, node)      # a Group that ends in this node, an Unfit with why, or None
 
 A group is found in one level. The block that it becomes is called `triton.KERNEL`; a backend finds
@@ -10,7 +10,7 @@ its reference. Nodes inside a group are read by the group alone, but for constan
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from spacelang.ir.block import Block
@@ -80,17 +80,26 @@ def alone(level: Block, nodes: Iterable[int], root: int) -> Node | None:
 
 def constant(level: Block, value: Value) -> bool:
     """Whether a value is made of parameters and tables alone."""
-    node = level.by_id[value.node]
-    if node.op in STORED or is_table(node):
-        return True
-    plain = node.op in SHAPELESS and node.operands
-    return bool(plain) and all(constant(level, v) for v in node.operands)
+    return all(
+        node.op in STORED or is_table(node) or (node.op in SHAPELESS and bool(node.operands))
+        for node in _origins(level, value)
+    )
 
 
 def making(level: Block, value: Value) -> set[int]:
     """The nodes that a constant is made of."""
-    node = level.by_id[value.node]
-    return {node.id}.union(*(making(level, v) for v in node.operands))
+    return {node.id for node in _origins(level, value)}
+
+
+def _origins(level: Block, value: Value) -> Iterator[Node]:
+    """The node of a value and all that it is made of, each once."""
+    seen, waiting = set[int](), [value.node]
+    while waiting:
+        node = level.by_id[waiting.pop()]
+        if node.id not in seen:
+            seen.add(node.id)
+            yield node
+            waiting += (v.node for v in node.operands)
 
 
 def is_table(node: Node) -> bool:
