@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from lessons import MINIVIT, RECIPE, a_teacher, digits, fingerprint, learn, student
+from processes import run_together
 from torch import Tensor, nn
 
 from spacelang.backends.torch import losses
@@ -282,6 +283,22 @@ def test_a_run_is_of_its_lesson(data: Dataset, teacher: Teacher, tmp_path: Path)
             learn(folder, data, settings, teacher=who)
     with pytest.raises(SpaceError, match="holds another run"):
         train(student(), data, RECIPE, folder, seed=3)
+
+
+def test_processes_share_a_lesson_and_its_report(
+    data: Dataset, teacher: Teacher, store: Path, tmp_path: Path
+) -> None:
+    recipe = replace(RECIPE, epochs=1, shards=2)
+    settings = {**MINIVIT, "losses": ("soft_labels", "relations", "hidden_relations=0.1")}
+
+    def taught(rank: int, name: str = "two") -> None:
+        who = {"teacher": teacher, "stored": Replay(store)}
+        learn(tmp_path / name, data, settings, recipe=recipe, **who)
+
+    assert run_together(2, taught) == [0, 0]
+    taught(0, "one")
+    assert fingerprint(tmp_path / "two") == fingerprint(tmp_path / "one")
+    assert "student: " in (tmp_path / "two" / "report.html").read_text()
 
 
 # Bad records.

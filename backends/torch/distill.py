@@ -31,7 +31,6 @@ from spacelang.backends.torch.logits.store import (
 from spacelang.backends.torch.losses import LABELLED, LOSSES, RELATING, soft_labels
 from spacelang.backends.torch.optimizer import optimizer_tensors
 from spacelang.backends.torch.progress import Reporter
-from spacelang.backends.torch.ranks import current
 from spacelang.backends.torch.recipe import Recipe
 from spacelang.backends.torch.relating import Values, parts, related
 from spacelang.backends.torch.run import Json
@@ -341,9 +340,8 @@ def distill(
         graph, data, recipe, folder, seed=seed, keep=keep, device=device, reporter=reporter,
         on_nan=on_nan, settings=settings, log_to=log_to, lesson=lesson,
     )  # fmt: skip
-    if current().first:
-        name, who = _name_of(lesson), lesson.teacher
-        write_distill_report(folder, graph, data, made, lesson.engine, name, who)
+    name, who = _name_of(lesson), lesson.teacher
+    write_distill_report(folder, graph, data, made, lesson.engine, name, who)
     return made
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from spacelang import __version__
 from spacelang.backends.torch.data import Dataset
 from spacelang.backends.torch.evaluate import evaluate
+from spacelang.backends.torch.ranks import current
 from spacelang.backends.torch.search_report import (
     data_of,
     decisions_of,
@@ -37,7 +38,10 @@ def write_distill_report(
     name: str,
     teacher: Teacher | None = None,
 ) -> None:
-    """Write the report of a folder; its networks are the ends of the space."""
+    """Write the report of a folder; its networks are the ends of the space.
+
+    All processes of a run come here: they share the validation images. The first one writes.
+    """
     rows: list[Network] = []
     ends = ("largest", "smallest") if graph.decisions else ("largest",)
     for end in ends:
@@ -67,7 +71,8 @@ def write_distill_report(
         + (f" The teacher: {_shown(answers(teacher, data))}." if teacher is not None else ""),
         version=__version__,
     )
-    write_report(Path(folder), report)
+    if current().first:
+        write_report(Path(folder), report)
 
 
 def answers(teacher: Teacher, data: Dataset) -> Score:
