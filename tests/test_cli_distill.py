@@ -80,6 +80,14 @@ def test_a_store_is_written_looked_into_and_learned_from(place: Path) -> None:
     assert data("distill", place / "stored", *QUIET)["weights"] == found["weights"]
 
 
+def test_images_are_named(tmp_path: Path) -> None:
+    pytest.importorskip("timm")
+    teacher = ("--teacher", "timm:resnet10t", "--teacher-untrained", "--teacher-norm", "data")
+    words = ("--data", "digits", "--epochs", 1, *QUIET)
+    found = data("store", "write", tmp_path / "store", *teacher, *words)
+    assert found["written"] == data("store", "info", tmp_path / "store")["records"] > 0
+
+
 def test_one_network_is_taught(place: Path, tmp_path: Path) -> None:
     space = place / "digits.space"
     drawn = data("sample", space, "-n", 1, "--seed", 0)["assignments"][0]

@@ -98,7 +98,7 @@ def _images(backend: str, chosen: Mapping[str, Any]) -> Any:
     if runs.is_run(folder) and chosen["image"] is None:
         return runs.data_for(backend, spec, runs.run_graph(folder))
     read = runs.work(backend, "data")
-    if not os.path.exists(spec) and spec not in runs.work(backend, "crops"):
+    if not os.path.exists(spec) and not runs.work(backend, "scales")(spec):
         return read(spec)
     return read(spec, size=chosen["image"], channels=chosen["channels"])
 
