@@ -70,6 +70,15 @@ def test_a_store_is_written_looked_into_and_learned_from(place: Path) -> None:
     assert (about["records"], about["unfinished"]) == (36, [])
     assert data("store", "write", store, *QUIET)["written"] == 0
     assert data("store", "write", store, "--epochs", 2, *QUIET)["written"] == 36
+    again = data("store", "write", store, *QUIET)
+    assert (again["epochs"], again["written"]) == (2, 0), "DIR alone: to the most epochs asked for"
+    before = (store / "settings.json").read_bytes()
+    (store / "settings.json").unlink()
+    whole = ("--teacher", place / "teacher", "--data", place / "images.npz", "--epochs", 2)
+    refused("store", "write", store, *whole, "--aug", "none", *QUIET)
+    assert not (store / "settings.json").exists(), "what was refused is not kept"
+    assert data("store", "write", store, *whole, "--aug", "digits", *QUIET)["written"] == 0
+    assert (store / "settings.json").read_bytes() == before
     assert data("store", "verify", store)["ok"]
     assert data("doctor", store)["ok"]
     words = ("--data", place / "images.npz", "--store", store, *QUICK)

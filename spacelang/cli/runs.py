@@ -90,9 +90,8 @@ def settings_for(spec: str, **more: object) -> Json:
 
 
 def keep(folder: Path, given: Mapping[str, object]) -> None:
-    """Keep how a folder was made, unless that is known."""
-    if not (folder / SETTINGS).exists():
-        atomic_write(folder / SETTINGS, json.dumps(dict(given)) + "\n")
+    """Keep how a folder is made, in place of what was kept of that."""
+    atomic_write(folder / SETTINGS, json.dumps(dict(given)) + "\n")
 
 
 def kept(folder: Path) -> Json:

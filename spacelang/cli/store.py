@@ -61,8 +61,8 @@ def write(
 ) -> None:
     """Ask a teacher about every training image in each of so many epochs, and keep what it says.
 
-    The same command goes on where it stopped, and so does DIR alone; with more --epochs it adds
-    some. It may run several times at once: each process takes epochs that no other writes.
+    The same command goes on where it stopped, and so does DIR alone, to the most epochs it was ever
+    asked for; with more --epochs it adds some. It may run several times at once: each process takes epochs that no other writes.
     """
     place = Path(folder)
     kept = {**USUAL, **runs.kept(place)}
@@ -73,16 +73,14 @@ def write(
     where = runs.work(backend, "device")(device)
     images = _images(backend, chosen)
     who = runs.work(backend, "teacher")(chosen["teacher"], images, **opened(chosen))
+    more = {name: chosen[name] for name in (*TEACHER, *SEEN[1:], *WRITTEN)}
+    more["epochs"] = max(cast(int, chosen["epochs"]), cast(int, kept.get("epochs", 0)))
+    settings = runs.settings_for(cast(str, chosen["data"]), **more)
     with runs.work(backend, "progress")(progress) as told:
-        try:
-            made = runs.work(backend, "store_write")(
-                place, who, images, shard=shard, device=where, reporter=told,
-                **{n: chosen[n] for n in WRITTEN},
-            )  # fmt: skip
-        finally:
-            if runs.is_store(place):
-                more = {name: chosen[name] for name in (*TEACHER, *SEEN[1:], *WRITTEN)}
-                runs.keep(place, runs.settings_for(cast(str, chosen["data"]), **more))
+        made = runs.work(backend, "store_write")(
+            place, who, images, shard=shard, device=where, reporter=told,
+            begun=lambda: runs.keep(place, settings), **{n: chosen[n] for n in WRITTEN},
+        )  # fmt: skip
     if as_json:
         emit({"store": folder, "epochs": made.epochs, "written": made.records,
               "busy": list(made.busy)})  # fmt: skip
