@@ -365,6 +365,14 @@ def test_skipped_records_are_left_out(
         )
 
 
+def test_skipping_in_shards_is_refused(data: Dataset, store: Path, tmp_path: Path) -> None:
+    recipe = replace(RECIPE, shards=2)
+    with pytest.raises(SpaceError, match="images cannot be skipped") as failed:
+        learn(tmp_path / "run", data, STORED, recipe=recipe, stored=Replay(store, on_bad="skip"))
+    assert failed.value.diagnostics[0].code == "SP708"
+    assert not (tmp_path / "run").exists()
+
+
 def test_bad_records_stop_a_run_by_default(data: Dataset, store: Path, tmp_path: Path) -> None:
     bad = damaged(store, tmp_path / "bad")
     with pytest.raises(SpaceError, match="its block is damaged"):

@@ -82,7 +82,10 @@ class Lesson:
         return DistillTrainer(model, graph, data, recipe, seed, self)
 
     def check(self, data: Dataset, recipe: Recipe) -> None:
-        """SP705 or SP702 where what teaches is not there, or is of other images."""
+        """SP705 or SP702 where what teaches is not there, or is of other images.
+
+        SP708 where bad records are skipped in a batch of several shards.
+        """
         if self.engine.asks and self.teacher is None:
             raise SpaceError(error("SP705", "there is no teacher to ask").hint("--teacher WHO"))
         if self.engine.reads != (self.stored is not None):
@@ -90,6 +93,10 @@ class Lesson:
             raise SpaceError(error("SP705", told).hint(f"--store DIR with --loss {STORED}"))
         if self.stored is None:
             return
+        if self.stored.on_bad == "skip" and recipe.shards > 1:
+            # What an image counts for would depend on the bad ones in the other shards.
+            told = error("SP708", "images cannot be skipped where a batch is learned in shards")
+            raise SpaceError(told.hint("--shards 1, or --on-bad recompute"))
         if recipe.mixup or recipe.cutmix:
             told = error("SP705", "a store knows nothing of mixed images")
             raise SpaceError(told.hint("--mixup 0 --cutmix 0"))

@@ -61,8 +61,9 @@ def write(
 ) -> None:
     """Ask a teacher about every training image in each of so many epochs, and keep what it says.
 
-    The same command goes on where it stopped, and so does DIR alone, to the most epochs it was ever
-    asked for; with more --epochs it adds some. It may run several times at once: each process takes epochs that no other writes.
+    The same command goes on where it stopped, and so does DIR alone, to the most epochs that were
+    asked for; with more --epochs it adds some. It may run several times at once: each process
+    takes epochs that no other writes.
     """
     place = Path(folder)
     kept = {**USUAL, **runs.kept(place)}
