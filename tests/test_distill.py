@@ -21,7 +21,7 @@ from spacelang.backends.torch import losses
 from spacelang.backends.torch.data import Dataset, ordered_batches
 from spacelang.backends.torch.distill import DistillTrainer, Lesson, engine_of
 from spacelang.backends.torch.interrupt import Interrupted
-from spacelang.backends.torch.logits.asked import write_store
+from spacelang.backends.torch.logits.asked import Asked, write_store
 from spacelang.backends.torch.logits.manifest import epoch_folder
 from spacelang.backends.torch.logits.record import dense
 from spacelang.backends.torch.logits.replay import Replay
@@ -318,7 +318,6 @@ def damaged(store: Path, folder: Path) -> Path:
 
 def without(store: Path, folder: Path, data: Dataset, teacher: Teacher, lost: int) -> Path:
     """A store in which some samples have no record in epoch 1."""
-    from spacelang.backends.torch.logits.asked import Asked
     from spacelang.backends.torch.logits.store import begin, read_record
     from spacelang.backends.torch.logits.writer import StoreWriter, finish
 
@@ -337,8 +336,6 @@ def without(store: Path, folder: Path, data: Dataset, teacher: Teacher, lost: in
 def test_recomputed_records_are_those_that_were_lost(
     data: Dataset, teacher: Teacher, store: Path, tmp_path: Path
 ) -> None:
-    from spacelang.backends.torch.logits.asked import Asked
-
     learn(tmp_path / "whole", data, STORED, stored=Replay(store))
     bad = damaged(store, tmp_path / "bad")
     asked = Asked(teacher, data.train, Replay(store).about)
@@ -373,11 +370,21 @@ def test_skipping_in_shards_is_refused(data: Dataset, store: Path, tmp_path: Pat
     assert not (tmp_path / "run").exists()
 
 
-def test_bad_records_stop_a_run_by_default(data: Dataset, store: Path, tmp_path: Path) -> None:
+def test_bad_records_stop_a_run_by_default_which_may_recompute_them(
+    data: Dataset, teacher: Teacher, store: Path, tmp_path: Path
+) -> None:
     bad = damaged(store, tmp_path / "bad")
-    with pytest.raises(SpaceError, match="its block is damaged"):
+    with pytest.raises(SpaceError, match="its block is damaged") as failed:
         learn(tmp_path / "run", data, STORED, stored=Replay(bad))
+    assert "recompute" in str(failed.value.diagnostics[0])
     assert len((tmp_path / "run" / "log.jsonl").read_text().splitlines()) == 1  # epoch 0 is whole
+    asked = Asked(teacher, data.train, Replay(store).about)
+    with pytest.raises(SpaceError, match="holds another run"):
+        learn(tmp_path / "run", data, STORED, stored=Replay(bad, on_bad="skip"))
+    again = Replay(bad, on_bad="recompute", asked=asked)
+    learn(tmp_path / "run", data, STORED, stored=again, teacher=teacher)
+    learn(tmp_path / "whole", data, STORED, stored=Replay(store))
+    assert fingerprint(tmp_path / "run") == fingerprint(tmp_path / "whole")
 
 
 # What is refused before any work starts.
@@ -535,5 +542,6 @@ def test_settings_of_a_lesson_are_in_the_record(data: Dataset, store: Path, tmp_
     learn(tmp_path / "run", data, STORED, stored=Replay(store))
     record = json.loads((tmp_path / "run" / "run.json").read_text())["distillation"]
     assert record["losses"] == ["soft_labels", "cross_entropy=0.5"]
-    assert (record["epochs"], record["on_bad"]) == (2, "error")
+    assert record["epochs"] == 2
+    assert "on_bad" not in record, "records asked again are those that were written"
     assert record["store"]["seed"] == 9

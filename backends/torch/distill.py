@@ -72,7 +72,8 @@ class Lesson:
             about["teacher"] = self.teacher.digest  # a folder may move
         if self.stored is not None:
             about |= {"store": asdict(self.stored.about), "epochs": self.stored.epochs}
-            about["on_bad"] = self.stored.on_bad
+            if self.stored.on_bad == "skip":  # records asked again are those that were written
+                about["on_bad"] = "skip"
         return {"distillation": about}
 
     def trainer(

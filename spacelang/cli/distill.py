@@ -131,17 +131,18 @@ def distill(
     spec = data if data is not None else runs.data_of(run)
     images = runs.data_for(backend, spec, graph)
     place = work(backend, "device")(device)
+    bad = on_bad or kept.get("on_bad") or learned.get("on_bad") or "error"
     lesson = work(backend, "lesson")(
         images, used, lessons(asked, learned, store is not None),
         teacher=given["teacher"], options=opened(given), store=store,
-        on_bad=on_bad or learned.get("on_bad") or "error", device=place,
+        on_bad=bad, device=place,
     )  # fmt: skip
     number = seed if seed is not None else before.get("seed", 42)
     with runs.together(backend, place, progress) as (told, first):
         made = work(backend, "distill")(
             graph, images, used, run, lesson,
             seed=number, keep=checkpoint_hist, device=place, reporter=told, on_nan=on_nan,
-            settings=runs.settings_for(spec, **given, store=store), log_to=log_to,
+            settings=runs.settings_for(spec, **given, store=store, on_bad=bad), log_to=log_to,
         )  # fmt: skip
     if not first:
         return
