@@ -198,6 +198,20 @@ def test_wrong_words_of_store(
     assert not target.exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("store", 7), ("teacher", 5), ("epochs", "many"), ("data", ["x"])]
+)
+def test_kept_settings_that_are_none(name: str, value: object, tmp_path: Path) -> None:
+    (tmp_path / "settings.json").write_text(json.dumps({name: value}))
+    for words in (
+        ("store", "write", tmp_path, *QUIET),
+        ("distill", "deit.space", "-o", tmp_path, "--data", "digits"),
+    ):
+        told = refused(*words)
+        assert "SP702" in told
+        assert f"{name} is {json.dumps(value)}" in told
+
+
 def test_published_files(tmp_path: Path) -> None:
     folder = tmp_path / "logits_top10_epoch7"
     published(folder, 0, [str(n) for n in range(20)], some(20))

@@ -525,9 +525,26 @@ def test_teachers_of_timm(data: Dataset, tmp_path: Path) -> None:
     with pytest.raises(SpaceError, match="not those of timm:resnet10t") as failed:
         open_teacher(name, data, weights=str(tmp_path / "w7.safetensors"), norm="data")
     assert "mis-shaped  fc.weight: [7, 512], not [10, 512]" in failed.value.diagnostics[0].notes
-    for spec, says in (("timm:nothing", "no model nothing"), (str(tmp_path), "is no teacher")):
+    for spec, says in (
+        ("timm:nothing", "no model nothing"),
+        ("timm:xcit_nano_12_p16_224", "cannot be made for images"),
+        (str(tmp_path), "is no teacher"),
+    ):
         with pytest.raises(SpaceError, match=says):
             open_teacher(spec, data, untrained=spec.startswith("timm"))
+
+
+def test_a_network_that_cannot_take_the_images(data: Dataset) -> None:
+    class Halves(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return images.flatten(1)[:, : 10 // (images.shape[-1] // 16)]
+
+    who = Teacher.of(Halves(), "halves")
+    about = About.of(who.name, who.digest, data, "digits", seed=9, k=4)
+    with pytest.raises(SpaceError, match="halves cannot take images"):
+        write_store("nowhere", who, data, about, epochs=1)
+    with pytest.raises(SpaceError, match=r"halves cannot take images \[1, 8, 8\]"):
+        trainer_of(data, {"losses": ("soft_cross_entropy",)}, teacher=who)
 
 
 def test_a_teacher_sees_images_in_its_own_way(data: Dataset) -> None:

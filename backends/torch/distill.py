@@ -36,7 +36,7 @@ from spacelang.backends.torch.relating import Values, parts, related
 from spacelang.backends.torch.run import Json
 from spacelang.backends.torch.supernet import Supernet
 from spacelang.backends.torch.taps import Tapped
-from spacelang.backends.torch.teacher import Teacher, open_teacher
+from spacelang.backends.torch.teacher import Teacher, open_teacher, takes
 from spacelang.backends.torch.train import NotFinite, TorchTrainer
 from spacelang.backends.torch.training import Trained, fits, train
 from spacelang.diagnostics import SpaceError, error
@@ -192,13 +192,8 @@ class DistillTrainer(TorchTrainer):
         """What the teacher says (SP705 where it cannot take the images)."""
         if self.asked is None or self.teacher is None:
             return None
-        try:
+        with takes(self.teacher, images.shape[1:]):
             return self._ask(images)
-        except (RuntimeError, AssertionError, ValueError, TypeError) as failed:
-            told = error(
-                "SP705", f"{self.teacher.name} cannot take images {list(images.shape[1:])}"
-            )
-            raise SpaceError(told.note(str(failed).partition("\n")[0])) from failed
 
     def _build(self, term: LossTerm, own: Values, given: Values) -> None:
         """A bridge for each pair of hidden states, from the width of the largest network."""

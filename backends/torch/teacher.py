@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +31,8 @@ from spacelang.diagnostics import SpaceError, error
 from spacelang.ir.decision import Assignment
 
 TIMM = "timm:"
+# What modules raise for images of a size or number of channels that is not theirs.
+UNFIT = (RuntimeError, AssertionError, ValueError, TypeError, ArithmeticError, LookupError)
 Pixels = tuple[tuple[float, ...], tuple[float, ...]]  # mean and deviation a channel, of 0..1
 
 
@@ -98,6 +101,17 @@ class Teacher:
     def tapped(self, paths: Sequence[str]) -> Tapped:
         """Its network, whose passes also give some values (SP504)."""
         return Tapped(self.network, paths)
+
+
+@contextmanager
+def takes(teacher: Teacher, shape: Sequence[int]) -> Generator[None]:
+    """SP705 where a teacher fails here at images of a shape."""
+    try:
+        yield
+    except UNFIT as failed:
+        told = error("SP705", f"{teacher.name} cannot take images {list(shape)}")
+        told = told.note(str(failed).partition("\n")[0])
+        raise SpaceError(told) from failed
 
 
 class Seeing(nn.Module):
@@ -170,9 +184,13 @@ def _of_timm(name: str, data: Dataset, weights: str | None, untrained: bool, nor
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         try:
-            network = timm.create_model(name, **wanted, img_size=(height, width))
-        except TypeError:  # convolutions take any size
-            network = timm.create_model(name, **wanted)
+            try:
+                network = timm.create_model(name, **wanted, img_size=(height, width))
+            except TypeError:  # convolutions take any size
+                network = timm.create_model(name, **wanted)
+        except Exception as failed:  # what timm has no message for
+            found = error("SP705", f"timm:{name} cannot be made for images {list(data.shape)}")
+            raise SpaceError(found.note(f"{type(failed).__name__}: {failed}")) from failed
     if weights is not None:
         _load(network, name, read_file(weights, unsafe=True))
     seen = None if norm == "data" else _seen(name, network, channels)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
 
 import click
@@ -30,6 +31,13 @@ if TYPE_CHECKING:
 RECORD, SETTINGS, SEARCH, STORE = "run.json", "settings.json", "search", "store.json"
 MAX_RECORD = 1 << 20
 Json = dict[str, object]
+# What settings.json may hold; what it lacks was not given.
+KEPT: Mapping[str, tuple[type, ...]] = MappingProxyType(
+    dict.fromkeys(("data", "store", "on_bad", "aug", "teacher"), (str,))
+    | dict.fromkeys(("teacher_arch", "teacher_weights", "teacher_norm"), (str,))
+    | dict.fromkeys(("image", "channels", "epochs", "k", "seed"), (int,))
+    | {"temperature": (float, int), "teacher_untrained": (bool,)}
+)
 
 
 def work(backend: str, name: str) -> Callable[..., Any]:
@@ -95,8 +103,14 @@ def keep(folder: Path, given: Mapping[str, object]) -> None:
 
 
 def kept(folder: Path) -> Json:
-    """How a folder was made, as far as that was kept."""
-    return _read(folder / SETTINGS) if (folder / SETTINGS).is_file() else {}
+    """How a folder was made, as far as that was kept (SP702 for what is no such setting)."""
+    place = folder / SETTINGS
+    found = _read(place) if place.is_file() else {}
+    for name, value in found.items():
+        if name in KEPT and type(value) not in KEPT[name]:
+            told = error("SP702", f"{place} cannot be read: {name} is {json.dumps(value)[:40]}")
+            raise SpaceError(told.hint("mend it, or remove it and say again what it held"))
+    return found
 
 
 def _absolute(value: object) -> object:
@@ -105,15 +119,15 @@ def _absolute(value: object) -> object:
 
 def data_of(folder: Path) -> str:
     """The data set that a run was trained on, by name or path (UsageError if unknown)."""
-    kept: object = None
+    found: object = None
     if (folder / SETTINGS).is_file():
-        kept = _read(folder / SETTINGS).get("data")
+        found = kept(folder).get("data")
     elif is_run(folder):
         about = record_of(folder).get("data")
-        kept = cast(Json, about).get("name") if isinstance(about, dict) else None
-    if not isinstance(kept, str):
+        found = cast(Json, about).get("name") if isinstance(about, dict) else None
+    if not isinstance(found, str):
         raise click.UsageError("--data is missing: a data set, as mnist5k or a folder of images")
-    return kept
+    return found
 
 
 def _read(path: Path) -> Json:

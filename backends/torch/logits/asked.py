@@ -27,7 +27,7 @@ from spacelang.backends.torch.logits.store import About, begin, words_of
 from spacelang.backends.torch.logits.writer import SHARD, StoreWriter, finish
 from spacelang.backends.torch.progress import Reporter, progress
 from spacelang.backends.torch.run import preflight
-from spacelang.backends.torch.teacher import Teacher
+from spacelang.backends.torch.teacher import Teacher, takes
 from spacelang.diagnostics import SpaceError, error
 from spacelang.files import Lock, Locked, PathLike
 
@@ -118,7 +118,8 @@ def write_store(
     """
     told, place = reporter or progress("quiet"), Path(folder)
     asked = Asked(teacher, data.train, about, device)
-    asked.chunk(0, 0)  # a teacher of other classes or sizes is told before a folder is made
+    with takes(teacher, data.shape):
+        asked.chunk(0, 0)  # a teacher of other classes or sizes is told before a folder is made
     begin(place, about, data.train)
     if begun is not None:
         begun()
