@@ -562,3 +562,18 @@ def test_settings_of_a_lesson_are_in_the_record(data: Dataset, store: Path, tmp_
     assert record["epochs"] == 2
     assert "on_bad" not in record, "records asked again are those that were written"
     assert record["store"]["seed"] == 9
+
+
+def test_layers_that_are_compared_do_not_run_fused(data: Dataset, teacher: Teacher) -> None:
+    pytest.importorskip("triton")
+    from spacelang.backends.torch.kernels import PlainWarning, with_kernels
+
+    model = a_teacher().network
+    assert isinstance(model, Supernet)
+    with with_kernels(required=True):
+        fused = Supernet(model.graph)
+        with pytest.raises(SpaceError, match="cannot run fused") as failed:
+            taps(fused, ["layers[0]"])
+    assert failed.value.diagnostics[0].code == "SP605"
+    with with_kernels(), pytest.warns(PlainWarning, match="node by node"):
+        taps(Supernet(model.graph), ["layers[0]"], torch.zeros(2, 1, 8, 8))

@@ -6,6 +6,7 @@ with with_kernels(required=True):
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -18,6 +19,11 @@ from spacelang.diagnostics import Report, SpaceError, error
 from spacelang.ir.graph import Graph
 from spacelang.passes.fuse import Fused, for_kernels
 from spacelang.passes.fusion import kernel_of
+
+
+class PlainWarning(UserWarning):
+    """What was to run in kernels runs without them."""
+
 
 Mode = Literal["no", "where they fit", "required"]
 _mode: ContextVar[Mode] = ContextVar("how supernets are lowered", default="no")
@@ -50,6 +56,16 @@ def lowering_of(graph: Graph) -> Lowering:
     if _mode.get() == "no":
         return Lowering(graph)
     return Lowering(_fused(graph).graph, kernels=True)
+
+
+def unfused(graph: Graph, what: str) -> None:
+    """SP605 where kernels are required of what runs without them, else a PlainWarning."""
+    told = f"{what} of {graph.name} cannot run fused"
+    if _mode.get() == "required":
+        raise SpaceError(
+            error("SP605", told).hint("leave --require-fused out, or what is compared")
+        )
+    warnings.warn(f"{told}: its layers are computed node by node", PlainWarning, stacklevel=3)
 
 
 def fits(graph: Graph) -> dict[str, int]:
