@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 import torch
-from lessons import MINIVIT, RECIPE, a_teacher, digits, fingerprint, learn, student
+from lessons import MINIVIT, RECIPE, SPACE, a_teacher, digits, fingerprint, learn, student
 from processes import run_together
 from torch import Tensor, nn
 
+import spacelang
 from spacelang.backends.torch import losses
 from spacelang.backends.torch.data import Dataset, ordered_batches
 from spacelang.backends.torch.distill import DistillTrainer, Lesson, engine_of
@@ -26,11 +27,12 @@ from spacelang.backends.torch.logits.manifest import epoch_folder
 from spacelang.backends.torch.logits.record import dense
 from spacelang.backends.torch.logits.replay import Replay
 from spacelang.backends.torch.logits.store import About
+from spacelang.backends.torch.recalibrate import calibrate
 from spacelang.backends.torch.supernet import Supernet
 from spacelang.backends.torch.taps import taps
 from spacelang.backends.torch.teacher import Teacher, open_teacher
 from spacelang.backends.torch.training import load_trained, train
-from spacelang.diagnostics import SpaceError
+from spacelang.diagnostics import Source, SpaceError
 from spacelang.passes.specialize import specialize
 
 STORED = {"losses": ("soft_labels", "cross_entropy=0.5")}
@@ -577,3 +579,28 @@ def test_layers_that_are_compared_do_not_run_fused(data: Dataset, teacher: Teach
     assert failed.value.diagnostics[0].code == "SP605"
     with with_kernels(), pytest.warns(PlainWarning, match="node by node"):
         taps(Supernet(model.graph), ["layers[0]"], torch.zeros(2, 1, 8, 8))
+
+
+def test_networks_have_statistics_of_their_own(
+    data: Dataset, teacher: Teacher, tmp_path: Path
+) -> None:
+    """The report agrees with the log, and a run that recalibrates teaches so."""
+    text = SPACE.replace("default linear", "default batch_norm(momentum: 0.5)\ndefault linear", 1)
+    text = text.replace("|> tokens", "|> batch_norm as bn |> tokens")
+    graph = spacelang.load(Source("<digits>", text))
+    recipe = replace(RECIPE, epochs=1, val_interval=1, recalibrate=50)
+    run = tmp_path / "run"
+    made = learn(run, data, {}, graph=graph, recipe=recipe, teacher=teacher)
+    share = made.log[-1]["validation_accuracy"]
+    assert isinstance(share, float)
+    right = round(share * len(data.validation))
+    largest = graph.decisions.extreme("largest")
+    shown = f"largest student: {right:,} of {len(data.validation):,} validation images right"
+    assert shown in (run / "report.html").read_text()
+    images = next(iter(ordered_batches(data.validation, 8))).images
+    model = made.model.activate(largest)
+    mixed = model(images)
+    calibrate(model, largest, data, 50)
+    who = open_teacher(str(run), data)
+    assert torch.equal(who.logits(images), model(images))
+    assert not torch.equal(mixed, model(images))

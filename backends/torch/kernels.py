@@ -20,13 +20,12 @@ from spacelang.ir.graph import Graph
 from spacelang.passes.fuse import Fused, for_kernels
 from spacelang.passes.fusion import kernel_of
 
+Mode = Literal["no", "where they fit", "required"]
+_mode: ContextVar[Mode] = ContextVar("how supernets are lowered", default="no")
+
 
 class PlainWarning(UserWarning):
     """What was to run in kernels runs without them."""
-
-
-Mode = Literal["no", "where they fit", "required"]
-_mode: ContextVar[Mode] = ContextVar("how supernets are lowered", default="no")
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from spacelang.backends.torch.data import Dataset
 from spacelang.backends.torch.evaluate import main_output
+from spacelang.backends.torch.recalibrate import calibrate
 from spacelang.backends.torch.run import RECORD, read_graph
 from spacelang.backends.torch.subnet import MANIFEST, load_subnet
 from spacelang.backends.torch.taps import Tapped
@@ -137,8 +138,8 @@ def open_teacher(
 ) -> Teacher:
     """A teacher by what a command line can say.
 
-    spec       a folder of `train` (there the largest network, or `arch`) or of `extract`, whose
-               source runs, or timm:NAME
+    spec       a folder of `train` (there the largest network, or `arch`, with batch statistics of
+               its own where the run recalibrates) or of `extract`, whose source runs, or timm:NAME
     weights    of a timm model: all of its tensors, as .safetensors or .pt
     untrained  take a timm model with the weights it is drawn with
     norm       "own": a timm model sees images as timm says; "data": as the student does
@@ -153,8 +154,10 @@ def open_teacher(
         trained = load_trained(read_graph(folder), data, folder)
         model = trained.model
         taken = model.graph.decisions.extreme("largest") if arch is None else arch
-        model.activate(taken)
+        images = trained.recipe.recalibrate
+        calibrate(model, taken, data if images else None, images)
         about = {"graph": model.graph.hash, "arch": dict(model.assignment)}
+        about |= {"recalibrate": images} if images else {}
         return Teacher.of(model, spec, about=about)
     if (folder / MANIFEST).is_file():
         if arch is not None:
