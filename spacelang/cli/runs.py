@@ -204,6 +204,20 @@ def backend(function: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
+def plain_backend(function: Callable[..., Any]) -> Callable[..., Any]:
+    """--backend, where its results have to be those of no fused kernels (SP604 for one of them)."""
+
+    @click.option("--backend", default="torch", show_default=True, help="Who does the work.")
+    @wraps(function)
+    def run(*arguments: Any, backend: str, **others: Any) -> Any:
+        if f"{backend}.within" in plugins.table("spacelang.commands"):
+            found = error("SP604", f"the kernels of {backend} write no store: last bits differ")
+            raise SpaceError(found.hint("leave --backend out"))
+        return function(*arguments, backend=backend, **others)
+
+    return run
+
+
 @contextmanager
 def using(backend: str, required: bool) -> Generator[str]:
     """Who does the work of a backend, within what it sets up for that (UsageError if it cannot be

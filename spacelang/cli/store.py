@@ -47,7 +47,7 @@ def store() -> None:
 @click.option("--shard", type=click.IntRange(1), default=1 << 16, show_default=True,
               help="Records of a file; a crash loses those of an unfinished one.")  # fmt: skip
 @runs.device
-@runs.backend
+@runs.plain_backend
 @runs.progress
 @options.as_json
 def write(
@@ -105,7 +105,7 @@ def _images(backend: str, chosen: Mapping[str, Any]) -> Any:
 @store.command(short_help="What a store holds.")
 @click.argument("folder", metavar="DIR")
 @click.option("--classes", type=click.IntRange(1), help="Of published files, which do not say.")
-@runs.backend
+@runs.plain_backend
 @options.as_json
 def info(folder: str, classes: int | None, backend: str, as_json: bool) -> None:
     """Whose outputs a store holds, of which images, and how many epochs are finished.
@@ -123,7 +123,7 @@ def info(folder: str, classes: int | None, backend: str, as_json: bool) -> None:
 @store.command(short_help="Read every record of a store.")
 @click.argument("folder", metavar="DIR")
 @click.option("--classes", type=click.IntRange(1), help="Of published files, which do not say.")
-@runs.backend
+@runs.plain_backend
 @options.as_json
 def verify(folder: str, classes: int | None, backend: str, as_json: bool) -> None:
     """Read every block of a store and compare it with its checksum, and every record with sense.
