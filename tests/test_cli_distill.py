@@ -12,6 +12,7 @@ from command import data, refused, run
 from lessons import SPACE
 from test_logits import published, some
 
+from spacelang.cli.runs import settings_for
 from spacelang.files import Lock
 
 QUICK = ("--epochs", "2", "-b", "16", "--lr", "0.01", "--warmup-epochs", "0", "--progress", "quiet")
@@ -213,6 +214,25 @@ def test_kept_settings_that_are_none(name: str, value: object, tmp_path: Path) -
         told = refused(*words)
         assert "SP702" in told
         assert f"{name} is {json.dumps(value)}" in told
+
+
+def test_a_kept_teacher_whose_source_runs_is_asked_for_again(tmp_path: Path) -> None:
+    (tmp_path / "net").mkdir()
+    (tmp_path / "net" / "manifest.json").write_text("{}")
+    kept = {"teacher": str(tmp_path / "net"), "data": "digits", "epochs": 1}
+    (tmp_path / "settings.json").write_text(json.dumps(kept))
+    for words in (
+        ("store", "write", tmp_path, *QUIET),
+        ("distill", "deit.space", "-o", tmp_path, "--data", "digits"),
+    ):
+        assert "its source runs, so say it again" in refused(*words)
+
+
+def test_stdin_is_not_kept() -> None:
+    assert settings_for("digits", teacher="x", teacher_arch="-") == {
+        "data": "digits",
+        "teacher": "x",
+    }
 
 
 def test_published_files(tmp_path: Path) -> None:

@@ -35,6 +35,17 @@ def teacher(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
+def confirmed(asked: object, kept: Mapping[str, object]) -> None:
+    """UsageError where the teacher that was kept is a folder whose source would run unasked."""
+    known = kept.get("teacher")
+    if asked is None and isinstance(known, str):
+        folder = Path(known)
+        if (folder / "manifest.json").is_file() and not runs.is_run(folder):
+            raise click.UsageError(
+                f"--teacher {known} is missing: its source runs, so say it again"
+            )
+
+
 def opened(given: Mapping[str, object]) -> dict[str, object]:
     """The options of a teacher, as a backend opens it."""
     arch = given.get("teacher_arch")
@@ -116,6 +127,7 @@ def distill(
     before = runs.record_of(run) if runs.is_run(run) else {}
     kept = runs.kept(run)
     given = {name: flags.pop(name) for name in TEACHER}
+    confirmed(given["teacher"], kept)
     given = {name: kept.get(name) if value is None else value for name, value in given.items()}
     store = store or cast("str | None", kept.get("store"))
     if given["teacher"] is None and store is None:

@@ -94,7 +94,8 @@ def settings_for(spec: str, **more: object) -> Json:
     `more` are settings that its record leaves out, as the folder of a teacher.
     """
     given = {"data": spec, **more}
-    return {name: _absolute(value) for name, value in given.items() if value is not None}
+    # What came by stdin is not there again.
+    return {n: _absolute(value) for n, value in given.items() if value not in (None, "-")}
 
 
 def keep(folder: Path, given: Mapping[str, object]) -> None:

@@ -11,7 +11,7 @@ import click
 from click.exceptions import Exit
 
 from spacelang.cli import options, runs
-from spacelang.cli.distill import TEACHER, opened, teacher
+from spacelang.cli.distill import TEACHER, confirmed, opened, teacher
 from spacelang.cli.errors import UNVERIFIED
 from spacelang.cli.output import emit, exact, pairs, say
 
@@ -67,6 +67,7 @@ def write(
     """
     place = Path(folder)
     kept = {**USUAL, **runs.kept(place)}
+    confirmed(given["teacher"], kept)
     chosen = {n: kept.get(n) if value is None else value for n, value in given.items()}
     for name, what in (("teacher", "WHO"), ("data", "DATA"), ("epochs", "N")):
         if chosen[name] is None:
