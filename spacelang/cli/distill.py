@@ -9,6 +9,7 @@ from typing import Any, cast
 import click
 
 from spacelang.cli import options, runs
+from spacelang.cli.artifact import MANIFEST
 from spacelang.cli.output import emit, exact, pairs, say
 from spacelang.cli.train import recipe, recipe_file, shown
 
@@ -40,7 +41,7 @@ def confirmed(asked: object, kept: Mapping[str, object]) -> None:
     known = kept.get("teacher")
     if asked is None and isinstance(known, str):
         folder = Path(known)
-        if (folder / "manifest.json").is_file() and not runs.is_run(folder):
+        if (folder / MANIFEST).is_file() and not runs.is_run(folder):
             raise click.UsageError(
                 f"--teacher {known} is missing: its source runs, so say it again"
             )

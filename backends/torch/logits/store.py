@@ -34,6 +34,7 @@ from spacelang.diagnostics import SpaceError, error
 from spacelang.files import Lock, Locked, PathLike, atomic_write
 
 FORMAT, RECORD = 1, "store.json"
+MAX_RECORD = 1 << 20  # bytes
 PATIENCE = 30.0  # seconds that the first writer of a store may take to begin it
 PROBED, CLOSE = 16, 1e-3  # images that are compared, and by how much their means may differ
 
@@ -158,6 +159,8 @@ def read_record(folder: PathLike) -> tuple[About, list[float]]:
     """What a store says of itself, and its figures (SP702: there is none, or it is damaged)."""
     place = Path(folder) / RECORD
     try:
+        if place.stat().st_size > MAX_RECORD:
+            raise ValueError("it is larger than 1 MiB")
         text = place.read_text("utf-8")
         body = cast(dict[str, Any], json.loads(text))
         about, probed = body["about"], body["probe"]
