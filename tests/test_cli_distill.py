@@ -12,6 +12,7 @@ from command import data, refused, run
 from lessons import SPACE
 from test_logits import published, some
 
+from spacelang.cli.runs import settings_for
 from spacelang.files import Lock
 
 QUICK = ("--epochs", "2", "-b", "16", "--lr", "0.01", "--warmup-epochs", "0", "--progress", "quiet")
@@ -70,6 +71,15 @@ def test_a_store_is_written_looked_into_and_learned_from(place: Path) -> None:
     assert (about["records"], about["unfinished"]) == (36, [])
     assert data("store", "write", store, *QUIET)["written"] == 0
     assert data("store", "write", store, "--epochs", 2, *QUIET)["written"] == 36
+    again = data("store", "write", store, *QUIET)
+    assert (again["epochs"], again["written"]) == (2, 0), "DIR alone: to the most epochs asked for"
+    before = (store / "settings.json").read_bytes()
+    (store / "settings.json").unlink()
+    whole = ("--teacher", place / "teacher", "--data", place / "images.npz", "--epochs", 2)
+    refused("store", "write", store, *whole, "--aug", "none", *QUIET)
+    assert not (store / "settings.json").exists(), "what was refused is not kept"
+    assert data("store", "write", store, *whole, "--aug", "digits", *QUIET)["written"] == 0
+    assert (store / "settings.json").read_bytes() == before
     assert data("store", "verify", store)["ok"]
     assert data("doctor", store)["ok"]
     words = ("--data", place / "images.npz", "--store", store, *QUICK)
@@ -78,6 +88,14 @@ def test_a_store_is_written_looked_into_and_learned_from(place: Path) -> None:
     record = json.loads((place / "stored" / "run.json").read_text())
     assert record["recipe"]["aug"] == "digits", "that of the store"
     assert data("distill", place / "stored", *QUIET)["weights"] == found["weights"]
+
+
+def test_images_are_named(tmp_path: Path) -> None:
+    pytest.importorskip("timm")
+    teacher = ("--teacher", "timm:resnet10t", "--teacher-untrained", "--teacher-norm", "data")
+    words = ("--data", "digits", "--epochs", 1, *QUIET)
+    found = data("store", "write", tmp_path / "store", *teacher, *words)
+    assert found["written"] == data("store", "info", tmp_path / "store")["records"] > 0
 
 
 def test_one_network_is_taught(place: Path, tmp_path: Path) -> None:
@@ -168,6 +186,9 @@ def test_wrong_words(
          "holds something else"),
         (["write", "NEW", "--teacher", "teacher", "--data", "images.npz", "--epochs", "1",
           "--temperature", "-1"], "above 0"),
+        (["write", "NEW", "--teacher", "teacher", "--data", "images.npz", "--epochs", "1",
+          "--backend", "triton"], "SP604"),
+        (["info", "store", "--backend", "triton"], "SP604"),
         (["info", "teacher"], "store.json is missing"),
         (["verify", "nothing"], "store.json is missing"),
     ],
@@ -179,6 +200,39 @@ def test_wrong_words_of_store(
     target = tmp_path / "new"
     assert says in refused("store", *[str(target) if w == "NEW" else w for w in words])
     assert not target.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("store", 7), ("teacher", 5), ("epochs", "many"), ("data", ["x"])]
+)
+def test_kept_settings_that_are_none(name: str, value: object, tmp_path: Path) -> None:
+    (tmp_path / "settings.json").write_text(json.dumps({name: value}))
+    for words in (
+        ("store", "write", tmp_path, *QUIET),
+        ("distill", "deit.space", "-o", tmp_path, "--data", "digits"),
+    ):
+        told = refused(*words)
+        assert "SP702" in told
+        assert f"{name} is {json.dumps(value)}" in told
+
+
+def test_a_kept_teacher_whose_source_runs_is_asked_for_again(tmp_path: Path) -> None:
+    (tmp_path / "net").mkdir()
+    (tmp_path / "net" / "manifest.json").write_text("{}")
+    kept = {"teacher": str(tmp_path / "net"), "data": "digits", "epochs": 1}
+    (tmp_path / "settings.json").write_text(json.dumps(kept))
+    for words in (
+        ("store", "write", tmp_path, *QUIET),
+        ("distill", "deit.space", "-o", tmp_path, "--data", "digits"),
+    ):
+        assert "its source runs, so say it again" in refused(*words)
+
+
+def test_stdin_is_not_kept() -> None:
+    assert settings_for("digits", teacher="x", teacher_arch="-") == {
+        "data": "digits",
+        "teacher": "x",
+    }
 
 
 def test_published_files(tmp_path: Path) -> None:

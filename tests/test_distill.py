@@ -13,23 +13,26 @@ from typing import Any
 
 import pytest
 import torch
-from lessons import MINIVIT, RECIPE, a_teacher, digits, fingerprint, learn, student
+from lessons import MINIVIT, RECIPE, SPACE, a_teacher, digits, fingerprint, learn, student
+from processes import run_together
 from torch import Tensor, nn
 
+import spacelang
 from spacelang.backends.torch import losses
 from spacelang.backends.torch.data import Dataset, ordered_batches
 from spacelang.backends.torch.distill import DistillTrainer, Lesson, engine_of
 from spacelang.backends.torch.interrupt import Interrupted
-from spacelang.backends.torch.logits.asked import write_store
+from spacelang.backends.torch.logits.asked import Asked, write_store
 from spacelang.backends.torch.logits.manifest import epoch_folder
 from spacelang.backends.torch.logits.record import dense
 from spacelang.backends.torch.logits.replay import Replay
 from spacelang.backends.torch.logits.store import About
+from spacelang.backends.torch.recalibrate import calibrate
 from spacelang.backends.torch.supernet import Supernet
 from spacelang.backends.torch.taps import taps
 from spacelang.backends.torch.teacher import Teacher, open_teacher
 from spacelang.backends.torch.training import load_trained, train
-from spacelang.diagnostics import SpaceError
+from spacelang.diagnostics import Source, SpaceError
 from spacelang.passes.specialize import specialize
 
 STORED = {"losses": ("soft_labels", "cross_entropy=0.5")}
@@ -284,6 +287,22 @@ def test_a_run_is_of_its_lesson(data: Dataset, teacher: Teacher, tmp_path: Path)
         train(student(), data, RECIPE, folder, seed=3)
 
 
+def test_processes_share_a_lesson_and_its_report(
+    data: Dataset, teacher: Teacher, store: Path, tmp_path: Path
+) -> None:
+    recipe = replace(RECIPE, epochs=1, shards=2)
+    settings = {**MINIVIT, "losses": ("soft_labels", "relations", "hidden_relations=0.1")}
+
+    def taught(rank: int, name: str = "two") -> None:
+        who = {"teacher": teacher, "stored": Replay(store)}
+        learn(tmp_path / name, data, settings, recipe=recipe, **who)
+
+    assert run_together(2, taught) == [0, 0]
+    taught(0, "one")
+    assert fingerprint(tmp_path / "two") == fingerprint(tmp_path / "one")
+    assert "student: " in (tmp_path / "two" / "report.html").read_text()
+
+
 # Bad records.
 
 
@@ -301,7 +320,6 @@ def damaged(store: Path, folder: Path) -> Path:
 
 def without(store: Path, folder: Path, data: Dataset, teacher: Teacher, lost: int) -> Path:
     """A store in which some samples have no record in epoch 1."""
-    from spacelang.backends.torch.logits.asked import Asked
     from spacelang.backends.torch.logits.store import begin, read_record
     from spacelang.backends.torch.logits.writer import StoreWriter, finish
 
@@ -320,8 +338,6 @@ def without(store: Path, folder: Path, data: Dataset, teacher: Teacher, lost: in
 def test_recomputed_records_are_those_that_were_lost(
     data: Dataset, teacher: Teacher, store: Path, tmp_path: Path
 ) -> None:
-    from spacelang.backends.torch.logits.asked import Asked
-
     learn(tmp_path / "whole", data, STORED, stored=Replay(store))
     bad = damaged(store, tmp_path / "bad")
     asked = Asked(teacher, data.train, Replay(store).about)
@@ -348,11 +364,29 @@ def test_skipped_records_are_left_out(
         )
 
 
-def test_bad_records_stop_a_run_by_default(data: Dataset, store: Path, tmp_path: Path) -> None:
+def test_skipping_in_shards_is_refused(data: Dataset, store: Path, tmp_path: Path) -> None:
+    recipe = replace(RECIPE, shards=2)
+    with pytest.raises(SpaceError, match="images cannot be skipped") as failed:
+        learn(tmp_path / "run", data, STORED, recipe=recipe, stored=Replay(store, on_bad="skip"))
+    assert failed.value.diagnostics[0].code == "SP708"
+    assert not (tmp_path / "run").exists()
+
+
+def test_bad_records_stop_a_run_by_default_which_may_recompute_them(
+    data: Dataset, teacher: Teacher, store: Path, tmp_path: Path
+) -> None:
     bad = damaged(store, tmp_path / "bad")
-    with pytest.raises(SpaceError, match="its block is damaged"):
+    with pytest.raises(SpaceError, match="its block is damaged") as failed:
         learn(tmp_path / "run", data, STORED, stored=Replay(bad))
+    assert "recompute" in str(failed.value.diagnostics[0])
     assert len((tmp_path / "run" / "log.jsonl").read_text().splitlines()) == 1  # epoch 0 is whole
+    asked = Asked(teacher, data.train, Replay(store).about)
+    with pytest.raises(SpaceError, match="holds another run"):
+        learn(tmp_path / "run", data, STORED, stored=Replay(bad, on_bad="skip"))
+    again = Replay(bad, on_bad="recompute", asked=asked)
+    learn(tmp_path / "run", data, STORED, stored=again, teacher=teacher)
+    learn(tmp_path / "whole", data, STORED, stored=Replay(store))
+    assert fingerprint(tmp_path / "run") == fingerprint(tmp_path / "whole")
 
 
 # What is refused before any work starts.
@@ -493,9 +527,26 @@ def test_teachers_of_timm(data: Dataset, tmp_path: Path) -> None:
     with pytest.raises(SpaceError, match="not those of timm:resnet10t") as failed:
         open_teacher(name, data, weights=str(tmp_path / "w7.safetensors"), norm="data")
     assert "mis-shaped  fc.weight: [7, 512], not [10, 512]" in failed.value.diagnostics[0].notes
-    for spec, says in (("timm:nothing", "no model nothing"), (str(tmp_path), "is no teacher")):
+    for spec, says in (
+        ("timm:nothing", "no model nothing"),
+        ("timm:xcit_nano_12_p16_224", "cannot be made for images"),
+        (str(tmp_path), "is no teacher"),
+    ):
         with pytest.raises(SpaceError, match=says):
             open_teacher(spec, data, untrained=spec.startswith("timm"))
+
+
+def test_a_network_that_cannot_take_the_images(data: Dataset) -> None:
+    class Halves(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return images.flatten(1)[:, : 10 // (images.shape[-1] // 16)]
+
+    who = Teacher.of(Halves(), "halves")
+    about = About.of(who.name, who.digest, data, "digits", seed=9, k=4)
+    with pytest.raises(SpaceError, match="halves cannot take images"):
+        write_store("nowhere", who, data, about, epochs=1)
+    with pytest.raises(SpaceError, match=r"halves cannot take images \[1, 8, 8\]"):
+        trainer_of(data, {"losses": ("soft_cross_entropy",)}, teacher=who)
 
 
 def test_a_teacher_sees_images_in_its_own_way(data: Dataset) -> None:
@@ -510,5 +561,46 @@ def test_settings_of_a_lesson_are_in_the_record(data: Dataset, store: Path, tmp_
     learn(tmp_path / "run", data, STORED, stored=Replay(store))
     record = json.loads((tmp_path / "run" / "run.json").read_text())["distillation"]
     assert record["losses"] == ["soft_labels", "cross_entropy=0.5"]
-    assert (record["epochs"], record["on_bad"]) == (2, "error")
+    assert record["epochs"] == 2
+    assert "on_bad" not in record, "records asked again are those that were written"
     assert record["store"]["seed"] == 9
+
+
+def test_layers_that_are_compared_do_not_run_fused(data: Dataset, teacher: Teacher) -> None:
+    pytest.importorskip("triton")
+    from spacelang.backends.torch.kernels import PlainWarning, with_kernels
+
+    model = a_teacher().network
+    assert isinstance(model, Supernet)
+    with with_kernels(required=True):
+        fused = Supernet(model.graph)
+        with pytest.raises(SpaceError, match="cannot run fused") as failed:
+            taps(fused, ["layers[0]"])
+    assert failed.value.diagnostics[0].code == "SP605"
+    with with_kernels(), pytest.warns(PlainWarning, match="node by node"):
+        taps(Supernet(model.graph), ["layers[0]"], torch.zeros(2, 1, 8, 8))
+
+
+def test_networks_have_statistics_of_their_own(
+    data: Dataset, teacher: Teacher, tmp_path: Path
+) -> None:
+    """The report agrees with the log, and a run that recalibrates teaches so."""
+    text = SPACE.replace("default linear", "default batch_norm(momentum: 0.5)\ndefault linear", 1)
+    text = text.replace("|> tokens", "|> batch_norm as bn |> tokens")
+    graph = spacelang.load(Source("<digits>", text))
+    recipe = replace(RECIPE, epochs=1, val_interval=1, recalibrate=50)
+    run = tmp_path / "run"
+    made = learn(run, data, {}, graph=graph, recipe=recipe, teacher=teacher)
+    share = made.log[-1]["validation_accuracy"]
+    assert isinstance(share, float)
+    right = round(share * len(data.validation))
+    largest = graph.decisions.extreme("largest")
+    shown = f"largest student: {right:,} of {len(data.validation):,} validation images right"
+    assert shown in (run / "report.html").read_text()
+    images = next(iter(ordered_batches(data.validation, 8))).images
+    model = made.model.activate(largest)
+    mixed = model(images)
+    calibrate(model, largest, data, 50)
+    who = open_teacher(str(run), data)
+    assert torch.equal(who.logits(images), model(images))
+    assert not torch.equal(mixed, model(images))

@@ -343,6 +343,9 @@ def test_half_an_environment_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MASTER_ADDR", raising=False)
     with pytest.raises(OSError, match="MASTER_ADDR"), together():
         pytest.fail("joined")
+    monkeypatch.setenv("WORLD_SIZE", "abc")
+    with pytest.raises(OSError, match="WORLD_SIZE is 'abc'"), together():
+        pytest.fail("joined")
     monkeypatch.setenv("WORLD_SIZE", "1")
     with together() as ranks:
         assert ranks == ALONE

@@ -6,6 +6,8 @@ import os
 import random
 import shutil
 import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,7 @@ from spacelang.backends.torch.logits.manifest import epoch_folder
 from spacelang.backends.torch.logits.reader import LogitStore
 from spacelang.backends.torch.logits.record import Records
 from spacelang.backends.torch.logits.replay import Replay, verify
-from spacelang.backends.torch.logits.store import About, epochs_of, read_record, words_of
+from spacelang.backends.torch.logits.store import About, begin, epochs_of, read_record, words_of
 from spacelang.backends.torch.logits.writer import StoreWriter, finish
 from spacelang.backends.torch.teacher import Teacher
 from spacelang.diagnostics import SpaceError
@@ -368,8 +370,35 @@ def test_ten_thousand_flipped_bits_are_noticed(whole: Path, tmp_path: Path) -> N
 
 
 def test_a_record_of_a_store_that_makes_no_sense(whole: Path, tmp_path: Path) -> None:
-    for text in ("", "[]", "{}", "null", "[" * 100_000, '{"format": 2}', "\x00"):
+    for text in (
+        "",
+        "[]",
+        "{}",
+        "null",
+        "[" * 100_000,
+        '{"format": 2}',
+        "\x00",
+        " " * (1 << 20) + "{}",
+    ):
         shutil.copytree(whole, tmp_path / "s", dirs_exist_ok=True)
         (tmp_path / "s" / "store.json").write_text(text)
-        with pytest.raises(SpaceError, match="cannot be read"):
+        large = len(text) > 1 << 20
+        with pytest.raises(SpaceError, match="larger than 1 MiB" if large else "cannot be read"):
             read_record(tmp_path / "s")
+
+
+def test_two_first_writers_begin_one_store(data: Dataset, about: About, tmp_path: Path) -> None:
+    """Of two that begin at once with different contents one waits, and is refused."""
+
+    def begun(wanted: About) -> str:
+        try:
+            begin(tmp_path, wanted, data.train)
+        except SpaceError as failed:
+            return failed.diagnostics[0].code
+        return ""
+
+    with ThreadPoolExecutor(2) as pool, Lock(tmp_path):
+        first = [pool.submit(begun, replace(about, k=k)) for k in (3, 4)]
+        time.sleep(0.2)
+        assert not any(future.done() for future in first)
+    assert sorted(future.result() for future in first) == ["", "SP702"]

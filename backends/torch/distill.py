@@ -31,13 +31,12 @@ from spacelang.backends.torch.logits.store import (
 from spacelang.backends.torch.losses import LABELLED, LOSSES, RELATING, soft_labels
 from spacelang.backends.torch.optimizer import optimizer_tensors
 from spacelang.backends.torch.progress import Reporter
-from spacelang.backends.torch.ranks import current
 from spacelang.backends.torch.recipe import Recipe
 from spacelang.backends.torch.relating import Values, parts, related
 from spacelang.backends.torch.run import Json
 from spacelang.backends.torch.supernet import Supernet
 from spacelang.backends.torch.taps import Tapped
-from spacelang.backends.torch.teacher import Teacher, open_teacher
+from spacelang.backends.torch.teacher import Teacher, open_teacher, takes
 from spacelang.backends.torch.train import NotFinite, TorchTrainer
 from spacelang.backends.torch.training import Trained, fits, train
 from spacelang.diagnostics import SpaceError, error
@@ -73,7 +72,8 @@ class Lesson:
             about["teacher"] = self.teacher.digest  # a folder may move
         if self.stored is not None:
             about |= {"store": asdict(self.stored.about), "epochs": self.stored.epochs}
-            about["on_bad"] = self.stored.on_bad
+            if self.stored.on_bad == "skip":  # records asked again are those that were written
+                about["on_bad"] = "skip"
         return {"distillation": about}
 
     def trainer(
@@ -83,7 +83,10 @@ class Lesson:
         return DistillTrainer(model, graph, data, recipe, seed, self)
 
     def check(self, data: Dataset, recipe: Recipe) -> None:
-        """SP705 or SP702 where what teaches is not there, or is of other images."""
+        """SP705 or SP702 where what teaches is not there, or is of other images.
+
+        SP708 where bad records are skipped in a batch of several shards.
+        """
         if self.engine.asks and self.teacher is None:
             raise SpaceError(error("SP705", "there is no teacher to ask").hint("--teacher WHO"))
         if self.engine.reads != (self.stored is not None):
@@ -91,6 +94,10 @@ class Lesson:
             raise SpaceError(error("SP705", told).hint(f"--store DIR with --loss {STORED}"))
         if self.stored is None:
             return
+        if self.stored.on_bad == "skip" and recipe.shards > 1:
+            # What an image counts for would depend on the bad ones in the other shards.
+            told = error("SP708", "images cannot be skipped where a batch is learned in shards")
+            raise SpaceError(told.hint("--shards 1, or --on-bad recompute"))
         if recipe.mixup or recipe.cutmix:
             told = error("SP705", "a store knows nothing of mixed images")
             raise SpaceError(told.hint("--mixup 0 --cutmix 0"))
@@ -185,13 +192,8 @@ class DistillTrainer(TorchTrainer):
         """What the teacher says (SP705 where it cannot take the images)."""
         if self.asked is None or self.teacher is None:
             return None
-        try:
+        with takes(self.teacher, images.shape[1:]):
             return self._ask(images)
-        except (RuntimeError, AssertionError, ValueError, TypeError) as failed:
-            told = error(
-                "SP705", f"{self.teacher.name} cannot take images {list(images.shape[1:])}"
-            )
-            raise SpaceError(told.note(str(failed).partition("\n")[0])) from failed
 
     def _build(self, term: LossTerm, own: Values, given: Values) -> None:
         """A bridge for each pair of hidden states, from the width of the largest network."""
@@ -341,9 +343,8 @@ def distill(
         graph, data, recipe, folder, seed=seed, keep=keep, device=device, reporter=reporter,
         on_nan=on_nan, settings=settings, log_to=log_to, lesson=lesson,
     )  # fmt: skip
-    if current().first:
-        name, who = _name_of(lesson), lesson.teacher
-        write_distill_report(folder, graph, data, made, lesson.engine, name, who)
+    name, who = _name_of(lesson), lesson.teacher
+    write_distill_report(folder, graph, data, made, lesson.engine, name, who)
     return made
 
 

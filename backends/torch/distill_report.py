@@ -8,8 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from spacelang import __version__
-from spacelang.backends.torch.data import Dataset
-from spacelang.backends.torch.evaluate import evaluate
+from spacelang.backends.torch.data import Dataset, first_samples, ordered_batches
+from spacelang.backends.torch.evaluate import BATCH, evaluate
+from spacelang.backends.torch.ranks import current
+from spacelang.backends.torch.recalibrate import recalibrated
 from spacelang.backends.torch.search_report import (
     data_of,
     decisions_of,
@@ -19,6 +21,7 @@ from spacelang.backends.torch.search_report import (
     value_of,
 )
 from spacelang.backends.torch.teacher import Teacher
+from spacelang.backends.torch.touched import Regions
 from spacelang.backends.torch.training import Trained
 from spacelang.engines.distillation import Distillation
 from spacelang.engines.protocol import Score
@@ -37,12 +40,16 @@ def write_distill_report(
     name: str,
     teacher: Teacher | None = None,
 ) -> None:
-    """Write the report of a folder; its networks are the ends of the space."""
+    """Write the report of a folder; its networks are the ends of the space.
+
+    All processes of a run come here: they share the validation images. The first one writes.
+    """
     rows: list[Network] = []
     ends = ("largest", "smallest") if graph.decisions else ("largest",)
     for end in ends:
         taken = graph.decisions.extreme(end)
-        found = evaluate(made.model.activate(taken), data.validation)
+        made.model.activate(taken)
+        found = _score(made, data)
         cost = graph.cost(taken)
         score = None if found.failure else ReportScore(found.correct, found.total)
         title = f"{end} student" if graph.decisions else "student"
@@ -67,7 +74,18 @@ def write_distill_report(
         + (f" The teacher: {_shown(answers(teacher, data))}." if teacher is not None else ""),
         version=__version__,
     )
-    write_report(Path(folder), report)
+    if current().first:
+        write_report(Path(folder), report)
+
+
+def _score(made: Trained, data: Dataset) -> Score:
+    """The score of the active network, with statistics of its own where the run recalibrates."""
+    count = made.recipe.recalibrate
+    if not count:
+        return evaluate(made.model, data.validation)
+    batches = ordered_batches(first_samples(data.train, count), BATCH)
+    with recalibrated(made.model, Regions(made.model.graph), batches):
+        return evaluate(made.model, data.validation)
 
 
 def answers(teacher: Teacher, data: Dataset) -> Score:

@@ -6,6 +6,7 @@ with with_kernels(required=True):
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -21,6 +22,10 @@ from spacelang.passes.fusion import kernel_of
 
 Mode = Literal["no", "where they fit", "required"]
 _mode: ContextVar[Mode] = ContextVar("how supernets are lowered", default="no")
+
+
+class PlainWarning(UserWarning):
+    """What was to run in kernels runs without them."""
 
 
 @contextmanager
@@ -50,6 +55,16 @@ def lowering_of(graph: Graph) -> Lowering:
     if _mode.get() == "no":
         return Lowering(graph)
     return Lowering(_fused(graph).graph, kernels=True)
+
+
+def unfused(graph: Graph, what: str) -> None:
+    """SP605 where kernels are required of what runs without them, else a PlainWarning."""
+    told = f"{what} of {graph.name} cannot run fused"
+    if _mode.get() == "required":
+        raise SpaceError(
+            error("SP605", told).hint("leave --require-fused out, or what is compared")
+        )
+    warnings.warn(f"{told}: its layers are computed node by node", PlainWarning, stacklevel=3)
 
 
 def fits(graph: Graph) -> dict[str, int]:

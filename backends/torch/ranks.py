@@ -206,7 +206,10 @@ def together(device: str = "cpu") -> Generator[Ranks]:
     On GPUs by NCCL, each process on that of its local rank; else by Gloo. Without torchrun this
     process is alone.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+    size = os.environ.get("WORLD_SIZE", "1")
+    if not size.isdecimal():
+        raise OSError(errno.EINVAL, f"WORLD_SIZE is {size!r}, not how many processes there are")
+    if int(size) < 2:
         yield ALONE
         return
     missing = [name for name in GATHERED if name not in os.environ]

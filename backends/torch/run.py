@@ -35,6 +35,7 @@ from spacelang.syntax.ir_text import read
 
 RECORD, LOG, SUMMARY, GRAPH = "run.json", "log.jsonl", "summary.csv", "graph.spaceir"
 SETTINGS = "settings.json"
+MAX_RECORD = 1 << 20  # bytes
 FORMAT = 1
 _COLUMNS = {"step": int, "epoch": int, "loss": float}  # of every line of a log
 Json = dict[str, object]
@@ -115,6 +116,8 @@ def read_record(folder: PathLike) -> Json:
     """What `run.json` of a folder says (SP702 if there is none, or it cannot be read)."""
     place = Path(folder) / RECORD
     try:
+        if place.stat().st_size > MAX_RECORD:
+            raise ValueError("it is larger than 1 MiB")
         found: object = json.loads(place.read_text("utf-8"))
     except FileNotFoundError as missing:
         raise SpaceError(error("SP702", f"{folder}: no run ({RECORD} is missing)")) from missing

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from spacelang.backends.torch.evaluate import main_output
+from spacelang.backends.torch.kernels import unfused
 from spacelang.backends.torch.lower import Lowering
 from spacelang.backends.torch.program import Program
 from spacelang.backends.torch.supernet import Supernet
@@ -70,6 +71,8 @@ def _of_supernet(model: Supernet, paths: Sequence[str]) -> Callable[..., Given]:
     for path in paths:
         if path not in dict(found):
             raise _unknown(path)
+    if model.lowering.kernels:
+        unfused(graph, "a pass that gives the values of layers")
     program = Program(Lowering(graph, frozenset(node for _, node in found)))
 
     def run(*inputs: Tensor) -> Given:

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 
 from spacelang.backends.torch.data import Dataset
 from spacelang.backends.torch.evaluate import main_output
+from spacelang.backends.torch.recalibrate import calibrate
 from spacelang.backends.torch.run import RECORD, read_graph
 from spacelang.backends.torch.subnet import MANIFEST, load_subnet
 from spacelang.backends.torch.taps import Tapped
@@ -30,6 +32,8 @@ from spacelang.diagnostics import SpaceError, error
 from spacelang.ir.decision import Assignment
 
 TIMM = "timm:"
+# What modules raise for images of a size or number of channels that is not theirs.
+UNFIT = (RuntimeError, AssertionError, ValueError, TypeError, ArithmeticError, LookupError)
 Pixels = tuple[tuple[float, ...], tuple[float, ...]]  # mean and deviation a channel, of 0..1
 
 
@@ -100,6 +104,17 @@ class Teacher:
         return Tapped(self.network, paths)
 
 
+@contextmanager
+def takes(teacher: Teacher, shape: Sequence[int]) -> Generator[None]:
+    """SP705 where a teacher fails here at images of a shape."""
+    try:
+        yield
+    except UNFIT as failed:
+        told = error("SP705", f"{teacher.name} cannot take images {list(shape)}")
+        told = told.note(str(failed).partition("\n")[0])
+        raise SpaceError(told) from failed
+
+
 class Seeing(nn.Module):
     """A teacher that takes the student's images."""
 
@@ -123,8 +138,8 @@ def open_teacher(
 ) -> Teacher:
     """A teacher by what a command line can say.
 
-    spec       a folder of `train` (there the largest network, or `arch`) or of `extract`, whose
-               source runs, or timm:NAME
+    spec       a folder of `train` (there the largest network, or `arch`, with batch statistics of
+               its own where the run recalibrates) or of `extract`, whose source runs, or timm:NAME
     weights    of a timm model: all of its tensors, as .safetensors or .pt
     untrained  take a timm model with the weights it is drawn with
     norm       "own": a timm model sees images as timm says; "data": as the student does
@@ -139,8 +154,10 @@ def open_teacher(
         trained = load_trained(read_graph(folder), data, folder)
         model = trained.model
         taken = model.graph.decisions.extreme("largest") if arch is None else arch
-        model.activate(taken)
+        images = trained.recipe.recalibrate
+        calibrate(model, taken, data if images else None, images)
         about = {"graph": model.graph.hash, "arch": dict(model.assignment)}
+        about |= {"recalibrate": images} if images else {}
         return Teacher.of(model, spec, about=about)
     if (folder / MANIFEST).is_file():
         if arch is not None:
@@ -170,9 +187,13 @@ def _of_timm(name: str, data: Dataset, weights: str | None, untrained: bool, nor
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         try:
-            network = timm.create_model(name, **wanted, img_size=(height, width))
-        except TypeError:  # convolutions take any size
-            network = timm.create_model(name, **wanted)
+            try:
+                network = timm.create_model(name, **wanted, img_size=(height, width))
+            except TypeError:  # convolutions take any size
+                network = timm.create_model(name, **wanted)
+        except Exception as failed:  # what timm has no message for
+            found = error("SP705", f"timm:{name} cannot be made for images {list(data.shape)}")
+            raise SpaceError(found.note(f"{type(failed).__name__}: {failed}")) from failed
     if weights is not None:
         _load(network, name, read_file(weights, unsafe=True))
     seen = None if norm == "data" else _seen(name, network, channels)

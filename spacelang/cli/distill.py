@@ -9,6 +9,7 @@ from typing import Any, cast
 import click
 
 from spacelang.cli import options, runs
+from spacelang.cli.artifact import MANIFEST
 from spacelang.cli.output import emit, exact, pairs, say
 from spacelang.cli.train import recipe, recipe_file, shown
 
@@ -33,6 +34,17 @@ def teacher(function: Callable[..., Any]) -> Callable[..., Any]:
     )):  # fmt: skip
         function = option(function)
     return function
+
+
+def confirmed(asked: object, kept: Mapping[str, object]) -> None:
+    """UsageError where the teacher that was kept is a folder whose source would run unasked."""
+    known = kept.get("teacher")
+    if asked is None and isinstance(known, str):
+        folder = Path(known)
+        if (folder / MANIFEST).is_file() and not runs.is_run(folder):
+            raise click.UsageError(
+                f"--teacher {known} is missing: its source runs, so say it again"
+            )
 
 
 def opened(given: Mapping[str, object]) -> dict[str, object]:
@@ -116,6 +128,7 @@ def distill(
     before = runs.record_of(run) if runs.is_run(run) else {}
     kept = runs.kept(run)
     given = {name: flags.pop(name) for name in TEACHER}
+    confirmed(given["teacher"], kept)
     given = {name: kept.get(name) if value is None else value for name, value in given.items()}
     store = store or cast("str | None", kept.get("store"))
     if given["teacher"] is None and store is None:
@@ -131,17 +144,18 @@ def distill(
     spec = data if data is not None else runs.data_of(run)
     images = runs.data_for(backend, spec, graph)
     place = work(backend, "device")(device)
+    bad = on_bad or kept.get("on_bad") or learned.get("on_bad") or "error"
     lesson = work(backend, "lesson")(
         images, used, lessons(asked, learned, store is not None),
         teacher=given["teacher"], options=opened(given), store=store,
-        on_bad=on_bad or learned.get("on_bad") or "error", device=place,
+        on_bad=bad, device=place,
     )  # fmt: skip
     number = seed if seed is not None else before.get("seed", 42)
     with runs.together(backend, place, progress) as (told, first):
         made = work(backend, "distill")(
             graph, images, used, run, lesson,
             seed=number, keep=checkpoint_hist, device=place, reporter=told, on_nan=on_nan,
-            settings=runs.settings_for(spec, **given, store=store), log_to=log_to,
+            settings=runs.settings_for(spec, **given, store=store, on_bad=bad), log_to=log_to,
         )  # fmt: skip
     if not first:
         return

@@ -14,6 +14,7 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
 
 import click
@@ -30,6 +31,13 @@ if TYPE_CHECKING:
 RECORD, SETTINGS, SEARCH, STORE = "run.json", "settings.json", "search", "store.json"
 MAX_RECORD = 1 << 20
 Json = dict[str, object]
+# What settings.json may hold; what it lacks was not given.
+KEPT: Mapping[str, tuple[type, ...]] = MappingProxyType(
+    dict.fromkeys(("data", "store", "on_bad", "aug", "teacher"), (str,))
+    | dict.fromkeys(("teacher_arch", "teacher_weights", "teacher_norm"), (str,))
+    | dict.fromkeys(("image", "channels", "epochs", "k", "seed"), (int,))
+    | {"temperature": (float, int), "teacher_untrained": (bool,)}
+)
 
 
 def work(backend: str, name: str) -> Callable[..., Any]:
@@ -86,18 +94,24 @@ def settings_for(spec: str, **more: object) -> Json:
     `more` are settings that its record leaves out, as the folder of a teacher.
     """
     given = {"data": spec, **more}
-    return {name: _absolute(value) for name, value in given.items() if value is not None}
+    # What came by stdin is not there again.
+    return {n: _absolute(value) for n, value in given.items() if value not in (None, "-")}
 
 
 def keep(folder: Path, given: Mapping[str, object]) -> None:
-    """Keep how a folder was made, unless that is known."""
-    if not (folder / SETTINGS).exists():
-        atomic_write(folder / SETTINGS, json.dumps(dict(given)) + "\n")
+    """Keep how a folder is made, in place of what was kept of that."""
+    atomic_write(folder / SETTINGS, json.dumps(dict(given)) + "\n")
 
 
 def kept(folder: Path) -> Json:
-    """How a folder was made, as far as that was kept."""
-    return _read(folder / SETTINGS) if (folder / SETTINGS).is_file() else {}
+    """How a folder was made, as far as that was kept (SP702 for what is no such setting)."""
+    place = folder / SETTINGS
+    found = _read(place) if place.is_file() else {}
+    for name, value in found.items():
+        if name in KEPT and type(value) not in KEPT[name]:
+            told = error("SP702", f"{place} cannot be read: {name} is {json.dumps(value)[:40]}")
+            raise SpaceError(told.hint("mend it, or remove it and say again what it held"))
+    return found
 
 
 def _absolute(value: object) -> object:
@@ -106,15 +120,15 @@ def _absolute(value: object) -> object:
 
 def data_of(folder: Path) -> str:
     """The data set that a run was trained on, by name or path (UsageError if unknown)."""
-    kept: object = None
+    found: object = None
     if (folder / SETTINGS).is_file():
-        kept = _read(folder / SETTINGS).get("data")
+        found = kept(folder).get("data")
     elif is_run(folder):
         about = record_of(folder).get("data")
-        kept = cast(Json, about).get("name") if isinstance(about, dict) else None
-    if not isinstance(kept, str):
+        found = cast(Json, about).get("name") if isinstance(about, dict) else None
+    if not isinstance(found, str):
         raise click.UsageError("--data is missing: a data set, as mnist5k or a folder of images")
-    return kept
+    return found
 
 
 def _read(path: Path) -> Json:
@@ -187,6 +201,20 @@ def backend(function: Callable[..., Any]) -> Callable[..., Any]:
     def run(*arguments: Any, backend: str, require_fused: bool, **others: Any) -> Any:
         with using(backend, require_fused) as worker:
             return function(*arguments, backend=worker, **others)
+
+    return run
+
+
+def plain_backend(function: Callable[..., Any]) -> Callable[..., Any]:
+    """--backend, where its results have to be those of no fused kernels (SP604 for one of them)."""
+
+    @click.option("--backend", default="torch", show_default=True, help="Who does the work.")
+    @wraps(function)
+    def run(*arguments: Any, backend: str, **others: Any) -> Any:
+        if f"{backend}.within" in plugins.table("spacelang.commands"):
+            found = error("SP604", f"the kernels of {backend} write no store: last bits differ")
+            raise SpaceError(found.hint("leave --backend out"))
+        return function(*arguments, backend=backend, **others)
 
     return run
 

@@ -11,7 +11,7 @@ import click
 from click.exceptions import Exit
 
 from spacelang.cli import options, runs
-from spacelang.cli.distill import TEACHER, opened, teacher
+from spacelang.cli.distill import TEACHER, confirmed, opened, teacher
 from spacelang.cli.errors import UNVERIFIED
 from spacelang.cli.output import emit, exact, pairs, say
 
@@ -47,7 +47,7 @@ def store() -> None:
 @click.option("--shard", type=click.IntRange(1), default=1 << 16, show_default=True,
               help="Records of a file; a crash loses those of an unfinished one.")  # fmt: skip
 @runs.device
-@runs.backend
+@runs.plain_backend
 @runs.progress
 @options.as_json
 def write(
@@ -61,11 +61,13 @@ def write(
 ) -> None:
     """Ask a teacher about every training image in each of so many epochs, and keep what it says.
 
-    The same command goes on where it stopped, and so does DIR alone; with more --epochs it adds
-    some. It may run several times at once: each process takes epochs that no other writes.
+    The same command goes on where it stopped, and so does DIR alone, to the most epochs that were
+    asked for; with more --epochs it adds some. It may run several times at once: each process
+    takes epochs that no other writes.
     """
     place = Path(folder)
     kept = {**USUAL, **runs.kept(place)}
+    confirmed(given["teacher"], kept)
     chosen = {n: kept.get(n) if value is None else value for n, value in given.items()}
     for name, what in (("teacher", "WHO"), ("data", "DATA"), ("epochs", "N")):
         if chosen[name] is None:
@@ -73,16 +75,14 @@ def write(
     where = runs.work(backend, "device")(device)
     images = _images(backend, chosen)
     who = runs.work(backend, "teacher")(chosen["teacher"], images, **opened(chosen))
+    more = {name: chosen[name] for name in (*TEACHER, *SEEN[1:], *WRITTEN)}
+    more["epochs"] = max(cast(int, chosen["epochs"]), cast(int, kept.get("epochs", 0)))
+    settings = runs.settings_for(cast(str, chosen["data"]), **more)
     with runs.work(backend, "progress")(progress) as told:
-        try:
-            made = runs.work(backend, "store_write")(
-                place, who, images, shard=shard, device=where, reporter=told,
-                **{n: chosen[n] for n in WRITTEN},
-            )  # fmt: skip
-        finally:
-            if runs.is_store(place):
-                more = {name: chosen[name] for name in (*TEACHER, *SEEN[1:], *WRITTEN)}
-                runs.keep(place, runs.settings_for(cast(str, chosen["data"]), **more))
+        made = runs.work(backend, "store_write")(
+            place, who, images, shard=shard, device=where, reporter=told,
+            begun=lambda: runs.keep(place, settings), **{n: chosen[n] for n in WRITTEN},
+        )  # fmt: skip
     if as_json:
         emit({"store": folder, "epochs": made.epochs, "written": made.records,
               "busy": list(made.busy)})  # fmt: skip
@@ -98,7 +98,7 @@ def _images(backend: str, chosen: Mapping[str, Any]) -> Any:
     if runs.is_run(folder) and chosen["image"] is None:
         return runs.data_for(backend, spec, runs.run_graph(folder))
     read = runs.work(backend, "data")
-    if not os.path.exists(spec) and spec not in runs.work(backend, "crops"):
+    if not os.path.exists(spec) and not runs.work(backend, "scales")(spec):
         return read(spec)
     return read(spec, size=chosen["image"], channels=chosen["channels"])
 
@@ -106,7 +106,7 @@ def _images(backend: str, chosen: Mapping[str, Any]) -> Any:
 @store.command(short_help="What a store holds.")
 @click.argument("folder", metavar="DIR")
 @click.option("--classes", type=click.IntRange(1), help="Of published files, which do not say.")
-@runs.backend
+@runs.plain_backend
 @options.as_json
 def info(folder: str, classes: int | None, backend: str, as_json: bool) -> None:
     """Whose outputs a store holds, of which images, and how many epochs are finished.
@@ -124,7 +124,7 @@ def info(folder: str, classes: int | None, backend: str, as_json: bool) -> None:
 @store.command(short_help="Read every record of a store.")
 @click.argument("folder", metavar="DIR")
 @click.option("--classes", type=click.IntRange(1), help="Of published files, which do not say.")
-@runs.backend
+@runs.plain_backend
 @options.as_json
 def verify(folder: str, classes: int | None, backend: str, as_json: bool) -> None:
     """Read every block of a store and compare it with its checksum, and every record with sense.

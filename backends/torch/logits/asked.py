@@ -11,7 +11,7 @@ are always asked in the same company: the training part in its order, 64 at a ti
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from spacelang.backends.torch.logits.store import About, begin, words_of
 from spacelang.backends.torch.logits.writer import SHARD, StoreWriter, finish
 from spacelang.backends.torch.progress import Reporter, progress
 from spacelang.backends.torch.run import preflight
-from spacelang.backends.torch.teacher import Teacher
+from spacelang.backends.torch.teacher import Teacher, takes
 from spacelang.diagnostics import SpaceError, error
 from spacelang.files import Lock, Locked, PathLike
 
@@ -107,17 +107,22 @@ def write_store(
     shard: int = SHARD,
     device: str = "cpu",
     reporter: Reporter | None = None,
+    begun: Callable[[], object] | None = None,
 ) -> Written:
     """Write a teacher's outputs for epochs 0 to `epochs` - 1, going on where a call stopped.
 
+    `begun` is called once the folder is known to be this store, before anything is asked for it.
     Several processes may write one store: each takes epochs that no other has. Interrupted after a
     signal, with all that was asked written; Locked where every epoch that is left has its writer;
     SP702 for a store of other contents.
     """
     told, place = reporter or progress("quiet"), Path(folder)
     asked = Asked(teacher, data.train, about, device)
-    asked.chunk(0, 0)  # a teacher of other classes or sizes is told before a folder is made
+    with takes(teacher, data.shape):
+        asked.chunk(0, 0)  # a teacher of other classes or sizes is told before a folder is made
     begin(place, about, data.train)
+    if begun is not None:
+        begun()
     left = [epoch for epoch in range(epochs) if not _finished(place, epoch)]
     preflight(place, len(left) * asked.samples * (4 * about.k + 16))
     told.begin("asking the teacher", len(left) * asked.samples, "records")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ def write(
     shard: int,
     device: str,
     reporter: Reporter,
+    begun: Callable[[], object],
 ) -> Written:
     """Write a store, of at most as many probabilities as there are classes."""
     least = min(k, len(data.classes))
@@ -47,7 +48,7 @@ def write(
     )
     return write_store(
         folder, teacher, data, wanted,
-        epochs=epochs, shard=shard, device=device, reporter=reporter,
+        epochs=epochs, shard=shard, device=device, reporter=reporter, begun=begun,
     )  # fmt: skip
 
 

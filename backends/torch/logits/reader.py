@@ -117,7 +117,8 @@ class LogitStore:
         if self.on_bad == "error":
             raise SpaceError(
                 error("SP702", f"{self.folder}: sample {sample}: {why}").hint(
-                    "--on-bad skip leaves such samples out, recompute asks the teacher"
+                    "--on-bad recompute asks the --teacher again, also in a run that was begun; "
+                    "skip leaves such samples out, from the start of a run"
                 )
             )
 

@@ -15,7 +15,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+import time
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast, get_type_hints
@@ -29,9 +31,11 @@ from spacelang.backends.torch.counter import stream_key, words
 from spacelang.backends.torch.data import Dataset, Part, views
 from spacelang.backends.torch.logits.manifest import NAME, Contents, epoch_folder, sealed
 from spacelang.diagnostics import SpaceError, error
-from spacelang.files import PathLike, atomic_write
+from spacelang.files import Lock, Locked, PathLike, atomic_write
 
 FORMAT, RECORD = 1, "store.json"
+MAX_RECORD = 1 << 20  # bytes
+PATIENCE = 30.0  # seconds that the first writer of a store may take to begin it
 PROBED, CLOSE = 16, 1e-3  # images that are compared, and by how much their means may differ
 
 
@@ -115,27 +119,48 @@ def probe(part: Part, about: About) -> list[float]:
     return [round(float(value), 6) for value in (flat * weights).mean(1)]
 
 
+@contextmanager
+def _locked(place: Path) -> Generator[None]:
+    """The right to begin a store, waited for: another first writer holds it for a moment."""
+    lock, until = Lock(place), time.monotonic() + PATIENCE
+    while True:
+        try:
+            lock.acquire()
+            break
+        except Locked:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.05)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def begin(folder: PathLike, about: About, part: Part) -> None:
     """Make a store, or see that the one there is the same (SP702 with what differs)."""
     place = Path(folder)
-    if (place / RECORD).exists():
-        found, probed = read_record(place)
-        refuse_other(place, found, about)
-        refuse_images(place, probed, part, found)
-        return
+    foreign = [entry.name for entry in sorted(place.glob("[!.]*"))]
+    if foreign and not (place / RECORD).exists():  # in this order: another may begin it now
+        told = error("SP702", f"{place}: the folder holds something else ({foreign[0]})")
+        raise SpaceError(told.hint("choose another folder"))
     place.mkdir(parents=True, exist_ok=True)
-    foreign = [entry.name for entry in sorted(place.iterdir()) if not entry.name.startswith(".")]
-    if foreign:
-        found = error("SP702", f"{place}: the folder holds something else ({foreign[0]})")
-        raise SpaceError(found.hint("choose another folder"))
-    body = {"format": FORMAT, "about": asdict(about), "probe": probe(part, about)}
-    atomic_write(place / RECORD, sealed(body))
+    with _locked(place):
+        if not (place / RECORD).exists():
+            body = {"format": FORMAT, "about": asdict(about), "probe": probe(part, about)}
+            atomic_write(place / RECORD, sealed(body))
+            return
+    found, probed = read_record(place)
+    refuse_other(place, found, about)
+    refuse_images(place, probed, part, found)
 
 
 def read_record(folder: PathLike) -> tuple[About, list[float]]:
     """What a store says of itself, and its figures (SP702: there is none, or it is damaged)."""
     place = Path(folder) / RECORD
     try:
+        if place.stat().st_size > MAX_RECORD:
+            raise ValueError("it is larger than 1 MiB")
         text = place.read_text("utf-8")
         body = cast(dict[str, Any], json.loads(text))
         about, probed = body["about"], body["probe"]
