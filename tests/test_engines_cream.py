@@ -27,6 +27,7 @@ from spacelang.backends.torch.engine_trainer import EngineTrainer
 from spacelang.backends.torch.interrupt import Interrupted
 from spacelang.backends.torch.matching import match, matched, matching_network, second_order
 from spacelang.backends.torch.own import search_own
+from spacelang.backends.torch.recalibrate import StatisticsWarning
 from spacelang.backends.torch.recipe import Recipe
 from spacelang.backends.torch.run import read_log
 from spacelang.backends.torch.supernet import Supernet
@@ -269,7 +270,8 @@ def fingerprint(folder: Path) -> dict[str, object]:
 @pytest.fixture(scope="module")
 def whole(graph: Graph, data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("whole") / "cream"
-    search_own(ENGINE, graph, data, RECIPE, folder, seed=3)
+    with pytest.warns(StatisticsWarning, match="--recalibrate"):
+        search_own(ENGINE, graph, data, RECIPE, folder, seed=3)
     return folder
 
 
