@@ -59,6 +59,7 @@ def extract(
     evolution found. The network read back from DIR is proved equal to the supernet before DIR is
     there: bit for bit in float64, within 1e-6 in float32, outputs and gradients.
     """
+    runs.alone("extract")
     model, own = _model(space, settings, backend, seed)
     assignment = _assignment(space, arch)
     folder = Path(output)
@@ -120,6 +121,7 @@ def export(
     SPACE is a folder that `extract` wrote, whose source runs, so one that you trust; or a run, an
     artifact or a space, with --arch where something is left to decide.
     """
+    runs.alone("export")
     wanted = _formats(formats)
     source = Path(space)
     if kind_of(source) == SUBNET:
@@ -252,6 +254,7 @@ def quickstart(
     The same command goes on where it stopped. RUN holds report.html, results.json, the training,
     the search and the network that was found.
     """
+    runs.alone("quickstart")
     wanted = _formats(formats)
     chosen = runs.work(backend, "quickstart_options")(
         space=space,
