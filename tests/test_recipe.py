@@ -27,6 +27,7 @@ from spacelang.backends.torch.data import Batch, Dataset, first_samples, open_da
 from spacelang.backends.torch.extract import extract
 from spacelang.backends.torch.interrupt import Interrupted
 from spacelang.backends.torch.mix import Drawn, Mixing, draw, mixed
+from spacelang.backends.torch.optimizers import check_optimizer
 from spacelang.backends.torch.ranks import Ranks
 from spacelang.backends.torch.recalibrate import (
     StatisticsWarning,
@@ -199,6 +200,14 @@ def test_optimisers_that_cannot_be_are_refused_before_a_run(
     with pytest.raises(SpaceError, match="SP604"):
         train(graph, data, replace(RECIPE, opt=opt), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("opt", ["adafactor", "adafactorbv"])
+def test_factored_moments_cannot_be_frozen(opt: str) -> None:
+    check_optimizer(replace(RECIPE, opt=opt))
+    check_optimizer(replace(RECIPE, opt="lamb", unsampled="freeze"))
+    with pytest.raises(SpaceError, match="moments of rows and columns"):
+        check_optimizer(replace(RECIPE, opt=opt, unsampled="freeze"))
 
 
 def test_timm_is_needed_for_what_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
