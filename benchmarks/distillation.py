@@ -107,7 +107,7 @@ def run(folder: Path, epochs: int, seed: int, kinds: list[str]) -> dict[str, dic
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    options.add_argument("-o", "--output", type=Path, required=True)
+    options.add_argument("-o", "--output", type=Path, default=Path("runs/distillation"))
     options.add_argument("--seeds", type=int, default=3)
     options.add_argument("--epochs", type=int, default=RECIPE.epochs)
     options.add_argument("--lessons", nargs="*", choices=list(LESSONS), default=list(LESSONS))

@@ -609,3 +609,12 @@ def test_a_count_of_nothing_says_what_can_be_reached() -> None:
         assert result.exit_code == 0
         assert "params reaches 21,180 to 331,342; asked for at most 4" in result.stderr
     assert json.loads(result.stdout)["size"] == "0"
+
+
+@pytest.mark.parametrize("command", ["compile", "export", "extract", "quickstart"])
+def test_what_one_process_does_is_refused_to_several(
+    command: str, small: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert f"{command} runs in one process" in refused(command, small, "-o", tmp_path / "made")
+    assert not (tmp_path / "made").exists()

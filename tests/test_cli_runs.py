@@ -316,6 +316,14 @@ def test_statistics_of_its_own_go_with_a_subnet(place: Path, tmp_path: Path) -> 
     ]
     assert means[0].shape == means[1].shape == (4,)
     assert not torch.equal(*means)
+    again = tmp_path / "again"
+    words = ("train", tmp_path / "normed.space", "-o", again, "--data", place / "images.npz")
+    assert run(*words, *QUICK, "--recalibrate", "40").exit_code == 0
+    assert run("extract", again, "--arch", best, "-o", tmp_path / "as-run").exit_code == 0
+    kept = load_file(tmp_path / "as-run" / "weights.safetensors")["bn.running_mean"]
+    assert torch.equal(kept, means[1]), "what the run says is what counts without the flag"
+    with pytest.warns(UserWarning, match="--recalibrate"):
+        run("export", run_folder, "--arch", best, "-o", tmp_path)
     refusal = refused(
         "extract",
         tmp_path / "normed.space",
@@ -414,6 +422,7 @@ def test_a_changed_subnet_is_not_run(subnet: Path, tmp_path: Path) -> None:
         (["--format", ""], "SP604"),
         (["--arch", "x.json"], "too late"),
         (["--set", "classes=3"], "too late"),
+        (["--recalibrate", "3"], "too late"),
     ],
 )
 def test_wrong_words_of_export(words: list[str], says: str, subnet: Path, tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from spacelang.backends.torch.engine_trainer import EngineTrainer
 from spacelang.backends.torch.interrupt import Interrupted
 from spacelang.backends.torch.matching import match, matched, matching_network, second_order
 from spacelang.backends.torch.own import search_own
+from spacelang.backends.torch.recalibrate import StatisticsWarning
 from spacelang.backends.torch.recipe import Recipe
 from spacelang.backends.torch.run import read_log
 from spacelang.backends.torch.supernet import Supernet
@@ -224,6 +225,35 @@ def test_steps_move_what_their_groups_say(graph: Graph, data: Dataset) -> None:
     network.weight.data.copy_(own)
 
 
+def test_working_blocks_out_again_changes_no_bit(graph: Graph, data: Dataset) -> None:
+    """The slopes and state after steps of both kinds, with inner values kept and without."""
+    options = {"slot": 0, "sign": 1, "rate": 0.1, "smoothing": 0.1}
+    plans = (
+        plan(graph, 1, 1, [LossTerm("matching", 1.0, options, against=1)], ("match",)),
+        plan(graph, 2, 2, [LossTerm("matched", 1.0, options, against=1)], ("weights", "match")),
+    )
+    found: list[dict[str, Tensor]] = []
+    for again in (False, True):
+        recipe = replace(RECIPE, epochs=1, model_ema=False, grad_checkpointing=again)
+        trainer = EngineTrainer(Supernet(graph, seed=0), graph, data, recipe, 0)
+        first = plan(graph, 0, 0, [LossTerm()], ("weights",))
+        trainer.step(first)
+        trainer.remember(0, first, 0, 4)
+        state: dict[str, Tensor] = {}
+        for one in plans:
+            trainer.step(one)
+            assert trainer.network is not None
+            for part, module in (("model", trainer.model), ("match", trainer.network)):
+                state |= {f"{one.step} {part} {n}": t for n, t in module.state_dict().items()}
+                slopes = ((n, p.grad) for n, p in module.named_parameters())
+                state |= {f"{one.step} slope {n}": g for n, g in slopes if g is not None}
+            state = {name: tensor.clone() for name, tensor in state.items()}
+        found.append(state)
+    assert found[0].keys() == found[1].keys()
+    for name, value in found[0].items():
+        assert torch.equal(found[1][name], value), name
+
+
 # Runs.
 
 
@@ -240,7 +270,8 @@ def fingerprint(folder: Path) -> dict[str, object]:
 @pytest.fixture(scope="module")
 def whole(graph: Graph, data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("whole") / "cream"
-    search_own(ENGINE, graph, data, RECIPE, folder, seed=3)
+    with pytest.warns(StatisticsWarning, match="--recalibrate"):
+        search_own(ENGINE, graph, data, RECIPE, folder, seed=3)
     return folder
 
 

@@ -26,8 +26,9 @@ from spacelang.backends.torch import training
 from spacelang.backends.torch.data import Dataset, Epochs, first_samples, open_data, shard_sizes
 from spacelang.backends.torch.mix import Mixing
 from spacelang.backends.torch.own import search_own
-from spacelang.backends.torch.ranks import ALONE, Branch, Ranks, divides, together, tree
+from spacelang.backends.torch.ranks import ALONE, Branch, Lost, Ranks, divides, together, tree
 from spacelang.backends.torch.run import RunFolder, read_log
+from spacelang.backends.torch.scratch import Scratch
 from spacelang.backends.torch.search import search
 from spacelang.backends.torch.supernet import Supernet
 from spacelang.backends.torch.train import TorchTrainer
@@ -271,6 +272,32 @@ def test_parts_of_a_score_that_fail_fail_it(graph: Graph, data: Dataset) -> None
         trainer._held[Samples()] = [b._replace(ids=b.ids) for b in held] * 2
         (score,) = trainer.probe([graph.decisions.extreme("largest")], Samples())
         assert score.failure == "its outputs are not finite"
+
+    assert run_together(2, action) == [0, 0]
+
+
+def short(*given: object, **named: object) -> None:
+    raise torch.OutOfMemoryError("out of memory")
+
+
+def test_too_little_memory_in_one_process(
+    graph: Graph, data: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For statistics it fails the candidate for all; in a training of its own it ends the search."""
+    largest = graph.decisions.extreme("largest")
+    recipe = replace(SHARDED, model_ema=False, recalibrate=60)
+
+    def action(rank: int) -> None:
+        with monkeypatch.context() as patched:
+            if rank == 1:
+                patched.setattr("spacelang.backends.torch.train.recalibrated", short)
+            trainer = TorchTrainer(Supernet(graph, seed=0), graph, data, recipe, seed=0)
+            (score,) = trainer.probe([largest], Samples())
+            assert score.failure == "out of memory"
+        if rank == 1:
+            monkeypatch.setattr(TorchTrainer, "_backward", short)
+        with pytest.raises(SpaceError if rank else Lost, match="out of memory" if rank else ""):
+            list(Scratch(graph, data, recipe, seed=0).probe([largest], Samples()))
 
     assert run_together(2, action) == [0, 0]
 

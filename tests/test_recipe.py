@@ -27,6 +27,8 @@ from spacelang.backends.torch.data import Batch, Dataset, first_samples, open_da
 from spacelang.backends.torch.extract import extract
 from spacelang.backends.torch.interrupt import Interrupted
 from spacelang.backends.torch.mix import Drawn, Mixing, draw, mixed
+from spacelang.backends.torch.optimizers import check_optimizer
+from spacelang.backends.torch.ranks import Ranks
 from spacelang.backends.torch.recalibrate import (
     StatisticsWarning,
     moving,
@@ -198,6 +200,14 @@ def test_optimisers_that_cannot_be_are_refused_before_a_run(
     with pytest.raises(SpaceError, match="SP604"):
         train(graph, data, replace(RECIPE, opt=opt), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("opt", ["adafactor", "adafactorbv"])
+def test_factored_moments_cannot_be_frozen(opt: str) -> None:
+    check_optimizer(replace(RECIPE, opt=opt))
+    check_optimizer(replace(RECIPE, opt="lamb", unsampled="freeze"))
+    with pytest.raises(SpaceError, match="moments of rows and columns"):
+        check_optimizer(replace(RECIPE, opt=opt, unsampled="freeze"))
 
 
 def test_timm_is_needed_for_what_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -551,12 +561,17 @@ def test_lines_are_told_to_trackers(
     assert told == [-1, 1, 2, 3]
 
 
-def test_trackers_that_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trackers_that_are_not_there_are_told_before_a_run(
+    graph: Graph, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At every process: an unknown name, and a package that is not installed."""
     with pytest.raises(SpaceError, match=r"SP604(.|\n)*did you mean tensorboard"):
-        trackers(["tensorbord"], tmp_path)
+        train(graph, data, RECIPE, tmp_path / "run", log_to=("tensorbord",))
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(SpaceError, match=r"SP604(.|\n)*pip install tensorboard"):
-        trackers(["tensorboard"], tmp_path)
+    monkeypatch.setattr("spacelang.backends.torch.trackers.current", lambda: Ranks(1, 2))
+    with pytest.raises(ImportError, match=r"spacelang-nas\[track\]"):
+        train(graph, data, RECIPE, tmp_path / "run", log_to=("tensorboard",))
+    assert not (tmp_path / "run").exists()
 
 
 def test_tensorboard_reads_what_is_told(tmp_path: Path) -> None:

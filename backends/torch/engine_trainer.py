@@ -32,6 +32,7 @@ from spacelang.backends.torch.matching import (
 )
 from spacelang.backends.torch.optimizer import optimizer_tensors
 from spacelang.backends.torch.recipe import Recipe
+from spacelang.backends.torch.supernet import Supernet
 from spacelang.backends.torch.train import NotFinite, TorchTrainer
 from spacelang.engines.protocol import LossTerm, Metrics, StepPlan
 from spacelang.engines.stream import seed_of
@@ -85,11 +86,20 @@ class EngineTrainer(TorchTrainer):
         return match(self._still, self.network, images, features)
 
     def _still(self, images: Tensor, weights: Mapping[str, Tensor] | None = None) -> Tensor:
-        """Logits of the active network that leave its statistics as they are."""
+        """Logits of the active network that leave its statistics as they are.
+
+        Nothing is worked out again: that would be with the own weights and statistics, which are
+        back by then.
+        """
         kept = {name: buffer.clone() for name, buffer in self._buffers.items()}
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.amp):
-            found = functional_call(self.model, {**kept, **(weights or {})}, (images,))
-            return main_output(found).float()
+        model = cast(Supernet, self.model)
+        again, model.checkpointing = model.checkpointing, False
+        try:
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.amp):
+                found = functional_call(model, {**kept, **(weights or {})}, (images,))
+                return main_output(found).float()
+        finally:
+            model.checkpointing = again
 
     def _begin(self, inputs: int) -> None:
         """A matching network and its optimiser."""

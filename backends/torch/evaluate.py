@@ -8,7 +8,8 @@ Evaluation draws nothing and changes nothing: a network leaves it in the mode it
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -32,14 +33,19 @@ def evaluate_test(model: nn.Module, data: Dataset, batch_size: int = BATCH) -> S
     return score(model, ordered_batches(test_part(data), batch_size))
 
 
-def score(model: nn.Module, batches: Iterable[Batch]) -> Score:
+def score(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    within: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> Score:
     """The score on batches; logits that are not finite, or too little memory, are a failure.
 
-    Processes that run together take turns with the batches, and all get the score of the whole.
+    `within` makes what the network is scored in, as statistics of its own. Processes that run
+    together take turns with the batches, and all get the score of the whole.
     """
     ranks = current()
     mine = (batch for number, batch in enumerate(batches) if number % ranks.size == ranks.rank)
-    correct, total, failure = _counted(model, mine)
+    correct, total, failure = _counted(model, mine, within)
     rows = ranks.gather([[correct, total, failure]])
     failed = max(int(row[2]) for row in rows)
     if failed:
@@ -47,14 +53,18 @@ def score(model: nn.Module, batches: Iterable[Batch]) -> Score:
     return Score(int(sum(row[0] for row in rows)), int(sum(row[1] for row in rows)))
 
 
-def _counted(model: nn.Module, batches: Iterable[Batch]) -> tuple[int, int, int]:
+def _counted(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    within: Callable[[], AbstractContextManager[None]],
+) -> tuple[int, int, int]:
     """Right answers, answers, and the number of a failure."""
     like = next(model.parameters())
     training = model.training
     model.eval()
     correct = total = 0
     try:
-        with torch.no_grad():
+        with within(), torch.no_grad():
             for batch in batches:
                 logits = main_output(model(batch.images.to(like.device, like.dtype)))
                 if not bool(torch.isfinite(logits).all()):

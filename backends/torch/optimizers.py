@@ -26,6 +26,8 @@ from spacelang.ir.graph import Graph
 if TYPE_CHECKING:
     from spacelang.backends.torch.recipe import Recipe
 
+WIDTH = 128  # of the layer to try on: narrow ones are not factored
+
 Groups = list[dict[str, Any]]
 
 
@@ -52,8 +54,13 @@ def optimizer_of(model: nn.Module, graph: Graph, recipe: Recipe) -> Optimizer:
 
 def check_optimizer(recipe: Recipe) -> None:
     """SP604 where a run could not use the optimiser, or not go on with it: before it begins."""
-    if recipe.opt not in OPTIMIZERS:
-        _try(recipe.opt, recipe.opt_eps, recipe.opt_betas, recipe.momentum)
+    if recipe.opt in OPTIMIZERS:
+        return
+    entrywise = _try(recipe.opt, recipe.opt_eps, recipe.opt_betas, recipe.momentum)
+    if recipe.unsampled == "freeze" and not entrywise:
+        found = error("SP604", f"unused weights cannot be frozen with the optimiser {recipe.opt}")
+        found = found.note("it keeps moments of rows and columns, which used weights move too")
+        raise SpaceError(found.hint("--unsampled mixed, or an optimiser like adamw"))
 
 
 def parameter_groups(model: nn.Module, graph: Graph, recipe: Recipe) -> Groups:
@@ -93,8 +100,11 @@ def _made(name: str, groups: Groups, lr: float, momentum: float, given: Any) -> 
 
 
 @lru_cache(maxsize=8)
-def _try(name: str, eps: float | None, betas: tuple[float, ...] | None, momentum: float) -> None:
-    """SP604 unless steps after a round trip through a checkpoint are those without."""
+def _try(name: str, eps: float | None, betas: tuple[float, ...] | None, momentum: float) -> bool:
+    """Whether each entry of a weight has its own state.
+
+    SP604 unless steps after a round trip through a checkpoint are those without.
+    """
     factory = timm_module("timm.optim", f"the optimiser {name}")
     known = factory.list_optimizers()
     if name not in known:
@@ -103,9 +113,9 @@ def _try(name: str, eps: float | None, betas: tuple[float, ...] | None, momentum
     given = {n: v for n, v in (("eps", eps), ("betas", betas)) if v is not None}
 
     def made() -> tuple[nn.Linear, Optimizer]:
-        layer = nn.Linear(4, 4)
+        layer = nn.Linear(WIDTH, WIDTH)
         with torch.no_grad():
-            layer.weight.copy_(torch.arange(16.0).reshape(4, 4) / 16)
+            layer.weight.copy_(torch.linspace(0, 1, WIDTH**2).reshape(WIDTH, WIDTH))
             layer.bias.fill_(0.5)
         groups: Groups = [
             {"params": [layer.weight], "weight_decay": 0.1},
@@ -115,7 +125,7 @@ def _try(name: str, eps: float | None, betas: tuple[float, ...] | None, momentum
 
     def step(layer: nn.Linear, optimizer: Optimizer) -> None:
         optimizer.zero_grad()
-        layer(torch.ones(2, 4)).square().sum().backward()
+        layer(torch.ones(2, WIDTH) / WIDTH).square().sum().backward()
         optimizer.step()
 
     def weights(layer: nn.Linear) -> Tensor:
@@ -141,3 +151,8 @@ def _try(name: str, eps: float | None, betas: tuple[float, ...] | None, momentum
                 "it keeps more than tensors and numbers a parameter"
             )
         )
+    shapes = {name: parameter.shape for name, parameter in first.named_parameters()}
+    return all(
+        value.numel() == 1 or value.shape == shapes[key.partition("/")[2]]
+        for key, value in tensors.items()
+    )

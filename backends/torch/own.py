@@ -25,6 +25,7 @@ from spacelang.backends.torch.interrupt import Interrupt
 from spacelang.backends.torch.optimizers import check_optimizer
 from spacelang.backends.torch.progress import Reporter, progress
 from spacelang.backends.torch.ranks import current
+from spacelang.backends.torch.recalibrate import warn_if_mixed
 from spacelang.backends.torch.recipe import Recipe
 from spacelang.backends.torch.run import Log, RunFolder, read_graph, write_graph, write_json
 from spacelang.backends.torch.search import open_journal
@@ -203,6 +204,7 @@ def search_own(
     """
     fits(graph, data)
     check_optimizer(recipe)
+    warn_if_mixed(graph, recipe.recalibrate)
     recipe = replace(recipe, epochs=engine.epochs, smoothing=engine.smoothing)
     about = identity(graph, data, recipe, seed)
     about["engine"] = {"name": engine.name, "settings": settings_of(engine)}

@@ -14,10 +14,11 @@ from collections.abc import Callable, Iterable, Iterator
 
 from spacelang.backends.torch.data import Dataset
 from spacelang.backends.torch.evaluate import ran_out_of_memory
+from spacelang.backends.torch.ranks import current
 from spacelang.backends.torch.recipe import Recipe
 from spacelang.backends.torch.supernet import Supernet
-from spacelang.backends.torch.train import TorchTrainer
-from spacelang.diagnostics import SpaceError
+from spacelang.backends.torch.train import NotFinite, TorchTrainer
+from spacelang.diagnostics import Diagnostic, SpaceError, error
 from spacelang.engines.protocol import Samples, Score
 from spacelang.ir.decision import Assignment
 from spacelang.ir.graph import Graph
@@ -30,7 +31,8 @@ class Scratch:
     """Trains each network by the recipe, then scores it. Implements the engines' `Prober`.
 
     `tick` is called after every step of a training: what it raises ends the search there. A
-    training that cannot go on (its loss is not finite, memory is short) is a failed score.
+    training that cannot go on (its loss is not finite, memory is short) is a failed score; SP703
+    where memory is short in one of several processes.
     """
 
     def __init__(
@@ -50,14 +52,15 @@ class Scratch:
         for assignment in assignments:
             try:
                 yield self._score(specialize(self.graph, assignment), samples)
-            except SpaceError as failed:
-                if failed.diagnostics[0].code != CANNOT_GO_ON:
+            except (SpaceError, RuntimeError) as failed:
+                told = _told(failed)
+                if told.code != CANNOT_GO_ON:
                     raise
-                yield Score(0, 0, failed.diagnostics[0].headline)
-            except RuntimeError as failed:
-                if not ran_out_of_memory(failed):
-                    raise
-                yield Score(0, 0, "out of memory")
+                # What is not finite is met by all processes; memory is short in one of them, and
+                # the others wait for it in the training that it cannot go on with.
+                if current().size > 1 and not isinstance(failed, NotFinite):
+                    raise SpaceError(told) from failed
+                yield Score(0, 0, told.headline)
 
     def _score(self, network: Graph, samples: Samples) -> Score:
         model = Supernet(network, seed=self.seed).to(self.device)
@@ -66,3 +69,12 @@ class Scratch:
             self.tick()
         (score,) = trainer.probe(({},), samples)
         return score
+
+
+def _told(failed: SpaceError | RuntimeError) -> Diagnostic:
+    """What a training says that failed; the error itself where that is no matter of ours."""
+    if isinstance(failed, SpaceError):
+        return failed.diagnostics[0]
+    if not ran_out_of_memory(failed):
+        raise failed
+    return error(CANNOT_GO_ON, "out of memory").hint("try a smaller --batch-size")

@@ -1,5 +1,6 @@
 """Where the figures of a log go besides its files: `--log tensorboard`, and what plug-ins add.
 
+    check_trackers(["tensorboard"])                        # before anything is written
     followers = trackers(["tensorboard"], folder)          # each a function of a line of the log
 
 A plug-in of the group `spacelang.trackers` is a function of the run folder that gives one. What a
@@ -10,14 +11,15 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import cast
 
 from spacelang import plugins
 from spacelang.backends.torch.ranks import current
-from spacelang.diagnostics import SpaceError, error
 
 GROUP = "spacelang.trackers"
+NEEDS = {"tensorboard": "torch.utils.tensorboard"}  # of what a tracker of ours is made
 Entry = Mapping[str, object]
 Tracker = Callable[[Entry], None]
 
@@ -26,23 +28,24 @@ class TrackerWarning(UserWarning):
     """A tracker failed and is left out from here on."""
 
 
+def check_trackers(names: Sequence[str]) -> None:
+    """SP604 for a name that is none, ImportError for a package that is missing: before a run."""
+    for name in names:
+        plugins.load(GROUP, name)
+        if name not in NEEDS:
+            continue
+        try:
+            import_module(NEEDS[name])
+        except ImportError as missing:
+            text = f"--log {name}: {missing}; pip install 'spacelang-nas[track]'"
+            raise ImportError(text, name=missing.name) from missing
+
+
 def trackers(names: Sequence[str], folder: Path) -> list[Tracker]:
-    """The trackers of a run, at its first process (SP604: unknown, or not installed)."""
+    """The trackers of a run, at its first process."""
     if not current().first:
         return []
-    return [Careful(name, _made(name, folder)) for name in names]
-
-
-def _made(name: str, folder: Path) -> Tracker:
-    make = cast(Callable[[Path], Tracker], plugins.load(GROUP, name))
-    try:
-        return make(folder)
-    except ImportError as missing:
-        raise SpaceError(
-            error("SP604", f"--log {name} needs a package that cannot be imported: {missing}").hint(
-                f"pip install {name}"
-            )
-        ) from missing
+    return [Careful(name, plugins.load(GROUP, name)(folder)) for name in names]
 
 
 class Careful:

@@ -426,8 +426,7 @@ class TorchTrainer:
         with self.averaged():
             for assignment in assignments:
                 self.activate(assignment)
-                with self.calibrated():
-                    yield score(self.model, self._samples(samples))
+                yield score(self.model, self._samples(samples), self.calibrated)
 
     @contextmanager
     def calibrated(self) -> Generator[None]:

@@ -36,7 +36,7 @@ from spacelang.backends.torch.run import (
 )
 from spacelang.backends.torch.steady import Steady, policy_of
 from spacelang.backends.torch.supernet import Supernet
-from spacelang.backends.torch.trackers import trackers
+from spacelang.backends.torch.trackers import check_trackers, trackers
 from spacelang.backends.torch.train import NotFinite, TorchTrainer
 from spacelang.diagnostics import SpaceError, error
 from spacelang.engines.protocol import Engine, EpochEnded, Stepped
@@ -128,13 +128,14 @@ def train(
     `on_nan` is a policy of `steady.py` for a loss or gradient that is not finite; the facts of the
     step are kept in `nan-<step>.json`. `log_to` names trackers. With a `lesson` the supernet learns
     from more than labels, and the run is one of that lesson. Raises Interrupted after a signal
-    (state saved), NotFinite
-    where the policy ends, Locked, OSError, and SP702 for a folder of another run.
+    (state saved), NotFinite where the policy ends, Locked, OSError, SP604 and ImportError for a
+    tracker that is not there, and SP702 for a folder of another run.
     """
     steady = Steady(policy_of(on_nan))
     told = reporter or progress("quiet")
     fits(graph, data)
     check_optimizer(recipe)
+    check_trackers(log_to)
     about = identity(graph, data, recipe, seed) | (lesson.identity() if lesson else {})
     engine = lesson.engine if lesson else recipe.engine
     with RunFolder(folder, KIND, about, settings) as run, Interrupt() as interrupt:

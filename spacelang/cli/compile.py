@@ -49,6 +49,7 @@ def compile(
     """
     from spacelang.cli.artifact import write_artifact
 
+    runs.alone("compile")
     known = plugins.table("spacelang.backends")
     if backend not in known:
         hint = nearest(backend, list(known)) or f"there are {', '.join(sorted(known))}"

@@ -167,7 +167,7 @@ def together(backend: str, device: str, style: str) -> Generator[tuple[Any, bool
 def alone(what: str) -> None:
     """SP708 where torchrun started several processes for what one does."""
     if os.environ.get("WORLD_SIZE", "1") != "1":
-        found = error("SP708", f"{what} trains in one process")
+        found = error("SP708", f"{what} runs in one process")
         raise SpaceError(found.hint("start it without torchrun"))
 
 

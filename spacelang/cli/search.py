@@ -167,7 +167,7 @@ def _program(
     known = {field.name for field in fields(load(GROUP, engine))}
     given = {name: value for name, value in flags.items() if value is not None}
     given = {**recipe_file(file), **given}
-    for name in given.keys() - known - {*OF_PROGRAMS}:
+    for name in sorted(given.keys() - known - {*OF_PROGRAMS}):
         raise click.UsageError(f"--{name.replace('_', '-')} is nothing that {engine} has a use for")
     written = [graph.search.get(engine, {}) for graph in program.networks.values()]
     own = {name: value for name, value in given.items() if name in known}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,12 +26,19 @@ FORMATS = ("pt2", "onnx")
 BEST = f"{runs.SEARCH}/evolution-best.json"
 
 
+def recalibrate_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """--recalibrate"""
+    return click.option(
+        "--recalibrate", type=click.IntRange(0, 10**9), metavar="N",
+        help="Find its batch-norm statistics first, from N training images.  [as the run]",
+    )(function)  # fmt: skip
+
+
 @click.command(short_help="A network of its own: source, weights, and a proof of equality.")
 @options.space
 @options.arch
 @click.option("-o", "--output", required=True, metavar="DIR", help="The folder to write.")
-@click.option("--recalibrate", type=click.IntRange(0, 10**9), default=0, metavar="N",
-              help="Find its batch-norm statistics first, from N training images.")  # fmt: skip
+@recalibrate_option
 @click.option("--seed", type=click.IntRange(0, (1 << 63) - 1), default=0, show_default=True,
               help="Of the proof's inputs, and of weights that were never trained.")  # fmt: skip
 @runs.backend
@@ -41,7 +48,7 @@ def extract(
     settings: Mapping[str, object],
     arch: str | None,
     output: str,
-    recalibrate: int,
+    recalibrate: int | None,
     seed: int,
     backend: str,
     as_json: bool,
@@ -52,21 +59,16 @@ def extract(
     evolution found. The network read back from DIR is proved equal to the supernet before DIR is
     there: bit for bit in float64, within 1e-6 in float32, outputs and gradients.
     """
-    model, trained = _model(space, settings, backend, seed)
+    runs.alone("extract")
+    model, own = _model(space, settings, backend, seed)
     assignment = _assignment(space, arch)
     folder = Path(output)
     if folder.is_dir() and any(folder.iterdir()) and kind_of(folder) != SUBNET:
         message = "the folder is not empty and no subnet, so it is not replaced"
         raise FileExistsError(errno.EEXIST, message, output)
-    began = time.perf_counter()
+    trained, began = own is not None, time.perf_counter()
     options.decided(model.graph, assignment, arch)
-    if trained:
-        images = (
-            runs.data_for(backend, runs.data_of(Path(space)), model.graph) if recalibrate else None
-        )
-        runs.work(backend, "recalibrate")(model, assignment, images, recalibrate)
-    elif recalibrate:
-        raise click.UsageError("--recalibrate is for the weights of a run")
+    _settle(space, model, own, assignment, recalibrate, backend)
     model.extract(assignment)
     extracted = time.perf_counter() - began
     try:
@@ -98,6 +100,7 @@ def extract(
 @click.option(
     "-o", "--output", metavar="DIR", help="Where the files go.  [beside a subnet's folder]"
 )
+@recalibrate_option
 @click.option("--seed", type=click.IntRange(0, (1 << 63) - 1), default=0, show_default=True,
               help="Of weights that were never trained.")  # fmt: skip
 @runs.backend
@@ -108,6 +111,7 @@ def export(
     arch: str | None,
     formats: str,
     output: str | None,
+    recalibrate: int | None,
     seed: int,
     backend: str,
     as_json: bool,
@@ -117,20 +121,23 @@ def export(
     SPACE is a folder that `extract` wrote, whose source runs, so one that you trust; or a run, an
     artifact or a space, with --arch where something is left to decide.
     """
+    runs.alone("export")
     wanted = _formats(formats)
     source = Path(space)
     if kind_of(source) == SUBNET:
-        if settings or arch is not None:
-            raise click.UsageError("a subnet is one network: --set and --arch come too late for it")
+        if settings or arch is not None or recalibrate:
+            given = "--set, --arch and --recalibrate"
+            raise click.UsageError(f"a subnet is one network: {given} come too late for it")
         wrong = changed_files(source)
         if wrong:
             raise unverified(f"{source} is not as it was written", *wrong)
         network, inputs = runs.work(backend, "open_subnet")(source)
         name, folder = source.resolve().name, source.resolve().parent
     else:
-        model, _ = _model(space, settings, backend, seed)
+        model, own = _model(space, settings, backend, seed)
         assignment = _assignment(space, arch)
         options.decided(model.graph, assignment, arch)
+        _settle(space, model, own, assignment, recalibrate, backend)
         network = model.extract(assignment).eval()
         inputs = runs.work(backend, "example")(model.graph)
         name, folder = model.graph.name, Path()
@@ -168,14 +175,36 @@ def _formats(text: str) -> tuple[str, ...]:
     return found
 
 
-def _model(space: str, settings: Mapping[str, object], backend: str, seed: int) -> tuple[Any, bool]:
-    """A supernet, and whether it was trained."""
+def _model(
+    space: str, settings: Mapping[str, object], backend: str, seed: int
+) -> tuple[Any, int | None]:
+    """A supernet, and by how many images its run recalibrates; None where it was not trained."""
     folder = Path(space)
     if runs.is_run(folder) and not settings:
         graph = runs.run_graph(folder)
-        return runs.work(backend, "trained")(graph, None, folder).model, True
+        found = runs.work(backend, "trained")(graph, None, folder)
+        return found.model, found.recipe.recalibrate
     graph = options.load(space, settings)
-    return plugins.load("spacelang.backends", backend)().lower(graph, seed), False
+    return plugins.load("spacelang.backends", backend)().lower(graph, seed), None
+
+
+def _settle(
+    space: str,
+    model: Any,
+    own: int | None,
+    assignment: Mapping[str, object],
+    asked: int | None,
+    backend: str,
+) -> None:
+    """Batch-norm statistics of its own for a network of a run, by as many images as are asked for
+    or else as the run says; without any a warning where it needs them."""
+    if own is None:
+        if asked:
+            raise click.UsageError("--recalibrate is for the weights of a run")
+        return
+    count = own if asked is None else asked
+    images = runs.data_for(backend, runs.data_of(Path(space)), model.graph) if count else None
+    runs.work(backend, "recalibrate")(model, assignment, images, count)
 
 
 def _assignment(space: str, arch: str | None) -> Mapping[str, object]:
@@ -225,6 +254,7 @@ def quickstart(
     The same command goes on where it stopped. RUN holds report.html, results.json, the training,
     the search and the network that was found.
     """
+    runs.alone("quickstart")
     wanted = _formats(formats)
     chosen = runs.work(backend, "quickstart_options")(
         space=space,
