@@ -73,7 +73,7 @@ def program(number: int) -> str:
     return made.text()
 
 
-RARER = 400
+RARER = 100
 """From this number on programs hold what is rarer, and three of four are brief; the texts of those
 before stay as they are."""
 BUDGETS = [1, 1, 2, 2, 3, 4, 6, 10]
