@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, count
-from typing import ClassVar
+from typing import ClassVar, cast
 
 from spacelang.diagnostics import Report, SpaceError, error
 from spacelang.ir.block import Block
@@ -86,7 +86,10 @@ class Fuse(Pass):
     only: tuple[str, ...] = ()
 
     def run(self, graph: Graph, report: Report) -> Graph:
-        unknown = [kernel for kernel in self.only if kernel not in GROUPS]
+        given = cast(object, self.only)
+        if not isinstance(given, tuple | list):
+            raise SpaceError(error("SP209", f"fuse: only is a list of kernels, not {given!r}"))
+        unknown = [kernel for kernel in map(str, self.only) if kernel not in GROUPS]
         if unknown:
             found = error("SP209", f"fuse: there is no kernel {unknown[0]}")
             raise SpaceError(found.note(f"there are {', '.join(GROUPS)}"))
