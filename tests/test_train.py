@@ -261,7 +261,9 @@ def test_trained_on_other_images_is_refused(whole: Path, graph: Graph, data: Dat
 
 
 def test_images_must_fit_the_network(graph: Graph, data: Dataset, tmp_path: Path) -> None:
-    with pytest.raises(SpaceError, match=r"images are \[1, 9, 9\], not \[1, 8, 8\](.|\n)*--set NAME="):
+    with pytest.raises(
+        SpaceError, match=r"images are \[1, 9, 9\], not \[1, 8, 8\](.|\n)*--set NAME="
+    ):
         train(graph, replace(data, shape=(1, 9, 9)), RECIPE, tmp_path)
     with pytest.raises(SpaceError, match=r"has 3 classes, not 10(.|\n)*--set classes=3"):
         train(graph, replace(data, classes=("a", "b", "c")), RECIPE, tmp_path)
