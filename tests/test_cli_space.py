@@ -115,7 +115,9 @@ def test_count_is_exact() -> None:
         "name": "autoformer_t", "where": "params in 5M..6M", "size": "5164334576",
     }  # fmt: skip
     assert good("count", TINY) == "280,804,921,344 (2.80e11)\n"
-    assert good("count", TINY, "--where", "params <= 1M") == "0\n"
+    empty = run("count", TINY, "--where", "params <= 1M")
+    assert (empty.exit_code, empty.stdout) == (0, "0\n")
+    assert "params reaches 4,922,536 to 10,517,272; asked for at most 1,000,000" in empty.stderr
 
 
 def test_samples_are_legal_repeatable_and_within_the_budget() -> None:

@@ -279,7 +279,7 @@ def test_formulas_are_exact() -> None:
 @pytest.mark.parametrize(
     ("words", "wrong"),
     [
-        ("", "it leaves 0 values"),
+        ("", "it leaves no values"),
         ("1 2", "it leaves 2 values"),
         ("1 +", "+ lacks an operand"),
         ("i2", "it has no i2"),

@@ -60,7 +60,7 @@ class Networks(nn.Module):
 
     def _share(self, path: str, names: Sequence[str]) -> None:
         """Make a storage of several networks that of the first."""
-        first, *others = (self[name].places(path) for name in names)
+        first, *others = (self[name].tensors_at(path) for name in names)
         for places in others:
             for (owner, label), (module, own) in zip(places, first, strict=True):
                 shared = getattr(module, own)
@@ -76,7 +76,7 @@ class Networks(nn.Module):
             if pool is not None and slots.network == pool.name:
                 yield from (self.pool[name] for name in tensor_names(pool.stored[path]))
             else:
-                yield from (getattr(*place) for place in self[slots.network].places(path))
+                yield from (getattr(*place) for place in self[slots.network].tensors_at(path))
 
     def copy(self, source: Slots, target: Slots) -> None:
         """Copy weights, the first path of one to the first of the other and so on."""

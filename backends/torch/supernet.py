@@ -149,7 +149,7 @@ class Supernet(nn.Module):
             for run in plan.runs
         ]
 
-    def places(self, path: str) -> tuple[Reference, ...]:
+    def tensors_at(self, path: str) -> tuple[Reference, ...]:
         """The module and the name of each tensor behind a storage."""
         return self._references[path]
 
