@@ -83,24 +83,29 @@ def _one(graph: Graph, tie: Tie) -> Graph:
 
 
 def _check_middles(graph: Graph, roots: tuple[str, ...], tie: Tie) -> None:
-    """SP402 where a size that a decision takes is not read around the middle too."""
+    """SP402 where a factor is read around its middle, and from its start by a decision's size."""
     rules = Rules(graph, Report())
+    moved: set[tuple[str, int, int]] = set()
+    started: dict[tuple[str, int, int], tuple[Spot, str]] = {}
     for spot in spots(graph):
-        for role, view in spot.node.params.items():
+        for view in spot.node.params.values():
             path = spot.instance.param(view.param)
             if not f"{path}.".startswith(roots):
                 continue
-            for length in (n for axis in view.lengths for n in axis):
-                for name in sorted(s.name for s in spot.instance.absolute(length).symbols):
-                    rule = rules.of_tensor(path) or rules.of_decision(name)
-                    if start_of(rule) is not centre:
-                        found = f"{role or 'what'} of {path} is tied around its middle, and"
-                        found = error("SP402", f"{found} {name} reads it from its start", tie.span)
-                        raise SpaceError(
-                            found.also(spot.node.span, "read here").hint(
-                                f"{name}: entangle(centre)"
-                            )
-                        )
+            stored = graph.storages[path].shape
+            for a, axis in enumerate(view.lengths):
+                for f, length in enumerate(map(spot.instance.absolute, axis)):
+                    if length.constant is not None and length.constant < stored[a][f]:
+                        moved.add((path, a, f))
+                    for name in sorted(symbol.name for symbol in length.symbols):
+                        rule = rules.of_tensor(path) or rules.of_decision(name)
+                        if start_of(rule) is not centre:
+                            started[path, a, f] = spot, name
+    for factor in sorted(moved & started.keys()):
+        spot, name = started[factor]
+        found = f"{factor[0]} is tied around its middle, and {name} reads it from its start"
+        found = error("SP402", found, tie.span).also(spot.node.span, "read here")
+        raise SpaceError(found.hint(f"{name}: entangle(centre)"))
 
 
 def _owners(graph: Graph) -> dict[str, list[Owner]]:
