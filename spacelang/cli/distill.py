@@ -11,7 +11,7 @@ import click
 from spacelang.cli import options, runs
 from spacelang.cli.artifact import MANIFEST
 from spacelang.cli.output import emit, exact, pairs, say
-from spacelang.cli.train import recipe, recipe_file, shown
+from spacelang.cli.train import recipe_of, run_options, shown
 
 # How a teacher is opened: what each option is called in settings.json too.
 TEACHER = ("teacher", "teacher_arch", "teacher_weights", "teacher_untrained", "teacher_norm")
@@ -76,19 +76,7 @@ def opened(given: Mapping[str, object]) -> dict[str, object]:
 @click.option("--relation-heads", "heads", type=int, help="Of `relations`.  [1]")
 @click.option("--hidden", multiple=True, metavar="STUDENT=TEACHER",
               help="Hidden states to compare. May be repeated.")  # fmt: skip
-@click.option("--seed", type=click.IntRange(0, (1 << 63) - 1), help="Of everything drawn.  [42]")
-@click.option("--checkpoint-hist", type=click.IntRange(1, 100), default=2, show_default=True,
-              help="How many checkpoints are kept.")  # fmt: skip
-@click.option("--recipe", "file", metavar="FILE", help="Settings from a TOML file; flags win.")
-@click.option("--on-nan", type=click.Choice(["error", "skip", "rollback"]), default="error",
-              show_default=True, help="What a step does whose loss is not finite.")  # fmt: skip
-@click.option("--log", "log_to", multiple=True, metavar="NAME",
-              help="Tell the log to a tracker too: tensorboard. May be repeated.")  # fmt: skip
-@recipe
-@runs.device
-@runs.backend
-@runs.progress
-@options.as_json
+@run_options
 def distill(
     space: str,
     settings: Mapping[str, object],
@@ -140,7 +128,7 @@ def distill(
     usual: dict[str, object] = {}
     if store is not None:
         usual["aug"] = work(backend, "store_about")(store).aug
-    used = recipe_with(backend, usual, before, file, flags)
+    used = recipe_of(backend, before, file, flags, usual)
     spec = data if data is not None else runs.data_of(run)
     images = runs.data_for(backend, spec, graph)
     place = work(backend, "device")(device)
@@ -186,17 +174,3 @@ def lessons(
         losses, attention, hidden = texts.values()
         found["losses"] = usual(losses, stored=stored, attention=attention, hidden=hidden)
     return found
-
-
-def recipe_with(
-    backend: str,
-    usual: Mapping[str, object],
-    record: Mapping[str, object],
-    file: str | None,
-    flags: Mapping[str, object],
-) -> Any:
-    """The recipe of a run: what is usual, what its record says, then a file, then flags."""
-    given = {name: value for name, value in flags.items() if value is not None}
-    kept = record.get("recipe")
-    known = cast("dict[str, object]", kept) if isinstance(kept, dict) else {}
-    return runs.work(backend, "recipe")({**usual, **known, **recipe_file(file), **given})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, cast
 
 import click
@@ -71,23 +72,45 @@ def recipe(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
+RUN_OPTIONS = (
+    click.option(
+        "--seed", type=click.IntRange(0, (1 << 63) - 1), help="Of everything drawn.  [42]"
+    ),
+    click.option(
+        "--checkpoint-hist", type=click.IntRange(1, 100), default=2, show_default=True,
+        help="How many checkpoints are kept.",
+    ),
+    click.option(
+        "--recipe", "file", metavar="FILE", help="Settings from a TOML file; flags win."
+    ),
+    click.option(
+        "--on-nan", type=click.Choice(["error", "skip", "rollback"]), default="error",
+        show_default=True, help="What a step does whose loss is not finite.",
+    ),
+    click.option(
+        "--log", "log_to", multiple=True, metavar="NAME",
+        help="Tell the log to a tracker too: tensorboard. May be repeated.",
+    ),
+    recipe,
+    runs.device,
+    runs.backend,
+    runs.progress,
+    options.as_json,
+)  # fmt: skip
+
+
+def run_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """What commands that train in a run folder have in common."""
+    for option in reversed(RUN_OPTIONS):
+        function = option(function)
+    return function
+
+
 @click.command(short_help="Train the supernet of a space, or go on with it.")
 @options.space
 @click.option("-o", "--output", metavar="RUN", help="The run folder; not needed to go on in one.")
 @click.option("--data", metavar="DATA", help="A data set by name, a folder of class folders, .npz.")
-@click.option("--seed", type=click.IntRange(0, (1 << 63) - 1), help="Of everything drawn.  [42]")
-@click.option("--checkpoint-hist", type=click.IntRange(1, 100), default=2, show_default=True,
-              help="How many checkpoints are kept.")  # fmt: skip
-@click.option("--recipe", "file", metavar="FILE", help="Settings from a TOML file; flags win.")
-@click.option("--on-nan", type=click.Choice(["error", "skip", "rollback"]), default="error",
-              show_default=True, help="What a step does whose loss is not finite.")  # fmt: skip
-@click.option("--log", "log_to", multiple=True, metavar="NAME",
-              help="Tell the log to a tracker too: tensorboard. May be repeated.")  # fmt: skip
-@recipe
-@runs.device
-@runs.backend
-@runs.progress
-@options.as_json
+@run_options
 def train(
     space: str,
     settings: Mapping[str, object],
@@ -137,13 +160,17 @@ def train(
 
 
 def recipe_of(
-    backend: str, record: Mapping[str, object], file: str | None, flags: Mapping[str, object]
+    backend: str,
+    record: Mapping[str, object],
+    file: str | None,
+    flags: Mapping[str, object],
+    usual: Mapping[str, object] = MappingProxyType({}),
 ) -> Any:
-    """The recipe of a run: what its record says, then a file, then flags."""
+    """The recipe of a run: what is usual, what its record says, then a file, then flags."""
     given = {name: value for name, value in flags.items() if value is not None}
     kept = record.get("recipe")
     known = cast("dict[str, object]", kept) if isinstance(kept, dict) else {}
-    return runs.work(backend, "recipe")({**known, **recipe_file(file), **given})
+    return runs.work(backend, "recipe")({**usual, **known, **recipe_file(file), **given})
 
 
 def shown(name: str, value: object) -> bool:
