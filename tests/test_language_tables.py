@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,7 @@ from torch import Tensor
 import spacelang
 from spacelang.backends.torch.interpret import interpret
 from spacelang.backends.torch.source import print_network
+from spacelang.backends.torch.subnet import module_of
 from spacelang.diagnostics import Source, SpaceError
 from spacelang.ir.dim import Dim, Symbol
 from spacelang.ir.graph import Graph
@@ -171,12 +171,7 @@ ELASTIC = text(
 def imported(source: str, path: Path) -> torch.nn.Module:
     """The network of a printed source, in a file of its own."""
     path.write_text(source, "utf-8")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.Network()
+    return module_of(path).Network()
 
 
 def test_sizes_by_decision_everywhere(tmp_path: Path) -> None:

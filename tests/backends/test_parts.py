@@ -7,7 +7,6 @@ products, sums and relu if, and only if, every layer reads the places of the cha
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from spacelang.analysis.space import lints
 from spacelang.backends.torch.extract import Chosen
+from spacelang.backends.torch.subnet import module_of
 from spacelang.backends.torch.supernet import Supernet
 from spacelang.backends.torch.supernet_source import print_supernet
 from spacelang.backends.torch.views import copies
@@ -149,12 +149,7 @@ def test_all_readers_agree(body: str, tmp_path: Path) -> None:
     images = inputs(model.graph)
     path = tmp_path / "network.py"
     path.write_text(print_supernet(model.graph))
-    spec = importlib.util.spec_from_file_location("printed_parts", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    printed = module.Network().double().eval()
+    printed = module_of(path).Network().double().eval()
     printed.load_state_dict(model.state_dict())
     for assignment in architectures(model.graph, 4):
         model.zero_grad()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 import json
+import os
+import py_compile
 import subprocess
 import sys
 from pathlib import Path
@@ -30,7 +31,7 @@ from spacelang.backends.torch.export import export
 from spacelang.backends.torch.inputs import example
 from spacelang.backends.torch.proof import ProofError, prove, relative
 from spacelang.backends.torch.source import print_network
-from spacelang.backends.torch.subnet import load_subnet, write_subnet
+from spacelang.backends.torch.subnet import load_subnet, module_of, write_subnet
 from spacelang.backends.torch.supernet import Supernet
 from spacelang.diagnostics import SpaceError
 
@@ -67,12 +68,7 @@ TEXTS = {
 def imported(source: str, folder: Path) -> nn.Module:
     path = folder / "network.py"
     path.write_text(source)
-    spec = importlib.util.spec_from_file_location("printed", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.Network()
+    return module_of(path).Network()
 
 
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
@@ -216,3 +212,14 @@ def test_exports_that_cannot_be(tmp_path: Path) -> None:
     with pytest.raises(SpaceError, match="SP605"):
         export(Branch(), (torch.ones(2, 3),), tmp_path / "network.pt2")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_source_is_read_as_it_stands(tmp_path: Path) -> None:
+    """Not from a compiled copy of another text of its size and time."""
+    path = tmp_path / "network.py"
+    path.write_text("value = 1\n")
+    times = (path.stat().st_atime_ns, path.stat().st_mtime_ns)
+    py_compile.compile(str(path), doraise=True)
+    path.write_text("value = 2\n")
+    os.utime(path, ns=times)
+    assert module_of(path).value == 2

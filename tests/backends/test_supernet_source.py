@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 import json
 import subprocess
 import sys
@@ -15,6 +14,7 @@ import torch
 from safetensors.torch import save_file
 from small_spaces import CONVOLUTIONS, SHARED, VIT, architectures, close, graph, inputs, trained
 
+from spacelang.backends.torch.subnet import module_of
 from spacelang.backends.torch.supernet import Supernet
 from spacelang.backends.torch.supernet_source import print_supernet
 from spacelang.diagnostics import Report
@@ -73,12 +73,7 @@ print("equal")
 def imported(source: str, folder: Path) -> ModuleType:
     path = folder / "supernet.py"
     path.write_text(source)
-    spec = importlib.util.spec_from_file_location("printed_supernet", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return module_of(path)
 
 
 def run_alone(model: Supernet, folder: Path, count: int) -> None:
