@@ -311,7 +311,7 @@ def test_every_node_has_its_place(path: Path) -> None:
     parsed = parse(source)
     for node in nodes(parsed):
         span = node.span
-        assert span.source is source
+        assert span.source == source
         assert 0 <= span.start <= span.end <= len(source.text)
         assert span.text == span.text.strip() or node is parsed
         if isinstance(node, Number):

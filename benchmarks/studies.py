@@ -1,0 +1,235 @@
+"""What each search finds, against what one would have had without it, on real images.
+
+python benchmarks/studies.py -o runs/studies                 # all five, three seeds each
+python benchmarks/studies.py cells --seeds 5                 # one of them
+python benchmarks/studies.py --epochs 1 --seeds 1            # does it run?
+
+A study is one engine beside its plain alternative, by one recipe, one seed and the same images.
+Architectures of equal cost have the found one's parameters to a twentieth. Networks read the test
+images once, at their end; nothing is decided by them. A folder is taken up where it was left; each
+search in it has its own `report.html`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+import spacelang
+from spacelang.backends.torch.cycles import search_program
+from spacelang.backends.torch.data import Dataset, open_data
+from spacelang.backends.torch.evaluate import evaluate_test
+from spacelang.backends.torch.own import search_own
+from spacelang.backends.torch.recipe import Recipe
+from spacelang.backends.torch.run import environment, read_graph
+from spacelang.backends.torch.search import search, search_scratch
+from spacelang.backends.torch.training import Trained, train
+from spacelang.engines.contraction import Contraction
+from spacelang.engines.cyclic_differentiable import CyclicDifferentiable
+from spacelang.engines.evolution import Evolution
+from spacelang.engines.pool import Pool
+from spacelang.engines.prioritized_path import PrioritizedPath
+from spacelang.engines.settings import configure
+from spacelang.engines.space_evolution import SpaceEvolution
+from spacelang.files import atomic_write
+from spacelang.ir.decision import Assignment
+from spacelang.ir.graph import Graph
+from spacelang.loader import load_hull
+from spacelang.passes.specialize import specialize
+
+PEERS = 4  # random architectures beside a found one
+SHARED_PEERS = 20  # where they need no training of their own
+SMALL = Recipe(batch_size=64, lr=2e-3, warmup_epochs=2, aug="digits", val_interval=0)
+
+Arms = dict[str, dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Work:
+    """Where a seed of a study runs; `epochs` replaces those of every training."""
+
+    folder: Path
+    seed: int
+    epochs: int | None
+
+    def of(self, recipe: Recipe, epochs: int) -> Recipe:
+        """The recipe for so many epochs."""
+        count = self.epochs or epochs
+        return replace(recipe, epochs=count, warmup_epochs=min(recipe.warmup_epochs, count / 4))
+
+
+def peers(space: Graph, params: int, work: Work, count: int) -> list[Assignment]:
+    """Random architectures of equal cost, fewer where there are not so many."""
+    where = f"params in {params * 19 // 20}..{params * 21 // 20}"
+    pool = Pool(space, where, work.seed)
+    least = count if pool.size is None else min(count, pool.size)
+    return [assignment for assignment, _ in pool.draw(least, "peers")]
+
+
+def anew(space: Graph, chosen: Iterable[Assignment], data: Dataset, work: Work, epochs: int,
+         name: str) -> dict[str, float]:  # fmt: skip
+    """The mean of networks that are trained alone from first weights, by the test images."""
+    tests, params = [], []
+    for number, assignment in enumerate(chosen):
+        network, place = specialize(space, assignment), work.folder / f"{name}-{number}"
+        made = train(network, data, work.of(SMALL, epochs), place, seed=work.seed)
+        tests.append(evaluate_test(made.model, data).accuracy)
+        params.append(network.cost({}).params)
+    return {"test": statistics.mean(tests), "params": statistics.mean(params)}
+
+
+def inherited(trained: Trained, space: Graph, chosen: Iterable[Assignment],
+              data: Dataset) -> dict[str, float]:  # fmt: skip
+    """The mean of networks with the supernet's weights, by the test images."""
+    tests, params = [], []
+    for assignment in chosen:
+        tests.append(evaluate_test(trained.model.extract(assignment), data).accuracy)
+        params.append(space.cost(assignment).params)
+    return {"test": statistics.mean(tests), "params": statistics.mean(params)}
+
+
+def evolution(work: Work) -> Arms:
+    """AutoFormer: the best of a trained supernet, random ones of its size; weights inherited."""
+    space, data = spacelang.load("quickstart.space"), open_data("mnist5k")
+    recipe = work.of(replace(SMALL, batch_size=32, warmup_epochs=4), 40)
+    trained = train(space, data, recipe, work.folder / "train", seed=work.seed)
+    engine = configure("evolution", space.search["evolution"], {"where": "params <= 60K"})
+    assert isinstance(engine, Evolution)
+    best = search(engine, space, trained, data, work.folder / "search", seed=work.seed).found.best
+    random = peers(space, best.cost.params, work, SHARED_PEERS)
+    return {
+        "found": inherited(trained, space, [best.assignment], data),
+        "random": inherited(trained, space, random, data),
+    }
+
+
+def paths(work: Work) -> Arms:
+    """Cream: the best of the board, random paths of its size, each trained anew."""
+    space, data = spacelang.load("small_paths.space"), open_data("mnist5k")
+    settings = {"epochs": work.epochs + 1, "warm_epochs": 0} if work.epochs else {}
+    engine = configure("prioritized_path", space.search["prioritized_path"], settings)
+    assert isinstance(engine, PrioritizedPath)
+    recipe = replace(SMALL, recalibrate=500)
+    found = search_own(engine, space, data, recipe, work.folder / "search", seed=work.seed).found
+    random = peers(space, found.best.cost.params, work, PEERS)
+    return {
+        "found": anew(space, [found.best.assignment], data, work, 15, "found"),
+        "random": anew(space, random, data, work, 15, "random"),
+    }
+
+
+def ranges(work: Work) -> Arms:
+    """S3: random networks of 20,000 to 25,000 parameters of the first and of the evolved space."""
+    address, data = "small_ranges.space", open_data("mnist5k")
+    space, hull = spacelang.load(address), load_hull(address)
+    settings = dict(space.search["space_evolution"])
+    settings |= {"epochs": work.epochs} if work.epochs else {}
+    engine = configure("space_evolution", settings)
+    assert isinstance(engine, SpaceEvolution)
+    place = work.folder / "search"
+    search_own(engine, space, data, SMALL, place, seed=work.seed, hull=hull)
+    last = max(place.glob("space-*"), key=lambda p: int(p.name[6:]), default=place)
+    evolved = read_graph(last)
+    arms: Arms = {}
+    for name, graph in (("first", space), ("evolved", evolved)):
+        recipe = work.of(replace(SMALL, law="sandwich"), engine.epochs)
+        trained = train(graph, data, recipe, work.folder / name, seed=work.seed)
+        drawn = Pool(graph, "params in 20K..25K", work.seed).draw(SHARED_PEERS, "peers")
+        arms[name] = inherited(trained, graph, [a for a, _ in drawn], data)
+    return arms
+
+
+def contraction(work: Work) -> Arms:
+    """TinyViT: the last of the contracted networks, random ones of its size, each trained anew."""
+    space, data = spacelang.load("quickstart.space"), open_data("mnist5k")
+    engine = Contraction(
+        bounds=("params <= 150K", "params <= 70K", "params <= 35K"), population=6, keep=2
+    )
+    recipe = work.of(SMALL, 4)
+    found = search_scratch(
+        engine, space, data, recipe, work.folder / "search", seed=work.seed
+    ).found
+    random = peers(space, found.best.cost.params, work, PEERS)
+    return {
+        "found": anew(space, [found.best.assignment], data, work, 15, "found"),
+        "random": anew(space, random, data, work, 15, "random"),
+    }
+
+
+def cells(work: Work) -> Arms:
+    """CDARTS: the cell of the cycles, that of plain DARTS, and random cells, each trained anew."""
+    data = open_data("digits")
+    program = spacelang.load_program("small_cells.space:digits_cycles")
+    net = spacelang.load("small_cells.space:digits_net")
+    arms: Arms = {}
+    for mode in ("cyclic", "plain"):
+        asked: dict[str, object] = {"mode": mode}
+        asked |= {"epochs": work.epochs, "warm": 0} if work.epochs else {}
+        written = program.networks["shallow"].search["cyclic_differentiable"]
+        engine = configure("cyclic_differentiable", written, asked)
+        assert isinstance(engine, CyclicDifferentiable)
+        recipe = replace(SMALL, batch_size=96)
+        found = search_program(
+            engine, program, data, recipe, work.folder / mode, seed=work.seed
+        ).found
+        arms[mode] = anew(net, [found.best.assignment], data, work, 40, f"{mode}-net")
+    random = peers(net, round(arms["cyclic"]["params"]), work, PEERS)
+    arms["random"] = anew(net, random, data, work, 40, "random")
+    return arms
+
+
+STUDIES: Mapping[str, Callable[[Work], Arms]] = {
+    "evolution": evolution,
+    "paths": paths,
+    "ranges": ranges,
+    "contraction": contraction,
+    "cells": cells,
+}
+
+
+def show(name: str, seeds: list[Arms]) -> None:
+    """A table of a study: means over seeds, their spread, the lead of the first arm by seed."""
+    print(f"\n{name}: {STUDIES[name].__doc__}")
+    print(f"{'arm':<8}  params     test  spread  the first arm's lead, seed by seed")
+    first = next(iter(seeds[0]))
+    for arm in seeds[0]:
+        tests = [seed[arm]["test"] for seed in seeds]
+        spread = statistics.stdev(tests) if len(tests) > 1 else 0.0
+        params = statistics.mean(seed[arm]["params"] for seed in seeds)
+        leads = [f"{seed[first]['test'] - seed[arm]['test']:+.4f}" for seed in seeds]
+        lead = "" if arm == first else ", ".join(leads)
+        print(f"{arm:<8}  {params:6,.0f}  {statistics.mean(tests):7.4f}  {spread:.4f}  {lead}")
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    options.add_argument("studies", nargs="*", metavar="STUDY", help=", ".join(STUDIES))
+    options.add_argument("-o", "--output", type=Path, default=Path("runs/studies"))
+    options.add_argument("--seeds", type=int, default=3)
+    options.add_argument("--epochs", type=int, help="for a trial: instead of those of the studies")
+    options.add_argument("--threads", type=int, default=2)
+    given = options.parse_args()
+    if unknown := set(given.studies) - set(STUDIES):
+        options.error(f"no study: {', '.join(sorted(unknown))}; there are {', '.join(STUDIES)}")
+    torch.set_num_threads(given.threads)
+    for name in given.studies or STUDIES:
+        seeds: list[Arms] = []
+        for seed in range(given.seeds):
+            began = time.perf_counter()
+            seeds.append(STUDIES[name](Work(given.output / name / str(seed), seed, given.epochs)))
+            took = time.perf_counter() - began
+            print(f"{name}, seed {seed}: {took:.0f} s, {json.dumps(seeds[-1])}", flush=True)
+        show(name, seeds)
+        record = {"epochs": given.epochs, "seeds": seeds, "environment": environment()}
+        atomic_write(given.output / f"{name}.json", json.dumps(record, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
