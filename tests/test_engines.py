@@ -12,8 +12,10 @@ from pathlib import Path
 
 import numpy
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from pymoo.operators.survival.rank_and_crowding.metrics import get_crowding_function
+from pymoo.util.nds.non_dominated_sorting import NonDominatedSorting
 
 import spacelang
 from spacelang.analysis.cost import Cost
@@ -643,6 +645,32 @@ def test_crowding_by_hand() -> None:
     assert best_first(points) == (0, 3, 2, 1)
     assert dominates((1, 1), (1, 0))
     assert not dominates((1, 1), (1, 1))
+
+
+@settings(max_examples=50)
+@given(st.integers(1, 4), st.integers(0, 60), st.integers(1, 12), st.randoms(use_true_random=False))
+def test_layers_are_those_of_pymoo(
+    axes: int, count: int, spread: int, random: python_random.Random
+) -> None:
+    points = [tuple(float(random.randrange(spread)) for _ in range(axes)) for _ in range(count)]
+    if not points:
+        assert fronts(points) == ()
+        return
+    worse = -numpy.array(points)  # pymoo minimises
+    wanted = NonDominatedSorting().do(worse)
+    assert [sorted(map(int, layer)) for layer in wanted] == [
+        list(layer) for layer in fronts(points)
+    ]
+
+
+@settings(max_examples=50)
+@given(st.integers(2, 3), st.integers(3, 40), st.randoms(use_true_random=False))
+def test_crowding_is_that_of_pymoo(axes: int, count: int, random: python_random.Random) -> None:
+    columns = [random.sample(range(100), count) for _ in range(axes)]  # without ties
+    points = [tuple(map(float, row)) for row in zip(*columns, strict=True)]
+    wanted = get_crowding_function("cd").do(-numpy.array(points))
+    # pymoo gives the mean over the axes.
+    assert numpy.allclose(numpy.array(crowding(points)), wanted * axes, rtol=1e-12)
 
 
 def test_multi_objective_evolution_finds_the_true_front(tiny: Graph) -> None:

@@ -60,6 +60,7 @@ SECTIONS: Mapping[str, Mapping[str, tuple[str, str]]] = {
     "Look after it": {
         "selftest": ("selftest:selftest", "Versions, golden figures, and how long they take."),
         "doctor": ("doctor:doctor", "Verify every hash of a run or artifact folder."),
+        "trials": ("trials:trials", "What searches tried, as CSV or as an Optuna study."),
         "lsp": ("lsp:lsp", "A language server for editors, on stdin and stdout."),
     },
 }
