@@ -170,12 +170,12 @@ def cells(work: Work) -> Arms:
     net = spacelang.load("small_cells.space:digits_net")
     arms: Arms = {}
     for mode in ("cyclic", "plain"):
-        asked: dict[str, object] = {"mode": mode}
+        asked: dict[str, object] = {"mode": mode, "epochs": 24, "warm": 4}
         asked |= {"epochs": work.epochs, "warm": 0} if work.epochs else {}
         written = program.networks["shallow"].search["cyclic_differentiable"]
         engine = configure("cyclic_differentiable", written, asked)
         assert isinstance(engine, CyclicDifferentiable)
-        recipe = replace(SMALL, batch_size=96)
+        recipe = replace(SMALL, batch_size=48)
         found = search_program(
             engine, program, data, recipe, work.folder / mode, seed=work.seed
         ).found
