@@ -356,7 +356,8 @@ def _name_of(lesson: Lesson) -> str:
 
 def engine_of(recipe: Recipe, settings: Mapping[str, object]) -> Distillation:
     """The engine of a recipe with settings of its own (SP204, SP209, SP103)."""
-    of_recipe = {"epochs": recipe.epochs, "law": recipe.law, "smoothing": recipe.smoothing}
+    names = ("epochs", "law", "law_weights", "smoothing")
+    of_recipe = {name: getattr(recipe, name) for name in names}
     return cast(Distillation, made(Distillation, {**of_recipe, **settings}))
 
 

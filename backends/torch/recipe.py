@@ -16,7 +16,8 @@ from spacelang.backends.torch.augment import RECIPES, Augmentation
 from spacelang.backends.torch.mix import Mixing
 from spacelang.backends.torch.schedule import NAMES, Schedule
 from spacelang.diagnostics import SpaceError, error
-from spacelang.engines.paths import Law, SinglePath
+from spacelang.engines.laws import Law, check_weights
+from spacelang.engines.paths import SinglePath
 from spacelang.engines.settings import read_fields
 
 # Settings that make a schedule.
@@ -44,7 +45,8 @@ class Recipe:
                     publications ran under torch 1 (once touched they keep decaying); "mixed", as
                     these run today: whole tensors stay, the rest of a slice decays with it
     aug             a recipe of augmentation by name: none, digits, photos
-    law             what a step draws: choices (as published), architectures or sandwich
+    law             what a step draws: choices (as published), architectures, sandwich or weighted
+    law_weights     of the candidates of decisions, for the law weighted: "depth=1:1:2"
     no_decay        labels of parameters without weight decay, besides vectors and norms
     shards          parts of a batch whose gradients are added in a fixed order: so many processes
                     may share the work, and any number of them ends with the same bits
@@ -87,6 +89,7 @@ class Recipe:
     unsampled: Literal["mixed", "freeze", "decay"] = "mixed"
     aug: str = "none"
     law: Law = "choices"
+    law_weights: tuple[str, ...] = ()
     no_decay: tuple[str, ...] = ("pos_embed", "cls_token")
     shards: int = 1
     reduce: Literal["explicit", "ddp"] = "explicit"
@@ -95,6 +98,10 @@ class Recipe:
 
     def __post_init__(self) -> None:
         wrong = [message for message, holds in self._limits() if not holds]
+        try:
+            check_weights(self.law, self.law_weights)
+        except ValueError as problem:
+            wrong.append(str(problem))
         if wrong:
             raise SpaceError([error("SP103", f"training: {message}") for message in wrong])
 
@@ -143,7 +150,7 @@ class Recipe:
     @property
     def engine(self) -> SinglePath:
         """The engine that plans the steps."""
-        return SinglePath(self.epochs, self.law, self.smoothing)
+        return SinglePath(self.epochs, self.law, self.smoothing, law_weights=self.law_weights)
 
     def rate(self, step: int, steps_per_epoch: int) -> float:
         """The learning rate of a step."""

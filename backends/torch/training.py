@@ -39,6 +39,7 @@ from spacelang.backends.torch.supernet import Supernet
 from spacelang.backends.torch.trackers import check_trackers, trackers
 from spacelang.backends.torch.train import NotFinite, TorchTrainer
 from spacelang.diagnostics import SpaceError, error
+from spacelang.engines.laws import Weights
 from spacelang.engines.protocol import Engine, EpochEnded, Stepped
 from spacelang.files import PathLike
 from spacelang.ir.graph import Graph
@@ -136,6 +137,7 @@ def train(
     fits(graph, data)
     check_optimizer(recipe)
     check_trackers(log_to)
+    Weights.read(recipe.law_weights, graph.decisions)
     about = identity(graph, data, recipe, seed) | (lesson.identity() if lesson else {})
     engine = lesson.engine if lesson else recipe.engine
     with RunFolder(folder, KIND, about, settings) as run, Interrupt() as interrupt:

@@ -18,7 +18,8 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import ClassVar, Literal
 
-from spacelang.engines.paths import Law, Plans, SinglePath
+from spacelang.engines.laws import Law, check_weights
+from spacelang.engines.paths import Plans, SinglePath
 from spacelang.engines.protocol import (
     ALL_KINDS,
     EpochEnded,
@@ -73,8 +74,10 @@ class Distillation:
     hidden: tuple[str, ...] = ()
     temperature: float = 1.0
     heads: int = 1
+    law_weights: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        check_weights(self.law, self.law_weights)
         if self.temperature <= 0 or self.heads < 1:
             raise ValueError("temperature > 0 and heads >= 1 are needed")
         taps, used = self._taps, {SOURCES[term.kind] for term in self.terms}
@@ -123,7 +126,8 @@ class Distillation:
         """Stepped for each step that is left, EpochEnded after the last of an epoch."""
         check(self, space, fixed=True)
         length = trainer.steps("train")
-        plans = Plans(SinglePath(self.epochs, self.law, self.smoothing), space, seed, length)
+        paths = SinglePath(self.epochs, self.law, self.smoothing, law_weights=self.law_weights)
+        plans = Plans(paths, space, seed, length)
         for step in range(trainer.taken, self.epochs * length):
             plan = self.plan(plans.at(step))
             yield Stepped(plan, trainer.step(plan))

@@ -2,19 +2,18 @@
 
     for event in SinglePath(epochs=70).run(graph, trainer, seed=0): ...
 
-The plan of a step is a function of the seed and the number of the step. The law is named: "choices"
-draws every live decision uniformly, as published; "architectures" is uniform over the networks;
-"sandwich" sums the gradients of the largest, the smallest and some networks drawn by choices (Yu
-and Huang, ICCV 2019). A network without decisions is simply trained.
+The plan of a step is a function of the seed and the number of the step. What it draws is the law
+(`laws.py`). A network without decisions is simply trained.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from spacelang.diagnostics import SpaceError, error
+from spacelang.engines.laws import Law, Weights, check_weights
 from spacelang.engines.pool import Pool
 from spacelang.engines.protocol import (
     ALL_KINDS,
@@ -28,17 +27,15 @@ from spacelang.engines.protocol import (
 )
 from spacelang.engines.settings import check
 from spacelang.engines.stream import seed_of
-from spacelang.engines.variation import random
 from spacelang.ir.decision import Assignment, Kind
 from spacelang.ir.graph import Graph
 
-Law = Literal["choices", "architectures", "sandwich"]
 REDRAWS = 10_000  # by choices, until a requirement of the space is met
 
 
 @dataclass(frozen=True)
 class SinglePath:
-    """Uniform path sampling: no distillation, and no budget while training.
+    """Path sampling by a law: no distillation, and no budget while training.
 
     `paths` are those that the sandwich draws; its ends are the ends of every range, whether the
     requirements of the space admit them or not, so that every weight is trained.
@@ -51,8 +48,10 @@ class SinglePath:
     law: Law = "choices"
     smoothing: float = 0.1  # of labels
     paths: int = 2
+    law_weights: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        check_weights(self.law, self.law_weights)
         if self.epochs < 0 or self.paths < 0 or not 0 <= self.smoothing < 1:
             raise ValueError("epochs >= 0, paths >= 0 and smoothing in 0..1 are needed")
 
@@ -81,6 +80,7 @@ class Plans:
 
     def __post_init__(self) -> None:
         self._pool = Pool(self.space) if self.space.require else None
+        self._weights = Weights.read(self.engine.law_weights, self.space.decisions)
 
     def at(self, step: int) -> StepPlan:
         """The plan of a step."""
@@ -91,7 +91,7 @@ class Plans:
         return StepPlan(step, epoch, batch, passes, losses)
 
     def _paths(self, step: int, epoch: int, batch: int) -> tuple[Assignment, ...]:
-        if not self.space.decisions or self.engine.law == "choices":
+        if not self.space.decisions or self.engine.law in ("choices", "weighted"):
             return (self._by_choices(step),)
         if self.engine.law == "sandwich":
             drawn = (self._by_choices(step, number) for number in range(self.engine.paths))
@@ -104,7 +104,8 @@ class Plans:
 
     def _by_choices(self, step: int, *number: int) -> Assignment:
         for attempt in range(REDRAWS):
-            drawn = random(self.space.decisions, (self.seed, "path", step, *number, attempt))
+            name = (self.seed, "path", step, *number, attempt)
+            drawn = self._weights.draw(self.space.decisions, name)
             if self._pool is None:
                 return drawn
             if self._pool.cost(self.space.decisions.check(drawn)) is not None:

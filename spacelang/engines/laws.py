@@ -1,0 +1,88 @@
+"""What a step of training draws: the laws of paths, and the weights of candidates.
+
+    Weights.read(("depth=1:1:2", "encoder[_].ratio=2:1:1"), graph.decisions)
+
+The law "choices" draws every live decision uniformly, as published; "weighted" by weights, one for
+each candidate in its order, uniformly where none are given; "architectures" is uniform over the
+networks; "sandwich" takes the largest, the smallest and some networks drawn by choices (Yu and
+Huang, ICCV 2019).
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from math import isfinite
+from typing import Literal
+
+from spacelang.diagnostics import SpaceError, error
+from spacelang.engines.pool import assemble
+from spacelang.engines.stream import Stream
+from spacelang.ir.decision import Assignment, Choice, Decisions
+from spacelang.ir.dim import Value
+from spacelang.ir.pattern import Pattern, parse_pattern
+
+Law = Literal["choices", "architectures", "sandwich", "weighted"]
+
+
+def check_weights(law: Law, texts: Sequence[str]) -> None:
+    """ValueError where a law and its weights do not go together, or for a text that is none."""
+    if (law == "weighted") != bool(texts):
+        need = "needs weights" if law == "weighted" else "has no use for weights"
+        raise ValueError(f"the law {law} {need}: PATH=W:W.., one W a candidate")
+    for text in texts:
+        _parsed(text)
+
+
+def _parsed(text: str) -> tuple[Pattern, tuple[float, ...]]:
+    path, equals, numbers = text.partition("=")
+    try:
+        weights = tuple(float(number) for number in numbers.split(":"))
+    except ValueError:
+        weights = ()
+    fine = all(isfinite(w) and w >= 0 for w in weights) and 0 < sum(weights) < float("inf")
+    if not (path and equals and fine):
+        raise ValueError(f"{text!r} is no weight of a law: PATH=W:W.., W >= 0, one above 0")
+    return parse_pattern(path.strip()), weights
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Sums of the weights of a decision's candidates up to each, by path; others are uniform."""
+
+    sums: Mapping[str, tuple[float, ...]]
+
+    @classmethod
+    def read(cls, texts: Sequence[str], decisions: Decisions) -> Weights:
+        """Weights for a space; of two texts for one decision the later counts.
+
+        SP504 for a path that no decision has, SP103 for another number of weights than candidates.
+        """
+        sums: dict[str, tuple[float, ...]] = {}
+        for text in texts:
+            pattern, weights = _parsed(text)
+            chosen = [
+                choice for choice in decisions.order if pattern.match(choice.path) is not None
+            ]
+            if not chosen:
+                found = error("SP504", f"the law weighs {pattern}, and no decision has that path")
+                known = ", ".join(choice.path for choice in decisions.order[:8])
+                raise SpaceError(found.note(f"the first are {known}"))
+            for choice in chosen:
+                if len(choice.values) != len(weights):
+                    headline = f"{choice.path} has {len(choice.values)} candidates"
+                    raise SpaceError(error("SP103", f"{headline}, the law weighs {len(weights)}"))
+                sums[choice.path] = tuple(accumulate(weights))
+        return cls(sums)
+
+    def draw(self, decisions: Decisions, name: tuple[int | str, ...]) -> Assignment:
+        """An architecture, each live decision drawn by its weights."""
+        return assemble(decisions, lambda choice: self._taken(choice, Stream(*name, choice.path)))
+
+    def _taken(self, choice: Choice, stream: Stream) -> Value:
+        sums = self.sums.get(choice.path)
+        if sums is None:
+            return stream.choice(choice.values)
+        return choice.values[bisect_right(sums, stream.uniform() * sums[-1])]

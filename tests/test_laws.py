@@ -1,0 +1,101 @@
+"""Laws of paths with weights: what they draw, and what they refuse."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from command import good, refused
+
+import spacelang
+from spacelang.backends.torch.recipe import recipe_from
+from spacelang.diagnostics import Source, SpaceError
+from spacelang.engines.laws import Weights
+from spacelang.engines.paths import Plans, SinglePath
+from spacelang.ir.graph import Graph
+
+TEXT = """
+block layer(x: [B, C]) -> [B, C] {
+  return choose op { plain: linear(x, C) as plain  wide: linear(x, 2 * C) as wide |> gelu |> linear(C) as back }
+}
+space small {
+  input x: [B, 4]
+  choose width in {4, 8, 12}
+  choose depth in 1..2
+  x = linear(x, width) as stem
+  for i in 0..<depth { x = layer(x) as layers[i] }
+  output linear(x, 2) as head
+  weights { _: entangle }
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def small() -> Graph:
+    return spacelang.load(Source("<small>", TEXT))
+
+
+def test_candidates_come_as_often_as_their_weights_say(small: Graph) -> None:
+    weights = ("width=1:0:3", "layers[_].op=1:4", "layers[1].op=1:0")
+    plans = Plans(SinglePath(law="weighted", law_weights=weights), small, 3, 4000)
+    drawn = [plans.at(step).assignment for step in range(4000)]
+    widths = Counter(a["width"] for a in drawn)
+    assert widths.keys() == {4, 12}
+    assert abs(widths[12] / 4000 - 0.75) < 0.03
+    assert abs(Counter(a["depth"] for a in drawn)[2] / 4000 - 0.5) < 0.03  # uniform: not weighed
+    assert abs(Counter(a["layers[0].op"] for a in drawn)["wide"] / 4000 - 0.8) < 0.03
+    assert {a["layers[1].op"] for a in drawn if "layers[1].op" in a} == {"plain"}  # the later text
+
+
+def test_even_weights_are_as_uniform_as_none(small: Graph) -> None:
+    even = Weights.read(("width=2:2:2",), small.decisions)
+    drawn = Counter(even.draw(small.decisions, (0, n))["width"] for n in range(3000))
+    assert all(abs(count - 1000) < 100 for count in drawn.values())
+
+
+def test_a_draw_is_a_function_of_seed_and_step(small: Graph) -> None:
+    engine = SinglePath(law="weighted", law_weights=("width=1:2:3",))
+    once = [Plans(engine, small, 0, 5).at(step).assignment for step in range(12)]
+    plans = Plans(engine, small, 0, 5)
+    assert [plans.at(step).assignment for step in reversed(range(12))] == once[::-1]
+
+
+@pytest.mark.parametrize(
+    ("law", "weights", "said"),
+    [
+        ("weighted", "", "needs weights"),
+        ("choices", "width=1:2:3", "has no use for weights"),
+        ("weighted", "width", "no weight of a law"),
+        ("weighted", "width=1:x:2", "no weight of a law"),
+        ("weighted", "width=0:0:0", "no weight of a law"),
+        ("weighted", "width=1:-1:2", "no weight of a law"),
+        ("weighted", "width=1:nan:2", "no weight of a law"),
+        ("weighted", "wi dth.=1:1", "no path pattern"),
+    ],
+)
+def test_what_is_no_law(law: str, weights: str, said: str) -> None:
+    with pytest.raises(SpaceError, match=said):
+        recipe_from({"law": law} | ({"law_weights": weights} if weights else {}))
+
+
+@pytest.mark.parametrize(
+    ("weights", "said"),
+    [("height=1:1", "no decision has that path"), ("width=1:1", "has 3 candidates")],
+)
+def test_weights_of_another_space(small: Graph, weights: str, said: str) -> None:
+    with pytest.raises(SpaceError, match=said):
+        Weights.read((weights,), small.decisions)
+
+
+def test_from_the_command_line(tmp_path: Path) -> None:
+    given = ("--set", "image=8", "--data", "digits", "--law", "weighted", "--epochs", "1")
+    run = tmp_path / "run"
+    found = refused("train", "quickstart.space", *given, "--law-weights", "depth=1:1", "-o", run)
+    assert "depth has 4 candidates" in found
+    assert not run.exists()
+    run_with = ("train", "quickstart.space", *given, "--law-weights", "depth=0:1:1:2", "-o", run)
+    good(*run_with, "--progress", "quiet")
+    recipe = json.loads((run / "run.json").read_text())["recipe"]
+    assert (recipe["law"], recipe["law_weights"]) == ("weighted", ["depth=0:1:1:2"])
