@@ -21,11 +21,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from spacelang.backends.torch.augment import RECIPES, Augmentation, augment
+from spacelang.backends.torch.augment import RECIPES, augment
 from spacelang.backends.torch.counter import shuffled, stream_key
 from spacelang.backends.torch.images import READERS, DataError, Images, read_images
 from spacelang.backends.torch.mix import Drawn, Mixing, draw, mixed
 from spacelang.backends.torch.split import PARTS, Split, divide, published_split, split_record
+from spacelang.backends.torch.timm_augment import TimmAugmentation, Variation
 
 # Data sets of fixed content, whose split is committed and compared.
 PUBLISHED = ("mnist5k",)
@@ -116,7 +117,7 @@ def batches(
     *,
     seed: int,
     epoch: int,
-    recipe: Augmentation = RECIPES["none"],
+    recipe: Variation = RECIPES["none"],
     start: int = 0,
     replay: tuple[int, int] | None = None,
 ) -> Iterator[Batch]:
@@ -142,7 +143,7 @@ class Epochs:
     part: Part
     batch_size: int
     seed: int
-    recipe: Augmentation = RECIPES["none"]
+    recipe: Variation = RECIPES["none"]
     replay: Callable[[int], tuple[int, int]] | None = None  # seed and epoch that images vary by
     _epoch: int = field(default=-1, init=False)
     _order: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64), init=False)
@@ -187,11 +188,15 @@ def _drawn(part: Part, mixing: Mixing | None, seed: int, epoch: int, number: int
 
 
 def views(
-    part: Part, positions: NDArray[np.int64], recipe: Augmentation, *, seed: int, epoch: int
+    part: Part, positions: NDArray[np.int64], recipe: Variation, *, seed: int, epoch: int
 ) -> Batch:
     """Some samples by position, varied as in an epoch of a seed."""
     batch = _batch(part, torch.from_numpy(positions))
     ids = part.ids.numpy()[positions]
+    if isinstance(recipe, TimmAugmentation):
+        found = recipe(batch.images, seed=seed, epoch=epoch, ids=ids, mean=part.mean,
+                       deviation=part.deviation)  # fmt: skip
+        return batch._replace(images=found)
     varied = augment(batch.images, recipe, seed=seed, epoch=epoch, ids=ids)
     return batch._replace(images=_normalised(part, varied))
 
@@ -303,7 +308,6 @@ __all__ = [
     "PUBLISHED",
     "READERS",
     "RECIPES",
-    "Augmentation",
     "Batch",
     "DataError",
     "Dataset",

@@ -15,7 +15,7 @@ from dataclasses import replace
 
 import torch
 
-from spacelang.backends.torch.augment import RECIPES, Augmentation
+from spacelang.backends.torch.augment import RECIPES
 from spacelang.backends.torch.data import (
     Batch,
     Dataset,
@@ -26,6 +26,7 @@ from spacelang.backends.torch.data import (
     ordered_batches,
 )
 from spacelang.backends.torch.evaluate import BATCH
+from spacelang.backends.torch.timm_augment import Variation
 from spacelang.diagnostics import SpaceError, error
 from spacelang.engines.protocol import Samples, StepPlan
 
@@ -40,7 +41,7 @@ class Feed:
         data: Dataset,
         batch_size: int,
         seed: int,
-        recipe: Augmentation = RECIPES["none"],
+        recipe: Variation = RECIPES["none"],
         device: torch.device | str = "cpu",
     ) -> None:
         self.batch_size, self.seed, self.recipe = batch_size, seed, recipe

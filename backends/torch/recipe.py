@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from spacelang.backends.torch.augment import RECIPES, Augmentation
 from spacelang.backends.torch.mix import Mixing
 from spacelang.backends.torch.schedule import NAMES, Schedule
+from spacelang.backends.torch.timm_augment import Variation, variation
 from spacelang.diagnostics import SpaceError, error
 from spacelang.engines.laws import Law, check_weights
 from spacelang.engines.paths import SinglePath
@@ -44,7 +44,7 @@ class Recipe:
     unsampled       weights that a step does not use: "freeze" them; "decay" them, as old
                     publications ran under torch 1 (once touched they keep decaying); "mixed", as
                     these run today: whole tensors stay, the rest of a slice decays with it
-    aug             a recipe of augmentation by name: none, digits, photos
+    aug             how images vary: none, digits, photos, or by timm: "timm aa=rand-m9 reprob=0.25"
     law             what a step draws: choices (as published), architectures, sandwich or weighted
     law_weights     of the candidates of decisions, for the law weighted: "depth=1:1:2"
     no_decay        labels of parameters without weight decay, besides vectors and norms
@@ -102,6 +102,7 @@ class Recipe:
             check_weights(self.law, self.law_weights)
         except ValueError as problem:
             wrong.append(str(problem))
+        variation(self.aug)
         if wrong:
             raise SpaceError([error("SP103", f"training: {message}") for message in wrong])
 
@@ -129,16 +130,15 @@ class Recipe:
             ("mixup_switch_prob is in 0..1", 0 <= self.mixup_switch_prob <= 1),
             ("mixup_off_epoch is not negative", self.mixup_off_epoch >= 0),
             ("model_ema_decay is in 0..1", 0 <= self.model_ema_decay < 1),
-            (f"aug is one of {', '.join(RECIPES)}", self.aug in RECIPES),
             ("shards are in 1..batch_size", 1 <= self.shards <= max(1, self.batch_size)),
             ("recalibrate is not negative", self.recalibrate >= 0),
             ("val_interval is not negative", self.val_interval >= 0),
         )
 
     @property
-    def augmentation(self) -> Augmentation:
+    def augmentation(self) -> Variation:
         """How images vary in training."""
-        return RECIPES[self.aug]
+        return variation(self.aug)
 
     def mixing(self, epoch: int) -> Mixing | None:
         """How images are mixed in an epoch; None where they are not."""

@@ -39,7 +39,7 @@ def store() -> None:
     help="The side of images of files; a teacher that is a run says it itself.",
 )
 @click.option("--channels", type=click.IntRange(1), help="Of images of files.")
-@click.option("--aug", metavar="NAME", help="How images vary: none, digits, photos.  [none]")
+@click.option("--aug", metavar="NAME", help="How images vary, as in training.  [none]")
 @click.option("--epochs", type=click.IntRange(1, 100_000), help="How many epochs are kept.")
 @click.option("-k", type=click.IntRange(1, 1 << 20), help="Probabilities kept of an image.  [10]")
 @click.option("--temperature", type=float, help="Of the teacher's logits.  [1]")

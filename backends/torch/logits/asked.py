@@ -18,7 +18,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from spacelang.backends.torch.augment import RECIPES
 from spacelang.backends.torch.data import Dataset, Part, views
 from spacelang.backends.torch.interrupt import Interrupt
 from spacelang.backends.torch.logits.manifest import NAME, epoch_folder
@@ -28,6 +27,7 @@ from spacelang.backends.torch.logits.writer import SHARD, StoreWriter, finish
 from spacelang.backends.torch.progress import Reporter, progress
 from spacelang.backends.torch.run import preflight
 from spacelang.backends.torch.teacher import Teacher, takes
+from spacelang.backends.torch.timm_augment import variation
 from spacelang.diagnostics import SpaceError, error
 from spacelang.files import Lock, Locked, PathLike
 
@@ -64,7 +64,7 @@ class Asked:
     def chunk(self, epoch: int, number: int) -> Records:
         """The records of a chunk in an epoch (SP705 for answers that are none)."""
         about = self.about
-        recipe = RECIPES[about.aug]
+        recipe = variation(about.aug)
         batch = views(self.part, self._chosen(number), recipe, seed=about.seed, epoch=epoch)
         logits = self.teacher.logits(batch.images.to(self.device)).cpu()
         if logits.dim() != 2 or logits.shape[1] != about.classes:

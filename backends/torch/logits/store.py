@@ -26,10 +26,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spacelang.backends.torch import augment
-from spacelang.backends.torch.augment import RECIPES
 from spacelang.backends.torch.counter import stream_key, words
 from spacelang.backends.torch.data import Dataset, Part, views
 from spacelang.backends.torch.logits.manifest import NAME, Contents, epoch_folder, sealed
+from spacelang.backends.torch.timm_augment import TimmAugmentation, variation
 from spacelang.diagnostics import SpaceError, error
 from spacelang.files import Lock, Locked, PathLike, atomic_write
 
@@ -67,9 +67,7 @@ class About:
         temperature: float = 1.0,
     ) -> About:
         """What a store of a teacher's outputs on the training images would be."""
-        if aug not in RECIPES:
-            known = ", ".join(RECIPES)
-            raise SpaceError(error("SP204", f"there is no augmentation {aug}; known: {known}"))
+        variation(aug)
         found = cls(teacher, digest, data.name, data_digest(data), aug, aug_digest(aug, seed), seed,
                     len(data.classes), k, temperature)  # fmt: skip
         _ = found.contents  # which says what is out of range
@@ -96,7 +94,9 @@ def data_digest(data: Dataset) -> str:
 
 def aug_digest(aug: str, seed: int) -> str:
     """Of how images vary: the recipe, the version of its pixels, and the seed of its draws."""
-    return _digest([augment.VERSION, asdict(RECIPES[aug]), seed])
+    recipe = variation(aug)
+    made_by = [recipe.version] if isinstance(recipe, TimmAugmentation) else []
+    return _digest([augment.VERSION, asdict(recipe), seed, *made_by])
 
 
 def _digest(record: Sequence[object]) -> str:
@@ -112,7 +112,7 @@ def words_of(seed: int, epoch: int, ids: NDArray[np.int64]) -> NDArray[np.int64]
 def probe(part: Part, about: About) -> list[float]:
     """The means of the first images of epoch 0, as this machine makes them."""
     some = np.arange(min(PROBED, len(part)))
-    images = views(part, some, RECIPES[about.aug], seed=about.seed, epoch=0).images
+    images = views(part, some, variation(about.aug), seed=about.seed, epoch=0).images
     rows = np.arange(images[0].numel())  # weights, so that a flip of the image is told too
     weights = (rows % 7 - 3).astype(np.float64)
     flat = images.flatten(1).double().numpy()
