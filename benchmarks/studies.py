@@ -126,7 +126,7 @@ def paths(work: Work) -> Arms:
 
 
 def ranges(work: Work) -> Arms:
-    """S3: random networks of 20,000 to 25,000 parameters of the first and of the evolved space."""
+    """S3: random networks of 70,000 to 90,000 parameters of the first and the evolved space."""
     address, data = "small_ranges.space", open_data("mnist5k")
     space, hull = spacelang.load(address), load_hull(address)
     settings = dict(space.search["space_evolution"])
@@ -141,7 +141,7 @@ def ranges(work: Work) -> Arms:
     for name, graph in (("first", space), ("evolved", evolved)):
         recipe = work.of(replace(SMALL, law="sandwich"), engine.epochs)
         trained = train(graph, data, recipe, work.folder / name, seed=work.seed)
-        drawn = Pool(graph, "params in 20K..25K", work.seed).draw(SHARED_PEERS, "peers")
+        drawn = Pool(graph, "params in 70K..90K", work.seed).draw(SHARED_PEERS, "peers")
         arms[name] = inherited(trained, graph, [a for a, _ in drawn], data)
     return arms
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
@@ -103,6 +104,9 @@ class Surface:
             elif path == "width[1]":
                 found += abs(value - 16) / 16
         return found
+
+    def space(self, ranges: Mapping[str, Sequence[float]]) -> Graph:
+        return staged(ranges)
 
     def rebuild(self, ranges: Mapping[str, Sequence[float]], inherit: bool) -> Graph:
         self.taken = 0
@@ -233,6 +237,26 @@ def test_a_space_that_does_not_move_is_not_built_again() -> None:
     (only,) = [event for event in events if isinstance(event, SpaceMoved)]
     assert only.before == only.after == START
     assert trainer.inherited == []
+
+
+def test_a_move_beyond_the_budget_is_not_made() -> None:
+    class Wide(Surface):
+        def error(self, assignment: Assignment) -> float:
+            return 90.0 - sum(v for p, v in assignment.items() if "width" in p) / 4  # type: ignore
+
+    free = SpaceEvolution(iterations=1, epochs=0, probes=60, generations=0, population=5,
+                          mutants=0, crossovers=0)  # fmt: skip
+    (move,) = [e for e in free.run(staged(START), Wide(), seed=0) if isinstance(e, SpaceMoved)]
+    beyond = staged(move.after)
+    least = beyond.cost(beyond.decisions.extreme("smallest")).params
+    trainer = Wide()
+    bounded = replace(free, iterations=3, where=f"params < {least}")
+    events = list(bounded.run(staged(START), trainer, seed=0))
+    (last,) = [event for event in events if isinstance(event, SpaceMoved)]
+    assert last.before == last.after == START
+    assert trainer.inherited == []
+    assert isinstance(events[-1], Found)
+    assert events[-1].best.cost.params < least
 
 
 def test_a_space_without_a_hull_is_refused() -> None:

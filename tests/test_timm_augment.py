@@ -75,7 +75,7 @@ def test_an_image_that_timm_cannot_vary(data: Dataset, monkeypatch: pytest.Monke
         raise ValueError("bits must be between 1 and 8")
 
     monkeypatch.setattr(TimmAugmentation, "transform", lambda *_: refuses)
-    with pytest.raises(SpaceError, match="could not vary the image .*: bits must be"):
+    with pytest.raises(SpaceError, match="bits must be"):
         views(data.train, np.arange(1), variation("timm"), seed=0, epoch=0)
 
 

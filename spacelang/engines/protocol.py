@@ -174,6 +174,10 @@ class Trainer(Prober, Protocol):
 class Rebuilder(Trainer, Protocol):
     """What a search of spaces needs besides."""
 
+    def space(self, ranges: Mapping[str, Sequence[float]]) -> Graph:
+        """The graph that `rebuild` of these ranges gives, and nothing else is done."""
+        ...
+
     def rebuild(self, ranges: Mapping[str, Sequence[float]], inherit: bool) -> Graph:
         """Go on with the space whose decisions have these candidates, and give its graph.
 

@@ -46,10 +46,6 @@ class FullTrainer(Matcher, Rebuilder, Protocol):
         """How many elements the last `rebuild` took over."""
         ...
 
-    def space(self, ranges: Mapping[str, Sequence[float]]) -> Graph:
-        """The graph that `rebuild` of these ranges gives, and nothing else is done."""
-        ...
-
 
 class Answers:
     """The answers of a run, in a journal; an entry holds some and says where they stand.
@@ -180,6 +176,9 @@ class Replayed(Replaying[FullTrainer]):
             kept = [repr(float(score)) for score in self._trainer.match(plan, slots)]
             self._answers.add({"match": plan.step, "answer": kept})
         return [float(text) for text in cast(list[str], kept)]
+
+    def space(self, ranges: Mapping[str, Sequence[float]]) -> Graph:
+        return self._trainer.space(ranges)
 
     def rebuild(self, ranges: Mapping[str, Sequence[float]], inherit: bool) -> Graph:
         self._taken = 0

@@ -10,7 +10,7 @@ the space that it comes to, the supernet is trained once more and searched by ev
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import ClassVar
 
@@ -53,6 +53,7 @@ DEVIATIONS: Mapping[str, str] = MappingProxyType(
         "rounding = floor is the update as it is recalled",
         "per-block": "an architecture counts for a block's candidate once for each block with it",
         "scratch": "no weights pass from one space to the next unless inherit is true",
+        "budget": "a move that would leave no network within the budget is not made; moving ends",
         "hull": "what leaves the hull of the text is dropped, and a range that would leave it "
         "wholly stops at its edge; recalled: what is not above 0 is dropped",
     }
@@ -137,6 +138,8 @@ class SpaceEvolution:
                 tried.append(found)
                 yield Evaluated(found, self.planned)
             event = self._move(space, iteration, tried)
+            if event.before != event.after and trainer.space(event.after).size(self.where) == 0:
+                event = replace(event, after=event.before)
             yield event
             if event.before == event.after:
                 break
