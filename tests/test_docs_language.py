@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lark import Lark
 
 from spacelang.analysis.queries import counter
 from spacelang.analysis.space import lints
@@ -131,8 +130,9 @@ def test_example(number: int, tmp_path: Path) -> None:
 def test_every_form_of_the_grammar_has_an_example() -> None:
     """Every alternative of every rule, with and without each of its optional parts, and every word
     and sign: whatever can be written is written on the page, in an example that parses."""
-    text = grammar("space")
-    lark = Lark(text, parser="lalr", start=["start", "expr"], maybe_placeholders=True)
+    from lark import Lark
+
+    lark = Lark(grammar("space"), parser="lalr", start=["start", "expr"], maybe_placeholders=True)
     callbacks: dict[Any, Callable[[list[Any]], Any]] = lark.parser.parser.parser.callbacks
     used: set[Any] = set()
 

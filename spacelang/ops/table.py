@@ -241,9 +241,10 @@ def _(of: IndexOf) -> Entries | None:
     sides = tuple(int(side.at({})) for side in shape) if None not in known else ()
     try:
         if sides and prod(sides) <= LIMIT:
-            return Entries(*map(Dim.of, _ends(words, sides, tuple(s.at({}) for s in sizes))))
-        most = [max(side.candidates()) for side in shape]
-        symbols = [Symbol(f"{of.mark}i{a}", tuple(range(int(n)))) for a, n in enumerate(most)]
+            least, most = _ends(words, sides, tuple(size.at({}) for size in sizes))
+            return Entries(Dim.of(least), Dim.of(most))
+        longest = [int(max(side.candidates())) for side in shape]
+        symbols = [Symbol(f"{of.mark}i{axis}", tuple(range(n))) for axis, n in enumerate(longest)]
         entry = entry_of(words, [Dim.of(symbol) for symbol in symbols], sizes)
     except (ArithmeticError, ValueError):
         return None

@@ -66,7 +66,7 @@ class Reader:
     def _false(self, part: tree.Expr) -> Diagnostic:
         """SP502 for what never holds, with the values of the names in it."""
         found = error("SP502", f"{part.span.text} does not hold", part.span)
-        known: dict[str, str | Fraction] = {}
+        known: dict[str, str | bool | int | Fraction] = {}
         for node in tree.below(part):
             owner = self.scope.find(node.name) if isinstance(node, tree.Name) else None
             value = None if owner is None else owner.names[cast(tree.Name, node).name]
