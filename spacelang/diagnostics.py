@@ -11,10 +11,10 @@ Phases add to a `Report` and go on; nobody stops at the first mistake. Rendering
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Literal
+from typing import Literal, cast
 
 Severity = Literal["error", "warning"]
 
@@ -181,6 +181,19 @@ def counted(number: int, noun: str) -> str:
     """A number of things, as messages say it: `no decisions`, `1 decision`, `2,000 decisions`."""
     shown = f"{number:,}" if number else "no"
     return f"{shown} {noun if number == 1 else IRREGULAR.get(noun, f'{noun}s')}"
+
+
+def spelt(value: object) -> str:
+    """A plain value as the language writes it: `"product"`, `["q", "k"]`, `true`, `none`, 0.5."""
+    match value:
+        case str():
+            return f'"{value}"'
+        case bool() | None:
+            return str(value).lower()
+        case tuple() | list():
+            return f"[{', '.join(map(spelt, cast('Sequence[object]', value)))}]"
+        case _:
+            return str(value)
 
 
 class SpaceError(Exception):

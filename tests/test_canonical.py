@@ -73,17 +73,49 @@ def test_sizes_that_a_condition_fixes() -> None:
     assert one != other
 
 
+DECLARED = """spaceir 1
+graph t
+block f {
+  param fc.weight: [8, 8] = linear
+  %0: [1, 8] = input() as x
+  %1: [1, 8] = linear(%0, out=8, bias=false) {weight=fc.weight[0:8][0:8]} as fc
+  yield %1
+}
+block g {
+  param fc.weight: [TIED, 8] = linear
+  param own.weight: [OWN, 8] = linear
+  %0: [1, 8] = input() as x
+  %1: [1, 4] = linear(%0, out=4, bias=false) {weight=fc.weight[0:4][0:8]} as fc
+  %2: [1, 4] = linear(%0, out=4, bias=false) {weight=own.weight[0:4][0:8]} as own
+  %3: [1, 4] = add(%1, %2)
+  yield %3
+}
+root t {
+  %0: [1, 8] = input() as x
+  %1: [1, 8] = call f(%0) as a
+  %2: [1, 4] = call g(%1) stores a owns [own] as b
+  yield %2
+}
+output %2 as output"""
+
+
+def declared(tied: int, own: int) -> Graph:
+    text = DECLARED.replace("TIED", str(tied)).replace("OWN", str(own))
+    return verified(read(Source("t.spaceir", text)))
+
+
 def test_what_a_parameter_declares_beyond_its_reading() -> None:
     """Only where another reads as much: a storage is part of the form."""
-    text = """param a.weight: [8, 8] = linear
-  param b.weight: [ROWS, 8] = linear
-  %0: [B, 8] = input() as x
-  %1: [B, 8] = linear(%0, out=8, bias=false) {weight=a.weight[0:8][0:8]} as a
-  %9: [B, 4] = linear(%1, out=4, bias=false) {weight=OTHER.weight[0:4][0:8]} as b
-  yield %9"""
-    alone = [ir(text.replace("ROWS", n).replace("OTHER", "b")) for n in ("4", "6")]
-    assert alone[0].hash != alone[1].hash
-    assert alone[1].storages["b.weight"].sizes == (6, 8)
+    plain = declared(4, 4)
+    assert plain.storages["a.fc.weight"].sizes == (8, 8)
+    assert declared(6, 4) != plain
+    assert declared(6, 4).hash == declared(8, 4).hash == plain.hash, "another reads eight rows"
+    assert declared(12, 4).hash != plain.hash
+    assert declared(12, 4).storages["a.fc.weight"].sizes == (12, 8)
+    wide = declared(4, 6)
+    assert wide.hash != plain.hash, "nobody else reads it"
+    assert wide.storages["b.own.weight"].sizes == (6, 8)
+    assert declared(8, 6).hash == wide.hash, "of two declarations the one that says nothing goes"
 
 
 @pytest.mark.parametrize(

@@ -227,7 +227,7 @@ def test_stdin_of_fmt_is_bounded() -> None:
         ("a.b=3", "is not NAME=VALUE"),
         ("clases=3", "has no parameter clases"),
         ("classes=", "SP101"),
-        ("classes=three", "a setting is a literal"),
+        ("classes=three", "a word stands in quotes"),
         ("classes='3'", "SP101"),
         ("classes=1e400", "SP103"),
         ("classes=99999999999999999999", "SP103"),

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import torch
@@ -22,13 +24,15 @@ from command import good, refused
 from torch import Tensor
 from torch.nn import functional
 
+from spacelang.backends.torch.checkpoint import CheckpointError, Checkpoints
 from spacelang.backends.torch.cycle_trainer import CycleTrainer
-from spacelang.backends.torch.cycles import open_program, search_program
+from spacelang.backends.torch.cycles import Work, open_program, search_program
 from spacelang.backends.torch.data import Dataset, first_samples, open_data
 from spacelang.backends.torch.feed import Feed
 from spacelang.backends.torch.interrupt import Interrupted
 from spacelang.backends.torch.losses import INTROSPECTING, alpha_norm, ensemble
 from spacelang.backends.torch.networks import Networks
+from spacelang.backends.torch.program_folder import read_program
 from spacelang.backends.torch.recipe import Recipe
 from spacelang.backends.torch.run import read_log
 from spacelang.backends.torch.train import NotFinite
@@ -528,3 +532,73 @@ def test_a_genotype_of_the_shipped_cells_is_trained_anew(tmp_path: Path) -> None
         tmp_path / "train", "--progress", "quiet",
     )  # fmt: skip
     assert trained["epochs"] == 1
+
+
+# What cannot be used is told.
+
+
+def test_a_state_that_is_none_is_told(data: Dataset, tmp_path: Path) -> None:
+    made = trainer(data)
+    store = Checkpoints(tmp_path, graph=made.graph.hash)
+    made.save(store, {"answers": 0})
+    found = store.load()
+    assert found is not None
+    before = state(made.networks)
+    good = found.state
+    (first, *_) = good["groups"]
+    for wrong in (
+        {},
+        {**good, "groups": None},
+        {**good, "groups": [3]},
+        {**good, "groups": [{**first, "rate": "fast"}]},
+        {**good, "groups": [{**first, "network": "other"}]},
+        {**good, "groups": [{**first, "more": 1}]},
+        {n: v for n, v in good.items() if n != "optimizers"},
+        {**good, "optimizers": 3},
+        {**good, "optimizers": {first["name"]: 3}},
+        {**good, "optimizers": {first["name"]: {"numbers": {}, "groups": 3}}},
+    ):
+        broken = replace(found, record=replace(found.record, state=wrong))
+        with pytest.raises(CheckpointError, match=r"the checkpoint's (state|optimizer)"):
+            made.restore(broken)
+    assert all(torch.equal(p, before[n]) for n, p in made.networks.named_parameters())
+    made.restore(found)
+    work = Work(tmp_path, made, store, cast(Any, None), cast(Any, None))
+    made.save(store, {})
+    with pytest.raises(SpaceError, match="does not say how many answers"):
+        work.resume()
+
+
+def test_a_program_folder_is_bounded(whole: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "program"
+    shutil.copytree(whole / "program", folder)
+    assert read_program(folder).name == cells().name
+    record = json.loads((folder / "manifest.json").read_text())
+    graph = next(iter(record["files"]))
+    for changed in ("manifest.json", graph):
+        kept = (folder / changed).read_bytes()
+        with (folder / changed).open("ab") as file:
+            file.write(b" " * (9 << 20))
+        with pytest.raises(SpaceError, match=r"SP702.*larger than"):
+            read_program(folder)
+        (folder / changed).write_bytes(kept)
+    shutil.copy(folder / graph, tmp_path / graph)
+    record["files"] = {f"../{graph}": record["files"][graph]}
+    (folder / "manifest.json").write_text(json.dumps(record))
+    with pytest.raises(SpaceError, match="is no file of it"):
+        read_program(folder)
+
+
+def test_a_setting_that_an_engine_has_not_is_told_where_it_stands(tmp_path: Path) -> None:
+    (tmp_path / "cells.space").write_text(text())
+    (tmp_path / "mine.toml").write_text("warmup_epochs = 3\n")
+    words = ("search", tmp_path / "cells.space", "-o", tmp_path / "run", *WORDS)
+    told = refused(*words, "--recipe", tmp_path / "mine.toml")
+    assert f"warmup_epochs of {tmp_path / 'mine.toml'} is nothing" in " ".join(told.split())
+    assert "--warmup-epochs is nothing" in refused(*words, "--warmup-epochs", "3")
+
+
+def test_an_engine_that_trains_takes_no_scratch(tmp_path: Path) -> None:
+    for engine in ("cyclic_differentiable", "space_evolution", "prioritized_path"):
+        words = ("quickstart.space", "-o", tmp_path / "run", "--engine", engine, "--scratch")
+        assert f"--scratch is not for {engine}" in refused("search", *words)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from spacelang.analysis.dialects import dialects, idle
 from spacelang.diagnostics import Source
+from spacelang.ir.text import write
 from spacelang.loader import load
+from spacelang.syntax.ir_text import read
 
 TEXT = """
 use conv
@@ -33,3 +36,17 @@ def test_foreign_names(rules: str, wanted: str) -> None:
     graph = load(Source("<names>", TEXT.replace("RULES", rules)))
     paths = ("blocks[0].pw.c.weight", "blocks[1].dw.c.weight", "c.weight")
     assert " ".join(graph.dialects["other"].foreign(path)[0] for path in paths) == wanted
+
+
+def test_what_is_wrong_has_its_place_in_ir_text_too() -> None:
+    """Two names of one parameter, a layout that does not fit, a rule that says nothing."""
+    rules = "c.weight: a in order(7)  blocks[i].pw: p  blocks[i].pw: q  nothing: b"
+    text = write(load(Source("s.space", TEXT.replace("RULES", rules))))
+    graph = read(Source("s.spaceir", text))
+    found = [*dialects(graph), *idle([graph])]
+    assert [d.code for d in found] == ["SP203", "SP606", "SP504"]
+    lines = text.splitlines()
+    places = [lines[d.primary.span.position[0] - 1].strip() for d in found]
+    assert places[0].startswith('rename "blocks[i].pw" to "q"')
+    assert places[1].startswith('rename "c.weight"')
+    assert places[2].startswith('rename "nothing"')

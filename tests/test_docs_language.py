@@ -7,15 +7,18 @@ says. The fence `text` after an example holds figures of it, one a line, as `nam
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from spacelang.analysis.queries import counter
 from spacelang.analysis.space import lints
 from spacelang.diagnostics import SpaceError
+from spacelang.grammars.loader import grammar
 from spacelang.ir.graph import Graph
 from spacelang.ir.program import Program
 from spacelang.ir.storage import merged
@@ -32,7 +35,7 @@ EXAMPLES = list(FENCE.finditer(PAGE.read_text("utf-8")))
 
 def whole(text: str) -> str:
     """A file: declarations before the first statement, the statements in a space of their own."""
-    if re.search(r"^space ", text, re.MULTILINE):
+    if re.search(r"^space ", text, re.MULTILINE) or not re.search(r"^[^#\n]", text, re.MULTILINE):
         return text
     outside = re.findall(r"^(?:use|default) .*$", text, re.MULTILINE)
     body = re.sub(r"^(?:use|default) .*$", "", text, flags=re.MULTILINE)
@@ -122,6 +125,35 @@ def test_example(number: int, tmp_path: Path) -> None:
         else:
             assert graph is not None
             assert FIGURES[name](graph) == value, name
+
+
+def test_every_form_of_the_grammar_has_an_example() -> None:
+    """Every alternative of every rule, with and without each of its optional parts, and every word
+    and sign: whatever can be written is written on the page, in an example that parses."""
+    from lark import Lark
+
+    lark = Lark(grammar("space"), parser="lalr", start=["start", "expr"], maybe_placeholders=True)
+    callbacks: dict[Any, Callable[[list[Any]], Any]] = lark.parser.parser.parser.callbacks
+    used: set[Any] = set()
+
+    def counted(rule: Any, made: Callable[[list[Any]], Any]) -> Callable[[list[Any]], Any]:
+        def call(children: list[Any]) -> Any:
+            used.add(rule)
+            return made(children)
+
+        return call
+
+    rules = list(callbacks)
+    callbacks.update({rule: counted(rule, made) for rule, made in callbacks.items()})
+    words: set[str] = set()
+    for example in EXAMPLES:
+        if not (example["code"] or "").startswith("SP1"):
+            source = whole(example["text"])
+            lark.parse(source, start="start")
+            words |= {str(token) for token in lark.lex(source)}
+    assert [str(rule) for rule in rules if rule not in used] == []
+    tables = json.loads((PAGE.parent.parent / "grammars" / "space.json").read_text("utf-8"))
+    assert tables["literals"].keys() - words == set()
 
 
 def test_the_page_has_examples() -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from spacelang import load
@@ -107,3 +109,45 @@ graph = load("spaces/cream.space:cream")
 print(extent(graph).size, "numpy" in sys.modules)
 """
     assert fresh_python("-c", program, cwd=root).split() == ["21936950640377856", "False"]
+
+
+TIED = """
+space tied {
+  input x: [B, 4]
+  choose depth in 5..7
+  for i in 0..<depth {
+    choose hidden[i] in {2, 3, 5}
+    x = linear(x, hidden, bias: false) as up[i] |> linear(4, bias: false) as down[i]
+  }
+  output x
+  weights { _: entangle  up[_]: tie  down[_]: tie }
+}
+"""
+
+
+def test_what_all_layers_share_is_as_large_as_the_largest_that_is_present() -> None:
+    """One tensor read by seven layers, against all 2,997 architectures by hand."""
+    graph = load(Source("tied", TIED))
+    figures = [
+        (max(hidden) * 8, sum(hidden) * 8)
+        for depth in (5, 6, 7)
+        for hidden in product((2, 3, 5), repeat=depth)
+    ]
+    assert len(counter(graph).extrema.variables) > 0, "no table is over all of them"
+    params, macs = zip(*figures, strict=True)
+    found = extent(graph)
+    assert found.size == graph.size() == len(figures)
+    assert found.params == counter(graph).extremes("params") == (min(params), max(params))
+    assert found.macs == (min(macs), max(macs))
+    for params_at_most, macs_at_least in ((16, 0), (24, 100), (40, 150), (24, 1000)):
+        where = f"params <= {params_at_most} and macs >= {macs_at_least}"
+        met = sum(p <= params_at_most and m >= macs_at_least for p, m in figures)
+        assert graph.size(where=where) == met
+    drawn = graph.sample(300, seed=1, where="params == 24")
+    assert {graph.cost(one).params for one in drawn} == {24}
+    indices = counter(graph).draw_indices(200, np.random.default_rng(0))
+    assert indices.shape == (200, 8)
+    costs = counter(graph).costs(indices)
+    for row, cost in zip(indices, costs["params"], strict=True):
+        depth = 5 + row[0]
+        assert cost == 8 * max((2, 3, 5)[i] for i in row[1 : 1 + depth])

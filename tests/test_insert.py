@@ -137,7 +137,7 @@ space grown from base {
         ("insert(mix, after: blocks[_].attn.unstack)", "SP601.*3 results"),
         ('insert(mix, after: norm, name: "h")', "SP301.*4 are declared"),
         ('insert(mix, after: [norm], name: "h")', "SP209.*after cannot be"),
-        ('insert(mix, after: norm, name: "a b")', "SP209.*name cannot be 'a b'"),
+        ('insert(mix, after: norm, name: "a b")', 'SP209.*name cannot be "a b"'),
         ('insert(mix, after: norm, name: "m..n")', "SP209.*a path of labels"),
         ("insert(3, after: norm)", "SP209.*a block is wanted"),
         ("insert(limited, after: blocks[0].attn.softmax)", "SP601.*it has limits"),

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from spacelang.diagnostics import Diagnostic, SpaceError
+from spacelang.diagnostics import Diagnostic, Source, SpaceError
 from spacelang.loader import load
+from spacelang.syntax import tree
+from spacelang.syntax.parse import parse
+
+SPACES = Path(__file__).parent.parent / "spaces"
 
 # A space with a parameter that does not fit -> code, file, and the text of the place that refuses it.
 WRONG = {
@@ -110,3 +115,55 @@ def test_the_parameters_of_a_subnet_are_its_caller(tmp_path: Path) -> None:
     found = failed.value.diagnostics[0]
     assert found.primary.span.text == "s"  # of depths[s]
     assert [label.span.text for label in found.secondary] == ["cream([1, 1, 1])"]
+
+
+def words(default: tree.Expr | None) -> list[str]:
+    """The words of a default: of a string, or of a list of strings."""
+    entries = default.items if isinstance(default, tree.List) else (default,)
+    return [entry.value for entry in entries if isinstance(entry, tree.String)]
+
+
+def word_parameters() -> Iterator[tuple[str, str, tuple[str, ...], str]]:
+    """Every parameter of a shipped space that is a word, or a list of them, by its default: the
+    file, a use of the space without that argument, the words, and the parameter."""
+    for path in sorted(SPACES.rglob("*.space")):
+        file = parse(Source(path.name, path.read_text("utf-8")))
+        uses = {i.base.name: i.base for i in file.items if isinstance(i, tree.Instance)}
+        for space in (item for item in file.items if isinstance(item, tree.SpaceOf)):
+            for param in space.params:
+                known = words(param.default)
+                if not known:
+                    continue
+                given = uses[space.name].arguments or ()
+                others = [a.span.text for a in given if a.name != param.name]
+                wrong = '["nonsense"]' if isinstance(param.default, tree.List) else '"nonsense"'
+                text = f"{space.name}({', '.join([*others, f'{param.name}: {wrong}'])})"
+                yield path.stem, text, tuple(known), param.name
+
+
+WORDS = list(word_parameters())
+
+
+def test_spaces_have_parameters_of_words() -> None:
+    assert {(file, name) for file, _, _, name in WORDS} == {
+        ("autoformer", "pool"),
+        ("irpe", "method"),
+        ("irpe", "on"),
+        ("minivit", "seam"),
+        ("swin", "seam"),
+    }
+
+
+@pytest.mark.parametrize(("file", "text", "known", "name"), WORDS)
+def test_a_word_that_means_nothing_is_told_with_those_that_do(
+    file: str, text: str, known: tuple[str, ...], name: str, tmp_path: Path
+) -> None:
+    """In the file of the space, or of its base, with the wrong word, its parameter and those that
+    it may be; and where it is given."""
+    found = refused(text, tmp_path)
+    told = "\n".join((found.headline, found.primary.span.text, *found.notes, found.help))
+    assert name in told
+    assert "nonsense" in told
+    assert all(word in told for word in known)
+    assert Path(found.primary.span.source.name).stem in FILES
+    assert text in [label.span.text for label in found.secondary]

@@ -12,7 +12,7 @@ optimisers and the plan.
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any, cast
@@ -36,7 +36,6 @@ from spacelang.backends.torch.losses import INTROSPECTING, LABELLED, REGULAR
 from spacelang.backends.torch.networks import Networks
 from spacelang.backends.torch.optimizer import optimizer_tensors, restore_optimizer
 from spacelang.backends.torch.recipe import Recipe
-from spacelang.backends.torch.steady import Steady
 from spacelang.backends.torch.train import NotFinite
 from spacelang.diagnostics import SpaceError, error
 from spacelang.engines.derive import Derivation
@@ -52,6 +51,7 @@ class CycleTrainer:
     """Trains the networks of a program and scores the one that has the decisions.
 
     taken   steps taken, also those before a checkpoint it was restored from
+    note    is told of each step whose loss or gradient is not finite
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class CycleTrainer:
         self.model = self.networks[self.derivation.evaluation]
         self.feed = Feed(data, recipe.batch_size, seed, recipe.augmentation, device)
         self.device = torch.device(device)
-        self.steady = Steady()
+        self.note: Callable[[Mapping[str, object]], None] = lambda record: None
         self.taken = 0
         self.groups: tuple[Group, ...] = ()
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
@@ -134,21 +134,14 @@ class CycleTrainer:
         batch = self.feed.batch(plan)
         self.networks.train()
         self.networks.zero_grad(set_to_none=True)
-        skips = self.steady.policy == "skip"
-        kept = [(b, b.clone()) for b in self.networks.buffers()] if skips else []
         rate = self._set_rates(plan)
         try:
             logits, terms = self._backward(plan, batch)
             self._update(plan, batch, terms)
         except NotFinite as failed:
             self.networks.zero_grad(set_to_none=True)
-            self.steady.note(failed.record)
-            if not self.steady.skips(plan.step):
-                raise
-            for buffer, before in kept:  # statistics of the forward passes
-                buffer.copy_(before)
-            self.taken = plan.step + 1
-            return Metrics(0.0, {}, 0, 0, rate)
+            self.note(failed.record)
+            raise
         except RuntimeError as failed:
             if not ran_out_of_memory(failed):
                 raise
@@ -161,7 +154,7 @@ class CycleTrainer:
 
     def _set_rates(self, plan: StepPlan) -> float:
         """The rates of a step's optimisers; that of the first of them."""
-        rates = {group.name: group.rate * self.steady.scale for group in self.groups}
+        rates = {group.name: group.rate for group in self.groups}
         for name in plan.groups:
             for part in self.optimizers[name].param_groups:
                 part["lr"] = rates[name]
@@ -282,8 +275,7 @@ class CycleTrainer:
         The weights of the network that has the decisions stand where those of a training do.
         """
         tensors, settings = self._pack()
-        known = {**state, **settings, "steady": self.steady.state()}
-        store.save(tensors, step=self.taken, epoch=0, state=known)
+        store.save(tensors, step=self.taken, epoch=0, state={**state, **settings})
 
     def _pack(self) -> tuple[Tensors, dict[str, object]]:
         tensors: dict[str, Mapping[str, Tensor]] = {
@@ -306,12 +298,20 @@ class CycleTrainer:
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Become the trainer that saved a checkpoint (CheckpointError where it does not fit)."""
-        found, state = checkpoint.tensors, cast(dict[str, Any], checkpoint.state)
+        found, state = checkpoint.tensors, checkpoint.state
         kept = {"pool": self.networks.pool, "ensemble": {"weights": self.networks.ensemble}}
         for group, own in kept.items():
             rows = compare(shapes_of(own), shapes_of(found.get(group, {}))).rows()
             if rows:
                 raise CheckpointError(f"the checkpoint's {group} does not fit", rows)
+        optimizers = state.get("optimizers")
+        try:
+            self.reset(_groups(state.get("groups")))
+            if not isinstance(optimizers, dict):
+                raise TypeError("it has no optimizers")
+        except (AttributeError, KeyError, TypeError, ValueError) as problem:
+            headline = f"the checkpoint's state cannot be read: {problem}"
+            raise CheckpointError(headline, code="SP702") from problem
         for name in self._others:
             unpack({"model": found.get(f"network {name}", {})}, {}, self.networks[name])
         unpack(found, {}, self.model)
@@ -319,21 +319,25 @@ class CycleTrainer:
             for group, own in kept.items():
                 for name, tensor in own.items():
                     tensor.copy_(found[group][name])
-        self.reset([_group(group) for group in state["groups"]])
         for name, optimizer in self.optimizers.items():
             moments = found.get(f"optimizer {name}", {})
+            settings = cast(Mapping[str, Any], optimizers).get(name, {})
             try:
-                restore_optimizer(optimizer, self.networks, moments, state["optimizers"][name])
+                restore_optimizer(optimizer, self.networks, moments, settings)
             except ValueError as problem:
                 headline = f"the checkpoint's optimizer {name} does not fit: {problem}"
                 raise CheckpointError(headline) from problem
-        self.steady.restore(state["steady"])
         self.taken = checkpoint.record.step
 
 
-def _group(state: Mapping[str, Any]) -> Group:
-    betas, omitted = state["betas"], state["omitted"]
-    return Group(**{**state, "betas": tuple(betas), "omitted": tuple(omitted)})
+def _groups(state: object) -> list[Group]:
+    """The groups of a state; KeyError, TypeError or ValueError where it is none."""
+    if not isinstance(state, list):
+        raise TypeError("it has no groups")
+    return [
+        Group(**{**group, "betas": tuple(group["betas"]), "omitted": tuple(group["omitted"])})
+        for group in cast(list[dict[str, Any]], state)
+    ]
 
 
 def _total(plan: StepPlan, terms: Mapping[str, float]) -> float:

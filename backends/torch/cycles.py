@@ -14,7 +14,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Protocol
 
 from spacelang.backends.torch.checkpoint import Checkpoints, shapes_of
 from spacelang.backends.torch.cycle_trainer import CycleTrainer
@@ -112,7 +112,7 @@ def search_program(
         write_graph(run.path, graph)
         write_program(run.path / FOLDER, program)
         trainer = CycleTrainer(program, data, recipe, seed, device)
-        trainer.steady.note = lambda record: note(run.path, record)
+        trainer.note = lambda record: note(run.path, record)
         room_for(run.path, trainer.networks, keep)
         store = Checkpoints(run.path, graph=graph.hash, keep=keep)
         work = Work(run.path, trainer, store, Answers(journal), interrupt)
@@ -147,7 +147,7 @@ class Work:
         found = self.store.load(shapes_of(self.trainer.model.state_dict()))
         if found is not None:
             self.trainer.restore(found)
-            self.answered = cast(int, found.state["answers"])
+            self.answered = _answered(found.state)
         self.log = Log(self.path, self.trainer.taken)
 
     def save(self) -> None:
@@ -191,6 +191,14 @@ class Work:
         if found is None:
             raise SpaceError(error("SP701", f"{engine.name} ended without a result"))
         return Searched(engine, found, tuple(candidates), cycles=tuple(cycles))
+
+
+def _answered(state: Mapping[str, object]) -> int:
+    """How many answers lead to a checkpoint (SP702 where it does not say)."""
+    found = state.get("answers")
+    if not isinstance(found, int):
+        raise SpaceError(error("SP702", "the checkpoint does not say how many answers lead to it"))
+    return found
 
 
 @dataclass

@@ -14,11 +14,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
+from spacelang.backends.torch.run import MAX_RECORD
 from spacelang.diagnostics import Source, SpaceError, error
 from spacelang.files import atomic_folder, sha256
 from spacelang.ir.graph import Graph
 from spacelang.ir.program import Pool, Program
 from spacelang.ir.text import write
+from spacelang.syntax.ir_parse import CHARACTERS
 from spacelang.syntax.ir_text import read
 from spacelang.syntax.programs import edges, stands
 
@@ -58,9 +60,9 @@ def write_program(folder: Path, program: Program) -> None:
 def read_program(folder: Path) -> Program:
     """The program of a folder (SP702 where there is none, or its files are not as written)."""
     try:
-        record = cast(Mapping[str, Any], json.loads((folder / MANIFEST).read_text("utf-8")))
+        record = cast(Mapping[str, Any], json.loads(_text(folder, MANIFEST, MAX_RECORD)))
         graphs = {
-            name.removesuffix(".spaceir"): _graph(folder / name, about["sha256"])
+            name.removesuffix(".spaceir"): _graph(folder, name, about["sha256"])
             for name, about in record["files"].items()
         }
         networks = {name: graphs[name] for name in record["networks"]}
@@ -76,7 +78,18 @@ def read_program(folder: Path) -> Program:
     return Program(record["name"], networks, shared, pool, edges(networks.values()))
 
 
-def _graph(path: Path, wanted: str) -> Graph:
-    if sha256(path) != wanted:
-        raise ValueError(f"{path.name} is not as it was written")
-    return read(Source(str(path), path.read_text("utf-8")))
+def _graph(folder: Path, name: str, wanted: str) -> Graph:
+    text = _text(folder, name, CHARACTERS)
+    if sha256(folder / name) != wanted:
+        raise ValueError(f"{name} is not as it was written")
+    return read(Source(str(folder / name), text))
+
+
+def _text(folder: Path, name: str, most: int) -> str:
+    """A regular file of a folder, of at most so many bytes (ValueError)."""
+    path = folder / name
+    if path.name != name or not path.is_file():
+        raise ValueError(f"{name} is no file of it")
+    if path.stat().st_size > most:
+        raise ValueError(f"{name} is larger than {most >> 20} MiB")
+    return path.read_text("utf-8")

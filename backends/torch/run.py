@@ -31,6 +31,7 @@ from spacelang.diagnostics import Source, SpaceError, error
 from spacelang.files import Lock, PathLike, atomic_write, sweep
 from spacelang.ir.graph import Graph
 from spacelang.ir.text import write
+from spacelang.syntax.ir_parse import CHARACTERS
 from spacelang.syntax.ir_text import read
 
 RECORD, LOG, SUMMARY, GRAPH = "run.json", "log.jsonl", "summary.csv", "graph.spaceir"
@@ -153,8 +154,10 @@ def read_graph(folder: PathLike) -> Graph:
     place = Path(folder) / GRAPH
     wanted = read_record(folder).get("graph")
     try:
+        if place.stat().st_size > CHARACTERS:
+            raise ValueError(f"it is larger than {CHARACTERS >> 20} MiB")
         text = place.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as problem:
+    except (OSError, ValueError) as problem:
         raise SpaceError(error("SP702", f"{place}: cannot be read: {problem}")) from problem
     graph = read(Source(str(place), text))
     if graph.hash != wanted:

@@ -25,6 +25,7 @@ from spacelang.analysis.problem import (
     Table,
     TooEntangled,
 )
+from spacelang.analysis.running import apart
 from spacelang.analysis.where import Where, of_conditions
 from spacelang.diagnostics import SpaceError, error
 from spacelang.ir.condition import TRUE, Condition
@@ -56,6 +57,9 @@ class Counter:
     def __init__(self, graph: Graph, model: CostModel) -> None:
         self.graph, self.model = graph, model
         self.choices: Mapping[str, Choice] = graph.decisions
+        self.extrema = apart(model.terms)
+        self.values = {path: choice.values for path, choice in self.choices.items()}
+        self.values |= {v.symbol.name: v.symbol.values for v in self.extrema.variables}
         self._problems: dict[tuple[Condition, ...], Elimination] = {}
 
     @cached_property
@@ -102,17 +106,18 @@ class Counter:
         wanted = self.required.both(where or Where())
         low, high = _bounds(wanted)
         try:
-            return self._elimination(wanted.conditions).sample(n, rng, low, high)
+            drawn = self._elimination(wanted.conditions).sample(n, rng, low, high)
         except EmptyBand as failed:
             raise self.empty(wanted) from failed
         except (TooEntangled, BandTooNarrow) as failed:
             raise _beyond(failed) from failed
+        return drawn[:, : len(self.choices)]
 
     def costs(self, indices: NDArray[np.int64]) -> Mapping[str, NDArray[np.int64]]:
         """The figures of many architectures at once, given as `draw_indices` gives them."""
         total = np.zeros((len(FIGURES), len(indices)), np.int64)
         for start in range(0, len(indices), CHUNK):
-            columns = np.ascontiguousarray(indices[start : start + CHUNK].T)
+            columns = self._columns(np.ascontiguousarray(indices[start : start + CHUNK].T))
             part = total[:, start : start + CHUNK]
             for table in self._tables:
                 row = self._rows(table.scope, columns)
@@ -173,6 +178,12 @@ class Counter:
                 inside &= costs[figure] <= high
         return inside
 
+    def _columns(self, columns: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Candidate numbers [decisions, many] with those of the running extrema below them."""
+        for scope, numbers in self._running:
+            columns = np.vstack([columns, numbers.ravel()[self._rows(scope, columns)]])
+        return columns
+
     def _rows(self, scope: Sequence[str], columns: NDArray[np.int64]) -> NDArray[np.int64]:
         """Where architectures, [decisions, many], stand in a flat table of a scope."""
         row = np.zeros(columns.shape[1], np.int64)
@@ -213,8 +224,8 @@ class Counter:
     def _elimination(self, conditions: Sequence[Condition]) -> Elimination:
         key = tuple(conditions)
         if key not in self._problems:
-            masks = (*self._liveness, *self._masks(conditions))
-            domains = {p: len(c.values) for p, c in self.choices.items()}
+            masks = (*self._liveness, *self._masks(conditions), *self._ties())
+            domains = {path: len(values) for path, values in self.values.items()}
             self._problems[key] = Elimination(Problem(domains, self._tables, masks, len(FIGURES)))
         return self._problems[key]
 
@@ -237,7 +248,7 @@ class Counter:
     def tables(self, figure: str) -> Iterator[tuple[tuple[str, ...], NDArray[np.int64]]]:
         """A figure as additive integer tables over the candidates of a few decisions each."""
         memo: dict[object, NDArray[np.int64]] = {}
-        for term in self.model.terms[figure]:
+        for term in self.extrema.terms[figure]:
             by_scope: dict[tuple[Symbol, ...], Dim] = {}
             for piece in _pieces(term.size):
                 symbols = {*piece.symbols, *(s for g in term.guards for s in g.symbols)}
@@ -258,7 +269,7 @@ class Counter:
                     ", ".join(scope)
                 )
             )
-        lists = [self.choices[p].values for p in scope]
+        lists = [self.values[p] for p in scope]
         flat = [_exact(term, dict(zip(scope, point, strict=True))) for point in product(*lists)]
         scale = _common(flat)
         if scale != 1:
@@ -268,11 +279,28 @@ class Counter:
         return np.array(whole, np.int64 if peak < 1 << 62 else object).reshape(shape)
 
     def _shape(self, scope: Sequence[str]) -> tuple[int, ...]:
-        return tuple(len(self.choices[p].values) for p in scope)
+        return tuple(len(self.values[p]) for p in scope)
 
     @cached_property
     def _order(self) -> Mapping[str, int]:
-        return {path: i for i, path in enumerate(self.choices)}
+        return {path: i for i, path in enumerate(self.values)}
+
+    @cached_property
+    def _running(self) -> tuple[tuple[tuple[str, ...], NDArray[np.int64]], ...]:
+        """For each running extremum the number of its value, over what that follows from."""
+        found: list[tuple[tuple[str, ...], NDArray[np.int64]]] = []
+        for variable in self.extrema.variables:
+            scope = tuple(symbol.name for symbol in variable.scope)
+            points = product(*(self.values[name] for name in scope))
+            numbers = [variable.at(dict(zip(scope, point, strict=True))) for point in points]
+            found.append((scope, np.array(numbers, np.int64).reshape(self._shape(scope))))
+        return tuple(found)
+
+    def _ties(self) -> Iterator[Mask]:
+        """A running extremum has the value that follows, and no other."""
+        for variable, (scope, numbers) in zip(self.extrema.variables, self._running, strict=True):
+            every = np.arange(len(variable.symbol.values))
+            yield Mask((*scope, variable.symbol.name), numbers[..., None] == every)
 
     @cached_property
     def _liveness(self) -> tuple[Mask, ...]:

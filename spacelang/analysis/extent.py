@@ -18,6 +18,7 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from spacelang.analysis.cost import FIGURES, Term
+from spacelang.analysis.running import Running, apart
 from spacelang.diagnostics import SpaceError, error
 from spacelang.ir.condition import TRUE, Condition
 from spacelang.ir.decision import Choice
@@ -36,6 +37,7 @@ Scope = tuple[str, ...]
 # Ways, then the least and the most of each figure; no entry where no architecture is.
 Entry = tuple[int, tuple[Fraction, ...], tuple[Fraction, ...]]
 Rows = dict[tuple[int, ...], Entry]
+Candidates = Mapping[str, Sequence[DecisionValue]]
 NOTHING = (Fraction(0),) * len(FIGURES)
 
 
@@ -83,40 +85,52 @@ def extent(graph: Graph) -> Extent:
 
 
 def _plain(model: CostModel, choices: Mapping[str, Choice], require: Sequence[Condition]) -> Entry:
+    extrema = apart(model.terms)
+    candidates = {path: choice.values for path, choice in choices.items()}
+    candidates |= {v.symbol.name: v.symbol.values for v in extrema.variables}
     factors = [
-        *_liveness(choices),
-        *(_mask(condition, choices) for condition in require),
-        *_costs(model, choices),
+        *_liveness(choices, candidates),
+        *(_mask(condition, candidates) for condition in require),
+        *(_tie(variable, candidates) for variable in extrema.variables),
+        *_costs(extrema.terms, candidates),
     ]
-    return _eliminate(factors, {path: len(choice.values) for path, choice in choices.items()})
+    return _eliminate(factors, {path: len(values) for path, values in candidates.items()})
 
 
-def _liveness(choices: Mapping[str, Choice]) -> Iterator[Factor]:
+def _liveness(choices: Mapping[str, Choice], candidates: Candidates) -> Iterator[Factor]:
     """A decision that is not live takes its first candidate: each architecture counts once."""
     for path, choice in choices.items():
         if choice.live == TRUE:
             continue
         scope = (*sorted(s.name for s in choice.live.symbols), path)
         rows: Rows = {}
-        for point, values in _points(scope, choices):
+        for point, values in _points(scope, candidates):
             if point[-1] == 0 or choice.live.at(values):
                 rows[point] = (1, NOTHING, NOTHING)
         yield Factor(scope, rows)
 
 
-def _mask(condition: Condition, choices: Mapping[str, Choice]) -> Factor:
+def _mask(condition: Condition, candidates: Candidates) -> Factor:
     scope = tuple(sorted(s.name for s in condition.symbols))
-    points = _points(scope, choices)
+    points = _points(scope, candidates)
     return Factor(scope, {p: (1, NOTHING, NOTHING) for p, v in points if condition.at(v)})
 
 
-def _costs(model: CostModel, choices: Mapping[str, Choice]) -> Iterator[Factor]:
+def _tie(variable: Running, candidates: Candidates) -> Factor:
+    """A running extremum has the value that follows, and no other."""
+    scope = tuple(symbol.name for symbol in variable.scope)
+    points = _points(scope, candidates)
+    rows: Rows = {(*p, variable.at(v)): (1, NOTHING, NOTHING) for p, v in points}
+    return Factor((*scope, variable.symbol.name), rows)
+
+
+def _costs(figures: Mapping[str, Sequence[Term]], candidates: Candidates) -> Iterator[Factor]:
     """The figures as additive tables, one a scope."""
     sums: dict[Scope, dict[tuple[int, ...], list[Fraction]]] = {}
     for number, figure in enumerate(FIGURES):
-        for scope, term in _terms(model.terms[figure]):
+        for scope, term in _terms(figures[figure]):
             rows = sums.setdefault(scope, {})
-            for point, values in _points(scope, choices):
+            for point, values in _points(scope, candidates):
                 cell = rows.setdefault(point, [Fraction(0)] * len(FIGURES))
                 if all(guard.at(values) for guard in term.guards):
                     cell[number] += Fraction(term.size.at(values))
@@ -142,10 +156,10 @@ def _names(symbols: set[Symbol]) -> Scope:
 
 
 def _points(
-    scope: Scope, choices: Mapping[str, Choice]
+    scope: Scope, candidates: Candidates
 ) -> Iterator[tuple[tuple[int, ...], dict[str, DecisionValue]]]:
     """Every joint value of a scope, as candidate numbers and as values."""
-    lists = [choices[path].values for path in scope]
+    lists = [candidates[path] for path in scope]
     if prod(map(len, lists)) > POINTS:
         raise TooWide
     numbers = product(*(range(len(values)) for values in lists))

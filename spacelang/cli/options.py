@@ -189,6 +189,11 @@ def _value(expr: tree.Expr) -> object:
             return Numbers(start, Dim.of(stop), by, open_)
         case tree.Set(items):
             return Candidates(tuple(_members(items)))
+        case tree.Name(name):
+            found = error("SP209", "a word stands in quotes", expr.span, "no literal")
+            raise SpaceError(
+                found.hint(f"""in a shell: '{expr.span.source.name.split()[-1]}="{name}"'""")
+            )
         case _:
             raise SpaceError(
                 error("SP209", "a setting is a literal", expr.span, "no literal").hint(

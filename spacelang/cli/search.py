@@ -79,7 +79,10 @@ def search(
     from spacelang.plugins import load
 
     record = runs.record_of(Path(space)) if runs.is_run(Path(space)) else {}
-    weights = SCRATCH if scratch else weights_of(load(GROUP, engine))
+    weights = weights_of(load(GROUP, engine))
+    if scratch and weights in ("own", "program"):
+        raise click.UsageError(f"--scratch is not for {engine}, which trains while it searches")
+    weights = SCRATCH if scratch else weights
     if weights == "shared" and record.get("kind") == SCRATCH:
         weights = SCRATCH
     asked_of_it: dict[str, object] = engine_settings(texts)
@@ -165,10 +168,11 @@ def _program(
     program = runs.work(backend, "open_program")(space) if run else program_of(space, settings)
     before = runs.record_of(folder) if runs.is_run(folder) else {}
     known = {field.name for field in fields(load(GROUP, engine))}
-    given = {name: value for name, value in flags.items() if value is not None}
-    given = {**recipe_file(file), **given}
+    typed = {name: value for name, value in flags.items() if value is not None}
+    given = {**recipe_file(file), **typed}
     for name in sorted(given.keys() - known - {*OF_PROGRAMS}):
-        raise click.UsageError(f"--{name.replace('_', '-')} is nothing that {engine} has a use for")
+        asked_by = f"--{name.replace('_', '-')}" if name in typed else f"{name} of {file}"
+        raise click.UsageError(f"{asked_by} is nothing that {engine} has a use for")
     written = [graph.search.get(engine, {}) for graph in program.networks.values()]
     own = {name: value for name, value in given.items() if name in known}
     chosen: Any = configure(engine, *written, _settings_of(before, engine), own, asked)

@@ -7,7 +7,7 @@ own but for the names of the loop. What an assignment binds again is the same na
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal, cast
@@ -77,7 +77,7 @@ class Symbols:
     @cached_property
     def calls(self) -> tuple[tree.Tree, ...]:
         """Calls, pipes and labelled values, those inside before those around."""
-        found = [n for n in below(self.file) if isinstance(n, tree.CallOf | tree.Labelled)]
+        found = [n for n in tree.below(self.file) if isinstance(n, tree.CallOf | tree.Labelled)]
         return tuple(sorted(found, key=lambda n: n.span.end - n.span.start))
 
     # Declarations.
@@ -244,7 +244,7 @@ class Symbols:
         for symbol in self.all:
             if symbol.kind == "decision":
                 decisions.setdefault(symbol.name, []).append(symbol)
-        for node in below(self.file):
+        for node in tree.below(self.file):
             match node:
                 case tree.Rule(path) | tree.DecisionOf(path):
                     for hop in path.hops:
@@ -259,18 +259,6 @@ class Symbols:
         for symbol in decisions.get(name, ()):
             if place not in symbol.places:
                 symbol.places.append(place)
-
-
-def below(node: object) -> Iterator[tree.Tree]:
-    """A tree and all trees below it."""
-    waiting = [node]
-    while waiting:
-        here = waiting.pop()
-        if isinstance(here, tree.Tree):
-            yield here
-            waiting += here.children()
-        elif isinstance(here, tuple):
-            waiting += cast("tuple[object, ...]", here)
 
 
 def tokens(source: Source) -> list[Token]:

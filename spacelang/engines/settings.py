@@ -16,7 +16,7 @@ from difflib import get_close_matches
 from types import NoneType
 from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 
-from spacelang.diagnostics import Report, SpaceError, error
+from spacelang.diagnostics import Report, SpaceError, error, spelt
 from spacelang.engines.protocol import Able, Engine
 from spacelang.ir.graph import Graph
 from spacelang.plugins import load
@@ -71,7 +71,7 @@ def read_fields(kind: Any, name: str, *layers: Mapping[str, object]) -> dict[str
             try:
                 values[setting] = read(hints[setting], value)
             except Unreadable as problem:
-                report.add(error("SP209", f"{name}: {setting} is {problem}, not {value!r}"))
+                report.add(error("SP209", f"{name}: {setting} is {problem}, not {spelt(value)}"))
     report.check()
     return values
 

@@ -10,6 +10,7 @@ from spacelang.diagnostics import Diagnostic
 from spacelang.ir.condition import CONDITIONS
 from spacelang.ir.dim import Dim
 from spacelang.ir.gather import tables
+from spacelang.ir.indices import indices
 from spacelang.ir.mentions import mentions, shaped
 from spacelang.ir.node import Attribute, Node, join
 from spacelang.ir.op import Option, ops
@@ -52,8 +53,8 @@ def rates(subject: Subject) -> Iterator[Diagnostic]:
 
 def ranges(subject: Subject) -> Iterator[Diagnostic]:
     """A number with a rate in it keeps to the interval of its option at every use; no parameter
-    starts by a number that hangs on a decision."""
-    for found in (*within(subject.graph), *starts(subject.graph)):
+    starts by a number that hangs on a decision; an index lies in the axis that it reads."""
+    for found in (*within(subject.graph), *starts(subject.graph), *indices(subject.graph)):
         yield broken("; ".join((found.headline, *found.notes)), found.primary.span)
 
 

@@ -37,6 +37,8 @@ REQUIRED = "required"
 ONE = Dim.of(1)
 ShapeRow = Callable[["Infer"], "TensorType | Sequence[TensorType]"]
 MacsRow = Callable[["CostOf"], Dim]
+EntriesRow = Callable[["IndexOf"], "Entries | None"]
+RoomRow = Callable[["IndexOf"], Dim]
 
 
 class NeedsValue(Exception):
@@ -94,7 +96,8 @@ def plainly(found: Diagnostic, conflict: Conflict) -> Diagnostic:
 
 def example_text(example: Mapping[str, object]) -> str:
     """A counter-example as a line: `first disagreement: width = 192, encoder[0].heads = 4`."""
-    known = ", ".join(f"{name} = {value}" for name, value in example.items())
+    values = {n: str(v).lower() if isinstance(v, bool) else v for n, v in example.items()}
+    known = ", ".join(f"{name} = {value}" for name, value in values.items())
     return f"first disagreement: {known}" if known else "in every architecture"
 
 
@@ -152,7 +155,12 @@ option = Option
 
 @dataclass
 class OpDef:
-    """One op. `operands` are names; one that ends in `*` takes a list, in `?` may be absent."""
+    """One op. `operands` are names; one that ends in `*` takes a list, in `?` may be absent.
+
+    An op that gives whole numbers says by `entries` what they are between, unless it `moves` those
+    of its operands; one that reads by an operand called `index` says by `room` how many entries
+    there are to read (`indices.py`).
+    """
 
     name: str
     operands: tuple[str, ...]
@@ -160,6 +168,8 @@ class OpDef:
     traits: frozenset[str] = frozenset()
     shape_row: ShapeRow | None = None
     macs_row: MacsRow | None = None
+    entries_row: EntriesRow | None = None
+    room_row: RoomRow | None = None
     doc: str = ""
 
     def shape(self, row: ShapeRow) -> ShapeRow:
@@ -168,6 +178,14 @@ class OpDef:
 
     def macs(self, row: MacsRow) -> MacsRow:
         self.macs_row = row
+        return row
+
+    def entries(self, row: EntriesRow) -> EntriesRow:
+        self.entries_row = row
+        return row
+
+    def room(self, row: RoomRow) -> RoomRow:
+        self.room_row = row
         return row
 
 
@@ -352,6 +370,51 @@ class CostOf:
         value = self.options[name]
         assert isinstance(value, Dim)
         return value
+
+    def whole(self, name: str) -> int:
+        return int(self.dim(name).at({}))
+
+    def text(self, name: str) -> str:
+        value = self.options[name]
+        return value if isinstance(value, str) else ""
+
+
+@dataclass(frozen=True)
+class Entries:
+    """Whole numbers: the least and the largest, where the conditions hold.
+
+    Both may hold symbols of their own, as the indices of a table: then what lies between them is
+    said of each value of these that meets the conditions.
+    """
+
+    low: Dim
+    high: Dim
+    where: tuple[Condition, ...] = ()
+
+
+@dataclass(frozen=True)
+class IndexOf:
+    """What a row of entries or of room sees, in the decisions of the whole space.
+
+    `operands` are the entries of each operand; `mark` is a prefix for symbols that are the row's
+    own.
+    """
+
+    types: tuple[TensorType, ...]
+    options: Mapping[str, Attribute]
+    operands: tuple[Entries, ...]
+    mark: str
+
+    def dim(self, name: str) -> Dim:
+        value = self.options[name]
+        assert isinstance(value, Dim)
+        return value
+
+    def dims(self, name: str) -> tuple[Dim, ...]:
+        """A size, or a list of sizes, as a tuple."""
+        value = self.options[name]
+        items = value if isinstance(value, tuple) else (value,)
+        return tuple(d for d in items if isinstance(d, Dim))
 
     def whole(self, name: str) -> int:
         return int(self.dim(name).at({}))

@@ -25,8 +25,8 @@ from spacelang.ir.atom import (
     Symbol,
     tidy,
 )
-from spacelang.ir.condition import All, Any, Compare, Condition
-from spacelang.ir.dim import Dim, Monomial, conditional
+from spacelang.ir.condition import All, Any, Compare, Condition, compare, conjunction, disjunction
+from spacelang.ir.dim import Dim, Monomial, conditional, function, maximum, minimum, power
 from spacelang.ir.functions import FUNCTIONS
 
 MAX_WORDS = 2_000
@@ -100,6 +100,60 @@ def entry_at(words: str, indices: Sequence[Number], sizes: Sequence[Number]) -> 
             stack.append(tidy(Fraction(word)))
     (found,) = stack
     return found
+
+
+def entry_of(words: str, indices: Sequence[Dim], sizes: Sequence[Dim]) -> Dim:
+    """A formula as a size of its indices and sizes: what `formula` wrote. ArithmeticError where a
+    part of it has no value."""
+    known = {"i": indices, "n": sizes}
+    stack: list[Dim | Condition] = []
+    for word in words.split():
+        place = _PLACE.fullmatch(word)
+        if place is not None:
+            stack.append(known[place[1]][int(place[2])])
+        elif word in SIZES:
+            last = _number(stack.pop())
+            stack.append(SIZES[word](_number(stack.pop()), last))
+        elif word in COMPARED:
+            last = _number(stack.pop())
+            stack.append(compare(word, _number(stack.pop()), last))
+        elif word in JOINED:
+            last = _truth(stack.pop())
+            stack.append(JOINED[word](_truth(stack.pop()), last))
+        elif word in UNARY:
+            stack.append(function(word, _number(stack.pop())))
+        elif word == "if":
+            truth, other, value = _truth(stack.pop()), stack.pop(), stack.pop()
+            stack.append(conditional(truth, _number(value), _number(other)))
+        else:
+            stack.append(Dim.of(Fraction(word)))
+    (found,) = stack
+    return _number(found)
+
+
+SIZES: Mapping[str, Callable[[Dim, Dim], Dim]] = {
+    "+": Dim.__add__,
+    "-": Dim.__sub__,
+    "*": Dim.__mul__,
+    "/": Dim.__truediv__,
+    "//": Dim.__floordiv__,
+    "min": minimum,
+    "max": maximum,
+    "power": power,
+}
+COMPARED = ("<", "<=", "==", "!=")
+JOINED: Mapping[str, Callable[[Condition, Condition], Condition]] = {
+    "and": conjunction,
+    "or": disjunction,
+}
+
+
+def _number(found: Dim | Condition) -> Dim:
+    return found if isinstance(found, Dim) else conditional(found, Dim.of(1), Dim.of(0))
+
+
+def _truth(found: Dim | Condition) -> Condition:
+    return compare("!=", found, 0) if isinstance(found, Dim) else found
 
 
 class _Writer:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from functools import partial, reduce
+
 from spacelang.diagnostics import counted
-from spacelang.ir.dim import Dim
+from spacelang.ir.dim import Dim, maximum, minimum
 from spacelang.ir.node import TensorType
-from spacelang.ir.op import Infer, Interval, op, option, shown
+from spacelang.ir.op import Entries, IndexOf, Infer, Interval, op, option, shown
+from spacelang.ir.prove import Proved, whole
 
 ONE = Dim.of(1)
 RATE = Interval(0, 1, below=True)
@@ -39,14 +43,53 @@ def _arithmetic(infer: Infer) -> TensorType:
     return TensorType(tuple(shape), a.dtype)
 
 
+Ends = tuple[Dim, Dim]
+"""The least and the largest of whole numbers."""
+
+
+def _added(a: Ends, b: Ends) -> Ends:
+    return a[0] + b[0], a[1] + b[1]
+
+
+def _subtracted(a: Ends, b: Ends) -> Ends:
+    return a[0] - b[1], a[1] - b[0]
+
+
+def _multiplied(a: Ends, b: Ends) -> Ends:
+    corners = [m * n for m in a for n in b]
+    return reduce(minimum, corners), reduce(maximum, corners)
+
+
+WHOLE_NUMBERS: Mapping[str, Callable[[Ends, Ends], Ends]] = {
+    "add": _added,
+    "sub": _subtracted,
+    "mul": _multiplied,
+}
+
+
+def _entries(ends: Callable[[Ends, Ends], Ends], of: IndexOf) -> Entries | None:
+    """Of two indices, or of one and a number that is known to be whole."""
+    given = [((e.low, e.high), e.where) for e in of.operands]
+    number = of.options.get("number")
+    if isinstance(number, Dim):
+        given.append(((number, number), ()))
+    if len(given) != 2 or (isinstance(number, Dim) and not isinstance(whole(number), Proved)):
+        return None
+    (a, at), (b, there) = reversed(given) if of.options.get("flipped") is True else given
+    return Entries(*ends(a, b), (*at, *there))
+
+
 for _name in ("add", "sub", "mul", "div"):
-    op(
+    _definition = op(
         _name,
         "a b?",
         "elementwise written",
         number=option("number", None),
         flipped=option("bool", False),
-    ).shape(_arithmetic)
+    )
+    _definition.shape(_arithmetic)
+    if _name in WHOLE_NUMBERS:
+        _definition.entries(partial(_entries, WHOLE_NUMBERS[_name]))
 for _name in ACTIVATIONS:
     op(_name, "x", "elementwise").shape(_same)
 op("dropout", "x", "elementwise random", rate=option("rate", within=RATE)).shape(_same)

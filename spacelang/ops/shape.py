@@ -6,14 +6,14 @@ from __future__ import annotations
 from math import prod
 
 from spacelang.diagnostics import counted
-from spacelang.ir.dim import Dim
+from spacelang.ir.dim import Dim, maximum, minimum
 from spacelang.ir.node import TensorType
-from spacelang.ir.op import Infer, op, option, shown
+from spacelang.ir.op import Entries, IndexOf, Infer, op, option, shown
 from spacelang.ops.patterns import bind_rearrange, parse_rearrange
 
 ONE, ZERO = Dim.of(1), Dim.of(0)
 
-rearrange = op("rearrange", "x", "open", pattern=option("string"), sizes=option("any", ()))
+rearrange = op("rearrange", "x", "open moves", pattern=option("string"), sizes=option("any", ()))
 
 
 @rearrange.shape
@@ -30,7 +30,7 @@ def _rearrange(infer: Infer) -> TensorType:
     return TensorType(tuple(shape), infer.x.dtype)
 
 
-concat = op("concat", "xs*", axis=option("whole"))
+concat = op("concat", "xs*", "moves", axis=option("whole"))
 
 
 @concat.shape
@@ -52,7 +52,7 @@ def _concat(infer: Infer) -> TensorType:
     return TensorType((*first.shape[:axis], total, *first.shape[axis + 1 :]), first.dtype)
 
 
-split = op("split", "x", parts=option("sizes"), axis=option("whole"))
+split = op("split", "x", "moves", parts=option("sizes"), axis=option("whole"))
 
 
 @split.shape
@@ -74,7 +74,7 @@ def _split(infer: Infer) -> list[TensorType]:
     return [TensorType((*x.shape[:axis], n, *x.shape[axis + 1 :]), x.dtype) for n in sizes]
 
 
-unstack = op("unstack", "x", axis=option("whole"))
+unstack = op("unstack", "x", "moves", axis=option("whole"))
 
 
 @unstack.shape
@@ -86,7 +86,7 @@ def _unstack(infer: Infer) -> list[TensorType]:
     return [TensorType(x.shape[:axis] + x.shape[axis + 1 :], x.dtype)] * count
 
 
-expand = op("expand", "x", to=option("sizes"))
+expand = op("expand", "x", "moves", to=option("sizes"))
 
 
 @expand.shape
@@ -101,7 +101,7 @@ def _expand(infer: Infer) -> TensorType:
     return TensorType(to, x.dtype)
 
 
-slice_ = op("slice", "x", "written", index=option("any"))
+slice_ = op("slice", "x", "written moves", index=option("any"))
 
 
 @slice_.shape
@@ -151,7 +151,13 @@ def _pad(infer: Infer) -> TensorType:
     return TensorType(tuple(shape), x.dtype)
 
 
-roll = op("roll", "x", by=option("sizes"), axes=option("wholes"))
+@pad.entries
+def _padded(of: IndexOf) -> Entries:
+    (x,) = of.operands
+    return Entries(minimum(x.low, ZERO), maximum(x.high, ZERO), x.where)
+
+
+roll = op("roll", "x", "moves", by=option("sizes"), axes=option("wholes"))
 
 
 @roll.shape

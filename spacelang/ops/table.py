@@ -5,13 +5,30 @@ The tables are pure functions of their sizes: constants of the network, stored o
 
 from __future__ import annotations
 
-from spacelang.ir.dim import Dim
+from functools import lru_cache
+from itertools import product
+from math import prod
+
+from spacelang.ir.atom import LIMIT, Number
+from spacelang.ir.condition import compare
+from spacelang.ir.dim import Dim, Symbol, conditional, floor, function, maximum, minimum, sqrt
 from spacelang.ir.node import TensorType
-from spacelang.ir.op import COUNTED, POSITIVE, Infer, Interval, op, option, shown
+from spacelang.ir.op import (
+    COUNTED,
+    POSITIVE,
+    Entries,
+    IndexOf,
+    Infer,
+    Interval,
+    op,
+    option,
+    shown,
+)
 from spacelang.ops.buckets import METHODS
-from spacelang.ops.formula import mistake
+from spacelang.ops.formula import entry_at, entry_of, mistake
 
 INDEX = "i64"
+ZERO, ONE = Dim.of(0), Dim.of(1)
 
 take = op("take", "table index", axis=option("whole", 0))
 
@@ -24,6 +41,12 @@ def _take(infer: Infer) -> TensorType:
     if index.dtype != INDEX:
         infer.fail("SP209", "the index of take must be whole numbers", f"it is {shown(index)}")
     return TensorType(table.shape[:axis] + index.shape + table.shape[axis + 1 :], table.dtype)
+
+
+@take.room
+def _(of: IndexOf) -> Dim:
+    table, _ = of.types
+    return table.shape[of.whole("axis") % table.rank]
 
 
 gather = op("gather", "x index")
@@ -43,6 +66,11 @@ def _gather(infer: Infer) -> TensorType:
     return TensorType((*x.shape[:-1], index.shape[1]), x.dtype)
 
 
+@gather.room
+def _(of: IndexOf) -> Dim:
+    return of.types[0].shape[-1]
+
+
 bucket_sum = op("bucket_sum", "x index", buckets=option("size"))
 
 
@@ -60,6 +88,11 @@ def _bucket_sum(infer: Infer) -> TensorType:
     return TensorType((*x.shape[:-1], infer.dim("buckets")), x.dtype)
 
 
+@bucket_sum.room
+def _(of: IndexOf) -> Dim:
+    return of.dim("buckets")
+
+
 def _square(infer: Infer) -> TensorType:
     side = infer.dim("h") * infer.dim("w") + (infer.dim("skip") if "skip" in infer.options else 0)
     infer.need_bound(side, "the number of positions")
@@ -68,15 +101,27 @@ def _square(infer: Infer) -> TensorType:
 
 
 KINDS = ("signed", "absolute")
-op(
+offset_index = op(
     "offset_index",
     "",
     "table",
     h=option("size", within=COUNTED),
     w=option("size", within=COUNTED),
     kind=option("string", KINDS[0], words=KINDS),
-).shape(_square)
-op(
+)
+offset_index.shape(_square)
+
+
+@offset_index.entries
+def _(of: IndexOf) -> Entries:
+    """One for every distance, or one for every signed offset."""
+    h, w = of.dim("h"), of.dim("w")
+    if of.text("kind") == "absolute":
+        return Entries(ZERO, h * w - 1)
+    return Entries(ZERO, (2 * h - 1) * (2 * w - 1) - 1)
+
+
+clipped_index = op(
     "clipped_index",
     "",
     "table",
@@ -85,8 +130,19 @@ op(
     axis=option("whole", within=Interval(0, 1)),
     reach=option("size", within=Interval(0)),
     skip=option("whole", 0, Interval(0)),
-).shape(_square)
-op(
+)
+clipped_index.shape(_square)
+
+
+@clipped_index.entries
+def _(of: IndexOf) -> Entries:
+    """`reach + 1` is the offset 0, around which the axis reaches as far as it has positions."""
+    middle = of.dim("reach") + 1
+    far = minimum(of.dim("reach"), of.dim("hw"[of.whole("axis")]) - 1)
+    return Entries(ZERO if of.whole("skip") else middle - far, middle + far)
+
+
+bucket_index = op(
     "bucket_index",
     "",
     "table",
@@ -95,7 +151,40 @@ op(
     method=option("string", words=tuple(table for tables in METHODS.values() for table in tables)),
     ratio=option("number", Dim.of(1.9), POSITIVE),
     skip=option("whole", 0, Interval(0)),
-).shape(_square)
+)
+bucket_index.shape(_square)
+
+
+@bucket_index.entries
+def _(of: IndexOf) -> Entries:
+    """Buckets grow with the offset, so those of the corners are the ends (`buckets.py`); what has
+    no place has the last bucket of all."""
+    rows, columns, ratio = of.dim("h") - 1, of.dim("w") - 1, of.dim("ratio")
+    origin = floor(2 * ratio)
+    side = 2 * origin + 1
+    low, high, last = ZERO, ZERO, side
+    match of.text("method"):
+        case "euclidean":
+            high = _bucket(function("round", sqrt(rows * rows + columns * columns)), ratio)
+        case "quantised":
+            high = _bucket(rows * rows + columns * columns, ratio)
+        case "cross_rows":
+            low, high = -_bucket(rows, ratio), _bucket(rows, ratio)
+        case "cross_cols":
+            low, high = -_bucket(columns, ratio), _bucket(columns, ratio)
+        case _:
+            high = _bucket(rows, ratio) * side + _bucket(columns, ratio)
+            low, last, origin = -high, side * side, origin * side + origin
+    return Entries(low + origin, last if of.whole("skip") else high + origin)
+
+
+def _bucket(distance: Dim, ratio: Dim) -> Dim:
+    """`buckets.piecewise` of a distance of at least 0."""
+    far = function("log", maximum(distance, ratio) / ratio) / function("log", 8) * ratio
+    grown = floor(minimum(2 * ratio, function("round", ratio + far)))
+    return conditional(compare("<=", distance, ratio), distance, grown)
+
+
 shift_mask = op(
     "shift_mask",
     "",
@@ -142,3 +231,29 @@ def _table(infer: Infer) -> TensorType:
     if wrong:
         infer.fail("SP209", "a formula that has no value", wrong)
     return TensorType(shape, INDEX if infer.flag("index") else "f32")
+
+
+@table.entries
+def _(of: IndexOf) -> Entries | None:
+    """Those of a small table as they are; else the formula, of indices inside of the shape."""
+    shape, sizes, words = of.dims("shape"), of.dims("sizes"), of.text("formula")
+    known = [size.constant for size in (*shape, *sizes)]
+    sides = tuple(int(side.at({})) for side in shape) if None not in known else ()
+    try:
+        if sides and prod(sides) <= LIMIT:
+            least, most = _ends(words, sides, tuple(size.at({}) for size in sizes))
+            return Entries(Dim.of(least), Dim.of(most))
+        longest = [int(max(side.candidates())) for side in shape]
+        symbols = [Symbol(f"{of.mark}i{axis}", tuple(range(n))) for axis, n in enumerate(longest)]
+        entry = entry_of(words, [Dim.of(symbol) for symbol in symbols], sizes)
+    except (ArithmeticError, ValueError):
+        return None
+    inside = (compare("<", Dim.of(i), side) for i, side in zip(symbols, shape, strict=True))
+    return Entries(entry, entry, tuple(inside))
+
+
+@lru_cache(maxsize=1024)
+def _ends(words: str, shape: tuple[int, ...], sizes: tuple[Number, ...]) -> tuple[Number, Number]:
+    """The least and the largest entry of a table."""
+    entries = [entry_at(words, place, sizes) for place in product(*map(range, shape))]
+    return min(entries), max(entries)

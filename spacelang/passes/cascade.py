@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from itertools import count
 from typing import ClassVar
 
-from spacelang.diagnostics import NOWHERE, Report, SpaceError, Span, error
+from spacelang.diagnostics import NOWHERE, Report, SpaceError, Span, error, spelt
 from spacelang.ir.block import Block
 from spacelang.ir.graph import Graph
 from spacelang.ir.node import Node, Value
@@ -46,7 +46,7 @@ class Cascade(Pass):
 
     def run(self, graph: Graph, report: Report) -> Graph:
         if not _counts(self.parts):
-            raise SpaceError(error("SP209", f"cascade: parts is a number, not {self.parts!r}"))
+            raise SpaceError(error("SP209", f"cascade: parts is a number, not {spelt(self.parts)}"))
         chosen: dict[Chain, bool] = {}
         for spot in find(graph, self.path):
             if spot.node.call is None:

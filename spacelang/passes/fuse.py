@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from itertools import chain, count
 from typing import ClassVar, cast
 
-from spacelang.diagnostics import Report, SpaceError, error
+from spacelang.diagnostics import Report, SpaceError, error, spelt
 from spacelang.ir.block import Block
 from spacelang.ir.graph import Graph
 from spacelang.ir.mentions import of_node
@@ -88,7 +88,7 @@ class Fuse(Pass):
     def run(self, graph: Graph, report: Report) -> Graph:
         given = cast(object, self.only)
         if not isinstance(given, tuple | list):
-            raise SpaceError(error("SP209", f"fuse: only is a list of kernels, not {given!r}"))
+            raise SpaceError(error("SP209", f"fuse: only is a list of kernels, not {spelt(given)}"))
         unknown = [kernel for kernel in map(str, self.only) if kernel not in GROUPS]
         if unknown:
             found = error("SP209", f"fuse: there is no kernel {unknown[0]}")

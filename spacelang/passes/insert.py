@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar
 
-from spacelang.diagnostics import Diagnostic, Report, SpaceError, error
+from spacelang.diagnostics import Diagnostic, Report, SpaceError, error, spelt
 from spacelang.ir.block import Block
 from spacelang.ir.condition import Condition
 from spacelang.ir.graph import Graph
@@ -90,9 +90,9 @@ class Insert(Pass):
             ("operand", self.operand, int),
         ):
             if not isinstance(value, kind) or isinstance(value, bool):
-                yield error("SP209", f"insert: {name} cannot be {value!r}")
+                yield error("SP209", f"insert: {name} cannot be {spelt(value)}")
             elif isinstance(value, str) and value and LABELS.fullmatch(value) is None:
-                found = error("SP209", f"insert: {name} cannot be {value!r}")
+                found = error("SP209", f"insert: {name} cannot be {spelt(value)}")
                 yield found.note("it is a path of labels, as in local.conv[0]")
 
     def _path(self, node: Node) -> str:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar, cast, get_args
 
-from spacelang.diagnostics import Diagnostic, Report, SpaceError, error
+from spacelang.diagnostics import Diagnostic, Report, SpaceError, error, spelt
 from spacelang.ir.block import Block
 from spacelang.ir.dim import Dim
 from spacelang.ir.graph import Graph
@@ -102,7 +102,9 @@ class Irpe(Pass):
 
     def _mistakes(self) -> Iterator[Diagnostic]:
         def wrong(name: str, wanted: str) -> Diagnostic:
-            return error("SP209", f"irpe: {name} must be {wanted}, not {getattr(self, name)!r}")
+            return error(
+                "SP209", f"irpe: {name} must be {wanted}, not {spelt(getattr(self, name))}"
+            )
 
         if not any(self.method == known for known in METHODS):
             yield wrong("method", f"one of {', '.join(METHODS)}")

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, cast
 
-from spacelang.diagnostics import Diagnostic, Report, SpaceError, counted, error
+from spacelang.diagnostics import Diagnostic, Report, SpaceError, counted, error, spelt
 from spacelang.ir.block import Block
 from spacelang.ir.graph import Graph
 from spacelang.ir.node import Call, Node, join
@@ -80,7 +80,8 @@ class Multiplex(Pass):
         given = self.every
         if not (lengths(given) or (isinstance(given, tuple) and all(map(lengths, given)))):
             yield error(
-                "SP209", f"multiplex: every must be a number above 0 or a list, not {given!r}"
+                "SP209",
+                f"multiplex: every must be a number above 0 or a list, not {spelt(given)}",
             )
         if not getattr(self.path, "hops", ()):
             yield error("SP209", f"multiplex: path cannot be {self.path}")

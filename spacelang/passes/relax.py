@@ -22,7 +22,7 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import ClassVar
 
-from spacelang.diagnostics import Diagnostic, Report, error
+from spacelang.diagnostics import Diagnostic, Report, error, spelt
 from spacelang.ir.block import Block
 from spacelang.ir.condition import FALSE, TRUE, Condition, disjunction
 from spacelang.ir.decision import Choice
@@ -87,10 +87,10 @@ class Relax(Pass):
             yield error("SP204", 'relax needs a decision: relax(op: "softmax")')
             return
         if not _number(self.spread):
-            yield error("SP209", f"relax: spread is a number, not {self.spread!r}")
+            yield error("SP209", f"relax: spread is a number, not {spelt(self.spread)}")
         for label, weighting in self.open.items():
             if not any(weighting == known for known in WEIGHTINGS):
-                found = error("SP204", f"no weighting is called {weighting!r}")
+                found = error("SP204", f"no weighting is called {spelt(weighting)}")
                 yield found.note(f"there are {', '.join(WEIGHTINGS)}")
             if not any(label_of(path) == label for path in graph.decisions):
                 yield error("SP504", f"no decision is called {label}")

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
-from spacelang.diagnostics import Diagnostic, Report, error
+from spacelang.diagnostics import Diagnostic, Report, error, spelt
 from spacelang.ir.graph import Graph
 from spacelang.passes.base import Pass
 from spacelang.passes.specialize import specialize
@@ -46,9 +46,9 @@ class Sample(Pass):
     def _mistakes(self) -> Iterator[Diagnostic]:
         if not any(self.take == known for known in TAKES):
             wanted = ", ".join(TAKES)
-            yield error("SP209", f"sample: take must be one of {wanted}, not {self.take!r}")
+            yield error("SP209", f"sample: take must be one of {wanted}, not {spelt(self.take)}")
         if not _counts(self.seed):
-            yield error("SP209", f"sample: seed must be a whole number, not {self.seed!r}")
+            yield error("SP209", f"sample: seed must be a whole number, not {spelt(self.seed)}")
 
 
 def _counts(value: object) -> bool:

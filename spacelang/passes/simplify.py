@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import ClassVar
 
-from spacelang.diagnostics import Report, SpaceError, error
+from spacelang.diagnostics import Report, SpaceError, error, spelt
 from spacelang.ir.block import Block
 from spacelang.ir.graph import Graph
 from spacelang.ir.node import Call, Node, Value
@@ -38,7 +38,7 @@ class Simplify(Pass):
 
     def run(self, graph: Graph, report: Report) -> Graph:
         if not _flag(self.fold_norm):
-            wrong = f"simplify: fold_norm is true or false, not {self.fold_norm!r}"
+            wrong = f"simplify: fold_norm is true or false, not {spelt(self.fold_norm)}"
             raise SpaceError(error("SP209", wrong))
         if self.fold_norm:
             graph = norms_folded(graph)

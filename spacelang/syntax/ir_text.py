@@ -108,6 +108,9 @@ class _Reader:
     def _with_rest(self, graph: Graph, groups: Mapping[str, list[Piece]]) -> Graph:
         plain = self.plain
         space = Values(self.source, Known(graph).space())
+        require = [
+            (space.condition(p.children[0]), plain.span(p)) for p in groups.get("require", ())
+        ]
         return replace(
             graph,
             outputs=tuple(self._output(piece) for piece in groups.get("output", ())),
@@ -116,7 +119,8 @@ class _Reader:
                 path: plain.whole(piece.children[1])
                 for path, piece in self._unique(groups.get("stored", [])).items()
             },
-            require=tuple(space.condition(p.children[0]) for p in groups.get("require", ())),
+            require=tuple(condition for condition, _ in require),
+            stated=dict(require),
             dialects={
                 name: Dialect(name, tuple(self._rename(p, space) for p in piece.children[1:]))
                 for name, piece in self._unique(groups.get("names", [])).items()
@@ -158,7 +162,8 @@ class _Reader:
             for hop in hops
             if hop is not None
         )
-        return Rename(own, foreign, None if layout is None else self._layout(layout, values))
+        read = None if layout is None else self._layout(layout, values)
+        return Rename(own, foreign, read, self.plain.span(piece))
 
     def _layout(self, piece: Piece, values: Values) -> Layout:
         kind, *places = piece.children

@@ -13,10 +13,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from fractions import Fraction
 from itertools import product
 from typing import cast
 
-from spacelang.diagnostics import SpaceError, Span, error
+from spacelang.diagnostics import Diagnostic, SpaceError, Span, error, spelt
 from spacelang.ir.condition import FALSE, TRUE, Condition, compare, conjunction, disjunction, negate
 from spacelang.ir.decision import Choice
 from spacelang.ir.dim import Dim, Symbol
@@ -58,9 +59,26 @@ class Reader:
                 if found is False and not strict:
                     yield FALSE
                 elif found is False:
-                    raise SpaceError(error("SP502", f"{part.span.text} does not hold", part.span))
+                    raise SpaceError(self._false(part))
                 elif found is not True:
                     yield found
+
+    def _false(self, part: tree.Expr) -> Diagnostic:
+        """SP502 for what never holds, with the values of the names in it."""
+        found = error("SP502", f"{part.span.text} does not hold", part.span)
+        known: dict[str, str | bool | int | Fraction] = {}
+        for node in tree.below(part):
+            owner = self.scope.find(node.name) if isinstance(node, tree.Name) else None
+            value = None if owner is None else owner.names[cast(tree.Name, node).name]
+            value = value.constant if isinstance(value, Dim) else value
+            if isinstance(value, str | bool | int | Fraction):
+                known[node.span.text] = value
+        if known:
+            found = found.note(", ".join(f"{n} is {spelt(v)}" for n, v in known.items()))
+        words = [node.value for node in tree.below(part) if isinstance(node, tree.String)]
+        given = [value for value in known.values() if isinstance(value, str)]
+        near = [word for value in given for word in get_close_matches(value, words, 1)]
+        return found.hint(f"did you mean {spelt(near[0])}?" if near else "")
 
     def _instances(self, part: tree.Expr) -> Iterator[bool | Condition]:
         """The condition, once for each binding of its index names."""

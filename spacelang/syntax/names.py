@@ -112,17 +112,28 @@ def _built_in(name: str, span: Span, scope: Scope) -> Thing:
 
 @row(tree.Field)
 def _field(expr: tree.Field, frame: Frame, scope: Scope) -> Thing:
-    """`vit.mlp`: what a used file holds."""
-    if isinstance(expr.value, tree.Name):
-        owner = scope.find("." + expr.value.name)
-        module = owner.names["." + expr.value.name] if owner is not None else None
-        if isinstance(module, Module):
-            if expr.name not in module.scope.names:
-                raise unknown(expr.name, expr.span, module.scope.known())
-            return look_up(expr.name, expr.span, frame, module.scope)
+    """`vit.mlp`: what a used file holds; `lib.conv.conv_bn` after `use lib.conv`."""
+    file = "." + _dotted(expr.value)
+    owner = scope.find(file)
+    module = owner.names[file] if owner is not None else None
+    if isinstance(module, Module):
+        if expr.name not in module.scope.names:
+            raise unknown(expr.name, expr.span, module.scope.known())
+        return look_up(expr.name, expr.span, frame, module.scope)
     raise SpaceError(
         error("SP208", "a path is no value", expr.span).hint("x.y names what `use x` brought")
     )
+
+
+def _dotted(expr: tree.Expr) -> str:
+    """Names joined by dots, as `use` has them; of what is no such path nothing that a file has."""
+    match expr:
+        case tree.Name(name):
+            return name
+        case tree.Field(value, name):
+            return f"{_dotted(value)}.{name}"
+        case _:
+            return ""
 
 
 def evaluate_let(let: tree.Let, frame: Frame, scope: Scope) -> None:

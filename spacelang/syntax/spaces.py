@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from spacelang.diagnostics import Diagnostic, SpaceError, Span, error
 from spacelang.ir.block import Block
 from spacelang.ir.graph import Graph, Output
+from spacelang.ir.indices import indices
 from spacelang.ir.op import NeedsValue
 from spacelang.ir.pattern import Pattern
 from spacelang.ir.ranges import rates, starts
@@ -108,6 +109,7 @@ def finished(frame: Frame, span: Span) -> Graph:
     graph = _graph(frame.name, frame, host)
     frame.errors.extend(rates(graph))
     frame.errors.extend(starts(graph))
+    frame.errors.extend(indices(graph))
     stated = dict(deferred(frame, graph.decisions))
     frame.errors.check()
     limits = tuple(dict.fromkeys((*frame.require, *stated)))

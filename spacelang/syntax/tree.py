@@ -6,8 +6,10 @@ comments do not take part in comparison, so that two texts with the same meaning
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import field
 from fractions import Fraction
+from typing import cast
 
 from spacelang.diagnostics import Span
 from spacelang.syntax.node import Tree
@@ -385,3 +387,15 @@ Statement = (
     Declaration | Input | Output | Choose | Assign | For | When | Return | Require | Weights
     | Rewrite | Names | Search
 )  # fmt: skip
+
+
+def below(node: object) -> Iterator[Tree]:
+    """A tree and all trees below it."""
+    waiting = [node]
+    while waiting:
+        here = waiting.pop()
+        if isinstance(here, Tree):
+            yield here
+            waiting += here.children()
+        elif isinstance(here, tuple):
+            waiting += cast("tuple[object, ...]", here)

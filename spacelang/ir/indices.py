@@ -1,0 +1,269 @@
+"""Reading by index: every entry of an index lies in the axis that it reads, in every architecture.
+
+    take(x, offset_index(2, 2))      entries 0 to 8, so the axis has 9 at least
+
+Entries are followed from what makes them (`entries` of its op, the range of an input) through what
+only moves them, into blocks and out of them, to what reads by them (`room` of its op). There the
+least and the largest are proved inside, under the conditions of both places.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from types import MappingProxyType
+from typing import NamedTuple
+
+from spacelang.diagnostics import Diagnostic, Span, error
+from spacelang.ir.block import Block
+from spacelang.ir.condition import FALSE, Condition, conjunction, negate
+from spacelang.ir.dim import Dim
+from spacelang.ir.graph import Graph, Instance, conditions
+from spacelang.ir.node import Attribute, Node, TensorType, Value, join
+from spacelang.ir.op import (
+    LONG,
+    Entries,
+    IndexOf,
+    OpDef,
+    bare,
+    example_text,
+    open_question,
+    ops,
+    shown,
+    values_of,
+)
+from spacelang.ir.prove import Answer, Proved, Refuted, at_most
+from spacelang.ir.search import domains, nearest, satisfied, span
+
+WHOLE = "i64"
+WAYS = 64
+"""How many combinations of sources an op on indices may have."""
+TRIED = 1 << 16
+"""Of a table without decisions that no proof settles so many places are computed."""
+NO_ROW = OpDef("", (), {})
+
+
+@dataclass(frozen=True)
+class Source:
+    """Whole numbers that a value may hold: their bounds, where they are made, and under which
+    conditions. `entries` is None where nothing is known of them."""
+
+    entries: Entries | None
+    span: Span
+    guards: tuple[Condition, ...]
+
+    def where(self, condition: Condition) -> Source:
+        return Source(self.entries, self.span, (*self.guards, condition))
+
+
+Sources = tuple[Source, ...]
+
+
+def indices(graph: Graph) -> Iterator[Diagnostic]:
+    """SP307 for an index that some architecture reads outside of its axis, SP308 for one of which
+    that is not settled."""
+    following = _Following(graph)
+    if following.concerns(graph.root):
+        following.level(_Here(graph.top, graph.root), ())
+    yield from following.found.values()
+
+
+class _Read(NamedTuple):
+    """Entries at a node that reads by them; what is equal is proved once."""
+
+    node: int
+    source: Source
+    room: Dim
+    guards: tuple[Condition, ...]
+
+
+@dataclass(frozen=True)
+class _Here:
+    """A block or region at one of its uses, and the sources of its values of whole numbers."""
+
+    instance: Instance
+    level: Block
+    known: dict[Value, Sources] = field(default_factory=dict[Value, Sources])
+
+    def given(self, node: Node) -> list[Sources]:
+        """The sources of each operand."""
+        return [self.known.get(value, ()) for value in node.operands]
+
+    def asked(self, node: Node, operands: tuple[Entries, ...], mark: str) -> IndexOf:
+        """A node as rows see it, in the decisions of the whole space."""
+        types = map(self.level.type_of, node.operands)
+        return IndexOf(
+            tuple(TensorType(tuple(map(self.instance.absolute, t.shape)), t.dtype) for t in types),
+            {name: _absolute(self.instance, value) for name, value in node.attributes.items()},
+            operands,
+            mark,
+        )
+
+
+class _Following:
+    def __init__(self, graph: Graph) -> None:
+        self.graph, self.table = graph, ops()
+        self.found: dict[tuple[int, Span], Diagnostic] = {}
+        self._concerned: dict[str, bool] = {}
+        self._proved: set[_Read] = set()
+        self._marks = 0
+
+    def concerns(self, block: Block) -> bool:
+        """Whether there are whole numbers in a block, or in what it calls."""
+        if block.name not in self._concerned:
+            self._concerned[block.name] = any(
+                any(type.dtype == WHOLE for type in node.types)
+                or (node.call is not None and self.concerns(self.graph.blocks[node.call.block]))
+                for node in block.everywhere()
+            )
+        return self._concerned[block.name]
+
+    def level(self, here: _Here, fed: Sequence[Sources]) -> list[Sources]:
+        """The sources of each output; what reads by sources is proved."""
+        inputs = iter(fed)
+        for node in here.level.nodes:
+            if node.op == "input":
+                found = [next(inputs, None) or self._input(here, node)]
+            elif node.call is not None:
+                found = self._called(here, node)
+            elif node.regions:
+                found = self._branched(here, node)
+            else:
+                found = [self._made(here, node)] * len(node.types)
+                self._check(here, node)
+            for value, sources, type in zip(node.values, found, node.types, strict=True):
+                if type.dtype == WHOLE:
+                    here.known[value] = tuple(dict.fromkeys(sources))
+        return [here.known.get(value, ()) for value in here.level.outputs]
+
+    def _input(self, here: _Here, node: Node) -> Sources:
+        match node.attributes.get("within"):
+            case (Dim() as low, Dim() as high):
+                return (Source(Entries(low, high), node.span, here.instance.guards),)
+            case _:
+                return (Source(None, node.span, here.instance.guards),)
+
+    def _called(self, here: _Here, node: Node) -> list[Sources]:
+        assert node.call is not None
+        callee = self.graph.blocks[node.call.block]
+        if not self.concerns(callee):
+            return [()] * len(node.types)
+        return self.level(_Here(here.instance.enter(node.call, callee), callee), here.given(node))
+
+    def _branched(self, here: _Here, node: Node) -> list[Sources]:
+        """What each region yields where its condition holds, and a guard's fallback where not."""
+        given = here.given(node)
+        there = [here.instance.condition(condition) for condition in conditions(node)]
+        ways: list[tuple[Condition, Sequence[Sources]]] = []
+        for region, condition in zip(node.regions, there, strict=True):
+            inside = here.instance.under(condition)
+            if conjunction(*inside.guards) != FALSE:
+                ways.append((condition, self.level(_Here(inside, region), given)))
+        if node.op == "guard":
+            ways.append((negate(conjunction(*there)), given[: len(node.types)]))
+        return [
+            tuple(source.where(condition) for condition, found in ways for source in found[number])
+            for number in range(len(node.types))
+        ]
+
+    def _made(self, here: _Here, node: Node) -> Sources:
+        """The entries that an op makes, of those of its operands."""
+        if all(type.dtype != WHOLE for type in node.types):
+            return ()
+        row, given = self.table.get(node.op, NO_ROW), here.given(node)
+        if node.op == "identity" or "moves" in row.traits:
+            return tuple(source for sources in given for source in sources)
+        if row.room_row is not None:  # whole numbers of a table, read by others
+            return given[0]
+        guards = here.instance.guards
+        ways = [way for _, way in zip(range(WAYS + 1), product(*given), strict=False)]
+        if row.entries_row is None or len(ways) > WAYS:
+            return (Source(None, node.span, guards),)
+        found: list[Source] = []
+        for way in ways:
+            operands = tuple(source.entries for source in way if source.entries is not None)
+            self._marks += 1
+            asked = here.asked(node, operands, f"%{self._marks}")
+            entries = row.entries_row(asked) if len(operands) == len(way) else None
+            found.append(Source(entries, node.span, (*guards, *(g for s in way for g in s.guards))))
+        return tuple(found)
+
+    def _check(self, here: _Here, node: Node) -> None:
+        row = self.table.get(node.op, NO_ROW)
+        if row.room_row is None:
+            return
+        room = row.room_row(here.asked(node, (), ""))
+        for source in here.known.get(node.operands[row.operands.index("index")], ()):
+            guards = tuple(dict.fromkeys((*here.instance.guards, *source.guards)))
+            read, place = _Read(id(node), source, room, guards), (id(node), source.span)
+            if read in self._proved or place in self.found:
+                continue
+            self._proved.add(read)
+            found = _outside(node, read)
+            if found is not None:
+                path = join(here.instance.path, node.label)
+                self.found[place] = found.note(f"at {path}") if path else found
+
+
+def _absolute(instance: Instance, value: Attribute) -> Attribute:
+    match value:
+        case Dim():
+            return instance.absolute(value)
+        case tuple():
+            return tuple(_absolute(instance, entry) for entry in value)
+        case _:
+            return value
+
+
+def _outside(node: Node, read: _Read) -> Diagnostic | None:
+    """What is wrong with a read: SP307 with an architecture, SP308 where nothing settles it."""
+    source, room = read.source, read.room
+    label = f"an axis of {shown(room)}"
+    if source.entries is None:
+        found = error("SP308", f"nothing says which entries {node.op} reads", node.span)
+        found = found.also(source.span, "the index is from here")
+        return found.hint("index by an input with a range, or by a table")
+    low, high, where = source.entries.low, source.entries.high, source.entries.where
+    guards = (*read.guards, *where)
+    sides = (
+        (Dim.of(0), low, _made_of(low, "from", 0)),
+        (high, room - 1, _made_of(high, "up to", -1)),
+    )
+    for small, large, reach in sides:
+        verdict = at_most(small, large, guards)
+        if not isinstance(verdict, Proved | Refuted):
+            verdict = _tried(small - large, guards) or verdict
+        if isinstance(verdict, Proved):
+            continue
+        if isinstance(verdict, Refuted):
+            example = {bare(name): value for name, value in verdict.example.items()}
+            found = error("SP307", f"{node.op} reads outside of its axis", node.span, label)
+            return found.also(source.span, reach).note(example_text(example))
+        headline = f"not settled for the whole space: {node.op} reads inside of its axis"
+        found = error("SP308", headline, node.span, label).also(source.span, reach)
+        return found.note(open_question(verdict)).hint("keep the entries inside: min(.., n - 1)")
+    return None
+
+
+def _tried(subject: Dim, guards: Sequence[Condition]) -> Answer | None:
+    """Whether a number is at most 0, by all points of its symbols where these are few enough."""
+    if any(symbol.free for symbol in subject.symbols):
+        return None
+    near = [guard for guard in guards if guard.symbols <= subject.symbols]
+    known = domains(subject.symbols, near)
+    if span(known, known) > TRIED:
+        return None
+    for point in nearest(known, known):
+        if all(satisfied(guard, point) for guard in near) and subject.at(point) > 0:
+            apart = len(near) == len(guards)
+            return Refuted(MappingProxyType(point)) if apart else None
+    return Proved(span(known, known))
+
+
+def _made_of(number: Dim, what: str, end: int) -> str:
+    """What is told of the place of an index: its bound, if that has a short text; of a table the
+    least or the largest of its entries."""
+    entries = values_of(number) if any(s.name.startswith("%") for s in number.symbols) else ()
+    text = str(entries[end]) if entries else shown(number)
+    return f"entries {what} {text}" if len(text) <= LONG else "its entries are from here"

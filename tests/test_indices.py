@@ -1,0 +1,151 @@
+"""Reading by index: entries lie in the axis that they read, in every architecture, or it is said."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+
+from spacelang.backends.torch.tables import FUNCTIONS
+from spacelang.diagnostics import Source, SpaceError
+from spacelang.ir.dim import Dim
+from spacelang.ir.graph import Graph
+from spacelang.ir.op import IndexOf, lookup
+from spacelang.ir.text import write
+from spacelang.ir.verify import verified
+from spacelang.loader import load
+from spacelang.ops.buckets import METHODS
+from spacelang.syntax.ir_text import read
+
+
+def space(body: str, inputs: str = "x: [B, 9, 3]") -> Graph:
+    return load(Source("s.space", f"space s {{ input {inputs}\n{body} }}"))
+
+
+def refused(body: str, inputs: str = "x: [B, 9, 3]") -> list[str]:
+    """The codes, and the text of all that is wrong."""
+    with pytest.raises(SpaceError) as found:
+        space(body, inputs)
+    return [
+        f"{d.code} {d.headline} "
+        + " ".join((d.primary.text, *(label.text for label in d.secondary), *d.notes))
+        for d in found.value.diagnostics
+    ]
+
+
+def ends(op: str, options: dict[str, Dim | str]) -> tuple[int, int]:
+    row = lookup(op).entries_row
+    assert row is not None
+    found = row(IndexOf((), options, (), "%0"))
+    assert found is not None
+    return int(found.low.at({})), int(found.high.at({}))
+
+
+SIDES = (1, 2, 3, 5, 8, 14)
+
+
+@pytest.mark.parametrize("op", ["offset_index", "clipped_index", "bucket_index"])
+def test_bounds_are_those_of_the_tables(op: str) -> None:
+    """Reached, where no token is skipped; a skipped one may have an entry of its own."""
+    own: dict[str, list[dict[str, int | str | float]]] = {
+        "offset_index": [{"kind": kind} for kind in ("signed", "absolute")],
+        "clipped_index": [
+            {"axis": axis, "reach": reach, "skip": skip}
+            for axis, reach, skip in product((0, 1), (0, 2, 14), (0, 1))
+        ],
+        "bucket_index": [
+            {"method": method, "ratio": ratio, "skip": skip}
+            for methods in METHODS.values()
+            for method, ratio, skip in product(methods, (0.5, 1.9, 3.0), (0, 1))
+        ],
+    }
+    for (h, w), options in product(product(SIDES, SIDES), own[op]):
+        table = FUNCTIONS[op](h=h, w=w, **options)
+        given = {n: v if isinstance(v, str) else Dim.of(v) for n, v in options.items()}
+        low, high = ends(op, {"h": Dim.of(h), "w": Dim.of(w), **given})
+        assert high == int(table.max()), (h, w, options)
+        assert low <= int(table.min())
+        assert low == int(table.min()) or options["skip"]
+
+
+def test_an_axis_that_is_too_short_has_an_architecture() -> None:
+    (found,) = refused(
+        "choose n in {1, 2} output mean(take(x, offset_index(n, 2), axis: 2), axes: [1, 2, 3])"
+    )
+    assert found.startswith("SP307 take reads outside of its axis an axis of 3 entries up to")
+    assert "first disagreement: n = 2" in found
+    (found,) = refused("output mean(take(x, offset_index(2, 2)), axes: [1, 2, 3])")
+    assert "an axis of B" in found
+    assert "B = 1" in found
+
+
+BLOCKS = """
+    block index(n) { return offset_index(n, n, kind: "absolute") }
+    block reads(x, at) { return take(x, at, axis: 1) as got }
+    choose n in {2, 3, 4}
+"""
+
+
+def test_entries_are_followed_through_blocks_and_branches() -> None:
+    (found,) = refused(BLOCKS + "output mean(reads(x, index(n)) as r, axes: [1, 2, 3])")
+    assert "n = 4" in found
+    assert "at r.got" in found
+    way = "when n {} 3 {{ y = y + mean(reads(x, index(n)) as r, axes: [1, 2, 3]) }} output y"
+    start = BLOCKS + "y = 0 * mean(x, axes: [1, 2]) "
+    assert space(start + way.format("<="))
+    assert "n = 4" in refused(start + way.format(">="))[0]
+    chosen = "at = choose op { a: offset_index(1, 5)  b: offset_index(2, 2) }"
+    assert space(
+        f"{chosen.replace('2, 2', '1, 5')} output mean(take(x, at, axis: 1), axes: [1, 2])"
+    )
+
+
+def test_inputs_and_sums_of_indices() -> None:
+    table = "t = parameter([50, 8]) as t output mean(take(t, {}), axes: [1])"
+    ids = "ids: [B, 5] in 0..<50"
+    assert space(table.format("ids"), ids)
+    assert space(table.format("49 - ids"), ids)
+    assert "entries up to 50" in refused(table.format("ids + 1"), ids)[0]
+    assert "entries from -49" in refused(table.format("ids - 49"), ids)[0]
+    assert (
+        "SP308 nothing says which entries take reads" in refused(table.format("relu(ids)"), ids)[0]
+    )
+
+
+@pytest.mark.parametrize(("n", "fits"), [("9", True), ("10", False)])
+def test_a_table_by_a_formula(n: str, fits: bool) -> None:
+    """Known, decided, and of more places than a proof tries."""
+    for side, more in ((n, "0"), ("n", "0"), (n, "0 * (i // 200)")):
+        body = (
+            f"choose n in {{4, {n}}} index = table([{side}, {side}], index: true) "
+            f"|i, j| {{ return abs(i - j) + {more} }} "
+            "output mean(take(x, index, axis: 1), axes: [1, 2, 3])"
+        )
+        if fits:
+            assert space(body)
+        else:
+            assert "SP307" in refused(body)[0]
+            assert "up to 9" in refused(body)[0]
+
+
+def test_a_large_table_is_computed() -> None:
+    body = (
+        "index = table([196, 196], index: true) |i, j| {{ return (i * j) % {} }} "
+        "output mean(gather(x, index), axes: [1, 2])"
+    )
+    assert space(body.format(9), "x: [B, 196, 9]")
+    assert "SP307 gather" in refused(body.format(10), "x: [B, 196, 9]")[0]
+
+
+def test_sums_into_buckets() -> None:
+    body = "output mean(bucket_sum(x, offset_index(3, 1), buckets: {}), axes: [1, 2])"
+    assert space(body.format(5), "x: [B, 3, 3]")
+    assert "an axis of 4" in refused(body.format(4), "x: [B, 3, 3]")[0]
+
+
+def test_a_graph_by_its_text_is_held_to_it() -> None:
+    graph = space("output mean(take(x, offset_index(1, 5), axis: 1), axes: [1, 2, 3])")
+    text = write(graph)
+    assert verified(read(Source("s.spaceir", text))) == graph
+    with pytest.raises(SpaceError, match="take reads outside of its axis"):
+        verified(read(Source("s.spaceir", text.replace("w=5", "w=6").replace("5, 5", "6, 6"))))
