@@ -22,7 +22,7 @@ from spacelang.ir.condition import Condition, Is
 from spacelang.ir.decision import Choice, plain
 from spacelang.ir.dim import Dim, Symbol, Value
 from spacelang.ir.gather import PARTS
-from spacelang.ir.graph import Graph, Instance, conditions
+from spacelang.ir.graph import Graph, Instance, Place, conditions
 from spacelang.ir.node import Attribute, Node
 from spacelang.ir.param import Gather, Init, Slice
 
@@ -72,17 +72,14 @@ def _unread(graph: Graph) -> Iterator[Diagnostic]:
 def _readers(graph: Graph) -> Mapping[str, list[Mention]]:
     """The sizes and conditions in which each decision stands, each once."""
     found: dict[str, dict[Mention, None]] = {}
-    mentions: dict[int, list[Mention]] = {}
     seen: set[tuple[int, int]] = set()
-    for place in graph.places():
-        instance, key = place.instance, id(place.node)
-        if key not in mentions:
-            mentions[key] = [m for m in dict.fromkeys(_mentions(place.node)) if m.symbols]
-        use = key, id(instance.binding)
-        if not mentions[key] or use in seen:  # uses of one binding mention the same
+    for place, mentions in graph.places_of(_mentions):
+        instance = place.instance
+        use = id(mentions), id(instance.binding)
+        if use in seen:  # uses of one binding mention the same
             continue
         seen.add(use)
-        for mention in mentions[key]:
+        for mention in mentions:
             absolute = (
                 instance.absolute(mention)
                 if isinstance(mention, Dim)
@@ -93,7 +90,14 @@ def _readers(graph: Graph) -> Mapping[str, list[Mention]]:
     return {path: list(mentions) for path, mentions in found.items()}
 
 
-def _mentions(node: Node) -> Iterator[Mention]:
+def _mentions(place: Place) -> Iterator[tuple[Mention, ...]]:
+    """The sizes and conditions of a node in which decisions may stand, if there are any."""
+    found = tuple(m for m in dict.fromkeys(_deciding(place.node)) if m.symbols)
+    if found:
+        yield found
+
+
+def _deciding(node: Node) -> Iterator[Mention]:
     """Everything of a node that decides what it computes."""
     for value in node.attributes.values():
         yield from _sizes(value)

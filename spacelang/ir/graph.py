@@ -8,7 +8,7 @@ graph.storages            what the supernet keeps, by path
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -182,6 +182,18 @@ class Graph:
             yield from self._needed
             return
         yield from self._walk[1]
+
+    def places_of(self, find: Callable[[Place], Iterable[Made]]) -> Iterator[tuple[Place, Made]]:
+        """Every place of the nodes of which `find` tells something of its block, with each thing
+        that it tells; it is asked once a node."""
+        known: dict[tuple[int, int], tuple[Made, ...]] = {}
+        for place in self._walk[1]:
+            key = id(place.node), id(place.instance.block)
+            told = known.get(key)
+            if told is None:
+                told = known[key] = tuple(find(place))
+            for what in told:
+                yield place, what
 
     @cached_property
     def _walk(self) -> tuple[list[Instance], list[Place]]:
