@@ -22,7 +22,7 @@ from spacelang.ir.condition import Condition, Is
 from spacelang.ir.decision import Choice, plain
 from spacelang.ir.dim import Dim, Symbol, Value
 from spacelang.ir.gather import PARTS
-from spacelang.ir.graph import Graph, Instance, Place, conditions
+from spacelang.ir.graph import Graph, Instance, conditions
 from spacelang.ir.node import Attribute, Node
 from spacelang.ir.param import Gather, Init, Slice
 
@@ -90,9 +90,9 @@ def _readers(graph: Graph) -> Mapping[str, list[Mention]]:
     return {path: list(mentions) for path, mentions in found.items()}
 
 
-def _mentions(place: Place) -> Iterator[tuple[Mention, ...]]:
+def _mentions(_: Block, node: Node) -> Iterator[tuple[Mention, ...]]:
     """The sizes and conditions of a node in which decisions may stand, if there are any."""
-    found = tuple(m for m in dict.fromkeys(_deciding(place.node)) if m.symbols)
+    found = tuple(m for m in dict.fromkeys(_deciding(node)) if m.symbols)
     if found:
         yield found
 

@@ -183,16 +183,22 @@ class Graph:
             return
         yield from self._walk[1]
 
-    def places_of(self, find: Callable[[Place], Iterable[Made]]) -> Iterator[tuple[Place, Made]]:
-        """Every place of the nodes of which `find` tells something of its block, with each thing
-        that it tells; it is asked once a node."""
-        known: dict[tuple[int, int], tuple[Made, ...]] = {}
+    def places_of(
+        self, find: Callable[[Block, Node], Iterable[Made]]
+    ) -> Iterator[tuple[Place, Made]]:
+        """Every place of the nodes of which `find` tells something, with each thing that it tells;
+        it is asked once a node of each block."""
+        told: dict[int, dict[int, tuple[Made, ...]]] = {}
+        for block in (self.root, *self.blocks.values()):
+            found = ((id(node), tuple(find(block, node))) for node in block.everywhere())
+            told[id(block)] = {node: what for node, what in found if what}
+        if not any(told.values()):
+            return
+        instance, here = None, dict[int, tuple[Made, ...]]()
         for place in self._walk[1]:
-            key = id(place.node), id(place.instance.block)
-            told = known.get(key)
-            if told is None:
-                told = known[key] = tuple(find(place))
-            for what in told:
+            if place.instance is not instance:
+                instance, here = place.instance, told[id(place.instance.block)]
+            for what in here.get(id(place.node), ()):
                 yield place, what
 
     @cached_property

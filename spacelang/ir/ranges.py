@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING
 from spacelang.diagnostics import Diagnostic, SpaceError, error, placed
 from spacelang.ir.condition import Condition
 from spacelang.ir.dim import Dim
-from spacelang.ir.node import Attribute
+from spacelang.ir.node import Attribute, Node
 from spacelang.ir.op import SETTLE, Infer, Interval, OpDef, example_text, ops, shown
 from spacelang.ir.param import Param
 from spacelang.ir.prove import Proved, Refuted, holds
 
 if TYPE_CHECKING:
-    from spacelang.ir.graph import Graph, Place
+    from spacelang.ir.block import Block
+    from spacelang.ir.graph import Graph
 
 
 def check_options(definition: OpDef, infer: Infer) -> None:
@@ -80,10 +81,10 @@ def starts(graph: Graph) -> Iterator[Diagnostic]:
             yield found.note("weights are made once, and every architecture reads them")
 
 
-def _starting(place: Place) -> Iterator[tuple[Param, Dim]]:
+def _starting(block: Block, node: Node) -> Iterator[tuple[Param, Dim]]:
     """The parameters that a node reads and the sizes they start by."""
-    for view in place.node.params.values():
-        param = place.instance.block.param[view.param]
+    for view in node.params.values():
+        param = block.param[view.param]
         yield from ((param, number) for number in param.init.arguments if number.symbols)
 
 
@@ -98,12 +99,12 @@ def rates(graph: Graph) -> Iterator[Diagnostic]:
             yield placed(found.note(f"at {place.path or 'the root'}"), node.span)
 
 
-def _rated(place: Place) -> Iterator[tuple[str, Interval, Dim]]:
+def _rated(_: Block, node: Node) -> Iterator[tuple[str, Interval, Dim]]:
     """The options of a node that have an interval, and in them each number with a rate."""
-    definition = ops().get(place.node.op)
+    definition = ops().get(node.op)
     for name, option in definition.options.items() if definition is not None else ():
         if option.kind != "rate" or option.within is None:
             continue
-        for number in _numbers(place.node.attributes.get(name)):
+        for number in _numbers(node.attributes.get(name)):
             if any(symbol.rate for symbol in number.symbols):
                 yield name, option.within, number

@@ -18,7 +18,9 @@ from spacelang.ir.dim import Dim, Symbol, Value
 from spacelang.ir.param import Param, View
 
 if TYPE_CHECKING:
-    from spacelang.ir.graph import Graph, Instance, Place
+    from spacelang.ir.block import Block
+    from spacelang.ir.graph import Graph, Instance
+    from spacelang.ir.node import Node
 
 Shape = tuple[tuple[int, ...], ...]
 Extents = tuple[int, ...]
@@ -149,10 +151,9 @@ def storages(graph: Graph) -> dict[str, Storage]:
     return found
 
 
-def _reads(place: Place) -> Iterator[tuple[View, Param]]:
+def _reads(block: Block, node: Node) -> Iterator[tuple[View, Param]]:
     """The views of a node, with the parameters that they read."""
-    params = place.instance.block.param
-    yield from ((view, params[view.param]) for view in place.node.params.values())
+    yield from ((view, block.param[view.param]) for view in node.params.values())
 
 
 class Sizer:
