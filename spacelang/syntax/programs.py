@@ -13,11 +13,10 @@ wherever it is taken, and every weight that the pooled network may read has its 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from operator import attrgetter
 
 from spacelang.diagnostics import Diagnostic, Report, SpaceError, Span, error
-from spacelang.ir.decision import Assignment
 from spacelang.ir.graph import Graph, Instance
 from spacelang.ir.node import join
 from spacelang.ir.program import Pool, Position, Program, below
@@ -150,7 +149,7 @@ def _pool(
     frame: Frame,
     scope: Scope,
 ) -> Pool:
-    """A pool whose slots fit the weights of its network, for its extremes and some draws."""
+    """A pool whose slots fit the weights of its network, in every architecture."""
     assert member.of is not None
     if member.of not in networks:
         known = ", ".join(networks)
@@ -163,23 +162,14 @@ def _pool(
     for path, span in zip(paths, (p.span for p in member.paths), strict=True):
         if not any(below(stored, path) for stored in slots):
             raise SpaceError(error("SP504", f"{member.name} stores nothing below {path}", span))
-    for assignment in _samples(network):
-        for path, slot in pool.slots(assignment).items():
-            kept, read = slots.get(slot), network.storages[path]
-            if kept is None or kept.sizes != read.sizes:
-                found = error("SP402", f"{path} has no slot in {member.name}", member.span)
-                there = "nothing" if kept is None else "x".join(map(str, kept.sizes))
-                sizes = "x".join(map(str, read.sizes))
-                raise SpaceError(found.note(f"it is {sizes}, {member.name} has {there} at {slot}"))
+    for path, slot in pool.wanted():
+        kept, read = slots.get(slot), network.storages[path]
+        if kept is None or kept.sizes != read.sizes:
+            found = error("SP402", f"{path} has no slot in {member.name}", member.span)
+            there = "nothing" if kept is None else "x".join(map(str, kept.sizes))
+            sizes = "x".join(map(str, read.sizes))
+            raise SpaceError(found.note(f"it is {sizes}, {member.name} has {there} at {slot}"))
     return pool
-
-
-def _samples(network: Graph) -> Sequence[Assignment]:
-    """Architectures by which slots are tried: the extremes, and some draws."""
-    if not network.decisions:
-        return ({},)
-    ends = (network.decisions.extreme("largest"), network.decisions.extreme("smallest"))
-    return (*ends, *network.sample(n=4, law="choices"))
 
 
 def stands(network: Graph) -> tuple[Position, ...]:
