@@ -90,22 +90,34 @@ class Instance:
         return join(self.path if kept else self.store, path)
 
     def under(self, condition: Condition) -> Instance:
-        return replace(self, guards=(*self.guards, condition))
+        """The same use, where a condition holds besides."""
+        made = Instance(
+            self.block, self.path, self.decide, self.store, self.own, self.sizes,
+            (*self.guards, condition), self.bindings,
+        )  # fmt: skip
+        made.__dict__["binding"] = self.binding
+        return made
 
     def enter(self, call: Call, block: Block) -> Instance:
         """The instance that a call of this one's makes."""
-        kept = any(call.path == o or call.path.startswith(o + ".") for o in self.own)
-        inner = tuple(o[len(call.path) + 1 :] for o in self.own if o.startswith(call.path + "."))
+        path, own = join(self.path, call.path), call.own
+        store = join(self.store, call.store)
+        if self.own:
+            if any(call.path == o or call.path.startswith(o + ".") for o in self.own):
+                store = path
+            start = f"{call.path}."
+            inner = (o.removeprefix(start) for o in self.own if o.startswith(start))
+            own = (*own, *(inner if call.path else self.own))
         sizes: dict[str, Dim | Symbol] = {
             name: self.absolute(size) if isinstance(size, Dim) else self.symbol(size)
             for name, size in call.sizes.items()
         }
         return Instance(
             block,
-            path=join(self.path, call.path),
+            path=path,
             decide=join(self.decide, call.decide),
-            store=join(self.path, call.path) if kept else join(self.store, call.store),
-            own=(*call.own, *(self.own if not call.path else inner)),
+            store=store,
+            own=own,
             sizes=sizes,
             guards=self.guards,
             bindings=self.bindings,

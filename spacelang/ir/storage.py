@@ -59,7 +59,7 @@ class Storage:
         """The largest extent of each factor."""
         return tuple(tuple(max(e) for e in axis) for axis in self.extents)
 
-    @property
+    @cached_property
     def sizes(self) -> tuple[int, ...]:
         """The largest shape as PyTorch sees it, factors merged."""
         return merged(self.shape)
