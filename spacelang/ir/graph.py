@@ -132,7 +132,7 @@ def _apart(choice: Choice) -> Choice:
     return replace(choice, live=disjunction(*there))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Place:
     """A node of an instance, with the conditions under which it is there."""
 
