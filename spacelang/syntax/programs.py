@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from operator import attrgetter
 
 from spacelang.diagnostics import Diagnostic, Report, SpaceError, Span, error
+from spacelang.ir.block import Block
+from spacelang.ir.decision import Choice
 from spacelang.ir.graph import Graph, Instance
 from spacelang.ir.node import join
 from spacelang.ir.program import Pool, Position, Program, below
@@ -85,6 +87,11 @@ def program(value: ProgramValue, library: Library) -> Program:
 
 def _graph(member: tree.Network, scope: Scope, library: Library) -> Graph:
     """A network by itself, as if its source were a space of its name."""
+    value = scope.names.get(member.base.name)
+    if isinstance(value, SpaceValue) and member.base.arguments is None:
+        _, proved = library.graphs.get(id(value.definition), (None, None))
+        if proved is not None:
+            return proved.restated(name=member.name)
     instance = tree.Instance(member.name, (), member.base, span=member.span)
     session = Session(library, made=library.made[False])
     return lay_out(elaborate(SpaceValue(instance, scope), member.name, session, {}))
@@ -194,20 +201,28 @@ def _positions(
 ) -> Iterator[Position]:
     """What picks of a network make at their positions, and what it is called for each source;
     SP601 where `every` pick has to have some, and one cannot become a mixture."""
+    known: dict[int, list[tuple[Choice, tuple[str, ...]]]] = {}
     for instance in network.instances():
-        for choice in instance.block.decisions:
-            if choice.kind != "pick":
-                continue
-            numbers = range(sources(choice))
-            try:
-                made = list(sums(instance.block, choice))
-            except SpaceError:
-                if every:
-                    raise
-                continue
-            for found in made:
-                for name in found.named:
-                    names = tuple(join(prefix(instance), found.renamed(s)(name)) for s in numbers)
-                    for number in range(drawn(choice)):
-                        decision = join(instance.decide, choice.path)
-                        yield Position(decision, number, names[number], names)
+        block = instance.block
+        if id(block) not in known:
+            known[id(block)] = list(_named(block, every))
+        for choice, inner in known[id(block)]:
+            names = tuple(join(prefix(instance), name) for name in inner)
+            for number in range(drawn(choice)):
+                yield Position(join(instance.decide, choice.path), number, names[number], names)
+
+
+def _named(block: Block, every: bool) -> Iterator[tuple[Choice, tuple[str, ...]]]:
+    """The picks of a block, with what each thing that they make is called for each source."""
+    for choice in block.decisions:
+        if choice.kind != "pick":
+            continue
+        try:
+            made = sums(block, choice)
+        except SpaceError:
+            if every:
+                raise
+            continue
+        for found in made:
+            for name in found.named:
+                yield choice, tuple(found.renamed(s)(name) for s in range(sources(choice)))
