@@ -227,7 +227,10 @@ def from_scope(
             return subnet(space, session, values)
         from spacelang.passes.storage_layout import lay_out
 
-        return lay_out(elaborate(space, definition.name, session, values))
+        graph = lay_out(elaborate(space, definition.name, session, values))
+        if not values and not hulls and until is None:
+            library.graphs[id(definition)] = space, graph
+        return graph
     except RecursionError:
         # Limits of depth are far below that of Python's stack; what passes all of them ends here.
         deep = error("SP507", f"{definition.name} is nested too deeply", definition.span)

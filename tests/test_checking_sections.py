@@ -24,6 +24,7 @@ FOUND = {
     "names pub { fc: a  fc: b }": ("error", "SP203", "fc: b"),
     "names pub { fc.weight: b in order(7, 7) }": ("error", "SP606", "fc.weight: b in order(7, 7)"),
     "names pub { fc.weight: b in shape(4, 4) }": ("error", "SP606", "fc.weight: b in shape(4, 4)"),
+    "names pub { fc[i]: a[4 // i] }": ("error", "SP210", "i"),
     "names pub { zzz: a }": ("warning", "SP504", "zzz: a"),
     "names pub { _.wieght: _.w }": ("warning", "SP504", "_.wieght: _.w"),
     "default nope(bias: 1)": ("error", "SP201", "default nope(bias: 1)"),

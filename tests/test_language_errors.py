@@ -491,6 +491,17 @@ def test_long_texts_need_no_stack(text: str) -> None:
     assert load(Source("<long>", text + "\nspace s { input x: [B, 8] output f(x) }")).blocks
 
 
+def test_a_decision_of_all_alternatives_counts_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("spacelang.syntax.session.MAX_TOGETHER", 400)
+    body = "choose w in 1..300  y = linear(x, w) as a |> linear(8) as b"
+    block = f"block f(x, n) {{ {body}  return concat(split(x, n, axis: 1), axis: 1) + y }}"
+    text = "input x: [B, 8] choose n in {1, 2, 4} output f(x, n) as f weights { _: entangle }"
+    graph = load(Source("<together>", f"{block} space s {{ {text} }}"))
+    assert {path: len(c.values) for path, c in graph.decisions.items()} == {"n": 3, "f.w": 300}
+    with pytest.raises(SpaceError, match="more than 400 candidates together"):
+        load(Source("<together>", f"{block} space s {{ {text.replace('as f', '+ f(x, 2)')} }}"))
+
+
 @pytest.mark.parametrize(
     ("statement", "headline"),
     [

@@ -493,6 +493,16 @@ def test_bucketise_leaves_other_terms(term: str) -> None:
         refused(graph, Bucketise(), "SP601", "no relative-position term in net")
 
 
+def test_rows_that_are_summed_many_times_are_read_once() -> None:
+    doubled = "  for i in 0..<40 { r = r + r }\n  return r * power(2, -39)\n}"
+    text = TERMS.replace("return take(v", "r = take(v").replace("* scale\n}", f"* scale\n{doubled}")
+    text = text.replace("TERM", 'einsum("bihd,ijd->bhij", q, rows(9, 4, 0.5) as r)')
+    made = after(text_graph(text), Bucketise())
+    assert ops_of(made).count("gather") == 2  # vertical and horizontal ones, each with its factor
+    assert max(len(block.nodes) for block in (made.root, *made.blocks.values())) < 40
+    same_function(text_graph(text), made)
+
+
 def test_bucketise_meets_the_figures_of_irpe() -> None:
     graph = load("spaces/irpe.space:deit_s_product_qkv")
     made = after(graph, Bucketise())

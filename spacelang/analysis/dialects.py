@@ -15,25 +15,31 @@ from spacelang.ir.layout import order_of, shape_of
 from spacelang.ir.node import join
 from spacelang.ir.op import ops
 from spacelang.ir.pattern import Pattern
+from spacelang.ir.storage import Storage
 
 
 def dialects(graph: Graph) -> Iterator[Diagnostic]:
     """Errors of the dialects of a graph: SP203 and SP606."""
     for dialect in graph.dialects.values():
         yield from _twice(dialect)
-        for storage in graph.storages.values():
-            if dialect.omits(storage.path):
-                continue
-            _, layout = dialect.foreign(storage.path)
-            rule = _rule(dialect, storage.path)
-            span = graph.root.span if rule is None else rule.span
-            if layout is not None:
-                try:
-                    (order_of if layout.kind == "order" else shape_of)(storage, layout)
-                except SpaceError as failed:
-                    for found in failed.diagnostics:
-                        note = f"in the names of {dialect.name}"
-                        yield error(found.code, found.headline, span).note(*found.notes, note)
+        laid_out = [rule.own for rule in dialect.renames if rule.layout is not None]
+        for path, storage in graph.storages.items() if laid_out else ():
+            if any(own.match(path) is not None for own in laid_out) and not dialect.omits(path):
+                yield from _laid_out(dialect, storage)
+
+
+def _laid_out(dialect: Dialect, storage: Storage) -> Iterator[Diagnostic]:
+    """SP606 for a layout that the storage does not have."""
+    _, layout = dialect.foreign(storage.path)
+    rule = _rule(dialect, storage.path)
+    if layout is None or rule is None:
+        return
+    try:
+        (order_of if layout.kind == "order" else shape_of)(storage, layout)
+    except SpaceError as failed:
+        for found in failed.diagnostics:
+            note = f"in the names of {dialect.name}"
+            yield error(found.code, found.headline, rule.span).note(*found.notes, note)
 
 
 def _twice(dialect: Dialect) -> Iterator[Diagnostic]:

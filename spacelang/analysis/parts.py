@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate, count
 from typing import TypeVar
 
@@ -341,12 +342,22 @@ class Terms:
     def __init__(self, parts: Parts, chain: Chain, instance: Instance) -> None:
         self.chain, self.instance = chain, instance
         self.asked: dict[Symbol, Dim] = {}
-        self._named = dict(parts.named.get(chain, {}))
-        for symbol in instance.block.sizes:
-            bound = instance.symbol(symbol)
+        self._parts = parts
+
+    @cached_property
+    def _named(self) -> dict[Dim, Dim]:
+        """Sizes of the network that the block has, and how it has them."""
+        found = dict(self._parts.named.get(self.chain, {}))
+        for symbol in self.instance.block.sizes:
+            bound = self.instance.symbol(symbol)
             if symbol.values and symbol.numeric:
-                self._named.setdefault(Dim.of(bound), Dim.of(symbol))
-        self._symbols = {
+                found.setdefault(Dim.of(bound), Dim.of(symbol))
+        return found
+
+    @cached_property
+    def _symbols(self) -> dict[str, Dim]:
+        """The decisions of the network that are sizes of the block."""
+        return {
             symbol.name: here
             for there, here in self._named.items()
             if bare(there)

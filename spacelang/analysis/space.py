@@ -11,7 +11,6 @@ as the window in `min(window, 7)` of {7, 14}, changes no network.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from functools import partial
 
 from spacelang.analysis.claims import claims
 from spacelang.analysis.dialects import dialects
@@ -72,17 +71,14 @@ def _unread(graph: Graph) -> Iterator[Diagnostic]:
 def _readers(graph: Graph) -> Mapping[str, list[Mention]]:
     """The sizes and conditions in which each decision stands, each once."""
     found: dict[str, dict[Mention, None]] = {}
-    mentions: dict[int, list[Mention]] = {}
     seen: set[tuple[int, int]] = set()
-    for place in graph.places():
-        instance, key = place.instance, id(place.node)
-        if key not in mentions:
-            mentions[key] = [m for m in dict.fromkeys(_mentions(place.node)) if m.symbols]
-        use = key, id(instance.binding)
-        if not mentions[key] or use in seen:  # uses of one binding mention the same
+    for place, mentions in graph.places_of(_mentions):
+        instance = place.instance
+        use = id(mentions), id(instance.binding)
+        if use in seen:  # uses of one binding mention the same
             continue
         seen.add(use)
-        for mention in mentions[key]:
+        for mention in mentions:
             absolute = (
                 instance.absolute(mention)
                 if isinstance(mention, Dim)
@@ -93,7 +89,14 @@ def _readers(graph: Graph) -> Mapping[str, list[Mention]]:
     return {path: list(mentions) for path, mentions in found.items()}
 
 
-def _mentions(node: Node) -> Iterator[Mention]:
+def _mentions(_: Block, node: Node) -> Iterator[tuple[Mention, ...]]:
+    """The sizes and conditions of a node in which decisions may stand, if there are any."""
+    found = tuple(m for m in dict.fromkeys(_deciding(node)) if m.symbols)
+    if found:
+        yield found
+
+
+def _deciding(node: Node) -> Iterator[Mention]:
     """Everything of a node that decides what it computes."""
     for value in node.attributes.values():
         yield from _sizes(value)
@@ -144,24 +147,34 @@ def _parted(mention: Mention, path: str, values: list[Value]) -> list[list[Value
 def _alternatives(graph: Graph) -> Mapping[str, tuple[Value, ...]]:
     """Alternatives of a path that compute the same, by the path of the decision."""
     alike: dict[str, set[frozenset[Value]]] = {}
-    for place in graph.places():
-        if place.node.op != "choose":
+    for place, groups in graph.places_of(_of_one_form) if _any_of_one_form(graph) else ():
+        found = [_key(place.instance, condition) for condition in conditions(place.node)]
+        keys = [key for key in found if key is not None]
+        if len(keys) < len(found):
             continue
-        keys = list(map(partial(_key, place.instance), conditions(place.node)))
-        if None in keys:
-            continue
-        name = next(key[0] for key in keys if key is not None)
-        forms: dict[object, list[Value]] = {}
-        for key, region in zip(keys, place.node.regions, strict=True):
-            assert key is not None
-            forms.setdefault(_form(region), []).append(key[1])
-        here = {frozenset(group) for group in forms.values() if len(group) > 1}
+        name = keys[0][0]
+        here = {frozenset(keys[region][1] for region in group) for group in groups}
         alike[name] = alike[name] & here if name in alike else here
     return {
         path: tuple(v for v in graph.decisions[path].values if v in next(iter(groups)))
         for path, groups in alike.items()
         if groups
     }
+
+
+def _of_one_form(_: Block, node: Node) -> Iterator[tuple[tuple[int, ...], ...]]:
+    """The regions of a choice that compute the same, by number."""
+    if node.op == "choose":
+        forms: dict[object, list[int]] = {}
+        for number, region in enumerate(node.regions):
+            forms.setdefault(_form(region), []).append(number)
+        yield tuple(tuple(group) for group in forms.values() if len(group) > 1)
+
+
+def _any_of_one_form(graph: Graph) -> bool:
+    """Whether there are alternatives that compute the same, of any choice."""
+    blocks = (graph.root, *graph.blocks.values())
+    return any(any(_of_one_form(b, node)) for b in blocks for node in b.everywhere())
 
 
 def _key(instance: Instance, condition: Condition) -> tuple[str, Value] | None:

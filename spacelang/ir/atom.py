@@ -128,8 +128,10 @@ class Symbol:
 
     def alike(self, other: Symbol) -> bool:
         """Whether they are the same but for their names."""
-        a, b = self._domain, other._domain
-        return self.rate == other.rate and (a is b or (a == b and a.kinds == b.kinds))
+        if self.rate != other.rate:
+            return False
+        a, b = self.values, other.values
+        return a is b or (a == b and self._domain.kinds == other._domain.kinds)
 
     def __eq__(self, other: object) -> bool:
         if self is other:

@@ -269,6 +269,7 @@ def is_value(symbol: Symbol, value: Value) -> Condition:
     return Is(symbol, wanted) if len(symbol.points) > 1 else TRUE
 
 
+@lru_cache(maxsize=65536)
 def chosen(symbol: Symbol, position: int, source: int) -> Condition:
     """The pick's value has the source at the position."""
     found = {_has(value, position, source) for value in symbol.values}

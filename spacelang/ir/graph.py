@@ -8,7 +8,7 @@ graph.storages            what the supernet keeps, by path
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -90,22 +90,34 @@ class Instance:
         return join(self.path if kept else self.store, path)
 
     def under(self, condition: Condition) -> Instance:
-        return replace(self, guards=(*self.guards, condition))
+        """The same use, where a condition holds besides."""
+        made = Instance(
+            self.block, self.path, self.decide, self.store, self.own, self.sizes,
+            (*self.guards, condition), self.bindings,
+        )  # fmt: skip
+        made.__dict__["binding"] = self.binding
+        return made
 
     def enter(self, call: Call, block: Block) -> Instance:
         """The instance that a call of this one's makes."""
-        kept = any(call.path == o or call.path.startswith(o + ".") for o in self.own)
-        inner = tuple(o[len(call.path) + 1 :] for o in self.own if o.startswith(call.path + "."))
+        path, own = join(self.path, call.path), call.own
+        store = join(self.store, call.store)
+        if self.own:
+            if any(call.path == o or call.path.startswith(o + ".") for o in self.own):
+                store = path
+            start = f"{call.path}."
+            inner = (o.removeprefix(start) for o in self.own if o.startswith(start))
+            own = (*own, *(inner if call.path else self.own))
         sizes: dict[str, Dim | Symbol] = {
             name: self.absolute(size) if isinstance(size, Dim) else self.symbol(size)
             for name, size in call.sizes.items()
         }
         return Instance(
             block,
-            path=join(self.path, call.path),
+            path=path,
             decide=join(self.decide, call.decide),
-            store=join(self.path, call.path) if kept else join(self.store, call.store),
-            own=(*call.own, *(self.own if not call.path else inner)),
+            store=store,
+            own=own,
             sizes=sizes,
             guards=self.guards,
             bindings=self.bindings,
@@ -120,7 +132,7 @@ def _apart(choice: Choice) -> Choice:
     return replace(choice, live=disjunction(*there))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Place:
     """A node of an instance, with the conditions under which it is there."""
 
@@ -182,6 +194,24 @@ class Graph:
             yield from self._needed
             return
         yield from self._walk[1]
+
+    def places_of(
+        self, find: Callable[[Block, Node], Iterable[Made]]
+    ) -> Iterator[tuple[Place, Made]]:
+        """Every place of the nodes of which `find` tells something, with each thing that it tells;
+        it is asked once a node of each block."""
+        told: dict[int, dict[int, tuple[Made, ...]]] = {}
+        for block in (self.root, *self.blocks.values()):
+            found = ((id(node), tuple(find(block, node))) for node in block.everywhere())
+            told[id(block)] = {node: what for node, what in found if what}
+        if not any(told.values()):
+            return
+        instance, here = None, dict[int, tuple[Made, ...]]()
+        for place in self._walk[1]:
+            if place.instance is not instance:
+                instance, here = place.instance, told[id(place.instance.block)]
+            for what in here.get(id(place.node), ()):
+                yield place, what
 
     @cached_property
     def _walk(self) -> tuple[list[Instance], list[Place]]:

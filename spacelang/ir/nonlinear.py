@@ -36,7 +36,8 @@ Size = Dim | Symbol | int | float | Fraction
 
 def floor(a: Size) -> Dim:
     """The largest whole number that is not above `a`."""
-    return _floor(Dim.of(a))
+    size = Dim.of(a)
+    return _floor(size) if size.constant is None else Dim.of(math.floor(size.constant))
 
 
 @lru_cache(maxsize=16384)

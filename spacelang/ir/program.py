@@ -9,12 +9,14 @@ The networks of a program are graphs of their own; decisions of one path are one
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
+from spacelang.ir.condition import Condition, chosen
 from spacelang.ir.decision import Assignment
 from spacelang.ir.dim import Value
 from spacelang.ir.graph import Graph
+from spacelang.ir.prove import feasible
 from spacelang.ir.storage import Storage
 
 
@@ -53,7 +55,7 @@ class Pool:
         return {
             path: storage
             for path, storage in self.graph.storages.items()
-            if storage.param.role == "weight" and any(below(path, p) for p in self.paths)
+            if storage.param.role == "weight" and self.keeps(path)
         }
 
     @property
@@ -75,6 +77,41 @@ class Pool:
                 drawn[place.path] = place.sources[taken[place.number]]
         return {path: slot_of(path, drawn) for path in self._read(values)}
 
+    def wanted(self) -> Iterator[tuple[str, str]]:
+        """Each weight that the network reads and the pool keeps, with every slot that it has in
+        some architecture."""
+        storages, choices = self.network.storages, self.network.decisions
+        parts = {place.path: place for place in self.positions}
+        drawn: dict[tuple[str, tuple[Condition, ...]], list[str]] = {}
+
+        def named(part: str, guards: tuple[Condition, ...]) -> list[str]:
+            """What a part may be called where some conditions hold."""
+            place = parts[part]
+            symbol = choices[place.decision].symbol
+            asked = (chosen(symbol, place.number, source) for source in range(len(place.sources)))
+            return [
+                name
+                for name, truth in zip(place.sources, asked, strict=True)
+                if feasible((*guards, truth)) is not False
+            ]
+
+        for place, view in self.network.places_of(lambda _, node: node.params.values()):
+            path = place.instance.param(view.param)
+            if storages[path].param.role != "weight" or not self.keeps(path):
+                continue
+            part = longest(path, parts)
+            if not part:
+                yield path, path
+                continue
+            key = part, place.guards
+            if key not in drawn:
+                drawn[key] = named(part, place.guards)
+            yield from ((path, name + path[len(part) :]) for name in drawn[key])
+
+    def keeps(self, path: str) -> bool:
+        """Whether a path lies in what the pool keeps."""
+        return any(below(path, prefix) for prefix in self.paths)
+
     def _read(self, values: Mapping[str, Value]) -> Iterator[str]:
         """The weights that an architecture of the network reads and the pool keeps, each once."""
         storages = self.network.storages
@@ -84,8 +121,8 @@ class Pool:
                 continue
             for view in place.node.params.values():
                 path = place.instance.param(view.param)
-                kept = any(below(path, prefix) for prefix in self.paths)
-                if kept and path not in seen and storages[path].param.role == "weight":
+                weight = storages[path].param.role == "weight"
+                if weight and path not in seen and self.keeps(path):
                     seen.add(path)
                     yield path
 
@@ -118,8 +155,15 @@ def below(path: str, prefix: str) -> bool:
     return path == prefix or path.startswith((f"{prefix}.", f"{prefix}["))
 
 
+def longest(path: str, parts: Collection[str]) -> str:
+    """The longest of some paths that a path is, or lies in; empty if there is none."""
+    end = len(path)
+    while end > 0 and path[:end] not in parts:
+        end = max(path.rfind(".", 0, end), path.rfind("[", 0, end))
+    return path[: max(end, 0)]
+
+
 def slot_of(path: str, drawn: Mapping[str, str]) -> str:
     """A path with what stands at a position named by its source; the longest such part."""
-    parts = [part for part in drawn if below(path, part)]
-    longest = max(parts, key=len, default="")
-    return path if not longest else drawn[longest] + path[len(longest) :]
+    part = longest(path, drawn)
+    return path if not part else drawn[part] + path[len(part) :]

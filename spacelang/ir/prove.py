@@ -80,6 +80,8 @@ def at_most(a: Size, b: Size, guards: Iterable[Condition] = ()) -> Answer:
 
 def holds(condition: Condition, guards: Iterable[Condition] = ()) -> Answer:
     """Whether a condition holds for every architecture that the guards admit."""
+    if condition == TRUE:
+        return BY_FORM
     return _holds(condition, condition.symbols, _conjuncts(guards))
 
 

@@ -8,18 +8,20 @@ the uses of its block, where the rate has a value.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from spacelang.diagnostics import Diagnostic, SpaceError, error, placed
 from spacelang.ir.condition import Condition
 from spacelang.ir.dim import Dim
-from spacelang.ir.node import Attribute
+from spacelang.ir.node import Attribute, Node
 from spacelang.ir.op import SETTLE, Infer, Interval, OpDef, example_text, ops, shown
+from spacelang.ir.param import Param
 from spacelang.ir.prove import Proved, Refuted, holds
 
 if TYPE_CHECKING:
+    from spacelang.ir.block import Block
     from spacelang.ir.graph import Graph
 
 
@@ -70,37 +72,39 @@ def outside(
 def starts(graph: Graph) -> Iterator[Diagnostic]:
     """SP308 for parameters that start by a number which hangs on a decision."""
     told: set[tuple[str, str]] = set()
-    for place in graph.places():
-        for view in place.node.params.values():
-            param = place.instance.block.param[view.param]
-            for number in map(place.instance.absolute, param.init.arguments):
-                if number.constant is None and (place.instance.block.name, param.path) not in told:
-                    told.add((place.instance.block.name, param.path))
-                    what = f"how a parameter starts must be known, not {shown(number)}"
-                    found = error("SP308", what, param.span)
-                    yield found.note("weights are made once, and every architecture reads them")
+    for place, (param, number) in graph.places_of(_starting):
+        here, block = place.instance.absolute(number), place.instance.block.name
+        if here.constant is None and (block, param.path) not in told:
+            told.add((block, param.path))
+            what = f"how a parameter starts must be known, not {shown(here)}"
+            found = error("SP308", what, param.span)
+            yield found.note("weights are made once, and every architecture reads them")
+
+
+def _starting(block: Block, node: Node) -> Iterator[tuple[Param, Dim]]:
+    """The parameters that a node reads and the sizes they start by."""
+    for view in node.params.values():
+        param = block.param[view.param]
+        yield from ((param, number) for number in param.init.arguments if number.symbols)
 
 
 def rates(graph: Graph) -> Iterator[Diagnostic]:
     """SP103 for numbers with a rate that leave their interval at some use of their block."""
     told: set[tuple[int, str]] = set()
-    for place in graph.places():
-        node = place.node
-        for name, interval in _rated(node.op).items():
-            for number in _numbers(node.attributes.get(name)):
-                if not any(symbol.rate for symbol in number.symbols):
-                    continue
-                here = place.instance.absolute(number)
-                found = outside(interval, here, place.guards, f"{name} of {node.op}")
-                if found is not None and (id(node), name) not in told:
-                    told.add((id(node), name))
-                    yield placed(found.note(f"at {place.path or 'the root'}"), node.span)
+    for place, (name, interval, number) in graph.places_of(_rated):
+        node, here = place.node, place.instance.absolute(number)
+        found = outside(interval, here, place.guards, f"{name} of {node.op}")
+        if found is not None and (id(node), name) not in told:
+            told.add((id(node), name))
+            yield placed(found.note(f"at {place.path or 'the root'}"), node.span)
 
 
-def _rated(op: str) -> Mapping[str, Interval]:
-    """The options of an op that may hold a rate, and have an interval."""
-    definition = ops().get(op)
-    if definition is None:
-        return {}
-    options = definition.options.items()
-    return {n: o.within for n, o in options if o.kind == "rate" and o.within is not None}
+def _rated(_: Block, node: Node) -> Iterator[tuple[str, Interval, Dim]]:
+    """The options of a node that have an interval, and in them each number with a rate."""
+    definition = ops().get(node.op)
+    for name, option in definition.options.items() if definition is not None else ():
+        if option.kind != "rate" or option.within is None:
+            continue
+        for number in _numbers(node.attributes.get(name)):
+            if any(symbol.rate for symbol in number.symbols):
+                yield name, option.within, number

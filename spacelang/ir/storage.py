@@ -6,7 +6,7 @@ head.weight                  [[10], [8]], [[10], [16]]    # `width: separate`: a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
@@ -18,7 +18,9 @@ from spacelang.ir.dim import Dim, Symbol, Value
 from spacelang.ir.param import Param, View
 
 if TYPE_CHECKING:
+    from spacelang.ir.block import Block
     from spacelang.ir.graph import Graph, Instance
+    from spacelang.ir.node import Node
 
 Shape = tuple[tuple[int, ...], ...]
 Extents = tuple[int, ...]
@@ -57,7 +59,7 @@ class Storage:
         """The largest extent of each factor."""
         return tuple(tuple(max(e) for e in axis) for axis in self.extents)
 
-    @property
+    @cached_property
     def sizes(self) -> tuple[int, ...]:
         """The largest shape as PyTorch sees it, factors merged."""
         return merged(self.shape)
@@ -131,15 +133,16 @@ def storages(graph: Graph) -> dict[str, Storage]:
     """
     found: dict[str, Storage] = {}
     sizer = Sizer(graph.stored)
-    for place in graph.places():
-        params = place.instance.block.param
-        for view in place.node.params.values():
-            here = sizer.storage(place.instance, view, params[view.param])
-            before = found.get(here.path)
-            if before is not None and (before.extents != here.extents or before.bank or here.bank):
-                here = _joined(before, here)
-            found[here.path] = here
+    for place, (view, param) in graph.places_of(_reads):
+        here = sizer.storage(place.instance, view, param)
+        before = found.get(here.path)
+        if before is not None and (before.extents != here.extents or before.bank or here.bank):
+            here = _joined(before, here)
+        found[here.path] = here
+    alike: dict[object, Storage] = {}
     for storage in found.values():
+        alike.setdefault((storage.extents, storage.bank), storage)
+    for storage in alike.values():
         if storage.numel.bit_length() > BITS:
             many = (
                 f"{storage.path} would have {storage.numel:,} elements, more than {BITS} bits count"
@@ -148,17 +151,26 @@ def storages(graph: Graph) -> dict[str, Storage]:
     return found
 
 
+def _reads(block: Block, node: Node) -> Iterator[tuple[View, Param]]:
+    """The views of a node, with the parameters that they read."""
+    yield from ((view, block.param[view.param]) for view in node.params.values())
+
+
 class Sizer:
     """Extents of factors, each size worked out once."""
 
     def __init__(self, stored: Mapping[str, int]) -> None:
         self.stored = stored
         self._known: dict[tuple[Dim, tuple[Symbol, ...]], Extents] = {}
+        self._fixed: dict[Shape, tuple[tuple[Extents, ...], ...]] = {}
 
     def storage(self, instance: Instance, view: View, param: Param) -> Storage:
         """What one use needs: room for what is declared, and for the longest part it reads."""
         if view.known is not None and view.known == param.known and not param.bank:
-            extents = tuple([tuple([(n,) for n in axis]) for axis in view.known])
+            extents = self._fixed.get(view.known)
+            if extents is None:
+                extents = tuple([tuple([(n,) for n in axis]) for axis in view.known])
+                self._fixed[view.known] = extents
             return Storage(instance.param(param.path), extents, param)
         path, bank = instance.param(param.path), bank_of(instance, param)
         check_bank(path, param, bank)

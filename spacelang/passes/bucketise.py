@@ -26,7 +26,7 @@ from spacelang.ir.node import Node, Value
 from spacelang.passes.base import Pass
 from spacelang.passes.remake import Body, each_block
 
-ONE = Dim.of(1)
+ZERO, ONE = Dim.of(0), Dim.of(1)
 DONE = frozenset({"gather", "bucket_sum"})
 Letters = tuple[str, ...]
 
@@ -100,6 +100,13 @@ class _Writer:
         self.old, self.blocks = block, blocks
         self.ids = count(block.next_id)
         self.params = {param.path: param for param in block.params}
+        self._rows: dict[int, tuple[Block, Mapping[Value, tuple[Term, ...]]]] = {}
+
+    def terms_of(self, value: Value, level: Block) -> tuple[Term, ...]:
+        """The multiples of rows of tables of which a value is the sum; none if it is none."""
+        if id(level) not in self._rows:
+            self._rows[id(level)] = level, rows_of(level)
+        return self._rows[id(level)][1].get(value, ())
 
     def block(self) -> Block:
         made = self.level(self.old)
@@ -120,7 +127,7 @@ class _Writer:
                 body.put(node)
                 continue
             rows = node.operands[fit.position]
-            _rewrite(body, node, fit, terms_of(rows, level))
+            _rewrite(body, node, fit, self.terms_of(rows, level))
             gone |= _making(rows, level)
         return replace(level, nodes=_without(body.nodes, gone, level.outputs))
 
@@ -135,7 +142,7 @@ class _Writer:
 
     def _axis(self, value: Value, level: Block) -> int | None:
         """The axis at which a value has an index for the rows of tables, here or in a callee."""
-        terms = terms_of(value, level)
+        terms = self.terms_of(value, level)
         if terms:
             return terms[0].axis
         call = level.by_id[value.node].call
@@ -182,53 +189,69 @@ def _with_regions(level: Block, regions: Sequence[Block]) -> Block:
     return replace(level, nodes=nodes)
 
 
-def terms_of(value: Value, level: Block) -> list[Term]:
-    """The multiples of rows of tables of which a value is the sum; none if it is something else."""
-    node = level.by_id[value.node]
+def rows_of(level: Block) -> Mapping[Value, tuple[Term, ...]]:
+    """The values of a level that are sums of multiples of rows of tables, each with these; a table
+    that is read by one index several times is one of them."""
+    found: dict[Value, tuple[Term, ...]] = {}
+    tables: set[int] = set()
+    for node in level.nodes:
+        if node.op != "input" and all(v.node in tables for v in node.operands):
+            tables.add(node.id)  # it depends on no input: a table, not indices of data
+        if len(node.types) == 1:
+            terms = _terms(node, level, found, tables)
+            if terms:
+                found[Value(node.id)] = terms
+    return found
+
+
+def _terms(
+    node: Node, level: Block, known: Mapping[Value, tuple[Term, ...]], tables: set[int]
+) -> tuple[Term, ...]:
+    """The terms of a node by those of its operands; none if it is something else."""
     number = node.attributes.get("number")
+    parts = [known.get(v, ()) for v in node.operands]
     match node.op:
         case "take":
             axis = node.attributes["axis"]
             assert isinstance(axis, Dim)
             table, index = node.operands
-            if level.type_of(index).rank != 2 or not _constant(index, level):
-                return []
-            place = int(axis.at({})) % level.type_of(table).rank
-            return [Term(ONE, table, index, place)]
+            if level.type_of(index).rank != 2 or index.node not in tables:
+                return ()
+            return (Term(ONE, table, index, int(axis.at({})) % level.type_of(table).rank),)
         case "identity":
-            return terms_of(node.operands[0], level)
+            return parts[0]
         case "add" | "sub" | "sum_of" if not isinstance(number, Dim):
-            signs = [ONE, Dim.of(-1) if node.op == "sub" else ONE] + [ONE] * len(node.operands)
-            parts = [terms_of(v, level) for v in node.operands]
             alike = all(level.type_of(v) == node.types[0] for v in node.operands)
             if not all(parts) or not alike or len({t.axis for p in parts for t in p}) > 1:
-                return []
-            return [
-                replace(t, factor=t.factor * sign)
-                for sign, part in zip(signs, parts, strict=False)
-                for t in part
-            ]
+                return ()
+            signs = [ONE, Dim.of(-1) if node.op == "sub" else ONE] + [ONE] * len(parts)
+            return _sum((t, sign) for sign, p in zip(signs, parts, strict=False) for t in p)
         case "mul" | "div" if isinstance(number, Dim):
             if node.op == "div" and node.attributes.get("flipped") is True:
-                return []
+                return ()
             factor = number if node.op == "mul" else 1 / number
-            return [replace(t, factor=t.factor * factor) for t in terms_of(node.operands[0], level)]
+            return _sum((term, factor) for term in parts[0])
         case _:
-            return []
+            return ()
 
 
-def _constant(value: Value, level: Block) -> bool:
-    """Whether a value depends on no input: a table, not indices of data."""
-    node = level.by_id[value.node]
-    return node.op != "input" and all(_constant(v, level) for v in node.operands)
+def _sum(terms: Iterable[tuple[Term, Dim]]) -> tuple[Term, ...]:
+    """Multiples of terms, those of the same rows added up."""
+    found: dict[tuple[Value, Value, int], Dim] = {}
+    for term, times in terms:
+        rows = term.table, term.index, term.axis
+        found[rows] = found.get(rows, ZERO) + term.factor * times
+    return tuple(Term(factor, *rows) for rows, factor in found.items())
 
 
 def _making(value: Value, level: Block) -> set[int]:
     """The nodes between tables and the sum of their rows."""
-    node = level.by_id[value.node]
-    found = {node.id}
-    for operand in () if node.op == "take" else node.operands:
-        found |= _making(operand, level)
+    found, waiting = set[int](), [value.node]
+    while waiting:
+        node = level.by_id[waiting.pop()]
+        if node.id not in found:
+            found.add(node.id)
+            waiting += (v.node for v in node.operands if node.op != "take")
     return found
 
 
@@ -306,4 +329,4 @@ def _without(nodes: Sequence[Node], gone: set[int], outputs: Sequence[Value]) ->
     return tuple(reversed(kept))
 
 
-__all__ = ["Bucketise", "bucketised", "terms_of"]
+__all__ = ["Bucketise", "bucketised"]

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import ClassVar
 
-from spacelang.diagnostics import Diagnostic, Report, error, spelt
+from spacelang.diagnostics import Diagnostic, Report, Span, error, spelt
 from spacelang.ir.block import Block
 from spacelang.ir.condition import FALSE, TRUE, Condition, disjunction
 from spacelang.ir.decision import Choice
@@ -115,17 +115,26 @@ def label_of(path: str) -> str:
 
 def _check_gone(graph: Graph, relaxed: Mapping[str, Choice]) -> None:
     """SP601 where something but a choice still depends on what is no decision any more."""
+    spoken = {id(b): _spoken(b) for b in (graph.root, *graph.blocks.values())}
     seen: set[tuple[int, int]] = set()
     for instance in graph.instances():
         use = id(instance.block), id(instance.binding)
         if use in seen:  # uses of one binding depend on the same
             continue
         seen.add(use)
-        for what, where, span in mentions(instance.block):
-            for symbol in _symbols(what):
-                found = instance.symbol(symbol)
-                if isinstance(found, Symbol) and found.name in relaxed:
-                    raise refuse(relaxed[found.name], f"{where} depends on it", span)
+        for symbol, (where, span) in spoken[id(instance.block)].items():
+            found = instance.symbol(symbol)
+            if isinstance(found, Symbol) and found.name in relaxed:
+                raise refuse(relaxed[found.name], f"{where} depends on it", span)
+
+
+def _spoken(block: Block) -> dict[Symbol, tuple[str, Span]]:
+    """The symbols of a block, each with the first thing that speaks of it."""
+    found: dict[Symbol, tuple[str, Span]] = {}
+    for what, where, span in mentions(block):
+        for symbol in _symbols(what):
+            found.setdefault(symbol, (where, span))
+    return found
 
 
 class _Expander:
@@ -150,7 +159,7 @@ class _Expander:
             seen[Value(node.id)] = body.put(node)[0]
         outputs = self.level(self.old, seen, {}, _itself, body)
         read = {view.param for node in self.old.everywhere() for view in node.params.values()}
-        spoken = {s.name for what, _, _ in mentions(self.old) for s in _symbols(what)}
+        spoken = {symbol.name for symbol in _spoken(self.old)}
         decisions = {
             c.path: c
             for c in self.old.decisions

@@ -61,9 +61,16 @@ def lay_out(graph: Graph) -> Graph:
     if not writer.changed:
         return graph
     blocks = {n: b for n, b in writer.blocks.items() if n != name}
-    made = graph.restated(("decisions",), root=writer.blocks[name], blocks=blocks)
+    keep = ("decisions",) if _stored_anew(graph) else ("decisions", "storages")
+    made = graph.restated(keep, root=writer.blocks[name], blocks=blocks)
     _ = made.storages  # SP402 where tied uses have banks of different decisions
     return made
+
+
+def _stored_anew(graph: Graph) -> bool:
+    """Whether tensors get other axes or banks; other rules say where in them a use reads."""
+    rules = any(rule.kind == "separate" or rule.argument == "flat" for rule in graph.rules)
+    return rules or any(p.bank for b in (graph.root, *graph.blocks.values()) for p in b.params)
 
 
 @dataclass
@@ -247,6 +254,8 @@ class _Writer:
 
     def _joined(self, terms: Terms, node: Node, role: str, change: Change) -> Joined:
         """Gathers for the factors of leading entries that lie along a joined axis."""
+        if not self.parts.reads:
+            return {}
         stored = self.graph.storages[terms.instance.param(node.params[role].param)].shape
         joined: Joined = {}
         for a, rules in enumerate(change):

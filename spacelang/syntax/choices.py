@@ -179,7 +179,8 @@ def _decided(
 ) -> Choice:
     if path in TAKEN:
         raise SpaceError(error("SP202", f"{path} is {TAKEN[path]}, not a decision", span))
-    frame.session.decide(len(values), span)
+    places = (outer.place for outer in frame.chain)
+    frame.session.decide(len(values), span, (*places, frame.path(path)))
     live = conjunction(*frame.builder.guards)
     choice = Choice(frame.path(path), kind, values, hull, live, span)
     frame.builder.decide(choice)

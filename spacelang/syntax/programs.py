@@ -13,11 +13,12 @@ wherever it is taken, and every weight that the pooled network may read has its 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from operator import attrgetter
 
 from spacelang.diagnostics import Diagnostic, Report, SpaceError, Span, error
-from spacelang.ir.decision import Assignment
+from spacelang.ir.block import Block
+from spacelang.ir.decision import Choice
 from spacelang.ir.graph import Graph, Instance
 from spacelang.ir.node import join
 from spacelang.ir.program import Pool, Position, Program, below
@@ -86,6 +87,11 @@ def program(value: ProgramValue, library: Library) -> Program:
 
 def _graph(member: tree.Network, scope: Scope, library: Library) -> Graph:
     """A network by itself, as if its source were a space of its name."""
+    value = scope.names.get(member.base.name)
+    if isinstance(value, SpaceValue) and member.base.arguments is None:
+        _, proved = library.graphs.get(id(value.definition), (None, None))
+        if proved is not None:
+            return proved.restated(name=member.name)
     instance = tree.Instance(member.name, (), member.base, span=member.span)
     session = Session(library, made=library.made[False])
     return lay_out(elaborate(SpaceValue(instance, scope), member.name, session, {}))
@@ -150,7 +156,7 @@ def _pool(
     frame: Frame,
     scope: Scope,
 ) -> Pool:
-    """A pool whose slots fit the weights of its network, for its extremes and some draws."""
+    """A pool whose slots fit the weights of its network, in every architecture."""
     assert member.of is not None
     if member.of not in networks:
         known = ", ".join(networks)
@@ -163,23 +169,14 @@ def _pool(
     for path, span in zip(paths, (p.span for p in member.paths), strict=True):
         if not any(below(stored, path) for stored in slots):
             raise SpaceError(error("SP504", f"{member.name} stores nothing below {path}", span))
-    for assignment in _samples(network):
-        for path, slot in pool.slots(assignment).items():
-            kept, read = slots.get(slot), network.storages[path]
-            if kept is None or kept.sizes != read.sizes:
-                found = error("SP402", f"{path} has no slot in {member.name}", member.span)
-                there = "nothing" if kept is None else "x".join(map(str, kept.sizes))
-                sizes = "x".join(map(str, read.sizes))
-                raise SpaceError(found.note(f"it is {sizes}, {member.name} has {there} at {slot}"))
+    for path, slot in pool.wanted():
+        kept, read = slots.get(slot), network.storages[path]
+        if kept is None or kept.sizes != read.sizes:
+            found = error("SP402", f"{path} has no slot in {member.name}", member.span)
+            there = "nothing" if kept is None else "x".join(map(str, kept.sizes))
+            sizes = "x".join(map(str, read.sizes))
+            raise SpaceError(found.note(f"it is {sizes}, {member.name} has {there} at {slot}"))
     return pool
-
-
-def _samples(network: Graph) -> Sequence[Assignment]:
-    """Architectures by which slots are tried: the extremes, and some draws."""
-    if not network.decisions:
-        return ({},)
-    ends = (network.decisions.extreme("largest"), network.decisions.extreme("smallest"))
-    return (*ends, *network.sample(n=4, law="choices"))
 
 
 def stands(network: Graph) -> tuple[Position, ...]:
@@ -204,20 +201,28 @@ def _positions(
 ) -> Iterator[Position]:
     """What picks of a network make at their positions, and what it is called for each source;
     SP601 where `every` pick has to have some, and one cannot become a mixture."""
+    known: dict[int, list[tuple[Choice, tuple[str, ...]]]] = {}
     for instance in network.instances():
-        for choice in instance.block.decisions:
-            if choice.kind != "pick":
-                continue
-            numbers = range(sources(choice))
-            try:
-                made = list(sums(instance.block, choice))
-            except SpaceError:
-                if every:
-                    raise
-                continue
-            for found in made:
-                for name in found.named:
-                    names = tuple(join(prefix(instance), found.renamed(s)(name)) for s in numbers)
-                    for number in range(drawn(choice)):
-                        decision = join(instance.decide, choice.path)
-                        yield Position(decision, number, names[number], names)
+        block = instance.block
+        if id(block) not in known:
+            known[id(block)] = list(_named(block, every))
+        for choice, inner in known[id(block)]:
+            names = tuple(join(prefix(instance), name) for name in inner)
+            for number in range(drawn(choice)):
+                yield Position(join(instance.decide, choice.path), number, names[number], names)
+
+
+def _named(block: Block, every: bool) -> Iterator[tuple[Choice, tuple[str, ...]]]:
+    """The picks of a block, with what each thing that they make is called for each source."""
+    for choice in block.decisions:
+        if choice.kind != "pick":
+            continue
+        try:
+            made = sums(block, choice)
+        except SpaceError:
+            if every:
+                raise
+            continue
+        for found in made:
+            for name in found.named:
+                yield choice, tuple(found.renamed(s)(name) for s in range(sources(choice)))

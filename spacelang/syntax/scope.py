@@ -27,6 +27,7 @@ from spacelang.syntax.values import (
 )
 
 if TYPE_CHECKING:
+    from spacelang.ir.graph import Graph
     from spacelang.syntax.frame import Frame
 
 MAX_DEPTH, MAX_BYTES = 16, 4 << 20
@@ -105,6 +106,8 @@ class Library:
         self.bytes = 0
         self.made: dict[bool, Made] = defaultdict(Made)
         """The blocks that elaborations made so far, without and with hulls."""
+        self.graphs: dict[int, tuple[SpaceValue, Graph]] = {}
+        """What spaces without parameters were found to be, by the id of their declaration."""
 
     def scope(self, file: tree.File, folder: Path | None) -> Scope:
         """The names that a parsed file declares and uses."""

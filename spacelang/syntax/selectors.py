@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from itertools import product
+from typing import cast
 
 from spacelang import plugins
 from spacelang.diagnostics import SpaceError, error
@@ -142,12 +143,25 @@ def _computed(
     for name in bound:
         inner.bind(name, Dim.of(Symbol(name)))
     return tuple(
-        ForeignHop(
-            h.name,
-            tuple(number(evaluate(i, frame, inner), "an index", i.span) for i in h.indices),
-        )
-        for h in path.hops
+        ForeignHop(h.name, tuple(_of_bound(i, frame, inner) for i in h.indices)) for h in path.hops
     )
+
+
+def _of_bound(expr: tree.Expr, frame: Frame, scope: Scope) -> Dim:
+    """An index computed from bound names; SP210 where it divides by them, as they may be 0."""
+    waiting: list[object] = [expr]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, tree.Binary) and node.operator in ("/", "//", "%"):
+            divisor = number(evaluate(node.right, frame, scope), "an index", node.right.span)
+            if divisor.constant is None:
+                found = error("SP210", f"{node.span.text} may divide by zero", node.right.span)
+                raise SpaceError(found.note("a name that a path binds is any number from 0"))
+        if isinstance(node, tree.Tree):
+            waiting += node.children()
+        elif isinstance(node, tuple):
+            waiting += cast("tuple[object, ...]", node)
+    return number(evaluate(expr, frame, scope), "an index", expr.span)
 
 
 def renames(rename: tree.Rename, frame: Frame, scope: Scope) -> Iterator[Rename]:
@@ -169,10 +183,7 @@ def renames(rename: tree.Rename, frame: Frame, scope: Scope) -> Iterator[Rename]
             for h in own.hops
         )
         foreign = tuple(
-            ForeignHop(
-                h.name,
-                tuple(number(evaluate(i, frame, inner), "an index", i.span) for i in h.indices),
-            )
+            ForeignHop(h.name, tuple(_of_bound(i, frame, inner) for i in h.indices))
             for h in rename.foreign.hops
             if not (own.anywhere and h.name == "_")
         )

@@ -106,6 +106,7 @@ class Session:
     splits: int = 0
     walked: int = 0
     candidates: int = 0
+    decided: set[tuple[str, ...]] = field(default_factory=set[tuple[str, ...]])
     inside: dict[tuple[int, ...], Inside] = field(default_factory=dict[tuple[int, ...], "Inside"])
     reserved: set[str] = field(default_factory=set[str])
     until: Until | None = None
@@ -165,8 +166,13 @@ class Session:
             many = f"lists of more than {MAX_WALKED:,} entries together"
             raise Exhausted(error("SP507", many, span))
 
-    def decide(self, candidates: int, span: Span) -> None:
-        """Count candidates of decisions (SP507)."""
+    def decide(self, candidates: int, span: Span, path: tuple[str, ...] = ()) -> None:
+        """Count candidates of decisions (SP507); alternatives that take one of a path take one,
+        whose candidates are listed again."""
+        if path and path in self.decided:
+            self.walk(candidates, span)
+            return
+        self.decided.add(path)
         self.candidates += candidates
         if self.candidates > MAX_TOGETHER:
             many = f"decisions of more than {MAX_TOGETHER:,} candidates together"
