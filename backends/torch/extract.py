@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, fx, nn
@@ -19,18 +19,17 @@ from torch.fx import GraphModule
 
 from spacelang.backends.torch.emit import lower_node
 from spacelang.backends.torch.frame import ALL, Frame, Result, Size
-from spacelang.backends.torch.functions import ByMode, Table, drop_path
+from spacelang.backends.torch.functions import ByMode, SlicedLinear, Table, drop_path
 from spacelang.backends.torch.ports import identifier, known, table_of
-from spacelang.backends.torch.program import main_nodes
-from spacelang.backends.torch.tables import listed_key
+from spacelang.backends.torch.tables import TABLES, listed_key
 from spacelang.backends.torch.views import Axes, Part, block_key
-from spacelang.ir.block import Block
 from spacelang.ir.decision import Assignment
 from spacelang.ir.dialect import dotted
-from spacelang.ir.dim import Dim
+from spacelang.ir.dim import Dim, Symbol
 from spacelang.ir.dim import Value as DecisionValue
 from spacelang.ir.gather import gathered
-from spacelang.ir.graph import Graph, Instance, conditions
+from spacelang.ir.graph import Graph, Instance
+from spacelang.ir.needed import Computed, computed
 from spacelang.ir.node import Node, Value, join
 from spacelang.ir.param import ZERO, Gather, Slice, View
 from spacelang.ir.storage import Shape, bank_of, bank_position
@@ -51,10 +50,15 @@ def extract(model: Supernet, assignment: Assignment) -> GraphModule:
 
 
 class Chosen:
-    """A graph with its decisions taken: what is there, and how large it is."""
+    """A graph with its decisions taken: what is there, and how large it is.
 
-    def __init__(self, graph: Graph, values: Mapping[str, DecisionValue]) -> None:
-        self.graph, self.values = graph, values
+    Outputs for training count with `training`.
+    """
+
+    def __init__(
+        self, graph: Graph, values: Mapping[str, DecisionValue], training: bool = False
+    ) -> None:
+        self.graph, self.values, self.training = graph, values, training
         self._known: dict[Dim, int | float] = {}
 
     def number(self, instance: Instance, dim: Dim) -> int | float:
@@ -64,39 +68,35 @@ class Chosen:
             found = self._known[absolute] = known(absolute, self.values)
         return found
 
-    def region(self, instance: Instance, node: Node) -> Block | None:
-        """The region of a node that runs; None where the operands pass."""
-        for region, condition in zip(node.regions, conditions(node), strict=True):
-            if instance.condition(condition).at(self.values):
-                return region
-        return None
+    @cached_property
+    def root(self) -> Computed:
+        """What runs, and nothing else."""
+        return computed(self.graph, self.values, self.training)
 
     def outputs(self, values: Mapping[Value, Result]) -> Any:
         """The output among the values of the root; several by name. Those for training are none."""
         found = {o.name: values[o.value] for o in self.graph.outputs if not o.training}
         return next(iter(found.values())) if len(found) == 1 else found
 
-    def nodes(self, instance: Instance, level: Block) -> Iterator[tuple[Instance, Node]]:
-        """All nodes that run, but calls and those with regions."""
-        for node in level.nodes:
-            if node.call is not None:
-                block = self.graph.blocks[node.call.block]
-                yield from self.nodes(instance.enter(node.call, block), block)
-            elif node.regions:
-                region = self.region(instance, node)
-                if region is not None:
-                    yield from self.nodes(instance, region)
-            else:
-                yield instance, node
+    @cached_property
+    def reads(self) -> tuple[tuple[Instance, View], ...]:
+        """The parameters that are read, in order, each as often as it is."""
+        leaves = self.root.leaves()
+        return tuple((instance, view) for instance, n in leaves for view in n.params.values())
+
+    @property
+    def tables(self) -> Iterator[str]:
+        """The names of the index tables that have one."""
+        leaves = self.root.leaves()
+        return (dotted(join(i.path, n.label)) for i, n in leaves if n.label and n.op in TABLES)
 
     @cached_property
     def positions(self) -> dict[str, frozenset[int]]:
         """Which tensors of each storage the network reads."""
         found: dict[str, frozenset[int]] = {}
-        for instance, node in self.nodes(self.graph.top, self.graph.root):
-            for view in node.params.values():
-                path, position = self.picked(instance, view)
-                found[path] = found.get(path, frozenset()) | {position}
+        for instance, view in self.reads:
+            path, position = self.picked(instance, view)
+            found[path] = found.get(path, frozenset()) | {position}
         return found
 
     def picked(self, instance: Instance, view: View) -> tuple[str, int]:
@@ -135,10 +135,9 @@ class Chosen:
     def kept(self) -> dict[str, Ranges]:
         """What the network keeps of each tensor: what a use reads, or what spans several."""
         found: dict[str, Ranges] = {}
-        for instance, node in self.nodes(self.graph.top, self.graph.root):
-            for view in node.params.values():
-                path, here = self.owner(instance, view), self.ranges(instance, view)
-                found[path] = _span(found[path], here) if path in found else here
+        for instance, view in self.reads:
+            path, here = self.owner(instance, view), self.ranges(instance, view)
+            found[path] = _span(found[path], here) if path in found else here
         return found
 
 
@@ -168,19 +167,20 @@ class _Extraction:
     def __init__(self, model: Supernet, chosen: Chosen) -> None:
         self.model, self.chosen, self.source = model, chosen, model.graph
         self.graph = fx.Graph()
+        self.frame = FlatFrame(self, self.source.top)
         self.kept = chosen.kept()
+        self.names = {*map(dotted, self.kept), *chosen.tables}
         self.attributes: dict[str, Tensor | nn.Module] = {}
         self.reads: dict[str, fx.Node] = {}
         self.modules: dict[object, str] = {}
         self.taps: dict[str, tuple[tuple[fx.Node, ...], int]] = {}
 
     def run(self) -> GraphModule:
-        root, top = self.source.root, self.source.top
-        frame = FlatFrame(self, top)
-        for node in root.inputs:
+        frame = self.frame
+        for node in self.source.root.inputs:
             placeholder = self.graph.placeholder(identifier(node.label or "x"))
             frame.bind(node, (placeholder,))
-        self.level(frame, root, main_nodes(self.source, root))
+        self.level(frame, self.chosen.root)
         self.graph.output(self.chosen.outputs(frame.values))
         for node in reversed(self.graph.nodes):
             if not node.users and node.op not in ("placeholder", "output"):
@@ -197,44 +197,34 @@ class _Extraction:
         }
         return network.train(self.model.training)
 
-    def level(self, frame: FlatFrame, level: Block, there: frozenset[int] | None = None) -> None:
-        """Lower the nodes of a block or region that run."""
-        for node in level.nodes:
-            if node.op == "input" or (there is not None and node.id not in there):
-                continue
-            if node.call is not None:
-                block = self.source.blocks[node.call.block]
-                callee = frame.instance.enter(node.call, block)
-                frame.bind(node, self.inner(frame, node, callee, block))
+    def level(self, frame: FlatFrame, level: Computed) -> None:
+        """Lower what runs of a block or region."""
+        for node, inside in level.nodes:
+            if inside is not None:
+                self.inner(frame, node, inside)
             elif node.regions:
-                region = self.chosen.region(frame.instance, node)
-                if region is None:
-                    operands = [frame.values[v] for v in node.operands]
-                    frame.bind(node, operands[: len(node.types)])
-                else:
-                    frame.bind(node, self.inner(frame, node, frame.instance, region))
+                frame.pass_on(node)
             else:
                 lower_node(frame, node)
             self.tap(frame, node)
 
     def tap(self, frame: FlatFrame, node: Node) -> None:
         """Remember which nodes give a value that has a label."""
-        if not node.label or not node.types:
+        if not node.label:
             return
-        made, out = frame.values[node.values[0]], node.attributes.get("out")
+        made, out = frame.values.get(node.values[0]), node.attributes.get("out")
+        if made is None:
+            return
         axis = node.types[0].rank - (len(out) if isinstance(out, tuple) else 0)
         parts = (made,) if isinstance(made, fx.Node) else made.parts
         self.taps[join(frame.instance.path, node.label)] = (parts, axis)
 
-    def inner(
-        self, frame: FlatFrame, node: Node, instance: Instance, level: Block
-    ) -> tuple[Result, ...]:
-        """The results of a block or region that a node runs."""
-        inside = FlatFrame(self, instance)
-        for owner, value in zip(level.inputs, node.operands, strict=True):
-            inside.bind(owner, (frame.values[value],))
+    def inner(self, frame: FlatFrame, node: Node, level: Computed) -> None:
+        """Lower the block or region that a node runs."""
+        inside = FlatFrame(self, level.instance)
+        inside.enter(frame, node, level)
         self.level(inside, level)
-        return tuple(inside.values[v] for v in level.outputs)
+        frame.leave(inside, node, level)
 
     # What the network owns.
 
@@ -250,6 +240,28 @@ class _Extraction:
             self.reads[name] = self.graph.get_attr(name)
         return self.reads[name]
 
+    def dense(self, node: fx.Node) -> bool:
+        """Whether a value is surely stored entry by entry, as what the network owns is."""
+        found = self.shaped(node)
+        return found is not None and found.is_contiguous()
+
+    def shaped(self, node: fx.Node) -> Tensor | None:
+        """A value without its entries, where it is made of what the network owns."""
+        if node.op == "get_attr":
+            owned = self.attributes[str(node.target)]
+            return owned.detach().to("meta") if isinstance(owned, Tensor) else None
+        if node.op == "call_module":
+            module = self.attributes[str(node.target)]
+            return module.entries.to("meta") if isinstance(module, Table) else None
+        given = {source: self.shaped(source) for source in node.all_input_nodes}
+        if node.op == "placeholder" or any(found is None for found in given.values()):
+            return None
+        arguments = fx.map_arg((node.args, node.kwargs), given.__getitem__)
+        positional, named = cast(tuple[tuple[Any, ...], dict[str, Any]], arguments)
+        if callable(node.target):
+            return node.target(*positional, **named)
+        return getattr(positional[0], str(node.target))(*positional[1:], **named)
+
     def buffer(self, name: str, entries: Tensor) -> fx.Node:
         """A constant with a name of its own."""
         if name not in self.attributes:
@@ -261,9 +273,7 @@ class _Extraction:
         """The name of a module without weights; one for equal keys."""
         if key not in self.modules:
             free, count = name, 2
-            while any(
-                n == free or n.startswith(free + ".") for n in (*self.attributes, *self.kept)
-            ):
+            while any(f"{n}.".startswith(free + ".") for n in (*self.attributes, *self.names)):
                 free, count = f"{name}_{count}", count + 1
             self.modules[key] = free
             self.attributes[free] = make()
@@ -359,6 +369,20 @@ class FlatFrame(Frame):
         return self.graph.call_module(
             self.work.module(key, lambda: Table(entries.clone()), "entries")
         )
+
+    def linear(
+        self, node: Node, x: fx.Node, weight: fx.Node | None, bias: fx.Node | None
+    ) -> fx.Node:
+        """By a module of ours where the rows of the weight are not side by side."""
+        if weight is None or self.work.dense(weight):
+            return super().linear(node, x, weight, bias)
+        name = self.work.module(SlicedLinear, SlicedLinear, "sliced_linear")
+        return self.graph.call_module(name, (x, weight, bias))
+
+    def outside(self, symbol: Symbol) -> Size:
+        if self is self.work.frame:
+            return super().outside(symbol)
+        return self.work.frame.size(self.instance.absolute(Dim.of(symbol)))
 
     def by_mode(self, function: Callable[..., Tensor], arguments: tuple[Any, ...]) -> fx.Node:
         name = self.work.module(function, lambda: ByMode(function), function.__name__)
