@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from math import prod
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -19,7 +19,7 @@ from torch.fx import GraphModule
 
 from spacelang.backends.torch.emit import lower_node
 from spacelang.backends.torch.frame import ALL, Frame, Result, Size
-from spacelang.backends.torch.functions import ByMode, SlicedLinear, Table, drop_path
+from spacelang.backends.torch.functions import ByMode, Table, drop_path
 from spacelang.backends.torch.ports import identifier, known, table_of
 from spacelang.backends.torch.tables import TABLES, listed_key
 from spacelang.backends.torch.views import Axes, Part, block_key
@@ -240,28 +240,6 @@ class _Extraction:
             self.reads[name] = self.graph.get_attr(name)
         return self.reads[name]
 
-    def dense(self, node: fx.Node) -> bool:
-        """Whether a value is surely stored entry by entry, as what the network owns is."""
-        found = self.shaped(node)
-        return found is not None and found.is_contiguous()
-
-    def shaped(self, node: fx.Node) -> Tensor | None:
-        """A value without its entries, where it is made of what the network owns."""
-        if node.op == "get_attr":
-            owned = self.attributes[str(node.target)]
-            return owned.detach().to("meta") if isinstance(owned, Tensor) else None
-        if node.op == "call_module":
-            module = self.attributes[str(node.target)]
-            return module.entries.to("meta") if isinstance(module, Table) else None
-        given = {source: self.shaped(source) for source in node.all_input_nodes}
-        if node.op == "placeholder" or any(found is None for found in given.values()):
-            return None
-        arguments = fx.map_arg((node.args, node.kwargs), given.__getitem__)
-        positional, named = cast(tuple[tuple[Any, ...], dict[str, Any]], arguments)
-        if callable(node.target):
-            return node.target(*positional, **named)
-        return getattr(positional[0], str(node.target))(*positional[1:], **named)
-
     def buffer(self, name: str, entries: Tensor) -> fx.Node:
         """A constant with a name of its own."""
         if name not in self.attributes:
@@ -369,15 +347,6 @@ class FlatFrame(Frame):
         return self.graph.call_module(
             self.work.module(key, lambda: Table(entries.clone()), "entries")
         )
-
-    def linear(
-        self, node: Node, x: fx.Node, weight: fx.Node | None, bias: fx.Node | None
-    ) -> fx.Node:
-        """By a module of ours where the rows of the weight are not side by side."""
-        if weight is None or self.work.dense(weight):
-            return super().linear(node, x, weight, bias)
-        name = self.work.module(SlicedLinear, SlicedLinear, "sliced_linear")
-        return self.graph.call_module(name, (x, weight, bias))
 
     def outside(self, symbol: Symbol) -> Size:
         if self is self.work.frame:

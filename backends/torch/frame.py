@@ -50,6 +50,7 @@ class Frame(ABC):
         self.graph = graph
         self.values: dict[Value, Result] = {}
         self.types: dict[Value, TensorType] = {}
+        self.sliced: set[fx.Node] = set()  # weights whose rows are not side by side
         self._free: dict[Symbol, fx.Node] = {}
         self._unflattened: dict[tuple[fx.Node, int, tuple[Size, ...]], fx.Node] = {}
 
@@ -122,7 +123,13 @@ class Frame(ABC):
     def linear(
         self, node: Node, x: fx.Node, weight: fx.Node | None, bias: fx.Node | None
     ) -> fx.Node:
-        """The product of a linear layer."""
+        """The product of a linear layer, by a copy of a weight that is a slice.
+
+        A supernet finds the gradients of a weight that is none; see `functions.sliced_linear`.
+        """
+        given = weight is not None and "weight" not in node.params and weight.op.startswith("call")
+        if weight is not None and (given or weight in self.sliced):
+            weight = self.graph.call_method("contiguous", (weight,))
         return self.graph.call_function(F.linear, (x, weight, bias))
 
     # Sizes.
@@ -214,6 +221,9 @@ class Frame(ABC):
             tensor = self.graph.call_function(torch.index_select, arguments)
         for first, last in reversed(merged):
             tensor = self.graph.call_method("flatten", (tensor, first, last))
+        inner = [run for found in lists for run in found][1 + picked :]
+        if not gathers and not all(run.whole for run in inner):
+            self.sliced.add(tensor)
         return tensor
 
     def _factored(self, tensor: fx.Node, axis: int, sizes: tuple[Size, ...]) -> fx.Node:

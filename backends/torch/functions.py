@@ -126,13 +126,6 @@ def sliced_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return _SlicedLinear.apply(x, weight, bias)
 
 
-class SlicedLinear(nn.Module):
-    """`sliced_linear` as a module, which no tracing looks into."""
-
-    def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return sliced_linear(x, weight, bias)
-
-
 class ByMode(nn.Module):
     """A function whose last argument is whether it trains, in the module's own mode."""
 
