@@ -27,17 +27,17 @@ from spacelang.ir.decision import Assignment
 from spacelang.ir.dialect import dotted
 from spacelang.ir.dim import Dim, Symbol
 from spacelang.ir.dim import Value as DecisionValue
-from spacelang.ir.gather import gathered
+from spacelang.ir.gather import in_order, joined, read
 from spacelang.ir.graph import Graph, Instance
 from spacelang.ir.needed import Computed, computed
 from spacelang.ir.node import Node, Value, join
-from spacelang.ir.param import ZERO, Gather, Slice, View
+from spacelang.ir.param import ZERO, Gather, View
 from spacelang.ir.storage import Shape, bank_of, bank_position
 
 if TYPE_CHECKING:
     from spacelang.backends.torch.supernet import Supernet
 
-Read = range | tuple[int, ...]  # entries in order; a tuple only where they are no range
+Read = Sequence[int]  # entries in order: a range, or a tuple where they are none
 Ranges = tuple[tuple[Read, ...], ...]  # of each factor of each axis
 GRAIN = 32_000  # elements; PyTorch copies 32,768 and more by several threads
 
@@ -124,41 +124,22 @@ class Chosen:
     def ranges(self, instance: Instance, view: View) -> Ranges:
         """The entries that a view reads."""
 
-        def entries(part: Slice | Gather) -> Read:
-            if isinstance(part, Gather):
-                return _read(gathered(part, lambda size: self.number(instance, size)))
-            first, count = (int(self.number(instance, d)) for d in (part.start, part.length))
-            return range(first, first + count * part.step, part.step)
+        def number(size: Dim) -> int | float:
+            return self.number(instance, size)
 
-        return tuple(tuple(map(entries, axis)) for axis in view.index)
+        return tuple(tuple(read(part, number) for part in axis) for axis in view.index)
 
     def kept(self) -> dict[str, Ranges]:
-        """What the network keeps of each tensor: what a use reads, or what spans several."""
+        """What the network keeps of each tensor: of each factor what one of its uses reads."""
         found: dict[str, Ranges] = {}
         for instance, view in self.reads:
             path, here = self.owner(instance, view), self.ranges(instance, view)
-            found[path] = _span(found[path], here) if path in found else here
+            found[path] = _joined(found[path], here) if path in found else here
         return found
 
 
-def _span(a: Ranges, b: Ranges) -> Ranges:
-    def span(p: Read, q: Read) -> Read:
-        if p == q:
-            return p
-        if isinstance(p, range) and isinstance(q, range):
-            return range(min(p.start, q.start), max(p[-1], q[-1]) + 1)
-        return _read(sorted({*p, *q}))
-
-    return tuple(
-        tuple(span(p, q) for p, q in zip(ps, qs, strict=True)) for ps, qs in zip(a, b, strict=True)
-    )
-
-
-def _read(entries: Sequence[int]) -> Read:
-    """Entries as a range, where they are one."""
-    first = entries[0] if entries else 0
-    plain = range(first, first + len(entries))
-    return plain if tuple(plain) == tuple(entries) else tuple(entries)
+def _joined(a: Ranges, b: Ranges) -> Ranges:
+    return tuple(tuple(map(joined, ps, qs)) for ps, qs in zip(a, b, strict=True))
 
 
 class _Extraction:
@@ -268,9 +249,9 @@ def dense(stored: Tensor, shape: Shape, kept: Ranges) -> Tensor:
         for r in reads
     )
     found = found[index]
-    for axis, read in enumerate(reads):
-        if not isinstance(read, range):
-            found = found.index_select(axis, torch.tensor(read, device=found.device))
+    for axis, entries in enumerate(reads):
+        if not isinstance(entries, range):
+            found = found.index_select(axis, torch.tensor(entries, device=found.device))
     sizes = [prod(len(r) for r in axis) for axis in kept]
     return _copy(found).reshape(sizes)
 
@@ -364,15 +345,11 @@ class FlatFrame(Frame):
 
 def part_of(read: Read, kept: Read, factor: int) -> Part:
     """What is read of a factor, in terms of what was kept."""
-    whole, length, extent = read == kept, Dim.of(len(read)), Dim.of(len(kept))
-    if whole or (isinstance(read, range) and isinstance(kept, range)):
-        start = 0 if whole else (read[0] - kept[0]) // _step(kept)
-        step = 1 if whole else _step(read) // _step(kept)
-        return Part(Dim.of(start), length, step, whole, extent, factor)
+    extent = Dim.of(len(kept))
+    if read == kept:
+        return Part(ZERO, extent, 1, True, extent, factor)
     places = {entry: place for place, entry in enumerate(kept)}
-    gather = tuple(places[entry] for entry in read)
-    return Part(ZERO, length, 1, False, extent, factor, gather=gather)
-
-
-def _step(entries: Read) -> int:
-    return entries.step if isinstance(entries, range) else 1
+    here = in_order([places[entry] for entry in read])
+    gather = None if isinstance(here, range) else tuple(here)
+    start = here[0] if gather is None and here else 0
+    return Part(Dim.of(start), Dim.of(len(read)), 1, False, extent, factor, gather=gather)
