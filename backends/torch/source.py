@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import ast
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from spacelang.backends.torch import functions, tables
@@ -21,6 +21,7 @@ from spacelang.backends.torch.ports import identifier
 from spacelang.backends.torch.spell import free_name
 from spacelang.diagnostics import SpaceError, error
 from spacelang.ir import functions as numbers
+from spacelang.ir.block import Block
 from spacelang.ir.decision import Assignment
 from spacelang.ir.needed import Computed
 from spacelang.ir.node import join
@@ -59,9 +60,11 @@ class Source:
         self.helpers: dict[str, Callable[..., object]] = {}
 
     def _shared(self) -> bool:
-        """Whether a weight is read under another path than its own."""
+        """Whether a weight is read under another path than its own, or under that of a call."""
+        blocks = (self.graph.root, *self.graph.blocks.values())
+        called = {block.name: tuple(_called(block)) for block in blocks}
         return any(
-            view.param.startswith("/")  # a path from the root
+            view.param.startswith(("/", *called[instance.block.name]))  # a path from the root
             or join(instance.path, view.param) != instance.param(view.param)
             for instance, view in self.chosen.reads
         )
@@ -95,6 +98,12 @@ class Source:
             free = free_name(camel, {*self.names.values(), NETWORK, "Group"})
             self.names[body] = NETWORK if block is self.graph.root else free
         return ClassText(self.names[body], arguments, work.reads)
+
+
+def _called(block: Block) -> Iterator[str]:
+    """How paths below a block's calls begin; a transparent one has none of its own."""
+    calls = (node.call for node in block.everywhere())
+    return (f"{call.path}." for call in calls if call is not None and call.path)
 
 
 def helper_texts(helpers: Iterable[Callable[..., object]]) -> list[str]:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from differential.case import Case, Skipped, by_name, inputs
+from differential.case import Case, Skipped, Trial, by_name, inputs
 from small_spaces import reference, tensors
 
-from spacelang.analysis.cost import Cost
 from spacelang.backends.torch.extract import Chosen, dense
 from spacelang.backends.torch.interpret import interpret
 from spacelang.backends.torch.proof import relative
@@ -35,7 +34,7 @@ def gradients(case: Case) -> None:
         if not all(bool(torch.isfinite(g).all()) for g in theirs.values()):
             continue
         said = said or bool(theirs)
-        allowed = largest * roundings(trial.cost, len(case.images[0]))
+        allowed = largest * roundings(trial)
         assert mine.keys() == theirs.keys(), mine.keys() ^ theirs.keys()
         for name, found in mine.items():
             far = float((found - theirs[name]).abs().max())
@@ -55,13 +54,13 @@ def gradients(case: Case) -> None:
         raise Skipped("nothing to learn, or gradients that are no numbers")
 
 
-def roundings(cost: Cost, batch: int) -> float:
+def roundings(trial: Trial) -> float:
     """How far a gradient may be off, of the largest one: a rounding for each operation.
 
-    Every entry is a sum of products of at most all numbers that are multiplied on the way, forward
-    and twice backward, and each step rounds by half an epsilon of what is there.
+    Every entry is a sum of products of at most all numbers that are multiplied or made on the way,
+    forward and twice backward, and each step rounds by half an epsilon of what is there.
     """
-    operations = 3 * batch * (cost.macs + cost.activations)
+    operations = 3 * len(trial.case.images[0]) * (trial.cost.macs + trial.elements)
     return operations * torch.finfo(torch.float64).eps / 2
 
 
