@@ -22,7 +22,7 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import ClassVar
 
-from spacelang.diagnostics import Diagnostic, Report, SpaceError, error
+from spacelang.diagnostics import Diagnostic, Report, error
 from spacelang.ir.block import Block
 from spacelang.ir.condition import FALSE, TRUE, Condition, disjunction
 from spacelang.ir.decision import Choice
@@ -43,7 +43,6 @@ from spacelang.passes.remake import Body, without_stale_rules
 WEIGHTINGS: Mapping[str, str | None] = {"softmax": "softmax", "sigmoid": "sigmoid", "plain": None}
 """How weights are made of the parameters: an op, or none."""
 
-ALPHAS = "alphas."
 KINDS = ("path", "pick", "presence")
 
 Known = Mapping[str, DecisionValue]
@@ -81,7 +80,6 @@ class Relax(Pass):
         }
         made = hand_down(graph, self._expanded(graph.root), blocks, weights)
         _check_gone(made, relaxed)
-        _check_apart(made, relaxed)
         return without_stale_rules(graph, made)
 
     def _mistakes(self, graph: Graph) -> Iterator[Diagnostic]:
@@ -128,22 +126,6 @@ def _check_gone(graph: Graph, relaxed: Mapping[str, Choice]) -> None:
                 found = instance.symbol(symbol)
                 if isinstance(found, Symbol) and found.name in relaxed:
                     raise refuse(relaxed[found.name], f"{where} depends on it", span)
-
-
-def _check_apart(graph: Graph, relaxed: Mapping[str, Choice]) -> None:
-    """SP601 for a mixture inside of a path that is one: its weights would lie below the other's."""
-    stored = {p.removeprefix(ALPHAS) for p in graph.storages if p.startswith(ALPHAS)}
-    for path in sorted(stored):
-        hops = path.split(".")
-        outer = next((o for n in range(1, len(hops)) if (o := ".".join(hops[:n])) in stored), None)
-        if outer is None:
-            continue
-        choice = relaxed.get(path) or relaxed.get(outer) or next(iter(relaxed.values()))
-        found = error("SP601", f"{path} and {outer} cannot both be mixtures", choice.span)
-        raise SpaceError(
-            found.note(f"their weights would be {ALPHAS}{outer}, and {ALPHAS}{path} inside of it")
-            .hint(f"choose before: y = choose {path.rpartition('.')[2]} {{ .. }}, and read y there")
-        )  # fmt: skip
 
 
 class _Expander:
