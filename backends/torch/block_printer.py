@@ -159,6 +159,10 @@ class BlockPrinter(Printer):
             self.open.pop()
         return lines
 
+    def before(self, node: fx.Node) -> list[str]:
+        """Nothing: levels are written in their order, and values in a level where they are read."""
+        return []
+
     def named(self, node: fx.Node) -> str:
         """The name of the result of a case where the value is what the case ends with."""
         after = node.next

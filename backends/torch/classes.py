@@ -1,6 +1,6 @@
 """Printed classes: a use of a block as an fx graph that is printed, and what it is made with.
 
-    class Attention(nn.Module):        # from ClassWork(source, instance, block)
+    class Attention(nn.Module):        # from ClassWork(source, level)
         def __init__(self, heads, width): ...
         def forward(self, x): ...
 
@@ -25,15 +25,14 @@ from spacelang.backends.torch.functions import drop_path
 from spacelang.backends.torch.layers import Weight
 from spacelang.backends.torch.ports import known, table_of, terms_of
 from spacelang.backends.torch.printer import Constant, Made, Printer, name_values
-from spacelang.backends.torch.program import main_nodes
 from spacelang.backends.torch.spell import free_name, indented
 from spacelang.backends.torch.storage import DTYPES
 from spacelang.backends.torch.tables import TABLES, listed_index, listed_key
 from spacelang.backends.torch.views import Axes, Part, block_key
-from spacelang.ir.block import Block
 from spacelang.ir.dialect import dotted
-from spacelang.ir.dim import Dim
+from spacelang.ir.dim import Dim, Symbol
 from spacelang.ir.graph import Instance
+from spacelang.ir.needed import Computed
 from spacelang.ir.node import Call, Node, join
 from spacelang.ir.param import Gather
 
@@ -53,18 +52,34 @@ class ClassText:
     reads: tuple[bool, ...]
 
 
+@dataclass(frozen=True)
+class Unlabelled:
+    """A table without a label, equal to all that give the same: what it is called if it can be."""
+
+    name: str
+    function: Callable[..., Tensor]
+    options: tuple[tuple[str, Dim | float | str], ...]
+
+
+class Outside(Exception):
+    """A class would have to read a batch axis off a tensor that its use does not make."""
+
+
 class ClassWork:
     """A class in the making: a use of a block, and the transparent calls in it."""
 
-    def __init__(self, source: Source, instance: Instance, block: Block) -> None:
-        self.source, self.block = source, block
+    def __init__(self, source: Source, level: Computed) -> None:
+        self.source, self.block = source, level.level
         self.graph = fx.Graph()
         self.weights: dict[str, Weight] = {}
         self.modules: dict[str, Made] = {}
         self.constants: dict[str, Constant] = {}
         self.leaves: dict[object, fx.Node] = {}
-        root = block is source.graph.root
-        self._lower(PrintFrame(self, instance, terms_of(block), root))
+        self.root = self.block is source.graph.root
+        pairs = zip(self.block.outputs, level.wanted, strict=True)
+        self.results = [value for value, wanted in pairs if wanted]
+        self.frame = PrintFrame(self, level.instance, terms_of(self.block), self.root)
+        self._lower(self.frame, level)
 
     def leaf(self, key: object, **meta: object) -> fx.Node:
         """A placeholder that says what it stands for; one for equal keys."""
@@ -75,43 +90,40 @@ class ClassWork:
             node.meta.update(meta)
         return self.leaves[key]
 
-    def _lower(self, frame: PrintFrame) -> None:
-        """Fill the graph; what nothing reads goes."""
-        for node in self.block.inputs:
+    def _lower(self, frame: PrintFrame, level: Computed) -> None:
+        """Fill the graph; what nothing reads goes.
+
+        The inputs of a network stay; those of a block that this use does not read go too.
+        """
+        for node, read in zip(self.block.inputs, level.reads, strict=True):
             placeholder = self.graph.placeholder("input")
             placeholder.meta["input"] = node.label.rpartition(".")[2] or "x"
-            frame.bind(node, (placeholder,))
-        self.level(frame, self.block, main_nodes(self.source.graph, self.block))
-        if self.block is self.source.graph.root:
+            if read or self.root:
+                frame.bind(node, (placeholder,))
+        self.level(frame, level)
+        if self.root:
             self.graph.output(self.source.chosen.outputs(frame.values))
         else:
-            results = tuple(frame.values[v] for v in self.block.outputs)
-            self.graph.output(one_or_all(results))
-        # The inputs of a network stay; those of a block that this use does not read go too.
-        kept = self.block is self.source.graph.root
+            self.graph.output(one_or_all(tuple(frame.values[v] for v in self.results)))
         inputs = [node for node in self.graph.nodes if "input" in node.meta]
         for node in reversed(self.graph.nodes):
-            if not node.users and node.op != "output" and not (kept and "input" in node.meta):
+            if not node.users and node.op != "output" and not (self.root and "input" in node.meta):
                 self.graph.erase_node(node)
         left = set(self.graph.nodes)
         self.reads = tuple(node in left for node in inputs)
         self.untap()
+        self.name_tables()
 
-    def level(self, frame: PrintFrame, level: Block, there: frozenset[int] | None = None) -> None:
-        """Lower the nodes of a block or region that run."""
-        chosen = self.source.chosen
-        for node in level.nodes:
-            if node.op == "input" or (there is not None and node.id not in there):
-                continue
-            if node.call is not None:
-                self.call(frame, node, node.call)
+    def level(self, frame: PrintFrame, level: Computed) -> None:
+        """Lower what runs of a block or region."""
+        for node, inside in level.nodes:
+            if node.call is not None and inside is not None:
+                self.call(frame, node, node.call, inside)
+            elif inside is not None:
+                own = PrintFrame(self, frame.instance, frame.terms, frame.literal)
+                self.inline(frame, node, own, inside)
             elif node.regions:
-                region = chosen.region(frame.instance, node)
-                if region is None:
-                    frame.bind(node, [frame.values[v] for v in node.operands[: len(node.types)]])
-                else:
-                    inside = PrintFrame(self, frame.instance, frame.terms, frame.literal)
-                    self.inline(frame, node, inside, region)
+                frame.pass_on(node)
             else:
                 lower_node(frame, node)
                 if node.values:
@@ -143,36 +155,44 @@ class ClassWork:
                 self.graph.erase_node(node)
                 del self.modules[path]
 
-    def inline(self, frame: PrintFrame, node: Node, inside: PrintFrame, level: Block) -> None:
-        for owner, value in zip(level.inputs, node.operands, strict=True):
-            inside.bind(owner, (frame.values[value],))
-        self.level(inside, level)
-        frame.bind(node, tuple(inside.values[v] for v in level.outputs))
+    def name_tables(self) -> None:
+        """Give tables without a label names that nothing else has."""
+        for node in self.graph.nodes:
+            key = node.meta.get("table")
+            if isinstance(key, Unlabelled):
+                owned = (*self.weights, *self.modules, *self.constants)
+                hops = [path.split(".") for path in owned]
+                taken = {".".join(h[: n + 1]) for h in hops for n in range(len(h))}
+                path = node.meta["table"] = free_name(key.name, taken)
+                self.constants[path] = Constant(path, key.function, key.options, False)
 
-    def call(self, frame: PrintFrame, node: Node, call: Call) -> None:
+    def inline(self, frame: PrintFrame, node: Node, inside: PrintFrame, level: Computed) -> None:
+        inside.enter(frame, node, level)
+        self.level(inside, level)
+        frame.leave(inside, node, level)
+
+    def call(self, frame: PrintFrame, node: Node, call: Call, level: Computed) -> None:
         """A call: the module of its class, or written out."""
-        source = self.source
-        block = source.graph.blocks[call.block]
-        callee, terms = frame.instance.enter(call, block), frame.terms.enter(call, block)
+        source, block = self.source, level.level
+        terms = frame.terms.enter(call, block)
         literal = frame.literal or call.decide.startswith("/")
-        inside = PrintFrame(self, callee, terms, literal)
-        if source.flat or not call.path:
-            self.inline(frame, node, inside, block)
+        inside = PrintFrame(self, level.instance, terms, literal)
+        made = None if source.flat or not call.path else source.of(level)
+        if made is None:
+            self.inline(frame, node, inside, level)
             return
-        made = source.of(callee, block)
         path = dotted(terms.path)
         self.modules[path] = Made(path, made.name, tuple(inside.dim(d) for d in made.arguments))
         given = zip(node.operands, made.reads, strict=True)
         operands: tuple[Any, ...] = tuple(frame.values[v] for v, reads in given if reads)
         result = self.graph.call_module(path, operands)
-        if len(node.types) == 1:
-            frame.bind(node, (result,))
+        count = sum(level.wanted)
+        if count == 1:
+            frame.stand(node, [result if wanted else None for wanted in level.wanted])
             return
-        result.meta["several"] = len(node.types)
-        items = (
-            self.graph.call_function(operator.getitem, (result, i)) for i in range(len(node.types))
-        )
-        frame.bind(node, tuple(items))
+        result.meta["several"] = count
+        items = (self.graph.call_function(operator.getitem, (result, i)) for i in range(count))
+        frame.stand(node, [next(items) if wanted else None for wanted in level.wanted])
 
     def text(self) -> tuple[tuple[Dim, ...], str]:
         """The arguments of the class and its body."""
@@ -192,7 +212,7 @@ class ClassWork:
         inputs = [printer.texts[n][0] for n in self.graph.nodes if "input" in n.meta]
         read_inputs = (n for n, reads in zip(self.block.inputs, self.reads, strict=True) if reads)
         types = ", ".join(str(n.types[0]) for n in read_inputs).replace("%", "")
-        results = ", ".join(str(self.block.type_of(v)) for v in self.block.outputs).replace("%", "")
+        results = ", ".join(str(self.block.type_of(v)) for v in self.results).replace("%", "")
         init = "\n".join(["super().__init__()", *kept, *made])
         lines = [
             f'"""{types or "Nothing"} -> {results}"""',
@@ -235,6 +255,13 @@ class PrintFrame(Frame):
         found = self.dim(dim)
         return known(found, {}) if found.constant is not None else self.work.leaf(found, size=found)
 
+    def outside(self, symbol: Symbol) -> Size:
+        if self.work.root and self is self.work.frame:
+            return super().outside(symbol)
+        if self is self.work.frame:
+            raise Outside
+        return self.work.frame.size(self.terms.absolute(Dim.of(symbol)))
+
     def stored(self, node: Node, role: str) -> tuple[fx.Node, Axes]:
         view, source = node.params[role], self.work.source
         owner = self.chosen.owner(self.instance, view)
@@ -270,30 +297,15 @@ class PrintFrame(Frame):
         if node.label:
             prefix = self.instance.path if self.work.source.flat else self.terms.path
             path = dotted(join(prefix, node.label))
-        else:
-            path = self._unlabelled(node.op, TABLES[node.op], options)
-        self.work.constants[path] = Constant(path, TABLES[node.op], options, bool(node.label))
-        return self.work.leaf(path, table=path)
-
-    def _unlabelled(
-        self,
-        name: str,
-        function: Callable[..., Tensor],
-        options: tuple[tuple[str, Dim | float | str], ...],
-    ) -> str:
-        """A free name for a table, the same for equal ones."""
-        for path, constant in self.work.constants.items():
-            same = constant.function is function and constant.options == options
-            if same and not constant.persistent:
-                return path
-        return free_name(name, {*self.work.constants, *self.work.weights, *self.work.modules})
+            self.work.constants[path] = Constant(path, TABLES[node.op], options, True)
+            return self.work.leaf(path, table=path)
+        key = Unlabelled(node.op, TABLES[node.op], options)
+        return self.work.leaf(key, table=key)
 
     def entry_table(self, node: Node, gather: Gather | tuple[int, ...]) -> fx.Node:
         assert isinstance(gather, tuple)
-        options = listed_key(gather).options
-        path = self._unlabelled("entries", listed_index, options)
-        self.work.constants[path] = Constant(path, listed_index, options, False)
-        return self.work.leaf(path, table=path)
+        key = Unlabelled("entries", listed_index, listed_key(gather).options)
+        return self.work.leaf(key, table=key)
 
     def by_mode(self, function: Callable[..., Tensor], arguments: tuple[Any, ...]) -> fx.Node:
         mode = self.work.leaf("mode", mode=True)

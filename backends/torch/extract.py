@@ -21,24 +21,23 @@ from spacelang.backends.torch.emit import lower_node
 from spacelang.backends.torch.frame import ALL, Frame, Result, Size
 from spacelang.backends.torch.functions import ByMode, Table, drop_path
 from spacelang.backends.torch.ports import identifier, known, table_of
-from spacelang.backends.torch.program import main_nodes
-from spacelang.backends.torch.tables import listed_key
+from spacelang.backends.torch.tables import TABLES, listed_key
 from spacelang.backends.torch.views import Axes, Part, block_key
-from spacelang.ir.block import Block
 from spacelang.ir.decision import Assignment
 from spacelang.ir.dialect import dotted
-from spacelang.ir.dim import Dim
+from spacelang.ir.dim import Dim, Symbol
 from spacelang.ir.dim import Value as DecisionValue
-from spacelang.ir.gather import gathered
-from spacelang.ir.graph import Graph, Instance, conditions
+from spacelang.ir.gather import in_order, joined, read
+from spacelang.ir.graph import Graph, Instance
+from spacelang.ir.needed import Computed, computed
 from spacelang.ir.node import Node, Value, join
-from spacelang.ir.param import ZERO, Gather, Slice, View
+from spacelang.ir.param import ZERO, Gather, View
 from spacelang.ir.storage import Shape, bank_of, bank_position
 
 if TYPE_CHECKING:
     from spacelang.backends.torch.supernet import Supernet
 
-Read = range | tuple[int, ...]  # entries in order; a tuple only where they are no range
+Read = Sequence[int]  # entries in order: a range, or a tuple where they are none
 Ranges = tuple[tuple[Read, ...], ...]  # of each factor of each axis
 GRAIN = 32_000  # elements; PyTorch copies 32,768 and more by several threads
 
@@ -51,10 +50,15 @@ def extract(model: Supernet, assignment: Assignment) -> GraphModule:
 
 
 class Chosen:
-    """A graph with its decisions taken: what is there, and how large it is."""
+    """A graph with its decisions taken: what is there, and how large it is.
 
-    def __init__(self, graph: Graph, values: Mapping[str, DecisionValue]) -> None:
-        self.graph, self.values = graph, values
+    Outputs for training count with `training`.
+    """
+
+    def __init__(
+        self, graph: Graph, values: Mapping[str, DecisionValue], training: bool = False
+    ) -> None:
+        self.graph, self.values, self.training = graph, values, training
         self._known: dict[Dim, int | float] = {}
 
     def number(self, instance: Instance, dim: Dim) -> int | float:
@@ -64,39 +68,35 @@ class Chosen:
             found = self._known[absolute] = known(absolute, self.values)
         return found
 
-    def region(self, instance: Instance, node: Node) -> Block | None:
-        """The region of a node that runs; None where the operands pass."""
-        for region, condition in zip(node.regions, conditions(node), strict=True):
-            if instance.condition(condition).at(self.values):
-                return region
-        return None
+    @cached_property
+    def root(self) -> Computed:
+        """What runs, and nothing else."""
+        return computed(self.graph, self.values, self.training)
 
     def outputs(self, values: Mapping[Value, Result]) -> Any:
         """The output among the values of the root; several by name. Those for training are none."""
         found = {o.name: values[o.value] for o in self.graph.outputs if not o.training}
         return next(iter(found.values())) if len(found) == 1 else found
 
-    def nodes(self, instance: Instance, level: Block) -> Iterator[tuple[Instance, Node]]:
-        """All nodes that run, but calls and those with regions."""
-        for node in level.nodes:
-            if node.call is not None:
-                block = self.graph.blocks[node.call.block]
-                yield from self.nodes(instance.enter(node.call, block), block)
-            elif node.regions:
-                region = self.region(instance, node)
-                if region is not None:
-                    yield from self.nodes(instance, region)
-            else:
-                yield instance, node
+    @cached_property
+    def reads(self) -> tuple[tuple[Instance, View], ...]:
+        """The parameters that are read, in order, each as often as it is."""
+        leaves = self.root.leaves()
+        return tuple((instance, view) for instance, n in leaves for view in n.params.values())
+
+    @property
+    def tables(self) -> Iterator[str]:
+        """The names of the index tables that have one."""
+        leaves = self.root.leaves()
+        return (dotted(join(i.path, n.label)) for i, n in leaves if n.label and n.op in TABLES)
 
     @cached_property
     def positions(self) -> dict[str, frozenset[int]]:
         """Which tensors of each storage the network reads."""
         found: dict[str, frozenset[int]] = {}
-        for instance, node in self.nodes(self.graph.top, self.graph.root):
-            for view in node.params.values():
-                path, position = self.picked(instance, view)
-                found[path] = found.get(path, frozenset()) | {position}
+        for instance, view in self.reads:
+            path, position = self.picked(instance, view)
+            found[path] = found.get(path, frozenset()) | {position}
         return found
 
     def picked(self, instance: Instance, view: View) -> tuple[str, int]:
@@ -124,42 +124,22 @@ class Chosen:
     def ranges(self, instance: Instance, view: View) -> Ranges:
         """The entries that a view reads."""
 
-        def entries(part: Slice | Gather) -> Read:
-            if isinstance(part, Gather):
-                return _read(gathered(part, lambda size: self.number(instance, size)))
-            first, count = (int(self.number(instance, d)) for d in (part.start, part.length))
-            return range(first, first + count * part.step, part.step)
+        def number(size: Dim) -> int | float:
+            return self.number(instance, size)
 
-        return tuple(tuple(map(entries, axis)) for axis in view.index)
+        return tuple(tuple(read(part, number) for part in axis) for axis in view.index)
 
     def kept(self) -> dict[str, Ranges]:
-        """What the network keeps of each tensor: what a use reads, or what spans several."""
+        """What the network keeps of each tensor: of each factor what one of its uses reads."""
         found: dict[str, Ranges] = {}
-        for instance, node in self.nodes(self.graph.top, self.graph.root):
-            for view in node.params.values():
-                path, here = self.owner(instance, view), self.ranges(instance, view)
-                found[path] = _span(found[path], here) if path in found else here
+        for instance, view in self.reads:
+            path, here = self.owner(instance, view), self.ranges(instance, view)
+            found[path] = _joined(found[path], here) if path in found else here
         return found
 
 
-def _span(a: Ranges, b: Ranges) -> Ranges:
-    def span(p: Read, q: Read) -> Read:
-        if p == q:
-            return p
-        if isinstance(p, range) and isinstance(q, range):
-            return range(min(p.start, q.start), max(p[-1], q[-1]) + 1)
-        return _read(sorted({*p, *q}))
-
-    return tuple(
-        tuple(span(p, q) for p, q in zip(ps, qs, strict=True)) for ps, qs in zip(a, b, strict=True)
-    )
-
-
-def _read(entries: Sequence[int]) -> Read:
-    """Entries as a range, where they are one."""
-    first = entries[0] if entries else 0
-    plain = range(first, first + len(entries))
-    return plain if tuple(plain) == tuple(entries) else tuple(entries)
+def _joined(a: Ranges, b: Ranges) -> Ranges:
+    return tuple(tuple(map(joined, ps, qs)) for ps, qs in zip(a, b, strict=True))
 
 
 class _Extraction:
@@ -168,19 +148,20 @@ class _Extraction:
     def __init__(self, model: Supernet, chosen: Chosen) -> None:
         self.model, self.chosen, self.source = model, chosen, model.graph
         self.graph = fx.Graph()
+        self.frame = FlatFrame(self, self.source.top)
         self.kept = chosen.kept()
+        self.names = {*map(dotted, self.kept), *chosen.tables}
         self.attributes: dict[str, Tensor | nn.Module] = {}
         self.reads: dict[str, fx.Node] = {}
         self.modules: dict[object, str] = {}
         self.taps: dict[str, tuple[tuple[fx.Node, ...], int]] = {}
 
     def run(self) -> GraphModule:
-        root, top = self.source.root, self.source.top
-        frame = FlatFrame(self, top)
-        for node in root.inputs:
+        frame = self.frame
+        for node in self.source.root.inputs:
             placeholder = self.graph.placeholder(identifier(node.label or "x"))
             frame.bind(node, (placeholder,))
-        self.level(frame, root, main_nodes(self.source, root))
+        self.level(frame, self.chosen.root)
         self.graph.output(self.chosen.outputs(frame.values))
         for node in reversed(self.graph.nodes):
             if not node.users and node.op not in ("placeholder", "output"):
@@ -197,44 +178,34 @@ class _Extraction:
         }
         return network.train(self.model.training)
 
-    def level(self, frame: FlatFrame, level: Block, there: frozenset[int] | None = None) -> None:
-        """Lower the nodes of a block or region that run."""
-        for node in level.nodes:
-            if node.op == "input" or (there is not None and node.id not in there):
-                continue
-            if node.call is not None:
-                block = self.source.blocks[node.call.block]
-                callee = frame.instance.enter(node.call, block)
-                frame.bind(node, self.inner(frame, node, callee, block))
+    def level(self, frame: FlatFrame, level: Computed) -> None:
+        """Lower what runs of a block or region."""
+        for node, inside in level.nodes:
+            if inside is not None:
+                self.inner(frame, node, inside)
             elif node.regions:
-                region = self.chosen.region(frame.instance, node)
-                if region is None:
-                    operands = [frame.values[v] for v in node.operands]
-                    frame.bind(node, operands[: len(node.types)])
-                else:
-                    frame.bind(node, self.inner(frame, node, frame.instance, region))
+                frame.pass_on(node)
             else:
                 lower_node(frame, node)
             self.tap(frame, node)
 
     def tap(self, frame: FlatFrame, node: Node) -> None:
         """Remember which nodes give a value that has a label."""
-        if not node.label or not node.types:
+        if not node.label:
             return
-        made, out = frame.values[node.values[0]], node.attributes.get("out")
+        made, out = frame.values.get(node.values[0]), node.attributes.get("out")
+        if made is None:
+            return
         axis = node.types[0].rank - (len(out) if isinstance(out, tuple) else 0)
         parts = (made,) if isinstance(made, fx.Node) else made.parts
         self.taps[join(frame.instance.path, node.label)] = (parts, axis)
 
-    def inner(
-        self, frame: FlatFrame, node: Node, instance: Instance, level: Block
-    ) -> tuple[Result, ...]:
-        """The results of a block or region that a node runs."""
-        inside = FlatFrame(self, instance)
-        for owner, value in zip(level.inputs, node.operands, strict=True):
-            inside.bind(owner, (frame.values[value],))
+    def inner(self, frame: FlatFrame, node: Node, level: Computed) -> None:
+        """Lower the block or region that a node runs."""
+        inside = FlatFrame(self, level.instance)
+        inside.enter(frame, node, level)
         self.level(inside, level)
-        return tuple(inside.values[v] for v in level.outputs)
+        frame.leave(inside, node, level)
 
     # What the network owns.
 
@@ -261,9 +232,7 @@ class _Extraction:
         """The name of a module without weights; one for equal keys."""
         if key not in self.modules:
             free, count = name, 2
-            while any(
-                n == free or n.startswith(free + ".") for n in (*self.attributes, *self.kept)
-            ):
+            while any(f"{n}.".startswith(free + ".") for n in (*self.attributes, *self.names)):
                 free, count = f"{name}_{count}", count + 1
             self.modules[key] = free
             self.attributes[free] = make()
@@ -280,9 +249,9 @@ def dense(stored: Tensor, shape: Shape, kept: Ranges) -> Tensor:
         for r in reads
     )
     found = found[index]
-    for axis, read in enumerate(reads):
-        if not isinstance(read, range):
-            found = found.index_select(axis, torch.tensor(read, device=found.device))
+    for axis, entries in enumerate(reads):
+        if not isinstance(entries, range):
+            found = found.index_select(axis, torch.tensor(entries, device=found.device))
     sizes = [prod(len(r) for r in axis) for axis in kept]
     return _copy(found).reshape(sizes)
 
@@ -360,6 +329,11 @@ class FlatFrame(Frame):
             self.work.module(key, lambda: Table(entries.clone()), "entries")
         )
 
+    def outside(self, symbol: Symbol) -> Size:
+        if self is self.work.frame:
+            return super().outside(symbol)
+        return self.work.frame.size(self.instance.absolute(Dim.of(symbol)))
+
     def by_mode(self, function: Callable[..., Tensor], arguments: tuple[Any, ...]) -> fx.Node:
         name = self.work.module(function, lambda: ByMode(function), function.__name__)
         return self.graph.call_module(name, arguments)
@@ -371,15 +345,11 @@ class FlatFrame(Frame):
 
 def part_of(read: Read, kept: Read, factor: int) -> Part:
     """What is read of a factor, in terms of what was kept."""
-    whole, length, extent = read == kept, Dim.of(len(read)), Dim.of(len(kept))
-    if whole or (isinstance(read, range) and isinstance(kept, range)):
-        start = 0 if whole else (read[0] - kept[0]) // _step(kept)
-        step = 1 if whole else _step(read) // _step(kept)
-        return Part(Dim.of(start), length, step, whole, extent, factor)
+    extent = Dim.of(len(kept))
+    if read == kept:
+        return Part(ZERO, extent, 1, True, extent, factor)
     places = {entry: place for place, entry in enumerate(kept)}
-    gather = tuple(places[entry] for entry in read)
-    return Part(ZERO, length, 1, False, extent, factor, gather=gather)
-
-
-def _step(entries: Read) -> int:
-    return entries.step if isinstance(entries, range) else 1
+    here = in_order([places[entry] for entry in read])
+    gather = None if isinstance(here, range) else tuple(here)
+    start = here[0] if gather is None and here else 0
+    return Part(Dim.of(start), Dim.of(len(read)), 1, False, extent, factor, gather=gather)

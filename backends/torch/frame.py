@@ -19,6 +19,7 @@ from torch import Tensor, fx
 from spacelang.backends.torch.views import Axes, Part, runs
 from spacelang.diagnostics import SpaceError, error
 from spacelang.ir.dim import Dim, Monomial, Symbol
+from spacelang.ir.needed import Computed
 from spacelang.ir.node import Node, TensorType, Value
 from spacelang.ir.param import Gather
 
@@ -49,6 +50,7 @@ class Frame(ABC):
         self.graph = graph
         self.values: dict[Value, Result] = {}
         self.types: dict[Value, TensorType] = {}
+        self.sliced: set[fx.Node] = set()  # weights whose rows are not side by side
         self._free: dict[Symbol, fx.Node] = {}
         self._unflattened: dict[tuple[fx.Node, int, tuple[Size, ...]], fx.Node] = {}
 
@@ -57,6 +59,28 @@ class Frame(ABC):
         for value, type, result in zip(node.values, node.types, results, strict=True):
             self.values[value] = result
             self.types[value] = type
+
+    def enter(self, caller: Frame, node: Node, level: Computed) -> None:
+        """The inputs of a level that are needed: operands of the node that runs it."""
+        given = zip(level.level.inputs, node.operands, level.reads, strict=True)
+        for owner, value, read in given:
+            if read:
+                self.bind(owner, (caller.values[value],))
+
+    def leave(self, inside: Frame, node: Node, level: Computed) -> None:
+        """The results of a node that are needed: outputs of the level that it ran."""
+        pairs = zip(level.level.outputs, level.wanted, strict=True)
+        self.stand(node, [inside.values[value] if wanted else None for value, wanted in pairs])
+
+    def pass_on(self, node: Node) -> None:
+        """The results of a guard whose region is absent: its first operands."""
+        self.stand(node, [self.values.get(v) for v in node.operands[: len(node.types)]])
+
+    def stand(self, node: Node, results: Sequence[Result | None]) -> None:
+        """The results of a node, as far as they are there."""
+        for value, type, result in zip(node.values, node.types, results, strict=True):
+            if result is not None:
+                self.values[value], self.types[value] = result, type
 
     # What a kind of frame answers.
 
@@ -99,7 +123,13 @@ class Frame(ABC):
     def linear(
         self, node: Node, x: fx.Node, weight: fx.Node | None, bias: fx.Node | None
     ) -> fx.Node:
-        """The product of a linear layer."""
+        """The product of a linear layer, by a copy of a weight that is a slice.
+
+        A supernet finds the gradients of a weight that is none; see `functions.sliced_linear`.
+        """
+        given = weight is not None and "weight" not in node.params and weight.op.startswith("call")
+        if weight is not None and (given or weight in self.sliced):
+            weight = self.graph.call_method("contiguous", (weight,))
         return self.graph.call_function(F.linear, (x, weight, bias))
 
     # Sizes.
@@ -143,13 +173,17 @@ class Frame(ABC):
         ]
         closed = [a for a in axes if not any(s.free for s in a[2].symbols)]
         if not closed:
-            raise SpaceError(error("SP605", f"no tensor at hand has an axis of {symbol.name}"))
+            return self.outside(symbol)
         result, axis, rest = min(closed, key=lambda a: a[2] != 1)
         size = self.graph.call_method("size", (result, axis))
         found = self.arithmetic(operator.floordiv, size, self.known(rest))
         assert isinstance(found, fx.Node)
         self._free[symbol] = found
         return found
+
+    def outside(self, symbol: Symbol) -> Size:
+        """A free size that no value of the level has."""
+        raise SpaceError(error("SP605", f"no tensor at hand has an axis of {symbol.name}"))
 
     # Weights.
 
@@ -187,6 +221,9 @@ class Frame(ABC):
             tensor = self.graph.call_function(torch.index_select, arguments)
         for first, last in reversed(merged):
             tensor = self.graph.call_method("flatten", (tensor, first, last))
+        inner = [run for found in lists for run in found][1 + picked :]
+        if not gathers and not all(run.whole for run in inner):
+            self.sliced.add(tensor)
         return tensor
 
     def _factored(self, tensor: fx.Node, axis: int, sizes: tuple[Size, ...]) -> fx.Node:

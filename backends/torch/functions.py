@@ -89,7 +89,8 @@ class _SlicedLinear(torch.autograd.Function):
     """A linear layer whose weight is a slice, with the gradients of one whose weight is not.
 
     PyTorch multiplies for the gradient of a weight in another order where rows are not side by side
-    (mm_mat2_backward), which moves the last bit.
+    (mm_mat2_backward), and for that of `x` where columns are (mm_mat1_backward), which moves the
+    last bit.
     """
 
     @staticmethod
@@ -103,9 +104,14 @@ class _SlicedLinear(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        rows = grad_outputs[0].reshape(-1, weight.shape[0])
-        back = rows.mm(weight).reshape(x.shape) if ctx.needs_input_grad[0] else None
-        outer = rows.t().mm(x.reshape(-1, weight.shape[1])) if ctx.needs_input_grad[1] else None
+        rows, read = grad_outputs[0].reshape(-1, weight.shape[0]), x.reshape(-1, weight.shape[1])
+        back = outer = None
+        if ctx.needs_input_grad[0]:
+            by_column = read.stride() == (1, len(read))
+            back = weight.t().mm(rows.t()).t() if by_column else rows.mm(weight)
+            back = back.reshape(x.shape)
+        if ctx.needs_input_grad[1]:
+            outer = rows.t().mm(read)
         # F.linear adds the bias to rows, but where `x` is not dense to the product of all axes.
         added = rows if x.is_contiguous() else grad_outputs[0]
         over = tuple(range(added.dim() - 1))

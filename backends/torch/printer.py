@@ -85,6 +85,7 @@ class Printer:
         self.helpers: dict[str, Callable[..., object]] = {}
         self.layers: dict[fx.Node, str] = {}
         self.texts: dict[fx.Node, tuple[str, bool]] = {}
+        self.waiting: list[fx.Node] = []
         functions = (n.target for n in graph.nodes if callable(n.target))
         self.names = {f.__name__ for f in functions if f not in QUALIFIED and f not in INFIX}
         self.attributes = Attributes(self._made(weights, modules, constants))
@@ -147,8 +148,9 @@ class Printer:
 
     def statements(self, node: fx.Node) -> list[str]:
         """The statements that compute a node; none where it is written where it is read."""
+        lines = self.before(node)
         if node.op == "output":
-            return [f"return {self.text(node.args[0])}"]
+            return [*lines, f"return {self.text(node.args[0])}"]
         chain = self._chain(node)
         if chain:
             source = self.text(node.args[0])
@@ -157,19 +159,36 @@ class Printer:
             layers = self.attributes.access(str(node.target).rpartition(".")[0])
             self.texts |= dict.fromkeys(chain, (name, True))
             loop = f"for layer in {layers}:\n    {name} = layer({name})"
-            return [*[f"{name} = {source}"] * (name != source), loop]
+            return [*lines, *[f"{name} = {source}"] * (name != source), loop]
         parts = _taken_apart(node)
         text, closed = self.expression(node)
         if parts:
             names = [self.name(_hint(part)) for part in parts]
             self.texts |= {p: (n, True) for p, n in zip(parts, names, strict=True)}
-            return [f"{', '.join(names)}{',' * (len(names) == 1)} = {text}"]
+            return [*lines, f"{', '.join(names)}{',' * (len(names) == 1)} = {text}"]
         if self._written_there(node, text):
             self.texts[node] = (text, closed)
-            return []
+            if not _number(node):
+                self.waiting.append(node)
+            return lines
+        return [*lines, self._statement(node, text)]
+
+    def before(self, node: fx.Node) -> list[str]:
+        """What must be computed before a node, and was to be written where it is read.
+
+        The order of the graph is kept, so that gradients of a value are added up in one order.
+        """
+        waiting = self.waiting
+        read = [n for n in node.all_input_nodes if n in waiting]
+        kept = [_without(read, waiting[:i]) == waiting[i:] for i in range(len(waiting) + 1)]
+        first = kept.index(True)
+        self.waiting = []
+        return [self._statement(early, self.texts[early][0]) for early in waiting[:first]]
+
+    def _statement(self, node: fx.Node, text: str) -> str:
         name = self.named(node)
         self.texts[node] = (name, True)
-        return [f"{name} = {text}"]
+        return f"{name} = {text}"
 
     def named(self, node: fx.Node) -> str:
         """The name of a value that gets one."""
@@ -177,7 +196,8 @@ class Printer:
 
     def _written_there(self, node: fx.Node, text: str) -> bool:
         """Whether a value is written where it is read: by one reader, in a short line."""
-        if len(node.users) != 1:
+        reads = [a for user in node.users for a in _operands(user) if a is node]
+        if len(reads) != 1:
             return False
         return len(text) <= (LIMIT if next(iter(node.users)).op != "output" else 2 * LIMIT)
 
@@ -190,7 +210,8 @@ class Printer:
             return found
         following: fx.Node | None = node
         while following is not None and len(found) < count:
-            if following.target != f"{prefix}.{len(found)}" or len(following.args) != 1:
+            apart = bool(found) and following.prev is not found[-1]
+            if apart or following.target != f"{prefix}.{len(found)}" or len(following.args) != 1:
                 return []
             found.append(following)
             reader = next(iter(following.users))
@@ -267,6 +288,25 @@ class Printer:
     def init(self) -> list[str]:
         """The statements of `__init__`, after `forward` has been printed."""
         return self.attributes.statements()
+
+
+def _number(node: fx.Node) -> bool:
+    """Whether a value is a number: the size of an axis, or made of some."""
+    if node.op == "call_method":
+        return node.target == "size"
+    inputs = node.all_input_nodes
+    return node.target in INFIX and all("size" in n.meta or _number(n) for n in inputs)
+
+
+def _operands(node: fx.Node) -> list[fx.Node]:
+    """What a node reads, each as often as it does."""
+    found: list[fx.Node] = []
+    fx.map_arg((node.args, node.kwargs), lambda n: found.append(n) or n)
+    return found
+
+
+def _without(nodes: Sequence[fx.Node], others: Sequence[fx.Node]) -> list[fx.Node]:
+    return [node for node in nodes if node not in others]
 
 
 def _literal(value: object) -> str:

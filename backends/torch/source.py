@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import ast
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from spacelang.backends.torch import functions, tables
-from spacelang.backends.torch.classes import ClassText, ClassWork
+from spacelang.backends.torch.classes import ClassText, ClassWork, Outside
 from spacelang.backends.torch.extract import Chosen
 from spacelang.backends.torch.ports import identifier
 from spacelang.backends.torch.spell import free_name
@@ -23,7 +23,7 @@ from spacelang.diagnostics import SpaceError, error
 from spacelang.ir import functions as numbers
 from spacelang.ir.block import Block
 from spacelang.ir.decision import Assignment
-from spacelang.ir.graph import Instance
+from spacelang.ir.needed import Computed
 from spacelang.ir.node import join
 
 if TYPE_CHECKING:
@@ -60,17 +60,18 @@ class Source:
         self.helpers: dict[str, Callable[..., object]] = {}
 
     def _shared(self) -> bool:
-        """Whether a weight is read under another path than its own."""
+        """Whether a weight is read under another path than its own, or under that of a call."""
+        blocks = (self.graph.root, *self.graph.blocks.values())
+        called = {block.name: tuple(_called(block)) for block in blocks}
         return any(
-            view.param.startswith("/")  # a path from the root
+            view.param.startswith(("/", *called[instance.block.name]))  # a path from the root
             or join(instance.path, view.param) != instance.param(view.param)
-            for instance, node in self.chosen.nodes(self.graph.top, self.graph.root)
-            for view in node.params.values()
+            for instance, view in self.chosen.reads
         )
 
     def text(self) -> str:
         """The whole module, proved to parse and to import nothing but torch."""
-        self.of(self.graph.top, self.graph.root)
+        self.of(self.chosen.root)
         title = identifier(self.graph.name)
         classes = [f"class {name}(nn.Module):\n{body}" for body, name in self.names.items()]
         group = [GROUP] if any("Group(" in text for text in classes) else []
@@ -80,16 +81,29 @@ class Source:
         check_imports(text)
         return text
 
-    def of(self, instance: Instance, block: Block) -> ClassText:
-        """The class of a use of a block; one that another use came out as is taken."""
-        work = ClassWork(self, instance, block)
+    def of(self, level: Computed) -> ClassText | None:
+        """The class of a use of a block; one that another use came out as is taken.
+
+        None where a class of its own could not know the size of a batch.
+        """
+        try:
+            work = ClassWork(self, level)
+        except Outside:
+            return None
         arguments, body = work.text()
         if body not in self.names:
+            block = level.level
             words = identifier(block.name).split("_")
             camel = "".join(word[:1].upper() + word[1:] for word in words if word)
             free = free_name(camel, {*self.names.values(), NETWORK, "Group"})
             self.names[body] = NETWORK if block is self.graph.root else free
         return ClassText(self.names[body], arguments, work.reads)
+
+
+def _called(block: Block) -> Iterator[str]:
+    """How paths below a block's calls begin; a transparent one has none of its own."""
+    calls = (node.call for node in block.everywhere())
+    return (f"{call.path}." for call in calls if call is not None and call.path)
 
 
 def helper_texts(helpers: Iterable[Callable[..., object]]) -> list[str]:

@@ -126,7 +126,10 @@ def _add(owner: nn.Module, name: str, tensor: Tensor, storage: Storage, path: st
 
 
 def _check_free(owner: nn.Module, label: str, path: str) -> None:
+    if label in owner._modules or label in owner._parameters or label in owner._buffers:
+        found = error("SP605", f"{label} in {path} is there twice, one inside of the other")
+        raise SpaceError(found.hint("a module has a tensor or a module under one name, not both"))
     if hasattr(owner, label) or iskeyword(label):
-        whose = "Python" if iskeyword(label) else "PyTorch's modules, or there twice"
+        whose = "Python" if iskeyword(label) else "PyTorch's modules"
         found = error("SP605", f"{label} in {path} is a word of {whose}")
         raise SpaceError(found.hint("give it another label: .. as NAME"))

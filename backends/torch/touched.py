@@ -36,11 +36,11 @@ class Regions:
         """What one of the architectures reads of each tensor, by its name in the state dict."""
         read: dict[tuple[str, int], set[Ranges]] = {}
         for assignment in assignments:
-            chosen = Chosen(self.graph, self.graph.decisions.check(assignment))
-            for instance, node in chosen.nodes(self.graph.top, self.graph.root):
-                for view in node.params.values():
-                    where = chosen.picked(instance, view)
-                    read.setdefault(where, set()).add(chosen.ranges(instance, view))
+            values = self.graph.decisions.check(assignment)
+            chosen = Chosen(self.graph, values, training=True)
+            for instance, view in chosen.reads:
+                where = chosen.picked(instance, view)
+                read.setdefault(where, set()).add(chosen.ranges(instance, view))
         found: dict[str, Mask] = {}
         for (path, position), ranges in read.items():
             shape = self.graph.storages[path].tensors[position]

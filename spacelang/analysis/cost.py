@@ -5,22 +5,26 @@
 A cost is a sum of terms, each a size under conditions. Multiply-accumulates count convolutions,
 linear layers and products of tensors of the graph as written, at batch 1; activations are the
 elements that these ops give (Radosavovic et al. 2020); parameters are the elements read by what is
-present, where several readers share a tensor the smallest common box of leading entries.
+present, where several readers share a tensor the box of what they read together, factor by factor.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 from math import prod
+from operator import methodcaller
 from typing import TYPE_CHECKING
 
+from spacelang.analysis.together import Part, together
 from spacelang.ir.condition import FALSE, Condition, conjunction, disjunction, is_value
-from spacelang.ir.dim import Dim, Symbol, conditional, maximum
+from spacelang.ir.dim import Dim, Symbol
 from spacelang.ir.dim import Value as DecisionValue
+from spacelang.ir.gather import joined, read
 from spacelang.ir.op import CostOf, ops
+from spacelang.ir.param import sized
 from spacelang.ir.prove import Proved, feasible, holds
 from spacelang.ir.storage import bank_of, bank_position
 
@@ -126,16 +130,16 @@ class CostModel:
             for place in self.graph.places(inference=True)
             if (only is None or only(place)) and all(g.at(values) for g in place.guards)
         ]
-        boxes: dict[tuple[str, int], tuple[int, ...]] = {}
+        boxes: dict[tuple[str, int], tuple[Sequence[int], ...]] = {}
         for place in present:
-            for path, bank, lengths in _read(place):
+            for path, bank, box in _read(place):
                 tensor = path, bank_position(bank, values)
-                here = tuple(int(n.at(values)) for n in lengths)
-                boxes[tensor] = tuple(map(max, here, boxes.get(tensor, here)))
+                here = tuple(read(part, methodcaller("at", values)) for part in box)
+                boxes[tensor] = tuple(map(joined, here, boxes.get(tensor, here)))
         for place in present:
             work, made = self.of_node(place)
-            read = [(path, bank_position(bank, values)) for path, bank, _ in _read(place)]
-            params = sum(prod(boxes.pop(tensor)) for tensor in read if tensor in boxes)
+            tensors = [(path, bank_position(bank, values)) for path, bank, _ in _read(place)]
+            params = sum(prod(map(len, boxes.pop(t))) for t in tensors if t in boxes)
             macs = int(work.at(values))
             if macs or params:
                 path = place.path or place.node.op
@@ -146,18 +150,20 @@ class CostModel:
 
 Bank = tuple[Symbol, ...]
 """The decisions by which a use picks its tensor; none where there is one for all."""
-Use = tuple[tuple[Condition, ...], tuple[Dim, ...]]
-Read = tuple[Bank, tuple[Condition, ...], tuple[Dim, ...]]
+Box = tuple[Part, ...]
+"""What is read of each factor of all axes, in the decisions of the whole space."""
+Use = tuple[tuple[Condition, ...], Box]
+Read = tuple[Bank, tuple[Condition, ...], Box]
 
 
-def _read(place: Place) -> Iterator[tuple[str, Bank, tuple[Dim, ...]]]:
-    """Path, bank and lengths of every weight that a node reads."""
+def _read(place: Place) -> Iterator[tuple[str, Bank, Box]]:
+    """Path, bank and box of every weight that a node reads."""
     instance = place.instance
     for view in place.node.params.values():
         param = instance.block.param[view.param]
         if param.role == "weight":
-            lengths = (instance.absolute(n) for axis in view.lengths for n in axis)
-            yield instance.param(view.param), bank_of(instance, param), tuple(lengths)
+            box = (sized(part, instance.absolute) for axis in view.index for part in axis)
+            yield instance.param(view.param), bank_of(instance, param), tuple(box)
 
 
 def _tensors(reads: list[Read]) -> Iterator[list[Use]]:
@@ -173,7 +179,8 @@ def _tensors(reads: list[Read]) -> Iterator[list[Use]]:
         for bank, guards, box in reads:
             picked = tuple(is_value(s, v) for s, v in zip(bank, values, strict=True))
             names = {s.name: v for s, v in zip(bank, values, strict=True)}
-            uses.append(((*guards, *picked), tuple(size.substitute(names) for size in box)))
+            known = methodcaller("substitute", names)
+            uses.append(((*guards, *picked), tuple(sized(part, known) for part in box)))
         yield uses
 
 
@@ -205,7 +212,7 @@ def _charged(uses: list[Use]) -> Iterator[Term]:
     """The terms of one tensor: per use where uses exclude each other, else their common box."""
     if len(uses) == 1 or _exclusive(uses):
         for guards, box in uses:
-            yield Term(guards, _product(box))
+            yield Term(guards, _product(part.length for part in box))
         return
     present = [conjunction(*guards) for guards, _ in uses]
     anywhere = disjunction(*present)
@@ -213,17 +220,9 @@ def _charged(uses: list[Use]) -> Iterator[Term]:
         guards: tuple[Condition, ...] = ()
     else:
         guards = (anywhere,)
-    axes: list[Dim] = []
-    for axis in range(len(uses[0][1])):
-        sizes = [box[axis] for _, box in uses]
-        if all(s == sizes[0] for s in sizes):
-            axes.append(sizes[0])
-            continue
-        largest = ZERO
-        for condition, size in zip(present, sizes, strict=True):
-            largest = maximum(largest, conditional(condition, size, ZERO))
-        axes.append(largest)
-    yield Term(guards, _product(tuple(axes)))
+    factors = zip(*(box for _, box in uses), strict=True)
+    lengths = (together([*zip(present, parts, strict=True)]) for parts in factors)
+    yield Term(guards, _product(lengths))
 
 
 def _exclusive(uses: list[Use]) -> bool:
@@ -234,7 +233,7 @@ def _exclusive(uses: list[Use]) -> bool:
     )
 
 
-def _product(sizes: tuple[Dim, ...]) -> Dim:
+def _product(sizes: Iterable[Dim]) -> Dim:
     total = ONE
     for size in sizes:
         total = total * size

@@ -25,7 +25,7 @@ from spacelang.ir.node import Call, Node, TensorType, Value, join
 from spacelang.ir.op import Conflict, Infer, lookup, open_question, plainly, shown
 from spacelang.ir.options import complete
 from spacelang.ir.param import Param, View
-from spacelang.ir.prove import Refuted, Unsettled, equal, feasible
+from spacelang.ir.prove import Proved, Refuted, Unsettled, equal, feasible
 from spacelang.ir.row import inferred
 
 Explain = Callable[[Diagnostic, Conflict, Sequence[Tensor]], Diagnostic]
@@ -344,7 +344,7 @@ class BlockBuilder:
         self, ways: Sequence[Tensor], regions: Sequence[Level], spans: Sequence[Span]
     ) -> TensorType:
         """The type of what is one of several values, by region: the first of theirs that each other
-        has too where it is there (SP205)."""
+        has too where it is there, or of what the regions read (SP205)."""
         refused: list[SpaceError] = []
         for value in ways:
             try:
@@ -355,6 +355,11 @@ class BlockBuilder:
                 refused.append(found)
             else:
                 return value.type
+        for value in dict.fromkeys(v for region in regions for v in region.imports):
+            type = self.level.type_of(value)
+            pairs = zip(ways, regions, strict=True)
+            if all(_agree(type, way.type, region.guards) for way, region in pairs):
+                return type
         raise refused[0]
 
     def same_type(self, a: Tensor, b: Tensor, guards: tuple[Condition, ...], span: Span) -> None:
@@ -395,6 +400,13 @@ class BlockBuilder:
             tuple(self.params.values()),
             self.span,
         )
+
+
+def _agree(a: TensorType, b: TensorType, guards: tuple[Condition, ...]) -> bool:
+    """Whether two types are one for every architecture that meets the guards."""
+    return (a.rank, a.dtype) == (b.rank, b.dtype) and all(
+        isinstance(equal(m, n, guards), Proved) for m, n in zip(a.shape, b.shape, strict=True)
+    )
 
 
 def larger(first: Param, other: Param) -> Param:

@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from functools import lru_cache
+from itertools import pairwise
 from math import isqrt
 from operator import methodcaller
 from typing import cast
@@ -27,12 +28,14 @@ from spacelang import plugins
 from spacelang.ir.condition import Condition
 from spacelang.ir.dim import Dim
 from spacelang.ir.facts import enumerable, points
-from spacelang.ir.param import Gather
+from spacelang.ir.param import Gather, Slice
 from spacelang.ir.prove import Answer, Proved, at_most
 
 Table = Callable[..., Sequence[int]]
 GROUP = "spacelang.tables"
 PARTS = "parts"
+INNER = frozenset({"square", "corner", "band"})
+"""Tables of which a longer one, of as many stored entries, reads all that a shorter one does."""
 ENTRIES = 1 << 20
 """How many entries a view gathers at most."""
 
@@ -63,6 +66,44 @@ def gathered(part: Gather, number: Callable[[Dim], float | Fraction]) -> tuple[i
     """What a part of a view reads where sizes are known numbers. ValueError as `entries`."""
     length, *arguments = (_whole(number(size)) for size in sizes_of(part))
     return entries(part.table, length, tuple(arguments))
+
+
+def read(part: Slice | Gather, number: Callable[[Dim], float | Fraction]) -> Sequence[int]:
+    """What a part of a view reads where sizes are known numbers: a range, where it is one.
+
+    ValueError as `entries`.
+    """
+    if isinstance(part, Gather):
+        return in_order(gathered(part, number))
+    start, length = _whole(number(part.start)), _whole(number(part.length))
+    return range(start, start + length * part.step, part.step)
+
+
+def in_order(entries: Sequence[int]) -> Sequence[int]:
+    """Entries as a range where they stand side by side, else as a tuple."""
+    first = entries[0] if entries else 0
+    plain = range(first, first + len(entries))
+    return plain if tuple(plain) == tuple(entries) else tuple(entries)
+
+
+def picked(places: Sequence[int]) -> Slice | Gather:
+    """The part of a view that reads entries in ascending order."""
+    if isinstance(places, range):
+        return Slice(Dim.of(places.start), Dim.of(len(places)))
+    runs: list[list[int]] = [[0, 0]]  # the first entry of each, and how many there are
+    for place in places:
+        if place != sum(runs[-1]):
+            runs.append([place, 0])
+        runs[-1][1] += 1
+    arguments: list[Dim] = []
+    for (start, count), (after, _) in pairwise(runs):
+        arguments += (Dim.of(count), Dim.of(after - start))
+    return Gather(PARTS, tuple(arguments), Dim.of(len(places)))
+
+
+def joined(a: Sequence[int], b: Sequence[int]) -> Sequence[int]:
+    """All entries that one of two reads, in order; both if they are the same."""
+    return a if a == b else in_order(sorted({*a, *b}))
 
 
 def sizes_of(part: Gather) -> tuple[Dim, ...]:

@@ -14,7 +14,7 @@ from spacelang.ir.condition import Condition
 from spacelang.ir.dim import Dim, Symbol
 from spacelang.ir.dim import Value as DecisionValue
 from spacelang.ir.node import Attribute, Call, Node, TensorType, join
-from spacelang.ir.param import Gather, Init, Param, Slice, View
+from spacelang.ir.param import Init, Param, View, sized
 
 Replacement = Dim | Symbol | DecisionValue
 
@@ -90,13 +90,8 @@ class Names:
     def view(self, view: View) -> View:
         return View(
             self.store(view.param),
-            tuple(tuple(self._part(part) for part in axis) for axis in view.index),
+            tuple(tuple(sized(part, self.dim) for part in axis) for axis in view.index),
         )
-
-    def _part(self, part: Slice | Gather) -> Slice | Gather:
-        if isinstance(part, Slice):
-            return Slice(self.dim(part.start), self.dim(part.length), part.step)
-        return Gather(part.table, tuple(self.dim(a) for a in part.arguments), self.dim(part.length))
 
     def param(self, param: Param) -> Param:
         names = {s.name: self.symbol(s) for axis in param.shape for d in axis for s in d.symbols}

@@ -6,12 +6,13 @@ taken.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from spacelang.ir.block import Block
 from spacelang.ir.condition import FALSE, TRUE, Condition, conjunction, disjunction, negate
+from spacelang.ir.dim import Value as DecisionValue
 from spacelang.ir.node import Node, Value
 from spacelang.ir.prove import Proved, holds
 
@@ -26,6 +27,73 @@ def needed(graph: Graph, training: bool = False) -> list[Place]:
     """
     wanted = [TRUE if training or not o.training else FALSE for o in graph.outputs]
     return _Walk(graph).level(graph.top, graph.root, wanted)[0]
+
+
+@dataclass(frozen=True)
+class Computed:
+    """What one architecture computes of a block or region.
+
+    inside  the nodes that run, by id in the order of the level: of a call or a node with a region
+            that is taken what runs in there, None of any other
+    reads   of each input of the level, whether its value is needed
+    wanted  of each output of the level, whether it is
+    """
+
+    instance: Instance
+    level: Block
+    inside: Mapping[int, Computed | None]
+    reads: tuple[bool, ...]
+    wanted: tuple[bool, ...]
+
+    @property
+    def nodes(self) -> Iterator[tuple[Node, Computed | None]]:
+        """The nodes that run, in order, each with what runs inside of it."""
+        return ((node, self.inside[node.id]) for node in self.level.nodes if node.id in self.inside)
+
+    def leaves(self) -> Iterator[tuple[Instance, Node]]:
+        """All that runs but calls, and nodes with regions."""
+        for node, inside in self.nodes:
+            if inside is not None:
+                yield from inside.leaves()
+            elif not node.regions:
+                yield self.instance, node
+
+
+def computed(graph: Graph, values: Mapping[str, DecisionValue], training: bool = False) -> Computed:
+    """What an architecture, given by values of all decisions, computes for its outputs.
+
+    Outputs for training count with `training`.
+    """
+    from spacelang.ir.graph import conditions
+
+    def within(instance: Instance, node: Node, results: Sequence[bool]) -> Computed | None:
+        if node.call is not None:
+            block = graph.blocks[node.call.block]
+            return level(instance.enter(node.call, block), block, results)
+        for region, condition in zip(node.regions, conditions(node), strict=True):
+            if instance.condition(condition).at(values):
+                return level(instance, region, results)
+        return None
+
+    def level(instance: Instance, block: Block, wanted: Sequence[bool]) -> Computed:
+        needs = {value for value, want in zip(block.outputs, wanted, strict=True) if want}
+        inside: dict[int, Computed | None] = {}
+        for node in reversed(block.nodes):
+            results = [value in needs for value in node.values]
+            if node.op == "input" or not any(results):
+                continue
+            found = inside[node.id] = within(instance, node, results)
+            if found is not None:
+                read = found.reads
+            elif node.regions:  # the first operands are the results
+                read = (*results, *[False] * (len(node.operands) - len(results)))
+            else:
+                read = (True,) * len(node.operands)
+            needs.update(value for value, r in zip(node.operands, read, strict=True) if r)
+        reads = tuple(Value(node.id) in needs for node in block.inputs)
+        return Computed(instance, block, inside, reads, tuple(wanted))
+
+    return level(graph.top, graph.root, [training or not o.training for o in graph.outputs])
 
 
 @dataclass

@@ -10,7 +10,7 @@ factor.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
@@ -85,6 +85,13 @@ class Gather:
     table: str
     arguments: tuple[Dim, ...]
     length: Dim
+
+
+def sized(part: Slice | Gather, change: Callable[[Dim], Dim]) -> Slice | Gather:
+    """A part with its sizes changed."""
+    if isinstance(part, Slice):
+        return Slice(change(part.start), change(part.length), part.step)
+    return Gather(part.table, tuple(change(a) for a in part.arguments), change(part.length))
 
 
 @dataclass(frozen=True)

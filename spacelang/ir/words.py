@@ -9,7 +9,7 @@ from fractions import Fraction
 from typing import cast
 
 from spacelang.ir.condition import CONDITIONS, Condition
-from spacelang.ir.dim import Dim, Symbol
+from spacelang.ir.dim import Dim, Symbol, symbol_of
 from spacelang.ir.dim import Value as Candidate
 from spacelang.ir.node import Attribute, Node
 
@@ -67,7 +67,7 @@ def setting(value: object) -> str:
 
 def bare(dim: Dim) -> bool:
     """Whether a size is one symbol and nothing else."""
-    return len(dim.symbols) == 1 and dim == Dim.of(next(iter(dim.symbols)))
+    return symbol_of(dim) is not None
 
 
 def given_names(node: Node) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, reduce
 
 from spacelang.diagnostics import SpaceError, error
 from spacelang.ir.block import Block
@@ -18,7 +18,7 @@ from spacelang.ir.condition import Condition
 from spacelang.ir.decision import Assignment, exact
 from spacelang.ir.dim import Dim, Symbol
 from spacelang.ir.dim import Value as DecisionValue
-from spacelang.ir.gather import gathered
+from spacelang.ir.gather import in_order, joined, picked, read
 from spacelang.ir.graph import Graph, Instance, conditions
 from spacelang.ir.node import Attribute, Call, Node, TensorType, Value
 from spacelang.ir.param import Gather, Init, Slice, View
@@ -29,7 +29,7 @@ from spacelang.passes.unflatten import unflattened
 ZERO = Dim.of(0)
 Shape = tuple[tuple[Dim, ...], ...]
 Reads = tuple[tuple[Sequence[int], ...], ...]
-Spans = tuple[tuple[tuple[int, int], ...], ...]
+"""Entries of each factor of each axis, in order."""
 
 
 def specialize(graph: Graph, assignment: Assignment) -> Graph:
@@ -88,11 +88,10 @@ class _Specializer:
         return exact(bound.at(self.values))
 
     @cached_property
-    def apart(self) -> Mapping[str, Mapping[int, Spans]]:
+    def apart(self) -> Mapping[str, Mapping[int, Reads]]:
         """The storages of which tied uses read other entries than leading ones, or other tensors.
 
-        By position in the bank, the first entry and the number of those that are kept of a factor.
-        SP601 where uses read through different index tables.
+        By position in the bank, the entries that are kept.
         """
         shared = self.graph.memo("shared entries", _shared)
         if not shared:
@@ -106,9 +105,9 @@ class _Specializer:
                 if path in shared:
                     position = self.position(place.instance, view)
                     here = reads.setdefault(path, {}).setdefault(position, set())
-                    here.add(self._reads(place.instance, view))
+                    here.add(self.reads(place.instance, view))
         return {
-            path: {position: _spans(path, each) for position, each in banks.items()}
+            path: {position: _kept(each) for position, each in banks.items()}
             for path, banks in reads.items()
             if len(banks) > 1 or any(not _leading(each) for each in banks.values())
         }
@@ -117,27 +116,20 @@ class _Specializer:
         bank = bank_of(instance, instance.block.param[view.param])
         return bank_position(bank, self.values)
 
-    def _reads(self, instance: Instance, view: View) -> Reads:
-        """The entries of each factor: a range, or what an index table gives."""
+    def reads(self, instance: Instance, view: View) -> Reads:
+        """The entries of each factor that a use reads."""
 
         def number(size: Dim) -> int:
             return int(instance.absolute(size).at(self.values))
 
-        def entries(part: Slice | Gather) -> Sequence[int]:
-            if isinstance(part, Gather):
-                found = gathered(part, number)
-                return range(len(found)) if found == tuple(range(len(found))) else found
-            start = number(part.start)
-            return range(start, start + number(part.length) * part.step, part.step)
-
-        return tuple(tuple(entries(part) for part in axis) for axis in view.index)
+        return tuple(tuple(read(part, number) for part in axis) for axis in view.index)
 
     def block(self, instance: Instance, name: str) -> Block:
         writer = _Writer(self, instance)
         nodes: list[Node] = []
         outputs = writer.level(instance.block, {}, nodes, top=True)
         used = _trim(nodes, outputs)
-        shapes = {**_shapes(used), **writer.spans}
+        shapes = {**_shapes(used), **writer.shapes}
         params = tuple(
             replace(p, path=path, shape=shapes[path], bank=())
             for p in instance.block.params
@@ -173,22 +165,15 @@ def _leading(reads: set[Reads]) -> bool:
     )
 
 
-def _spans(path: str, reads: set[Reads]) -> Spans:
-    """What is kept of each factor: all from the first entry that a use reads to the last."""
+def _kept(reads: set[Reads]) -> Reads:
+    """What is kept of each factor: what one use reads, counted from 0 if all read the same."""
 
-    def span(each: set[Sequence[int]]) -> tuple[int, int]:
-        if len(each) == 1:
-            return 0, len(next(iter(each)))
-        if not all(isinstance(entries, range) for entries in each):
-            raise SpaceError(
-                error("SP601", f"{path} cannot be specialised")
-                .note("it is tied, and its uses read different entries through an index table")
-            )  # fmt: skip
-        first = min(entries[0] for entries in each if entries)
-        return first, max(entries[-1] for entries in each if entries) + 1 - first
+    def union(each: set[Sequence[int]]) -> Sequence[int]:
+        first, *rest = each
+        return range(len(first)) if not rest else reduce(joined, rest, first)
 
     return tuple(
-        tuple(span(set(factors)) for factors in zip(*axes, strict=True))
+        tuple(union(set(factors)) for factors in zip(*axes, strict=True))
         for axes in zip(*reads, strict=True)
     )
 
@@ -199,7 +184,7 @@ class _Writer:
     def __init__(self, work: _Specializer, instance: Instance) -> None:
         self.work, self.instance = work, instance
         self.paths: dict[str, set[str]] = {}  # of the tensors that became of a parameter
-        self.spans: dict[str, Shape] = {}  # of those that tied uses read here and there
+        self.shapes: dict[str, Shape] = {}  # of those that tied uses read here and there
         self._known: dict[Dim, Dim] = {}
 
     def dim(self, dim: Dim) -> Dim:
@@ -290,27 +275,25 @@ class _Writer:
         lengths = tuple(tuple(self.dim(part.length) for part in axis) for axis in view.index)
         apart = self.work.apart.get(self.instance.param(view.param))
         if apart is not None:
-            return self.placed(view, lengths, apart)
+            return self.placed(view, apart)
         self.paths.setdefault(view.param, set()).add(view.param)
         return View(view.param, tuple(tuple(Slice(ZERO, n) for n in axis) for axis in lengths))
 
-    def placed(self, view: View, lengths: Shape, apart: Mapping[int, Spans]) -> View:
+    def placed(self, view: View, apart: Mapping[int, Reads]) -> View:
         position = self.work.position(self.instance, view)
         path = f"{view.param}.{position}" if len(apart) > 1 else view.param
-        spans = apart[position]
+        kept = apart[position]
         self.paths.setdefault(view.param, set()).add(path)
-        self.spans[path] = tuple(tuple(Dim.of(kept) for _, kept in axis) for axis in spans)
+        self.shapes[path] = tuple(tuple(Dim.of(len(each)) for each in axis) for axis in kept)
 
-        def part(old: Slice | Gather, length: Dim, first: int, kept: int) -> Slice:
-            if isinstance(old, Gather) or length == kept:
-                return Slice(ZERO, length)
-            return Slice(self.dim(old.start) - first, length, old.step)
+        def part(here: Sequence[int], kept: Sequence[int]) -> Slice | Gather:
+            if len(here) == len(kept):
+                return Slice(ZERO, Dim.of(len(kept)))
+            places = {entry: place for place, entry in enumerate(kept)}
+            return picked(in_order([places[entry] for entry in here]))
 
-        index = tuple(
-            tuple(part(p, n, *span) for p, n, span in zip(parts, axis, along, strict=True))
-            for parts, axis, along in zip(view.index, lengths, spans, strict=True)
-        )
-        return View(path, index)
+        pairs = zip(self.work.reads(self.instance, view), kept, strict=True)
+        return View(path, tuple(tuple(map(part, *axes)) for axes in pairs))
 
 
 def _shapes(nodes: Iterable[Node]) -> dict[str, Shape]:

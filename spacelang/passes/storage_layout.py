@@ -125,7 +125,8 @@ class _Writer:
                 found = self._joined(terms, node, role, change)
                 joined.update(found)
                 if found or _matters(change, view, block.param[view.param]):
-                    changes[view.param] = change
+                    before = changes.get(view.param, change)
+                    changes[view.param] = _merged(before, change)
         centres = ((p, str(self._centres(instance, block.param[p], c))) for p, c in changes.items())
         key = (
             block.name,
@@ -385,6 +386,14 @@ class _Writer:
         made = replace(param, bank=(*kept, *sorted(bank.difference(kept), key=turn)))
         check_bank(instance.param(param.path), made, bank_of(instance, made))
         return made
+
+
+def _merged(before: Change, after: Change) -> Change:
+    """The rules that two uses of a parameter ask for; of two for one factor the later."""
+    return tuple(
+        tuple(b if a is None else a for b, a in zip(earlier, later, strict=True))
+        for earlier, later in zip(before, after, strict=True)
+    )
 
 
 def _settled(block: Block) -> bool:

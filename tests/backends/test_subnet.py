@@ -184,6 +184,31 @@ def test_proofs_compare_gradients_too(monkeypatch: pytest.MonkeyPatch) -> None:
         prove(model, model.assignment, network)
 
 
+# Slices of what is tied; values of three readers, one of which stands before them in the text; what
+# is read twice by one node.
+ORDERED = """
+space ordered {
+  input x: [B, 50, 64]
+  x = linear(x, 64) as wide |> tanh
+  x = linear(x, 48) as narrow |> tanh
+  early = sigmoid(x)
+  later = relu(x) as later
+  y = softmax(later * x) * later + early
+  z = dropout(y, 0.5)
+  output linear(z * z, 40, bias: false) as head
+  weights { narrow: tie(wide, slices: leading)  head: tie(wide, slices: centre) }
+}
+"""
+
+
+def test_gradients_are_added_up_in_one_order(tmp_path: Path) -> None:
+    model = Supernet(graph(ORDERED))
+    assert all(p.outputs == p.gradients == 0 for p in prove(model, {}, model.extract())[:1])
+    made = write_subnet(model, {}, tmp_path / "subnet")
+    assert made.proof[0].outputs == made.proof[0].gradients == 0
+    assert print_network(model, {}).split("def forward")[1].count("dropout(") == 1
+
+
 @pytest.mark.parametrize(("text", "ending"), [(VIT, "onnx"), (CONVOLUTIONS, "pt2")])
 def test_exports_equal_eager(text: str, ending: str, tmp_path: Path) -> None:
     if ending == "onnx":

@@ -110,9 +110,13 @@ def test_subnets_equal_the_supernet(text: str, dtype: torch.dtype, tolerance: fl
             assert relative(gradient, wanted[name]) <= tolerance, name
 
 
-@pytest.mark.parametrize("shape", [(2, 192), (2, 50, 192), (2, 3, 7, 192)])
+@pytest.mark.parametrize("columns", [False, True])
+@pytest.mark.parametrize("shape", [(2, 192), (1, 50, 192), (2, 50, 192), (2, 3, 7, 192)])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_gradients_do_not_depend_on_slicing(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+def test_gradients_do_not_depend_on_slicing(
+    shape: tuple[int, ...], columns: bool, dtype: torch.dtype
+) -> None:
+    """`columns`: what is given was made with its last axis outside of the one before."""
     stored = torch.randn(1000, 256, dtype=dtype, requires_grad=True)
     dense = stored.detach()[:, :192].clone().requires_grad_()
     x = torch.randn(shape, dtype=dtype)
@@ -123,7 +127,8 @@ def test_gradients_do_not_depend_on_slicing(shape: tuple[int, ...], dtype: torch
         (dense, dense, F.linear),
     ):
         leaves = [x.clone().requires_grad_(), bias.clone().requires_grad_()]
-        y = function(leaves[0], weight, leaves[1])
+        given = leaves[0].mT.contiguous().mT if columns else leaves[0]
+        y = function(given, weight, leaves[1])
         scored(y).backward()
         assert own.grad is not None
         found.append(

@@ -126,6 +126,20 @@ class Trial:
         return self.case.graph.cost(self.assignment)
 
     @cached_property
+    def elements(self) -> int:
+        """The entries of all values that are computed, at batch 1."""
+        values: dict[str, Any] = dict(self.case.graph.decisions.check(self.assignment))
+        total = 0
+        for place in self.case.graph.places(inference=True):
+            if all(guard.at(values) for guard in place.guards):
+                for type in place.node.types:
+                    sizes = map(place.instance.absolute, type.shape)
+                    total += prod(
+                        int(n.at(values | {s.name: 1 for s in n.symbols if s.free})) for n in sizes
+                    )
+        return total
+
+    @cached_property
     def special(self) -> Graph:
         return specialize(self.case.graph, self.assignment)
 

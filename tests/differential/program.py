@@ -41,7 +41,7 @@ class Program:
     def loaded(self) -> Graph:
         """The last space; the others are loaded, too."""
         if self.tail:
-            loaded(replace(self, tail=self.tail[:-1]).text())
+            replace(self, tail=self.tail[:-1]).loaded()
         return loaded(self.text())
 
 
@@ -264,12 +264,23 @@ def rarer_extras(made: Program, graph: Graph, rng: random.Random) -> None:
         taken = graph.decisions.extreme(rng.choice(["smallest", "largest"]))
         lines = "  ".join(f"{path} = {spelled(value)}" for path, value in taken.items())
         more.append((made.tail, f"subnet small of {graph.name} {{ {lines} }}", LIMITS | {"SP504"}))
-    shared = next((p for p in graph.storages if p.split(".")[0] in ("stem", "embedding")), "")
-    if shared and rng.random() < 0.1:
-        networks = "network one = main()  network two = main()"
-        text = f"program both {{ {networks}  share {shared.split('.')[0]} }}"
-        more.append((made.tail, text, set()))
+    first = next((n for n in map(_first_hop, graph.storages) if n in ("stem", "embedding")), "")
+    both = bool(first) and rng.random() < 0.1
     add(made, more)
+    base = "inst" if any(line.startswith("space inst") for line in made.tail) else "main"
+    if both and first in stored(made, base):
+        networks = f"network one = {base}()  network two = {base}()"
+        made.tail.append(f"program both {{ {networks}  share {first} }}")
+
+
+def stored(made: Program, name: str) -> set[str]:
+    """The labels under which one space of a program stores tensors, at its root."""
+    tail = [line for line in made.tail if line.startswith(f"space {name} ")]
+    return {_first_hop(path) for path in loaded(replace(made, tail=tail).text()).storages}
+
+
+def _first_hop(path: str) -> str:
+    return path.split(".")[0]
 
 
 def spelled(value: object) -> str:

@@ -14,6 +14,7 @@ from small_spaces import tensors
 from spacelang.analysis.queries import counter
 from spacelang.backends.torch.proof import relative
 from spacelang.diagnostics import Report, SpaceError
+from spacelang.ir.decision import Choice
 from spacelang.ir.graph import Graph
 from spacelang.ir.verify import verify
 from spacelang.passes import run
@@ -56,13 +57,20 @@ def _turn(case: Case) -> list[str]:
 def passes_for(graph: Graph) -> Iterator[str]:
     yield from PLAIN
     labels = {p.rpartition(".")[2].split("[")[0]: c for p, c in graph.decisions.items()}
-    open_ = [n for n, c in labels.items() if c.kind in ("path", "pick")]
+    open_ = [n for n, c in labels.items() if c.kind in ("path", "pick") and not inside(graph, c)]
     yield from (f"relax{{{name}={law}}}" for name in open_[:1] for law in ("softmax", "sigmoid"))
     if any(p.node.op == "softmax" for p in graph.places()):
         yield "irpe{method=product,ratio=1,on=[q,k,v]}"
         yield "irpe{method=cross,ratio=1,on=[k]}"
     calls = [p.path for p in graph.places() if p.node.call is not None and p.path.endswith("]")]
     yield from (f"multiplex{{path={c.rpartition('[')[0]},every=2}}" for c in calls[:1])
+
+
+def inside(graph: Graph, choice: Choice) -> bool:
+    """Whether a decision lies in a mixture, whose weights in PyTorch can hold none of its own."""
+    hops = choice.path.split(".")
+    above = (".".join(("alphas", *hops[:n])) for n in range(1, len(hops)))
+    return any(path in graph.storages for path in above)
 
 
 def kept(case: Case, made: Graph, text: str) -> None:
