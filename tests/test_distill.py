@@ -205,6 +205,19 @@ def test_one_network_is_taught_too(data: Dataset, teacher: Teacher, tmp_path: Pa
     assert load_trained(graph, data, tmp_path / "run").weights == made.weights
 
 
+def test_the_log_has_each_term(data: Dataset, teacher: Teacher, tmp_path: Path) -> None:
+    made = learn(tmp_path / "run", data, MINIVIT, teacher=teacher)
+    for line in made.log:
+        terms = {name: value for name, value in line.items() if name.startswith("loss: ")}
+        assert terms.keys() == {f"loss: {text.partition('=')[0]}" for text in MINIVIT["losses"]}
+        weights = {f"loss: {n}": float(w or 1) for n, _, w in
+                   (text.partition("=") for text in MINIVIT["losses"])}  # fmt: skip
+        whole = sum(weights[name] * float(value) for name, value in terms.items())
+        assert line["loss"] == pytest.approx(whole, rel=1e-5)
+    alone = learn(tmp_path / "alone", data, {}, teacher=teacher)
+    assert not any(name.startswith("loss: ") for line in alone.log for name in line)
+
+
 def test_a_teacher_helps(data: Dataset, tmp_path: Path) -> None:
     """Taught by an oracle's soft answers alone, a student that sees no label learns the labels."""
 

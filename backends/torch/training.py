@@ -10,7 +10,7 @@ that was finished is lost: an epoch exists once its checkpoint does.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, cast
 
@@ -81,6 +81,7 @@ class Tally:
     correct: int = 0
     total: int = 0
     steps: int = 0
+    terms: dict[str, float] = field(default_factory=dict[str, float])
 
     def add(self, event: Stepped) -> None:
         metrics = event.metrics
@@ -90,6 +91,14 @@ class Tally:
         self.correct += metrics.correct
         self.total += metrics.total
         self.steps += 1
+        for name, value in metrics.terms.items():
+            self.terms[name] = self.terms.get(name, 0.0) + value
+
+    @property
+    def means(self) -> Json:
+        """The mean of each term of the loss, where there are several."""
+        several = self.terms if len(self.terms) > 1 else {}
+        return {f"loss: {name}": value / max(1, self.steps) for name, value in several.items()}
 
     @property
     def mean(self) -> float:
@@ -263,6 +272,7 @@ def epoch_line(trainer: TorchTrainer, epoch: int, tally: Tally) -> Json:
         "loss": tally.mean,
         "train_accuracy": tally.correct / max(1, tally.total),
         "rate": recipe.rate((epoch + 1) * length - 1, length),
+        **tally.means,
     }
     last = epoch + 1 == recipe.epochs
     if recipe.val_interval and ((epoch + 1) % recipe.val_interval == 0 or last):
