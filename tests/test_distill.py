@@ -79,7 +79,7 @@ def test_the_terms_of_a_step_are_what_they_are_defined_as(data: Dataset, teacher
     trainer = trainer_of(data, {**MINIVIT, "temperature": 3.0, "heads": 2}, teacher=teacher)
     trainer.recipe = replace(RECIPE, lr=0.0, min_lr=0.0, warmup_lr=0.0)
     plan = plan_of(trainer, 1)
-    images = trainer._batch(plan).images
+    images = trainer.images_of(plan).images
     model = trainer.model
     model.train()
     metrics = trainer.step(plan)
@@ -154,8 +154,7 @@ def test_stored_labels_are_the_records_of_the_very_images(
     """The store's seed and epoch make the images, whatever the seed of the run."""
     trainer = trainer_of(data, STORED, stored=Replay(store))
     for step in (0, 4, 7):  # of epochs 0, 1, and of 2, which reads epoch 0 again
-        trainer._coming = None
-        batch = trainer._batch(plan_of(trainer, step))
+        batch = trainer.images_of(plan_of(trainer, step))
         records, good = Replay(store).read(step // 3 % 2, batch.ids.numpy())
         assert good.all()
         wanted = (teacher.logits(batch.images) / 2).softmax(1)

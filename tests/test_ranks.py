@@ -268,8 +268,8 @@ def test_parts_of_a_score_that_fail_fail_it(graph: Graph, data: Dataset) -> None
         if rank == 1:
             with torch.no_grad():
                 trainer.model.get_parameter("head.bias").fill_(torch.inf)
-        held = trainer._samples(Samples())
-        trainer._held[Samples()] = [b._replace(ids=b.ids) for b in held] * 2
+        held = trainer.feed.batches(Samples())
+        trainer.feed._held[Samples()] = [b._replace(ids=b.ids) for b in held] * 2
         (score,) = trainer.probe([graph.decisions.extreme("largest")], Samples())
         assert score.failure == "its outputs are not finite"
 

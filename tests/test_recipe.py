@@ -316,7 +316,7 @@ def test_a_mixed_step(graph: Graph, data: Dataset) -> None:
     recipe = replace(RECIPE, mixup=0.8, mixup_off_epoch=2, model_ema=False)
     trainer = TorchTrainer(Supernet(graph, seed=0), graph, data, recipe, seed=0)
     (plan,) = plans(trainer, 1)
-    batch = trainer._batch(plan)
+    batch = trainer.feed.batch(plan)
     assert batch.others is not None
     trainer.model.eval()
     trainer.activate(plan.assignment)
@@ -328,7 +328,7 @@ def test_a_mixed_step(graph: Graph, data: Dataset) -> None:
     trainer.model.dropping = False
     assert trainer.step(plan).loss == pytest.approx(wanted, rel=1e-5)
     later = replace(plan, epoch=2)
-    assert trainer._batch(later).others is None
+    assert trainer.feed.batch(later).others is None
     mine = LossTerm("matched", options={"slot": 0.0}, against=1)
     trainer.kinds = ("matched", "cross_entropy")
     two = (*plan.forwards, Forward(plan.assignment, learns=False))
@@ -363,7 +363,7 @@ def test_checkpointing_changes_no_bit_and_keeps_less(
         large = replace(first, forwards=(Forward(space.decisions.extreme("largest")),))
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             trainer.activate(large.assignment)
-            trainer.model(trainer._batch(large).images)
+            trainer.model(trainer.feed.batch(large).images)
         kept.append(bytes_kept)
         for plan in (large, *rest):
             trainer.step(plan)

@@ -331,16 +331,16 @@ def test_unused_layers_decay_only_where_asked(graph: Graph, data: Dataset) -> No
 def test_the_average_follows(trainer: TorchTrainer) -> None:
     assert trainer.average is not None
     name = "head.weight"
-    wanted = trainer.average[name].clone().double()
+    wanted = trainer.average.tensors[name].clone().double()
     for plan in plans(trainer, 3):
         trainer.step(plan)
         decay = min(0.9998, (1 + plan.step) / (10 + plan.step))
         own = trainer.model.state_dict()[name].double()
         wanted = decay * wanted + (1 - decay) * own
-    assert torch.allclose(trainer.average[name].double(), wanted, atol=1e-7)
+    assert torch.allclose(trainer.average.tensors[name].double(), wanted, atol=1e-7)
     own = trainer.model.state_dict()[name].clone()
     with trainer.averaged():
-        assert torch.equal(trainer.model.state_dict()[name], trainer.average[name])
+        assert torch.equal(trainer.model.state_dict()[name], trainer.average.tensors[name])
     assert torch.equal(trainer.model.state_dict()[name], own)
 
 
@@ -375,14 +375,14 @@ def test_the_gradients_of_several_passes_are_summed(trainer: TorchTrainer) -> No
     trainer.model.eval()  # no paths are dropped: each pass draws masks of its own
     for forward in drawn:
         trainer.optimizer.zero_grad()
-        trainer._backward(replace(plan, forwards=(forward,)), trainer._batch(plan))
+        trainer._backward(replace(plan, forwards=(forward,)), trainer.feed.batch(plan))
         for name, parameter in trainer.model.named_parameters():
             if parameter.grad is not None:
                 alone[name] = alone.get(name, torch.zeros_like(parameter)) + parameter.grad
     trainer.optimizer.zero_grad()
     (term,) = plan.losses
     both = replace(plan, forwards=tuple(drawn), losses=(term, replace(term, of=1)))
-    trainer._backward(both, trainer._batch(plan))
+    trainer._backward(both, trainer.feed.batch(plan))
     for name, parameter in trainer.model.named_parameters():
         if parameter.grad is not None:
             assert torch.allclose(parameter.grad, alone[name], rtol=1e-4, atol=1e-6), name
@@ -396,7 +396,7 @@ def test_a_teacher_is_read_and_does_not_learn(trainer: TorchTrainer) -> None:
     taught = replace(
         plan, forwards=(Forward(smallest), Forward(largest, learns=False)), losses=(term,)
     )
-    batch = trainer._batch(taught)
+    batch = trainer.feed.batch(taught)
     trainer.model.eval()
     trainer.optimizer.zero_grad()
     _, terms = trainer._backward(taught, batch)
@@ -500,7 +500,7 @@ def test_a_skipped_step_moves_nothing(
     trainer.step(first)
     before = {name: t.clone() for name, t in trainer.model.state_dict().items()}
     assert trainer.average is not None
-    average = {name: t.clone() for name, t in trainer.average.items()}
+    average = {name: t.clone() for name, t in trainer.average.tensors.items()}
     moments = copy.deepcopy(trainer.optimizer.state_dict()["state"])
     with monkeypatch.context() as patch:
         poison(patch, lambda call: True)
@@ -508,7 +508,7 @@ def test_a_skipped_step_moves_nothing(
     assert (metrics.total, metrics.loss) == (0, 0.0)
     assert trainer.taken == 2
     assert all(torch.equal(before[n], t) for n, t in trainer.model.state_dict().items())
-    assert all(torch.equal(average[n], t) for n, t in trainer.average.items())
+    assert all(torch.equal(average[n], t) for n, t in trainer.average.tensors.items())
     after = trainer.optimizer.state_dict()["state"]
     assert all(torch.equal(moments[i]["exp_avg"], after[i]["exp_avg"]) for i in moments)
     assert trainer.step(third).total == 48
@@ -824,9 +824,11 @@ def test_recipes_are_read_strictly() -> None:
         recipe_from({"batchsize": 3})
     with pytest.raises(SpaceError, match="SP209"):
         recipe_from({"law": "gravity"})
+    with pytest.raises(SpaceError, match=r"SP103(.|\n)*aug is one of none, digits, photos"):
+        recipe_from({"aug": "magic"})
     with pytest.raises(SpaceError) as caught:
-        Recipe(epochs=0, smoothing=1.0, aug="magic", opt_betas=(0.9,), clip_grad=0.0)
-    assert [d.code for d in caught.value.diagnostics] == ["SP103"] * 5
+        Recipe(epochs=0, smoothing=1.0, opt_betas=(0.9,), clip_grad=0.0)
+    assert [d.code for d in caught.value.diagnostics] == ["SP103"] * 4
 
 
 # Folders, progress, signals.
@@ -992,7 +994,7 @@ def test_a_run_has_its_settings_before_it_is_one(
 
 def test_score_needs_no_gradient(trainer: TorchTrainer) -> None:
     trainer.model.eval()
-    result = score(trainer.model, trainer._samples(Samples("validation", 10)))
+    result = score(trainer.model, trainer.feed.batches(Samples("validation", 10)))
     assert result.total == 10
     assert all(p.grad is None for p in trainer.model.parameters())
 

@@ -35,8 +35,9 @@ from spacelang.backends.torch.feed import Feed
 from spacelang.backends.torch.losses import INTROSPECTING, LABELLED, REGULAR
 from spacelang.backends.torch.networks import Networks
 from spacelang.backends.torch.optimizer import optimizer_tensors, restore_optimizer
+from spacelang.backends.torch.plans import refuse
 from spacelang.backends.torch.recipe import Recipe
-from spacelang.backends.torch.train import NotFinite
+from spacelang.backends.torch.steady import NotFinite
 from spacelang.diagnostics import SpaceError, error
 from spacelang.engines.derive import Derivation
 from spacelang.engines.protocol import Group, LossTerm, Metrics, Samples, Score, Slots, StepPlan
@@ -255,9 +256,7 @@ class CycleTrainer:
             ),
             (bool(astray), f"{', '.join(astray)} reads no pass that it can"),
         )
-        for holds, reason in reasons:
-            if holds:
-                raise SpaceError(error("SP701", f"step {plan.step} cannot be taken: {reason}"))
+        refuse(plan, reasons)
 
     # Scores.
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from spacelang.backends.torch.checkpoint import Checkpoint, Tensors, unpack
-from spacelang.backends.torch.data import Batch, Dataset, Epochs, first_samples, ordered_batches
+from spacelang.backends.torch.data import Batch, Dataset, first_samples, ordered_batches
 from spacelang.backends.torch.distill_report import write_distill_report
 from spacelang.backends.torch.logits.asked import Asked
 from spacelang.backends.torch.logits.reader import OnBad
@@ -139,6 +139,8 @@ class DistillTrainer(TorchTrainer):
     ) -> None:
         super().__init__(model, graph, data, recipe, seed)
         self.lesson = lesson
+        if (stored := lesson.stored) is not None:
+            self.feed.replay = lambda epoch: (stored.about.seed, stored.of(epoch))
         terms = lesson.engine.terms
         self._own_taps = [p for t in terms for own, _ in t.taps for p in own.paths]
         given = [p for t in terms for _, other in t.taps for p in other.paths]
@@ -273,18 +275,12 @@ class DistillTrainer(TorchTrainer):
 
     # Images and what is stored of them.
 
-    def _epochs_of(self, data: str) -> Epochs:
-        stored, found = self.lesson.stored, super()._epochs_of(data)
-        if stored is not None and found.replay is None:
-            found.replay = lambda epoch: (stored.about.seed, stored.of(epoch))
-        return found
-
     def _learning(self) -> list[nn.Parameter]:
         return [*super()._learning(), *self.bridges.parameters()]
 
-    def _batch(self, plan: StepPlan, shard: int | None = None) -> Batch:
+    def images_of(self, plan: StepPlan, shard: int = 0) -> Batch:
         """The batch of a step and its records; images whose record is not good are left out."""
-        batch = super()._batch(plan, shard)
+        batch = super().images_of(plan, shard)
         if self.lesson.stored is None:
             return batch
         records, good = self.lesson.stored.read(plan.epoch, batch.ids.numpy())

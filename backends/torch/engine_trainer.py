@@ -31,9 +31,11 @@ from spacelang.backends.torch.matching import (
     second_order,
 )
 from spacelang.backends.torch.optimizer import optimizer_tensors
+from spacelang.backends.torch.plans import check_plan
 from spacelang.backends.torch.recipe import Recipe
+from spacelang.backends.torch.steady import NotFinite
 from spacelang.backends.torch.supernet import Supernet
-from spacelang.backends.torch.train import NotFinite, TorchTrainer
+from spacelang.backends.torch.train import TorchTrainer
 from spacelang.engines.protocol import LossTerm, Metrics, StepPlan
 from spacelang.engines.stream import seed_of
 from spacelang.ir.graph import Graph
@@ -135,11 +137,11 @@ class EngineTrainer(TorchTrainer):
 
     def _learn_to_match(self, plan: StepPlan) -> Metrics:
         """The second-order step: the weights, the statistics and the average stay as they are."""
-        self._refuse(plan)
+        check_plan(self, plan, mixed=self.recipe.mixing(plan.epoch) is not None)
         (term,) = plan.losses
         network, options = self.network, term.options
         assert network is not None
-        batch, rate = self._batch(plan), self._rate(plan)
+        batch, rate = self.feed.batch(plan), self._rate(plan)
         images, labels = batch.images.to(self.device), batch.labels.to(self.device)
         slot = int(options["slot"])
         remembered = self.memory.images[slot], self.memory.features[slot]
@@ -178,7 +180,7 @@ class EngineTrainer(TorchTrainer):
         slopes = [p.grad for p in self.network.parameters() if p.grad is not None]
         if not all(bool(torch.isfinite(slope).all()) for slope in slopes):
             self.optimizer.zero_grad()
-            raise NotFinite("gradient", plan, self._ids(plan), self._masks(plan.step))
+            raise NotFinite("gradient", plan, self.feed.ids(plan), self._masks(plan.step))
 
     def _move_matching(self, plan: StepPlan) -> None:
         assert self.matcher is not None

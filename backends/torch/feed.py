@@ -10,22 +10,25 @@ second image in the order of their digests, so that both have the classes of the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from spacelang.backends.torch.augment import RECIPES
 from spacelang.backends.torch.data import (
     Batch,
     Dataset,
+    Epochs,
     Part,
     batch_count,
-    batches,
     first_samples,
     ordered_batches,
 )
 from spacelang.backends.torch.evaluate import BATCH
+from spacelang.backends.torch.mix import Mixing
 from spacelang.backends.torch.timm_augment import Variation
 from spacelang.diagnostics import SpaceError, error
 from spacelang.engines.protocol import Samples, StepPlan
@@ -33,8 +36,15 @@ from spacelang.engines.protocol import Samples, StepPlan
 FIRST, SECOND = "train/first", "train/second"
 
 
+HELD = 256 << 20  # bytes of normalised images of a part that are kept between two scores
+
+
 class Feed:
-    """Batches, each a function of the seed and of what was asked; several parts may take turns."""
+    """Batches, each a function of the seed and of what was asked; several parts may take turns.
+
+    mixing   how the images of an epoch are mixed
+    replay   the seed and epoch that the images of an epoch vary by, where it is not their own
+    """
 
     def __init__(
         self,
@@ -43,16 +53,19 @@ class Feed:
         seed: int,
         recipe: Variation = RECIPES["none"],
         device: torch.device | str = "cpu",
+        mixing: Callable[[int], Mixing | None] = lambda epoch: None,
     ) -> None:
         self.batch_size, self.seed, self.recipe = batch_size, seed, recipe
-        self.device = torch.device(device)
+        self.device, self.mixing = torch.device(device), mixing
         self.parts = {
             "train": data.train,
             FIRST: _half(data.train, FIRST, 0),
             SECOND: _half(data.train, SECOND, 1),
             "validation": data.validation,
         }
-        self._coming: dict[str, tuple[int, int, Iterator[Batch]]] = {}
+        self.replay: Callable[[int], tuple[int, int]] | None = None
+        self._epochs: dict[str, Epochs] = {}
+        self._held: dict[Samples, list[Batch]] = {}
 
     def part(self, name: str) -> Part:
         """A part by its name (SP701 for another)."""
@@ -65,27 +78,38 @@ class Feed:
         """How many batches an epoch of a part has."""
         return batch_count(self.part(name), self.batch_size)
 
-    def batch(self, plan: StepPlan) -> Batch:
-        """The batch of a step; what comes next of the same epoch is at hand."""
-        epoch, number, coming = self._coming.get(plan.data, (-1, -1, iter(())))
-        if (epoch, number) != (plan.epoch, plan.batch):
-            coming = batches(
-                self.part(plan.data),
-                self.batch_size,
-                seed=self.seed,
-                epoch=plan.epoch,
-                recipe=self.recipe,
-                start=plan.batch,
-            )
-        self._coming[plan.data] = plan.epoch, plan.batch + 1, coming
-        found = next(coming)
+    def positions(self, plan: StepPlan) -> NDArray[np.int64]:
+        """Where the samples of a step's batch are in their part."""
+        return self._of(plan.data).positions(plan.epoch, plan.batch)
+
+    def ids(self, plan: StepPlan) -> list[int]:
+        """The ids of the samples of a step's batch."""
+        return self.part(plan.data).ids[torch.from_numpy(self.positions(plan))].tolist()
+
+    def batch(self, plan: StepPlan, shard: int = 0, shards: int = 1) -> Batch:
+        """The batch of a step, or a shard of it."""
+        mixing = self.mixing(plan.epoch)
+        found = self._of(plan.data).load(plan.epoch, plan.batch, mixing, shard, shards)
         return found._replace(images=found.images.to(self.device))
 
+    def _of(self, name: str) -> Epochs:
+        if name not in self._epochs:
+            self._epochs[name] = Epochs(
+                self.part(name), self.batch_size, self.seed, self.recipe, self.replay
+            )
+        return self._epochs[name]
+
     def batches(self, samples: Samples) -> Iterable[Batch]:
-        """What networks are scored on, as it is."""
-        part = self.part(samples.part)
-        part = part if samples.count is None else first_samples(part, samples.count)
-        return ordered_batches(part, BATCH)
+        """What networks are scored on, as it is; kept, if it is not too much."""
+        if samples not in self._held:
+            part = self.part(samples.part)
+            part = part if samples.count is None else first_samples(part, samples.count)
+            if part.images.numel() * 4 > HELD:
+                return ordered_batches(part, BATCH)
+            self._held[samples] = [
+                b._replace(images=b.images.to(self.device)) for b in ordered_batches(part, BATCH)
+            ]
+        return self._held[samples]
 
 
 def _half(part: Part, name: str, first: int) -> Part:

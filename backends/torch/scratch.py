@@ -16,8 +16,9 @@ from spacelang.backends.torch.data import Dataset
 from spacelang.backends.torch.evaluate import ran_out_of_memory
 from spacelang.backends.torch.ranks import current
 from spacelang.backends.torch.recipe import Recipe
+from spacelang.backends.torch.steady import NotFinite
 from spacelang.backends.torch.supernet import Supernet
-from spacelang.backends.torch.train import NotFinite, TorchTrainer
+from spacelang.backends.torch.train import TorchTrainer
 from spacelang.diagnostics import Diagnostic, SpaceError, error
 from spacelang.engines.protocol import Samples, Score
 from spacelang.ir.decision import Assignment

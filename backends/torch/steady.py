@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Literal, cast, get_args
 
 from spacelang.diagnostics import SpaceError, error
+from spacelang.engines.protocol import StepPlan
 
 Policy = Literal["error", "skip", "rollback"]
 SKIPS, WINDOW = 10, 100
@@ -26,6 +27,29 @@ def policy_of(text: str) -> Policy:
         known = ", ".join(get_args(Policy))
         raise SpaceError(error("SP204", f"on_nan is one of {known}, not {text!r}"))
     return cast(Policy, text)
+
+
+class NotFinite(SpaceError):
+    """A loss or gradient is not finite; `record` says where. Nothing was updated.
+
+    `masks` in it is the seed of torch's generators in that step.
+    """
+
+    def __init__(self, what: str, plan: StepPlan, ids: list[int], masks: int) -> None:
+        super().__init__(
+            error("SP703", f"the {what} of step {plan.step} is not finite")
+            .note(f"architecture {dict(plan.assignment)}")
+            .hint("lower the learning rate, clip gradients with --clip-grad 1, or --on-nan skip")
+        )
+        self.record: dict[str, object] = {
+            "what": what,
+            "step": plan.step,
+            "epoch": plan.epoch,
+            "batch": plan.batch,
+            "assignment": dict(plan.assignment),
+            "samples": ids,
+            "masks": masks,
+        }
 
 
 @dataclass

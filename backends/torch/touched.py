@@ -4,15 +4,16 @@
     regions.of([assignment, ..])       # {"encoder.0.attn.qkv.weight": mask, "head.bias": None}
 
 A mask has the shape of the stored tensor; None stands for all of it, and a tensor of which nothing
-is read is not there.
+is read is not there. `frozen` keeps the rest as it is in a step of an optimiser.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from spacelang.backends.torch.extract import Chosen, Ranges
 from spacelang.backends.torch.storage import tensor_names
@@ -66,3 +67,31 @@ def _mask(shape: Shape, ranges: frozenset[Ranges]) -> Mask:
         lists = [torch.tensor(tuple(read), dtype=torch.int64) for axis in reads for read in axis]
         mask[torch.meshgrid(*lists, indexing="ij")] = True
     return None if bool(mask.all()) else mask.reshape(merged(shape))
+
+
+@contextmanager
+def frozen(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    regions: Regions,
+    assignments: Iterable[Assignment],
+) -> Generator[None]:
+    """Entries that none of these architectures reads stay as they are, and so do their moments."""
+    read = regions.of(assignments)
+    kept: list[tuple[Tensor, Tensor, dict[str, Tensor], Tensor]] = []
+    for name, parameter in model.named_parameters():
+        mask = read.get(name)
+        if parameter.grad is not None and mask is not None:
+            state = {
+                quantity: value.clone()
+                for quantity, value in optimizer.state[parameter].items()
+                if isinstance(value, Tensor) and value.shape == parameter.shape
+            }
+            before = parameter.detach().clone()
+            kept.append((parameter, before, state, mask.to(parameter.device)))
+    yield
+    for parameter, before, state, mask in kept:
+        now = optimizer.state[parameter]
+        parameter.detach().copy_(torch.where(mask, parameter.detach(), before))
+        for quantity, value in state.items():
+            now[quantity].copy_(torch.where(mask, now[quantity], value))

@@ -12,18 +12,16 @@ the very bits of a run that never stopped.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from inspect import signature
 from typing import Any, Protocol, cast
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from spacelang.backends.torch.average import Average
 from spacelang.backends.torch.checkpoint import (
     Checkpoint,
     Checkpoints,
@@ -35,22 +33,21 @@ from spacelang.backends.torch.clip import MODES, last_layer
 from spacelang.backends.torch.data import (
     Batch,
     Dataset,
-    Epochs,
-    Part,
-    batch_count,
     first_samples,
     ordered_batches,
     shard_sizes,
 )
 from spacelang.backends.torch.evaluate import BATCH, main_output, ran_out_of_memory, score
+from spacelang.backends.torch.feed import Feed
 from spacelang.backends.torch.losses import LABELLED, LOSSES
 from spacelang.backends.torch.optimizers import optimizer_of
+from spacelang.backends.torch.plans import check_plan
 from spacelang.backends.torch.ranks import Branch, current
 from spacelang.backends.torch.recalibrate import recalibrated
 from spacelang.backends.torch.recipe import Recipe
-from spacelang.backends.torch.steady import Steady
+from spacelang.backends.torch.steady import NotFinite, Steady
 from spacelang.backends.torch.supernet import Supernet
-from spacelang.backends.torch.touched import Regions
+from spacelang.backends.torch.touched import Regions, frozen
 from spacelang.diagnostics import SpaceError, error
 from spacelang.engines.protocol import (
     Forward,
@@ -63,31 +60,6 @@ from spacelang.engines.protocol import (
 from spacelang.engines.stream import seed_of
 from spacelang.ir.decision import Assignment
 from spacelang.ir.graph import Graph
-
-HELD = 256 << 20  # bytes of normalised images that are kept between two scores
-
-
-class NotFinite(SpaceError):
-    """A loss or gradient is not finite; `record` says where. Nothing was updated.
-
-    `masks` in it is the seed of torch's generators in that step.
-    """
-
-    def __init__(self, what: str, plan: StepPlan, ids: list[int], masks: int) -> None:
-        super().__init__(
-            error("SP703", f"the {what} of step {plan.step} is not finite")
-            .note(f"architecture {dict(plan.assignment)}")
-            .hint("lower the learning rate, clip gradients with --clip-grad 1, or --on-nan skip")
-        )
-        self.record: dict[str, object] = {
-            "what": what,
-            "step": plan.step,
-            "epoch": plan.epoch,
-            "batch": plan.batch,
-            "assignment": dict(plan.assignment),
-            "samples": ids,
-            "masks": masks,
-        }
 
 
 class Activates(Protocol):
@@ -126,15 +98,12 @@ class TorchTrainer:
             model.checkpointing = recipe.grad_checkpointing
         self._own_parameters = list(model.parameters())
         self._own = dict(model.state_dict())  # the very tensors, as long as the module lives
-        self._pairs: list[tuple[Tensor, Tensor]] = []
-        self.average: dict[str, Tensor] | None = None
-        if recipe.model_ema:
-            self.average = {n: t.detach().clone() for n, t in model.state_dict().items()}
-            self._pairs = [(t, self._own[n]) for n, t in self.average.items()]
-        self._epochs: dict[str, Epochs] = {}
+        self.average = Average(self._own) if recipe.model_ema else None
+        self.feed = Feed(
+            data, recipe.batch_size, seed, recipe.augmentation, self.device, recipe.mixing
+        )
         self._regions = Regions(graph)
         self._last_layer = last_layer(graph) if recipe.clip_mode == "agc" else frozenset[str]()
-        self._held: dict[Samples, list[Batch]] = {}
         # Images and logits of the last step, by pass.
         self.last: tuple[Tensor, Mapping[int, Tensor]] | None = None
 
@@ -142,14 +111,14 @@ class TorchTrainer:
 
     def steps(self, data: str) -> int:
         """How many batches an epoch of a part has."""
-        return batch_count(self._part(data), self.recipe.batch_size)
+        return self.feed.steps(data)
 
     def step(self, plan: StepPlan) -> Metrics:
         """One update. NotFinite, and no weight changed, if a loss or gradient is not finite.
 
         A step that the policy leaves out has seen no image.
         """
-        self._refuse(plan)
+        check_plan(self, plan, mixed=self.recipe.mixing(plan.epoch) is not None)
         rate = self._rate(plan)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -192,7 +161,7 @@ class TorchTrainer:
         Each part is a forward and backward pass of its own. What they give is added in one order,
         whoever computed it. The batch is the first part of this process.
         """
-        count, shards = len(self._positions(plan)), self.recipe.shards
+        count, shards = len(self.feed.positions(plan)), self.recipe.shards
         sizes = shard_sizes(count, shards)
         names = [term.name for term in plan.losses]
         buffers = [(b, b.clone()) for b in self.model.buffers()] if shards > 1 else []
@@ -201,7 +170,7 @@ class TorchTrainer:
         for number in self.shards:
             for buffer, kept in buffers:
                 buffer.copy_(kept)
-            shard = self._batch(plan, number)
+            shard = self.images_of(plan, number)
             logits, terms = self._backward(plan, shard, sizes[number] / count, number)
             right = int((logits.argmax(1).cpu() == _chief(shard)).sum()) if sizes[number] else 0
             share = sizes[number] / count
@@ -222,6 +191,10 @@ class TorchTrainer:
             for number, (buffer, kept) in enumerate(statistics, -len(statistics)):
                 buffer.copy_(kept + added[number])
         return batch, int(sum(row[0] for row in found)), count, terms
+
+    def images_of(self, plan: StepPlan, shard: int = 0) -> Batch:
+        """The images of a shard of a step's batch, and what is known of them."""
+        return self.feed.batch(plan, shard, self.recipe.shards)
 
     def _distributed(self) -> nn.Module:
         """The model, in PyTorch's wrapper where the recipe leaves adding gradients to it."""
@@ -313,43 +286,26 @@ class TorchTrainer:
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         if not math.isfinite(loss):
             self.optimizer.zero_grad()
-            raise NotFinite("loss", plan, self._ids(plan), self._masks(plan.step))
+            raise NotFinite("loss", plan, self.feed.ids(plan), self._masks(plan.step))
         norm = nn.utils.get_total_norm(gradients)
         if not math.isfinite(norm.item()):
             self.optimizer.zero_grad()
-            raise NotFinite("gradient", plan, self._ids(plan), self._masks(plan.step))
+            raise NotFinite("gradient", plan, self.feed.ids(plan), self._masks(plan.step))
         if self.recipe.clip_grad is not None:
             named = dict(self.model.named_parameters())
             MODES[self.recipe.clip_mode](named, self.recipe.clip_grad, norm, self._last_layer)
-        with self._frozen(plan):
+        with self._rest_frozen(plan):
             self.optimizer.step()
         self.taken = plan.step + 1
         if self.average is not None:
-            _move(self._pairs, self.recipe.average_decay(plan.step))
+            self.average.move(self.recipe.average_decay(plan.step))
 
-    @contextmanager
-    def _frozen(self, plan: StepPlan) -> Generator[None]:
-        """Entries that no pass of a step reads stay as they are, and so do their moments."""
+    def _rest_frozen(self, plan: StepPlan) -> AbstractContextManager[None]:
+        """What no pass of a step reads stays as it is, where the recipe says so."""
         if self.recipe.unsampled != "freeze":
-            yield
-            return
-        regions = self._regions.of(f.assignment for f in plan.forwards if f.learns)
-        kept: list[tuple[Tensor, Tensor, dict[str, Tensor], Tensor]] = []
-        for name, parameter in self.model.named_parameters():
-            mask = regions.get(name)
-            if parameter.grad is not None and mask is not None:
-                state = {
-                    quantity: value.clone()
-                    for quantity, value in self.optimizer.state[parameter].items()
-                    if isinstance(value, Tensor) and value.shape == parameter.shape
-                }
-                kept.append((parameter, parameter.detach().clone(), state, mask.to(self.device)))
-        yield
-        for parameter, before, state, mask in kept:
-            now = self.optimizer.state[parameter]
-            parameter.detach().copy_(torch.where(mask, parameter.detach(), before))
-            for quantity, value in state.items():
-                now[quantity].copy_(torch.where(mask, now[quantity], value))
+            return nullcontext()
+        read = [forward.assignment for forward in plan.forwards if forward.learns]
+        return frozen(self.model, self.optimizer, self._regions, read)
 
     @contextmanager
     def _randomness(self, step: int, shard: int = 0) -> Generator[None]:
@@ -363,62 +319,6 @@ class TorchTrainer:
         """The seed of what a shard of a step drops."""
         return seed_of(self.seed, "masks", step, *([shard] if shard else []))
 
-    def _positions(self, plan: StepPlan) -> NDArray[np.int64]:
-        """Where the samples of a step's batch are in their part."""
-        return self._epochs_of(plan.data).positions(plan.epoch, plan.batch)
-
-    def _ids(self, plan: StepPlan) -> list[int]:
-        """The ids of the samples of a step's batch."""
-        return self._part(plan.data).ids[torch.from_numpy(self._positions(plan))].tolist()
-
-    def _epochs_of(self, data: str) -> Epochs:
-        if data not in self._epochs:
-            recipe = self.recipe
-            part = self._part(data)
-            self._epochs[data] = Epochs(part, recipe.batch_size, self.seed, recipe.augmentation)
-        return self._epochs[data]
-
-    def _batch(self, plan: StepPlan, shard: int | None = None) -> Batch:
-        """The batch of a step, or a shard of it."""
-        parts = (0, 1) if shard is None else (shard, self.recipe.shards)
-        mixing = self.recipe.mixing(plan.epoch)
-        return self._epochs_of(plan.data).load(plan.epoch, plan.batch, mixing, *parts)
-
-    def _refuse(self, plan: StepPlan) -> None:
-        """SP701 for a step that this trainer cannot take."""
-        passes, losses = plan.forwards, plan.losses
-        teachers = {number for number, forward in enumerate(passes) if not forward.learns}
-        unknown = [term.kind for term in losses if term.kind not in self.kinds]
-        networks = {forward.network for forward in passes} - {*self.networks}
-        astray = [
-            term.name
-            for term in losses
-            if not 0 <= term.of < len(passes)
-            or term.of in teachers
-            or (term.against is None) != (term.kind in self.alone)
-            or (term.against is not None and term.against not in teachers)
-        ]
-        names = [term.name for term in losses]
-        known = ", ".join(self.kinds)
-        mixes = self.recipe.mixing(plan.epoch) is not None
-        unmixed = [term.kind for term in losses if term.kind not in self.mixable] if mixes else []
-        reasons = (
-            (bool(networks), f"there is no network {', '.join(sorted(networks))}"),
-            (len(teachers) == len(passes), "no pass learns"),
-            (plan.groups not in self.groups, f"there are no parameter groups {plan.groups!r}"),
-            (not losses, "it has no loss"),
-            (len(set(names)) < len(names), "it has a loss twice"),
-            (
-                bool(unknown),
-                f"there is no loss {', '.join(unknown)}; known: {known}",
-            ),
-            (bool(astray), f"{', '.join(astray)} reads no pass that it can"),
-            (bool(unmixed), f"mixed labels are nothing for {', '.join(unmixed)}"),
-        )
-        for holds, reason in reasons:
-            if holds:
-                raise SpaceError(error("SP701", f"step {plan.step} cannot be taken: {reason}"))
-
     # Scores.
 
     def probe(self, assignments: Iterable[Assignment], samples: Samples) -> Iterator[Score]:
@@ -426,7 +326,7 @@ class TorchTrainer:
         with self.averaged():
             for assignment in assignments:
                 self.activate(assignment)
-                yield score(self.model, self._samples(samples), self.calibrated)
+                yield score(self.model, self.feed.batches(samples), self.calibrated)
 
     @contextmanager
     def calibrated(self) -> Generator[None]:
@@ -439,42 +339,9 @@ class TorchTrainer:
         with recalibrated(self.model, self._regions, ordered_batches(part, BATCH)):
             yield
 
-    @contextmanager
-    def averaged(self) -> Generator[None]:
+    def averaged(self) -> AbstractContextManager[None]:
         """The model with its moving average for weights; nothing changes where there is none."""
-        if self.average is None:
-            yield
-            return
-        kept = [own.clone() for _, own in self._pairs]
-        for average, own in self._pairs:
-            own.copy_(average)
-        try:
-            yield
-        finally:
-            for before, (_, own) in zip(kept, self._pairs, strict=True):
-                own.copy_(before)
-
-    def _samples(self, samples: Samples) -> Iterable[Batch]:
-        """The batches to score on; kept, if they are not too many."""
-        if samples not in self._held:
-            part = self._part(samples.part)
-            part = part if samples.count is None else first_samples(part, samples.count)
-            if part.images.numel() * 4 > HELD:
-                return ordered_batches(part, BATCH)
-            self._held[samples] = [
-                b._replace(images=b.images.to(self.device)) for b in ordered_batches(part, BATCH)
-            ]
-        return self._held[samples]
-
-    def _part(self, name: str) -> Part:
-        parts = {"train": self.data.train, "validation": self.data.validation}
-        if name not in parts:
-            raise SpaceError(
-                error("SP701", f"no part of the data is called {name}").note(
-                    f"there are {', '.join(parts)}"
-                )
-            )
-        return parts[name]
+        return nullcontext() if self.average is None else self.average.taken()
 
     def activate(self, assignment: Assignment) -> None:
         """Make the model the network of an architecture."""
@@ -493,13 +360,17 @@ class TorchTrainer:
 
     def _pack(self) -> tuple[Tensors, dict[str, object]]:
         """The tensors of a checkpoint in groups, and what else is part of it as JSON."""
-        tensors, settings = pack(self.model, self.optimizer, self.average)
+        tensors, settings = pack(self.model, self.optimizer, self._kept_average)
         return tensors, {"optimizer": settings}
+
+    @property
+    def _kept_average(self) -> dict[str, Tensor] | None:
+        return None if self.average is None else self.average.tensors
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Become the trainer that saved a checkpoint."""
         settings = cast(Mapping[str, object], checkpoint.state.get("optimizer", {}))
-        unpack(checkpoint.tensors, settings, self.model, self.optimizer, self.average)
+        unpack(checkpoint.tensors, settings, self.model, self.optimizer, self._kept_average)
         self.steady.restore(cast(Mapping[str, object], checkpoint.state.get("steady", {})))
         self.taken = checkpoint.record.step
         if self.recipe.unsampled == "decay":  # what was touched has a gradient, zero where unused
@@ -510,13 +381,3 @@ class TorchTrainer:
 def _chief(batch: Batch) -> Tensor:
     """The labels of the images that make up most of each mixture."""
     return batch.labels if batch.others is None or batch.share >= 0.5 else batch.others
-
-
-def _move(pairs: Sequence[tuple[Tensor, Tensor]], decay: float) -> None:
-    """average = decay * average + (1 - decay) * own; whole numbers (counters) are copied."""
-    smooth = [pair for pair in pairs if pair[0].is_floating_point()]
-    averages, own = [list(column) for column in zip(*smooth, strict=True)]
-    get_ema_multi_avg_fn(decay)(averages, own, 0)
-    for average, value in pairs:
-        if not average.is_floating_point():
-            average.copy_(value)

@@ -34,10 +34,10 @@ from spacelang.backends.torch.run import (
     write_graph,
     write_json,
 )
-from spacelang.backends.torch.steady import Steady, policy_of
+from spacelang.backends.torch.steady import NotFinite, Steady, policy_of
 from spacelang.backends.torch.supernet import Supernet
 from spacelang.backends.torch.trackers import check_trackers, trackers
-from spacelang.backends.torch.train import NotFinite, TorchTrainer
+from spacelang.backends.torch.train import TorchTrainer
 from spacelang.diagnostics import SpaceError, error
 from spacelang.engines.laws import Weights
 from spacelang.engines.protocol import Engine, EpochEnded, Stepped

@@ -1,0 +1,67 @@
+"""Whether a trainer can take a step that an engine plans.
+
+check_plan(trainer, plan)        # SP701 with the reason
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Protocol
+
+from spacelang.diagnostics import SpaceError, error
+from spacelang.engines.protocol import StepPlan
+
+
+class Takes(Protocol):
+    """What a trainer can do.
+
+    kinds     of loss terms; `alone` are those that compare a pass with no other, `mixable` those
+              that mean something where images are mixed
+    networks  that a pass may run; `groups` of parameters that a step may move together
+    """
+
+    kinds: Collection[str]
+    alone: Collection[str]
+    mixable: Collection[str]
+    networks: Collection[str]
+    groups: Collection[tuple[str, ...]]
+
+
+def check_plan(trainer: Takes, plan: StepPlan, *, mixed: bool = False) -> None:
+    """SP701 for a step that a trainer cannot take; `mixed` says whether its images are mixed."""
+    passes, losses = plan.forwards, plan.losses
+    teachers = {number for number, forward in enumerate(passes) if not forward.learns}
+    unknown = [term.kind for term in losses if term.kind not in trainer.kinds]
+    networks = {forward.network for forward in passes} - {*trainer.networks}
+    astray = [
+        term.name
+        for term in losses
+        if not 0 <= term.of < len(passes)
+        or term.of in teachers
+        or (term.against is None) != (term.kind in trainer.alone)
+        or (term.against is not None and term.against not in teachers)
+    ]
+    unmixed = [t.kind for t in losses if t.kind not in trainer.mixable] if mixed else []
+    refuse(
+        plan,
+        (
+            (bool(networks), f"there is no network {', '.join(sorted(networks))}"),
+            (len(teachers) == len(passes), "no pass learns"),
+            (plan.groups not in trainer.groups, f"there are no parameter groups {plan.groups!r}"),
+            (not losses, "it has no loss"),
+            (len({term.name for term in losses}) < len(losses), "it has a loss twice"),
+            (
+                bool(unknown),
+                f"there is no loss {', '.join(unknown)}; known: {', '.join(trainer.kinds)}",
+            ),
+            (bool(astray), f"{', '.join(astray)} reads no pass that it can"),
+            (bool(unmixed), f"mixed labels are nothing for {', '.join(unmixed)}"),
+        ),
+    )
+
+
+def refuse(plan: StepPlan, reasons: Collection[tuple[bool, str]]) -> None:
+    """SP701 with the first reason that holds."""
+    for holds, reason in reasons:
+        if holds:
+            raise SpaceError(error("SP701", f"step {plan.step} cannot be taken: {reason}"))
