@@ -108,10 +108,12 @@ class Span:
 
     @property
     def text(self) -> str:
+        """The text that it covers."""
         return self.source.text[self.start : self.end]
 
     @property
     def position(self) -> tuple[int, int]:
+        """Line and column of its start, each from 1."""
         return self.source.position(self.start)
 
     def to(self, other: Span) -> Span:
@@ -147,12 +149,15 @@ class Diagnostic:
     help: str = ""
 
     def also(self, span: Span, text: str = "") -> Diagnostic:
+        """With a second place, and what is to be seen there."""
         return replace(self, secondary=(*self.secondary, Label(span, text)))
 
     def note(self, *notes: str) -> Diagnostic:
+        """With further facts, a line each."""
         return replace(self, notes=(*self.notes, *notes))
 
     def hint(self, text: str) -> Diagnostic:
+        """With what to do about it, in place of what was said before."""
         return replace(self, help=text)
 
 
@@ -164,6 +169,7 @@ def error(code: str, headline: str, span: Span = NOWHERE, label: str = "") -> Di
 
 
 def warning(code: str, headline: str, span: Span = NOWHERE, label: str = "") -> Diagnostic:
+    """A warning: what is legal, and hardly meant."""
     return replace(error(code, headline, span, label), severity="warning")
 
 
@@ -219,12 +225,14 @@ class Report:
         self._found: dict[tuple[str, str, int, str], Diagnostic] = {}
 
     def add(self, diagnostic: Diagnostic) -> None:
+        """Add a finding, once for each code, place and headline; beyond 100 none."""
         span = diagnostic.primary.span
         key = (diagnostic.code, span.source.name, span.start, diagnostic.headline)
         if len(self._found) < self.LIMIT:
             self._found.setdefault(key, diagnostic)
 
     def extend(self, diagnostics: Iterable[Diagnostic]) -> None:
+        """Add several findings."""
         for diagnostic in diagnostics:
             self.add(diagnostic)
 
@@ -233,10 +241,12 @@ class Report:
 
     @property
     def errors(self) -> tuple[Diagnostic, ...]:
+        """What forbids to go on."""
         return tuple(d for d in self if d.severity == "error")
 
     @property
     def warnings(self) -> tuple[Diagnostic, ...]:
+        """What does not."""
         return tuple(d for d in self if d.severity == "warning")
 
     def check(self) -> None:

@@ -167,11 +167,17 @@ class Backend(Protocol):
     """What lowers graphs to models of a kind of its own."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """What the backend is called where one is named."""
+        ...
 
-    def supports(self, node: Node) -> bool: ...
+    def supports(self, node: Node) -> bool:
+        """Whether it has a rule for a node."""
+        ...
 
-    def lower(self, graph: Graph, seed: int = 0) -> Any: ...
+    def lower(self, graph: Graph, seed: int = 0) -> Any:
+        """A model of the graph, its weights drawn by the seed (SP605 where it cannot be)."""
+        ...
 
 
 def open_address(address: str | Path | Source) -> tuple[Source, str]:

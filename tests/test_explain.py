@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+from command import run
 
 from spacelang.analysis.space import lints
 from spacelang.diagnostics import CODES, Source, SpaceError
@@ -13,6 +16,11 @@ from spacelang.loader import load
 from spacelang.syntax.format import format
 from spacelang.syntax.parse import parse
 
+FILE = re.compile(r"^```\w+ as (?P<name>\S+)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
+SESSION = re.compile(
+    r"^```(?P<kind>console|python)\n(?P<text>.*?)^```$(?:\n\n```text\n(?P<told>.*?)^```$)?",
+    re.MULTILINE | re.DOTALL,
+)
 FOLDER = Path(__file__).parent.parent / "spacelang" / "explain"
 SYNTAX = [code for code in CODES if code.startswith("SP1")]
 # Codes of what no text of the language can bring about: files, assignments, programs, runs.
@@ -63,6 +71,38 @@ def test_a_page_begins_with_its_code_and_meaning(code: str) -> None:
 @pytest.mark.parametrize("code", sorted(CODES.keys() - WITHOUT_TEXT))
 def test_a_page_shows_a_text_that_fails_and_one_that_does_not(code: str) -> None:
     assert [example.code for example in examples(code)] == [code, ""]
+
+
+@pytest.mark.parametrize("code", sorted(WITHOUT_TEXT))
+def test_a_page_shows_what_is_told_and_what_to_do(
+    code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Commands, or Python, on the files of the page: first some that are refused as it says, then
+    some that are not."""
+    monkeypatch.chdir(tmp_path)
+    text = page(code)
+    for file in FILE.finditer(text):
+        (tmp_path / file["name"]).write_text(file["text"], "utf-8")
+    names: dict[str, Any] = {}
+    told: list[str] = []
+    for block in SESSION.finditer(text):
+        if block["kind"] == "python":
+            try:
+                exec(block["text"], names)
+                told.append("")
+            except SpaceError as refused:
+                told.append(str(refused))
+            assert told[-1] == (block["told"] or "").rstrip()
+            continue
+        for part in block["text"].split("$ spacelang ")[1:]:
+            words, _, wanted = part.partition("\n")
+            found = run(*words.split())
+            assert found.exit_code == (2 if wanted else 0), found.output
+            assert not wanted or found.stderr.rstrip() == wanted.rstrip()
+            told.append(wanted)
+    assert told[0].startswith(f"error[{code}]: ")
+    assert told[1:]
+    assert not any(told[1:])
 
 
 @pytest.mark.parametrize("code", CODES)

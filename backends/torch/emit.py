@@ -67,31 +67,38 @@ class Emit:
     # Operands.
 
     def result(self, index: int) -> Result:
+        """What an operand was lowered to: a node of torch.fx, or the entries of a list."""
         return self.frame.values[self.node.operands[index]]
 
     def operand(self, index: int) -> fx.Node:
+        """The torch.fx node of an operand."""
         found = self.result(index)
         assert not isinstance(found, Entries), "only unstack reads entries"
         return found
 
     @property
     def x(self) -> fx.Node:
+        """The torch.fx node of the first operand."""
         return self.operand(0)
 
     @property
     def operands(self) -> tuple[fx.Node, ...]:
+        """The torch.fx nodes of all operands."""
         return tuple(self.operand(i) for i in range(len(self.node.operands)))
 
     def type(self, index: int = 0) -> TensorType:
+        """The type of an operand, in the sizes of its block."""
         return self.frame.types[self.node.operands[index]]
 
     @property
     def rank(self) -> int:
+        """How many axes the first operand has."""
         return self.type().rank
 
     # Options.
 
     def dim(self, name: str) -> Dim:
+        """An option that is one size, known or symbolic."""
         value = self.node.attributes[name]
         assert isinstance(value, Dim), f"{self.node.op}: {name}"
         return value
@@ -108,21 +115,28 @@ class Emit:
         return int(self.dim(name).at({}))
 
     def wholes(self, name: str) -> tuple[int, ...]:
+        """An option that is a list of known whole numbers, or one."""
         return tuple(int(d.at({})) for d in self.dims(name))
 
     def axis(self, name: str = "axis") -> int:
+        """An option that names an axis of the first operand, counted from 0."""
         return self.whole(name) % self.rank
 
     def flag(self, name: str) -> bool:
+        """Whether an option is true."""
         return self.node.attributes[name] is True
 
     def text(self, name: str) -> str:
+        """An option that is a word."""
         return str(self.node.attributes[name])
 
     def size(self, dim: Dim) -> Size:
+        """A size as the lowered code has it: a number, or a node that computes it from the
+        decisions."""
         return self.frame.size(dim)
 
     def number(self, name: str) -> Number:
+        """An option that is a number, as the lowered code has it."""
         return self.frame.number(self.dim(name))
 
     def sizes(self, dims: Sequence[Dim]) -> tuple[Size, ...]:
@@ -145,10 +159,13 @@ class Emit:
     # Making nodes.
 
     def call(self, function: Callable[..., object], *arguments: Any, **options: Any) -> fx.Node:
+        """A call of a function in the lowered code."""
         return self.frame.graph.call_function(function, arguments, options)
 
     def method(self, name: str, *arguments: Any, **options: Any) -> fx.Node:
+        """A call of a tensor's method in the lowered code."""
         return self.frame.graph.call_method(name, arguments, options)
 
     def by_mode(self, function: Callable[..., Tensor], *arguments: Any) -> fx.Node:
+        """A call of a function whose last argument is whether the network trains."""
         return self.frame.by_mode(function, arguments)

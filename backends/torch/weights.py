@@ -53,12 +53,14 @@ class Entry:
     real: bool = True
 
     def fits(self, tensor: Tensor) -> bool:
+        """Whether a foreign tensor has the shape, or holds the entries of the table."""
         if self.table is None:
             return tuple(tensor.shape) == self.shape
         expected = table(self.table).flatten()
         return tensor.numel() == len(expected) and bool((tensor.flatten().cpu() == expected).all())
 
     def to_foreign(self, tensor: Tensor) -> Tensor:
+        """Our tensor in the foreign shape and order of factors."""
         if self.order:
             split = tensor.reshape(*self.factors, *tensor.shape[1:])
             rest = range(len(self.factors), split.dim())
@@ -66,6 +68,7 @@ class Entry:
         return tensor.reshape(self.shape)
 
     def to_own(self, tensor: Tensor) -> Tensor:
+        """A foreign tensor in our shape and order of factors."""
         if self.order:
             split = tensor.reshape(*(self.factors[i] for i in self.order), *tensor.shape[1:])
             back = sorted(range(len(self.order)), key=self.order.__getitem__)

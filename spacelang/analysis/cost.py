@@ -52,6 +52,8 @@ class Term:
     size: Dim
 
     def at(self, values: Mapping[str, DecisionValue]) -> int:
+        """What it adds to the figure of one architecture: its size where all conditions hold, else
+        0."""
         return int(self.size.at(values)) if all(g.at(values) for g in self.guards) else 0
 
 

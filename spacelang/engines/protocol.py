@@ -333,7 +333,10 @@ class Engine(Able, Protocol):
     `run`; a `Cycler` is given with a program instead of a space.
     """
 
-    def run(self, space: Graph, trainer: Trainer, seed: int) -> Iterator[Event]: ...
+    def run(self, space: Graph, trainer: Trainer, seed: int) -> Iterator[Event]:
+        """Search a space by a trainer: what happens, as events in order, that end in `Found`. The
+        same seed gives the same events."""
+        ...
 
 
 def weights_of(engine: object) -> Weights:

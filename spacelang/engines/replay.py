@@ -114,9 +114,12 @@ class Replaying(Generic[Asked]):
         return self._taken
 
     def steps(self, data: str) -> int:
+        """How many batches an epoch of a part of the data has."""
         return self._trainer.steps(data)
 
     def step(self, plan: StepPlan) -> Metrics:
+        """The metrics of a step: those that are recorded, else of a step that is taken and
+        recorded."""
         self._taken = plan.step + 1
         if (kept := self._kept("step", plan.step)) is not None:
             return Metrics(**cast(dict[str, Any], kept))
@@ -167,9 +170,11 @@ class Replayed(Replaying[FullTrainer]):
         self.inherited: list[int] = []
 
     def remember(self, slot: int, plan: StepPlan, of: int, images: int) -> None:
+        """As the trainer's, once: what a record has is not done again."""
         self._once("remember", slot, lambda: self._trainer.remember(slot, plan, of, images))
 
     def match(self, plan: StepPlan, slots: Sequence[int]) -> Sequence[float]:
+        """The scores of the trainer, recorded as text that is exact for every float."""
         kept = self._kept("match", plan.step)
         if kept is None:
             # As text: JSON holds no infinities, and Python's spelling of floats is exact.
@@ -181,6 +186,7 @@ class Replayed(Replaying[FullTrainer]):
         return self._trainer.space(ranges)
 
     def rebuild(self, ranges: Mapping[str, Sequence[float]], inherit: bool) -> Graph:
+        """The graph of other ranges; by a record without training again."""
         self._taken = 0
         wanted = {name: list(values) for name, values in ranges.items()}
         kept = self._kept("rebuild", wanted)
@@ -197,10 +203,12 @@ class ReplayedCycles(Replaying[Cycler]):
     """As `Cycler`."""
 
     def reset(self, groups: Sequence[Group]) -> None:
+        """As the trainer's, once."""
         names = [group.name for group in groups]
         self._once("reset", names, lambda: self._trainer.reset(groups))
 
     def alphas(self, network: str) -> Mapping[str, Sequence[float]]:
+        """The architecture parameters of a network, by decision, as recorded where they are."""
         kept = self._kept("alphas", network)
         if kept is None:
             kept = {path: list(v) for path, v in self._trainer.alphas(network).items()}
@@ -208,11 +216,14 @@ class ReplayedCycles(Replaying[Cycler]):
         return cast(Mapping[str, Sequence[float]], kept)
 
     def weigh(self, network: str, values: Mapping[str, Sequence[float]]) -> None:
+        """As the trainer's, once."""
         self._once("weigh", network, lambda: self._trainer.weigh(network, values))
 
     def renew(self, slots: Slots, number: int) -> None:
+        """As the trainer's, once."""
         self._once("renew", number, lambda: self._trainer.renew(slots, number))
 
     def copy(self, source: Slots, target: Slots) -> None:
+        """As the trainer's, once."""
         names = [source.network, target.network]
         self._once("copy", names, lambda: self._trainer.copy(source, target))

@@ -159,6 +159,7 @@ class Symbol:
 
     @cached_property
     def symbols(self) -> frozenset[Symbol]:
+        """Itself, as the one symbol in it."""
         return frozenset((self,))
 
     def at(self, values: Mapping[str, Value]) -> Number:
@@ -186,6 +187,7 @@ class FloorDivide:
 
     @cached_property
     def symbols(self) -> frozenset[Symbol]:
+        """The decisions in both sides."""
         return self.numerator.symbols | self.denominator.symbols
 
     @cached_property
@@ -196,6 +198,7 @@ class FloorDivide:
         return self._hash
 
     def at(self, values: Mapping[str, Value]) -> Number:
+        """Its value; Unbound without the value of a decision, ArithmeticError by 0."""
         denominator = self.denominator.at(values)
         if denominator == 0:
             raise ZeroDivisionError(f"{self.denominator} is 0 in {self}")
@@ -203,6 +206,7 @@ class FloorDivide:
 
     @cached_property
     def text(self) -> str:
+        """As the language writes it: `(a//b)`."""
         if self.denominator.constant == 1:
             return f"floor({self.numerator})"
         return f"({tight(self.numerator)}//{tight(self.denominator)})"
@@ -220,6 +224,7 @@ class Extremum:
 
     @cached_property
     def symbols(self) -> frozenset[Symbol]:
+        """The decisions in all operands."""
         return frozenset[Symbol]().union(*(operand.symbols for operand in self.operands))
 
     @cached_property
@@ -230,11 +235,13 @@ class Extremum:
         return self._hash
 
     def at(self, values: Mapping[str, Value]) -> Number:
+        """The least or the largest of its operands; Unbound without the value of a decision."""
         numbers = [operand.at(values) for operand in self.operands]
         return min(numbers) if self.name == "min" else max(numbers)
 
     @cached_property
     def text(self) -> str:
+        """As the language writes it: `max(a, b)`."""
         return f"{self.name}({', '.join(str(operand) for operand in self.operands)})"
 
     def __str__(self) -> str:
@@ -251,6 +258,7 @@ class Conditional:
 
     @cached_property
     def symbols(self) -> frozenset[Symbol]:
+        """The decisions in the condition and in both sides."""
         return self.condition.symbols | self.then.symbols | self.otherwise.symbols
 
     @cached_property
@@ -261,10 +269,12 @@ class Conditional:
         return self._hash
 
     def at(self, values: Mapping[str, Value]) -> Number:
+        """The side that the condition picks; Unbound without the value of a decision."""
         return (self.then if self.condition.at(values) else self.otherwise).at(values)
 
     @cached_property
     def text(self) -> str:
+        """As the language writes it: `(a if c else b)`."""
         return f"({self.then} if {self.condition} else {self.otherwise})"
 
     def __str__(self) -> str:
@@ -282,16 +292,19 @@ class Divisor:
 
     @property
     def symbols(self) -> frozenset[Symbol]:
+        """The decisions in what divides."""
         return self.divisor.symbols
 
     def __hash__(self) -> int:
         return hash((Divisor, self.divisor))
 
     def at(self, values: Mapping[str, Value]) -> Number:
+        """What divides; Unbound without the value of a decision."""
         return self.divisor.at(values)
 
     @cached_property
     def text(self) -> str:
+        """As the language writes it, in brackets."""
         return tight(self.divisor)
 
     def __str__(self) -> str:
@@ -307,6 +320,7 @@ class Function:
 
     @cached_property
     def symbols(self) -> frozenset[Symbol]:
+        """The decisions in its operands."""
         return frozenset[Symbol]().union(*(operand.symbols for operand in self.operands))
 
     @cached_property
@@ -322,6 +336,7 @@ class Function:
 
     @cached_property
     def text(self) -> str:
+        """As the language writes it: `sqrt(a)`."""
         return f"{self.name}({', '.join(str(operand) for operand in self.operands)})"
 
     def __str__(self) -> str:

@@ -35,6 +35,7 @@ class Block:
 
     @cached_property
     def by_id(self) -> dict[int, Node]:
+        """The nodes of this level by id, those of regions not among them."""
         return {node.id: node for node in self.nodes}
 
     @cached_property
@@ -49,6 +50,7 @@ class Block:
 
     @cached_property
     def param(self) -> dict[str, Param]:
+        """The parameters that the block owns, by their path inside of it."""
         return {param.path: param for param in self.params}
 
     @cached_property
@@ -61,6 +63,7 @@ class Block:
         return {value: tuple(nodes) for value, nodes in found.items()}
 
     def type_of(self, value: Value) -> TensorType:
+        """The type of a value of this level (KeyError if no node of it makes that)."""
         return self.by_id[value.node].types[value.index]
 
     def everywhere(self) -> Iterator[Node]:

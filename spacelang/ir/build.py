@@ -101,6 +101,7 @@ class BlockBuilder:
 
     @property
     def guards(self) -> tuple[Condition, ...]:
+        """What is known to hold where the next node stands."""
         return self.level.guards
 
     @contextmanager

@@ -21,4 +21,5 @@ class Closing:
         self.close(failed=failure is not None)
 
     def close(self, failed: bool) -> None:
+        """Close what was made; `failed` says that the body of the `with` raised."""
         raise NotImplementedError(type(self).__name__)

@@ -56,14 +56,17 @@ class Compare(_Form):
 
     @cached_property
     def symbols(self) -> frozenset[Symbol]:
+        """The decisions in both sides."""
         return self.left.symbols | self.right.symbols
 
     __hash__ = _Form.__hash__
 
     def at(self, values: Mapping[str, Value]) -> bool:
+        """Whether it holds for these values; Unbound without one of them."""
         return RELATIONS[self.op](self.left.at(values), self.right.at(values))
 
     def substitute(self, values: Mapping[str, Replacement]) -> Condition:
+        """The condition with decisions replaced, decided at once where it can be."""
         return compare(self.op, self.left.substitute(values), self.right.substitute(values))
 
     def __str__(self) -> str:
@@ -81,14 +84,17 @@ class Is(_Form):
 
     @property
     def symbols(self) -> frozenset[Symbol]:
+        """The one decision that it speaks of."""
         return self.symbol.symbols
 
     __hash__ = _Form.__hash__
 
     def at(self, values: Mapping[str, Value]) -> bool:
+        """Whether the decision has the value; Unbound without it."""
         return _same(_looked_up(self.symbol, values), self.value)
 
     def substitute(self, values: Mapping[str, Replacement]) -> Condition:
+        """The condition with the decision renamed, narrowed or decided."""
         if self.symbol.name not in values:
             return self
         new = values[self.symbol.name]
@@ -115,14 +121,17 @@ class Chosen(_Form):
 
     @property
     def symbols(self) -> frozenset[Symbol]:
+        """The one pick that it speaks of."""
         return self.symbol.symbols
 
     __hash__ = _Form.__hash__
 
     def at(self, values: Mapping[str, Value]) -> bool:
+        """Whether the source stands at the position of the pick; Unbound without it."""
         return _has(_looked_up(self.symbol, values), self.position, self.source)
 
     def substitute(self, values: Mapping[str, Replacement]) -> Condition:
+        """The condition with the pick renamed or decided."""
         if self.symbol.name not in values:
             return self
         new = values[self.symbol.name]
@@ -145,14 +154,17 @@ class Not(_Form):
 
     @property
     def symbols(self) -> frozenset[Symbol]:
+        """The decisions in what is denied."""
         return self.operand.symbols
 
     __hash__ = _Form.__hash__
 
     def at(self, values: Mapping[str, Value]) -> bool:
+        """Whether what is denied fails for these values; Unbound without one of them."""
         return not self.operand.at(values)
 
     def substitute(self, values: Mapping[str, Replacement]) -> Condition:
+        """The condition with decisions replaced, decided at once where it can be."""
         return negate(self.operand.substitute(values))
 
     def __str__(self) -> str:
@@ -167,14 +179,17 @@ class All(_Form):
 
     @cached_property
     def symbols(self) -> frozenset[Symbol]:
+        """The decisions in all operands."""
         return frozenset[Symbol]().union(*(operand.symbols for operand in self.operands))
 
     __hash__ = _Form.__hash__
 
     def at(self, values: Mapping[str, Value]) -> bool:
+        """Whether every operand holds for these values; Unbound without one of them."""
         return all(operand.at(values) for operand in self.operands)
 
     def substitute(self, values: Mapping[str, Replacement]) -> Condition:
+        """The condition with decisions replaced, decided at once where it can be."""
         return conjunction(*(operand.substitute(values) for operand in self.operands))
 
     def __str__(self) -> str:
@@ -194,14 +209,17 @@ class Any(_Form):
 
     @cached_property
     def symbols(self) -> frozenset[Symbol]:
+        """The decisions in all operands."""
         return frozenset[Symbol]().union(*(operand.symbols for operand in self.operands))
 
     __hash__ = _Form.__hash__
 
     def at(self, values: Mapping[str, Value]) -> bool:
+        """Whether an operand holds for these values; Unbound without one of them."""
         return any(operand.at(values) for operand in self.operands)
 
     def substitute(self, values: Mapping[str, Replacement]) -> Condition:
+        """The condition with decisions replaced, decided at once where it can be."""
         return disjunction(*(operand.substitute(values) for operand in self.operands))
 
     def __str__(self) -> str:

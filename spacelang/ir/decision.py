@@ -57,6 +57,7 @@ class Choice:
 
     @property
     def smallest(self) -> Value:
+        """The smallest number, or the first of candidates that have no order."""
         if self.kind == "pick" or not all(isinstance(v, Fraction) for v in self.values):
             return self.values[0]
         return min(v for v in self.values if isinstance(v, Fraction))

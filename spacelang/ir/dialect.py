@@ -42,6 +42,7 @@ class ForeignHop:
     indices: tuple[Dim, ...] = ()
 
     def at(self, bound: Mapping[str, int]) -> str:
+        """The label as it reads where the names of the rule are bound: `layers[3]`."""
         return self.name + "".join(f"[{index.at(bound)}]" for index in self.indices)
 
 
@@ -66,6 +67,8 @@ NONE = (ForeignHop("none"),)
 
 @dataclass(frozen=True)
 class Dialect:
+    """The names that another code base has for our parameters, by rules."""
+
     name: str
     renames: tuple[Rename, ...] = ()
 

@@ -90,7 +90,7 @@ class Instance:
         return join(self.path if kept else self.store, path)
 
     def under(self, condition: Condition) -> Instance:
-        """The same use, where a condition holds besides."""
+        """The same use inside of a region that is there where the condition holds too."""
         made = Instance(
             self.block, self.path, self.decide, self.store, self.own, self.sizes,
             (*self.guards, condition), self.bindings,
@@ -141,10 +141,12 @@ class Place:
 
     @property
     def guards(self) -> tuple[Condition, ...]:
+        """The conditions in the decisions of the whole space under which the node is there."""
         return self.instance.guards
 
     @property
     def path(self) -> str:
+        """The label of the node from the root; its block's place where it has no label."""
         return join(self.instance.path, self.node.label)
 
 
@@ -179,6 +181,7 @@ class Graph:
 
     @cached_property
     def top(self) -> Instance:
+        """The one use of the root block."""
         return Instance(self.root, "", "", "", (), {}, ())
 
     def instances(self) -> Iterator[Instance]:

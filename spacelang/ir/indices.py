@@ -54,6 +54,7 @@ class Source:
     guards: tuple[Condition, ...]
 
     def where(self, condition: Condition) -> Source:
+        """The same, read where a further condition holds."""
         return Source(self.entries, self.span, (*self.guards, condition))
 
 

@@ -58,4 +58,5 @@ class Tensor:
 
     @property
     def shape(self) -> tuple[Dim, ...]:
+        """The sizes of its axes, in the sizes of the block in the making."""
         return self.type.shape

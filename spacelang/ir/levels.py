@@ -13,12 +13,15 @@ from spacelang.ir.node import Node
 
 @dataclass(frozen=True)
 class Where:
+    """A node, the level that it stands in, and the conditions of the regions around it."""
+
     node: Node
     level: Block
     guards: tuple[Condition, ...]
 
 
 def find(level: Block, id: int, guards: tuple[Condition, ...]) -> Where | None:
+    """The node of an id in a level or in the regions of it; None if there is none."""
     if id in level.by_id:
         return Where(level.by_id[id], level, guards)
     for node in level.nodes:
@@ -43,6 +46,7 @@ def changed(level: Block, id: int, change: Callable[[Block], Block]) -> Block:
 
 
 def mapped(level: Block, change: Callable[[Node], Node]) -> Block:
+    """The level with each of its own nodes changed; those of regions stay."""
     return replace(level, nodes=tuple(map(change, level.nodes)))
 
 

@@ -56,6 +56,7 @@ class Names:
     _known: dict[Dim, Dim] = field(default_factory=dict[Dim, Dim])
 
     def dim(self, dim: Dim) -> Dim:
+        """A size as it reads there."""
         if not dim.symbols:
             return dim
         found = self._known.get(dim)
@@ -65,14 +66,17 @@ class Names:
         return found
 
     def condition(self, condition: Condition) -> Condition:
+        """A condition as it reads there."""
         if not condition.symbols:
             return condition
         return condition.substitute({s.name: self.symbol(s) for s in condition.symbols})
 
     def type(self, type: TensorType) -> TensorType:
+        """A tensor type as it reads there."""
         return TensorType(tuple(self.dim(d) for d in type.shape), type.dtype)
 
     def attribute(self, value: Attribute) -> Attribute:
+        """An option of a node as it reads there, with all sizes in it."""
         if isinstance(value, Dim):
             return self.dim(value)
         if isinstance(value, tuple):
@@ -85,15 +89,18 @@ class Names:
         return value if isinstance(value, str | bool | None) else self.condition(value)
 
     def init(self, init: Init) -> Init:
+        """How a parameter starts, as it reads there."""
         return Init(init.rule, tuple(self.dim(d) for d in init.arguments))
 
     def view(self, view: View) -> View:
+        """What is read of a parameter, as it reads there."""
         return View(
             self.store(view.param),
             tuple(tuple(sized(part, self.dim) for part in axis) for axis in view.index),
         )
 
     def param(self, param: Param) -> Param:
+        """A parameter as it is declared there, its bank by the decisions that pick in it."""
         names = {s.name: self.symbol(s) for axis in param.shape for d in axis for s in d.symbols}
         bank = dict.fromkeys(n for name in param.bank for n in _picks(name, names.get(name)))
         return replace(
@@ -105,6 +112,7 @@ class Names:
         )
 
     def call(self, call: Call) -> Call:
+        """A call as it stands there: its places, and what it binds."""
         sizes: dict[str, Dim | Symbol] = {}
         for name, value in call.sizes.items():
             found = self.dim(value) if isinstance(value, Dim) else self.symbol(value)

@@ -35,15 +35,18 @@ class TensorType:
 
     @property
     def rank(self) -> int:
+        """How many axes."""
         return len(self.shape)
 
     def elements(self) -> Dim:
+        """The product of all sizes: 1 without an axis."""
         total = Dim.of(1)
         for size in self.shape:
             total = total * size
         return total
 
     def substitute(self, values: Mapping[str, Dim | Symbol]) -> TensorType:
+        """The type with decisions and sizes replaced."""
         return TensorType(tuple(d.substitute(values) for d in self.shape), self.dtype)
 
     def __str__(self) -> str:
@@ -98,6 +101,7 @@ class Node:
 
     @property
     def values(self) -> tuple[Value, ...]:
+        """Its results, in order."""
         return tuple(Value(self.id, i) for i in range(len(self.types)))
 
 

@@ -173,18 +173,22 @@ class OpDef:
     doc: str = ""
 
     def shape(self, row: ShapeRow) -> ShapeRow:
+        """Decorator: what finds the types of the results and declares the parameters."""
         self.shape_row = row
         return row
 
     def macs(self, row: MacsRow) -> MacsRow:
+        """Decorator: what counts the multiply-accumulates of one use, at its batch."""
         self.macs_row = row
         return row
 
     def entries(self, row: EntriesRow) -> EntriesRow:
+        """Decorator: what bounds the whole numbers of the result; None where nothing is known."""
         self.entries_row = row
         return row
 
     def room(self, row: RoomRow) -> RoomRow:
+        """Decorator: how many entries the operand `index` may point at, counted from 0."""
         self.room_row = row
         return row
 
@@ -208,6 +212,7 @@ def ops() -> Mapping[str, OpDef]:
 
 
 def lookup(name: str) -> OpDef:
+    """The op of a name, ours or a plug-in's (SP604 if there is none)."""
     found = _TABLE.get(name) or ops().get(name)
     if found is None:
         raise SpaceError(error("SP604", f"no op is called {name}"))
@@ -231,9 +236,11 @@ class Infer:
 
     @property
     def x(self) -> TensorType:
+        """The type of the first operand."""
         return self.types[0]
 
     def dim(self, name: str) -> Dim:
+        """An option that is one size, known or symbolic."""
         value = self.options[name]
         assert isinstance(value, Dim), f"{self.name}: {name}"
         return value
@@ -247,6 +254,7 @@ class Infer:
         return self.types[len(self.types) - len(self.given) + self.given.index(name)]
 
     def known(self, dim: Dim, what: str) -> int:
+        """A size as the whole number that it must be here; NeedsValue where a decision is in it."""
         return known_whole(dim, what, self.span)
 
     def padding(self, default: Dim) -> Dim:
@@ -255,6 +263,7 @@ class Infer:
         return value if isinstance(value, Dim) else default
 
     def wholes(self, name: str) -> tuple[int, ...]:
+        """An option that is a list of known whole numbers, or one; NeedsValue as `known`."""
         value = self.options[name]
         items = value if isinstance(value, tuple) else (value,)
         return tuple(
@@ -268,13 +277,16 @@ class Infer:
         return tuple(d for d in items if isinstance(d, Dim))
 
     def flag(self, name: str) -> bool:
+        """Whether an option is true."""
         return self.options[name] is True
 
     def text(self, name: str) -> str:
+        """An option that is a word; empty where it is none."""
         value = self.options[name]
         return value if isinstance(value, str) else ""
 
     def init(self, name: str) -> Init | None:
+        """An option that says how a parameter starts; None where it is not given."""
         value = self.options[name]
         return value if isinstance(value, Init) else None
 
@@ -285,6 +297,7 @@ class Infer:
         return index % rank
 
     def fail(self, code: str, headline: str, note: str = "", hint: str = "") -> NoReturn:
+        """Refuse the use of the op, at its place in the text."""
         found = error(code, headline, self.span)
         found = found.note(note) if note else found
         raise SpaceError(found.hint(hint) if hint else found)
@@ -294,10 +307,12 @@ class Infer:
         self._judge(equal(a, b, self.guards), code, headline, (a, b), label)
 
     def need_whole(self, a: Dim, what: str) -> None:
+        """A number must be whole for every architecture (SP302; SP308 if that is not settled)."""
         hint = "say how it rounds: //, floor(..)"
         self._judge(whole(a, self.guards), "SP302", f"{what} must be whole", (a,), "", hint)
 
     def need_at_most(self, a: Dim, b: Dim, code: str, headline: str) -> None:
+        """One size must not be above another in any architecture (SP308 if that is not settled)."""
         self._judge(at_most(a, b, self.guards), code, headline, (a, b))
 
     def need_bound(self, a: Dim, what: str) -> None:
@@ -360,21 +375,26 @@ class CostOf:
 
     @property
     def x(self) -> TensorType:
+        """The type of the first operand."""
         return self.types[0]
 
     @property
     def y(self) -> TensorType:
+        """The type of the first result."""
         return self.results[0]
 
     def dim(self, name: str) -> Dim:
+        """An option that is one size, known or symbolic."""
         value = self.options[name]
         assert isinstance(value, Dim)
         return value
 
     def whole(self, name: str) -> int:
+        """An option that is a known whole number."""
         return int(self.dim(name).at({}))
 
     def text(self, name: str) -> str:
+        """An option that is a word; empty where it is none."""
         value = self.options[name]
         return value if isinstance(value, str) else ""
 
@@ -406,6 +426,7 @@ class IndexOf:
     mark: str
 
     def dim(self, name: str) -> Dim:
+        """An option that is one size, known or symbolic."""
         value = self.options[name]
         assert isinstance(value, Dim)
         return value
@@ -417,9 +438,11 @@ class IndexOf:
         return tuple(d for d in items if isinstance(d, Dim))
 
     def whole(self, name: str) -> int:
+        """An option that is a known whole number."""
         return int(self.dim(name).at({}))
 
     def text(self, name: str) -> str:
+        """An option that is a word; empty where it is none."""
         value = self.options[name]
         return value if isinstance(value, str) else ""
 

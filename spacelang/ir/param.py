@@ -103,6 +103,7 @@ class View:
 
     @cached_property
     def lengths(self) -> tuple[tuple[Dim, ...], ...]:
+        """How many entries are read of each factor of each axis."""
         return tuple([tuple([part.length for part in axis]) for axis in self.index])
 
     @cached_property

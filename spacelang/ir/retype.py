@@ -33,15 +33,19 @@ class At:
     instance: Instance | None = None
 
     def dim(self, dim: Dim) -> Dim:
+        """A size of the block as it is here: in the decisions of the space at a use."""
         return dim if self.instance is None else self.instance.absolute(dim)
 
     def condition(self, condition: Condition) -> Condition:
+        """A condition of the block as it is here."""
         return condition if self.instance is None else self.instance.condition(condition)
 
     def type(self, type: TensorType) -> TensorType:
+        """A type of the block as it is here."""
         return TensorType(tuple(self.dim(d) for d in type.shape), type.dtype)
 
     def under(self, condition: Condition) -> At:
+        """The same place inside of a region that is there where the condition holds."""
         return At((*self.guards, self.condition(condition)), self.instance)
 
     def attribute(self, value: Attribute) -> Attribute:

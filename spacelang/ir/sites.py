@@ -25,14 +25,17 @@ class Site:
 
     @property
     def node(self) -> Node:
+        """The node as the draft has it now."""
         return self.draft.node(self)
 
     @property
     def operands(self) -> tuple[Value, ...]:
+        """What the node reads."""
         return self.node.operands
 
     @property
     def values(self) -> tuple[Value, ...]:
+        """The results of the node."""
         return self.node.values
 
     @property

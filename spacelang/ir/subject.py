@@ -21,10 +21,12 @@ class Subject:
 
     @cached_property
     def blocks(self) -> tuple[Block, ...]:
+        """All blocks, the root last."""
         return (*self.graph.blocks.values(), self.graph.root)
 
     @cached_property
     def known(self) -> Known:
+        """Which symbols each block may mention."""
         return Known(self.graph)
 
     @cached_property
@@ -36,6 +38,7 @@ class Subject:
         return found
 
     def symbols(self, block: Block) -> Symbols:
+        """The symbols that a block may mention, by name."""
         return self.known.root() if block is self.graph.root else self.known.block(block)
 
 
@@ -43,6 +46,7 @@ Row = Callable[[Subject], Iterator[Diagnostic]]
 
 
 def broken(text: str, span: Span) -> Diagnostic:
+    """SP602: an invariant that does not hold."""
     return error("SP602", text, span)
 
 

@@ -48,6 +48,7 @@ def candidate(value: Candidate) -> str:
 
 
 def value_set(values: Iterable[Candidate]) -> str:
+    """Candidates as a set of the text: `{192, 216, 240}`."""
     return f"{{{', '.join(map(candidate, values))}}}"
 
 

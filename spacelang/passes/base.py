@@ -41,7 +41,9 @@ class BlockSource(Protocol):
     """A block that can be called on a value of any type that it fits."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """What the block is called in the text."""
+        ...
 
     def at(self, type: TensorType, path: str, taken: frozenset[str]) -> Insertion:
         """The call of the block under `path` on a value of this type (in the host block's sizes).

@@ -39,6 +39,7 @@ class Bucketise(Pass):
     preserves: ClassVar[frozenset[str]] = frozenset({"function", "parameters", "space"})
 
     def run(self, graph: Graph, report: Report) -> Graph:
+        """The graph in which relative terms read by buckets (SP601 where there is none)."""
         made = bucketised(graph)
         if made is graph and not any(place.node.op in DONE for place in graph.places()):
             report.add(

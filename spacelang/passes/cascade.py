@@ -45,6 +45,7 @@ class Cascade(Pass):
     parts: int = 0
 
     def run(self, graph: Graph, report: Report) -> Graph:
+        """The graph in which each group of heads is also fed by what the one before it gave."""
         if not _counts(self.parts):
             raise SpaceError(error("SP209", f"cascade: parts is a number, not {spelt(self.parts)}"))
         chosen: dict[Chain, bool] = {}

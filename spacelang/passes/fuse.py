@@ -71,6 +71,7 @@ class Fused:
 
     @property
     def groups(self) -> tuple[Block, ...]:
+        """The blocks that stand for kernels."""
         return tuple(block for name, block in self.graph.blocks.items() if kernel_of(name))
 
 
@@ -86,6 +87,7 @@ class Fuse(Pass):
     only: tuple[str, ...] = ()
 
     def run(self, graph: Graph, report: Report) -> Graph:
+        """The graph in which groups that a kernel computes are one block each."""
         given = cast(object, self.only)
         if not isinstance(given, tuple | list):
             raise SpaceError(error("SP209", f"fuse: only is a list of kernels, not {spelt(given)}"))

@@ -35,6 +35,7 @@ class Inline(Pass):
     preserves: ClassVar[frozenset[str]] = frozenset({"function", "parameters", "space"})
 
     def run(self, graph: Graph, report: Report) -> Graph:
+        """The graph with every block opened where it is called."""
         return inlined(graph)
 
 

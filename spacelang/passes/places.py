@@ -51,6 +51,7 @@ class Spot:
 
     @property
     def path(self) -> str:
+        """Where the node is in the whole network."""
         return join(self.instance.path, self.name)
 
     @property

@@ -59,6 +59,7 @@ class Relax(Pass):
     spread: float = 0.001
 
     def run(self, graph: Graph, report: Report) -> Graph:
+        """The graph in which paths and picks are weighted sums of all of their alternatives."""
         report.extend(self._mistakes(graph))
         report.check()
         relaxed = {p: c for p, c in graph.decisions.items() if label_of(p) in self.open}

@@ -37,6 +37,7 @@ class Simplify(Pass):
     fold_norm: bool = False
 
     def run(self, graph: Graph, report: Report) -> Graph:
+        """The graph without what computes nothing; its architectures compute the same."""
         if not _flag(self.fold_norm):
             wrong = f"simplify: fold_norm is true or false, not {spelt(self.fold_norm)}"
             raise SpaceError(error("SP209", wrong))
