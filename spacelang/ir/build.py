@@ -11,7 +11,7 @@ where it stands. Conditional parts are levels that are opened, filled and closed
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -38,6 +38,8 @@ DECISION = ("two decisions of the path", "give each its index: choose width[i] i
 """What may hold a path alone, in words, and what to do about two."""
 Owned = tuple[tuple[str, str], str]
 """One of these, and the path that it holds."""
+Held = tuple[tuple[tuple[Condition, ...], Span], ...]
+"""Under which conditions, and where, it was taken."""
 
 
 class BlockBuilder:
@@ -53,10 +55,10 @@ class BlockBuilder:
         self.name, self.span = name, span
         self.level = Level(None, guards)
         self.explain: Explain = explain or (lambda found, conflict, _: plainly(found, conflict))
-        self.sizes: dict[str, Symbol] = {}
-        self.decisions: dict[str, Choice] = {}
-        self.params: dict[str, Param] = {}
-        self.claims: dict[Owned, tuple[tuple[tuple[Condition, ...], Span], ...]] = {}
+        self.sizes: MutableMapping[str, Symbol] = {}
+        self.decisions: MutableMapping[str, Choice] = {}
+        self.params: MutableMapping[str, Param] = {}
+        self.claims: MutableMapping[Owned, Held] = {}
         self.unlabelled: dict[str, int] = {}
         self.remarks: list[Diagnostic] = []
         self._next = 0
