@@ -15,13 +15,14 @@ from dataclasses import replace
 
 from spacelang.diagnostics import NOWHERE, SpaceError, Span, error
 from spacelang.ir.block import Block
-from spacelang.ir.build import BlockBuilder, Held, Level, Owned, Tensor
+from spacelang.ir.build import BlockBuilder, Level, Tensor
 from spacelang.ir.condition import Condition
 from spacelang.ir.dim import Dim, Symbol, symbol_of
 from spacelang.ir.graph import Graph
 from spacelang.ir.known import Known
 from spacelang.ir.levels import Where
 from spacelang.ir.node import Call, Node, TensorType, Value
+from spacelang.ir.owned import Held, Owned
 from spacelang.ir.retype import At, differs, names_of
 from spacelang.ir.waiting import Declared, Waiting
 

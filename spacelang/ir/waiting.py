@@ -14,10 +14,10 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from spacelang.ir.block import Block
-from spacelang.ir.build import DECISION, PARAMETER, Held, Owned
 from spacelang.ir.decision import Choice
 from spacelang.ir.dim import Symbol
 from spacelang.ir.node import Node, TensorType, Value
+from spacelang.ir.owned import DECISION, PARAMETER, Held, Owned
 from spacelang.ir.param import Param
 
 

@@ -11,12 +11,13 @@ from dataclasses import replace
 
 from spacelang.diagnostics import SpaceError, Span, counted, error
 from spacelang.ir.block import Block
-from spacelang.ir.build import DECISION, PARAMETER, Owned, Tensor
+from spacelang.ir.build import Tensor
 from spacelang.ir.condition import Condition
 from spacelang.ir.dim import Dim, Symbol
 from spacelang.ir.dim import Value as DecisionValue
 from spacelang.ir.node import Call, TensorType
 from spacelang.ir.op import SETTLE, Conflict, NeedsValue, open_question, shown
+from spacelang.ir.owned import DECISION, PARAMETER, Owned
 from spacelang.ir.param import Init
 from spacelang.ir.prove import Proved, Refuted, equal
 from spacelang.syntax import tree

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from spacelang.diagnostics import Diagnostic, SpaceError, Span, error
 from spacelang.ir.block import Block
-from spacelang.ir.build import Owned
 from spacelang.ir.condition import Condition
 from spacelang.ir.dim import Symbol
+from spacelang.ir.owned import Owned
 from spacelang.syntax import tree
 from spacelang.syntax.values import Broken, Thing
 
