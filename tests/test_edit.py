@@ -18,6 +18,7 @@ from spacelang.ir.node import Node, TensorType, Value
 from spacelang.ir.param import Init, Param
 from spacelang.ir.text import write
 from spacelang.ir.verify import verified
+from spacelang.ir.waiting import Waiting
 from spacelang.syntax.ir_text import read
 
 TEXT = """
@@ -376,13 +377,9 @@ def test_a_node_can_be_added_by_hand(base):
 
 def test_many_nodes_of_a_block_are_replaced_in_one_go(base, monkeypatch):
     """What is put waits: looking at a node sees it, looking at a block puts all in at once."""
-    from spacelang.ir import sites
-
     calls: list[int] = []
-    real = sites._with
-    monkeypatch.setattr(
-        sites, "_with", lambda level, nodes: (calls.append(len(nodes)), real(level, nodes))[1]
-    )
+    real = Waiting.block
+    monkeypatch.setattr(Waiting, "block", lambda w: (calls.append(len(w.nodes)), real(w))[1])
     with base.edit() as draft:
         found = [s for s in draft.nodes() if not s.node.regions and s.block == ""]
         for site in found:
@@ -402,6 +399,39 @@ def test_many_nodes_of_a_block_are_replaced_in_one_go(base, monkeypatch):
         draft.replace(guard, label="")
     assert draft.result.hash == base.hash
     assert max(calls) == len(found)
+
+
+def test_many_nodes_are_added_in_one_go(base, monkeypatch):
+    """They stand where they were put: right before or after a node, the latest the closest."""
+    calls: list[int] = []
+    real = Waiting.block
+    monkeypatch.setattr(Waiting, "block", lambda w: (calls.append(len(w.nodes)), real(w))[1])
+    with base.edit() as draft:
+        stem = only(draft.nodes(path="stem"))
+        late = next(s for s in draft.nodes() if s.id == 6)  # in a region
+        calls.clear()
+        for name in ("a", "b"):
+            with draft.before(stem) as at:
+                first = at.one("relu", [at.value(Value(0))], label=name)
+            with draft.after(stem) as at:
+                at.one("relu", [at.value(stem.values[0])], label=f"{name}2")
+            with draft.after(late) as at:
+                at.one("relu", [at.value(late.values[0])], label=f"{name}3")
+        with draft.before(stem) as at:
+            assert at.value(first.value).type == first.type
+            with pytest.raises(KeyError):
+                at.value(stem.values[0])
+        draft.replace_uses(stem, Value(0), first.value, [first.value.node])
+        assert not calls
+        root = draft.blocks[""]
+        assert [n.label for n in root.nodes][:6] == ["pixels", "a", "b", "stem", "b2", "a2"]
+        assert stem.operands == (first.value,)
+        assert [n.label for n in root.by_id[4].regions[0].nodes] == ["", "layers[2]", "b3", "a3"]
+        assert len(calls) == 1
+        for site in [s for s in draft.nodes(op="relu") if s.id != first.value.node]:
+            draft.remove(site)
+    (relu,) = [node for node in draft.result.root.nodes if node.op == "relu"]
+    assert draft.result.root.by_id[1].operands == relu.values
 
 
 def test_decisions_in_the_order_of_what_they_hang_on():

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from spacelang.checking import examine
 from spacelang.diagnostics import Diagnostic, Source, SpaceError
 from spacelang.loader import from_scope, load
 from spacelang.syntax.parse import parse
@@ -500,6 +501,20 @@ def test_a_decision_of_all_alternatives_counts_once(monkeypatch: pytest.MonkeyPa
     assert {path: len(c.values) for path, c in graph.decisions.items()} == {"n": 3, "f.w": 300}
     with pytest.raises(SpaceError, match="more than 400 candidates together"):
         load(Source("<together>", f"{block} space s {{ {text.replace('as f', '+ f(x, 2)')} }}"))
+
+
+def test_a_space_takes_as_much_whatever_was_made_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("spacelang.syntax.session.MAX_NODES", 40)
+    inner = "block f(x) { for i in 0..19 { x = relu(x) } return x }"
+    outer = "block g(x) { x = f(x) for i in 0..9 { x = gelu(x) } return f(x) }"
+    small = "space a { input x: [B, 8] output g(x) }"
+    large = "space b { input x: [B, 8] y = g(f(x)) for i in 0..9 { y = tanh(y) } output y }"
+    source = Source("t.space", "\n".join((inner, outer, small, large)))
+    alone = examine("t.space", source, Path(), "b").report
+    assert [found.headline for found in alone.errors] == ["the graph has more than 40 nodes"]
+    both = examine("t.space", source, Path())
+    assert [found.headline for found in both.report.errors] == [alone.errors[0].headline]
+    assert list(both.spaces) == ["a"]
 
 
 @pytest.mark.parametrize(

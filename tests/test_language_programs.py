@@ -162,6 +162,21 @@ def test_programs_that_do_not_fit(text: str, code: str, says: str, place: str) -
     assert (code, found.headline) in {(d.code, d.headline) for d in whole.report.errors}
 
 
+def test_a_weight_that_is_hardly_ever_read_has_its_slot_too() -> None:
+    def of(name: str, biased: bool) -> str:
+        made = (
+            f"o{i}: linear(x, 8, bias: {str(biased or i != 17).lower()}) as f" for i in range(60)
+        )
+        cell = f"cell {name}_cell(x) {{ return choose op {{ {' '.join(made)} }} }}"
+        return f"{cell} space {name}() {{ input x: [B, 8] output {name}_cell(x) as m }} "
+
+    text = of("whole", True) + of("less", False)
+    text += "program p { network a = whole() network b = whole() pool c = less() of a: m }"
+    with pytest.raises(SpaceError, match=r"m.op.o17.f.bias has no slot in c"):
+        program(text)
+    assert program(text.replace("c = less()", "c = whole()")).pool is not None
+
+
 def test_check_proves_the_programs_of_a_file(tmp_path: Path) -> None:
     file = tmp_path / "two.space"
     file.write_text(SMALL + CYCLE)

@@ -39,6 +39,11 @@ class Block:
         return {node.id: node for node in self.nodes}
 
     @cached_property
+    def order(self) -> dict[int, int]:
+        """Where the nodes of this level stand in it, by id."""
+        return {id: place for place, id in enumerate(self.by_id)}
+
+    @cached_property
     def all_by_id(self) -> dict[int, Node]:
         """The same with the nodes of regions."""
         return {node.id: node for node in self.everywhere()}

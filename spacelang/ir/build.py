@@ -11,7 +11,7 @@ where it stands. Conditional parts are levels that are opened, filled and closed
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -19,25 +19,19 @@ from spacelang.diagnostics import NOWHERE, Diagnostic, SpaceError, Span, error, 
 from spacelang.ir.block import Block
 from spacelang.ir.condition import Condition, disjunction
 from spacelang.ir.decision import Choice
-from spacelang.ir.dim import Dim, Symbol, maximum
+from spacelang.ir.dim import Dim, Symbol
 from spacelang.ir.level import Level, Tensor
 from spacelang.ir.node import Call, Node, TensorType, Value, join
 from spacelang.ir.op import Conflict, Infer, lookup, open_question, plainly, shown
 from spacelang.ir.options import complete
-from spacelang.ir.param import Param, View
-from spacelang.ir.prove import Proved, Refuted, Unsettled, equal, feasible
+from spacelang.ir.owned import DECISION, PARAMETER, Held, Owned, take
+from spacelang.ir.param import Param, View, larger
+from spacelang.ir.prove import Proved, Refuted, Unsettled, equal
 from spacelang.ir.row import inferred
 
 Explain = Callable[[Diagnostic, Conflict, Sequence[Tensor]], Diagnostic]
 """Completes a diagnostic by what its conflict is about; the tensors are those whose sizes
 conflict."""
-
-
-PARAMETER = ("two parameters called", "label the calls apart: linear(..) as fc2")
-DECISION = ("two decisions of the path", "give each its index: choose width[i] in ..")
-"""What may hold a path alone, in words, and what to do about two."""
-Owned = tuple[tuple[str, str], str]
-"""One of these, and the path that it holds."""
 
 
 class BlockBuilder:
@@ -53,10 +47,10 @@ class BlockBuilder:
         self.name, self.span = name, span
         self.level = Level(None, guards)
         self.explain: Explain = explain or (lambda found, conflict, _: plainly(found, conflict))
-        self.sizes: dict[str, Symbol] = {}
-        self.decisions: dict[str, Choice] = {}
-        self.params: dict[str, Param] = {}
-        self.claims: dict[Owned, tuple[tuple[tuple[Condition, ...], Span], ...]] = {}
+        self.sizes: MutableMapping[str, Symbol] = {}
+        self.decisions: MutableMapping[str, Choice] = {}
+        self.params: MutableMapping[str, Param] = {}
+        self.claims: MutableMapping[Owned, Held] = {}
         self.unlabelled: dict[str, int] = {}
         self.remarks: list[Diagnostic] = []
         self._next = 0
@@ -251,25 +245,8 @@ class BlockBuilder:
         self.params[param.path] = param if before is None else larger(before, param)
 
     def claim(self, owned: Iterable[Owned], span: Span) -> None:
-        """Take paths for parameters and decisions, here or in a call; SP203 if one is taken.
-
-        What excludes each other may have one path: then it is one.
-        """
-        mine, claims = ((self.guards, span),), self.claims
-        for one in owned:
-            held = claims.get(one)
-            if held is None:
-                claims[one] = mine
-                continue
-            for guards, before in held:
-                if feasible((*guards, *self.guards)) is not False:
-                    (what, hint), path = one
-                    raise SpaceError(
-                        error("SP203", f"{what} {path}", span, "again here")
-                        .also(before, "first here")
-                        .hint(hint)
-                    )
-            claims[one] = (*held, *mine)
+        """Take paths for parameters and decisions, here or in a call (SP203)."""
+        take(owned, self.claims, self.guards, span)
 
     # Regions.
 
@@ -408,12 +385,3 @@ def _agree(a: TensorType, b: TensorType, guards: tuple[Condition, ...]) -> bool:
     return (a.rank, a.dtype) == (b.rank, b.dtype) and all(
         isinstance(equal(m, n, guards), Proved) for m, n in zip(a.shape, b.shape, strict=True)
     )
-
-
-def larger(first: Param, other: Param) -> Param:
-    """The first of two declarations of a parameter, as large as either."""
-    if [len(axis) for axis in first.shape] != [len(axis) for axis in other.shape]:
-        return first
-    axes = zip(first.shape, other.shape, strict=True)
-    shape = tuple(tuple(maximum(m, n) for m, n in zip(a, b, strict=True)) for a, b in axes)
-    return replace(first, shape=shape)

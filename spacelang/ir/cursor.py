@@ -9,7 +9,8 @@ brings belong to the block.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import ChainMap
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from spacelang.diagnostics import NOWHERE, SpaceError, Span, error
@@ -17,39 +18,51 @@ from spacelang.ir.block import Block
 from spacelang.ir.build import BlockBuilder, Level, Tensor
 from spacelang.ir.condition import Condition
 from spacelang.ir.dim import Dim, Symbol, symbol_of
+from spacelang.ir.graph import Graph
 from spacelang.ir.known import Known
+from spacelang.ir.levels import Where
 from spacelang.ir.node import Call, Node, TensorType, Value
-from spacelang.ir.param import Param
+from spacelang.ir.owned import Held, Owned
 from spacelang.ir.retype import At, differs, names_of
+from spacelang.ir.waiting import Declared, Waiting
+
+
+class Around(Level):
+    """What is added at a place; what stands before it is seen, too."""
+
+    def __init__(
+        self, guards: tuple[Condition, ...], outside: Callable[[Value], TensorType]
+    ) -> None:
+        super().__init__(None, guards)
+        self.outside = outside
+
+    def type_of(self, value: Value) -> TensorType:
+        return super().type_of(value) if value.node in self.nodes else self.outside(value)
 
 
 class Cursor(BlockBuilder):
-    """Adds nodes to one level of a block, between two of its nodes.
+    """Adds nodes to one level of a block, beside one of its nodes.
 
-    owner    the block, whose scope regions share        level   the block, or the region in it
-    position the number of nodes of the level that stand before
-    known    what the blocks that may be called decide
+    owner    the block, whose scope regions share        where    the node, its level and guards
+    after    whether they come after the node            graph    what the blocks are called from
     """
 
     def __init__(
-        self,
-        owner: Block,
-        level: Block,
-        position: int,
-        guards: tuple[Condition, ...],
-        blocks: Mapping[str, Block],
-        known: Known,
+        self, owner: Waiting, where: Where, after: bool, graph: Callable[[], Graph]
     ) -> None:
-        super().__init__(owner.name, owner.span)
-        self.sizes = {size.name: size for size in owner.sizes}
-        for choice in owner.decisions:
-            self.decide(choice)
-        for param in owner.params:
-            self._declare(param)
+        super().__init__(owner.old.name, owner.old.span)
+        self.declared = Declared()
+        self.sizes = ChainMap(self.declared.sizes, owner.sizes)
+        self.decisions = ChainMap(self.declared.decisions, owner.decisions)
+        self.params = ChainMap(self.declared.params, owner.params)
+        self.claims = ChainMap[Owned, Held]({}, owner.taken)
         self._next = owner.next_id
-        self.level = self.base = Level(None, guards)
-        self.base.nodes = {node.id: node for node in level.nodes[:position]}
-        self.position, self.blocks, self.known = position, blocks, known
+        self.owner, self.after, self.graph = owner, after, graph
+
+        def outside(value: Value) -> TensorType:
+            return owner.type_of(value, where.level, where.node.id, after)
+
+        self.level = self.base = Around(where.guards, outside)
 
     def value(self, value: Value) -> Tensor:
         """A value of this level, made before the place. KeyError for another."""
@@ -70,7 +83,8 @@ class Cursor(BlockBuilder):
 
         SP204 where operands or sizes are missing or too many, SP303 where a type does not fit.
         """
-        callee = self.blocks.get(block)
+        known = Known(self.graph())
+        callee = known.graph.blocks.get(block)
         if callee is None:
             raise SpaceError(error("SP201", f"no block is called {block}", span))
         if len(operands) != len(callee.inputs):
@@ -85,7 +99,7 @@ class Cursor(BlockBuilder):
             (),
             bound,
         )
-        names = names_of(call, self.known.decisions(callee))
+        names = names_of(call, known.decisions(callee))
         for tensor, inside in zip(operands, callee.inputs, strict=True):
             wanted = inside.types[0].substitute(names)
             if found := differs(tensor.type, wanted, At(self.guards)):
@@ -93,11 +107,6 @@ class Cursor(BlockBuilder):
                 raise SpaceError(error("SP303", text, span).note(found))
         types = tuple(callee.type_of(value).substitute(names) for value in callee.outputs)
         return self.call(call, operands, types, span)
-
-    @property
-    def declared(self) -> tuple[Param, ...]:
-        """The parameters of the block, with those that were added."""
-        return tuple(self.params.values())
 
     def cover(self, span: Span) -> None:
         """Give what was made without a span this one."""
@@ -112,7 +121,7 @@ class Cursor(BlockBuilder):
         return self._added()
 
     def _added(self) -> list[Node]:
-        return list(self.base.nodes.values())[self.position :]
+        return list(self.base.nodes.values())
 
 
 def _bound(

@@ -22,16 +22,16 @@ from spacelang.ir.block import Block
 from spacelang.ir.closing import Closing
 from spacelang.ir.cursor import Cursor
 from spacelang.ir.graph import Graph
-from spacelang.ir.known import Known
 from spacelang.ir.level import Tensor
-from spacelang.ir.levels import alive, changed, mapped, paths_read
+from spacelang.ir.levels import Where, alive, changed, find, mapped, paths_read
 from spacelang.ir.node import Node, Value
 from spacelang.ir.options import attribute
 from spacelang.ir.param import Param
 from spacelang.ir.settle import pruned, settled
 from spacelang.ir.sites import Site, Sites, name_of
-from spacelang.ir.uses import ROOT, blocks_of
+from spacelang.ir.uses import ROOT, blocks_of, with_blocks
 from spacelang.ir.verify import verified
+from spacelang.ir.waiting import Waiting
 
 Made = Tensor | Sequence[Tensor]
 Make = Callable[..., Made | None]
@@ -92,43 +92,54 @@ class Draft(Closing, Sites):
     @contextmanager
     def before(self, site: Site) -> Generator[Cursor]:
         """Add nodes right before a node."""
-        cursor = self._cursor(site, 0)
+        cursor = self._cursor(site, after=False)
         yield cursor
         self._commit(site, cursor)
 
     @contextmanager
     def after(self, site: Site) -> Generator[Cursor]:
         """Add nodes right after a node."""
-        cursor = self._cursor(site, 1)
+        cursor = self._cursor(site, after=True)
         yield cursor
         self._commit(site, cursor)
 
-    def _cursor(self, site: Site, offset: int, freed: frozenset[str] = frozenset()) -> Cursor:
+    def _cursor(self, site: Site, after: bool, freed: frozenset[str] = frozenset()) -> Cursor:
         """A cursor at a node; what it makes may declare the parameters of `freed` anew."""
-        where, owner = self._where(site), self.blocks[site.block]
-        owner = replace(owner, params=tuple(p for p in owner.params if p.path not in freed))
-        position = next(i for i, n in enumerate(where.level.nodes) if n.id == site.id) + offset
-        known = Known(self.graph)
-        return Cursor(owner, where.level, position, where.guards, self.blocks, known)
+        where, owner = self._place(site), self.waiting(site.block)
+        if freed:
+            block = self.blocks[site.block]
+            kept = tuple(p for p in block.params if p.path not in freed)
+            owner = Waiting(replace(block, params=kept))
+
+        def graph() -> Graph:
+            self._settle(but=site.block)
+            return with_blocks(self.old, self._blocks)
+
+        return Cursor(owner, where, after, graph)
+
+    def _place(self, site: Site) -> Where:
+        """Where a node stands in its block, but for changes that wait."""
+        if site.block in self._waiting and self._waiting[site.block].is_new(site.id):
+            self._settle()
+        owner = self._blocks.get(site.block)
+        found = None if owner is None else find(owner, site.id, ())
+        return self._where(site) if found is None else found
 
     def _commit(self, site: Site, cursor: Cursor) -> None:
-        made, position = cursor.made(), cursor.position
-
-        def added(level: Block) -> Block:
-            return replace(level, nodes=(*level.nodes[:position], *made, *level.nodes[position:]))
-
-        self._level(site, added)
-        owner = self.blocks[site.block]
-        params = {param.path: param for param in (*owner.params, *cursor.declared)}
-        self.blocks[site.block] = replace(
-            owner,
-            sizes=tuple(cursor.sizes.values()),
-            decisions=tuple(cursor.decisions.values()),
-            params=tuple(params.values()),
-        )
+        self._check_open()
+        self._place(site)  # SP602 if it is gone by now
+        owner = self.waiting(site.block)
+        owner.add(cursor.made(), site.id, cursor.after)
+        owner.declare(cursor.declared)
+        self.touched.add(site.block)
 
     def replace_uses(self, site: Site, old: Value, new: Value, but: Collection[int] = ()) -> None:
         """Let all that reads a value beside a node read another; `but` are ids of nodes."""
+        self._check_open()
+        if self._place(site).level is self._blocks[site.block]:
+            self.waiting(site.block).reread(old, new, but)
+            self.touched.add(site.block)
+            return
 
         def value(v: Value) -> Value:
             return new if v == old else v
@@ -171,7 +182,7 @@ class Draft(Closing, Sites):
         freed = paths_read(owner, going) - paths_read(
             owner, {n.id for n in owner.everywhere()} - going
         )
-        cursor = self._cursor(site, 0, frozenset(freed))
+        cursor = self._cursor(site, False, frozenset(freed))
         result = make(cursor, *map(cursor.value, node.operands))
         if result is None:
             return ()
@@ -181,7 +192,7 @@ class Draft(Closing, Sites):
             raise SpaceError(error("SP602", text, node.span))
         cursor.cover(node.span)
         made = tuple(inner.id for inner in cursor.made())
-        again = freed & {param.path for param in cursor.declared}
+        again = freed & cursor.declared.params.keys()
         self._commit(site, cursor)
         for old, new in zip(node.values, values, strict=True):
             self.replace_uses(site, old, new)

@@ -11,9 +11,8 @@ from dataclasses import replace
 
 from spacelang.diagnostics import SpaceError
 from spacelang.ir.block import Block
-from spacelang.ir.build import larger
 from spacelang.ir.graph import Graph
-from spacelang.ir.param import Param
+from spacelang.ir.param import Param, larger
 from spacelang.ir.storage import storages
 from spacelang.ir.uses import ROOT, blocks_of, with_blocks
 

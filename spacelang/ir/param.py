@@ -11,12 +11,12 @@ factor.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
 from spacelang.diagnostics import NOWHERE, Span
-from spacelang.ir.dim import Dim
+from spacelang.ir.dim import Dim, maximum
 
 Role = Literal["weight", "buffer"]
 Known = tuple[tuple[int, ...], ...] | None
@@ -118,6 +118,15 @@ class View:
             for part in axis:
                 total = total * part.length
         return total
+
+
+def larger(first: Param, other: Param) -> Param:
+    """The first of two declarations of a parameter, as large as either."""
+    if [len(axis) for axis in first.shape] != [len(axis) for axis in other.shape]:
+        return first
+    axes = zip(first.shape, other.shape, strict=True)
+    shape = tuple(tuple(maximum(m, n) for m, n in zip(a, b, strict=True)) for a, b in axes)
+    return replace(first, shape=shape)
 
 
 def known(shape: Iterable[Iterable[Dim]]) -> Known:

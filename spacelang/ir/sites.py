@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 
 from spacelang.diagnostics import SpaceError, error
 from spacelang.ir.block import Block
@@ -12,6 +12,7 @@ from spacelang.ir.levels import Where, find
 from spacelang.ir.node import Node, TensorType, Value, join
 from spacelang.ir.pattern import Pattern, parse_pattern
 from spacelang.ir.uses import ROOT, Chain, blocks_of, parted, uses, with_blocks
+from spacelang.ir.waiting import Waiting
 from spacelang.ir.words import base_name
 
 
@@ -54,15 +55,14 @@ def name_of(node: Node) -> str:
 class Sites:
     """The blocks of a graph that is edited. Blocks are under their names, the root under "".
 
-    Nodes put in the place of others wait until their block is looked at, so that many of one block
-    are changed in one go.
+    Changes of a block wait until it is looked at, so that many are made in one go.
     """
 
     def __init__(self, graph: Graph) -> None:
         self.old = graph
         self.touched: set[str] = set()
         self._blocks = blocks_of(graph)
-        self._waiting: dict[str, dict[int, Node]] = {}
+        self._waiting: dict[str, Waiting] = {}
         self._open = True
 
     @property
@@ -71,11 +71,16 @@ class Sites:
         self._settle()
         return self._blocks
 
-    def _settle(self) -> None:
-        """Put the nodes that wait in their places."""
-        for name, nodes in self._waiting.items():
-            self._blocks[name] = _with(self._blocks[name], nodes)
-        self._waiting.clear()
+    def _settle(self, but: str | None = None) -> None:
+        """Make the changes that wait, of all blocks or of all but one."""
+        for name in [name for name in self._waiting if name != but]:
+            self._blocks[name] = self._waiting.pop(name).block()
+
+    def waiting(self, block: str) -> Waiting:
+        """The changes of a block that wait, to which more may be added."""
+        if block not in self._waiting:
+            self._waiting[block] = Waiting(self._blocks[block])
+        return self._waiting[block]
 
     @property
     def graph(self) -> Graph:
@@ -84,7 +89,8 @@ class Sites:
 
     def node(self, site: Site) -> Node:
         """The node of a site as it is now. SP602 if it is gone."""
-        found = self._waiting.get(site.block, {}).get(site.id)
+        waiting = self._waiting.get(site.block)
+        found = None if waiting is None else waiting.nodes.get(site.id)
         if found is None and site.block in self._blocks:
             # A node with regions is not kept waiting, but one inside of them may be.
             found = self._blocks[site.block].all_by_id.get(site.id)
@@ -179,7 +185,7 @@ class Sites:
         """Put a node in the place of the one of its id. SP602 if that is gone."""
         self._check_open()
         old = self.node(site)
-        self._waiting.setdefault(site.block, {})[site.id] = node
+        self.waiting(site.block).put(node)
         self.touched.add(site.block)
         if old.regions or node.regions:
             self._settle()
@@ -190,16 +196,3 @@ class Sites:
         if found is None:
             raise SpaceError(error("SP602", f"%{site.id} of {site.block or 'the root'} is gone"))
         return found
-
-
-def _with(level: Block, nodes: Mapping[int, Node]) -> Block:
-    """A block with other nodes in the places of those of their ids, in regions too."""
-
-    def put(node: Node) -> Node:
-        if node.id in nodes:
-            return nodes[node.id]
-        if not node.regions:
-            return node
-        return replace(node, regions=tuple(_with(region, nodes) for region in node.regions))
-
-    return replace(level, nodes=tuple(map(put, level.nodes)))

@@ -17,12 +17,11 @@ from typing import ClassVar
 
 from spacelang.diagnostics import Report, SpaceError, error
 from spacelang.ir.block import Block
-from spacelang.ir.build import larger
 from spacelang.ir.graph import Graph, Instance
 from spacelang.ir.names import Names
 from spacelang.ir.node import Node, Value, join
 from spacelang.ir.op import ops
-from spacelang.ir.param import Param
+from spacelang.ir.param import Param, larger
 from spacelang.passes.base import Pass
 from spacelang.passes.remake import Body, with_root
 

@@ -18,10 +18,9 @@ from dataclasses import dataclass, replace
 
 from spacelang.diagnostics import Report, SpaceError, error, placed
 from spacelang.ir.block import Block
-from spacelang.ir.build import larger
 from spacelang.ir.graph import Graph
 from spacelang.ir.node import Node, join
-from spacelang.ir.param import Param, View
+from spacelang.ir.param import Param, View, larger
 from spacelang.ir.rule import Tie
 from spacelang.ir.storage import Storage
 from spacelang.passes.alternatives import centred

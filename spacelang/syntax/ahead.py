@@ -46,11 +46,11 @@ def look_ahead(body: Sequence[tree.Tree], frame: Frame, scope: Scope) -> None:
         many = times * _entries(source, inside.bound, frame, scope)
         if isinstance(node, tree.Choose):
             candidates += many
-            if session.candidates + candidates > MAX_TOGETHER:
+            if session.taken("candidates") + candidates > MAX_TOGETHER:
                 session.decide(candidates, node.span)
         else:
             turns += many
-            if session.turns + turns > MAX_TURNS:
+            if session.taken("turns") + turns > MAX_TURNS:
                 session.turn(turns, node.span)
             if many:
                 deeper = node.body.statements if isinstance(node, tree.For) else (node.value,)

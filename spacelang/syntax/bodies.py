@@ -11,12 +11,13 @@ from dataclasses import replace
 
 from spacelang.diagnostics import SpaceError, Span, counted, error
 from spacelang.ir.block import Block
-from spacelang.ir.build import DECISION, PARAMETER, Owned, Tensor
+from spacelang.ir.build import Tensor
 from spacelang.ir.condition import Condition
 from spacelang.ir.dim import Dim, Symbol
 from spacelang.ir.dim import Value as DecisionValue
 from spacelang.ir.node import Call, TensorType
 from spacelang.ir.op import SETTLE, Conflict, NeedsValue, open_question, shown
+from spacelang.ir.owned import DECISION, PARAMETER, Owned
 from spacelang.ir.param import Init
 from spacelang.ir.prove import Proved, Refuted, equal
 from spacelang.syntax import tree
@@ -24,7 +25,7 @@ from spacelang.syntax.evaluate import evaluate
 from spacelang.syntax.frame import Frame
 from spacelang.syntax.late import late_params
 from spacelang.syntax.scope import Scope
-from spacelang.syntax.session import MAX_CALLS, Compiled, Exhausted, Session
+from spacelang.syntax.session import MAX_CALLS, Compiled, Exhausted, Session, Spent
 from spacelang.syntax.values import (
     BROKEN,
     CONDITIONS,
@@ -73,31 +74,49 @@ def compiled(
         homes = ((s.name, id(home), at.name) for s in symbols for home, at in (frame.home(s),))
         key = (*key, tuple(sorted(homes)))
     table = session.anchored if anchored else session.made.compiled
-    found = table.get(key)
-    if found is not None:
-        session.remarks.extend(found.remarks)
-        return found
+    made = table.get(key)
+    if made is None:
+        place = frame.path(label) if label is not None else frame.next(closure.name)
+        if definition.kind == "cell":
+            place = "/" + closure.name
+        callee = Frame(
+            session, closure.name, definition.span, frame, fixed, definition, place, anchored
+        )
+        callee.builder.level.guards = tuple(callee.condition(frame, g) for g in guards)
+        with session.block() as spent:
+            made = table[key] = _made(closure, bound, late, callee, frame, span, spent)
+        session.made.kept.append(closure)
+        session.total.uses[id(made)] = made
+    else:
+        session.remarks.extend(made.remarks)
+    session.use(made, span)
+    return made
+
+
+def _made(
+    closure: Closure,
+    bound: Mapping[str, Thing],
+    late: tuple[str, ...],
+    callee: Frame,
+    caller: Frame,
+    span: Span,
+    spent: Spent,
+) -> Compiled:
+    """The block of a frame, elaborated."""
+    session, top = callee.session, callee.builder.level
     remarked = len(session.remarks)
-    place = frame.path(label) if label is not None else frame.next(closure.name)
-    if definition.kind == "cell":
-        place = "/" + closure.name
-    callee = Frame(
-        session, closure.name, definition.span, frame, fixed, definition, place, anchored
-    )
     scope = closure.scope.inside(callee)
-    callee.builder.level.guards = tuple(callee.condition(frame, g) for g in guards)
-    top = callee.builder.level
     try:
-        result = _body(closure, bound, late, callee, frame, scope, span)
+        result = _body(closure, bound, late, callee, caller, scope, span)
     except NeedsValue:
         session.failed = callee
         raise
-    except Exhausted as spent:
-        raise Exhausted((*callee.errors, *spent.diagnostics)) from spent
+    except Exhausted as spending:
+        raise Exhausted((*callee.errors, *spending.diagnostics)) from spending
     except SpaceError as failed:
         callee.errors.extend(failed.diagnostics)
         callee.builder.level, callee.prefix = top, ""
-        result = _declared(definition, callee, scope)
+        result = _declared(closure.definition, callee, scope)
     name = session.unique(closure.name)
     outputs = [] if isinstance(result, Broken) else flat(result)
     block = callee.builder.finish(outputs, name)
@@ -111,13 +130,10 @@ def compiled(
     kept.blocks[name], kept.named[name] = block, named
     owned = kept.owned[name] = tuple(dict.fromkeys(_owned(block, session)))
     imports, errors = tuple(callee.imports.values()), tuple(callee.errors)
-    made = Compiled(
+    return Compiled(
         block, imports, late, result, named, tuple(callee.require), owned, errors,
-        tuple(dict.fromkeys(session.remarks[remarked:])),
+        tuple(dict.fromkeys(session.remarks[remarked:])), spent,
     )  # fmt: skip
-    table[key] = made
-    kept.kept.append(closure)
-    return made
 
 
 def _owned(block: Block, session: Session) -> Iterator[Owned]:

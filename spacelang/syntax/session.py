@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from spacelang.diagnostics import Diagnostic, SpaceError, Span, error
 from spacelang.ir.block import Block
-from spacelang.ir.build import Owned
 from spacelang.ir.condition import Condition
 from spacelang.ir.dim import Symbol
+from spacelang.ir.owned import Owned
 from spacelang.syntax import tree
 from spacelang.syntax.values import Broken, Thing
 
@@ -33,6 +34,15 @@ MAX_TOGETHER = 100_000
 MAX_CALLS = 32
 """How deep calls of blocks may stand in each other."""
 
+BUDGETS: Mapping[str, Callable[[], tuple[int, str]]] = {
+    "nodes": lambda: (MAX_NODES, "the graph has more than {:,} nodes"),
+    "turns": lambda: (MAX_TURNS, "loops take more than {:,} turns"),
+    "walked": lambda: (MAX_WALKED, "lists of more than {:,} entries together"),
+    "candidates": lambda: (MAX_TOGETHER, "decisions of more than {:,} candidates together"),
+    "splits": lambda: (MAX_SPLITS, "calls that are more than {:,} alternatives together"),
+}
+"""What all blocks of an elaboration together may take, and what is said past that."""
+
 
 Until = Callable[[Sequence[str]], int]
 """How many of the steps of `rewrite { }`, by their names, are to be run."""
@@ -51,13 +61,24 @@ class Import:
     symbol: Symbol
 
 
+@dataclass
+class Spent:
+    """What a block took of the budgets by itself, and the blocks that it uses, by their ids."""
+
+    amounts: dict[str, int] = field(default_factory=dict[str, int])
+    uses: dict[int, Compiled] = field(default_factory=dict[int, "Compiled"])
+
+    def take(self, budget: str, amount: int) -> None:
+        self.amounts[budget] = self.amounts.get(budget, 0) + amount
+
+
 @dataclass(frozen=True)
 class Compiled:
     """A block that was elaborated, with what a call of it needs.
 
     `named` says whether it opens a scope; `require` holds what it requires of each of its uses, in
     its own sizes, `owned` the paths that each use takes; one with `errors` is in no graph. Every
-    space that uses it has its `remarks`.
+    space that uses it has its `remarks`, and counts what was `spent` on it.
     """
 
     block: Block
@@ -69,6 +90,7 @@ class Compiled:
     owned: tuple[Owned, ...] = ()
     errors: tuple[Diagnostic, ...] = ()
     remarks: tuple[Diagnostic, ...] = ()
+    spent: Spent = field(default_factory=Spent, compare=False, repr=False)
 
 
 @dataclass
@@ -100,12 +122,9 @@ class Session:
     lets: list[tree.Let] = field(default_factory=list[tree.Let])
     remarks: list[Diagnostic] = field(default_factory=list[Diagnostic])
     failed: Frame | None = None
-    nodes: int = 0
-    turns: int = 0
     failures: int = 0
-    splits: int = 0
-    walked: int = 0
-    candidates: int = 0
+    total: Spent = field(default_factory=Spent)
+    blocks: list[Spent] = field(default_factory=list[Spent])
     decided: set[tuple[str, ...]] = field(default_factory=set[tuple[str, ...]])
     inside: dict[tuple[int, ...], Inside] = field(default_factory=dict[tuple[int, ...], "Inside"])
     reserved: set[str] = field(default_factory=set[str])
@@ -119,11 +138,54 @@ class Session:
         self.made.numbers[name] = count
         return found
 
+    def take(self, budget: str, amount: int, span: Span) -> None:
+        """Count what is taken of a budget, before it is made (SP507)."""
+        for spent in (self.total, *self.blocks[-1:]):
+            spent.take(budget, amount)
+        self._check(budget, span)
+
+    def taken(self, budget: str) -> int:
+        """How much of a budget is taken."""
+        return self.total.amounts.get(budget, 0)
+
+    def _check(self, budget: str, span: Span) -> None:
+        most, says = BUDGETS[budget]()
+        if self.taken(budget) > most:
+            raise Exhausted(error("SP507", says.format(most), span))
+
+    @contextmanager
+    def block(self) -> Generator[Spent]:
+        """What is taken inside is a block's; where it is not made, that of the one around it."""
+        spent = Spent()
+        self.blocks.append(spent)
+        try:
+            yield spent
+        except BaseException:
+            for outer in self.blocks[-2:-1]:
+                outer.uses |= spent.uses
+                for budget, amount in spent.amounts.items():
+                    outer.take(budget, amount)
+            raise
+        finally:
+            self.blocks.pop()
+
+    def use(self, made: Compiled, span: Span) -> None:
+        """Count a block that is used, and what it uses, once: whoever made it (SP507)."""
+        for spent in self.blocks[-1:]:
+            spent.uses[id(made)] = made
+        waiting = [made]
+        while waiting:
+            one = waiting.pop()
+            if id(one) not in self.total.uses:
+                self.total.uses[id(one)] = one
+                waiting += one.spent.uses.values()
+                for budget, amount in one.spent.amounts.items():
+                    self.total.take(budget, amount)
+                    self._check(budget, span)
+
     def spend(self, nodes: int, span: Span) -> None:
         """Count nodes made against the limit (SP507)."""
-        self.nodes += nodes
-        if self.nodes > MAX_NODES:
-            raise Exhausted(error("SP507", f"the graph has more than {MAX_NODES:,} nodes", span))
+        self.take("nodes", nodes, span)
 
     def open(self, block: Block) -> int:
         """The nodes of a block with all its calls open, counted before anything walks them (SP507).
@@ -152,8 +214,9 @@ class Session:
 
         A body that must know many decisions at once has one for each combination of them.
         """
-        self.splits += values
-        if ways > MAX_WAYS or self.splits > MAX_SPLITS:
+        for spent in (self.total, *self.blocks[-1:]):
+            spent.take("splits", values)
+        if ways > MAX_WAYS or self.taken("splits") > MAX_SPLITS:
             many = f"{MAX_WAYS:,} alternatives" if ways > MAX_WAYS else f"{MAX_SPLITS:,} together"
             found = error("SP507", f"calls of {name} that are more than {many}", span)
             hint = "let fewer decisions meet where a value must be known"
@@ -161,10 +224,7 @@ class Session:
 
     def walk(self, entries: int, span: Span) -> None:
         """Count entries of lists (SP507)."""
-        self.walked += entries
-        if self.walked > MAX_WALKED:
-            many = f"lists of more than {MAX_WALKED:,} entries together"
-            raise Exhausted(error("SP507", many, span))
+        self.take("walked", entries, span)
 
     def decide(self, candidates: int, span: Span, path: tuple[str, ...] = ()) -> None:
         """Count candidates of decisions (SP507); alternatives that take one of a path take one,
@@ -173,13 +233,8 @@ class Session:
             self.walk(candidates, span)
             return
         self.decided.add(path)
-        self.candidates += candidates
-        if self.candidates > MAX_TOGETHER:
-            many = f"decisions of more than {MAX_TOGETHER:,} candidates together"
-            raise Exhausted(error("SP507", many, span))
+        self.take("candidates", candidates, span)
 
     def turn(self, turns: int, span: Span) -> None:
         """Count turns of loops against the limit, before they are taken (SP507)."""
-        self.turns += turns
-        if self.turns > MAX_TURNS:
-            raise Exhausted(error("SP507", f"loops take more than {MAX_TURNS:,} turns", span))
+        self.take("turns", turns, span)
