@@ -28,7 +28,7 @@ Run = tuple[int, Dim]
 
 
 def together(readers: Sequence[Reader]) -> Dim:
-    """The number of entries that a present reader reads, each counted once.
+    """The number of entries that a present reader reads, each counted once, where one is present.
 
     SP507 where one reads through a table by more decisions than can be tried.
     """

@@ -6,8 +6,9 @@ taken.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from typing import TYPE_CHECKING
 
 from spacelang.ir.block import Block
@@ -76,21 +77,24 @@ def computed(graph: Graph, values: Mapping[str, DecisionValue], training: bool =
         return None
 
     def level(instance: Instance, block: Block, wanted: Sequence[bool]) -> Computed:
-        needs = {value for value, want in zip(block.outputs, wanted, strict=True) if want}
+        needs: dict[int, set[int]] = {}  # of each node, which results
+        for value, want in zip(block.outputs, wanted, strict=True):
+            if want:
+                needs.setdefault(value.node, set()).add(value.index)
         inside: dict[int, Computed | None] = {}
         for node in reversed(block.nodes):
-            results = [value in needs for value in node.values]
-            if node.op == "input" or not any(results):
+            if node.id not in needs or node.op == "input":
                 continue
-            found = inside[node.id] = within(instance, node, results)
-            if found is not None:
-                read = found.reads
-            elif node.regions:  # the first operands are the results
-                read = (*results, *[False] * (len(node.operands) - len(results)))
-            else:
-                read = (True,) * len(node.operands)
-            needs.update(value for value, r in zip(node.operands, read, strict=True) if r)
-        reads = tuple(Value(node.id) in needs for node in block.inputs)
+            inside[node.id] = None
+            read: Iterable[Value] = node.operands
+            if node.call is not None or node.regions:
+                results = [index in needs[node.id] for index in range(len(node.types))]
+                found = inside[node.id] = within(instance, node, results)
+                # Where no region is taken the first operands are the results.
+                read = compress(node.operands, found.reads if found is not None else results)
+            for value in read:
+                needs.setdefault(value.node, set()).add(value.index)
+        reads = tuple(node.id in needs for node in block.inputs)
         return Computed(instance, block, inside, reads, tuple(wanted))
 
     return level(graph.top, graph.root, [training or not o.training for o in graph.outputs])

@@ -7,8 +7,10 @@ A failing program is named by its number, shrunk, printed and kept in `corpus/`;
 
 from __future__ import annotations
 
+import gc
 import os
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,7 @@ from differential.checks import failure
 from differential.program import program
 from differential.replay import CORPUS, kept, minimal
 
-FIRST, PROGRAMS = 50, 150  # CHANGELOG.md names those outside that are known to fail
+PROGRAMS = 2_000
 SOAK = 100_000
 BATCH = 50
 KEPT = sorted(CORPUS.glob("*.space"))
@@ -26,6 +28,20 @@ KEPT = sorted(CORPUS.glob("*.space"))
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def rare_collections() -> Iterator[None]:
+    """Programs are many small objects: Python looks for unused ones less often, and only in those.
+
+    That saves a quarter of the time.
+    """
+    before = gc.get_threshold()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
+    yield
+    gc.set_threshold(*before)
+    gc.unfreeze()
 
 
 @pytest.mark.parametrize("path", KEPT, ids=lambda path: path.stem)
@@ -47,13 +63,13 @@ def tried(first: int) -> None:
     print(*(f"{count:6} {name}" for name, count in tally.most_common()), sep="\n")
 
 
-@pytest.mark.parametrize("first", range(FIRST, PROGRAMS, BATCH))
+@pytest.mark.parametrize("first", range(0, PROGRAMS, BATCH))
 def test_random_programs(first: int) -> None:
     tried(first)
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("first", [*range(0, FIRST, BATCH), *range(PROGRAMS, SOAK, BATCH)])
+@pytest.mark.parametrize("first", range(PROGRAMS, SOAK, BATCH))
 def test_more_random_programs(first: int) -> None:
     tried(first)
 
