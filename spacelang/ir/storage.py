@@ -116,13 +116,16 @@ def check_bank(path: str, param: Param, bank: Sequence[Symbol]) -> None:
 
 
 def largest(dim: Dim, stored: Mapping[str, int]) -> int:
-    """The largest value of a size, where decisions in `stored` count as stored, not as chosen."""
+    """The largest value of a size, and where decisions in `stored` count as stored, if that is
+    larger: `width % 3` may be less."""
+    chosen = int(dim.bounds()[1])
     if not stored or not any(s.name in stored for s in dim.symbols):
-        return int(dim.bounds()[1])
+        return chosen
     symbols = sorted(dim.symbols, key=lambda s: s.name)
     values = [(stored[s.name],) if s.name in stored else s.points for s in symbols]
     names = [s.name for s in symbols]
-    return int(max(dim.at(dict(zip(names, point, strict=True))) for point in product(*values)))
+    kept = (dim.at(dict(zip(names, point, strict=True))) for point in product(*values))
+    return max(chosen, int(max(kept)))
 
 
 def storages(graph: Graph) -> dict[str, Storage]:
