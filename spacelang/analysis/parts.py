@@ -23,6 +23,7 @@ from spacelang.ir.dim import Dim, Symbol
 from spacelang.ir.facts import exact_table
 from spacelang.ir.gather import PARTS
 from spacelang.ir.graph import Graph, Instance
+from spacelang.ir.known import Known
 from spacelang.ir.node import Node, Value
 from spacelang.ir.param import Gather
 from spacelang.ir.storage import largest
@@ -112,6 +113,13 @@ class Parts:
         if parted(graph):
             self._level((), graph.top, graph.root, None)
             self._settle()
+
+    @cached_property
+    def cells(self) -> dict[str, Dim]:
+        """The decisions of cells, whose paths in the root count from there, by those paths."""
+        known = Known(self.graph).root().items()
+        slashed = ((path, s) for path, s in known if path.startswith("/") and s.numeric)
+        return {path[1:]: Dim.of(symbol) for path, symbol in slashed}
 
     def of(self, key: tuple[Chain, int, str, int, int]) -> Sizes:
         """The parts of a factor that is read, one where it has none or none that are known."""
@@ -363,11 +371,19 @@ class Terms:
             if bare(there)
             for symbol in there.symbols
         }
+        for choice in instance.block.decisions:
+            if choice.symbol.numeric:
+                own = instance.symbol(choice.symbol)
+                if isinstance(own, Symbol):
+                    self._symbols.setdefault(own.name, Dim.of(choice.symbol))
+        self._cells = parts.cells
 
     def size(self, size: Dim) -> Dim | None:
         """None where its values are too many to be listed for a new size."""
-        if not self.chain or size.constant is not None:
+        if size.constant is not None:
             return size
+        if not self.chain:
+            return size.substitute(self._cells)
         if size in self._named:
             return self._named[size]
         if all(symbol.name in self._symbols for symbol in size.symbols):
