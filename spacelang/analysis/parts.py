@@ -364,26 +364,25 @@ class Terms:
 
     @cached_property
     def _symbols(self) -> dict[str, Dim]:
-        """The decisions of the network that are sizes of the block."""
-        return {
+        """The decisions of the network that are sizes of the block, or decisions of its own."""
+        found = {
             symbol.name: here
             for there, here in self._named.items()
             if bare(there)
             for symbol in there.symbols
         }
-        for choice in instance.block.decisions:
-            if choice.symbol.numeric:
-                own = instance.symbol(choice.symbol)
-                if isinstance(own, Symbol):
-                    self._symbols.setdefault(own.name, Dim.of(choice.symbol))
-        self._cells = parts.cells
+        for choice in self.instance.block.decisions:
+            own = self.instance.symbol(choice.symbol)
+            if choice.symbol.numeric and isinstance(own, Symbol):
+                found.setdefault(own.name, Dim.of(choice.symbol))
+        return found
 
     def size(self, size: Dim) -> Dim | None:
         """None where its values are too many to be listed for a new size."""
         if size.constant is not None:
             return size
         if not self.chain:
-            return size.substitute(self._cells)
+            return size.substitute(self._parts.cells)
         if size in self._named:
             return self._named[size]
         if all(symbol.name in self._symbols for symbol in size.symbols):
