@@ -12,6 +12,9 @@ BIN := $(TEST_ENV)/bin
 export OMP_NUM_THREADS ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
+# Those that measure; `studies` and `distillation` there train for an hour, and are called by hand.
+BENCHMARKS := compiler growth logits
+
 .PHONY: quickstart test lint types soak bench generated clean
 .DELETE_ON_ERROR:
 
@@ -34,7 +37,7 @@ soak: $(TEST_ENV)/.installed
 	$(BIN)/python -m pytest $(PYTEST_ARGS) -m "soak or not soak" --hypothesis-profile soak
 
 bench: $(TEST_ENV)/.installed
-	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
+	@for name in $(BENCHMARKS); do echo "== $$name"; $(BIN)/python benchmarks/$$name.py || exit 1; done
 
 # What is made from something else in the repository; tests compare it byte for byte.
 generated: $(TEST_ENV)/.installed

@@ -65,12 +65,15 @@ class Work:
         return replace(recipe, epochs=count, warmup_epochs=min(recipe.warmup_epochs, count / 4))
 
 
-def peers(space: Graph, params: int, work: Work, count: int) -> list[Assignment]:
-    """Random architectures of equal cost, fewer where there are not so many."""
-    where = f"params in {params * 19 // 20}..{params * 21 // 20}"
-    pool = Pool(space, where, work.seed)
-    least = count if pool.size is None else min(count, pool.size)
-    return [assignment for assignment, _ in pool.draw(least, "peers")]
+def peers(space: Graph, found: Assignment, work: Work, count: int) -> list[Assignment]:
+    """Random architectures of equal cost without the found one, fewer if there are not so many."""
+    params = space.cost(found).params
+    pool = Pool(space, f"params in {params * 19 // 20}..{params * 21 // 20}", work.seed)
+    pool.take(found)
+    drawn = [assignment for assignment, _ in pool.draw(count, "peers")]
+    if not drawn:
+        raise SystemExit(f"no other network of {space.name} has {params:,} parameters or so")
+    return drawn
 
 
 def anew(space: Graph, chosen: Iterable[Assignment], data: Dataset, work: Work, epochs: int,
@@ -103,7 +106,7 @@ def evolution(work: Work) -> Arms:
     engine = configure("evolution", space.search["evolution"], {"where": "params <= 60K"})
     assert isinstance(engine, Evolution)
     best = search(engine, space, trained, data, work.folder / "search", seed=work.seed).found.best
-    random = peers(space, best.cost.params, work, SHARED_PEERS)
+    random = peers(space, best.assignment, work, SHARED_PEERS)
     return {
         "found": inherited(trained, space, [best.assignment], data),
         "random": inherited(trained, space, random, data),
@@ -118,7 +121,7 @@ def paths(work: Work) -> Arms:
     assert isinstance(engine, PrioritizedPath)
     recipe = replace(SMALL, recalibrate=500)
     found = search_own(engine, space, data, recipe, work.folder / "search", seed=work.seed).found
-    random = peers(space, found.best.cost.params, work, PEERS)
+    random = peers(space, found.best.assignment, work, PEERS)
     return {
         "found": anew(space, [found.best.assignment], data, work, 15, "found"),
         "random": anew(space, random, data, work, 15, "random"),
@@ -139,9 +142,9 @@ def ranges(work: Work) -> Arms:
     evolved = read_graph(last)
     arms: Arms = {}
     for name, graph in (("first", space), ("evolved", evolved)):
+        drawn = Pool(graph, "params in 70K..90K", work.seed).draw(SHARED_PEERS, "peers")
         recipe = work.of(replace(SMALL, law="sandwich"), engine.epochs)
         trained = train(graph, data, recipe, work.folder / name, seed=work.seed)
-        drawn = Pool(graph, "params in 70K..90K", work.seed).draw(SHARED_PEERS, "peers")
         arms[name] = inherited(trained, graph, [a for a, _ in drawn], data)
     return arms
 
@@ -156,7 +159,7 @@ def contraction(work: Work) -> Arms:
     found = search_scratch(
         engine, space, data, recipe, work.folder / "search", seed=work.seed
     ).found
-    random = peers(space, found.best.cost.params, work, PEERS)
+    random = peers(space, found.best.assignment, work, PEERS)
     return {
         "found": anew(space, [found.best.assignment], data, work, 15, "found"),
         "random": anew(space, random, data, work, 15, "random"),
@@ -169,6 +172,7 @@ def cells(work: Work) -> Arms:
     program = spacelang.load_program("small_cells.space:digits_cycles")
     net = spacelang.load("small_cells.space:digits_net")
     arms: Arms = {}
+    best: dict[str, Assignment] = {}
     for mode in ("cyclic", "plain"):
         asked: dict[str, object] = {"mode": mode, "epochs": 24, "warm": 4}
         asked |= {"epochs": work.epochs, "warm": 0} if work.epochs else {}
@@ -180,7 +184,8 @@ def cells(work: Work) -> Arms:
             engine, program, data, recipe, work.folder / mode, seed=work.seed
         ).found
         arms[mode] = anew(net, [found.best.assignment], data, work, 40, f"{mode}-net")
-    random = peers(net, round(arms["cyclic"]["params"]), work, PEERS)
+        best[mode] = found.best.assignment
+    random = peers(net, best["cyclic"], work, PEERS)
     arms["random"] = anew(net, random, data, work, 40, "random")
     return arms
 
@@ -208,12 +213,19 @@ def show(name: str, seeds: list[Arms]) -> None:
         print(f"{arm:<8}  {params:6,.0f}  {statistics.mean(tests):7.4f}  {spread:.4f}  {lead}")
 
 
+def count(text: str) -> int:
+    """A number of at least 1."""
+    if int(text) < 1:
+        raise ValueError(text)
+    return int(text)
+
+
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("studies", nargs="*", metavar="STUDY", help=", ".join(STUDIES))
     options.add_argument("-o", "--output", type=Path, default=Path("runs/studies"))
-    options.add_argument("--seeds", type=int, default=3)
-    options.add_argument("--epochs", type=int, help="for a trial: instead of those of the studies")
+    options.add_argument("--seeds", type=count, default=3)
+    options.add_argument("--epochs", type=count, help="of every training, for a trial")
     options.add_argument("--threads", type=int, default=2)
     given = options.parse_args()
     if unknown := set(given.studies) - set(STUDIES):
@@ -226,9 +238,9 @@ def main() -> None:
             seeds.append(STUDIES[name](Work(given.output / name / str(seed), seed, given.epochs)))
             took = time.perf_counter() - began
             print(f"{name}, seed {seed}: {took:.0f} s, {json.dumps(seeds[-1])}", flush=True)
+            record = {"epochs": given.epochs, "seeds": seeds, "environment": environment()}
+            atomic_write(given.output / f"{name}.json", json.dumps(record, indent=1) + "\n")
         show(name, seeds)
-        record = {"epochs": given.epochs, "seeds": seeds, "environment": environment()}
-        atomic_write(given.output / f"{name}.json", json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":

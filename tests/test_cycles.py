@@ -35,7 +35,7 @@ from spacelang.backends.torch.networks import Networks
 from spacelang.backends.torch.program_folder import read_program
 from spacelang.backends.torch.recipe import Recipe
 from spacelang.backends.torch.run import read_log
-from spacelang.backends.torch.train import NotFinite
+from spacelang.backends.torch.steady import NotFinite
 from spacelang.backends.torch.training import load_trained
 from spacelang.diagnostics import SpaceError
 from spacelang.engines.cyclic_differentiable import CyclicDifferentiable

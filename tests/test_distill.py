@@ -6,10 +6,10 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -28,6 +28,7 @@ from spacelang.backends.torch.logits.record import dense
 from spacelang.backends.torch.logits.replay import Replay
 from spacelang.backends.torch.logits.store import About
 from spacelang.backends.torch.recalibrate import calibrate
+from spacelang.backends.torch.steady import NotFinite
 from spacelang.backends.torch.supernet import Supernet
 from spacelang.backends.torch.taps import taps
 from spacelang.backends.torch.teacher import Teacher, open_teacher
@@ -148,6 +149,27 @@ def test_bridges_learn_and_are_no_part_of_the_student(data: Dataset, teacher: Te
     assert trainer.model.state_dict().keys() == Supernet(student()).state_dict().keys()
 
 
+@pytest.mark.parametrize("policy", ["error", "skip"])
+def test_a_bridge_whose_gradient_is_no_number(
+    policy: Literal["error", "skip"], data: Dataset, teacher: Teacher
+) -> None:
+    trainer = trainer_of(data, MINIVIT, teacher=teacher)
+    trainer.step(plan_of(trainer, 0))
+    trainer.steady.policy = policy
+    seen: list[Mapping[str, object]] = []
+    trainer.steady.note = seen.append
+    bridge = next(iter(trainer.bridges.parameters()))
+    bridge.register_hook(lambda slope: slope * float("nan"))
+    before = {name: t.clone() for name, t in trainer.model.state_dict().items()}
+    if policy == "skip":
+        assert trainer.step(plan_of(trainer, 1)).total == 0
+    else:
+        with pytest.raises(NotFinite, match="gradient of step 1"):
+            trainer.step(plan_of(trainer, 1))
+    assert all(torch.equal(before[n], t) for n, t in trainer.model.state_dict().items())
+    assert seen[0]["samples"] == trainer.feed.ids(plan_of(trainer, 1))
+
+
 def test_stored_labels_are_the_records_of_the_very_images(
     data: Dataset, teacher: Teacher, store: Path
 ) -> None:
@@ -213,6 +235,12 @@ def test_the_log_has_each_term(data: Dataset, teacher: Teacher, tmp_path: Path) 
                    (text.partition("=") for text in MINIVIT["losses"])}  # fmt: skip
         whole = sum(weights[name] * float(value) for name, value in terms.items())
         assert line["loss"] == pytest.approx(whole, rel=1e-5)
+    sandwich = learn(
+        tmp_path / "sandwich", data, KINDS["sandwich"], teacher=teacher,
+        recipe=replace(RECIPE, law="sandwich"),
+    )  # fmt: skip
+    kinds = {name for line in sandwich.log for name in line if name.startswith("loss: ")}
+    assert kinds == {"loss: divergence", "loss: relations"}
     alone = learn(tmp_path / "alone", data, {}, teacher=teacher)
     assert not any(name.startswith("loss: ") for line in alone.log for name in line)
 

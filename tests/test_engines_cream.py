@@ -30,8 +30,8 @@ from spacelang.backends.torch.own import search_own
 from spacelang.backends.torch.recalibrate import StatisticsWarning
 from spacelang.backends.torch.recipe import Recipe
 from spacelang.backends.torch.run import read_log
+from spacelang.backends.torch.steady import NotFinite
 from spacelang.backends.torch.supernet import Supernet
-from spacelang.backends.torch.train import NotFinite
 from spacelang.backends.torch.training import load_trained
 from spacelang.diagnostics import Source, SpaceError
 from spacelang.engines.prioritized_path import PrioritizedPath

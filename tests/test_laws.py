@@ -12,9 +12,10 @@ from command import good, refused
 import spacelang
 from spacelang.backends.torch.recipe import recipe_from
 from spacelang.diagnostics import Source, SpaceError
-from spacelang.engines.laws import Weights
+from spacelang.engines.laws import CandidateWeights
 from spacelang.engines.paths import Plans, SinglePath
 from spacelang.ir.graph import Graph
+from spacelang.passes.specialize import specialize
 
 TEXT = """
 block layer(x: [B, C]) -> [B, C] {
@@ -50,7 +51,7 @@ def test_candidates_come_as_often_as_their_weights_say(small: Graph) -> None:
 
 
 def test_even_weights_are_as_uniform_as_none(small: Graph) -> None:
-    even = Weights.read(("width=2:2:2",), small.decisions)
+    even = CandidateWeights.read(("width=2:2:2",), small.decisions)
     drawn = Counter(even.draw(small.decisions, (0, n))["width"] for n in range(3000))
     assert all(abs(count - 1000) < 100 for count in drawn.values())
 
@@ -86,7 +87,26 @@ def test_what_is_no_law(law: str, weights: str, said: str) -> None:
 )
 def test_weights_of_another_space(small: Graph, weights: str, said: str) -> None:
     with pytest.raises(SpaceError, match=said):
-        Weights.read((weights,), small.decisions)
+        CandidateWeights.read((weights,), small.decisions)
+
+
+def test_a_single_network_is_trained_by_any_law(small: Graph) -> None:
+    network = specialize(small, small.decisions.extreme("largest"))
+    engine = SinglePath(law="weighted", law_weights=("width=1:2:3",))
+    assert Plans(engine, network, 0, 5).at(3).assignment == {}
+
+
+def test_the_least_weights_there_are(small: Graph) -> None:
+    tiny = CandidateWeights.read(("width=5e-324:5e-324:0",), small.decisions)
+    drawn = {tiny.draw(small.decisions, (0, n))["width"] for n in range(200)}
+    assert drawn <= {4, 8}
+
+
+def test_an_engine_with_a_law_of_its_own(tmp_path: Path) -> None:
+    words = ("small_paths.space", "--engine", "prioritized_path", "--data", "mnist5k")
+    law = ("--law", "weighted", "--law-weights", "nonsense=1:1")
+    assert "a law of its own" in refused("search", *words, *law, "-o", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_from_the_command_line(tmp_path: Path) -> None:

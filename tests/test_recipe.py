@@ -481,6 +481,18 @@ def batches_of(data: Dataset, count: int) -> list[Batch]:
     return list(ordered_batches(first_samples(data.train, count), 50))
 
 
+SIDE = """
+space side {
+  input pixels: [B, 1, 8, 8]
+  choose width in {4, 6}
+  x = conv(pixels, width, 3) as stem |> batch_norm as norm
+  output mean(x, axes: [2, 3]) |> linear(10) as head
+  output near: conv(x, 4) as side |> batch_norm as side_norm |> mean(axes: [2, 3]) |> linear(10) as near
+  weights { _: entangle }
+}
+"""
+
+
 def test_statistics_are_those_of_the_network_alone(maps: Graph, data: Dataset) -> None:
     """PyTorch's own cumulative average over an extracted network without drop path."""
     model = trained(maps, data, replace(RECIPE, model_ema=False), 6).model
@@ -518,6 +530,19 @@ def test_statistics_of_what_is_not_read_stay(maps: Graph, data: Dataset) -> None
     assert (model.get_buffer("op.0.large.norm2.running_mean") == 7).all()
     assert int(model.get_buffer("norm.num_batches_tracked")) == 0
     assert not model.get_parameter("stem.weight").grad
+
+
+def test_statistics_of_what_only_training_reads_stay(data: Dataset) -> None:
+    """Outputs for training do not run in recalibration, so nothing is known of their norms."""
+    graph = spacelang.load(Source("<side>", SIDE))
+    model = Supernet(graph, seed=0)
+    with torch.no_grad():
+        for name in moving(graph):
+            model.get_buffer(name).fill_(7.0)
+    recalibrate(model.activate({"width": 4}), Regions(graph), batches_of(data, 100))
+    assert (model.get_buffer("side_norm.running_mean") == 7).all()
+    assert (model.get_buffer("norm.running_mean")[:4] != 7).all()
+    assert "side_norm.running_mean" in Regions(graph, training=True).of([{"width": 4}])
 
 
 def test_scores_by_own_statistics(maps: Graph, data: Dataset) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import random
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from timm.data import create_transform
 
 from spacelang.backends.torch.data import Dataset, batches, open_data, views
 from spacelang.backends.torch.logits.store import aug_digest
+from spacelang.backends.torch.recipe import recipe_from
 from spacelang.backends.torch.timm_augment import TimmAugmentation, variation
 from spacelang.diagnostics import SpaceError
 from spacelang.engines.stream import seed_of
@@ -104,7 +107,8 @@ def test_settings_are_read() -> None:
         ("timm reprob=2", "probabilities"),
         ("timm scale=0.5", "pair"),
         ("timm scale=0.5:0.6:0.7", "pair"),
-        ("timm aa=gravity", "--aug timm aa=gravity"),
+        ("timm hflip=0 hflip=1", "stands twice"),
+        ("timm recount=101", "recount"),
         ("timm recount=0", "recount"),
     ],
 )
@@ -113,11 +117,33 @@ def test_what_is_no_augmentation(text: str, said: str) -> None:
         variation(text)
 
 
+def test_a_policy_that_timm_does_not_know() -> None:
+    found = variation("timm aa=gravity")
+    assert isinstance(found, TimmAugmentation)
+    with pytest.raises(SpaceError, match="no policy gravity"):
+        found.check()
+
+
+def test_defaults_are_timms() -> None:
+    recipe = TimmAugmentation()
+    usual = inspect.signature(create_transform).parameters
+    for ours, theirs in {"hflip": "hflip", "vflip": "vflip", "color_jitter": "color_jitter",
+                         "reprob": "re_prob", "recount": "re_count"}.items():  # fmt: skip
+        assert getattr(recipe, ours) == usual[theirs].default
+
+
+def test_a_finished_run_is_read_without_timm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm.data", None)
+    assert recipe_from({"aug": "timm reprob=0.1"}).augmentation == TimmAugmentation(reprob=0.1)
+    with pytest.raises(ImportError, match=r"spacelang-nas\[timm\]"):
+        TimmAugmentation(reprob=0.123).check()
+
+
 def test_a_run_by_it(tmp_path: Path) -> None:
     given = ("train", "quickstart.space", "--set", "image=8", "--data", "digits", "--epochs", "1")
     assert "no setting" in refused(*given, "--aug", "timm erase=1", "-o", tmp_path / "run")
     assert not (tmp_path / "run").exists()
     good(*given, "--aug", "timm hflip=0 scale=0.8:1", "-o", tmp_path / "run", "--progress", "quiet")
-    assert json.loads((tmp_path / "run" / "run.json").read_text())["recipe"]["aug"].startswith(
-        "timm"
-    )
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["recipe"]["aug"].startswith("timm")
+    assert record["augmented_by"].startswith("timm ")

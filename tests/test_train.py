@@ -39,9 +39,9 @@ from spacelang.backends.torch.run import (
     read_record,
 )
 from spacelang.backends.torch.search import search
-from spacelang.backends.torch.steady import Steady, policy_of
+from spacelang.backends.torch.steady import NotFinite, Steady, policy_of
 from spacelang.backends.torch.supernet import Supernet
-from spacelang.backends.torch.train import NotFinite, TorchTrainer
+from spacelang.backends.torch.train import TorchTrainer
 from spacelang.backends.torch.training import load_trained, train
 from spacelang.diagnostics import Source, SpaceError
 from spacelang.engines.baselines import Extreme, RandomSearch

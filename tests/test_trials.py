@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from io import StringIO
 from pathlib import Path
 
 import optuna
 import pytest
-from command import good
+from command import good, refused
 
+from spacelang.analysis.cost import Cost
+from spacelang.backends.torch.searched import Searched
 from spacelang.diagnostics import SpaceError
+from spacelang.engines.baselines import RandomSearch
+from spacelang.engines.evolution import Evolution
 from spacelang.engines.optuna_study import write_study
+from spacelang.engines.protocol import Candidate, Found, Score
 from spacelang.engines.trials import Trial, as_csv, read_trials
 
 CANDIDATES = [
@@ -22,16 +28,18 @@ CANDIDATES = [
 ]
 
 
-def record(engine: str) -> dict[str, object]:
-    rows = [
-        {
-            "number": number, "generation": number // 2, "origin": "random", "accuracy": accuracy,
-            "score": {"correct": 0, "total": 0, "failure": failure},
-            "params": params, "macs": 10 * params, "activations": 5, "assignment": taken,
-        }
+def record(name: str) -> dict[str, object]:
+    """As a search writes it."""
+    candidates = tuple(
+        Candidate(
+            number, number // 2, "random", taken, Cost(params, 10 * params, 5),
+            Score(round(100 * accuracy), 100, failure),
+        )
         for number, (taken, accuracy, failure, params) in enumerate(CANDIDATES)
-    ]  # fmt: skip
-    return {"engine": engine, "settings": {}, "candidates": rows}
+    )  # fmt: skip
+    engine = {"evolution": Evolution(), "random": RandomSearch()}[name]
+    found = Found(candidates[1], candidates[:2], len(candidates), exhausted=False)
+    return dict(Searched(engine, found, candidates).as_json())
 
 
 @pytest.fixture
@@ -41,6 +49,7 @@ def folder(tmp_path: Path) -> Path:
         (tmp_path / "search" / f"{engine}.json").write_text(json.dumps(record(engine)))
     (tmp_path / "search" / "evolution-best.json").write_text('{"width": 32}')
     (tmp_path / "run.json").write_text('{"kind": "train"}')
+    (tmp_path / "search" / "foreign.json").write_text("[")
     return tmp_path
 
 
@@ -81,15 +90,23 @@ def test_a_study_holds_what_was_tried(folder: Path, storage: str) -> None:
 
 
 def test_nothing_half_is_left(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: object) -> None:
-        raise OSError(28, "No space left on device")
+    """The disk is full at the second trial."""
+    original = optuna.Study.add_trial
+    added: list[object] = []
 
-    monkeypatch.setattr(optuna.Study, "add_trials", broken)
+    def broken(self: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
+        added.append(trial)
+        if len(added) % 2 == 0:
+            raise OSError(28, "No space left on device")
+        original(self, trial)
+
+    monkeypatch.setattr(optuna.Study, "add_trial", broken)
     before = sorted(folder.iterdir())
     database = f"sqlite:///{folder.parent / 'trials.db'}"
-    for storage in (str(folder / "study.log"), database):
+    for storage in (str(folder / "study[1].log"), database):
         with pytest.raises(OSError, match="No space"):
             write_study(read_trials(folder), "digits", storage)
+    assert len(added) == 4
     assert sorted(folder.iterdir()) == before
     assert optuna.get_all_study_names(database) == []
 
@@ -113,6 +130,8 @@ def test_the_command(folder: Path) -> None:
         ("[", "cannot be read"),
         ('{"engine": "evolution", "candidates": [{"number": 1}]}', "KeyError 'generation'"),
         ('{"engine": "evolution", "candidates": 3}', "TypeError"),
+        ('{"engine": "evolution"}', "KeyError"),
+        ("3", "no record of a search"),
     ],
 )
 def test_damaged_records(tmp_path: Path, text: str, said: str) -> None:
@@ -121,12 +140,27 @@ def test_damaged_records(tmp_path: Path, text: str, said: str) -> None:
         read_trials(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("field", "value"), [("params", "1e999"), ("accuracy", "NaN"), ("accuracy", "1.5")]
+)
+def test_figures_that_are_none(folder: Path, field: str, value: str) -> None:
+    path = folder / "search" / "random.json"
+    path.write_text(re.sub(rf'"{field}": [0-9.]+', f'"{field}": {value}', path.read_text()))
+    assert "no record of a search" in refused("trials", folder)
+
+
+def test_decisions_that_are_called_as_a_column() -> None:
+    trial = Trial("random", 0, 0, "random", 0.5, "", 1, 1, 1, {"params": 3, "depth": 2})
+    (row,) = csv.DictReader(StringIO(as_csv([trial])))
+    assert (row["params"], row["decision:params"], row["depth"]) == ("1", "3", "2")
+
+
 def test_what_is_not_there(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(SpaceError, match="no finished search by climb"):
         read_trials(folder, "climb")
     with pytest.raises(SpaceError, match="no finished search"):
         read_trials(tmp_path / "search" / "x")
     trial = Trial("random", 0, 0, "random", 0.5, "", 1, 1, 1, {"op": "k3"})
-    for bad in ("nonsense://x", "sqlite:////nowhere/at/all.db"):
+    for bad in ("nonsense://x", "redis://x", "sqlite:////nowhere/at/all.db"):
         with pytest.raises(SpaceError, match="cannot be opened"):
             write_study([trial], "digits", bad)

@@ -34,10 +34,11 @@ from spacelang.backends.torch.progress import Reporter
 from spacelang.backends.torch.recipe import Recipe
 from spacelang.backends.torch.relating import Values, parts, related
 from spacelang.backends.torch.run import Json
+from spacelang.backends.torch.steady import NotFinite
 from spacelang.backends.torch.supernet import Supernet
 from spacelang.backends.torch.taps import Tapped
 from spacelang.backends.torch.teacher import Teacher, open_teacher, takes
-from spacelang.backends.torch.train import NotFinite, TorchTrainer
+from spacelang.backends.torch.train import TorchTrainer
 from spacelang.backends.torch.training import Trained, fits, train
 from spacelang.diagnostics import SpaceError, error
 from spacelang.engines.distillation import TEACHER, Distillation
@@ -266,7 +267,7 @@ class DistillTrainer(TorchTrainer):
         slopes = [p.grad for p in self.bridges.parameters() if p.grad is not None]
         if not all(bool(torch.isfinite(slope).all()) for slope in slopes):
             self.optimizer.zero_grad()
-            raise NotFinite("gradient", plan, self._ids(plan), self._masks(plan.step))
+            raise NotFinite("gradient", plan, self.feed.ids(plan), self._masks(plan.step))
         super()._update(plan, batch, loss)
         if self.builder is not None:
             for group in self.builder.param_groups:

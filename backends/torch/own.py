@@ -204,6 +204,9 @@ def search_own(
     """
     fits(graph, data)
     check_optimizer(recipe)
+    if recipe.law != "choices":
+        found = error("SP701", f"{engine.name} has a law of its own, not {recipe.law}")
+        raise SpaceError(found.hint("leave --law out"))
     warn_if_mixed(graph, recipe.recalibrate)
     recipe = replace(recipe, epochs=engine.epochs, smoothing=engine.smoothing)
     about = identity(graph, data, recipe, seed)

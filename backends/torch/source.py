@@ -58,6 +58,7 @@ class Source:
         self.flat = self._shared()
         self.names: dict[str, str] = {}
         self.helpers: dict[str, Callable[..., object]] = {}
+        self.outside: set[str] = set()  # uses that cannot be a class of their own
 
     def _shared(self) -> bool:
         """Whether a weight is read under another path than its own, or under that of a call."""
@@ -86,9 +87,13 @@ class Source:
 
         None where a class of its own could not know the size of a batch.
         """
+        path = level.instance.path
+        if path in self.outside:
+            return None
         try:
             work = ClassWork(self, level)
         except Outside:
+            self.outside.add(path)
             return None
         arguments, body = work.text()
         if body not in self.names:

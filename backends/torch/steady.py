@@ -39,7 +39,7 @@ class NotFinite(SpaceError):
         super().__init__(
             error("SP703", f"the {what} of step {plan.step} is not finite")
             .note(f"architecture {dict(plan.assignment)}")
-            .hint("lower the learning rate, clip gradients with --clip-grad 1, or --on-nan skip")
+            .hint("lower the learning rate, or limit gradients: --clip-grad 1")
         )
         self.record: dict[str, object] = {
             "what": what,

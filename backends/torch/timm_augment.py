@@ -4,8 +4,9 @@
     images = recipe(images, seed=0, epoch=3, ids=ids, mean=part.mean, deviation=part.deviation)
 
 On the command line `--aug 'timm aa=rand-m9-mstd0.5-inc1 reprob=0.25'`; names, values and defaults
-are those of timm's `create_transform`. timm draws from the global generators of Python, NumPy and
-torch: each sample gets them seeded anew, and they are given back as they were.
+are those of the flags of timm's training script. timm draws from the global generators of Python,
+NumPy and torch (on the processor): each sample gets them seeded anew, and they are given back as
+they were.
 """
 
 from __future__ import annotations
@@ -30,11 +31,13 @@ from spacelang.engines.settings import read_fields
 from spacelang.engines.stream import seed_of
 
 PREFIX = "timm"
+MOST_ERASED = 100  # boxes of an image
 
 
 @dataclass(frozen=True, slots=True)
 class TimmAugmentation:
-    """Settings of `timm.data.create_transform`; the defaults are timm's.
+    """Settings of `timm.data.create_transform` by the flags of timm's `train.py`, whose defaults
+    they have.
 
     scale, ratio   of the area that is cut out, and its sides
     aa             a policy by name: "rand-m9-mstd0.5-inc1", "augmix-m5-w4-d2", "original", ..
@@ -49,7 +52,7 @@ class TimmAugmentation:
     aa: str = ""
     interpolation: Literal["random", "bilinear", "bicubic"] = "random"
     reprob: float = 0.0
-    remode: Literal["const", "rand", "pixel"] = "const"
+    remode: Literal["const", "rand", "pixel"] = "pixel"
     recount: int = 1
 
     def __post_init__(self) -> None:
@@ -60,8 +63,8 @@ class TimmAugmentation:
         shares = (self.hflip, self.vflip, self.reprob)
         if not (0 < low <= high <= 1 and 0 < narrow <= wide and all(0 <= p <= 1 for p in shares)):
             raise ValueError("0 < scale <= 1, ratio > 0 and probabilities in 0..1 are needed")
-        if self.color_jitter < 0 or self.recount < 1:
-            raise ValueError("color_jitter >= 0 and recount >= 1 are needed")
+        if self.color_jitter < 0 or not 1 <= self.recount <= MOST_ERASED:
+            raise ValueError(f"color_jitter >= 0 and recount in 1..{MOST_ERASED} are needed")
 
     @classmethod
     def read(cls, text: str) -> TimmAugmentation:
@@ -71,13 +74,22 @@ class TimmAugmentation:
             name, equals, value = word.partition("=")
             if not equals:
                 raise SpaceError(error("SP209", f"--aug {text}: {word!r} is not NAME=VALUE"))
+            if name in settings:
+                raise SpaceError(error("SP209", f"--aug {text}: {name} stands twice"))
             settings[name] = value.replace(":", ",")
         try:
-            found = cls(**read_fields(cls, "--aug timm", settings))
-            found.transform((3, 8, 8), (0.0,) * 3, (1.0,) * 3)
-        except (ValueError, AssertionError, KeyError, AttributeError) as problem:
+            return cls(**read_fields(cls, "--aug timm", settings))
+        except ValueError as problem:
             raise SpaceError(error("SP103", f"--aug {text}: {problem}")) from problem
-        return found
+
+    def check(self) -> None:
+        """ImportError without timm, SP103 for a policy that it does not know."""
+        try:
+            self.transform((3, 8, 8), (0.0,) * 3, (1.0,) * 3)
+        except (ValueError, AssertionError, KeyError, AttributeError) as problem:
+            raise SpaceError(
+                error("SP103", f"timm has no policy {self.aa}: {problem}")
+            ) from problem
 
     @property
     def version(self) -> str:
@@ -156,7 +168,7 @@ def _transform(
 def _seed(number: int) -> None:
     random.seed(number)
     np.random.seed(number % (1 << 32))
-    torch.manual_seed(number)
+    torch.default_generator.manual_seed(number)  # not those of other devices
 
 
 @contextmanager

@@ -26,10 +26,11 @@ Mask = Tensor | None
 
 
 class Regions:
-    """The entries that architectures read. Masks are kept: few slices come again and again."""
+    """The entries that architectures read, also for outputs of training with `training`. Masks are
+    kept: few slices come again and again."""
 
-    def __init__(self, graph: Graph) -> None:
-        self.graph = graph
+    def __init__(self, graph: Graph, training: bool = False) -> None:
+        self.graph, self.training = graph, training
         self._names = {path: tensor_names(storage) for path, storage in graph.storages.items()}
         self._masks: dict[tuple[str, frozenset[Ranges]], Mask] = {}
 
@@ -38,7 +39,7 @@ class Regions:
         read: dict[tuple[str, int], set[Ranges]] = {}
         for assignment in assignments:
             values = self.graph.decisions.check(assignment)
-            chosen = Chosen(self.graph, values, training=True)
+            chosen = Chosen(self.graph, values, self.training)
             for instance, view in chosen.reads:
                 where = chosen.picked(instance, view)
                 read.setdefault(where, set()).add(chosen.ranges(instance, view))

@@ -103,6 +103,7 @@ class TorchTrainer:
             data, recipe.batch_size, seed, recipe.augmentation, self.device, recipe.mixing
         )
         self._regions = Regions(graph)
+        self._trained = Regions(graph, training=True)
         self._last_layer = last_layer(graph) if recipe.clip_mode == "agc" else frozenset[str]()
         # Images and logits of the last step, by pass.
         self.last: tuple[Tensor, Mapping[int, Tensor]] | None = None
@@ -305,7 +306,7 @@ class TorchTrainer:
         if self.recipe.unsampled != "freeze":
             return nullcontext()
         read = [forward.assignment for forward in plan.forwards if forward.learns]
-        return frozen(self.model, self.optimizer, self._regions, read)
+        return frozen(self.model, self.optimizer, self._trained, read)
 
     @contextmanager
     def _randomness(self, step: int, shard: int = 0) -> Generator[None]:

@@ -36,10 +36,11 @@ from spacelang.backends.torch.run import (
 )
 from spacelang.backends.torch.steady import NotFinite, Steady, policy_of
 from spacelang.backends.torch.supernet import Supernet
+from spacelang.backends.torch.timm_augment import TimmAugmentation
 from spacelang.backends.torch.trackers import check_trackers, trackers
 from spacelang.backends.torch.train import TorchTrainer
 from spacelang.diagnostics import SpaceError, error
-from spacelang.engines.laws import Weights
+from spacelang.engines.laws import CandidateWeights
 from spacelang.engines.protocol import Engine, EpochEnded, Stepped
 from spacelang.files import PathLike
 from spacelang.ir.graph import Graph
@@ -91,12 +92,15 @@ class Tally:
         self.correct += metrics.correct
         self.total += metrics.total
         self.steps += 1
-        for name, value in metrics.terms.items():
-            self.terms[name] = self.terms.get(name, 0.0) + value
+        kinds: dict[str, list[float]] = {}
+        for term in event.plan.losses:
+            kinds.setdefault(term.kind, []).append(metrics.terms[term.name])
+        for kind, values in kinds.items():
+            self.terms[kind] = self.terms.get(kind, 0.0) + sum(values) / len(values)
 
     @property
     def means(self) -> Json:
-        """The mean of each term of the loss, where there are several."""
+        """The mean of each kind of loss over passes and steps, where there are several kinds."""
         several = self.terms if len(self.terms) > 1 else {}
         return {f"loss: {name}": value / max(1, self.steps) for name, value in several.items()}
 
@@ -106,13 +110,18 @@ class Tally:
 
 
 def identity(graph: Graph, data: Dataset, recipe: Recipe, seed: int) -> Json:
-    """What makes two runs the same run."""
+    """What makes two runs the same run (ImportError, SP103 where its images cannot be made)."""
+    by = recipe.augmentation
+    if isinstance(by, TimmAugmentation):
+        by.check()
+    made_by = {"augmented_by": by.version} if isinstance(by, TimmAugmentation) else {}
     return {
         "space": graph.name,
         "graph": graph.hash,
         "data": {"name": data.name, "split": data.split_digest, "counts": data.counts},
         "recipe": recipe.as_json(),
         "seed": seed,
+        **made_by,
     }
 
 
@@ -146,7 +155,8 @@ def train(
     fits(graph, data)
     check_optimizer(recipe)
     check_trackers(log_to)
-    Weights.read(recipe.law_weights, graph.decisions)
+    if graph.decisions:
+        CandidateWeights.read(recipe.law_weights, graph.decisions)
     about = identity(graph, data, recipe, seed) | (lesson.identity() if lesson else {})
     engine = lesson.engine if lesson else recipe.engine
     with RunFolder(folder, KIND, about, settings) as run, Interrupt() as interrupt:

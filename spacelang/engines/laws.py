@@ -1,6 +1,6 @@
 """What a step of training draws: the laws of paths, and the weights of candidates.
 
-    Weights.read(("depth=1:1:2", "encoder[_].ratio=2:1:1"), graph.decisions)
+    CandidateWeights.read(("depth=1:1:2", "encoder[_].ratio=2:1:1"), graph.decisions)
 
 The law "choices" draws every live decision uniformly, as published; "weighted" by weights, one for
 each candidate in its order, uniformly where none are given; "architectures" is uniform over the
@@ -14,7 +14,7 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from math import isfinite
+from math import isfinite, nextafter
 from typing import Literal
 
 from spacelang.diagnostics import SpaceError, error
@@ -49,13 +49,13 @@ def _parsed(text: str) -> tuple[Pattern, tuple[float, ...]]:
 
 
 @dataclass(frozen=True)
-class Weights:
+class CandidateWeights:
     """Sums of the weights of a decision's candidates up to each, by path; others are uniform."""
 
     sums: Mapping[str, tuple[float, ...]]
 
     @classmethod
-    def read(cls, texts: Sequence[str], decisions: Decisions) -> Weights:
+    def read(cls, texts: Sequence[str], decisions: Decisions) -> CandidateWeights:
         """Weights for a space; of two texts for one decision the later counts.
 
         SP504 for a path that no decision has, SP103 for another number of weights than candidates.
@@ -85,4 +85,6 @@ class Weights:
         sums = self.sums.get(choice.path)
         if sums is None:
             return stream.choice(choice.values)
-        return choice.values[bisect_right(sums, stream.uniform() * sums[-1])]
+        # Rounding may bring the smallest of sums up to the whole.
+        place = min(stream.uniform() * sums[-1], nextafter(sums[-1], 0))
+        return choice.values[bisect_right(sums, place)]

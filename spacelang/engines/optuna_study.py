@@ -1,18 +1,22 @@
-"""Trials as an Optuna study, for its dashboard and for whoever goes on from them.
+"""Trials as an Optuna study, for its dashboard and its analyses.
 
     write_study(trials, "digits", "runs/digits/study.log")      # a journal file
     write_study(trials, "digits", "sqlite:///trials.db")        # or a database, by its URL
 
 Accuracy is to be maximised, params and macs to be minimised. Every decision is a parameter of a
-trial where it is live; evenly spaced whole numbers are a range, all else is categorical.
+trial where it is live; evenly spaced whole numbers are a range, all else is categorical, over what
+was tried. A journal is written whole or not at all; a process that is killed while it writes to a
+database leaves a part of the study there.
 """
 
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
+from glob import escape
 from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
@@ -20,14 +24,14 @@ from typing import Any
 
 from spacelang.diagnostics import SpaceError, error
 from spacelang.engines.trials import Trial, cell, decisions_of
-from spacelang.files import explained
+from spacelang.files import explained, sync_folder
 
 OBJECTIVES = {"accuracy": "maximize", "params": "minimize", "macs": "minimize"}
 DETAILS = ("engine", "number", "generation", "origin", "activations", "failure")
 
 
 def write_study(trials: Sequence[Trial], name: str, storage: str) -> int:
-    """Write a new study of that name, whole or not at all; the number of its trials.
+    """Write a new study of that name; the number of its trials.
 
     `storage` is the path of a new journal file, or the URL of a database. Raises ImportError
     without Optuna, SP702 for a study or file that is there already or cannot be opened, OSError.
@@ -48,12 +52,12 @@ def _optuna() -> Any:
     except ImportError as missing:
         text = f"an Optuna study: {missing}; pip install 'spacelang-nas[search]'"
         raise ImportError(text, name=missing.name) from missing
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna
 
 
 def _database(made: Sequence[Any], name: str, url: str, optuna: Any) -> None:
-    closed = (optuna.exceptions.OptunaError, import_module("sqlalchemy.exc").SQLAlchemyError)
+    database = import_module("sqlalchemy.exc").SQLAlchemyError
+    closed = (optuna.exceptions.OptunaError, database, ValueError, ImportError)
     try:
         study = _study(optuna, name, url)
     except optuna.exceptions.DuplicatedStudyError as there:
@@ -64,8 +68,12 @@ def _database(made: Sequence[Any], name: str, url: str, optuna: Any) -> None:
         raise SpaceError(error("SP702", f"{url} cannot be opened: {first}")) from failed
     try:
         study.add_trials(made)
-    except BaseException:
-        optuna.delete_study(study_name=name, storage=url)
+    except BaseException as failed:
+        with suppress(Exception):  # what stopped the writing may stop this too
+            optuna.delete_study(study_name=name, storage=url)
+        if isinstance(failed, database | optuna.exceptions.OptunaError):
+            first = str(failed).partition("\n")[0]
+            raise SpaceError(error("SP702", f"{url} cannot be written: {first}")) from failed
         raise
 
 
@@ -81,20 +89,26 @@ def _journal(made: Sequence[Any], name: str, target: Path, optuna: Any) -> None:
         _study(optuna, name, journal(backend)).add_trials(made)
         with open(aside, "rb") as file:
             os.fsync(file.fileno())
-        os.rename(aside, target)
+        os.link(aside, target)  # which fails where somebody else has made it
+        sync_folder(target.parent)
     except OSError as failed:
         raise explained(failed, "write", target) from failed
     finally:
-        for left in aside.parent.glob(f"{aside.name}*"):  # its lock too
+        for left in aside.parent.glob(f"{escape(aside.name)}*"):  # its lock too
             with suppress(OSError):
                 left.unlink()
 
 
 def _study(optuna: Any, name: str, storage: object) -> Any:
+    verbosity = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(
         storage=storage, study_name=name, directions=list(OBJECTIVES.values())
     )
-    study.set_metric_names(list(OBJECTIVES))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        study.set_metric_names(list(OBJECTIVES))
+    optuna.logging.set_verbosity(verbosity)
     return study
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from spacelang.diagnostics import SpaceError, error
-from spacelang.engines.laws import Law, Weights, check_weights
+from spacelang.engines.laws import CandidateWeights, Law, check_weights
 from spacelang.engines.pool import Pool
 from spacelang.engines.protocol import (
     ALL_KINDS,
@@ -80,7 +80,9 @@ class Plans:
 
     def __post_init__(self) -> None:
         self._pool = Pool(self.space) if self.space.require else None
-        self._weights = Weights.read(self.engine.law_weights, self.space.decisions)
+        # A network without decisions is simply trained, by whatever law.
+        weights = self.engine.law_weights if self.space.decisions else ()
+        self._weights = CandidateWeights.read(weights, self.space.decisions)
 
     def at(self, step: int) -> StepPlan:
         """The plan of a step."""

@@ -13,14 +13,16 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from io import StringIO
+from itertools import product
 from pathlib import Path
 from typing import Any, cast
 
+from spacelang import plugins
 from spacelang.diagnostics import SpaceError, error
 from spacelang.files import PathLike
 from spacelang.ir.decision import Plain
 
-SEARCH = "search"
+GROUP, SEARCH = "spacelang.engines", "search"
 MAX_RECORD = 1 << 28
 FIGURES = ("params", "macs", "activations")
 
@@ -51,22 +53,19 @@ def read_trials(folder: PathLike, engine: str | None = None) -> list[Trial]:
     """
     place = Path(folder)
     found: dict[str, list[Trial]] = {}
-    for home in (place, place / SEARCH):
-        for path in sorted(home.glob("*.json")):
-            record = _record(path)
-            if record is not None:
-                found[path.stem] = _trials(path, record)
+    names = [engine] if engine is not None else sorted(plugins.table(GROUP))
+    for home, name in product((place, place / SEARCH), names):
+        path = home / f"{name}.json"
+        if path.is_file():
+            found.setdefault(name, []).extend(_trials(path, _record(path)))
     if not found:
-        problem = error("SP702", f"{folder} holds no finished search")
+        by = f" by {engine}" if engine is not None else ""
+        problem = error("SP702", f"{folder} holds no finished search{by}")
         raise SpaceError(problem.hint("`spacelang search` writes a record at its end"))
-    if engine is not None and engine not in found:
-        problem = error("SP702", f"{folder} holds no finished search by {engine}")
-        raise SpaceError(problem.note(f"there are records of {', '.join(found)}"))
-    return [trial for name in found if engine in (None, name) for trial in found[name]]
+    return [trial for name in sorted(found) for trial in found[name]]
 
 
-def _record(path: Path) -> Mapping[str, Any] | None:
-    """The record of an engine; None for any other JSON of a run folder."""
+def _record(path: Path) -> Mapping[str, Any]:
     if path.stat().st_size > MAX_RECORD:
         raise SpaceError(error("SP702", f"{path} cannot be read: it is larger than 256 MiB"))
     try:
@@ -74,9 +73,8 @@ def _record(path: Path) -> Mapping[str, Any] | None:
     except (ValueError, RecursionError) as failed:
         raise SpaceError(error("SP702", f"{path} cannot be read: {failed}")) from failed
     if not isinstance(record, dict):
-        return None
-    known = cast(Mapping[str, Any], record)
-    return known if known.get("engine") == path.stem and "candidates" in known else None
+        raise SpaceError(error("SP702", f"{path} is no record of a search"))
+    return cast(Mapping[str, Any], record)
 
 
 def _trials(path: Path, record: Mapping[str, Any]) -> list[Trial]:
@@ -87,17 +85,23 @@ def _trials(path: Path, record: Mapping[str, Any]) -> list[Trial]:
                 number=int(row["number"]),
                 generation=int(row["generation"]),
                 origin=str(row["origin"]),
-                accuracy=float(row["accuracy"]),
+                accuracy=_accuracy(row["accuracy"]),
                 failure=str(row["score"]["failure"]),
                 **{figure: int(row[figure]) for figure in FIGURES},
                 assignment={str(path): _plain(value) for path, value in row["assignment"].items()},
             )
             for row in record["candidates"]
         ]
-    except (KeyError, TypeError, ValueError, AttributeError) as problem:
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as problem:
         raise SpaceError(
             error("SP702", f"{path} is no record of a search: {type(problem).__name__} {problem}")
         ) from problem
+
+
+def _accuracy(value: object) -> float:
+    if not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise ValueError(f"{value!r} is no accuracy")
+    return float(value)
 
 
 def _plain(value: object) -> Plain:
@@ -118,12 +122,15 @@ def cell(value: Plain) -> str | int | float | bool:
 
 
 def as_csv(trials: Sequence[Trial]) -> str:
-    """One line a trial, one column a decision, empty where it is not live."""
+    """One line a trial, one column a decision, empty where it is not live.
+
+    A decision that is called as another column is `decision:NAME`.
+    """
     paths = decisions_of(trials)
     fixed = ("engine", "number", "generation", "origin", "accuracy", "failure", *FIGURES)
     text = StringIO()
     table = csv.writer(text, lineterminator="\n")
-    table.writerow([*fixed, *paths])
+    table.writerow([*fixed, *(f"decision:{path}" if path in fixed else path for path in paths)])
     for trial in trials:
         row = [getattr(trial, name) for name in fixed]
         own = trial.assignment

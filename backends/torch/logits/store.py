@@ -67,7 +67,9 @@ class About:
         temperature: float = 1.0,
     ) -> About:
         """What a store of a teacher's outputs on the training images would be."""
-        variation(aug)
+        how = variation(aug)
+        if isinstance(how, TimmAugmentation):
+            how.check()
         found = cls(teacher, digest, data.name, data_digest(data), aug, aug_digest(aug, seed), seed,
                     len(data.classes), k, temperature)  # fmt: skip
         _ = found.contents  # which says what is out of range
