@@ -146,7 +146,7 @@ def value_of(value: object) -> Value:
 
 def budget(graph: Graph, where: str) -> tuple[str, tuple[int | None, int | None]]:
     """The figure that a budget bounds (params where it bounds several, or none), and its limits."""
-    bands = dict(wanted.bands) if (wanted := parsed(graph, where)) is not None else {}
+    bands = dict(wanted.exact.bands) if (wanted := parsed(graph, where)) is not None else {}
     axis = "params" if "params" in bands or len(bands) != 1 else next(iter(bands))
     return axis, bands.get(axis, (None, None))
 
