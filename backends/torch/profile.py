@@ -1,13 +1,13 @@
 """Profiles: what the operations of a network, and networks as a whole, take on a device.
 
-    with Clock(facts, repeats=20) as clock:
-        table = measured(graph, operations, networks, clock)
+    table = profile(graph, assignment, facts_of("cpu", 1, 1, "float32"), path="table.json")
 
 An operation is a network of its own (`Operation.graph`), lowered as every network is, and run in
-evaluation without gradients on random inputs: calls until it is warm, then the median of the
-repeats, each of so many calls that the clock can tell them. What calling a network that does
-nothing takes is taken off. With a journal everything measured is on disk at once, and a killed run
-goes on from there.
+evaluation without gradients on random inputs. Operations take turns: a round calls each of many
+once, in an order of its own, so that each finds the caches as others left them, as inside of a
+network, and what else the machine does slows all alike. Medians over the rounds count, less what a
+network takes that does nothing. What was measured is in a journal at once, and a killed run goes
+on from there.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ import platform
 import shutil
 import statistics
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from random import Random
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Self, cast
 
 import torch
 from torch import Tensor, fx, nn
@@ -29,6 +30,7 @@ from torch import Tensor, fx, nn
 from spacelang import __version__
 from spacelang.analysis.latency import LatencyModel, every_operation, operations
 from spacelang.analysis.latency_table import Facts, LatencyTable, Whole, read_table
+from spacelang.analysis.memory import weight_bytes
 from spacelang.analysis.operations import Operation
 from spacelang.analysis.queries import sample
 from spacelang.analysis.traffic import at
@@ -47,8 +49,10 @@ from spacelang.journal import Journal
 from spacelang.passes.specialize import specialize
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-WARM = 3  # calls at least before any is timed
-LEAST = 200_000  # nanoseconds of a repeat
+WARM = 3  # rounds that are not counted
+TOGETHER = 64  # operations that take turns
+NETWORKS = 8  # networks that do
+MEMORY = 1 << 30  # bytes that those which take turns may hold, but for the first
 PART = ".part"  # the folder beside a table in which it comes to be
 JOURNAL = "measured.jsonl"
 
@@ -71,6 +75,21 @@ def _model(device: str) -> str:
         return found
     named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(named, found)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A network and what it is called with."""
+
+    module: nn.Module
+    inputs: tuple[Tensor, ...]
+
+    @staticmethod
+    def idle(device: str) -> Job:
+        """One that does nothing."""
+        graph = fx.Graph()
+        graph.output(graph.placeholder("x"))
+        return Job(fx.GraphModule({}, graph), (torch.zeros(1, device=device),))
 
 
 @dataclass
@@ -102,39 +121,34 @@ class Clock:
         passes on an idle machine, whatever else runs on this one."""
         return self.facts.device == "cpu" and self.facts.threads == 1
 
-    def network(self, graph: Graph) -> float:
-        """Nanoseconds of a network without decisions, at the batch of the facts."""
-        kind = DTYPES[self.facts.dtype]
-        module = Supernet(graph).eval().extract().to(self.facts.device, kind)
-        inputs = [
-            tensor.to(self.facts.device, kind if tensor.is_floating_point() else None)
-            for tensor in example(graph, self.facts.batch)
-        ]
-        return self.call(module, inputs)
+    def job(self, graph: Graph) -> Job:
+        """A network without decisions, ready to be called at the batch of the facts."""
+        device, kind = self.facts.device, DTYPES[self.facts.dtype]
+        module = Supernet(graph).eval().extract().to(device, kind)
+        inputs = example(graph, self.facts.batch)
+        return Job(
+            module,
+            tuple(x.to(device, kind) if x.is_floating_point() else x.to(device) for x in inputs),
+        )
 
-    def nothing(self) -> float:
-        """Nanoseconds of a network that gives its input."""
-        graph = fx.Graph()
-        graph.output(graph.placeholder("x"))
-        return self.call(fx.GraphModule({}, graph), [torch.zeros(1, device=self.facts.device)])
-
-    def call(self, module: nn.Module, inputs: Sequence[Tensor]) -> float:
-        """The median of the nanoseconds of a call."""
+    def turns(self, jobs: Sequence[Job]) -> list[float]:
+        """The median of the nanoseconds of each, called in turns."""
+        found: list[list[int]] = [[] for _ in jobs]
+        order = list(range(len(jobs)))
         with torch.no_grad():
-            for _ in range(WARM):
-                module(*inputs)
-            count = 1
-            while self._block(module, inputs, count) < LEAST:
-                count *= 2
-            blocks = [self._block(module, inputs, count) for _ in range(self.repeats)]
-        return statistics.median(blocks) / count
+            for number in range(WARM + self.repeats):
+                Random(number).shuffle(order)
+                for which in order:
+                    took = self._timed(jobs[which])
+                    if number >= WARM:
+                        found[which].append(took)
+        return [statistics.median(times) for times in found]
 
-    def _block(self, module: nn.Module, inputs: Sequence[Tensor], count: int) -> int:
+    def _timed(self, job: Job) -> int:
         now = time.thread_time_ns if self.alone else time.perf_counter_ns
         self._wait()
         began = now()
-        for _ in range(count):
-            module(*inputs)
+        job.module(*job.inputs)
         self._wait()
         return now() - began
 
@@ -149,7 +163,7 @@ class Clock:
 
 def measured(
     graph: Graph,
-    wanted: Iterable[Operation],
+    wanted: Mapping[str, Operation],
     networks: Sequence[tuple[Assignment, bool]],
     clock: Clock,
     known: LatencyTable | None = None,
@@ -164,29 +178,56 @@ def measured(
     """
     told = reporter or progress("quiet")
     notes = _Notes(clock.facts, journal)
-    overhead = known.overhead if known is not None else notes.of("overhead", "", clock.nothing)
     entries = dict(known.entries) if known is not None else {}
-    lacking = {made.signature: made for made in wanted if made.signature not in entries}
+    entries |= {name: ns for name, ns in notes.all("operation").items() if name in wanted}
+    lacking = [signature for signature in wanted if signature not in entries]
+    others = [signature for signature in wanted if signature in entries]
     told.begin("operations", len(lacking), "operations")
-    for signature, made in lacking.items():
-        found = notes.of("operation", signature, lambda made=made: clock.network(made.graph()))
-        entries[signature] = max(0.0, round(found - overhead, 1))
-        told.advance(1)
+    for chunk in _together(lacking, lambda name: wanted[name].bytes, TOGETHER):
+        # A few alone would find the caches warmer than many do.
+        beside = others[: max(0, TOGETHER // 2 - len(chunk))]
+        jobs = [clock.job(wanted[signature].graph()) for signature in (*chunk, *beside)]
+        *times, idle = clock.turns([*jobs, Job.idle(clock.facts.device)])
+        found = {s: max(0.0, round(ns - idle, 1)) for s, ns in zip(chunk, times, strict=False)}
+        notes.add("operation", found)
+        entries |= found
+        told.advance(len(chunk))
         check()
     told.done()
-    model = LatencyModel(graph, LatencyTable(clock.facts, overhead, entries))
+    model = LatencyModel(graph, LatencyTable(clock.facts, entries))
     wholes = {encoding(n.assignment): n for n in (known.networks if known is not None else ())}
-    new = [(a, fitted) for a, fitted in networks if encoding(a) not in wholes]
+    asked = {encoding(a): (a, fitted) for a, fitted in networks if encoding(a) not in wholes}
+    took = notes.all("network")
+    new = [name for name in asked if name not in took]
     told.begin("networks", len(new), "networks")
-    for assignment, fitted in new:
-        key = encoding(assignment)
-        found = notes.of("network", key, lambda a=assignment: clock.network(specialize(graph, a)))
-        total = model.sum(graph.decisions.check(assignment))
-        wholes[key] = Whole(dict(assignment), round(total, 1), round(found, 1), fitted)
-        told.advance(1)
+    whole = weight_bytes(graph)
+    for chunk in _together(new, lambda _: whole, NETWORKS):
+        times = clock.turns([clock.job(specialize(graph, asked[name][0])) for name in chunk])
+        found = dict(zip(chunk, times, strict=True))
+        notes.add("network", found)
+        took |= found
+        told.advance(len(chunk))
         check()
     told.done()
-    return LatencyTable(clock.facts, overhead, entries, tuple(wholes.values()))
+    for name, (assignment, fitted) in asked.items():
+        total = model.sum(graph.decisions.check(assignment))
+        wholes[name] = Whole(dict(assignment), round(total, 1), round(took[name], 1), fitted)
+    return LatencyTable(clock.facts, entries, tuple(wholes.values()))
+
+
+def _together(names: Sequence[str], held: Callable[[str], int], most: int) -> Iterator[list[str]]:
+    """Names that take turns: at most so many, and no more than `MEMORY` bytes that they hold."""
+    chunk: list[str] = []
+    total = 0
+    for name in names:
+        size = held(name)
+        if chunk and (len(chunk) == most or total + size > MEMORY):
+            yield chunk
+            chunk, total = [], 0
+        chunk.append(name)
+        total += size
+    if chunk:
+        yield chunk
 
 
 def profile(
@@ -211,7 +252,7 @@ def profile(
     if path is None:
         wanted = operations_of(graph, (given,), facts.batch)
         with Clock(facts, repeats) as clock:
-            return measured(graph, wanted.values(), [(given, True)], clock, reporter=reporter)
+            return measured(graph, wanted, [(given, True)], clock, reporter=reporter)
     place = Path(path)
     known = known_table(place, facts)
     wholes = networks_of(graph, given, networks, seed)
@@ -229,9 +270,7 @@ def profile(
         journal = stack.enter_context(open_journal(part / JOURNAL))
         interrupt = stack.enter_context(Interrupt())
         clock = stack.enter_context(Clock(facts, repeats))
-        table = measured(
-            graph, wanted.values(), wholes, clock, known, journal, interrupt.check, reporter
-        )
+        table = measured(graph, wanted, wholes, clock, known, journal, interrupt.check, reporter)
         table.write(place)
         shutil.rmtree(part)
     return table
@@ -277,18 +316,15 @@ class _Notes:
 
     def __init__(self, facts: Facts, journal: Journal | None) -> None:
         self._facts, self._journal = asdict(facts), journal
-        self._known: dict[tuple[str, str], float] = {}
-        for entry in journal.entries if journal is not None else ():
-            if entry.get("facts") == self._facts:
-                key = (cast(str, entry["what"]), cast(str, entry["name"]))
-                self._known[key] = float(cast(Any, entry["ns"]))
 
-    def of(self, what: str, name: str, measure: Callable[[], float]) -> float:
-        """The nanoseconds of something, measured unless they are known."""
-        found = self._known.get((what, name))
-        if found is None:
-            found = measure()
-            if self._journal is not None:
-                entry = {"facts": self._facts, "what": what, "name": name, "ns": found}
-                self._journal.append(entry)
+    def all(self, what: str) -> dict[str, float]:
+        """Nanoseconds by name, of operations or of networks."""
+        found: dict[str, float] = {}
+        for entry in self._journal.entries if self._journal is not None else ():
+            if entry.get("facts") == self._facts and entry.get("what") == what:
+                found |= cast("dict[str, float]", entry["ns"])
         return found
+
+    def add(self, what: str, found: Mapping[str, float]) -> None:
+        if self._journal is not None:
+            self._journal.append({"facts": self._facts, "what": what, "ns": dict(found)})

@@ -1,11 +1,11 @@
 """Latency tables: what operations took on a device, and how their sum fits whole networks.
 
     {"kind": "latency table", "format": 1, "facts": {"device": "cpu", "model": "..", "threads": 1,
-     "batch": 1, "dtype": "float32", ..}, "overhead": 2100.0, "entries": {signature: nanoseconds},
+     "batch": 1, "dtype": "float32", ..}, "entries": {signature: nanoseconds},
      "networks": [{"assignment", "sum", "measured", "fitted"}], "fit": .., "error": ..}
 
-Times are medians in nanoseconds; `overhead`, what calling a network that does nothing takes, is
-taken off the entries. Fit and error are made anew from the networks whenever a table is made.
+Times are medians in nanoseconds, without what a call takes that does nothing. Fit and error are
+made anew from the networks whenever a table is read.
 """
 
 from __future__ import annotations
@@ -92,7 +92,6 @@ class LatencyTable:
     """What was measured, and the model that it makes."""
 
     facts: Facts
-    overhead: float
     entries: Mapping[str, float]
     networks: tuple[Whole, ...] = field(default=())
 
@@ -117,7 +116,6 @@ class LatencyTable:
             "kind": KIND,
             "format": FORMAT,
             "facts": asdict(self.facts),
-            "overhead": self.overhead,
             "entries": dict(sorted(self.entries.items())),
             "networks": [{**asdict(n), "assignment": dict(n.assignment)} for n in self.networks],
             "fit": asdict(self.fit),
@@ -194,8 +192,7 @@ def _table(data: object) -> LatencyTable:
         total = _time(one["sum"], "a network")
         networks.append(Whole(assignment, total, measured, one["fitted"]))
     known: Any = {name: facts[name] for name in kinds}
-    overhead = _time(found["overhead"], "the overhead")
-    return LatencyTable(Facts(**known), overhead, entries, tuple(networks))
+    return LatencyTable(Facts(**known), entries, tuple(networks))
 
 
 def _object(data: object) -> dict[str, object]:

@@ -115,6 +115,13 @@ class Operation:
         axes = ("*".join(map(str, axis)) for axis in view.lengths)
         return f"{'' if kind == 'f32' else kind}[{', '.join(axes)}]"
 
+    @cached_property
+    def bytes(self) -> int:
+        """Of what it is given and of its weights, at four bytes a number."""
+        given = [type.elements() for type in self.operands.values()]
+        read = [view.numel() for node in self.nodes for view in node.params.values()]
+        return 4 * sum(int(size.at({})) for size in (*given, *read))
+
     def graph(self) -> Graph:
         """The operation as a network of its own: what it reads is its input, its weights start as
         those of the block do, and nothing is left to decide."""

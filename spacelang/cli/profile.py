@@ -164,7 +164,6 @@ def _json(
         "measured": whole.measured,
         "sum": whole.sum,
         "peak": found.peak,
-        "overhead": made.overhead,
         "operations": len(made.entries),
         "networks": len(made.networks),
         "fit": asdict(made.fit),

@@ -89,8 +89,8 @@ class Contraction:
         check(self, space)
         bases: Sequence[Assignment] = (space.decisions.extreme("largest"),)
         number = 0
-        for turn, bound in enumerate(self.bounds):
-            pool = Pool(space, bound, seed, self.latency)
+        pools = [Pool(space, bound, seed, self.latency) for bound in self.bounds]
+        for turn, (bound, pool) in enumerate(zip(self.bounds, pools, strict=True)):
             batch = self._children(pool, bases, turn, seed)
             if not batch:
                 raise SpaceError(

@@ -126,6 +126,7 @@ class SpaceEvolution:
                     "say how far: choose width in {192, 256} within 64..512 by 64"
                 )
             )
+        Pool(space, self.where, seed, self.latency)  # a budget is refused before any training
         number = 0
         for iteration in range(self.iterations):
             yield from self._train(space, trainer, seed_of(seed, "space", iteration))
