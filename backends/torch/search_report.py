@@ -98,8 +98,11 @@ def _networks(records: Sequence[Json], winner: str) -> Iterator[Network]:
 
 
 def sizes(graph: Graph, where: str) -> tuple[int, int | None]:
-    """Architectures of a space, and within a budget; None where only bounds are known."""
-    whole, within = graph.size(), graph.size(where)
+    """Architectures of a space, and within a budget; None where only bounds are known, or where it
+    bounds the latency, of which no count knows."""
+    wanted, whole = parsed(graph, where), graph.size()
+    timed = wanted is not None and wanted.latency is not None
+    within = None if timed else graph.size(where)
     low = whole if isinstance(whole, int) else whole.lower
     return low, within if isinstance(within, int) else None
 

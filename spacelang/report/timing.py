@@ -15,7 +15,7 @@ from spacelang.report.text import html, percent
 
 # Pixels.
 WIDTH, MARGIN, ROW, BAR, HEAD = 960.0, 20.0, 22.0, 14.0, 92.0
-NAMES, FIGURES = 190.0, 210.0  # columns left and right of the bars
+NAMES, FIGURES = 190.0, 250.0  # columns left and right of the bars
 MEMORY = 130.0
 COLOURS = 7  # ops that have one of their own
 OTHER = "other"
