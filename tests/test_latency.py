@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
-from command import SPACE
+from command import SPACE, run
 
 from spacelang.analysis.latency import LatencyModel, every_operation, operations
 from spacelang.analysis.latency_table import (
@@ -241,6 +241,20 @@ def test_no_exact_count_knows_latency(small: Graph) -> None:
     with pytest.raises(SpaceError) as refused:
         load(Source("small", SPACE.replace("  weights", "  require latency <= 3\n  weights")))
     assert refused.value.diagnostics[0].code == "SP201"
+
+
+def test_a_budget_in_the_text_may_bound_latency(tmp_path: Path) -> None:
+    """`check` reads it, proves what it can of the rest, and knows nothing of times."""
+    path = tmp_path / "small.space"
+    written = 'search evolution {{ where = "{}"  latency = "table.json" }}\n}}\nsubnet'
+    for budget, says in (
+        ("latency <= 5ms and depth == 2", ""),
+        ("latency <= 5ms and depth <= 3", ""),
+        ("latency <= 5", "SP209"),
+    ):
+        path.write_text(SPACE.replace("}\nsubnet", written.format(budget)))
+        done = run("check", path)
+        assert (done.exit_code, says in done.output) == (2 if says else 0, True), done.output
 
 
 def latency_of(small: Graph, assignment: Assignment) -> int:

@@ -202,7 +202,7 @@ def _object(data: object) -> dict[str, object]:
 
 
 def _time(value: object, name: str) -> float:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if number and isfinite(value) and value >= 0:
-        return float(value)
+    number = float(value) if isinstance(value, int | float) else -1.0
+    if not isinstance(value, bool) and isfinite(number) and number >= 0:
+        return number
     raise ValueError(f"the time of {name[:100]} is {json.dumps(value)[:40]}")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 DTYPES = ("float32", "bfloat16", "float16")
 
 
-@click.command(short_help="What a network takes on this device, and a table for searches.")
+@click.command(short_help="Time and memory of a network here, by block and by op.")
 @options.space
 @options.arch
 @click.option("--batch", type=click.IntRange(1, 1 << 20), default=1, show_default=True,

@@ -20,6 +20,7 @@ MEMORY = 130.0
 COLOURS = 7  # ops that have one of their own
 OTHER = "other"
 
+COLOURED = "".join(f".c{i} {{ fill: var(--c{i}); }} " for i in range(COLOURS + 1))
 STYLE = """
 svg { font: 12px ui-monospace, Menlo, Consolas, monospace; --ink: #1c2330; --soft: #667085;
   --line: #dfe3ea; --paper: #ffffff; --c0: #2563d9; --c1: #0a7d5c; --c2: #c2620a; --c3: #7a46d1;
@@ -32,7 +33,6 @@ text.title { font-size: 15px; font-weight: 600; }
 .back { fill: var(--paper); } .grid { stroke: var(--line); }
 .held { fill: var(--c0); fill-opacity: .22; stroke: var(--c0); stroke-width: 1.4; }
 """
-STYLE += "".join(f".c{i} {{ fill: var(--c{i}); }} " for i in range(COLOURS + 1)) + "\n"
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def timing(drawn: Timing) -> str:
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH:g} {height:g}" '
         f'width="{WIDTH:g}" role="img" aria-label="{html(drawn.title)}">\n'
-        f'<style>{STYLE}</style>\n<rect class="back" width="100%" height="100%"/>\n'
+        f'<style>{STYLE}{COLOURED}</style>\n<rect class="back" width="100%" height="100%"/>\n'
         f"{''.join(parts)}</svg>\n"
     )
 
