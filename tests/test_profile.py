@@ -151,3 +151,14 @@ def test_a_table_may_hold_what_some_networks_compute(space: Path, tmp_path: Path
     assert alone["operations"] == 5, "up and down are the same work, and so are no others"
     assert alone["networks"] == 1
     assert [row["path"] for row in alone["blocks"]][1:3] == ["layers[0].up", "layers[0]"]
+
+
+def test_a_table_of_a_hull_is_larger(space: Path) -> None:
+    wide = space.with_name("wide.space")
+    wide.write_text(SPACE.replace("choose width in widths", "choose width in widths within {8, 16, 24}"))
+    words = ("--threads", 1, "--repeats", 1, "--progress", "quiet", "--networks", 0)
+    found = data("profile", wide, *words, "--hull", "-o", wide.with_name("wide.json"))
+    assert found["operations"] > data("profile", wide, *words)["operations"]
+    assert any("24" in text for text in read_table(wide.with_name("wide.json")).entries)
+    assert found["assignment"]["width"] == 24
+    assert "--hull is of a .space file" in refused("profile", wide.parent, "--hull")

@@ -41,7 +41,7 @@ class Facts:
 
     def differs(self, other: Facts) -> tuple[str, ...]:
         """What makes times of two tables no times of one."""
-        names = ("device", "model", "threads", "batch", "dtype")
+        names = ("device", "model", "threads", "batch", "dtype", "torch")
         pairs = ((n, getattr(self, n), getattr(other, n)) for n in names)
         return tuple(f"{name}: {a}, not {b}" for name, a, b in pairs if a != b)
 

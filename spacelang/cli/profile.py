@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -35,6 +36,7 @@ DTYPES = ("float32", "bfloat16", "float16")
               help="Measure every operation of the space; what is there is added to.")  # fmt: skip
 @click.option("--random", "drawn", type=click.IntRange(1, 100_000), metavar="N",
               help="With -o: the operations of N random networks, not of all.")  # fmt: skip
+@click.option("--hull", is_flag=True, help="All that a search of spaces may move to (`within`).")
 @click.option("--networks", type=click.IntRange(0, 10_000), default=8, show_default=True,
               help="With -o: random networks measured as a whole, half for the fit, half for "
               "its error.")  # fmt: skip
@@ -57,6 +59,7 @@ def profile(
     repeats: int,
     output: str | None,
     drawn: int | None,
+    hull: bool,
     networks: int,
     seed: int,
     picture: str | None,
@@ -75,10 +78,13 @@ def profile(
     against others. A killed run goes on where it stopped.
     """
     from spacelang.analysis.profile import Profile
+    from spacelang.loader import load_hull
 
     if output is None and drawn is not None:
         raise click.UsageError("--random says what a table holds: -o TABLE.json is missing")
-    graph = options.load(space, settings)
+    if hull and os.path.isdir(space):
+        raise click.UsageError("--hull is of a .space file: a folder holds the ranges as they are")
+    graph = load_hull(space, **settings) if hull else options.load(space, settings)
     given = graph.decisions.extreme("largest") if arch is None else options.read_assignment(arch)
     given = graph.decisions.assignment(graph.decisions.check(given))
     place = runs.work(backend, "device")(device)

@@ -127,10 +127,10 @@ def search(
         if weights == "own":  # which says itself how long it trains
             kept |= {n: flags.pop(n) for n in OF_ENGINES if flags.get(n) is not None}
         chosen = configure(engine, graph.search.get(engine, {}), kept, asked_of_it)
-        _timed(chosen, graph, backend, place)
         hull = {}
         if getattr(chosen, "moves", False) and not os.path.isdir(space):
             hull["hull"] = load_hull(space, **settings)
+        _timed(chosen, hull.get("hull", graph), backend, place)
         used = recipe_of(backend, before, file, flags)
         spec = data or runs.data_of(folder if before else Path(space))
         images = runs.data_for(backend, spec, graph)
