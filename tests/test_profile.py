@@ -155,7 +155,9 @@ def test_a_table_may_hold_what_some_networks_compute(space: Path, tmp_path: Path
 
 def test_a_table_of_a_hull_is_larger(space: Path) -> None:
     wide = space.with_name("wide.space")
-    wide.write_text(SPACE.replace("choose width in widths", "choose width in widths within {8, 16, 24}"))
+    wide.write_text(
+        SPACE.replace("choose width in widths", "choose width in widths within {8, 16, 24}")
+    )
     words = ("--threads", 1, "--repeats", 1, "--progress", "quiet", "--networks", 0)
     found = data("profile", wide, *words, "--hull", "-o", wide.with_name("wide.json"))
     assert found["operations"] > data("profile", wide, *words)["operations"]

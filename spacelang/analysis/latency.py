@@ -12,6 +12,7 @@ A signature (`operations.py`) that the table does not hold is SP512, never a gue
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -150,11 +151,14 @@ class LatencyModel:
 
 
 def open_model(graph: Graph, path: PathLike) -> LatencyModel:
-    """The model of a graph by a table's file, checked (SP702, SP512); kept with the graph."""
+    """The model of a graph by a table's file, checked (SP702, SP512); kept with the graph, as long
+    as the file does not change."""
+    state = os.stat(path) if os.path.exists(path) else None
+    version = (state.st_mtime_ns, state.st_size, state.st_ino) if state is not None else None
 
     def opened(graph: Graph) -> LatencyModel:
         made = LatencyModel(graph, read_table(path), str(path))
         made.check()
         return made
 
-    return graph.memo(f"latency {path}", opened)
+    return graph.memo(f"latency {path} {version}", opened)
