@@ -247,6 +247,7 @@ def _budget(graph: Graph, text: str, span: Span) -> Iterator[Diagnostic]:
     """What is wrong with a budget that is written in a string; it is told as of `require`."""
     from spacelang.analysis.claims import claims
     from spacelang.analysis.where import of_conditions
+    from spacelang.ir.known import LATENCY
     from spacelang.syntax.budget import budget
 
     try:
@@ -259,6 +260,10 @@ def _budget(graph: Graph, text: str, span: Span) -> Iterator[Diagnostic]:
     if not conditions:
         yield warning("SP511", f"{text} excludes nothing", span)
         return
+    # What a latency may be, no graph says.
+    conditions = tuple(
+        c for c in conditions if not any(s.name == LATENCY and s.free for s in c.symbols)
+    )
     kept = (*conditions, *(c for c in graph.require if c not in conditions))
     stated = {**graph.stated, **dict.fromkeys(conditions, span)}
     for found in claims(graph.restated(require=kept, stated=stated)):

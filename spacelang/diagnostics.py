@@ -59,6 +59,7 @@ CODES: dict[str, str] = {
     "SP509": "an assignment that cannot be read",
     "SP510": "a decision that nothing reads",
     "SP511": "a requirement that excludes nothing",
+    "SP512": "a latency that is not known",
     "SP601": "a pass that does not fit",
     "SP602": "a graph that breaks an invariant",
     "SP603": "IR text that cannot be read",

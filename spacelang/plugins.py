@@ -83,6 +83,8 @@ BUILTIN: Mapping[str, Mapping[str, str]] = {
         "triton.within": "spacelang.backends.torch.kernels:with_kernels",
         "torch.data": "spacelang.backends.torch.data:open_data",
         "torch.device": "spacelang.backends.torch.device:device",
+        "torch.facts": "spacelang.backends.torch.profile:facts_of",
+        "torch.profile": "spacelang.backends.torch.profile:profile",
         "torch.progress": "spacelang.backends.torch.progress:progress",
         "torch.recalibrate": "spacelang.backends.torch.recalibrate:calibrate",
         "torch.recipe": "spacelang.backends.torch.recipe:recipe_from",

@@ -19,10 +19,14 @@ import torch
 from command import data, refused, run
 from safetensors.torch import load_file
 
+from spacelang.analysis.latency import LatencyModel, open_model
 from spacelang.backends.torch.recipe import Recipe
 from spacelang.backends.torch.train import TorchTrainer
+from spacelang.cli.runs import run_graph
 from spacelang.cli.train import RECIPE, SWITCHES
+from spacelang.engines.pool import Pool
 from spacelang.files import Lock
+from spacelang.ir.decision import Assignment
 
 SPACE = """
 space tiny(classes = 2) {
@@ -201,9 +205,43 @@ def test_wrong_words_of_train(
     assert not (target / "run.json").exists() or "--set" in says
 
 
+def test_a_search_keeps_to_a_latency_by_a_table_of_this_machine(
+    trained: Path, tmp_path: Path
+) -> None:
+    table, quiet = tmp_path / "table.json", ("--progress", "quiet")
+    data("profile", trained, "--repeats", 1, "--threads", 1, "-o", table, *quiet)
+    # Times that tell networks apart, and a median that half of them meet.
+    made = json.loads(table.read_text())
+    made["entries"] = {text: 100.0 * len(text) for text in made["entries"]}
+    made["facts"]["model"] = "another processor"
+    table.write_text(json.dumps(made))
+    model = open_model(run_graph(trained), table)
+    latencies = sorted({model.at(model.graph.decisions.check(a)) for a in _all(model)})
+    limit = latencies[len(latencies) // 2]
+    words = ("--where", f"latency <= {limit}ns", "--latency", table, "-o", tmp_path / "s", *quiet)
+    done = run("search", trained, "--engine", "random", "-s", "evaluations=50", *words, "--json")
+    assert done.exit_code == 0, done.output
+    assert f"latency by {table}: another processor (cpu), 1 thread, batch 1, float32; error" in (
+        done.stderr
+    )
+    assert "was measured elsewhere: model: another processor, not" in done.stderr
+    found = json.loads((tmp_path / "s" / "random.json").read_text())
+    tried = [candidate["assignment"] for candidate in found["candidates"]]
+    assert len(tried) == sum(model.at(model.graph.decisions.check(a)) <= limit for a in _all(model))
+    assert all(model.at(model.graph.decisions.check(a)) <= limit for a in tried)
+    assert json.loads(done.stdout)["best"]["latency"] <= limit
+
+
+def _all(model: LatencyModel) -> list[Assignment]:
+    return [assignment for assignment, _ in Pool(model.graph).draw(1000, "all")]
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
+        (["--where", "latency <= 5ms"], "needs a table"),
+        (["--where", "latency <= 5", "--latency", "run.json"], "SP702"),
+        (["--engine", "extreme", "--latency", "run.json"], "has no setting latency"),
         (["--engine", "luck"], "SP604"),
         (["-s", "population"], "is not NAME=VALUE"),
         (["-s", "popularity=3"], "did you mean population?"),

@@ -6,10 +6,13 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 
 import spacelang
+from spacelang.analysis.latency import LatencyModel, every_operation
+from spacelang.analysis.latency_table import Facts, LatencyTable
 from spacelang.diagnostics import Source, SpaceError
 from spacelang.engines.contraction import Contraction
 from spacelang.engines.protocol import (
@@ -257,6 +260,32 @@ def test_a_move_beyond_the_budget_is_not_made() -> None:
     assert trainer.inherited == []
     assert isinstance(events[-1], Found)
     assert events[-1].best.cost.params < least
+
+
+def test_a_window_of_latency_holds_in_every_space(tmp_path: Path) -> None:
+    """The table knows all of the hull; what is tried before and after moves is in time."""
+    wide = [8 * i for i in range(1, 17)]
+    hull = staged({**dict.fromkeys(START, wide), "stages[0].blocks[_].ratio": [*range(1, 9)],
+                   "stages[1].blocks[_].ratio": [*range(1, 9)]})  # fmt: skip
+    facts = Facts("cpu", "a made-up processor", 1, 1, "float32")
+    made = {text: made.bytes for text, made in every_operation(hull, 1).items()}
+    LatencyTable(facts, made).write(tmp_path / "table.json")
+    model = LatencyModel(hull, LatencyTable(facts, made))
+
+    def latency(assignment: Assignment) -> int:
+        return model.at(hull.decisions.check(assignment))
+
+    limit = sorted(latency(a) for a in staged(START).sample(50, 0))[25]
+    engine = SpaceEvolution(
+        iterations=2, epochs=0, probes=60, generations=1, population=6, mutants=2, crossovers=2,
+        where=f"latency <= {limit}ns", latency=str(tmp_path / "table.json"),
+    )  # fmt: skip
+    events = list(engine.run(staged(START), Surface(), seed=0))
+    moves = [event for event in events if isinstance(event, SpaceMoved)]
+    assert any(move.before != move.after for move in moves)
+    tried = [e.candidate.assignment for e in events if isinstance(e, Evaluated)]
+    assert len(tried) > 60
+    assert all(latency(assignment) <= limit for assignment in tried)
 
 
 def test_a_space_without_a_hull_is_refused() -> None:

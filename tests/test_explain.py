@@ -27,6 +27,7 @@ SYNTAX = [code for code in CODES if code.startswith("SP1")]
 WITHOUT_TEXT = {
     "SP104",
     "SP509",
+    "SP512",
     "SP602",
     "SP603",
     "SP605",

@@ -118,7 +118,8 @@ def run(options: Options, told: Reporter) -> Results:
     settings = graph.search.get("evolution", {})
     evolution = cast(Evolution, configure("evolution", settings, options.search))
     check(evolution, graph)
-    Pool(graph, evolution.where)  # an empty budget is told now, not after the training
+    # An empty budget is told now, not after the training.
+    Pool(graph, evolution.where, latency=evolution.latency)
     folder = Path(options.output)
     about: Json = {
         "space": options.space,
@@ -218,7 +219,8 @@ def search_all(
             evolution, graph, trained, data, place, seed=seed, reporter=told
         )
     count = found["evolution"].found.evaluated
-    samples = {"where": evolution.where, "part": evolution.part, "samples": evolution.samples}
+    shared = ("where", "latency", "part", "samples")
+    samples = {name: getattr(evolution, name) for name in shared}
     with clock.times("random search"):
         found["random"] = search(
             RandomSearch(evaluations=count, **samples),

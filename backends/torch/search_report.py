@@ -98,8 +98,11 @@ def _networks(records: Sequence[Json], winner: str) -> Iterator[Network]:
 
 
 def sizes(graph: Graph, where: str) -> tuple[int, int | None]:
-    """Architectures of a space, and within a budget; None where only bounds are known."""
-    whole, within = graph.size(), graph.size(where)
+    """Architectures of a space, and within a budget; None where only bounds are known, or where it
+    bounds the latency, of which no count knows."""
+    wanted, whole = parsed(graph, where), graph.size()
+    timed = wanted is not None and wanted.latency is not None
+    within = None if timed else graph.size(where)
     low = whole if isinstance(whole, int) else whole.lower
     return low, within if isinstance(within, int) else None
 
@@ -146,7 +149,7 @@ def value_of(value: object) -> Value:
 
 def budget(graph: Graph, where: str) -> tuple[str, tuple[int | None, int | None]]:
     """The figure that a budget bounds (params where it bounds several, or none), and its limits."""
-    bands = dict(wanted.bands) if (wanted := parsed(graph, where)) is not None else {}
+    bands = dict(wanted.exact.bands) if (wanted := parsed(graph, where)) is not None else {}
     axis = "params" if "params" in bands or len(bands) != 1 else next(iter(bands))
     return axis, bands.get(axis, (None, None))
 

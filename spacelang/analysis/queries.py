@@ -40,13 +40,13 @@ def cost(graph: Graph, assignment: Assignment | None = None) -> Cost:
 
 def size(graph: Graph, where: str = "") -> int | Between:
     """The number of architectures within a budget and the space's own requirements."""
-    return counter(graph).size(parsed(graph, where))
+    return counter(graph).size(countable(parsed(graph, where)))
 
 
 def why_empty(graph: Graph, where: str) -> SpaceError:
     """SP502 with what each figure of a budget that nothing meets could reach."""
     found = counter(graph)
-    return found.empty(found.required.both(parsed(graph, where) or Where()))
+    return found.empty(found.required.both(countable(parsed(graph, where)) or Where()))
 
 
 def sample(
@@ -64,7 +64,19 @@ def sample(
             error("SP604", f"no law is called {law}").note(f"there are {', '.join(LAWS)}")
         )
     chosen: Law = "choices" if law == "choices" else "architectures"
-    return counter(graph).draw(n, seed, parsed(graph, where), chosen)
+    return counter(graph).draw(n, seed, countable(parsed(graph, where)), chosen)
+
+
+def countable(where: Where | None) -> Where | None:
+    """A budget that exact counting can answer (SP508 for one on latency)."""
+    if where is None or where.latency is None:
+        return where
+    found = error("SP508", "latency is measured, not counted: no exact count or draw knows it")
+    raise SpaceError(
+        found.note("counting is by elimination over whole numbers that the graph gives").hint(
+            "leave it out here; `search --latency TABLE` draws within it and rejects by the table"
+        )
+    )
 
 
 def parsed(graph: Graph, where: str) -> Where | None:

@@ -1,19 +1,21 @@
 """Budgets: `params in 5M..6M and macs <= 1.3G and depth >= 13` as bands and conditions.
 
 A band bounds a figure, both ends included. What speaks of decisions alone is a condition; anything
-else (a product of a figure and a decision, `or` over figures) is refused with SP508.
+else (a product of a figure and a decision, `or` over figures) is refused with SP508. Latency is a
+band too, in nanoseconds, that no counting knows of: `exact` is the rest.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from math import ceil, floor
 
 from spacelang.diagnostics import NOWHERE, SpaceError, Span, error
 from spacelang.ir.condition import All, Compare, Condition
 from spacelang.ir.dim import Dim
+from spacelang.ir.known import LATENCY
 
 FIGURES = ("params", "macs", "activations")
 Band = tuple[int | None, int | None]
@@ -33,6 +35,16 @@ class Where:
             bands[figure] = _meet(bands.get(figure, (None, None)), band)
         return Where(bands, (*self.conditions, *other.conditions))
 
+    @property
+    def latency(self) -> Band | None:
+        """The window of latency, in nanoseconds; None without one."""
+        return self.bands.get(LATENCY)
+
+    @property
+    def exact(self) -> Where:
+        """The same without latency: what can be counted."""
+        return replace(self, bands={f: b for f, b in self.bands.items() if f != LATENCY})
+
 
 def _meet(a: Band, b: Band) -> Band:
     low = [n for n in (a[0], b[0]) if n is not None]
@@ -51,7 +63,7 @@ def of_conditions(conditions: Iterable[Condition], span: Span = NOWHERE) -> Wher
 
 
 def _one(condition: Condition, span: Span) -> Where:
-    figures = [s for s in condition.symbols if s.name in FIGURES and s.free]
+    figures = [s for s in condition.symbols if s.name in (*FIGURES, LATENCY) and s.free]
     if not figures:
         return Where(conditions=(condition,))
     if isinstance(condition, Compare) and len(condition.symbols) == 1:

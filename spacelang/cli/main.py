@@ -43,6 +43,7 @@ SECTIONS: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "genotype": ("genotype:genotype", "A published genotype as an assignment, or back."),
         "show": ("show:show", "The graph as text, IR, a .space file, DOT, SVG or HTML."),
         "kernels": ("kernels:kernels", "What runs as fused kernels, and what that saves."),
+        "profile": ("profile:profile", "Time and memory of a network here, by block and by op."),
     },
     "Run it": {
         "compile": ("compile:compile", "An artifact folder: all that training needs."),

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 
 from spacelang.cli import options, runs
-from spacelang.cli.output import both, count_of, emit, exact, pairs, say, table
+from spacelang.cli.output import both, complain, count_of, emit, exact, pairs, say, table
 from spacelang.cli.train import recipe, recipe_file, recipe_of
 from spacelang.diagnostics import SpaceError
 from spacelang.files import atomic_write
 
 if TYPE_CHECKING:
     from spacelang.ir.decision import Assignment
+    from spacelang.ir.graph import Graph
 
 SCRATCH = "scratch"  # the kind of a run whose networks are trained anew
 OF_ENGINES = ("epochs", "smoothing")  # flags of training that an engine which trains has as its own
@@ -32,6 +33,8 @@ OF_PROGRAMS = ("batch_size", "aug", "amp")  # those that an engine for programs 
 @click.option("-s", "--setting", "texts", multiple=True, metavar="NAME=VALUE",
               help="A setting of the engine: population=50. May be repeated.")  # fmt: skip
 @options.where
+@click.option("--latency", metavar="TABLE.json",
+              help="Of `spacelang profile`, for --where 'latency <= 5ms'.")  # fmt: skip
 @click.option("--scratch", is_flag=True,
               help="Train every network anew, by the settings of training below.")  # fmt: skip
 @click.option("--inherit", is_flag=True,
@@ -51,6 +54,7 @@ def search(
     engine: str,
     texts: tuple[str, ...],
     where: str,
+    latency: str | None,
     scratch: bool,
     inherit: bool,
     data: str | None,
@@ -88,6 +92,7 @@ def search(
     asked_of_it: dict[str, object] = engine_settings(texts)
     asked_of_it |= {"where": where} if where else {}
     asked_of_it |= {"inherit": True} if inherit else {}
+    asked_of_it |= {"latency": os.path.abspath(latency)} if latency is not None else {}
     place = runs.work(backend, "device")(device)
     if weights == "program":
         runs.alone(engine)
@@ -106,6 +111,7 @@ def search(
             name = f"--{asked[0].replace('_', '-')}" if asked else "--recipe"
             raise click.UsageError(f"{name} is of training: a run has its weights already")
         chosen = configure(engine, graph.search.get(engine, {}), asked_of_it)
+        _timed(chosen, graph, backend, place)
         images = runs.data_for(backend, data or runs.data_of(Path(space)), graph)
         trained = runs.work(backend, "trained")(graph, images, space, device=place)
         folder = Path(output) if output is not None else Path(space) / runs.SEARCH
@@ -124,6 +130,7 @@ def search(
         hull = {}
         if getattr(chosen, "moves", False) and not os.path.isdir(space):
             hull["hull"] = load_hull(space, **settings)
+        _timed(chosen, hull.get("hull", graph), backend, place)
         used = recipe_of(backend, before, file, flags)
         spec = data or runs.data_of(folder if before else Path(space))
         images = runs.data_for(backend, spec, graph)
@@ -134,7 +141,7 @@ def search(
                 settings=runs.settings_for(spec), **hull,
             )  # fmt: skip
     if first:
-        _show(made, space, engine, folder, as_json)
+        _show(made, space, engine, folder, as_json, graph)
 
 
 def _folder(space: str, output: str | None, weights: str) -> Path:
@@ -195,21 +202,55 @@ def _genotype(assignment: Assignment, place: Path) -> None:
         atomic_write(place, write(assignment))
 
 
-def _show(made: Any, space: str, engine: str, folder: Path, as_json: bool) -> None:
+def _timed(chosen: object, graph: Graph, backend: str, device: str) -> None:
+    """Open the table of an engine, before any work (SP702, SP512); another machine's is named."""
+    from spacelang.analysis.latency import open_model
+
+    name = getattr(chosen, "latency", "")
+    if not name:
+        return
+    table = open_model(graph, name).table
+    facts = table.facts
+    here = runs.work(backend, "facts")(device, None, facts.batch, facts.dtype)
+    complain(f"latency by {name}: {facts}; {table.stated}")
+    if other := facts.differs(here):
+        complain(f"warning: {name} was measured elsewhere: {'; '.join(other)}")
+
+
+def _latency(made: Any, graph: Graph | None) -> dict[str, int]:
+    """The latency of the best, in nanoseconds, where the engine has a table that knows it."""
+    from spacelang.analysis.latency import open_model
+
+    name = getattr(made.engine, "latency", "")
+    if not name or graph is None:
+        return {}
+    with suppress(SpaceError):  # of another space, which the engine moved to
+        values = graph.decisions.check(made.found.best.assignment)
+        return {"latency": open_model(graph, name).at(values)}
+    return {}
+
+
+def _show(
+    made: Any, space: str, engine: str, folder: Path, as_json: bool, graph: Graph | None = None
+) -> None:
     """What was found, and the best of it as a file."""
+    from spacelang.analysis.latency_table import shown
+
+    latency = _latency(made, graph)
     best = made.found.best
     file = folder / f"{engine}-best.json"
     atomic_write(file, json.dumps(dict(best.assignment), indent=2) + "\n")
     front = [_candidate(candidate) for candidate in made.found.front]
     if as_json:
         found = {"run": space, "engine": engine, "evaluated": made.found.evaluated}
-        emit({**found, "best": _candidate(best), "front": front, "file": str(file)})
+        emit({**found, "best": _candidate(best) | latency, "front": front, "file": str(file)})
         return
     say(f"{engine}: {count_of(made.found.evaluated)} architectures evaluated")
     pairs([
         ("  best", f"{best.score.correct} of {best.score.total} right ({_percent(best)})"),
         ("  params", both(best.cost.params)),
         ("  macs", both(best.cost.macs)),
+        *[("  latency", f"{shown(ns)} by {made.engine.latency}") for ns in latency.values()],
         ("  kept in", str(file)),
     ])  # fmt: skip
     rows = [(_percent(c), exact(c.cost.params), exact(c.cost.macs)) for c in made.found.front]

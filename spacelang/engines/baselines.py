@@ -34,6 +34,7 @@ class RandomSearch:
 
     evaluations: int = 1050  # as many as the published evolution makes
     where: str = ""
+    latency: str = ""  # the file of a latency table, for a budget on latency
     part: str = "validation"
     samples: int | None = None
 
@@ -49,7 +50,7 @@ class RandomSearch:
     def run(self, space: Graph, trainer: Prober, seed: int) -> Iterator[Event]:
         """Evaluated for each, GenerationEnded now and then, and at the end Found."""
         check(self, space)
-        pool = Pool(space, self.where, seed)
+        pool = Pool(space, self.where, seed, self.latency)
         tried: list[Candidate] = []
         for turn, first in enumerate(range(0, self.evaluations, CHUNK)):
             batch = pool.draw(min(CHUNK, self.evaluations - first), "search", turn)

@@ -38,8 +38,8 @@ DEVIATIONS: Mapping[str, str] = MappingProxyType(
     {
         "moves": "how many factors change and by how much, how many networks are tried and kept, "
         "and the bounds between the sizes were not published: they are settings",
-        "throughput": "bounds are exact figures (params, macs, activations); published: measured "
-        "throughput too",
+        "throughput": "bounds are exact figures (params, macs, activations), and latency by the "
+        "model of a table; published: measured throughput",
         "order": "that widths do not shrink from stage to stage is left to the space's `require`",
     }
 )
@@ -54,6 +54,7 @@ class Contraction:
     keep         of them the best are the bases of the next round
     factors      at most so many decisions of a base change in a child, at least one
     reach        and each by at most so many candidates up or down
+    latency      the file of a latency table, for bounds on latency: "latency <= 5ms"
     """
 
     name: ClassVar[str] = "contraction"
@@ -65,6 +66,7 @@ class Contraction:
     keep: int = 3
     factors: int = 4
     reach: int = 2
+    latency: str = ""
     part: str = "validation"
     samples: int | None = None
 
@@ -87,12 +89,14 @@ class Contraction:
         check(self, space)
         bases: Sequence[Assignment] = (space.decisions.extreme("largest"),)
         number = 0
-        for turn, bound in enumerate(self.bounds):
-            batch = self._children(Pool(space, bound, seed), bases, turn, seed)
+        pools = [Pool(space, bound, seed, self.latency) for bound in self.bounds]
+        for turn, (bound, pool) in enumerate(zip(self.bounds, pools, strict=True)):
+            batch = self._children(pool, bases, turn, seed)
             if not batch:
                 raise SpaceError(
                     error("SP502", f"no network near those kept meets {bound or 'the space'!r}")
                     .note(f"{self.factors} factors change by up to {self.reach} candidates")
+                    .note(*pool.seen)
                     .hint("let more change (factors, reach), or put a bound between")
                 )
             scores = trainer.probe((a for a, _ in batch), Samples(self.part, self.samples))

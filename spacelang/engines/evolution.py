@@ -64,6 +64,7 @@ class Evolution:
     m_prob        a decision of a layer is redrawn in a mutant
     s_prob        a decision of the whole network (depth, width) is redrawn in a mutant
     where         the budget: "params in 5M..6M and macs <= 1.3G"
+    latency       the file of a latency table, for a budget on latency: "latency <= 5ms"
     objectives    what parents and the front are chosen by; figures of cost are minimised
     samples       images a candidate is scored on, of the part `part`; all where None
     """
@@ -79,6 +80,7 @@ class Evolution:
     m_prob: float = 0.2
     s_prob: float = 0.4
     where: str = ""
+    latency: str = ""
     objectives: tuple[Objective, ...] = ("accuracy",)
     part: str = "validation"
     samples: int | None = None
@@ -109,7 +111,7 @@ class Evolution:
         generation can be evaluated and there is nothing to breed from.
         """
         check(self, space)
-        pool = Pool(space, self.where, seed)
+        pool = Pool(space, self.where, seed, self.latency)
         tried: list[Candidate] = []
         kept: list[Candidate] = []
         for generation in range(self.generations + 1):

@@ -3,8 +3,12 @@
     pool = Pool(graph, "params <= 6M", seed=0)
     pool.draw(50, "random", 0)             # 50 that were not taken, exactly uniform
     pool.take(assignment)                  # its cost, or None: outside the budget or taken before
+    pool = Pool(graph, "latency <= 5ms", seed=0, latency="table.json")
 
-What lies outside the budget is remembered too, so that nothing is costed twice.
+What lies outside the budget is remembered too, so that nothing is costed twice. A latency is what
+the model of a table says (`analysis/latency.py`). No exact count knows it: architectures are drawn
+uniformly within the rest of the budget, and those outside of the window are rejected, which leaves
+the draws uniform over those inside.
 """
 
 from __future__ import annotations
@@ -13,14 +17,21 @@ import json
 from collections.abc import Callable, Mapping
 
 from spacelang.analysis.cost import Cost
+from spacelang.analysis.eliminate import Between
+from spacelang.analysis.latency import LatencyModel, open_model
+from spacelang.analysis.latency_table import shown
 from spacelang.analysis.queries import counter, model, parsed
-from spacelang.analysis.where import Where
+from spacelang.analysis.where import Band, Where
+from spacelang.diagnostics import SpaceError, error
 from spacelang.engines.stream import seed_of
 from spacelang.ir.decision import Assignment, Choice, Decisions
 from spacelang.ir.dim import Value
 from spacelang.ir.graph import Graph
 
 Taken = tuple[Assignment, Cost]
+MISSES = 10_000
+"""Draws in a row that may all be outside of a window of latency."""
+AT_ONCE = 256  # draws, where most of them may be rejected
 
 
 def encoding(assignment: Assignment) -> str:
@@ -39,28 +50,48 @@ def assemble(decisions: Decisions, take: Callable[[Choice], Value]) -> Assignmen
 
 
 class Pool:
-    """What is left to try of a space under a budget (SP502 if there is nothing from the start)."""
+    """What is left to try of a space under a budget (SP502 if there is nothing from the start).
 
-    def __init__(self, space: Graph, where: str = "", seed: int = 0) -> None:
+    `latency` is the file of a table, which a budget on latency needs (SP508 without one, SP702 for
+    what is none, SP512 for one that lacks operations of the space).
+    """
+
+    def __init__(self, space: Graph, where: str = "", seed: int = 0, latency: str = "") -> None:
         self.space, self.where, self.seed = space, where, seed
         self._model = model(space)
-        counted = counter(space)
-        self._wanted: Where = counted.required.both(parsed(space, where) or Where())
+        self._counter = counter(space)
+        wanted = parsed(space, where) or Where()
+        self._window = _window(space, wanted.latency, latency)
+        self._asked = wanted.exact
+        self._wanted: Where = self._counter.required.both(self._asked)
         self._taken: set[str] = set()
         self._rejected: set[str] = set()
-        size = space.size(where)
+        self._outside = 0  # of the window alone
+        self._latencies: tuple[int, int] | None = None  # the least and the largest seen
+        size = self._counter.size(self._asked)
         # Where only bounds are known the space is far larger than any search.
         self.size: int | None = size if isinstance(size, int) else None
         if self.size == 0:
-            raise counted.empty(self._wanted)
+            raise self._counter.empty(self._wanted)
 
     @property
     def exhausted(self) -> bool:
         """Whether every architecture within the budget was taken."""
-        return self.size is not None and len(self._taken) >= self.size
+        return self.size is not None and len(self._taken) + self._outside >= self.size
+
+    def _in_time(self, values: Mapping[str, Value]) -> bool:
+        """Whether an architecture is within the window of latency."""
+        if self._window is None:
+            return True
+        timed, (low, high) = self._window
+        latency = timed.at(values)
+        least, most = self._latencies or (latency, latency)
+        self._latencies = min(least, latency), max(most, latency)
+        return (low is None or low <= latency) and (high is None or latency <= high)
 
     def cost(self, values: Mapping[str, Value]) -> Cost | None:
-        """The cost of an architecture given by values of all decisions; None beyond the budget."""
+        """The cost of an architecture given by values of all decisions; None beyond the budget, its
+        window of latency aside."""
         if not all(condition.at(values) for condition in self._wanted.conditions):
             return None
         cost = self._model.at(values)
@@ -75,27 +106,66 @@ class Pool:
         name = encoding(assignment)
         if name in self._taken or name in self._rejected:
             return None
-        cost = self.cost(self.space.decisions.check(assignment))
-        if cost is None:
+        values = self.space.decisions.check(assignment)
+        cost = self.cost(values)
+        if cost is None or not self._in_time(values):
+            self._outside += cost is not None
             self._rejected.add(name)
             return None
         self._taken.add(name)
         return assignment, cost
 
     def draw(self, count: int, *name: int | str) -> list[Taken]:
-        """Up to `count` architectures not yet taken, uniform over those; fewer if no more are left.
+        """Up to `count` architectures not yet taken, uniform over those; fewer if no more are left,
+        or if `MISSES` draws in a row gave none within a window of latency.
 
-        The draws are a function of the seed and the name alone.
+        The draws are a function of the seed and the name alone. SP502 where a window of latency was
+        never met.
         """
         found: list[Taken] = []
-        turn = 0
-        while len(found) < count and not self.exhausted:
+        turn, missed = 0, 0
+        at_once = count if self._window is None else max(count, AT_ONCE)
+        while len(found) < count and not self.exhausted and missed < MISSES:
             seed = seed_of(self.seed, "pool", *name, turn)
-            for assignment in self.space.sample(count, seed, self.where):
+            for assignment in self._counter.draw(at_once, seed, self._asked):
                 if len(found) == count:
                     break
                 taken = self.take(assignment)
                 if taken is not None:
                     found.append(taken)
+                missed = 0 if taken is not None or self._window is None else missed + 1
             turn += 1
+        if count and not self._taken:
+            raise self.never_met(missed)
         return found
+
+    def never_met(self, draws: int) -> SpaceError:
+        """SP502 for a window of latency, with what was seen."""
+        headline = f"none of {draws:,} architectures drawn has the latency asked for"
+        return SpaceError(error("SP502", headline).note(f"in {self.where!r}", *self.seen))
+
+    @property
+    def seen(self) -> tuple[str, ...]:
+        """The latencies that were asked for so far, and by what model, in words."""
+        if self._window is None or self._latencies is None:
+            return ()
+        least, most = map(shown, self._latencies)
+        timed = self._window[0]
+        return (f"latencies of {least} to {most} were seen", f"{timed.name}: {timed.table.stated}")
+
+
+def countable_size(space: Graph, where: str) -> int | Between:
+    """The number of architectures within a budget, its window of latency aside."""
+    return counter(space).size((parsed(space, where) or Where()).exact)
+
+
+def _window(space: Graph, band: Band | None, table: str) -> tuple[LatencyModel, Band] | None:
+    """The model and the window of a budget on latency."""
+    if band is None:
+        return None
+    if not table:
+        found = error("SP508", "a budget on latency needs a table of what operations take")
+        raise SpaceError(
+            found.hint("--latency TABLE.json, which `spacelang profile SPACE -o TABLE.json` writes")
+        )
+    return open_model(space, table), band

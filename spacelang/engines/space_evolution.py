@@ -17,7 +17,7 @@ from typing import ClassVar
 from spacelang.diagnostics import SpaceError, error
 from spacelang.engines.evolution import Evolution
 from spacelang.engines.paths import SinglePath
-from spacelang.engines.pool import Pool
+from spacelang.engines.pool import Pool, countable_size
 from spacelang.engines.protocol import (
     ALL_KINDS,
     Candidate,
@@ -96,6 +96,7 @@ class SpaceEvolution:
     m_prob: float = 0.2
     s_prob: float = 0.4
     where: str = ""
+    latency: str = ""
     part: str = "validation"
     samples: int | None = None
 
@@ -125,11 +126,12 @@ class SpaceEvolution:
                     "say how far: choose width in {192, 256} within 64..512 by 64"
                 )
             )
+        Pool(space, self.where, seed, self.latency)  # a budget is refused before any training
         number = 0
         for iteration in range(self.iterations):
             yield from self._train(space, trainer, seed_of(seed, "space", iteration))
             tried: list[Candidate] = []
-            pool = Pool(space, self.where, seed_of(seed, "probes", iteration))
+            pool = Pool(space, self.where, seed_of(seed, "probes", iteration), self.latency)
             drawn = pool.draw(self.probes, iteration)
             scores = trainer.probe((a for a, _ in drawn), Samples(self.part, self.samples))
             for (assignment, cost), score in zip(drawn, scores, strict=True):
@@ -138,7 +140,8 @@ class SpaceEvolution:
                 tried.append(found)
                 yield Evaluated(found, self.planned)
             event = self._move(space, iteration, tried)
-            if event.before != event.after and trainer.space(event.after).size(self.where) == 0:
+            moves = event.before != event.after
+            if moves and countable_size(trainer.space(event.after), self.where) == 0:
                 event = replace(event, after=event.before)
             yield event
             if event.before == event.after:
@@ -171,6 +174,7 @@ class SpaceEvolution:
             self.m_prob,
             self.s_prob,
             self.where,
+            self.latency,
             part=self.part,
             samples=self.samples,
         )

@@ -15,6 +15,8 @@ from spacelang.ir.names import under
 
 FIGURES = ("params", "macs", "activations")
 """What a requirement may limit besides decisions: symbols without values."""
+LATENCY = "latency"
+"""What a budget may limit too, in nanoseconds: it is measured, not a figure of the graph."""
 
 Symbols = Mapping[str, Symbol]
 

@@ -21,7 +21,7 @@ from spacelang.diagnostics import Diagnostic, SpaceError, Span, error, spelt
 from spacelang.ir.condition import FALSE, TRUE, Condition, compare, conjunction, disjunction, negate
 from spacelang.ir.decision import Choice
 from spacelang.ir.dim import Dim, Symbol
-from spacelang.ir.known import FIGURES
+from spacelang.ir.known import FIGURES, LATENCY
 from spacelang.ir.pattern import Hop, Index, Pattern
 from spacelang.syntax import tree
 from spacelang.syntax.evaluate import evaluate
@@ -33,16 +33,19 @@ from spacelang.syntax.values import Picked, Text, Thing, condition, kind, number
 
 COMPARED = {"==", "!=", "in", "not in"}
 MAX_MATCHES = 10_000
+MEASURED = (*FIGURES, LATENCY)
+"""What a budget may limit besides decisions."""
 
 
 @dataclass
 class Reader:
-    """Reads conditions in a scope; `decisions` are those that paths name."""
+    """Reads conditions in a scope; `decisions` are those that paths name, `figures` what may be
+    limited besides."""
 
     frame: Frame
     scope: Scope
     decisions: Mapping[str, Choice]
-    figures: bool = True
+    figures: tuple[str, ...] = FIGURES
 
     def conditions(self, expr: tree.Expr, strict: bool = True) -> Iterator[Condition]:
         """What an expression demands, joined by `and`; what always holds is left out.
@@ -147,7 +150,7 @@ class Reader:
         """Whether a tree names a decision or a figure rather than a value in scope."""
         match node:
             case tree.Name(name):
-                known = name in self.decisions or (self.figures and name in FIGURES)
+                known = name in self.decisions or name in self.figures
                 return known and self.scope.find(name) is None
             case tree.Item() | tree.Field():
                 base = path_of(node).hops[0].name if _is_chain(node) else ""
@@ -206,7 +209,7 @@ class Reader:
         return any(found.match(p) is not None for p in self.decisions) or self._figure(path)
 
     def _figure(self, path: tree.Expr) -> bool:
-        return isinstance(path, tree.Name) and path.name in FIGURES
+        return isinstance(path, tree.Name) and path.name in self.figures
 
     def _matches(self, path: tree.Expr, scope: Scope) -> list[Choice]:
         """The decisions of a path (SP504 if there is none)."""
@@ -337,7 +340,7 @@ class _Resolver:
 
 def _known(truth: Condition, span: Span) -> None:
     """SP209 for a limit on the batch, which is any size."""
-    free = next((s.name for s in truth.symbols if s.free and s.name not in FIGURES), None)
+    free = next((s.name for s in truth.symbols if s.free and s.name not in MEASURED), None)
     if free is not None:
         raise SpaceError(error("SP209", f"{free} is any size, and limits nothing", span))
 

@@ -29,15 +29,16 @@ def parse(source: Source) -> tree.File:
     return tree.File(tuple(items), found.comments, span=span)
 
 
-def expression(source: Source) -> tree.Expr:
-    """The tree of a single expression, as in `--where`. Raises SpaceError (SP101 to SP103)."""
-    return _parse(source, "expr")[0]
+def expression(source: Source, times: bool = False) -> tree.Expr:
+    """The tree of a single expression, as in `--where`; with `times` numbers may have units of
+    time. Raises SpaceError (SP101 to SP103)."""
+    return _parse(source, "expr", times)[0]
 
 
-def _parse(source: Source, start: str) -> tuple[Any, Scan]:
+def _parse(source: Source, start: str, times: bool = False) -> tuple[Any, Scan]:
     report = Report()
     grammar = tables("space")
-    found = scan(source, grammar, report)
+    found = scan(source, grammar, report, times)
     machine = Machine(grammar, Builder(source, report), start)
     tokens, position = found.tokens, 0
     try:

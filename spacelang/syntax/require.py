@@ -23,7 +23,7 @@ def require(statement: tree.Require, frame: Frame, scope: Scope) -> None:
     if frame.caller is None:
         frame.deferred.append((statement.condition, scope.snapshot(), frame.builder.guards))
         return
-    reader = Reader(frame, scope, frame.builder.decisions, figures=False)
+    reader = Reader(frame, scope, frame.builder.decisions, figures=())
     here = conjunction(*frame.builder.guards)
     for found in reader.conditions(statement.condition):
         frame.require.append(disjunction(negate(here), found))

@@ -12,6 +12,7 @@ import re
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from functools import cache
 from typing import NamedTuple
 
@@ -23,6 +24,9 @@ TOKENS = 200_000
 BRACKETS = 64
 
 CLOSERS = {"(": ")", "[": "]", "{": "}"}
+
+TIMES: Mapping[str, int] = {"ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9}
+"""Units of time, which budgets may have; a number with one is so many nanoseconds."""
 
 # Characters that a reader cannot see, or that turn the text around on the screen.
 HIDDEN = re.compile(
@@ -76,9 +80,10 @@ class Scan:
     doubtful: tuple[tuple[int, int], ...]
 
 
-def scan(source: Source, tables: Tables, report: Report) -> Scan:
+def scan(source: Source, tables: Tables, report: Report, times: bool = False) -> Scan:
     """Cut a text into tokens; signs that are none are reported and left out.
 
+    With `times` a number may have a unit of time: `4.5ms` is 4500000.
     Raises SpaceError (SP102) at once where the text is larger or deeper than the limits.
     """
     _check_characters(source, report)
@@ -88,7 +93,7 @@ def scan(source: Source, tables: Tables, report: Report) -> Scan:
     brackets = _Brackets(source, report)
     add, opened = tokens.append, brackets.opened
     kind = ""
-    for match in _expression(tables).finditer(source.text, source.text.startswith("\ufeff")):
+    for match in _expression(tables, times).finditer(source.text, source.text.startswith("\ufeff")):
         previous, kind = kind, match.lastgroup or ""
         if kind == "WS":
             kind = previous
@@ -113,6 +118,8 @@ def scan(source: Source, tables: Tables, report: Report) -> Scan:
             comments.append(Span(source, start, end - text.endswith("\r")))
             kind = previous
             continue
+        elif kind == "TIME":
+            kind, text = "NUMBER", nanoseconds(text)
         elif kind in REFUSED:
             found, kind, text = REFUSED[kind](Span(source, start, end))
             report.add(found)
@@ -129,8 +136,19 @@ def scan(source: Source, tables: Tables, report: Report) -> Scan:
     return Scan(tokens, tuple(comments), tuple(brackets.doubtful))
 
 
+def is_time(text: str) -> bool:
+    """Whether a number is written with a unit of time."""
+    return text.lstrip("0123456789.") in TIMES
+
+
+def nanoseconds(text: str) -> str:
+    """4.5ms -> 4500000"""
+    unit = text.lstrip("0123456789.")
+    return format(Decimal(text.removesuffix(unit)) * TIMES[unit], "f")
+
+
 @cache
-def _expression(tables: Tables) -> re.Pattern[str]:
+def _expression(tables: Tables, times: bool) -> re.Pattern[str]:
     """One expression for all tokens; of signs the longest comes first."""
     signs = sorted((text for text in tables.literals if not text[0].isalpha()), key=len)
     foreign = sorted(FOREIGN, key=len)
@@ -138,6 +156,7 @@ def _expression(tables: Tables) -> re.Pattern[str]:
     parts = {
         "WS": r"[ \t\f\r\n]+",
         "NAME": rf"{tables.patterns['WORD']}(?!\w)",
+        "TIME": rf"[0-9]+(?:\.[0-9]+)?(?:{'|'.join(TIMES)})(?!\w)" if times else r"(?!)",
         "NUMBER": rf"(?:{tables.patterns['NUMBER']})(?![A-Za-z0-9_])",
         "FOREIGN": "|".join(map(re.escape, longer)),
         "SIGN": "|".join(map(re.escape, reversed(signs))),
