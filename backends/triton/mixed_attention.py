@@ -38,7 +38,8 @@ NAME = "mixed_attention"
 Mix = tuple[Tensor, Tensor | None]  # weights [H, H] of each head of the result, and its bias [H]
 DIFFERENTIABLE = ("q", "k", "v", "before", "before_bias", "after", "after_bias", "table", "rows")
 HEADS = 32  # at most
-BLOCK = 16  # side of a tile
+HIP = torch.version.hip is not None
+BLOCK = 16  # tokens of a step
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,16 +119,23 @@ def unable(x: Operands) -> str:
     return refusal(*operands, *weights)
 
 
-def options(kernel: str, dtype: torch.dtype, hip: bool) -> dict[str, int]:
+def options(hip: bool) -> dict[str, int]:
     """Warps and stages with which registers suffice; warps of AMD are twice as wide."""
-    return {"num_warps": 8, "num_stages": 1}
+    return {"num_warps": 4 if hip else 8, "num_stages": 1}
+
+
+def owned(heads: int) -> int:
+    """Tokens of a program, of so many padded heads: all heads of a tile are held in registers."""
+    return 8 if heads == HEADS else 16
 
 
 def constants(x: Operands, strides: tuple[int, ...]) -> dict[str, Any]:
     """What a variant of the kernels is made for: neither batch nor tokens, and heads padded."""
     widths = (x.q.shape[3], x.v.shape[3])
+    heads = max(8, triton.next_power_of_2(x.q.shape[1]))
     return {
-        "HEADS": max(8, triton.next_power_of_2(x.q.shape[1])),
+        "HEADS": heads,
+        "OWN": owned(heads),
         "BLOCK": BLOCK,
         "WIDTH": max(16, triton.next_power_of_2(widths[0])),
         "VALUE": max(16, triton.next_power_of_2(widths[1])),
@@ -158,10 +166,9 @@ def launched(x: Operands, out: Tensor, slopes: Tensor) -> dict[str, Any]:
 
 def _launch(kernel: str, grid: tuple[int, ...], common: dict[str, Any], **own: Any) -> None:
     """One kernel, with what all take and what it alone does."""
-    chosen = options(kernel, common["q"].dtype, torch.version.hip is not None)
     function = kernels.KERNELS[kernel]
     taken = {name: value for name, value in common.items() if name in function.arg_names}
-    function[grid](**taken, **own, **chosen)
+    function[grid](**taken, **own, **options(HIP))
 
 
 @torch.library.custom_op("spacelang::mixed_attention", mutates_args=())
@@ -181,7 +188,7 @@ def _op(
             found.copy_(value)
     elif out.numel():
         common = launched(x, out, out)
-        grid = (len(q), triton.cdiv(q.shape[2], common["BLOCK"]))
+        grid = (len(q), triton.cdiv(q.shape[2], common["OWN"]))
         _launch("forward", grid, common, out=out, lse=lse)
     return out, lse
 
@@ -220,36 +227,33 @@ def _backward_op(
     common = launched(x, slopes, slopes) | {"g": slopes, "lse": lse}
     common["delta"] = torch.empty_like(lse)
     batch, heads, n, _ = q.shape
-    grid = (batch, triton.cdiv(n, common["BLOCK"]))
-    parts = {
-        name: torch.empty(grid[0] * grid[1], *shape, device=q.device, dtype=torch.float32)
-        for name, shape in (
-            ("before", (heads, heads)), ("after", (heads, heads)), ("after_bias", (heads,))
-        )
-    }  # fmt: skip
-    own = {"after_grad": parts["after"], "after_bias_grad": parts["after_bias"]}
-    _launch("shares", grid, common, **own)
-    _launch("queries", grid, common, q_grad=found["q"], before_grad=parts["before"])
+    grid = (batch, triton.cdiv(n, common["OWN"]))
+    after_parts, bias_parts = _parts(q, grid, heads, heads), _parts(q, grid, heads)
+    _launch("shares", grid, common, after_grad=after_parts, after_bias_grad=bias_parts)
+    _launch("queries", grid, common, q_grad=found["q"])
     if len(row_index):
         _launch("rows", grid, common, rows_grad=found["rows"])
     _launch("values", grid, common, v_grad=found["v"])
     _launch("keys", grid, common, k_grad=found["k"])
-    for name, part in parts.items():
-        found[name] = part.sum(0).to(found[name].dtype)
+    tiles = grid[1] * triton.cdiv(n, BLOCK)
+    splits = min(batch, max(1, PROGRAMS // tiles))
+    before_parts = _parts(q, (splits, tiles), heads, heads)
+    logits = _parts(q, (splits, int(len(table_index) > 0)), heads, n, n)
+    own = {"partial": logits, "before_grad": before_parts, "B": batch, "SPLITS": splits}
+    _launch("sums", (tiles, splits), common, **own)
+    summed = {"before": before_parts, "after": after_parts, "after_bias": bias_parts}
+    for name, parts in summed.items():
+        found[name] = parts.sum(0).to(found[name].dtype)
     found["before_bias"].zero_()
     if len(table_index):
-        found["table"] = gathered_back(_logits_gradient(x, common), table, table_index)
+        found["table"] = gathered_back(logits.sum(0), table, table_index)
     return list(found.values())
 
 
-def _logits_gradient(x: Operands, common: dict[str, Any]) -> Tensor:
-    """The gradient of the logits of all images together, [H, N, N]."""
-    batch, heads, n, _ = x.q.shape
-    tiles = triton.cdiv(n, common["BLOCK"]) ** 2
-    splits = min(batch, max(1, PROGRAMS // tiles))
-    partial = torch.empty(splits, heads, n, n, device=x.q.device, dtype=torch.float32)
-    _launch("offsets", (tiles, splits), common, partial=partial, B=batch, SPLITS=splits)
-    return partial.sum(0)
+def _parts(like: Tensor, programs: tuple[int, int], *shape: int) -> Tensor:
+    """Room for what each of some programs finds."""
+    count = programs[0] * programs[1]
+    return torch.empty(count, *shape, device=like.device, dtype=torch.float32)
 
 
 @_op.register_fake

@@ -1,9 +1,9 @@
 """Kernels of `mixed_attention`: a program each block of queries or keys, of all heads of an image.
 
-A tile of logits is [HEADS, BLOCK, BLOCK], the queries before the keys; a mix of heads is a small
-product with the tile as a matrix [HEADS, BLOCK * BLOCK]. What a term is and how it is looked up is
-that of `attention_kernels`: an entry of an index outside 0..C-1 stands for no term. Every sum is in
-a fixed order, so what the kernels find is the same at every run.
+A program has OWN queries and goes over the keys, BLOCK at a time, or the other way round. A tile of
+logits is [HEADS, queries, keys]; a mix of heads is a small product with the tile as a matrix. Terms
+are looked up as in `attention_kernels`: an entry of an index outside 0..C-1 stands for no term.
+Every sum is in a fixed order, so what the kernels find is the same at every run.
 
 `HEADS` is the number of heads, padded to a power of two: the weights of heads that are not there
 are 0, so they give nothing to others and are stored nowhere. `WIDTH`, `VALUE` and `BUCKETS` are a
@@ -20,9 +20,8 @@ import triton.language as tl
 from spacelang.backends.triton.attention_kernels import multiple
 from spacelang.backends.triton.launch import INTERPRETED
 
-POINTERS = (
-    "before", "before_bias", "after", "after_bias", "table", "table_index", "row_index", "regions",
-)  # fmt: skip
+WEIGHTS = ("before", "before_bias", "after", "after_bias")
+POINTERS = (*WEIGHTS, "table", "table_index", "row_index", "regions")
 INTEGERS = (
     "H", "N", "D", "V", "TC", "RC", "WINDOWS", "q_b", "q_h", "q_n", "k_b", "k_h", "k_n",
     "v_b", "v_h", "v_n", "o_b", "o_h", "o_n", "g_b", "g_h", "g_n", "table_h",
@@ -44,14 +43,33 @@ def _product(a, b, PRECISION: tl.constexpr):
 
 @triton.jit
 def _load(
-    x, start, H, N, D, x_h, x_n, HEADS: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr
-):
-    """BLOCK rows from `start` on of every head of x [H, N, D], and 0 beyond it."""
+    x, start, H, N, D, x_h, x_n, HEADS: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr,
+    channel=0,
+):  # fmt: skip
+    """BLOCK rows from `start` on of every head of x [H, N, D], and 0 beyond it.
+
+    WIDTH channels from `channel` on.
+    """
     h = tl.arange(0, HEADS)[:, None, None]
     row = (start + tl.arange(0, BLOCK))[None, :, None]
-    column = tl.arange(0, WIDTH)[None, None, :]
+    column = channel + tl.arange(0, WIDTH)[None, None, :]
     inside = (h < H) & (row < N) & (column < D)
     return tl.load(x + h * x_h + row * x_n + column, mask=inside, other=0.0)
+
+
+@triton.jit
+def _pairs(
+    x, y, start, first, H, N, D, x_h, x_n, y_h, y_n,
+    HEADS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, WIDTH: tl.constexpr,
+):  # fmt: skip
+    """x_i . y_j of every head, a tile; a step has 16 channels, for registers are few."""
+    DEPTH: tl.constexpr = 16
+    found = tl.zeros((HEADS, ROWS, COLUMNS), tl.float32)
+    for channel in range(0, D, DEPTH):
+        left = _load(x, start, H, N, D, x_h, x_n, HEADS, ROWS, DEPTH, channel)
+        right = _load(y, first, H, N, D, y_h, y_n, HEADS, COLUMNS, DEPTH, channel)
+        found += _product(left, tl.trans(right, (0, 2, 1)), "ieee")
+    return found
 
 
 @triton.jit
@@ -71,6 +89,14 @@ def _square(weights, H, HEADS: tl.constexpr):
     column = tl.arange(0, HEADS)[None, :]
     inside = (row < H) & (column < H)
     return tl.load(weights + row * H + column, mask=inside, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def _store_square(weights, found, H):
+    """What `_square` reads."""
+    row = tl.arange(0, found.shape[0])[:, None]
+    column = tl.arange(0, found.shape[1])[None, :]
+    tl.store(weights + row * H + column, found, mask=(row < H) & (column < H))
 
 
 @triton.jit
@@ -112,17 +138,15 @@ def _looked_up(values, h, index, i, j, inside, N, C, COUNT: tl.constexpr):
 def _tile(
     q, k, start, first, mix, shift, scale, table, table_index, rows, row_index, regions,
     H, N, D, TC, RC, q_h, q_n, k_h, k_n, table_h, rows_h, rows_n,
-    HEADS: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr, TABLES: tl.constexpr,
-    ROWS: tl.constexpr, MASKED: tl.constexpr, PRECISION: tl.constexpr,
+    HEADS: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr, WIDTH: tl.constexpr,
+    TABLES: tl.constexpr, ROWS: tl.constexpr, MASKED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Logits of a tile, and the same mixed and masked: -inf where no key is."""
     h = tl.arange(0, HEADS)[:, None, None]
-    i = (start + tl.arange(0, BLOCK))[None, :, None]
-    j = (first + tl.arange(0, BLOCK))[None, None, :]
+    i = (start + tl.arange(0, QUERIES))[None, :, None]
+    j = (first + tl.arange(0, KEYS))[None, None, :]
     inside = (h < H) & (i < N) & (j < N)
-    queries = _load(q, start, H, N, D, q_h, q_n, HEADS, BLOCK, WIDTH)
-    keys = _load(k, first, H, N, D, k_h, k_n, HEADS, BLOCK, WIDTH)
-    s = _product(queries, tl.trans(keys, (0, 2, 1)), "ieee") * scale
+    s = _pairs(q, k, start, first, H, N, D, q_h, q_n, k_h, k_n, HEADS, QUERIES, KEYS, WIDTH) * scale
     s += _looked_up(table, h * table_h, table_index, i, j, inside, N, TC, TABLES)
     s += _looked_up(rows, h * rows_h + i * rows_n, row_index, i, j, inside, N, RC, ROWS)
     m = _mixed(mix, s, PRECISION) + shift
@@ -155,12 +179,12 @@ def forward_kernel(
     before, before_bias, after, after_bias, table, table_index, rows, row_index, regions, scale,
     H, N, D, V, TC, RC, WINDOWS, q_b, q_h, q_n, k_b, k_h, k_n, v_b, v_h, v_n,
     o_b, o_h, o_n, g_b, g_h, g_n, table_h, rows_b, rows_h, rows_n,
-    HEADS: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr, VALUE: tl.constexpr,
-    BUCKETS: tl.constexpr, TABLES: tl.constexpr, ROWS: tl.constexpr, MASKED: tl.constexpr,
-    ALIGNED: tl.constexpr, PRECISION: tl.constexpr,
+    HEADS: tl.constexpr, OWN: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr,
+    VALUE: tl.constexpr, BUCKETS: tl.constexpr, TABLES: tl.constexpr, ROWS: tl.constexpr,
+    MASKED: tl.constexpr, ALIGNED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """A block of queries against all keys, twice: for its normalisers, and for what it gives."""
-    start = tl.program_id(1) * BLOCK
+    start = tl.program_id(1) * OWN
     b = tl.program_id(0).to(tl.int64)
     q += multiple(b * q_b, ALIGNED)
     k += multiple(b * k_b, ALIGNED)
@@ -176,13 +200,13 @@ def forward_kernel(
     o_h, o_n = multiple(o_h, ALIGNED), multiple(o_n, ALIGNED)
 
     mix, shift = _square(before, H, HEADS), _by_head(before_bias, H, HEADS)
-    highest = tl.full((HEADS, BLOCK), -float("inf"), tl.float32)
-    total = tl.zeros((HEADS, BLOCK), tl.float32)
+    highest = tl.full((HEADS, OWN), -float("inf"), tl.float32)
+    total = tl.zeros((HEADS, OWN), tl.float32)
     for first in range(0, N, BLOCK):
         _, m = _tile(
             q, k, start, first, mix, shift, scale, table, table_index, rows, row_index,
             regions, H, N, D, TC, RC, q_h, q_n, k_h, k_n, table_h, rows_h, rows_n,
-            HEADS, BLOCK, WIDTH, TABLES, ROWS, MASKED, PRECISION,
+            HEADS, OWN, BLOCK, WIDTH, TABLES, ROWS, MASKED, PRECISION,
         )  # fmt: skip
         above = tl.maximum(highest, tl.max(m, 2))
         total = total * tl.exp(highest - above) + tl.sum(tl.exp(m - above[:, :, None]), 2)
@@ -191,12 +215,12 @@ def forward_kernel(
     _store_lines(lse, normaliser, start, H, N)
 
     mix_after, added = _square(after, H, HEADS), _by_head(after_bias, H, HEADS)
-    result = tl.zeros((HEADS, BLOCK, VALUE), tl.float32)
+    result = tl.zeros((HEADS, OWN, VALUE), tl.float32)
     for first in range(0, N, BLOCK):
         _, m = _tile(
             q, k, start, first, mix, shift, scale, table, table_index, rows, row_index,
             regions, H, N, D, TC, RC, q_h, q_n, k_h, k_n, table_h, rows_h, rows_n,
-            HEADS, BLOCK, WIDTH, TABLES, ROWS, MASKED, PRECISION,
+            HEADS, OWN, BLOCK, WIDTH, TABLES, ROWS, MASKED, PRECISION,
         )  # fmt: skip
         p = tl.exp(m - normaliser[:, :, None])
         values = _load(v, first, H, N, V, v_h, v_n, HEADS, BLOCK, VALUE)
@@ -208,13 +232,14 @@ def forward_kernel(
 @triton.jit
 def _slopes(
     m, lse, mix_after, g, v, start, first, H, N, V, g_h, g_n, v_h, v_n,
-    HEADS: tl.constexpr, BLOCK: tl.constexpr, VALUE: tl.constexpr, PRECISION: tl.constexpr,
+    HEADS: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr, VALUE: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Probabilities of a tile, and the gradients of their mix and of themselves."""
-    p = tl.exp(m - _lines(lse, start, H, N, float("inf"), HEADS, BLOCK)[:, :, None])
-    slopes = _load(g, start, H, N, V, g_h, g_n, HEADS, BLOCK, VALUE)
-    values = _load(v, first, H, N, V, v_h, v_n, HEADS, BLOCK, VALUE)
-    weights_grad = _product(slopes, tl.trans(values, (0, 2, 1)), "ieee")
+    p = tl.exp(m - _lines(lse, start, H, N, float("inf"), HEADS, QUERIES)[:, :, None])
+    weights_grad = _pairs(
+        g, v, start, first, H, N, V, g_h, g_n, v_h, v_n, HEADS, QUERIES, KEYS, VALUE
+    )
     return p, weights_grad, _mixed(tl.trans(mix_after), weights_grad, PRECISION)
 
 
@@ -224,12 +249,12 @@ def shares_kernel(
     before, before_bias, after, after_bias, table, table_index, rows, row_index, regions, scale,
     H, N, D, V, TC, RC, WINDOWS, q_b, q_h, q_n, k_b, k_h, k_n, v_b, v_h, v_n,
     o_b, o_h, o_n, g_b, g_h, g_n, table_h, rows_b, rows_h, rows_n,
-    HEADS: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr, VALUE: tl.constexpr,
-    BUCKETS: tl.constexpr, TABLES: tl.constexpr, ROWS: tl.constexpr, MASKED: tl.constexpr,
-    ALIGNED: tl.constexpr, PRECISION: tl.constexpr,
+    HEADS: tl.constexpr, OWN: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr,
+    VALUE: tl.constexpr, BUCKETS: tl.constexpr, TABLES: tl.constexpr, ROWS: tl.constexpr,
+    MASKED: tl.constexpr, ALIGNED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Row sums of p dp of a block of queries, and its part of the gradients of the mix after."""
-    start = tl.program_id(1) * BLOCK
+    start = tl.program_id(1) * OWN
     b = tl.program_id(0).to(tl.int64)
     q += multiple(b * q_b, ALIGNED)
     k += multiple(b * k_b, ALIGNED)
@@ -248,41 +273,40 @@ def shares_kernel(
 
     mix, shift = _square(before, H, HEADS), _by_head(before_bias, H, HEADS)
     mix_after = _square(after, H, HEADS)
-    share = tl.zeros((HEADS, BLOCK), tl.float32)
+    share = tl.zeros((HEADS, OWN), tl.float32)
     found = tl.zeros((PARTS, HEADS, HEADS), tl.float32)
     added = tl.zeros((HEADS,), tl.float32)
     for first in range(0, N, BLOCK):
         _, m = _tile(
             q, k, start, first, mix, shift, scale, table, table_index, rows, row_index,
             regions, H, N, D, TC, RC, q_h, q_n, k_h, k_n, table_h, rows_h, rows_n,
-            HEADS, BLOCK, WIDTH, TABLES, ROWS, MASKED, PRECISION,
+            HEADS, OWN, BLOCK, WIDTH, TABLES, ROWS, MASKED, PRECISION,
         )  # fmt: skip
         p, weights_grad, p_grad = _slopes(
             m, lse, mix_after, g, v, start, first, H, N, V, g_h, g_n, v_h, v_n,
-            HEADS, BLOCK, VALUE, PRECISION,
+            HEADS, OWN, BLOCK, VALUE, PRECISION,
         )  # fmt: skip
         share += tl.sum(p * p_grad, 2)
         found += _crossed(weights_grad, p, PRECISION)
         added += tl.sum(tl.sum(weights_grad, 2), 1)
     _store_lines(delta, share, start, H, N)
+    _store_square(after_grad + part * H * H, tl.sum(found, 0), H)
     h = tl.arange(0, HEADS)
-    there = (h < H)[:, None] & (h < H)[None, :]
-    tl.store(after_grad + part * H * H + h[:, None] * H + h[None, :], tl.sum(found, 0), mask=there)
     tl.store(after_bias_grad + part * H + h, added, mask=h < H)
 
 
 @triton.jit(do_not_specialize=_KEPT)
 def queries_kernel(
-    q, k, v, g, lse, delta, q_grad, before_grad,
+    q, k, v, g, lse, delta, q_grad,
     before, before_bias, after, after_bias, table, table_index, rows, row_index, regions, scale,
     H, N, D, V, TC, RC, WINDOWS, q_b, q_h, q_n, k_b, k_h, k_n, v_b, v_h, v_n,
     o_b, o_h, o_n, g_b, g_h, g_n, table_h, rows_b, rows_h, rows_n,
-    HEADS: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr, VALUE: tl.constexpr,
-    BUCKETS: tl.constexpr, TABLES: tl.constexpr, ROWS: tl.constexpr, MASKED: tl.constexpr,
-    ALIGNED: tl.constexpr, PRECISION: tl.constexpr,
+    HEADS: tl.constexpr, OWN: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr,
+    VALUE: tl.constexpr, BUCKETS: tl.constexpr, TABLES: tl.constexpr, ROWS: tl.constexpr,
+    MASKED: tl.constexpr, ALIGNED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of a block of queries, and its part of those of the mix before."""
-    start = tl.program_id(1) * BLOCK
+    """Gradients of a block of queries."""
+    start = tl.program_id(1) * OWN
     b = tl.program_id(0).to(tl.int64)
     q += multiple(b * q_b, ALIGNED)
     k += multiple(b * k_b, ALIGNED)
@@ -292,7 +316,6 @@ def queries_kernel(
     delta += b * H * N
     rows += b * rows_b
     regions += (b % WINDOWS) * N
-    part = b * tl.num_programs(1) + tl.program_id(1)
     D, V = multiple(D, ALIGNED), multiple(V, ALIGNED)
     q_h, q_n = multiple(q_h, ALIGNED), multiple(q_n, ALIGNED)
     k_h, k_n = multiple(k_h, ALIGNED), multiple(k_n, ALIGNED)
@@ -301,33 +324,27 @@ def queries_kernel(
 
     mix, shift = _square(before, H, HEADS), _by_head(before_bias, H, HEADS)
     mix_after = _square(after, H, HEADS)
-    share = _lines(delta, start, H, N, 0.0, HEADS, BLOCK)[:, :, None]
-    result = tl.zeros((HEADS, BLOCK, WIDTH), tl.float32)
-    found = tl.zeros((PARTS, HEADS, HEADS), tl.float32)
+    share = _lines(delta, start, H, N, 0.0, HEADS, OWN)[:, :, None]
+    result = tl.zeros((HEADS, OWN, WIDTH), tl.float32)
     for first in range(0, N, BLOCK):
-        s, m = _tile(
+        _, m = _tile(
             q, k, start, first, mix, shift, scale, table, table_index, rows, row_index,
             regions, H, N, D, TC, RC, q_h, q_n, k_h, k_n, table_h, rows_h, rows_n,
-            HEADS, BLOCK, WIDTH, TABLES, ROWS, MASKED, PRECISION,
+            HEADS, OWN, BLOCK, WIDTH, TABLES, ROWS, MASKED, PRECISION,
         )  # fmt: skip
         p, _, p_grad = _slopes(
             m, lse, mix_after, g, v, start, first, H, N, V, g_h, g_n, v_h, v_n,
-            HEADS, BLOCK, VALUE, PRECISION,
+            HEADS, OWN, BLOCK, VALUE, PRECISION,
         )  # fmt: skip
-        m_grad = p * (p_grad - share)
-        found += _crossed(m_grad, s, PRECISION)
-        s_grad = _mixed(tl.trans(mix), m_grad, PRECISION)
+        s_grad = _mixed(tl.trans(mix), p * (p_grad - share), PRECISION)
         keys = _load(k, first, H, N, D, k_h, k_n, HEADS, BLOCK, WIDTH)
         result += _product(s_grad.to(keys.dtype), keys, "ieee")
     _store(q_grad + b * H * N * D, result * scale, start, H, N, D, N * D, D)
-    h = tl.arange(0, HEADS)
-    there = (h < H)[:, None] & (h < H)[None, :]
-    tl.store(before_grad + part * H * H + h[:, None] * H + h[None, :], tl.sum(found, 0), mask=there)
 
 
 @triton.jit
 def _summed(sums, tile, index, start, first, N, C, COUNT: tl.constexpr):
-    """`sums` [BLOCK, HEADS, BUCKETS] and, of each query's rows of `tile`, what each index takes.
+    """`sums` [OWN, HEADS, BUCKETS] and, of each query's rows of `tile`, what each index takes.
 
     A product with rows that are 1 where the index is the column.
     """
@@ -348,12 +365,12 @@ def rows_kernel(
     before, before_bias, after, after_bias, table, table_index, rows, row_index, regions, scale,
     H, N, D, V, TC, RC, WINDOWS, q_b, q_h, q_n, k_b, k_h, k_n, v_b, v_h, v_n,
     o_b, o_h, o_n, g_b, g_h, g_n, table_h, rows_b, rows_h, rows_n,
-    HEADS: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr, VALUE: tl.constexpr,
-    BUCKETS: tl.constexpr, TABLES: tl.constexpr, ROWS: tl.constexpr, MASKED: tl.constexpr,
-    ALIGNED: tl.constexpr, PRECISION: tl.constexpr,
+    HEADS: tl.constexpr, OWN: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr,
+    VALUE: tl.constexpr, BUCKETS: tl.constexpr, TABLES: tl.constexpr, ROWS: tl.constexpr,
+    MASKED: tl.constexpr, ALIGNED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Gradients of the rows of a block of queries."""
-    start = tl.program_id(1) * BLOCK
+    start = tl.program_id(1) * OWN
     b = tl.program_id(0).to(tl.int64)
     q += multiple(b * q_b, ALIGNED)
     k += multiple(b * k_b, ALIGNED)
@@ -371,17 +388,17 @@ def rows_kernel(
 
     mix, shift = _square(before, H, HEADS), _by_head(before_bias, H, HEADS)
     mix_after = _square(after, H, HEADS)
-    share = _lines(delta, start, H, N, 0.0, HEADS, BLOCK)[:, :, None]
-    sums = tl.zeros((BLOCK, HEADS, BUCKETS), tl.float32)
+    share = _lines(delta, start, H, N, 0.0, HEADS, OWN)[:, :, None]
+    sums = tl.zeros((OWN, HEADS, BUCKETS), tl.float32)
     for first in range(0, N, BLOCK):
         _, m = _tile(
             q, k, start, first, mix, shift, scale, table, table_index, rows, row_index,
             regions, H, N, D, TC, RC, q_h, q_n, k_h, k_n, table_h, rows_h, rows_n,
-            HEADS, BLOCK, WIDTH, TABLES, ROWS, MASKED, PRECISION,
+            HEADS, OWN, BLOCK, WIDTH, TABLES, ROWS, MASKED, PRECISION,
         )  # fmt: skip
         p, _, p_grad = _slopes(
             m, lse, mix_after, g, v, start, first, H, N, V, g_h, g_n, v_h, v_n,
-            HEADS, BLOCK, VALUE, PRECISION,
+            HEADS, OWN, BLOCK, VALUE, PRECISION,
         )  # fmt: skip
         s_grad = _mixed(tl.trans(mix), p * (p_grad - share), PRECISION).to(k.dtype.element_ty)
         sums = _summed(sums, s_grad, row_index, start, first, N, RC, ROWS)
@@ -396,12 +413,12 @@ def values_kernel(
     before, before_bias, after, after_bias, table, table_index, rows, row_index, regions, scale,
     H, N, D, V, TC, RC, WINDOWS, q_b, q_h, q_n, k_b, k_h, k_n, v_b, v_h, v_n,
     o_b, o_h, o_n, g_b, g_h, g_n, table_h, rows_b, rows_h, rows_n,
-    HEADS: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr, VALUE: tl.constexpr,
-    BUCKETS: tl.constexpr, TABLES: tl.constexpr, ROWS: tl.constexpr, MASKED: tl.constexpr,
-    ALIGNED: tl.constexpr, PRECISION: tl.constexpr,
+    HEADS: tl.constexpr, OWN: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr,
+    VALUE: tl.constexpr, BUCKETS: tl.constexpr, TABLES: tl.constexpr, ROWS: tl.constexpr,
+    MASKED: tl.constexpr, ALIGNED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Gradients of a block of values."""
-    start = tl.program_id(1) * BLOCK
+    start = tl.program_id(1) * OWN
     b = tl.program_id(0).to(tl.int64)
     q += multiple(b * q_b, ALIGNED)
     k += multiple(b * k_b, ALIGNED)
@@ -416,12 +433,12 @@ def values_kernel(
 
     mix, shift = _square(before, H, HEADS), _by_head(before_bias, H, HEADS)
     mix_after, added = _square(after, H, HEADS), _by_head(after_bias, H, HEADS)
-    result = tl.zeros((HEADS, BLOCK, VALUE), tl.float32)
+    result = tl.zeros((HEADS, OWN, VALUE), tl.float32)
     for first in range(0, N, BLOCK):
         _, m = _tile(
             q, k, first, start, mix, shift, scale, table, table_index, rows, row_index,
             regions, H, N, D, TC, RC, q_h, q_n, k_h, k_n, table_h, rows_h, rows_n,
-            HEADS, BLOCK, WIDTH, TABLES, ROWS, MASKED, PRECISION,
+            HEADS, BLOCK, OWN, WIDTH, TABLES, ROWS, MASKED, PRECISION,
         )  # fmt: skip
         p = tl.exp(m - _lines(lse, first, H, N, float("inf"), HEADS, BLOCK)[:, :, None])
         slopes = _load(g, first, H, N, V, g_h, g_n, HEADS, BLOCK, VALUE)
@@ -436,12 +453,12 @@ def keys_kernel(
     before, before_bias, after, after_bias, table, table_index, rows, row_index, regions, scale,
     H, N, D, V, TC, RC, WINDOWS, q_b, q_h, q_n, k_b, k_h, k_n, v_b, v_h, v_n,
     o_b, o_h, o_n, g_b, g_h, g_n, table_h, rows_b, rows_h, rows_n,
-    HEADS: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr, VALUE: tl.constexpr,
-    BUCKETS: tl.constexpr, TABLES: tl.constexpr, ROWS: tl.constexpr, MASKED: tl.constexpr,
-    ALIGNED: tl.constexpr, PRECISION: tl.constexpr,
+    HEADS: tl.constexpr, OWN: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr,
+    VALUE: tl.constexpr, BUCKETS: tl.constexpr, TABLES: tl.constexpr, ROWS: tl.constexpr,
+    MASKED: tl.constexpr, ALIGNED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Gradients of a block of keys."""
-    start = tl.program_id(1) * BLOCK
+    start = tl.program_id(1) * OWN
     b = tl.program_id(0).to(tl.int64)
     q += multiple(b * q_b, ALIGNED)
     k += multiple(b * k_b, ALIGNED)
@@ -459,16 +476,16 @@ def keys_kernel(
 
     mix, shift = _square(before, H, HEADS), _by_head(before_bias, H, HEADS)
     mix_after = _square(after, H, HEADS)
-    result = tl.zeros((HEADS, BLOCK, WIDTH), tl.float32)
+    result = tl.zeros((HEADS, OWN, WIDTH), tl.float32)
     for first in range(0, N, BLOCK):
         _, m = _tile(
             q, k, first, start, mix, shift, scale, table, table_index, rows, row_index,
             regions, H, N, D, TC, RC, q_h, q_n, k_h, k_n, table_h, rows_h, rows_n,
-            HEADS, BLOCK, WIDTH, TABLES, ROWS, MASKED, PRECISION,
+            HEADS, BLOCK, OWN, WIDTH, TABLES, ROWS, MASKED, PRECISION,
         )  # fmt: skip
         p, _, p_grad = _slopes(
             m, lse, mix_after, g, v, first, start, H, N, V, g_h, g_n, v_h, v_n,
-            HEADS, BLOCK, VALUE, PRECISION,
+            HEADS, BLOCK, OWN, VALUE, PRECISION,
         )  # fmt: skip
         share = _lines(delta, first, H, N, 0.0, HEADS, BLOCK)[:, :, None]
         s_grad = _mixed(tl.trans(mix), p * (p_grad - share), PRECISION)
@@ -478,18 +495,21 @@ def keys_kernel(
 
 
 @triton.jit(do_not_specialize=_KEPT)
-def offsets_kernel(
-    q, k, v, g, lse, delta, partial, B, SPLITS,
+def sums_kernel(
+    q, k, v, g, lse, delta, partial, before_grad, B, SPLITS,
     before, before_bias, after, after_bias, table, table_index, rows, row_index, regions, scale,
     H, N, D, V, TC, RC, WINDOWS, q_b, q_h, q_n, k_b, k_h, k_n, v_b, v_h, v_n,
     o_b, o_h, o_n, g_b, g_h, g_n, table_h, rows_b, rows_h, rows_n,
-    HEADS: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr, VALUE: tl.constexpr,
-    BUCKETS: tl.constexpr, TABLES: tl.constexpr, ROWS: tl.constexpr, MASKED: tl.constexpr,
-    ALIGNED: tl.constexpr, PRECISION: tl.constexpr,
+    HEADS: tl.constexpr, OWN: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr,
+    VALUE: tl.constexpr, BUCKETS: tl.constexpr, TABLES: tl.constexpr, ROWS: tl.constexpr,
+    MASKED: tl.constexpr, ALIGNED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of a tile of logits, summed over every SPLITS-th image: [SPLITS, H, N, N]."""
+    """What is summed over images: every SPLITS-th of them, of a tile of logits.
+
+    Its part of the gradient of the mix before, and gradients of the logits, [SPLITS, H, N, N].
+    """
     tiles = tl.cdiv(N, BLOCK)
-    start = (tl.program_id(0) // tiles) * BLOCK
+    start = (tl.program_id(0) // tiles) * OWN
     first = (tl.program_id(0) % tiles) * BLOCK
     split = tl.program_id(1)
     D, V = multiple(D, ALIGNED), multiple(V, ALIGNED)
@@ -500,28 +520,32 @@ def offsets_kernel(
 
     mix, shift = _square(before, H, HEADS), _by_head(before_bias, H, HEADS)
     mix_after = _square(after, H, HEADS)
-    result = tl.zeros((HEADS, BLOCK, BLOCK), tl.float32)
+    result = tl.zeros((HEADS, OWN, BLOCK), tl.float32)
+    found = tl.zeros((PARTS, HEADS, HEADS), tl.float32)
     for image in range(split, B, SPLITS):
         b = tl.cast(image, tl.int64)
         at_q, at_k = q + multiple(b * q_b, ALIGNED), k + multiple(b * k_b, ALIGNED)
         at_v, at_g = v + multiple(b * v_b, ALIGNED), g + multiple(b * g_b, ALIGNED)
         at_rows, at_regions = rows + b * rows_b, regions + (b % WINDOWS) * N
-        _, m = _tile(
+        s, m = _tile(
             at_q, at_k, start, first, mix, shift, scale, table, table_index, at_rows, row_index,
             at_regions, H, N, D, TC, RC, q_h, q_n, k_h, k_n, table_h, rows_h, rows_n,
-            HEADS, BLOCK, WIDTH, TABLES, ROWS, MASKED, PRECISION,
+            HEADS, OWN, BLOCK, WIDTH, TABLES, ROWS, MASKED, PRECISION,
         )  # fmt: skip
         p, _, p_grad = _slopes(
             m, lse + b * H * N, mix_after, at_g, at_v, start, first, H, N, V, g_h, g_n, v_h, v_n,
-            HEADS, BLOCK, VALUE, PRECISION,
+            HEADS, OWN, BLOCK, VALUE, PRECISION,
         )  # fmt: skip
-        share = _lines(delta + b * H * N, start, H, N, 0.0, HEADS, BLOCK)[:, :, None]
-        result += _mixed(tl.trans(mix), p * (p_grad - share), PRECISION)
-    h = tl.arange(0, HEADS)[:, None, None]
-    i = (start + tl.arange(0, BLOCK))[None, :, None]
-    j = (first + tl.arange(0, BLOCK))[None, None, :]
-    to = partial + ((tl.cast(split, tl.int64) * H + h) * N + i) * N + j
-    tl.store(to, result, mask=(h < H) & (i < N) & (j < N))
+        share = _lines(delta + b * H * N, start, H, N, 0.0, HEADS, OWN)[:, :, None]
+        m_grad = p * (p_grad - share)
+        found += _crossed(m_grad, s, PRECISION)
+        if TABLES:
+            result += _mixed(tl.trans(mix), m_grad, PRECISION)
+    part = tl.cast(split, tl.int64) * tl.num_programs(0) + tl.program_id(0)
+    _store_square(before_grad + part * H * H, tl.sum(found, 0), H)
+    if TABLES:
+        at = partial + tl.cast(split, tl.int64) * H * N * N + first
+        _store(at, result, start, H, N, N - first, N * N, N)
 
 
 KERNELS = {
@@ -531,5 +555,5 @@ KERNELS = {
     "rows": rows_kernel,
     "values": values_kernel,
     "keys": keys_kernel,
-    "offsets": offsets_kernel,
+    "sums": sums_kernel,
 }

@@ -231,7 +231,10 @@ class _Finder:
         """The softmax whose weights a product multiplies with values."""
         if node.op != "einsum" or len(node.operands) != 2:
             return None
-        return self._softmax(node.operands[0])
+        found = self._softmax(node.operands[0])
+        if found is None and self._beyond(node.operands[0]) == "softmax":
+            raise Misfit(node, "its weights are mixed, and not head by head")
+        return found
 
     def _softmax(self, value: Value) -> Node | None:
         """The softmax that gives a value, or weights that are mixed into it."""
@@ -239,34 +242,48 @@ class _Finder:
         found = self.maker(value if mix is None else mix.source)
         return found if found.op == "softmax" else None
 
+    def _beyond(self, value: Value) -> str:
+        """The op of what products over an axis, and nothing but moves, have made this value of."""
+        node, products = self.maker(value), 0
+        while node.op in ("rearrange", "linear", "call") and len(node.operands) == 1:
+            products += node.op != "rearrange"
+            node = self.maker(node.operands[0])
+        return node.op if products else ""
+
     def _mix(self, value: Value) -> Mix | None:
         """The linear layer over one axis, moved to the end for it and back, that makes a value."""
         way: list[Node] = []
-        linear: Node | None = None
         node = self.maker(value)
-        while node.op == "rearrange" or (node.op == "linear" and linear is None):
-            linear = node if node.op == "linear" else linear
+        while node.op == "rearrange" or (node.op == "linear" and len(node.operands) == 1):
             way.append(node)
-            value = node.operands[0]
-            node = self.maker(value)
-        if linear is None or len(linear.operands) != 1 or whole(linear, "axes") != 1:
-            return None
-        layout: Layout = tuple((str(axis),) for axis in range(self.level.type_of(value).rank))
-        start, head = layout, -1
+            source = node.operands[0]
+            linears = [n for n in way if n.op == "linear"]
+            if len(linears) > 1:
+                return None
+            head = self._mixes(way, source) if linears else None
+            if head is not None:
+                return Mix(linears[0], source, head, frozenset(n.id for n in way))
+            node = self.maker(source)
+        return None
+
+    def _mixes(self, way: list[Node], source: Value) -> int | None:
+        """The axis that a linear layer among moves (the last first) makes anew, all in place."""
+        start: Layout = tuple((str(axis),) for axis in range(self.level.type_of(source).rank))
+        layout, head = start, -1
         for node in reversed(way):
-            if node is linear:
-                if isinstance(node.attributes["out"], tuple) or len(layout[-1]) != 1:
-                    return None
-                head = int(layout[-1][0])
-            elif node.op == "rearrange":
+            if node.op == "rearrange":
                 try:
                     layout = self._moved(node, layout)
                 except Misfit:
                     return None
-        size = self.level.type_of(value).shape[head]
-        if layout != start or linear.types[0].shape[-1] != size:
-            return None
-        return Mix(linear, value, head, frozenset(node.id for node in way))
+                continue
+            inner = self.level.type_of(node.operands[0]).shape[-1]
+            if whole(node, "axes") != 1 or node.types[0].shape[-1] != inner or len(layout[-1]) != 1:
+                return None
+            if isinstance(node.attributes["out"], tuple):
+                return None
+            head = int(layout[-1][0])
+        return head if layout == start else None
 
     def _sums(self, node: Node) -> Node | None:
         """The softmax whose weights a term of the values sums in buckets."""
@@ -377,6 +394,8 @@ class _Finder:
         if node.op == "shift_mask" and factor == ONE:
             layout = (("@window",), ("@one",), ("@row",), ("@column",))
             return Leaf("regions", node, factor, layout, own, None, Index(node))
+        if self._beyond(Value(node.id)) in ("add", "einsum", "mul"):
+            raise Misfit(node, "its logits are mixed, and not head by head")
         raise Misfit(node, f"no kernel adds {_called(node)} to logits")
 
     def _offsets(self, node: Node, factor: Dim, own: frozenset[int]) -> Leaf:
@@ -617,7 +636,7 @@ class _Finder:
             return
         for leaf in leaves:
             if self.before is not None and leaf.mixed == (leaf.kind == "regions"):
-                side = "after" if leaf.mixed else "before"
+                side = "before" if leaf.mixed else "after"
                 raise Misfit(leaf.node, f"{_called(leaf.node)} is added {side} heads are mixed")
             if leaf.kind == "key" or (leaf.kind == "query" and leaf.layout[-2] == ("@column",)):
                 raise Misfit(leaf.node, "no kernel mixes heads with a term of the keys")
