@@ -51,7 +51,7 @@ class Operands:
     v: Tensor
     scale: float
     before: Tensor  # [H, H]
-    before_bias: Tensor  # [H]
+    before_bias: Tensor  # [H], or [0] where there is none
     after: Tensor
     after_bias: Tensor
     table: Tensor  # [H or 1, R, C], added to the logits as it stands
@@ -69,12 +69,15 @@ def reference(x: Operands) -> tuple[Tensor, Tensor]:
         s = s + x.table.float()[:, r][:, index]
     for r, index in enumerate(x.row_index.long()):
         s = s + x.rows[:, :, :, r].float().gather(3, index.expand(batch, heads, n, n))
-    m = torch.einsum("oh,bhij->boij", x.before.float(), s) + x.before_bias.float()[:, None, None]
+    m = torch.einsum("oh,bhij->boij", x.before.float(), s)
+    if len(x.before_bias):
+        m = m + x.before_bias.float()[:, None, None]
     if len(x.regions):
         apart = x.regions[:, None, :, None] != x.regions[:, None, None, :]
         m = m - 100.0 * apart.repeat(batch // len(x.regions), 1, 1, 1)
     weights = torch.einsum("oh,bhij->boij", x.after.float(), m.softmax(3))
-    weights = weights + x.after_bias.float()[:, None, None]
+    if len(x.after_bias):
+        weights = weights + x.after_bias.float()[:, None, None]
     return (weights @ x.v.float()).to(x.v.dtype), m.logsumexp(3)
 
 
@@ -89,8 +92,8 @@ def unable(x: Operands) -> str:
         return f"a head is not 1 to {WIDEST} wide"
     if any(mix.shape != (heads, heads) for mix in (x.before, x.after)):
         return "it takes mixes of heads [H, H]"
-    if any(bias.shape != (heads,) for bias in (x.before_bias, x.after_bias)):
-        return "it takes biases of mixes [H]"
+    if any(bias.shape not in ((heads,), (0,)) for bias in (x.before_bias, x.after_bias)):
+        return "it takes biases of mixes [H], or none"
     if x.table.ndim != 3 or len(x.table) not in (1, heads):
         return "it takes offsets [H or 1, R, C]"
     if x.rows.ndim != 5 or x.rows.shape[:3] != x.q.shape[:3]:
@@ -110,9 +113,11 @@ def unable(x: Operands) -> str:
     operands = (x.q, x.k, x.v, x.rows)
     if len({part.dtype for part in operands}) > 1:
         return "its operands are of different types"
-    reach = max(heads * part.stride(1) + n * part.stride(2) for part in operands)
-    if max(reach, x.q[0:1].numel() * WIDEST) >= 2**31:
+    reach = (heads * part.stride(1) + n * part.stride(2) for part in operands)
+    if max(*reach, *(part[:1].numel() for part in operands)) >= 2**31:
         return "the heads and tokens of an image lie too far apart"
+    if len(x.table_index) and heads * n * n >= 2**31:
+        return f"the gradients of {heads} x {n} x {n} logits are more than it can count"
     if any(part.device != x.q.device for part in (*indexes, x.regions)):
         return "its operands are on different devices"
     weights = (x.before, x.before_bias, x.after, x.after_bias, x.table)
@@ -154,7 +159,8 @@ def launched(x: Operands, out: Tensor, slopes: Tensor) -> dict[str, Any]:
     found["rows"] = lined(x.rows, 2)
     found |= {name: getattr(x, name).contiguous() for name in kernels.POINTERS}
     sizes = (
-        *x.q.shape[1:], x.v.shape[3], x.table.shape[2], x.rows.shape[4], max(1, len(x.regions))
+        *x.q.shape[1:], x.v.shape[3], x.table.shape[2], x.rows.shape[4], max(1, len(x.regions)),
+        len(x.before_bias), len(x.after_bias),
     )  # fmt: skip
     lines = [part.stride()[:3] for part in (found["q"], found["k"], found["v"], out, slopes)]
     strides = sum(lines, ())
@@ -241,10 +247,11 @@ def _backward_op(
     logits = _parts(q, (splits, int(len(table_index) > 0)), heads, n, n)
     own = {"partial": logits, "before_grad": before_parts, "B": batch, "SPLITS": splits}
     _launch("sums", (tiles, splits), common, **own)
-    summed = {"before": before_parts, "after": after_parts, "after_bias": bias_parts}
-    for name, parts in summed.items():
-        found[name] = parts.sum(0).to(found[name].dtype)
+    found["before"] = before_parts.sum(0).to(before.dtype)
+    found["after"] = after_parts.sum(0).to(after.dtype)
     found["before_bias"].zero_()
+    if len(after_bias):
+        found["after_bias"] = bias_parts.sum(0).to(after_bias.dtype)
     if len(table_index):
         found["table"] = gathered_back(logits.sum(0), table, table_index)
     return list(found.values())
@@ -312,7 +319,7 @@ def mixed_attention(
         (torch.eye(heads, dtype=q.dtype, device=q.device), None) if mix is None else mix
         for mix in (before, after)
     ):
-        mixes += (weights, weights.new_zeros(heads) if bias is None else bias)
+        mixes += (weights, weights.new_empty(0) if bias is None else bias)
     if regions is None:
         regions = q.new_empty(0, n, dtype=torch.int32)
     return _op(q, k, v, scale, *mixes, table, table_index, rows, row_index, regions)[0]

@@ -9,7 +9,8 @@ Every sum is in a fixed order, so what the kernels find is the same at every run
 are 0, so they give nothing to others and are stored nowhere. `WIDTH`, `VALUE` and `BUCKETS` are a
 head's widths and the columns of the rows' terms, padded; `TABLES` and `ROWS` the R of each term,
 `MASKED` says whether there are regions, `ALIGNED` divides widths and strides, and `PRECISION` is
-that of the mixes. Sizes and strides come at run time: `TC` and `RC` are the C of each term.
+that of the mixes. Sizes and strides come at run time: `TC` and `RC` are the C of each term,
+`SHIFTED` and `ADDED` the lengths of the biases before and after, H or 0.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from spacelang.backends.triton.launch import INTERPRETED
 WEIGHTS = ("before", "before_bias", "after", "after_bias")
 POINTERS = (*WEIGHTS, "table", "table_index", "row_index", "regions")
 INTEGERS = (
-    "H", "N", "D", "V", "TC", "RC", "WINDOWS", "q_b", "q_h", "q_n", "k_b", "k_h", "k_n",
-    "v_b", "v_h", "v_n", "o_b", "o_h", "o_n", "g_b", "g_h", "g_n", "table_h",
+    "H", "N", "D", "V", "TC", "RC", "WINDOWS", "SHIFTED", "ADDED", "q_b", "q_h", "q_n",
+    "k_b", "k_h", "k_n", "v_b", "v_h", "v_n", "o_b", "o_h", "o_n", "g_b", "g_h", "g_n", "table_h",
     "rows_b", "rows_h", "rows_n",
 )  # fmt: skip
 _KEPT = (*INTEGERS, "B", "SPLITS")  # no variant is made for their values
@@ -100,10 +101,10 @@ def _store_square(weights, found, H):
 
 
 @triton.jit
-def _by_head(bias, H, HEADS: tl.constexpr):
-    """A number of each head, ready to be added to a tile."""
+def _by_head(bias, count, HEADS: tl.constexpr):
+    """A number of each head, ready to be added to a tile; 0 where a mix has no bias."""
     h = tl.arange(0, HEADS)
-    return tl.load(bias + h, mask=h < H, other=0.0).to(tl.float32)[:, None, None]
+    return tl.load(bias + h, mask=h < count, other=0.0).to(tl.float32)[:, None, None]
 
 
 @triton.jit
@@ -177,7 +178,7 @@ def _store_lines(sums, found, start, H, N):
 def forward_kernel(
     q, k, v, out, lse,
     before, before_bias, after, after_bias, table, table_index, rows, row_index, regions, scale,
-    H, N, D, V, TC, RC, WINDOWS, q_b, q_h, q_n, k_b, k_h, k_n, v_b, v_h, v_n,
+    H, N, D, V, TC, RC, WINDOWS, SHIFTED, ADDED, q_b, q_h, q_n, k_b, k_h, k_n, v_b, v_h, v_n,
     o_b, o_h, o_n, g_b, g_h, g_n, table_h, rows_b, rows_h, rows_n,
     HEADS: tl.constexpr, OWN: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr,
     VALUE: tl.constexpr, BUCKETS: tl.constexpr, TABLES: tl.constexpr, ROWS: tl.constexpr,
@@ -199,7 +200,7 @@ def forward_kernel(
     v_h, v_n = multiple(v_h, ALIGNED), multiple(v_n, ALIGNED)
     o_h, o_n = multiple(o_h, ALIGNED), multiple(o_n, ALIGNED)
 
-    mix, shift = _square(before, H, HEADS), _by_head(before_bias, H, HEADS)
+    mix, shift = _square(before, H, HEADS), _by_head(before_bias, SHIFTED, HEADS)
     highest = tl.full((HEADS, OWN), -float("inf"), tl.float32)
     total = tl.zeros((HEADS, OWN), tl.float32)
     for first in range(0, N, BLOCK):
@@ -214,7 +215,7 @@ def forward_kernel(
     normaliser = highest + tl.log(total)
     _store_lines(lse, normaliser, start, H, N)
 
-    mix_after, added = _square(after, H, HEADS), _by_head(after_bias, H, HEADS)
+    mix_after, added = _square(after, H, HEADS), _by_head(after_bias, ADDED, HEADS)
     result = tl.zeros((HEADS, OWN, VALUE), tl.float32)
     for first in range(0, N, BLOCK):
         _, m = _tile(
@@ -247,7 +248,7 @@ def _slopes(
 def shares_kernel(
     q, k, v, g, lse, delta, after_grad, after_bias_grad,
     before, before_bias, after, after_bias, table, table_index, rows, row_index, regions, scale,
-    H, N, D, V, TC, RC, WINDOWS, q_b, q_h, q_n, k_b, k_h, k_n, v_b, v_h, v_n,
+    H, N, D, V, TC, RC, WINDOWS, SHIFTED, ADDED, q_b, q_h, q_n, k_b, k_h, k_n, v_b, v_h, v_n,
     o_b, o_h, o_n, g_b, g_h, g_n, table_h, rows_b, rows_h, rows_n,
     HEADS: tl.constexpr, OWN: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr,
     VALUE: tl.constexpr, BUCKETS: tl.constexpr, TABLES: tl.constexpr, ROWS: tl.constexpr,
@@ -271,7 +272,7 @@ def shares_kernel(
     v_h, v_n = multiple(v_h, ALIGNED), multiple(v_n, ALIGNED)
     g_h, g_n = multiple(g_h, ALIGNED), multiple(g_n, ALIGNED)
 
-    mix, shift = _square(before, H, HEADS), _by_head(before_bias, H, HEADS)
+    mix, shift = _square(before, H, HEADS), _by_head(before_bias, SHIFTED, HEADS)
     mix_after = _square(after, H, HEADS)
     share = tl.zeros((HEADS, OWN), tl.float32)
     found = tl.zeros((PARTS, HEADS, HEADS), tl.float32)
@@ -299,7 +300,7 @@ def shares_kernel(
 def queries_kernel(
     q, k, v, g, lse, delta, q_grad,
     before, before_bias, after, after_bias, table, table_index, rows, row_index, regions, scale,
-    H, N, D, V, TC, RC, WINDOWS, q_b, q_h, q_n, k_b, k_h, k_n, v_b, v_h, v_n,
+    H, N, D, V, TC, RC, WINDOWS, SHIFTED, ADDED, q_b, q_h, q_n, k_b, k_h, k_n, v_b, v_h, v_n,
     o_b, o_h, o_n, g_b, g_h, g_n, table_h, rows_b, rows_h, rows_n,
     HEADS: tl.constexpr, OWN: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr,
     VALUE: tl.constexpr, BUCKETS: tl.constexpr, TABLES: tl.constexpr, ROWS: tl.constexpr,
@@ -322,7 +323,7 @@ def queries_kernel(
     v_h, v_n = multiple(v_h, ALIGNED), multiple(v_n, ALIGNED)
     g_h, g_n = multiple(g_h, ALIGNED), multiple(g_n, ALIGNED)
 
-    mix, shift = _square(before, H, HEADS), _by_head(before_bias, H, HEADS)
+    mix, shift = _square(before, H, HEADS), _by_head(before_bias, SHIFTED, HEADS)
     mix_after = _square(after, H, HEADS)
     share = _lines(delta, start, H, N, 0.0, HEADS, OWN)[:, :, None]
     result = tl.zeros((HEADS, OWN, WIDTH), tl.float32)
@@ -363,7 +364,7 @@ def _summed(sums, tile, index, start, first, N, C, COUNT: tl.constexpr):
 def rows_kernel(
     q, k, v, g, lse, delta, rows_grad,
     before, before_bias, after, after_bias, table, table_index, rows, row_index, regions, scale,
-    H, N, D, V, TC, RC, WINDOWS, q_b, q_h, q_n, k_b, k_h, k_n, v_b, v_h, v_n,
+    H, N, D, V, TC, RC, WINDOWS, SHIFTED, ADDED, q_b, q_h, q_n, k_b, k_h, k_n, v_b, v_h, v_n,
     o_b, o_h, o_n, g_b, g_h, g_n, table_h, rows_b, rows_h, rows_n,
     HEADS: tl.constexpr, OWN: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr,
     VALUE: tl.constexpr, BUCKETS: tl.constexpr, TABLES: tl.constexpr, ROWS: tl.constexpr,
@@ -386,7 +387,7 @@ def rows_kernel(
     v_h, v_n = multiple(v_h, ALIGNED), multiple(v_n, ALIGNED)
     g_h, g_n = multiple(g_h, ALIGNED), multiple(g_n, ALIGNED)
 
-    mix, shift = _square(before, H, HEADS), _by_head(before_bias, H, HEADS)
+    mix, shift = _square(before, H, HEADS), _by_head(before_bias, SHIFTED, HEADS)
     mix_after = _square(after, H, HEADS)
     share = _lines(delta, start, H, N, 0.0, HEADS, OWN)[:, :, None]
     sums = tl.zeros((OWN, HEADS, BUCKETS), tl.float32)
@@ -411,7 +412,7 @@ def rows_kernel(
 def values_kernel(
     q, k, g, lse, v_grad,
     before, before_bias, after, after_bias, table, table_index, rows, row_index, regions, scale,
-    H, N, D, V, TC, RC, WINDOWS, q_b, q_h, q_n, k_b, k_h, k_n, v_b, v_h, v_n,
+    H, N, D, V, TC, RC, WINDOWS, SHIFTED, ADDED, q_b, q_h, q_n, k_b, k_h, k_n, v_b, v_h, v_n,
     o_b, o_h, o_n, g_b, g_h, g_n, table_h, rows_b, rows_h, rows_n,
     HEADS: tl.constexpr, OWN: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr,
     VALUE: tl.constexpr, BUCKETS: tl.constexpr, TABLES: tl.constexpr, ROWS: tl.constexpr,
@@ -431,8 +432,8 @@ def values_kernel(
     k_h, k_n = multiple(k_h, ALIGNED), multiple(k_n, ALIGNED)
     g_h, g_n = multiple(g_h, ALIGNED), multiple(g_n, ALIGNED)
 
-    mix, shift = _square(before, H, HEADS), _by_head(before_bias, H, HEADS)
-    mix_after, added = _square(after, H, HEADS), _by_head(after_bias, H, HEADS)
+    mix, shift = _square(before, H, HEADS), _by_head(before_bias, SHIFTED, HEADS)
+    mix_after, added = _square(after, H, HEADS), _by_head(after_bias, ADDED, HEADS)
     result = tl.zeros((HEADS, OWN, VALUE), tl.float32)
     for first in range(0, N, BLOCK):
         _, m = _tile(
@@ -451,7 +452,7 @@ def values_kernel(
 def keys_kernel(
     q, k, v, g, lse, delta, k_grad,
     before, before_bias, after, after_bias, table, table_index, rows, row_index, regions, scale,
-    H, N, D, V, TC, RC, WINDOWS, q_b, q_h, q_n, k_b, k_h, k_n, v_b, v_h, v_n,
+    H, N, D, V, TC, RC, WINDOWS, SHIFTED, ADDED, q_b, q_h, q_n, k_b, k_h, k_n, v_b, v_h, v_n,
     o_b, o_h, o_n, g_b, g_h, g_n, table_h, rows_b, rows_h, rows_n,
     HEADS: tl.constexpr, OWN: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr,
     VALUE: tl.constexpr, BUCKETS: tl.constexpr, TABLES: tl.constexpr, ROWS: tl.constexpr,
@@ -474,7 +475,7 @@ def keys_kernel(
     v_h, v_n = multiple(v_h, ALIGNED), multiple(v_n, ALIGNED)
     g_h, g_n = multiple(g_h, ALIGNED), multiple(g_n, ALIGNED)
 
-    mix, shift = _square(before, H, HEADS), _by_head(before_bias, H, HEADS)
+    mix, shift = _square(before, H, HEADS), _by_head(before_bias, SHIFTED, HEADS)
     mix_after = _square(after, H, HEADS)
     result = tl.zeros((HEADS, OWN, WIDTH), tl.float32)
     for first in range(0, N, BLOCK):
@@ -498,7 +499,7 @@ def keys_kernel(
 def sums_kernel(
     q, k, v, g, lse, delta, partial, before_grad, B, SPLITS,
     before, before_bias, after, after_bias, table, table_index, rows, row_index, regions, scale,
-    H, N, D, V, TC, RC, WINDOWS, q_b, q_h, q_n, k_b, k_h, k_n, v_b, v_h, v_n,
+    H, N, D, V, TC, RC, WINDOWS, SHIFTED, ADDED, q_b, q_h, q_n, k_b, k_h, k_n, v_b, v_h, v_n,
     o_b, o_h, o_n, g_b, g_h, g_n, table_h, rows_b, rows_h, rows_n,
     HEADS: tl.constexpr, OWN: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr,
     VALUE: tl.constexpr, BUCKETS: tl.constexpr, TABLES: tl.constexpr, ROWS: tl.constexpr,
@@ -518,7 +519,7 @@ def sums_kernel(
     v_h, v_n = multiple(v_h, ALIGNED), multiple(v_n, ALIGNED)
     g_h, g_n = multiple(g_h, ALIGNED), multiple(g_n, ALIGNED)
 
-    mix, shift = _square(before, H, HEADS), _by_head(before_bias, H, HEADS)
+    mix, shift = _square(before, H, HEADS), _by_head(before_bias, SHIFTED, HEADS)
     mix_after = _square(after, H, HEADS)
     result = tl.zeros((HEADS, OWN, BLOCK), tl.float32)
     found = tl.zeros((PARTS, HEADS, HEADS), tl.float32)

@@ -40,9 +40,9 @@ NETWORKS = {
     "irpe": (DEIT, IRPE, {"attention": 2, "mlp": 2}),
     "mini_deit": (MINI_DEIT, "", {"mixed_attention": 2, "mlp": 2}),
     "mini_swin": (
-        "use minivit\nspace t = mini_swin(16, [2, 1, 1, 1], heads: [1, 2, 1, 2], every: [2, 1, 1, 1], windows: [2, 2, 2, 1], image: 16)",
+        "use minivit\nspace t = mini_swin(16, [1, 1, 1, 1], heads: [3, 2, 2, 2], every: [1, 1, 1, 1], windows: [4, 2, 2, 1], image: 32)",
         "",
-        {"mixed_attention": 5, "mlp": 5},
+        {"mixed_attention": 4, "mlp": 4},
     ),
     "swin": (
         "use swin\nspace t = swin(16, [2, 1, 1, 1], heads: [1, 1, 2, 2], windows: [4, 4, 2, 1], drop: 0, image: 32, classes: 3)",

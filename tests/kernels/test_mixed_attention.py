@@ -245,7 +245,7 @@ def operands(x: Case) -> Operands:
         ({name: torch.zeros(1, 33, 8, 16) for name in "qkv"}, "33 heads are more than the 32"),
         ({"v": torch.zeros(2, 2, 8, 129)}, "not 1 to 128 wide"),
         ({"after": torch.zeros(2, 3)}, r"mixes of heads \[H, H\]"),
-        ({"before_bias": torch.zeros(1)}, r"biases of mixes \[H\]"),
+        ({"before_bias": torch.zeros(3)}, r"biases of mixes \[H\]"),
         ({"after": torch.zeros(2, 2, dtype=torch.float64)}, "no kernel takes float64"),
         ({"table": torch.zeros(3, 1, 4)}, r"offsets \[H or 1, R, C\]"),
         ({"table_index": torch.zeros(1, 8, 8)}, "no kernel takes an index"),
