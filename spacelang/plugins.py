@@ -46,6 +46,7 @@ BUILTIN: Mapping[str, Mapping[str, str]] = {
         "attention": "spacelang.backends.triton.attention:attention",
         "cascade": "spacelang.backends.triton.normed:cascade",
         "depthwise": "spacelang.backends.triton.normed:depthwise",
+        "mixed_attention": "spacelang.backends.triton.mixed_attention:mixed_attention",
         "mixture": "spacelang.backends.triton.mixture:mixture",
         "mlp": "spacelang.backends.triton.mlp:mlp",
         "required": "spacelang.backends.triton.launch:require_fused",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -35,8 +36,8 @@ SPACES = {
     "deit.space:deit_ti": ({"attention": 12, "mlp": 12}, 0),
     "swin.space:swin_t": ({"attention": 12, "mlp": 12}, 0),
     "s3.space:s3_start": ({"attention": 19, "mlp": 19}, 0),
-    "minivit.space:mini_swin_t": ({"mlp": 12}, 1),
-    "minivit.space:mini_deit_ti": ({"mlp": 12}, 1),
+    "minivit.space:mini_swin_t": ({"mixed_attention": 12, "mlp": 12}, 0),
+    "minivit.space:mini_deit_ti": ({"mixed_attention": 12, "mlp": 12}, 0),
     "tinyvit.space:tinyvit_5m": ({"attention": 10, "depthwise": 15, "mlp": 10}, 0),
     "efficientvit.space:efficientvit_m0": ({"cascade": 6, "depthwise": 18}, 0),
     "efficientvit.space:efficientvit_search": ({"cascade": 16, "depthwise": 22}, 0),
@@ -157,11 +158,12 @@ def test_a_sum_that_is_read_twice_is_walked_once(start: str, last: str) -> None:
 
 def test_masks_are_made_where_they_are_read() -> None:
     """The attention of shifted windows is given none, in sizes of its own."""
-    for address in ("swin.space:swin_t", "s3.space:s3_start"):
+    for address in ("swin.space:swin_t", "s3.space:s3_start", "minivit.space:mini_swin_t"):
         made = for_kernels(load(address)).graph
         for block in made.blocks.values():
             for node in block.everywhere():
-                assert node.op != "shift_mask" or kernel_of(block.name) == "attention"
+                if node.op == "shift_mask":
+                    assert kernel_of(block.name) in ("attention", "mixed_attention")
 
 
 ATTENTION = """
@@ -197,6 +199,14 @@ space t {{
   output {last}
 }}
 """
+MIX = ' |> rearrange("b h i j -> b i j h") |> linear({}) as {} |> rearrange("b i j h -> b h i j")'
+TOKENS = " |> linear(5) as m"
+OFFSETS = "take(parameter([9], init: 0) as b, clipped_index(5, 1, axis: 0, reach: 3)) as bias"
+MINI = """
+use minivit
+space base = mini_deit(24, heads: 3, image: 32)
+space t from base {{ rewrite {{ irpe(method: "product", on: ["{}"]) }} }}
+"""
 REFUSED = {
     "wide": (attention(dim=160), "wider than 128"),
     "dense": (attention(more=" + (parameter([5, 5], init: 0) as b)"), "no kernel adds b to logits"),
@@ -212,6 +222,16 @@ REFUSED = {
     "dropout": (MLP.format(last="dropout(h, 0.5) |> linear(8) as fc2"), "it drops hidden channels"),
     "hidden": (MLP.format(last="linear(h, 8) as fc2 + sum_of_h").replace("sum_of_h", "mean(h, axes: [2], keep: true)"), "read outside"),
     "unbucketised": ("", "bucketise first"),
+    "mixed twice": (attention(more=MIX.format(2, "m") + MIX.format(2, "n")), "mixed twice before"),
+    "mixed tokens": (attention(after=TOKENS), "no axis of heads"),
+    "mixed widths": (attention(after=MIX.format(4, "m") + MIX.format(2, "n")), "weights are mixed, and not head by head"),
+    "mixed other logits": (attention(more=MIX.format(4, "m") + MIX.format(2, "n")), "logits are mixed, and not head by head"),
+    "mixed and scaled": (attention(more=f"\ns = (s{MIX.format(2, 'm')}) * 2"), "moved or scaled"),
+    "mixed and moved": (attention(tokens=4, more=f"\ns = (s{MIX.format(2, 'm')}) |> rearrange(\"b h i j -> b h j i\")"), "moved or scaled"),
+    "mixed before offsets": (attention(more=f"\ns = (s{MIX.format(2, 'm')}) + {OFFSETS}"), "bias is added after heads are mixed"),
+    "mixed many": (attention(more=MIX.format(2, "m")).replace("[3, 2, 8]", "[3, 34, 8]").replace("linear(2)", "linear(34)"), "34 heads that are mixed are more than 32"),
+    "mixed, terms of keys": (MINI.format("q"), "with a term of the keys"),
+    "mixed, terms of values": (MINI.format("v"), "with a term of the values"),
 }  # fmt: skip
 
 
@@ -219,7 +239,7 @@ REFUSED = {
 def test_refusals(name: str) -> None:
     text, why = REFUSED[name]
     graph = text_graph(text) if text else load("autoformer.space:autoformer_t", image=32)
-    result = fused(graph)
+    result = fused(bucketised(graph) if "use minivit" in text else graph)
     assert any(why in refusal.why for refusal in result.refusals), [str(r) for r in result.refusals]
 
 
@@ -244,6 +264,11 @@ def test_the_command() -> None:
     assert found["network"]["fused"]["bytes"] < found["network"]["unfused"]["bytes"]
     assert found["variants"] == {"cascade": 3, "depthwise": 2}
     assert found["refused"] == []
-    text = CliRunner().invoke(commands, ["kernels", "minivit.space:mini_deit_ti"]).output
+
+
+def test_the_command_says_what_does_not_fuse(tmp_path: Path) -> None:
+    space = tmp_path / "t.space"
+    space.write_text(attention(dim=160), "utf-8")
+    text = CliRunner().invoke(commands, ["kernels", str(space)]).output
     assert "not fused: attention" in text
-    assert "heads are mixed" in text
+    assert "wider than 128" in text

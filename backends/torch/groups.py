@@ -136,6 +136,24 @@ def _mixture(work: Work, group: Mixture) -> fx.Node:
 
 @row("attention")
 def _attention(work: Work, group: Attention) -> fx.Node:
+    return _attended(work, group, ())
+
+
+@row("mixed_attention")
+def _mixed_attention(work: Work, group: Attention) -> fx.Node:
+    return _attended(work, group, (_mix(work, group.before), _mix(work, group.after)))
+
+
+def _mix(work: Work, linear: Node | None) -> tuple[Any, Any] | None:
+    """Weights and bias of a mix of heads."""
+    if linear is None:
+        return None
+    emit = work.emit(linear)
+    return emit.param("weight"), emit.param("bias")
+
+
+def _attended(work: Work, group: Attention, mixes: tuple[Any, ...]) -> fx.Node:
+    """The call of a kernel of attention; `mixes` are before its terms."""
     q, k, v = (_arranged(work, operand) for operand in (group.q, group.k, group.v))
     named: dict[str, Any] = {}
     for kind, name in TERMS.items():
@@ -145,7 +163,7 @@ def _attention(work: Work, group: Attention) -> fx.Node:
         elif terms:
             scale = group.scale if kind in ("query", "key") else ONE
             named[name] = (_tables(work, terms, scale), work.frame.table(_index(terms)))
-    out = work.call(kernel("attention"), q, k, v, work.number(group.scale), **named)
+    out = work.call(kernel(group.kernel), q, k, v, work.number(group.scale), *mixes, **named)
     operand = group.v
     if operand.head is None:
         out = work.method("squeeze", out, 1)

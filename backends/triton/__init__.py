@@ -4,6 +4,7 @@ launch        whether tensors can go to a kernel, and what happens where they ca
 resources     registers, spills and shared memory, read from binaries
 soft_labels   the loss against sparse soft labels (TinyViT)
 attention     relative positions: iRPE, AutoFormer, offsets and shifted windows
+mixed_attention  the same, heads mixed before and after the softmax (MiniViT)
 mixture       a weighted sum of candidates, and gradients of the weights (CDARTS)
 mlp           layer norm, linear and GELU on slices of shared weights (AutoFormer)
 depthwise     depthwise convolution, batch norm, activation, squeeze-excite (Cream)

@@ -120,7 +120,7 @@ def options(kernel: str, dtype: torch.dtype, hip: bool) -> dict[str, int]:
     return {"num_warps": warps, "num_stages": 2}
 
 
-def _lined(x: Tensor, width: int = 1) -> Tensor:
+def lined(x: Tensor, width: int = 1) -> Tensor:
     """`x`, or a copy, whose rows of `width` last axes lie without gaps."""
     strides = [x.shape[axis + 1 :].numel() for axis in range(x.ndim)][-width:]
     wanted = zip(x.stride()[-width:], strides, x.shape[-width:], strict=True)
@@ -147,8 +147,8 @@ def constants(x: Operands, strides: tuple[int, ...]) -> dict[str, int]:
 
 def launched(x: Operands, out: Tensor, slopes: Tensor) -> dict[str, Any]:
     """What every kernel is launched with, by name."""
-    found: dict[str, Any] = {name: _lined(getattr(x, name)) for name in ("q", "k", "v")}
-    found |= {name: _lined(getattr(x, name), 2) for name in ("rows", "columns")}
+    found: dict[str, Any] = {name: lined(getattr(x, name)) for name in ("q", "k", "v")}
+    found |= {name: lined(getattr(x, name), 2) for name in ("rows", "columns")}
     found |= {name: getattr(x, name).contiguous() for name in kernels.POINTERS}
     sizes = (
         *x.q.shape[1:], x.v.shape[3], x.table.shape[2], x.rows.shape[4], x.columns.shape[4],
@@ -223,7 +223,7 @@ def _backward_op(
         return [part.contiguous() for part in pulled((slopes, mass_slopes))]
     if not out.numel():
         return [part.zero_() for part in found]
-    slopes = _lined(slopes)
+    slopes = lined(slopes)
     common = launched(x, out, slopes)
     common |= {"g": slopes, "mass_g": mass_slopes.contiguous(), "lse": lse}
     common["delta"] = torch.empty_like(lse)
@@ -246,12 +246,18 @@ def _table_gradient(x: Operands, common: dict[str, Any], tiles: int) -> Tensor:
     partial = torch.empty(splits, heads, n, n, device=x.q.device, dtype=torch.float32)
     own = {"partial": partial, "B": batch, "SPLITS": splits}
     _launch("offsets", (tiles * tiles, heads, splits), common, **own)
-    _, count, width = x.table.shape
-    found = torch.empty(heads, count, width, device=x.q.device, dtype=torch.float32)
+    return gathered_back(partial.sum(0), x.table, x.table_index)
+
+
+def gathered_back(logits: Tensor, table: Tensor, index: Tensor) -> Tensor:
+    """The gradient of offsets from that of the logits of all images together, [H, N, N]."""
+    heads, n, _ = logits.shape
+    _, count, width = table.shape
+    found = torch.empty(heads, count, width, device=logits.device, dtype=torch.float32)
     kernels.scatter_kernel[(count * width, heads)](
-        partial.sum(0), common["table_index"], found, n, width, count, BLOCK=SCATTERED
+        logits, index.contiguous(), found, n, width, count, BLOCK=SCATTERED
     )
-    return (found if len(x.table) == heads else found.sum(0, keepdim=True)).to(x.table.dtype)
+    return (found if len(table) == heads else found.sum(0, keepdim=True)).to(table.dtype)
 
 
 @_op.register_fake
@@ -283,7 +289,7 @@ def _backward(ctx, slopes, _, mass_slopes):
 _op.register_autograd(_backward, setup_context=_setup)
 
 
-def _product(x: Tensor, tables: Tensor) -> Tensor:
+def looked_up(x: Tensor, tables: Tensor) -> Tensor:
     """Each row of x [B, H, N, D] with each of tables [H or 1, R, C, D]: [B, H, N, R, C]."""
     if len(tables) == 1:
         return torch.einsum("bhnd,rcd->bhnrc", x, tables[0].to(x.dtype))
@@ -311,8 +317,8 @@ def attention(
     nothing = q.new_empty(0, n, n, dtype=torch.int32)
     none = q.new_empty(*q.shape[:3], 0, 0)
     table, table_index = offsets or (q.new_empty(1, 0, 0), nothing)
-    rows = none if on_keys is None else _product(q, scale * on_keys[0])
-    columns = none if on_queries is None else _product(k, scale * on_queries[0])
+    rows = none if on_keys is None else looked_up(q, scale * on_keys[0])
+    columns = none if on_queries is None else looked_up(k, scale * on_queries[0])
     out, _, mass = _op(
         q, k, v, scale, table, table_index,
         rows, nothing if on_keys is None else on_keys[1],

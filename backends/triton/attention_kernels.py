@@ -30,7 +30,7 @@ _WIDENED = tl.constexpr(INTERPRETED)
 
 
 @triton.jit
-def _multiple(x, ALIGNED: tl.constexpr):
+def multiple(x, ALIGNED: tl.constexpr):
     """`x`, which is a multiple: an argument's hint is lost where it is no specialised one."""
     return x // ALIGNED * ALIGNED
 
@@ -134,19 +134,19 @@ def forward_kernel(
     start = tl.program_id(1) * BLOCK
     both = tl.program_id(0).to(tl.int64)
     b, h = both // H, both % H
-    q += _multiple(b * q_b + h * q_h, ALIGNED)
-    k += _multiple(b * k_b + h * k_h, ALIGNED)
-    v += _multiple(b * v_b + h * v_h, ALIGNED)
-    out += _multiple(b * o_b + h * o_h, ALIGNED)
+    q += multiple(b * q_b + h * q_h, ALIGNED)
+    k += multiple(b * k_b + h * k_h, ALIGNED)
+    v += multiple(b * v_b + h * v_h, ALIGNED)
+    out += multiple(b * o_b + h * o_h, ALIGNED)
     table += h * table_h
     rows += b * rows_b + h * rows_h
     columns += b * columns_b + h * columns_h
     regions += (b % WINDOWS) * N
-    D, V = _multiple(D, ALIGNED), _multiple(V, ALIGNED)
-    q_n = _multiple(q_n, ALIGNED)
-    k_n = _multiple(k_n, ALIGNED)
-    v_n = _multiple(v_n, ALIGNED)
-    o_n = _multiple(o_n, ALIGNED)
+    D, V = multiple(D, ALIGNED), multiple(V, ALIGNED)
+    q_n = multiple(q_n, ALIGNED)
+    k_n = multiple(k_n, ALIGNED)
+    v_n = multiple(v_n, ALIGNED)
+    o_n = multiple(o_n, ALIGNED)
 
     line = start + tl.arange(0, BLOCK)
     i = line[:, None]
@@ -196,21 +196,21 @@ def queries_kernel(
     start = tl.program_id(1) * BLOCK
     both = tl.program_id(0).to(tl.int64)
     b, h = both // H, both % H
-    q += _multiple(b * q_b + h * q_h, ALIGNED)
-    k += _multiple(b * k_b + h * k_h, ALIGNED)
-    v += _multiple(b * v_b + h * v_h, ALIGNED)
-    out += _multiple(b * o_b + h * o_h, ALIGNED)
-    g += _multiple(b * g_b + h * g_h, ALIGNED)
+    q += multiple(b * q_b + h * q_h, ALIGNED)
+    k += multiple(b * k_b + h * k_h, ALIGNED)
+    v += multiple(b * v_b + h * v_h, ALIGNED)
+    out += multiple(b * o_b + h * o_h, ALIGNED)
+    g += multiple(b * g_b + h * g_h, ALIGNED)
     table += h * table_h
     rows += b * rows_b + h * rows_h
     columns += b * columns_b + h * columns_h
     regions += (b % WINDOWS) * N
-    D, V = _multiple(D, ALIGNED), _multiple(V, ALIGNED)
-    q_n = _multiple(q_n, ALIGNED)
-    k_n = _multiple(k_n, ALIGNED)
-    v_n = _multiple(v_n, ALIGNED)
-    o_n = _multiple(o_n, ALIGNED)
-    g_n = _multiple(g_n, ALIGNED)
+    D, V = multiple(D, ALIGNED), multiple(V, ALIGNED)
+    q_n = multiple(q_n, ALIGNED)
+    k_n = multiple(k_n, ALIGNED)
+    v_n = multiple(v_n, ALIGNED)
+    o_n = multiple(o_n, ALIGNED)
+    g_n = multiple(g_n, ALIGNED)
     mass_g += both * N * (MASSES * MC)
 
     line = start + tl.arange(0, BLOCK)
@@ -265,19 +265,19 @@ def keys_kernel(
     start = tl.program_id(1) * BLOCK
     both = tl.program_id(0).to(tl.int64)
     b, h = both // H, both % H
-    q += _multiple(b * q_b + h * q_h, ALIGNED)
-    k += _multiple(b * k_b + h * k_h, ALIGNED)
-    v += _multiple(b * v_b + h * v_h, ALIGNED)
-    g += _multiple(b * g_b + h * g_h, ALIGNED)
+    q += multiple(b * q_b + h * q_h, ALIGNED)
+    k += multiple(b * k_b + h * k_h, ALIGNED)
+    v += multiple(b * v_b + h * v_h, ALIGNED)
+    g += multiple(b * g_b + h * g_h, ALIGNED)
     table += h * table_h
     rows += b * rows_b + h * rows_h
     columns += b * columns_b + h * columns_h
     regions += (b % WINDOWS) * N
-    D, V = _multiple(D, ALIGNED), _multiple(V, ALIGNED)
-    q_n = _multiple(q_n, ALIGNED)
-    k_n = _multiple(k_n, ALIGNED)
-    v_n = _multiple(v_n, ALIGNED)
-    g_n = _multiple(g_n, ALIGNED)
+    D, V = multiple(D, ALIGNED), multiple(V, ALIGNED)
+    q_n = multiple(q_n, ALIGNED)
+    k_n = multiple(k_n, ALIGNED)
+    v_n = multiple(v_n, ALIGNED)
+    g_n = multiple(g_n, ALIGNED)
     mass_g += both * N * (MASSES * MC)
 
     j = (start + tl.arange(0, BLOCK))[None, :]
@@ -331,11 +331,11 @@ def offsets_kernel(
     h = tl.program_id(1).to(tl.int64)
     split = tl.program_id(2)
     table += h * table_h
-    D, V = _multiple(D, ALIGNED), _multiple(V, ALIGNED)
-    q_n = _multiple(q_n, ALIGNED)
-    k_n = _multiple(k_n, ALIGNED)
-    v_n = _multiple(v_n, ALIGNED)
-    g_n = _multiple(g_n, ALIGNED)
+    D, V = multiple(D, ALIGNED), multiple(V, ALIGNED)
+    q_n = multiple(q_n, ALIGNED)
+    k_n = multiple(k_n, ALIGNED)
+    v_n = multiple(v_n, ALIGNED)
+    g_n = multiple(g_n, ALIGNED)
 
     line = start + tl.arange(0, BLOCK)
     i = line[:, None]
@@ -345,10 +345,10 @@ def offsets_kernel(
     for image in range(split, B, SPLITS):
         b = tl.cast(image, tl.int64)
         both = b * H + h
-        at_q = q + _multiple(b * q_b + h * q_h, ALIGNED)
-        at_k = k + _multiple(b * k_b + h * k_h, ALIGNED)
-        at_v = v + _multiple(b * v_b + h * v_h, ALIGNED)
-        at_g = g + _multiple(b * g_b + h * g_h, ALIGNED)
+        at_q = q + multiple(b * q_b + h * q_h, ALIGNED)
+        at_k = k + multiple(b * k_b + h * k_h, ALIGNED)
+        at_v = v + multiple(b * v_b + h * v_h, ALIGNED)
+        at_g = g + multiple(b * g_b + h * g_h, ALIGNED)
         normaliser = tl.load(lse + both * N + line, mask=line < N, other=float("inf"))
         share = tl.load(delta + both * N + line, mask=line < N, other=0.0)
         s = _scores(

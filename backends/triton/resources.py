@@ -25,6 +25,7 @@ from triton.compiler import ASTSource
 
 KERNELS = (  # modules beside this one, each with BUILDS
     "soft_labels", "attention_builds", "mixture", "mlp", "depthwise", "relations", "cascade",
+    "mixed_attention_builds",
 )  # fmt: skip
 TARGETS: Mapping[str, GPUTarget] = {
     "sm_80": GPUTarget("cuda", 80, 32),
@@ -43,7 +44,7 @@ class Build:
     name: str
     kernel: Any  # a triton.JITFunction, which is generic without need
     types: Mapping[str, str]
-    constants: Mapping[str, int]
+    constants: Mapping[str, int | str]
     options: Mapping[str, int] = field(default_factory=dict[str, int])
     hip: Mapping[str, int] = field(default_factory=dict[str, int])  # options on AMD beside them
     alignment: int = 1  # bytes that divide every pointer: 16 for what torch allocates

@@ -25,6 +25,7 @@ from spacelang.ir.node import Call, Node, Value
 from spacelang.passes.base import Pass
 from spacelang.passes.bucketise import bucketised
 from spacelang.passes.fuse_attention import find as find_attention
+from spacelang.passes.fuse_attention import find_mixed
 from spacelang.passes.fuse_cascade import find as find_cascade
 from spacelang.passes.fuse_chains import find_depthwise, find_mixture, find_mlp
 from spacelang.passes.fusion import PREFIX, Find, Group, Unfit, constant, kernel_of
@@ -35,6 +36,7 @@ from spacelang.passes.remake import each_block, with_root
 GROUPS: Mapping[str, Find] = {
     "cascade": find_cascade,
     "attention": find_attention,
+    "mixed_attention": find_mixed,
     "mlp": find_mlp,
     "depthwise": find_depthwise,
     "mixture": find_mixture,

@@ -9,7 +9,9 @@
     o = sum of   p v,   bucket_sum(p, index) T
 
 in any order and any layout of heads and tokens, as `bucketise` leaves it. Terms in another form
-make the group unfit, and the reason says which.
+make the group unfit, and the reason says which. Where heads are mixed (MiniViT), before the softmax
+or after it, the group is one of another kernel: the masks are added to mixed logits and all other
+terms to those that are mixed, and the values have no term.
 """
 
 from __future__ import annotations
@@ -33,14 +35,17 @@ from spacelang.passes.fusion import (
     making,
     only_reader,
     spelt,
+    whole,
 )
 from spacelang.passes.rearranging import move_of
 
-KERNEL = "attention"
+KERNEL, MIXED = "attention", "mixed_attention"
 WIDEST = 128
 """Channels of a head at most."""
 COLUMNS = 512
 """Entries of all tables of a term at most."""
+HEADS = 32
+"""Heads that are mixed at most."""
 SUMS = frozenset({"add", "sub", "sum_of"})
 Kind = Literal["product", "query", "key", "offsets", "regions"]
 Layout = tuple[Axis, ...]
@@ -90,8 +95,21 @@ class Operand:
 
 
 @dataclass(frozen=True)
+class Mix:
+    """A linear layer over heads, whose axes stay in their places, and all nodes of it."""
+
+    linear: Node
+    source: Value
+    head: int
+    nodes: frozenset[int]
+
+
+@dataclass(frozen=True)
 class Attention(Group):
-    """A group, and what its kernel takes. `result` are the axes of o in that order, too."""
+    """A group, and what its kernel takes. `result` are the axes of o in that order, too.
+
+    `before` and `after` are the linear layers that mix heads on either side of the softmax.
+    """
 
     q: Operand
     k: Operand
@@ -99,6 +117,8 @@ class Attention(Group):
     scale: Dim
     terms: tuple[Term, ...]
     result: tuple[int, ...]
+    before: Node | None = None
+    after: Node | None = None
 
 
 @dataclass(frozen=True)
@@ -113,19 +133,37 @@ class Leaf:
     table: Value | None = None
     index: Index | None = None
     picked: int | None = None
+    mixed: bool = False
 
 
 def find(level: Block, node: Node) -> Attention | Unfit | None:
     """The attention that ends in a node, if it ends there and not further on."""
+    return _found(level, node, KERNEL)
+
+
+def find_mixed(level: Block, node: Node) -> Attention | Unfit | None:
+    """The same of heads that are mixed."""
+    return _found(level, node, MIXED)
+
+
+def _found(level: Block, node: Node, kernel: str) -> Attention | Unfit | None:
+    finder = _Finder(level)
     try:
-        return _Finder(level).at(node)
+        found = finder.at(node)
     except Misfit as misfit:
-        return Unfit(KERNEL, misfit.node, misfit.why)
+        found = Unfit(finder.kernel, misfit.node, misfit.why)
+    return found if found is not None and found.kernel == kernel else None
 
 
 class _Finder:
     def __init__(self, level: Block) -> None:
         self.level = level
+        self.before: Mix | None = None
+        self.after: Mix | None = None
+
+    @property
+    def kernel(self) -> str:
+        return KERNEL if self.before is None and self.after is None else MIXED
 
     def maker(self, value: Value) -> Node:
         return self.level.by_id[value.node]
@@ -136,13 +174,16 @@ class _Finder:
             return None
         weigh, softmax, values = outputs
         p = Value(softmax.id)
+        self.after = self._mix(weigh.operands[0])
         leaves = list(self._logits(softmax.operands[0], ONE))
         q, k, scale, product = self._product(leaves)
         v, result = self._weighed(weigh, p, product)
+        self._check_mixes(leaves, product, values)
         terms = [self._term(leaf, product, q, k) for leaf in leaves if leaf.kind != "product"]
         terms += [self._value_term(part, factor, p, weigh) for part, factor in values]
         nodes = {softmax.id, weigh.id}.union(*(leaf.nodes for leaf in leaves))
         nodes |= self._between(root, softmax)
+        nodes |= self.before.nodes if self.before is not None else frozenset()
         for term in terms:
             nodes |= {term.index.node.id}
             nodes |= making(self.level, term.table.value) if term.table is not None else set()
@@ -150,7 +191,10 @@ class _Finder:
         if outside is not None:
             raise Misfit(outside, f"{_called(outside)} is read outside of the attention, too")
         self._check(q, k, v, terms, root)
-        return Attention(KERNEL, frozenset(nodes), root.id, q, k, v, scale, tuple(terms), result)
+        mixes = (None if mix is None else mix.linear for mix in (self.before, self.after))
+        return Attention(
+            self.kernel, frozenset(nodes), root.id, q, k, v, scale, tuple(terms), result, *mixes
+        )
 
     # What comes after the softmax.
 
@@ -187,23 +231,59 @@ class _Finder:
         """The softmax whose weights a product multiplies with values."""
         if node.op != "einsum" or len(node.operands) != 2:
             return None
-        found = self.maker(node.operands[0])
-        if found.op == "softmax":
-            return found
-        mixed = self._mixed(node.operands[0], "softmax")
-        if mixed is not None:
-            raise Misfit(node, "heads are mixed after the softmax, which no kernel does")
+        found = self._softmax(node.operands[0])
+        if found is None and self._beyond(node.operands[0]) == "softmax":
+            raise Misfit(node, "its weights are mixed, and not head by head")
+        return found
+
+    def _softmax(self, value: Value) -> Node | None:
+        """The softmax that gives a value, or weights that are mixed into it."""
+        mix = self._mix(value)
+        found = self.maker(value if mix is None else mix.source)
+        return found if found.op == "softmax" else None
+
+    def _beyond(self, value: Value) -> str:
+        """The op of what products over an axis, and nothing but moves, have made this value of."""
+        node, products = self.maker(value), 0
+        while node.op in ("rearrange", "linear", "call") and len(node.operands) == 1:
+            products += node.op != "rearrange"
+            node = self.maker(node.operands[0])
+        return node.op if products else ""
+
+    def _mix(self, value: Value) -> Mix | None:
+        """The linear layer over one axis, moved to the end for it and back, that makes a value."""
+        way: list[Node] = []
+        node = self.maker(value)
+        while node.op == "rearrange" or (node.op == "linear" and len(node.operands) == 1):
+            way.append(node)
+            source = node.operands[0]
+            linears = [n for n in way if n.op == "linear"]
+            if len(linears) > 1:
+                return None
+            head = self._mixes(way, source) if linears else None
+            if head is not None:
+                return Mix(linears[0], source, head, frozenset(n.id for n in way))
+            node = self.maker(source)
         return None
 
-    def _mixed(self, value: Value, op: str) -> Node | None:
-        """What a product over heads, and nothing but moves, has made this value of."""
-        node, products = self.maker(value), 0
-        while node.op in ("rearrange", "linear", "call"):
-            products += node.op != "rearrange"
-            if len(node.operands) != 1:
+    def _mixes(self, way: list[Node], source: Value) -> int | None:
+        """The axis that a linear layer among moves (the last first) makes anew, all in place."""
+        start: Layout = tuple((str(axis),) for axis in range(self.level.type_of(source).rank))
+        layout, head = start, -1
+        for node in reversed(way):
+            if node.op == "rearrange":
+                try:
+                    layout = self._moved(node, layout)
+                except Misfit:
+                    return None
+                continue
+            inner = self.level.type_of(node.operands[0]).shape[-1]
+            if whole(node, "axes") != 1 or node.types[0].shape[-1] != inner or len(layout[-1]) != 1:
                 return None
-            node = self.maker(node.operands[0])
-        return node if products and node.op == op else None
+            if isinstance(node.attributes["out"], tuple):
+                return None
+            head = int(layout[-1][0])
+        return head if layout == start else None
 
     def _sums(self, node: Node) -> Node | None:
         """The softmax whose weights a term of the values sums in buckets."""
@@ -212,8 +292,7 @@ class _Finder:
         masses = self.maker(node.operands[0])
         if masses.op != "bucket_sum" or not constant(self.level, node.operands[1]):
             return None
-        softmax = self.maker(masses.operands[0])
-        return softmax if softmax.op == "softmax" else None
+        return self._softmax(masses.operands[0])
 
     def _goes_on(self, root: Node, softmax: Node) -> bool:
         """Whether a sum further on is all of the attention."""
@@ -244,9 +323,14 @@ class _Finder:
 
     def _logits(self, value: Value, factor: Dim) -> Iterator[Leaf]:
         """The summands of the logits, each with the nodes on the way to it."""
-        passed, waiting = set[int](), [(value, factor, tuple[Node, ...]())]
+        passed, waiting = set[int](), [(value, factor, tuple[Node, ...](), False)]
         while waiting:
-            value, factor, way = waiting.pop()
+            value, factor, way, mixed = waiting.pop()
+            mix = self._mix(value)
+            if mix is not None:
+                self._take_before(mix, factor, way)
+                waiting.append((mix.source, factor, way, True))
+                continue
             node = self.maker(value)
             scaled = _scaled(node)
             if _adds(node):
@@ -260,12 +344,21 @@ class _Finder:
                 layout = leaf.layout
                 for passing in reversed(way):
                     layout = self._moved(passing, layout)
-                yield replace(leaf, layout=layout, nodes=leaf.nodes | {n.id for n in way})
+                nodes = leaf.nodes | {n.id for n in way}
+                yield replace(leaf, layout=layout, nodes=nodes, mixed=mixed)
                 continue
             if node.id in passed:
                 raise Misfit(node, f"{_called(node)} is in its logits more than once")
             passed.add(node.id)
-            waiting += reversed([(v, factor * by, (*way, node)) for v, by in parts])
+            waiting += reversed([(v, factor * by, (*way, node), mixed) for v, by in parts])
+
+    def _take_before(self, mix: Mix, factor: Dim, way: tuple[Node, ...]) -> None:
+        """Keep the mix of the logits, of which there is one, and which nothing but sums follow."""
+        if self.before is not None:
+            raise Misfit(mix.linear, "heads are mixed twice before the softmax")
+        self.before = mix
+        if factor != ONE or any(node.op == "rearrange" for node in way):
+            raise Misfit(mix.linear, "mixed heads are moved or scaled before the softmax")
 
     def _moved(self, node: Node, layout: Layout) -> Layout:
         """The axes after a node that summands pass."""
@@ -301,8 +394,8 @@ class _Finder:
         if node.op == "shift_mask" and factor == ONE:
             layout = (("@window",), ("@one",), ("@row",), ("@column",))
             return Leaf("regions", node, factor, layout, own, None, Index(node))
-        if self._mixed(Value(node.id), "add") or self._mixed(Value(node.id), "einsum"):
-            raise Misfit(node, "heads are mixed before the softmax, which no kernel does")
+        if self._beyond(Value(node.id)) in ("add", "einsum", "mul"):
+            raise Misfit(node, "its logits are mixed, and not head by head")
         raise Misfit(node, f"no kernel adds {_called(node)} to logits")
 
     def _offsets(self, node: Node, factor: Dim, own: frozenset[int]) -> Leaf:
@@ -531,6 +624,33 @@ class _Finder:
         return Term("values", factor, table, Index(index))
 
     # What the kernels can take.
+
+    def _check_mixes(
+        self, leaves: list[Leaf], product: Leaf, values: list[tuple[Node, Dim]]
+    ) -> None:
+        """Mixes are over the heads, and what is added is on its side of the first."""
+        for mix in (self.before, self.after):
+            if mix is not None:
+                self._check_mix(mix, product)
+        if self.kernel == KERNEL:
+            return
+        for leaf in leaves:
+            if self.before is not None and leaf.mixed == (leaf.kind == "regions"):
+                side = "before" if leaf.mixed else "after"
+                raise Misfit(leaf.node, f"{_called(leaf.node)} is added {side} heads are mixed")
+            if leaf.kind == "key" or (leaf.kind == "query" and leaf.layout[-2] == ("@column",)):
+                raise Misfit(leaf.node, "no kernel mixes heads with a term of the keys")
+        for node, _ in values:
+            raise Misfit(node, "no kernel mixes heads with a term of the values")
+
+    def _check_mix(self, mix: Mix, product: Leaf) -> None:
+        if mix.head != len(product.layout) - 3 or mix.head < 1:
+            raise Misfit(mix.linear, "what is mixed is no axis of heads")
+        heads = mix.linear.types[0].shape[-1]
+        if _most(heads) > HEADS:
+            raise Misfit(mix.linear, f"{heads} heads that are mixed are more than {HEADS}")
+        if "weight" not in mix.linear.params:
+            raise Misfit(mix.linear, "the weights that mix heads are operands")
 
     def _check(self, q: Operand, k: Operand, v: Operand, terms: list[Term], root: Node) -> None:
         for operand in (q, v):

@@ -25,6 +25,7 @@ from spacelang.passes.fuse_chains import Depthwise, Mixture, Mlp
 from spacelang.passes.fusion import Group, kernel_of
 
 INDEX = 2  # bytes of an entry of an index that kernels read
+REWRITTEN = ("attention", "mixed_attention")  # kernels whose groups `bucketise` has written anew
 STATISTIC = 4  # of a sum that is kept in float32
 Key = tuple[object, ...]
 
@@ -90,10 +91,10 @@ def compare(
             after = row.after + kept[block.name](block, sizes)
             rows[block.name] = replace(row, places=row.places + 1, after=after)
     for path, found in places.items():
-        rewritten = [block for block, _ in found if kernel_of(block.name) == "attention"]
+        rewritten = [block for block, _ in found if kernel_of(block.name) in REWRITTEN]
         below = [one for other, all_ in places.items() if _under(other, path) for one in all_]
-        others = [before for block, before in below if kernel_of(block.name) != "attention"]
-        inside = sum(1 for block, _ in below if kernel_of(block.name) == "attention")
+        others = [before for block, before in below if kernel_of(block.name) not in REWRITTEN]
+        inside = sum(1 for block, _ in below if kernel_of(block.name) in REWRITTEN)
         left = _total(written, path) - _total(beside, path) - sum(others, Traffic())
         for block, before in found:
             if block in rewritten and inside:
@@ -171,6 +172,7 @@ def _attention(block: Block, group: Attention, sizes: Sizes) -> tuple[int, int]:
     for axis in group.q.tokens:
         tokens *= shape[axis]
     total = q + k + 2 * v + rows * STATISTIC
+    total += sum(sizes.weights(mix) for mix in (group.before, group.after) if mix is not None)
     launches = 1
     for kind in dict.fromkeys(term.kind for term in group.terms):
         terms = [term for term in group.terms if term.kind == kind]
@@ -241,6 +243,7 @@ MOVED: Mapping[str, Moved] = {
     "attention": cast(Moved, _attention),
     "cascade": cast(Moved, _cascade),
     "depthwise": cast(Moved, _depthwise),
+    "mixed_attention": cast(Moved, _attention),
     "mixture": cast(Moved, _mixture),
     "mlp": cast(Moved, _mlp),
 }
@@ -291,6 +294,14 @@ def _attention_variants(block: Block, group: Attention) -> Iterator[Key]:
         yield (_padded(width), _padded(value), _padded(max(wide)), counts, aligned)
 
 
+def _mixed_variants(block: Block, group: Attention) -> Iterator[Key]:
+    assert group.q.head is not None
+    heads = block.type_of(group.q.value).shape[group.q.head]
+    for key in _attention_variants(block, group):
+        for (count,) in _values(heads):
+            yield (max(8, 1 << (count - 1).bit_length()), *key)
+
+
 def _mlp_variants(block: Block, group: Mlp) -> Iterator[Key]:
     for node, norm, activation in (
         (group.first, group.norm is not None, group.activation.op),
@@ -325,6 +336,7 @@ VARIANTS: Mapping[str, Variants] = {
     "attention": cast(Variants, _attention_variants),
     "cascade": cast(Variants, _cascade_variants),
     "depthwise": cast(Variants, _depthwise_variants),
+    "mixed_attention": cast(Variants, _mixed_variants),
     "mixture": cast(Variants, _mixture_variants),
     "mlp": cast(Variants, _mlp_variants),
 }

@@ -37,9 +37,10 @@ KERNELS = {
     "cream": {"depthwise"},
     "cdarts": set(),
 }
-MINI = """use deit
-space base = deit(24, heads: 3, depth: 2, drop: 0, patch: 8, image: 32, classes: 5)
-space host from base { rewrite { irpe(method: "product", on: ["q", "k", "v"]) } }"""
+MINI = {
+    "mini_deit": "mini_deit(24, heads: 3, image: 32)",
+    "mini_swin": "mini_swin(16, [2, 1, 1, 1], heads: [1, 2, 2, 2], every: [2, 1, 1, 1], windows: [4, 4, 2, 1], image: 32)",
+}
 
 
 @pytest.fixture(autouse=True)
@@ -92,10 +93,14 @@ def fits_of(graph: Graph) -> set[str]:
         return set(fits(graph))
 
 
-@pytest.mark.parametrize("name", ["deit", "autoformer", "swin", "tinyvit", "efficientvit", "cream"])
+@pytest.mark.parametrize(
+    "name", ["deit", "autoformer", "swin", "tinyvit", "efficientvit", "cream", *MINI]
+)
 def test_training_step(name: str) -> None:
     """Outputs, the gradient of every weight, and the statistics of norms, in training."""
-    graph = host(name)
+    graph = text_graph(f"use minivit\nspace t = {MINI[name]}") if name in MINI else host(name)
+    if name in MINI:
+        assert fits_of(graph) == {"mixed_attention", "mlp"}
     models = both(graph)
     inputs = example(graph, seed=2)
     outputs: list[Tensor] = []
@@ -152,9 +157,9 @@ def test_a_cascade_whose_weights_change() -> None:
 
 def test_require_fused() -> None:
     """What no kernel takes, and where there is no device, is an error."""
-    mixed = load("minivit.space:mini_deit_ti", image=32)
-    with pytest.raises(SpaceError, match="heads are mixed"), with_kernels(required=True):
-        Supernet(mixed)
+    wide = text_graph("use deit\nspace t = deit(320, heads: 2, depth: 2, image: 32)")
+    with pytest.raises(SpaceError, match="wider than 128"), with_kernels(required=True):
+        Supernet(wide)
     graph = text_graph(VIT)
     with with_kernels(required=True):
         model = Supernet(graph).eval()

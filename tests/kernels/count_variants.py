@@ -1,4 +1,4 @@
-"""How many variants of the attention and linear kernels AutoFormer's spaces launch; JSON on stdout.
+"""How many variants of kernels AutoFormer's spaces and Mini-Swin launch; JSON on stdout.
 
     python tests/kernels/count_variants.py
 
@@ -17,7 +17,13 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler.compiler import make_backend
 from triton.runtime.jit import create_function_from_signature
 
-from spacelang.backends.triton import attention, launch, mlp
+from spacelang.backends.triton import (
+    attention,
+    launch,
+    mixed_attention,
+    mixed_attention_kernels,
+    mlp,
+)
 from spacelang.backends.triton.attention_kernels import KERNELS
 
 HEADS = {"autoformer_t": (3, 4), "autoformer_s": (5, 6, 7), "autoformer_b": (8, 9, 10)}
@@ -36,6 +42,7 @@ class Recorder:
 
     def __init__(self, kernel: Any) -> None:
         self.binder = create_function_from_signature(kernel.signature, kernel.params, BACKEND)
+        self.arg_names = kernel.arg_names
         self.keys: set[str] = set()
 
     def __getitem__(self, grid: tuple[int, ...]) -> Recorder:
@@ -63,6 +70,25 @@ def launched(recorders: dict[str, Recorder], heads: tuple[int, ...]) -> dict[str
     return {name: len(recorder.keys) for name, recorder in recorders.items()}
 
 
+def mixed(recorders: dict[str, Recorder]) -> dict[str, int]:
+    """Attention with mixed heads, of every number of heads, with a batch and windows of its own."""
+    choose = random.Random(0)
+    for heads in range(1, 33):
+        batch, n = 2 * choose.randint(1, 5), choose.randint(1, 60)
+        both = torch.zeros(batch, n, 3, heads, 32, dtype=torch.float16, requires_grad=True)
+        weights = [torch.zeros(heads, heads, requires_grad=True) for _ in "ba"]
+        before, after = ((w, choose.choice((None, torch.zeros(heads)))) for w in weights)
+        table = torch.zeros(heads, 1, 9, requires_grad=True)
+        index = torch.zeros(1, n, n, dtype=torch.int16)
+        regions = torch.zeros(2, n, dtype=torch.int16)
+        out = mixed_attention.mixed_attention(
+            *both.permute(2, 0, 3, 1, 4), 0.125, before, after,
+            offsets=(table, index), regions=regions,
+        )  # fmt: skip
+        out.sum().backward()
+    return {name: len(recorder.keys) for name, recorder in recorders.items()}
+
+
 def layers(recorder: Recorder, widths: tuple[int, ...]) -> int:
     """One MLP of each architecture, on slices of the largest weights; its variants."""
     choose = random.Random(0)
@@ -85,6 +111,8 @@ def main() -> None:
     recorders = {name: Recorder(kernel) for name, kernel in KERNELS.items()}
     KERNELS.update(recorders)
     launch.INTERPRETED = True  # kernels on the CPU: the recorders
+    mixers = {name: Recorder(kernel) for name, kernel in mixed_attention_kernels.KERNELS.items()}
+    mixed_attention_kernels.KERNELS.update(mixers)
     linear = mlp._linear_kernel = Recorder(mlp._linear_kernel)
     print(
         json.dumps(
@@ -92,6 +120,7 @@ def main() -> None:
                 space: {**launched(recorders, heads), "linear": layers(linear, WIDTHS[space])}
                 for space, heads in HEADS.items()
             }
+            | {"mini_swin": mixed(mixers)}
         )
     )
 

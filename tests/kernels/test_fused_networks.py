@@ -15,6 +15,19 @@ from spacelang.backends.triton import launch
 from spacelang.passes.pipeline import run
 
 TOLERANCE = 1e-5  # of the largest magnitude, float32
+MINI_DEIT = """use minivit
+use deit
+space t from deit(16, heads: 2, token: false, depth: 2, drop: 0, patch: 8, image: 16, classes: 3) {
+  block mix(a: [B, H, N, M]) -> [B, H, N, M] {
+    return rearrange(a, "b h i j -> b i j h") |> linear(H, bias: false) as _ |> rearrange("b i j h -> b h i j")
+  }
+  rewrite {
+    irpe(method: "product", on: ["k"])
+    insert(mix, before: blocks[_].attn.softmax, name: "conv_l")
+    insert(mix, after: blocks[_].attn.softmax, name: "conv_w")
+    multiplex(blocks, every: 2, own: [norm1, norm2, attn.rpe_k, attn.conv_l, attn.conv_w])
+  }
+}"""
 IRPE = "irpe{method=product,on=[q,k,v]}"
 DEIT = "use deit\nspace t = deit(16, heads: 2, depth: 2, drop: 0, patch: 8, image: 16, classes: 3)"
 # System -> its text, passes, the kernels that it runs on.
@@ -25,7 +38,12 @@ NETWORKS = {
         {"attention": 2, "mlp": 2},
     ),
     "irpe": (DEIT, IRPE, {"attention": 2, "mlp": 2}),
-    "minivit": (DEIT, f"multiplex{{path=blocks,every=2,own=[norm1,norm2]}}, {IRPE}", {"attention": 2, "mlp": 2}),
+    "mini_deit": (MINI_DEIT, "", {"mixed_attention": 2, "mlp": 2}),
+    "mini_swin": (
+        "use minivit\nspace t = mini_swin(16, [1, 1, 1, 1], heads: [3, 2, 2, 2], every: [1, 1, 1, 1], windows: [4, 2, 2, 1], image: 32)",
+        "",
+        {"mixed_attention": 4, "mlp": 4},
+    ),
     "swin": (
         "use swin\nspace t = swin(16, [2, 1, 1, 1], heads: [1, 1, 2, 2], windows: [4, 4, 2, 1], drop: 0, image: 32, classes: 3)",
         "",
@@ -65,7 +83,7 @@ def close(found: Tensor, wanted: Tensor) -> bool:
     return bool(error <= TOLERANCE * wanted.detach().abs().max())
 
 
-TRAINED = ("autoformer", "irpe")
+TRAINED = ("autoformer", "irpe", "mini_deit", "mini_swin")
 """Of these gradients, too."""
 
 
