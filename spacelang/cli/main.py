@@ -58,6 +58,7 @@ SECTIONS: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "quickstart": ("takeaway:quickstart", "The whole road on real images, with a report."),
     },
     "Look after it": {
+        "bench": ("bench:bench", "Our networks beside what one would run instead."),
         "selftest": ("selftest:selftest", "Versions, golden figures, and how long they take."),
         "doctor": ("doctor:doctor", "Verify every hash of a run or artifact folder."),
         "lsp": ("lsp:lsp", "A language server for editors, on stdin and stdout."),
