@@ -28,7 +28,7 @@ def record(**seconds: list[float] | str) -> dict[str, Any]:
     }
     return {
         "row": "tiny@4", "threads": 1, "flops": 8_000, "contenders": contenders,
-        "limits": {"flops": [10_000.0] * 4, "bandwidth": [1e9] * 4},
+        "limits": {"flops": [10_000.0] * 4, "plain": [5_000.0] * 4, "bandwidth": [1e9] * 4},
         "machine": {"processor": "p", "cores": 2, "load": 3.0}, "versions": {"torch": "2"},
     }  # fmt: skip
 

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, fx, nn
 
+from spacelang.backends.torch.functions import ByMode
 from spacelang.backends.torch.inputs import check
 from spacelang.backends.torch.packed import packed, read
 from spacelang.backends.torch.peephole import lean
@@ -80,20 +81,22 @@ def _filled(graph: Graph, values: Mapping[str, Tensor]) -> Supernet:
 
 
 def folded(network: fx.GraphModule) -> fx.GraphModule:
-    """Index tables and other modules without inputs as constants."""
+    """The network without modules: tables are constants, functions of the mode evaluate."""
     for node in list(network.graph.nodes):
-        if node.op == "call_module" and not node.args:
-            name = f"table_{node.name}"
-            network.register_buffer(name, read_module(network, str(node.target))())
-            with network.graph.inserting_before(node):
-                node.replace_all_uses_with(network.graph.get_attr(name))
-            network.graph.erase_node(node)
+        if node.op != "call_module":
+            continue
+        module = network.get_submodule(str(node.target))
+        with network.graph.inserting_before(node):
+            if isinstance(module, ByMode):
+                made = network.graph.call_function(module.function, (*node.args, False))
+            else:
+                name = f"table_{node.name}"
+                network.register_buffer(name, module())
+                made = network.graph.get_attr(name)
+        node.replace_all_uses_with(made)
+        network.graph.erase_node(node)
     network.recompile()
     return network
-
-
-def read_module(network: nn.Module, path: str) -> nn.Module:
-    return network.get_submodule(path)
 
 
 def _with_constants(network: fx.GraphModule) -> tuple[list[Tensor], fx.GraphModule]:

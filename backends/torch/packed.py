@@ -10,13 +10,16 @@ are those that PyTorch's compiler uses for frozen networks; `available` says whe
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
+from itertools import count
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx
+from torch.fx import Node
 
-from spacelang.backends.torch.peephole import Node, Rewriter, has_shape, shape
+from spacelang.backends.torch.peephole import Rewriter, has_shape, shape
 
 LEAST = 1 << 20  # multiply-adds from which packing pays
 ACTIVATIONS = {torch.relu: ("relu", ""), torch.relu_: ("relu", ""), F.gelu: ("gelu", "none")}
@@ -42,7 +45,19 @@ def packed(network: fx.GraphModule) -> fx.GraphModule:
     return network
 
 
+def product(weight: Tensor, rows: int) -> Callable[[Tensor], Tensor]:
+    """x times a constant matrix [in, out], for so many rows: the fastest product that there is."""
+    if not available():
+        return lambda x: x @ weight
+    made = torch.ops.mkldnn._reorder_linear_weight(weight.t().contiguous(), rows)
+    return lambda x: torch.ops.mkldnn._linear_pointwise(x, made, None, "none", [], "")
+
+
 class _Packer(Rewriter):
+    def __init__(self, network: fx.GraphModule) -> None:
+        super().__init__(network)
+        self.numbers = count()
+
     def constant(self, node: object) -> Tensor | None:
         """The tensor that a node reads, if it is a constant."""
         if not isinstance(node, Node) or node.op != "get_attr":
@@ -51,12 +66,10 @@ class _Packer(Rewriter):
 
     def stored(self, at: Node, name: str, tensor: Tensor) -> Node:
         """A constant of its own; packed ones are opaque, so they are no part of a state dict."""
-        kept = self.network.meta.setdefault("packed", {})
-        label = f"packed_{len(kept)}_{name}"
-        kept[label] = tensor
+        label = f"packed_{next(self.numbers)}_{name}"
         setattr(self.network, label, tensor)
         with self.graph.inserting_before(at):
-            return self.graph.get_attr(label)
+            return self.graph.create_node("get_attr", label)
 
     def linear(self, node: Node) -> Node | None:
         if node.target is not F.linear:

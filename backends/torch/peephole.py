@@ -1,4 +1,4 @@
-"""Rewriting of a flat network whose sizes are all known: fewer and faster calls for the same values.
+"""Rewriting of a flat network whose sizes are known: fewer and faster calls, the same values.
 
     network = lean(network, example)
 
@@ -21,9 +21,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx
+from torch.fx import Node
 
-Node = fx.Node
-UNARY = frozenset({torch.relu, F.gelu, F.silu, torch.sigmoid, F.hardsigmoid, F.hardswish, torch.tanh})
+UNARY = frozenset(
+    {torch.relu, F.gelu, F.silu, torch.sigmoid, F.hardsigmoid, F.hardswish, torch.tanh}
+)
 BINARY = frozenset({operator.add, operator.mul, operator.sub})
 RESHAPES = frozenset({"flatten", "unflatten", "squeeze", "unsqueeze", "reshape"})
 MOST_MASK = 1 << 24  # elements of a mask that is spread over a batch
@@ -170,8 +172,8 @@ class Rewriter:
                 return None
             terms.append(other)  # pyright: ignore[reportArgumentType]
             logits = inner
-        scores = _einsum(logits) if isinstance(logits, Node) else None
-        if scores is None or len(logits.users) > 1:
+        scores = _einsum(logits) if isinstance(logits, Node) and len(logits.users) == 1 else None
+        if scores is None:
             return None
         (q_letters, k_letters, s_letters), q, k = scores
         *lead, h, i, j = s_letters
@@ -224,7 +226,7 @@ class Rewriter:
     # Views.
 
     def sunk(self, node: Node) -> Node | None:
-        """A pointwise function before the permute of what it reads; permutes of permutes are one."""
+        """A pointwise function before the permute that it reads; permutes of permutes are one."""
         if node.target == "permute":
             inner = node.args[0]
             if isinstance(inner, Node) and inner.target == "permute":
@@ -275,10 +277,9 @@ class Rewriter:
         """relu on the only use of a new tensor writes into it."""
         x = node.args[0] if node.args else None
         fresh = (F.linear, F.conv2d, torch.bmm, torch.mm, operator.add)
-        if node.target is torch.relu and isinstance(x, Node) and len(x.users) == 1:
-            if x.target in fresh and has_shape(x):
-                return self.call(node, torch.relu_, shape(node), x)
-        return None
+        if node.target is not torch.relu or not isinstance(x, Node) or len(x.users) > 1:
+            return None
+        return self.call(node, torch.relu_, shape(node), x) if x.target in fresh else None
 
 
 def letters(pattern: str, first: int, second: int) -> tuple[tuple[str, ...], ...]:

@@ -76,10 +76,12 @@ def measure(row: Row, threads: int, repeats: int = LEAST_REPEATS) -> dict[str, A
         "contenders": contenders,
         "limits": {
             "flops": [_rate(found[LIMITS], "flops", work) for found in counted],
+            "plain": [_rate(found[LIMITS], "plain", work) for found in counted],
             "bandwidth": [_rate(found[LIMITS], "bytes", work) for found in counted],
         },
         "machine": machine(load),
         "versions": about[row.ours].get("versions", {}),
+        "compile_seconds": round(about[row.ours].get("compile_seconds", 0.0), 2),
     }
 
 

@@ -104,11 +104,13 @@ def _facts(records: list[Any]) -> Iterator[str]:
     yield f"{max(loads):g}{', so it was busy with other work' if max(loads) > 1 else ''}."
     for threads in sorted({r["threads"] for r in records}):
         rates = [x for r in records if r["threads"] == threads for x in r["limits"]["flops"]]
+        plain = [x for r in records if r["threads"] == threads for x in r["limits"]["plain"]]
         moved = [x for r in records if r["threads"] == threads for x in r["limits"]["bandwidth"]]
         yield (
             f"Limit with {threads} thread{'s' * (threads > 1)}, measured in the same rounds:"
-            f" {statistics.median(rates) / 1e9:.0f} GFLOP/s of float32 matrix product (best"
-            f" {max(rates) / 1e9:.0f}), {statistics.median(moved) / 1e9:.0f} GB/s copied."
+            f" {statistics.median(rates) / 1e9:.0f} GFLOP/s of float32 matrix product by oneDNN"
+            f" (best {max(rates) / 1e9:.0f}), {statistics.median(plain) / 1e9:.0f} by `torch.mm`,"
+            f" {statistics.median(moved) / 1e9:.0f} GB/s copied."
         )
     versions = {f"{n} {v}" for r in records for n, v in r["versions"].items()}
     yield f"Versions: {', '.join(sorted(versions))}."

@@ -13,7 +13,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 from spacelang.diagnostics import Report
-from spacelang.ir.block import Block
 from spacelang.ir.graph import Graph, Output
 from spacelang.ir.node import Node, Value
 from spacelang.ir.param import Init, Param, leading
@@ -93,7 +92,9 @@ def constants_stored(graph: Graph) -> tuple[Graph, Graph | None]:
         sizes = tuple(size for (size,) in shape)
         attributes = {"shape": sizes, "init": params[path].init}
         views = {"": leading(params[path])}
-        nodes.append(Node(node.id, "parameter", (), attributes, views, types=node.types, label=path))
+        nodes.append(
+            Node(node.id, "parameter", (), attributes, views, types=node.types, label=path)
+        )
         outputs.append(Output(path, Value(node.id)))
     main = trimmed(replace(root, nodes=tuple(nodes), params=tuple(params.values())))
     return with_root(graph, main, {}), derived(graph, root, fixed, outputs, "constants")

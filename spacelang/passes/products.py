@@ -70,9 +70,12 @@ class _Products:
     def __init__(self, root: Block) -> None:
         self.root = root
         self.body = Body(count(root.next_id))
+        self._makers: dict[int, Node] = {}
 
     def maker(self, value: Value) -> Node:
-        return next(n for n in reversed(self.body.nodes) if n.id == value.node)
+        for node in self.body.nodes[len(self._makers) :]:
+            self._makers[node.id] = node
+        return self._makers[value.node]
 
     def alone(self, value: Value) -> bool:
         """Whether one node reads a value that was there before."""
@@ -85,7 +88,8 @@ class _Products:
         assert isinstance(given, tuple)
         values = dict(zip(given, node.operands[len(node.operands) - len(given) :], strict=True))
         found = [
-            values.get(role) or read(self.body, self.root, node, role) for role in ("weight", "bias")
+            values.get(role) or read(self.body, self.root, node, role)
+            for role in ("weight", "bias")
         ]
         assert found[0] is not None
         return found[0], found[1]
@@ -145,9 +149,11 @@ def _kept_kernel(work: _Products, conv: Node) -> int | None:
 
 
 def _pointwise(work: _Products, node: Node) -> Value | None:
-    if node.op != "conv" or any(
-        node.attributes[name] != 1 for name in ("kernel", "stride", "groups")
-    ) or node.attributes["pad"] not in (None, 0):
+    if (
+        node.op != "conv"
+        or any(node.attributes[name] != 1 for name in ("kernel", "stride", "groups"))
+        or node.attributes["pad"] not in (None, 0)
+    ):
         return None
     weight, bias = work.weights(node)
     body = work.body
