@@ -48,7 +48,9 @@ BUILTIN: Mapping[str, Mapping[str, str]] = {
         "depthwise": "spacelang.backends.triton.normed:depthwise",
         "mixture": "spacelang.backends.triton.mixture:mixture",
         "mlp": "spacelang.backends.triton.mlp:mlp",
+        "relations": "spacelang.backends.triton.relations:relations",
         "required": "spacelang.backends.triton.launch:require_fused",
+        "soft_labels": "spacelang.backends.triton.soft_labels:soft_labels",
     },
     "spacelang.lowerings": {},
     "spacelang.engines": {

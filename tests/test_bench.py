@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from command import data, good, refused
 
 from spacelang.bench import measure as measuring
@@ -100,7 +101,8 @@ def test_rows_by_name() -> None:
         (("--repeats", "3"), "3 is not in the range"),
         (("--threads", "0"), "0 is not in the range"),
         (("--device", "interpret"), "--device goes with"),
-        (("kernels", "efficientvit_m0"), "kernels"),
+        (("kernels", "efficientvit_m0"), "stands alone"),
+        (("kernels", "--list"), "stands alone"),
     ],
 )
 def test_bad_options(words: tuple[str, ...], message: str) -> None:
@@ -141,3 +143,33 @@ def test_a_row_in_fresh_processes(tmp_path: Path) -> None:
     assert found["flops"] == 2 * 2 * (16 * 16 * 8 * 27 + 8 * 4)
     assert min(found["limits"]["flops"]) > 1e8
     assert measuring.ratio(found, "inference", "extracted") is not None
+
+
+# bench kernels.
+
+
+def test_kernels_in_the_interpreter(tmp_path: Path) -> None:
+    """Every kernel runs fused and agrees with PyTorch; the records and the picture are written."""
+    path = tmp_path / "kernels.json"
+    found = data("bench", "kernels", "--device", "interpret", "-o", path)["records"]
+    assert [r["name"] for r in found] == [
+        "attention, relative", "attention, plain", "mlp", "cascade", "depthwise", "mixture",
+        "soft_labels", "relations",
+    ]  # fmt: skip
+    for one in found:
+        assert {"kernel", "eager"} <= one["seconds"].keys()
+        assert max(one["errors"].values()) <= 1e-5
+        assert min(one["modelled"].values()) > 0
+        assert "torch.compile" in one["left_out"]
+    assert "scaled_dot_product_attention" in found[1]["seconds"]
+    assert "flex_attention" in found[0]["left_out"]
+    assert json.loads(path.read_text())["records"] == found
+    drawn = path.with_suffix(".svg").read_text()
+    assert drawn.startswith("<svg")
+    assert drawn.count("<rect") == sum(len(one["seconds"]) for one in found)
+    assert "say nothing of a GPU" in drawn
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_kernels_without_a_gpu() -> None:
+    assert "there is no CUDA device here" in refused("bench", "kernels", "--device", "cuda")

@@ -41,10 +41,10 @@ class _Recorder(fx.Interpreter):
         return found
 
 
-def lean(network: fx.GraphModule, example: Tensor) -> fx.GraphModule:
-    """The network rewritten for inputs of the shape of an example."""
+def lean(network: fx.GraphModule, *example: Tensor) -> fx.GraphModule:
+    """The network rewritten for inputs of the shapes of an example."""
     with torch.inference_mode():
-        _Recorder(network).run(example)
+        _Recorder(network).run(*example)
     work = Rewriter(network)
     for rule in (work.attention, work.product, work.sunk, work.joined, work.biased, work.in_place):
         work.apply(rule)

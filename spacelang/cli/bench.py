@@ -49,7 +49,10 @@ def bench(
     `bench kernels` times each Triton kernel against eager PyTorch.
     """
     if KERNELS in names:
-        raise click.UsageError("bench kernels: not there yet")
+        if len(names) > 1 or listed:
+            raise click.UsageError("bench kernels stands alone")
+        _kernels(device or "cuda", repeats, output, as_json)
+        return
     if device is not None:
         raise click.UsageError("--device goes with `bench kernels`")
     try:
@@ -76,6 +79,36 @@ def bench(
         emit({"records": records})
     elif output is not None:
         say(f"{many(len(records), 'record')} in {visible(output)}")
+
+
+def _kernels(device: str, repeats: int, output: str | None, as_json: bool) -> None:
+    from spacelang.bench.kernels import measured, median, picture
+
+    # The interpreter shows that it works; its times say nothing, so once is enough.
+    records = measured(device, 1 if device == "interpret" else repeats)
+    if output is not None:
+        picture_path = Path(output).with_suffix(".svg")
+        atomic_write(output, json.dumps({"records": records}, indent=1) + "\n")
+        atomic_write(picture_path, picture(records))
+    if as_json:
+        emit({"records": records})
+        return
+    rows: list[tuple[str, ...]] = []
+    for record in records:
+        for name in record["seconds"]:
+            seconds, own = median(record, name), name == "kernel"
+            rows.append((
+                record["name"], name, f"{seconds * 1e6:,.1f} us", f"{record['errors'][name]:.0e}",
+                f"{record['bytes_a_second'] / 1e9:.2f} GB/s" if own else "",
+                f"{record['flops_a_second'] / 1e9:.2f} GFLOP/s" if own else "",
+            ))  # fmt: skip
+        rows += [
+            (record["name"], n, "left out", why, "", "") for n, why in record["left_out"].items()
+        ]
+    columns = ("kernel", "contender", "a call", "difference", "moved (modelled)", "computed")
+    table(columns, rows, right="llrrrr")
+    if device == "interpret":
+        say("in Triton's interpreter: results are compared, times say nothing of a GPU")
 
 
 def _print_list(rows: Sequence[Row], as_json: bool) -> None:

@@ -68,7 +68,11 @@ def model_of(graph: Graph) -> Supernet:
     Matrices keep the size of what they are given, so that results depend on the images; all else is
     moved off what it starts from.
     """
-    model = Supernet(graph, seed=0).eval()
+    return filled(Supernet(graph, seed=0))
+
+
+def filled(model: Supernet) -> Supernet:
+    """A model in evaluation with such weights."""
     random = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
@@ -83,7 +87,7 @@ def model_of(graph: Graph) -> Supernet:
                 tensor.copy_(1 + 0.1 * noise)
             else:  # tables, tokens, shifts, means
                 tensor.add_(0.2 * noise)
-    return model
+    return model.eval()
 
 
 def images(graph: Graph, batch: int) -> Tensor:
@@ -269,7 +273,7 @@ def _step_published(request: Request) -> Work:
 
 
 def _limits(request: Request) -> Work:
-    """Products of two matrices of 768 x 768, by PyTorch and the faster way, and a copy of 64 MiB."""
+    """Products of matrices of 768 x 768, by PyTorch and the faster way; a copy of 64 MiB."""
     size, count = 768, 1 << 24
     a, b = torch.randn(2, size, size)
     source, target = torch.randn(2, count)
