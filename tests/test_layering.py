@@ -40,7 +40,7 @@ ALLOWED: dict[str, set[str]] = {
     "backends": set(),
     "backends.torch": {*COMPILER, "backends", "loader", "report"},
     "backends.triton": {*COMPILER, "backends", "backends.torch.storage"},
-    "__init__": {*COMPILER, "loader", "build", "backends.torch.weights"},
+    "__init__": {*COMPILER, "loader", "build", "backends.torch.deploy", "backends.torch.weights"},
     "__main__": {"cli"},
 }
 # library -> the parts that may import it, even inside a function.

@@ -38,10 +38,12 @@ def measure(row: Row, threads: int, repeats: int = LEAST_REPEATS) -> dict[str, A
     with ExitStack() as stack:
         there: dict[str, Contender] = {}
         about: dict[str, Answer] = {}
-        for name in (*row.contenders, LIMITS):
+        started: dict[str, Contender] = {}
+        for name in (*row.contenders, LIMITS):  # they are built beside each other
             request = {"contender": name, "space": row.space, "network": row.network,
                        "batch": row.batch, "threads": threads}  # fmt: skip
-            process = stack.enter_context(Contender(request))
+            started[name] = stack.enter_context(Contender(request))
+        for name, process in started.items():
             about[name] = process.started()
             if "missing" not in about[name]:
                 there[name] = process
