@@ -1,6 +1,6 @@
 """One network of a supernet made fast for inference, for inputs of one shape.
 
-    network = deploy(model, assignment, batch=16)
+    network = deploy(model, assignment, batch=16)  # on the processor, in float32
     logits = network(images)                       # [16, 3, 224, 224], as the model gives them
 
 The graph is rewritten (`passes/deploy.py`), its new weights are computed from the model's, and what
@@ -38,8 +38,9 @@ class Deployed(nn.Module):
         self._last = torch.channels_last if len(self.shape) == 4 else torch.preserve_format
         self.eval()
 
+    @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
-        """The output for one input of the network's shape (SP301 for another)."""
+        """The output for one input of the network's shape (SP301 for another), no gradients."""
         if x.shape != self.shape:
             check(self.graph, (x,))
             wanted = f"it is deployed for {list(self.shape)}, not {list(x.shape)}"
@@ -56,7 +57,7 @@ def deploy(model: Supernet, assignment: Assignment | None = None, batch: int = 1
     graph = specialize(model.graph, taken)
     if len(graph.root.inputs) != 1 or sum(not o.training for o in graph.outputs) != 1:
         raise SpaceError(error("SP605", f"{graph.name} is no network of one input and one output"))
-    main, recipes = deployed(graph)
+    main, recipes = deployed(graph, batch)
     values: dict[str, Tensor] = dict(model.extract(taken).state_dict())
     with torch.inference_mode(False), torch.no_grad():
         for recipe in recipes:

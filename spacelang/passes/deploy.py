@@ -20,18 +20,26 @@ from spacelang.passes.bucketise import bucketised
 from spacelang.passes.fold import STORED, constants, derived, materialised, trimmed
 from spacelang.passes.inference import for_inference
 from spacelang.passes.inline import inlined
-from spacelang.passes.products import pointwise_linear, residuals_folded, scales_folded
+from spacelang.passes.products import (
+    pointwise_linear,
+    residuals_folded,
+    scales_folded,
+    tiny_depthwise,
+)
 from spacelang.passes.remake import with_root
 from spacelang.passes.simplify import Simplify
 
 IDLE = frozenset({"identity", "dropout", "drop_path"})  # in evaluation
 
 
-def deployed(graph: Graph) -> tuple[Graph, tuple[Graph, ...]]:
-    """The network, and the graphs that compute its weights from those of `graph`."""
+def deployed(graph: Graph, batch: int = 1) -> tuple[Graph, tuple[Graph, ...]]:
+    """The network, and the graphs that compute its weights from those of `graph`.
+
+    `batch` is how many inputs it is meant for: it decides what pays, not what is computed.
+    """
     graph = unnamed(inlined(for_inference(bucketised(graph))))
     graph = simplified(graph)
-    graph = scales_folded(residuals_folded(graph))
+    graph = tiny_depthwise(scales_folded(residuals_folded(graph)), batch)
     graph = simplified(pointwise_linear(graph))
     stored, weights = materialised(graph)
     main, tables = constants_stored(stored)

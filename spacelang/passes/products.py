@@ -3,6 +3,7 @@
     conv(x) * s                ->    conv with weights w * s, b * s
     x + depthwise(x)           ->    depthwise with one more at the centre of each kernel
     pointwise convolution      ->    linear on channels that lie side by side
+    depthwise on a tiny map    ->    one matrix [pixels, pixels] a channel
 
 Weights become values computed from weights, which `fold.materialised` stores. Nothing that another
 node reads, or that is an output, is changed.
@@ -23,6 +24,7 @@ from spacelang.passes.remake import Body, with_root
 from spacelang.passes.scaling import factor_of
 
 ONE = Dim.of(1)
+TINY = 1 << 14  # multiply-adds up to which a dense product is over before a convolution has begun
 Change = Callable[["_Products", Node], Value | None]
 """What a node becomes; None where it stays."""
 
@@ -40,6 +42,11 @@ def residuals_folded(graph: Graph) -> Graph:
 def pointwise_linear(graph: Graph) -> Graph:
     """Convolutions of one pixel as linear layers, between two views of the map."""
     return _changed(graph, _pointwise)
+
+
+def tiny_depthwise(graph: Graph, batch: int) -> Graph:
+    """Depthwise convolutions of few pixels, for so many images, as products of matrices."""
+    return _changed(graph, lambda work, node: _dense(work, node, batch))
 
 
 def _changed(graph: Graph, change: Change) -> Graph:
@@ -161,3 +168,34 @@ def _pointwise(work: _Products, node: Node) -> Value | None:
     x = body.one("rearrange", [node.operands[0]], {"pattern": "b c h w -> b h w c"})
     y = work.product("linear", x, {"out": (node.types[0].shape[1],)}, weight, bias)
     return body.one("rearrange", [y], {"pattern": "b h w c -> b c h w"})
+
+
+def _dense(work: _Products, node: Node, batch: int) -> Value | None:
+    kernel = _kept_kernel(work, node) if node.op == "conv" else None
+    if kernel is None:
+        return None
+    lead, channels, rows, columns = node.types[0].shape
+    images = int(lead.at({s.name: batch for s in lead.symbols}))
+    pixels = int((rows * columns).at({}))
+    if images * int(channels.at({})) * pixels**2 > TINY:
+        return None
+    body = work.body
+    weight, bias = work.weights(node)
+    weight = body.one("rearrange", [weight], {"pattern": "c 1 k l -> c (k l)"})
+    weight = body.one("pad", [weight], {"by": (ONE,), "axes": (ONE,)})
+    side = int(columns.at({}))
+    # Where a pixel i1 lies in the window around a pixel i0; the last entry is 0, for outside.
+    y = f"i1 {side} // i0 {side} // - {kernel // 2} +"
+    x = f"i1 i1 {side} // {side} * - i0 - i0 {side} // {side} * + {kernel // 2} +"
+    inside = f"0 {y} <= {y} {kernel} < and 0 {x} <= and {x} {kernel} < and"
+    formula = f"{y} {kernel} * {x} + {kernel**2} {inside} if"
+    shape = (Dim.of(pixels), Dim.of(pixels))
+    index = body.one("table", [], {"shape": shape, "formula": formula, "index": True})
+    dense = body.one("take", [weight, index], {"axis": ONE})
+    found = body.one("rearrange", [node.operands[0]], {"pattern": "b c h w -> c (h w) b"})
+    found = body.one("einsum", [dense, found], {"pattern": "cpq,cqb->cpb"})
+    if bias is not None:
+        bias = body.one("rearrange", [bias], {"pattern": "c -> c 1 1"})
+        found = body.one("add", [found, bias])
+    back = {"pattern": "c (h w) b -> b c h w", "sizes": (("h", rows),)}
+    return body.one("rearrange", [found], back)

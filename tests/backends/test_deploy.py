@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
@@ -82,22 +83,26 @@ def ops(network: Deployed) -> Counter[object]:
 
 def test_what_efficientvit_is_made_of() -> None:
     """No norm, no einsum, no table is left; residual depthwise convolutions add nothing."""
-    main, recipes = deployed(load("efficientvit.space:efficientvit_m0"))
+    space = load("efficientvit.space:efficientvit_m0")
+    main, recipes = deployed(space, batch=64)
     for graph in (main, *recipes):
         report = Report()
         verify(graph, report)
         report.check()
     found = Counter(node.op for node in main.root.nodes)
     assert not {"batch_norm", "take", "offset_index", "identity", "div", "sqrt"} & found.keys()
-    assert found["conv"] == 4 + 24 + 16 + 2  # stem, q of each head, mixing, merging
+    assert found["conv"] == 4 + 24 + 16 + 2  # stem, queries of each head, mixing, merging
     # Feed-forward and attention residuals, a bias a head, heads that are chained.
     assert found["add"] == 16 + 6 + 24 + 18
+    # Of one image, the queries of the last stage are 4 x 4 x 16: a matrix for each channel.
+    few, _ = deployed(space, batch=1)
+    assert Counter(node.op for node in few.root.nodes)["conv"] == found["conv"] - 12
     network = deploy(model_of("efficientvit.space:efficientvit_m0", classes=7))
     left = ops(network)
     assert left[torch.einsum] == 0
-    assert left[torch.baddbmm] == 24
+    assert left[torch.baddbmm] == 24 + 12
     if available():
-        assert left[torch.ops.mkldnn._convolution_pointwise.default] == found["conv"]
+        assert left[torch.ops.mkldnn._convolution_pointwise.default] == found["conv"] - 12
         assert left[operator.add] < 30
 
 
@@ -139,3 +144,22 @@ def test_letters_of_an_ellipsis() -> None:
     a, b, out = letters("...ihd,...jhd->...hij", 5, 5)
     assert (a, b, out) == (tuple("ABihd"), tuple("ABjhd"), tuple("ABhij"))
     assert letters("bihd,td->bhit", 4, 2) == (tuple("bihd"), tuple("td"), tuple("bhit"))
+
+
+DENSE = """
+space small() {
+  input x: [B, 6, 3, 4]
+  output conv(x, 6, KERNEL, groups: 6, bias: BIAS) as c
+}"""
+
+
+@pytest.mark.parametrize(("kernel", "bias"), [(3, "true"), (5, "false"), (7, "true")])
+def test_depthwise_of_few_pixels(kernel: int, bias: str, tmp_path: Path) -> None:
+    """Each pixel sees the window around it, and zeros beyond the edge."""
+    path = tmp_path / "small.space"
+    path.write_text(DENSE.replace("KERNEL", str(kernel)).replace("BIAS", bias))
+    model = model_of(f"{path}:small")
+    network = deploy(model, batch=2)
+    assert F.conv2d not in ops(network)
+    assert not any("convolution" in str(target) for target in ops(network))
+    assert difference(network, model, images(model, 2)) < 1e-5
