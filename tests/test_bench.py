@@ -12,6 +12,7 @@ import torch
 from command import data, good, refused
 
 from spacelang.bench import measure as measuring
+from spacelang.bench.chart import chart
 from spacelang.bench.page import with_table
 from spacelang.bench.rows import ROWS, Row, UnknownRow, select
 from spacelang.bench.store import kept, merged
@@ -30,7 +31,7 @@ def record(**seconds: list[float] | str) -> dict[str, Any]:
     return {
         "row": "tiny@4", "threads": 1, "flops": 8_000, "contenders": contenders,
         "limits": {"flops": [10_000.0] * 4, "plain": [5_000.0] * 4, "bandwidth": [1e9] * 4},
-        "machine": {"processor": "p", "cores": 2, "load": 3.0}, "versions": {"torch": "2"},
+        "compile_seconds": 2.5, "machine": {"processor": "p", "cores": 2, "load": 3.0}, "versions": {"torch": "2"},
     }  # fmt: skip
 
 
@@ -54,7 +55,10 @@ def test_the_page_says_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(page, "BY_NAME", {"tiny@4": ROW})
     whole = f"before\n{page.BEGIN}\nold\n{page.END}\nafter"
     made = with_table(whole, {"records": {"tiny@4 x1": FOUND}})
-    assert "| tiny@4 | 1 | 1000.00 ms | timm.folded 2000.00 ms | 2.00 (1.62..2.00) | 2.00 |" in made
+    assert (
+        "| tiny@4 | 1 | 1000.00 ms, made in 2.5 s | timm.folded 2000.00 ms | 2.00 (1.62..2.00) | 2.00 |"
+        in made
+    )
     assert "| >= 1.5: met | 80% | 100 against 100 MiB |" in made
     assert "timm 4.00, onnxruntime: onnxruntime is not installed" in made
     assert "busy" in made
@@ -68,6 +72,7 @@ def test_the_page_of_the_documents_is_made_from_the_results(root: Path) -> None:
     found = kept(root / "benchmarks" / "results" / "networks.json")
     assert found["records"]
     assert with_table(page, found) == page
+    assert chart(found) == (root / "docs" / "benchmarks.svg").read_text()
 
 
 def test_records_are_kept_by_row_and_threads(tmp_path: Path) -> None:

@@ -41,9 +41,10 @@ class Deployed(nn.Module):
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
         """The output for one input of the network's shape (SP301 for another), no gradients."""
-        if x.shape != self.shape:
+        if x.shape != self.shape or x.dtype != torch.float32 or x.device.type != "cpu":
             check(self.graph, (x,))
-            wanted = f"it is deployed for {list(self.shape)}, not {list(x.shape)}"
+            found = f"{list(x.shape)} of {str(x.dtype).removeprefix('torch.')} on {x.device.type}"
+            wanted = f"it is deployed for {list(self.shape)} of float32 on cpu, not {found}"
             raise SpaceError(error("SP301", f"{self.graph.name}: {wanted}"))
         return self._network(*self._constants, x.contiguous(memory_format=self._last))
 

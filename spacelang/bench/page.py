@@ -41,7 +41,9 @@ def rendered(data: Mapping[str, Any]) -> str:
 
 def _line(row: Row, record: Mapping[str, Any]) -> str:
     rival = best(record, row.against)
-    cells = [row.name, str(record["threads"]), _time(record, row.ours)]
+    made = record["compile_seconds"]
+    own = _time(record, row.ours) + (f", made in {made:.1f} s" if made else "")
+    cells = [row.name, str(record["threads"]), own]
     share = share_of_limit(record, row.ours)
     if rival is None:
         cells += ["none is installed", "", ""]

@@ -19,6 +19,7 @@ from spacelang.diagnostics import Report, SpaceError
 from spacelang.ir.verify import verify
 from spacelang.loader import load
 from spacelang.passes.deploy import deployed
+from spacelang.passes.specialize import specialize
 
 # A small network of each system: its address, its settings.
 SMALL = {
@@ -73,6 +74,11 @@ def test_outputs_are_those_of_the_model(system: str) -> None:
     graph = model.graph
     for assignment in graph.sample(2, seed=4) if graph.decisions else [{}]:
         model.activate(assignment)
+        main, recipes = deployed(specialize(graph, assignment), batch=2)
+        for made in (main, *recipes):
+            report = Report()
+            verify(made, report)
+            report.check()
         network = deploy(model, assignment, batch=2)
         assert difference(network, model, images(model, 2)) < 1e-5
 
@@ -134,8 +140,10 @@ def test_weights_of_the_model_stay() -> None:
 def test_one_shape_is_taken() -> None:
     model = model_of("deit.space:deit_ti", image=32, classes=7)
     network = deploy(model, batch=2)
-    with pytest.raises(SpaceError, match=r"deployed for \[2, 3, 32, 32\], not \[3, 3, 32, 32\]"):
+    with pytest.raises(SpaceError, match=r"for \[2, 3, 32, 32\] of float32 on cpu, not \[3, 3, 32"):
         network(images(model, 3))
+    with pytest.raises(SpaceError, match="SP301"):
+        network(images(model, 2).double())
     with pytest.raises(SpaceError, match="SP"):
         network(torch.zeros(2, 1, 32, 32))
 
