@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from spacelang.diagnostics import Report
+from spacelang.ir.block import Block
 from spacelang.ir.graph import Graph, Output
 from spacelang.ir.node import Node, Value
 from spacelang.ir.param import Init, Param, leading
@@ -26,7 +27,7 @@ from spacelang.passes.products import (
     scales_folded,
     tiny_depthwise,
 )
-from spacelang.passes.remake import with_root
+from spacelang.passes.remake import each_block, with_root
 from spacelang.passes.simplify import Simplify
 
 IDLE = frozenset({"identity", "dropout", "drop_path"})  # in evaluation
@@ -37,8 +38,8 @@ def deployed(graph: Graph, batch: int = 1) -> tuple[Graph, tuple[Graph, ...]]:
 
     `batch` is how many inputs it is meant for: it decides what pays, not what is computed.
     """
-    graph = unnamed(inlined(for_inference(bucketised(graph))))
-    graph = simplified(graph)
+    graph = simplified(each_block(for_inference(bucketised(graph)), unnamed))  # once a block
+    graph = simplified(each_block(inlined(graph), unnamed))
     graph = tiny_depthwise(scales_folded(residuals_folded(graph)), batch)
     graph = simplified(pointwise_linear(graph))
     stored, weights = materialised(graph)
@@ -54,20 +55,19 @@ def simplified(graph: Graph) -> Graph:
     return found
 
 
-def unnamed(graph: Graph) -> Graph:
-    """A flat graph without names of values, and without what evaluation passes on as it is."""
+def unnamed(block: Block) -> Block:
+    """A block without names of values, and without what evaluation passes on as it is."""
     seen: dict[Value, Value] = {}
     nodes: list[Node] = []
-    for node in graph.root.nodes:
+    for node in block.nodes:
         operands = tuple(seen.get(v, v) for v in node.operands)
         if node.op in IDLE:
             seen[Value(node.id)] = operands[0]
             continue
         label = node.label if node.op in STORED or node.op == "input" else ""
         nodes.append(replace(node, operands=operands, label=label))
-    outputs = tuple(seen.get(v, v) for v in graph.root.outputs)
-    root = replace(graph.root, nodes=tuple(nodes), outputs=outputs)
-    return with_root(graph, root, graph.blocks)
+    outputs = tuple(seen.get(v, v) for v in block.outputs)
+    return replace(block, nodes=tuple(nodes), outputs=outputs)
 
 
 def constants_stored(graph: Graph) -> tuple[Graph, Graph | None]:
