@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import spacelang.backends.torch.weights as weights
     from spacelang import passes as passes
+    from spacelang.backends.torch.deploy import deploy as deploy
     from spacelang.build import Builder as Builder
     from spacelang.diagnostics import SpaceError as SpaceError
     from spacelang.ir.decision import Decisions as Decisions
@@ -32,6 +33,7 @@ __all__ = [
     "SpaceError",
     "__version__",
     "compile",
+    "deploy",
     "load",
     "load_program",
     "passes",
@@ -45,6 +47,7 @@ _HOMES = {
     "Graph": "spacelang.ir.graph:Graph",
     "SpaceError": "spacelang.diagnostics:SpaceError",
     "compile": "spacelang.loader:compile",
+    "deploy": "spacelang.backends.torch.deploy:deploy",
     "load": "spacelang.loader:load",
     "load_program": "spacelang.loader:load_program",
     "passes": "spacelang.passes",

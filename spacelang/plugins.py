@@ -49,7 +49,9 @@ BUILTIN: Mapping[str, Mapping[str, str]] = {
         "mixed_attention": "spacelang.backends.triton.mixed_attention:mixed_attention",
         "mixture": "spacelang.backends.triton.mixture:mixture",
         "mlp": "spacelang.backends.triton.mlp:mlp",
+        "relations": "spacelang.backends.triton.relations:relations",
         "required": "spacelang.backends.triton.launch:require_fused",
+        "soft_labels": "spacelang.backends.triton.soft_labels:soft_labels",
     },
     "spacelang.lowerings": {},
     "spacelang.engines": {

@@ -59,6 +59,7 @@ SECTIONS: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "quickstart": ("takeaway:quickstart", "The whole road on real images, with a report."),
     },
     "Look after it": {
+        "bench": ("bench:bench", "Our networks beside what one would run instead."),
         "selftest": ("selftest:selftest", "Versions, golden figures, and how long they take."),
         "doctor": ("doctor:doctor", "Verify every hash of a run or artifact folder."),
         "trials": ("trials:trials", "What searches tried, as CSV or as an Optuna study."),

@@ -12,7 +12,7 @@ has their values as its outputs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from itertools import count
 
@@ -107,7 +107,7 @@ def _channels_last(node: Node) -> bool:
     return node.op == "conv" or node.types[0].rank == 2
 
 
-def _read(body: Body, owner: Block, node: Node, role: str) -> Value | None:
+def read(body: Body, owner: Block, node: Node, role: str) -> Value | None:
     """The value of a parameter of a node, its factors merged."""
     view = node.params.get(role)
     if view is None:
@@ -132,8 +132,8 @@ def _product(sizes: Sequence[Dim]) -> Dim:
 
 def _norm(body: Body, owner: Block, norm: Node) -> tuple[Value, Value]:
     """Scale and shift of a batch norm in evaluation."""
-    mean, var = _read(body, owner, norm, "running_mean"), _read(body, owner, norm, "running_var")
-    gamma, beta = _read(body, owner, norm, "weight"), _read(body, owner, norm, "bias")
+    mean, var = read(body, owner, norm, "running_mean"), read(body, owner, norm, "running_var")
+    gamma, beta = read(body, owner, norm, "weight"), read(body, owner, norm, "bias")
     assert mean is not None
     assert var is not None
     deviation = body.one("sqrt", [body.one("add", [var], {"number": norm.attributes["eps"]})])
@@ -149,7 +149,7 @@ def _norm(body: Body, owner: Block, norm: Node) -> tuple[Value, Value]:
 
 def _after(body: Body, owner: Block, x: Value, product: Node, norm: Node) -> Value:
     """A norm of what a product gives."""
-    weight, bias = _read(body, owner, product, "weight"), _read(body, owner, product, "bias")
+    weight, bias = read(body, owner, product, "weight"), read(body, owner, product, "bias")
     scale, shift = _norm(body, owner, norm)
     assert weight is not None
     axes = body.types[weight].rank
@@ -162,7 +162,7 @@ def _after(body: Body, owner: Block, x: Value, product: Node, norm: Node) -> Val
 
 def _before(body: Body, owner: Block, x: Value, norm: Node, product: Node) -> Value:
     """A norm of what a linear layer reads."""
-    weight, bias = _read(body, owner, product, "weight"), _read(body, owner, product, "bias")
+    weight, bias = read(body, owner, product, "weight"), read(body, owner, product, "bias")
     scale, shift = _norm(body, owner, norm)
     assert weight is not None
     moved = body.one("einsum", [weight, shift], {"pattern": "oi,i->o"})
@@ -197,7 +197,7 @@ def materialised(graph: Graph) -> tuple[Graph, Graph | None]:
         raise SpaceError(found.hint("take one architecture first"))
     graph = inlined(graph)
     root = graph.root
-    constant = _constants(root)
+    constant = constants(root)
     params = dict(root.param)
     outputs: list[Output] = []
     nodes: list[Node] = []
@@ -212,14 +212,22 @@ def materialised(graph: Graph) -> tuple[Graph, Graph | None]:
                 params[outputs[-1].name] = _stored(node, str(role), place, root)
             node = _owning(node, [str(role) for role in given], params, place)
         nodes.append(node)
-    main = _trimmed(replace(root, nodes=tuple(nodes), params=tuple(params.values())))
+    main = trimmed(replace(root, nodes=tuple(nodes), params=tuple(params.values())))
+    recipe = derived(graph, root, constant, outputs, "weights") if outputs else None
+    return with_root(graph, main, {}), recipe
+
+
+def derived(
+    graph: Graph, root: Block, constant: Collection[int], outputs: Sequence[Output], name: str
+) -> Graph:
+    """The graph without inputs that computes some constant values of a flat network."""
     recipe = replace(root, outputs=tuple(o.value for o in outputs))
     recipe = replace(recipe, nodes=tuple(n for n in recipe.nodes if n.id in constant))
-    derived = replace(graph, name=f"{graph.name}.weights", outputs=tuple(outputs), dialects={})
-    return with_root(graph, main, {}), replace(derived, root=_trimmed(recipe)) if outputs else None
+    made = replace(graph, name=f"{graph.name}.{name}", outputs=tuple(outputs), dialects={})
+    return replace(made, root=trimmed(recipe))
 
 
-def _constants(root: Block) -> set[int]:
+def constants(root: Block) -> set[int]:
     """The nodes that depend on parameters and tables alone."""
     found: set[int] = set()
     for node in root.nodes:
@@ -273,7 +281,7 @@ def _owning(node: Node, roles: Sequence[str], params: Mapping[str, Param], place
     return replace(node, operands=rest, attributes=attributes, params={**node.params, **views})
 
 
-def _trimmed(block: Block) -> Block:
+def trimmed(block: Block) -> Block:
     """A block without nodes that nothing reads and without parameters that no node reads."""
     read = {v.node for v in block.outputs}
     kept: list[Node] = []

@@ -1,0 +1,121 @@
+"""The table of a page, made from records: what was reached, beside what was wanted and the limit.
+
+    text = with_table(page, data)       # between the two marks, the rest as it was
+
+A test makes it again and compares, so that the page says what the file does.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from spacelang.bench.measure import best, ratio, seconds, share_of_limit
+from spacelang.bench.rows import BY_NAME, Row
+
+BEGIN = "<!-- networks: made by benchmarks/networks.py --page -->"
+END = "<!-- end of networks -->"
+NEAR = 0.85  # a row is also met at this share of the matrix-product rate
+HEAD = (
+    "| work | threads | ours | best rival | ratio | of CPU time | wanted | of the limit | peak |"
+    " also |\n|---|---|---|---|---|---|---|---|---|---|"
+)
+
+
+def with_table(page: str, data: Mapping[str, Any]) -> str:
+    """The page with the table of some records between its marks; ValueError where it has none."""
+    start, end = page.index(BEGIN) + len(BEGIN), page.index(END)
+    return f"{page[:start]}\n{rendered(data)}\n{page[end:]}"
+
+
+def rendered(data: Mapping[str, Any]) -> str:
+    """The table, in the order of the rows, and the facts of the machine."""
+    records = data["records"].values()
+    order = list(BY_NAME)
+    known = [r for r in records if r["row"] in BY_NAME]
+    known.sort(key=lambda r: (order.index(r["row"]), r["threads"]))
+    lines = [HEAD, *(_line(BY_NAME[record["row"]], record) for record in known), ""]
+    return "\n".join([*lines, *_facts(known)])
+
+
+def _line(row: Row, record: Mapping[str, Any]) -> str:
+    rival = best(record, row.against)
+    made = record["compile_seconds"]
+    own = _time(record, row.ours) + (f", made in {made:.1f} s" if made else "")
+    cells = [row.name, str(record["threads"]), own]
+    share = share_of_limit(record, row.ours)
+    if rival is None:
+        cells += ["none is installed", "", ""]
+    else:
+        compared = ratio(record, row.ours, rival)
+        processor = ratio(record, row.ours, rival, "cpu")
+        assert compared is not None
+        assert processor is not None
+        middle, low, high = compared
+        cells += [f"{rival} {_time(record, rival)}", f"{middle:.2f} ({low:.2f}..{high:.2f})"]
+        cells.append(f"{processor[0]:.2f}")
+    cells += [_wanted(row, record, rival, share), "" if share is None else f"{share:.0%}"]
+    cells += [_memory(record, row.ours, rival), ", ".join(_others(row, record))]
+    return f"| {' | '.join(cells)} |"
+
+
+def _wanted(row: Row, record: Mapping[str, Any], rival: str | None, share: float | None) -> str:
+    """What was asked for, and whether it is met."""
+    if row.wanted is None:
+        return ""
+    compared = None if rival is None else ratio(record, row.ours, rival)
+    met = compared is not None and compared[0] >= row.wanted
+    near = share is not None and share >= NEAR
+    told = "met" if met else "met at the limit" if near else "missed"
+    return f">= {row.wanted:g}: {told}"
+
+
+def _memory(record: Mapping[str, Any], ours: str, rival: str | None) -> str:
+    own = record["contenders"][ours]["peak_mib"]
+    if rival is None:
+        return f"{own:.0f} MiB"
+    return f"{own:.0f} against {record['contenders'][rival]['peak_mib']:.0f} MiB"
+
+
+def _others(row: Row, record: Mapping[str, Any]) -> Iterator[str]:
+    """What else was measured, as a ratio to ours; what was missing, by name."""
+    rival = best(record, row.against)
+    for name in (*row.against, *row.also):
+        found = record["contenders"][name]
+        compared = ratio(record, row.ours, name)
+        if compared is None:
+            yield f"{name}: {found['missing']}"
+        elif name != rival:
+            yield f"{name} {compared[0]:.2f}"
+
+
+def _time(record: Mapping[str, Any], name: str) -> str:
+    times = seconds(record, name)
+    return "" if times is None else f"{statistics.median(times) * 1e3:.2f} ms"
+
+
+def _facts(records: list[Any]) -> Iterator[str]:
+    """Machines, loads, limits and versions of the records."""
+    if not records:
+        return
+    machines = {(r["machine"]["processor"], r["machine"]["cores"]) for r in records}
+    loads = [r["machine"]["load"] for r in records]
+    told = "; ".join(f"{name}, {cores} cores" for name, cores in sorted(machines))
+    yield f"Machine: {told}. Processes that wanted a core before a row began: {min(loads):g} to"
+    yield f"{max(loads):g}{', so it was busy with other work' if max(loads) > 1 else ''}."
+    for threads in sorted({r["threads"] for r in records}):
+        rates = [x for r in records if r["threads"] == threads for x in r["limits"]["flops"]]
+        plain = [x for r in records if r["threads"] == threads for x in r["limits"]["plain"]]
+        moved = [x for r in records if r["threads"] == threads for x in r["limits"]["bandwidth"]]
+        yield (
+            f"Limit with {threads} thread{'s' * (threads > 1)}, measured in the same rounds:"
+            f" {statistics.median(rates) / 1e9:.0f} GFLOP/s of float32 matrix product by oneDNN"
+            f" (best {max(rates) / 1e9:.0f}), {statistics.median(plain) / 1e9:.0f} by `torch.mm`,"
+            f" {statistics.median(moved) / 1e9:.0f} GB/s copied."
+        )
+    versions = {f"{n} {v}" for r in records for n, v in r["versions"].items()}
+    yield f"Versions: {', '.join(sorted(versions))}."
+
+
+__all__ = ["BEGIN", "END", "rendered", "with_table"]

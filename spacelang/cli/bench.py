@@ -1,0 +1,154 @@
+"""`bench`: our networks beside what one would run instead, on this machine, in one run."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from spacelang.bench.rows import ROWS, Row, UnknownRow, select
+from spacelang.cli import options
+from spacelang.cli.output import complain, emit, many, say, table
+from spacelang.files import atomic_write
+from spacelang.render import visible
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+KERNELS = "kernels"
+
+
+@click.command(short_help="Our networks and kernels beside what one would run instead.")
+@click.argument("names", nargs=-1, metavar="[NAME].. | kernels")
+@click.option("--list", "listed", is_flag=True, help="Print the names, and what is compared.")
+@click.option("--threads", type=click.IntRange(1, 1024), default=1, show_default=True,
+              help="Threads of every contender.")  # fmt: skip
+@click.option("--repeats", type=click.IntRange(7, 1000), default=7, show_default=True,
+              help="Rounds that are counted.")  # fmt: skip
+@click.option("-o", "--output", metavar="FILE", help="Put the records into this JSON file.")
+@click.option("--device", type=click.Choice(["cuda", "interpret"]),
+              help="Of `bench kernels`: a GPU, or tiny shapes in the interpreter.")  # fmt: skip
+@options.as_json
+def bench(
+    names: Sequence[str],
+    listed: bool,
+    threads: int,
+    repeats: int,
+    output: str | None,
+    device: str | None,
+    as_json: bool,
+) -> None:
+    """Time contenders in turns, each in a fresh process, and print ratios with their quartiles.
+
+    NAME is a row (efficientvit_m0@16) or all batches of one (efficientvit_m0); none is all rows.
+    Results are compared before anything is timed. A ratio above 1 says that ours is faster.
+    `bench kernels` times each Triton kernel against eager PyTorch.
+    """
+    if KERNELS in names:
+        if len(names) > 1 or listed:
+            raise click.UsageError("bench kernels stands alone")
+        _kernels(device or "cuda", repeats, output, as_json)
+        return
+    if device is not None:
+        raise click.UsageError("--device goes with `bench kernels`")
+    try:
+        rows = select(names)
+    except UnknownRow as unknown:
+        raise click.UsageError(str(unknown)) from None
+    if listed:
+        _print_list(rows, as_json)
+        return
+    from spacelang.bench.measure import measure
+    from spacelang.bench.store import kept, merged
+
+    before = None if output is None else kept(Path(output))
+    records: list[dict[str, Any]] = []
+    for row in rows:
+        record = measure(row, threads, repeats)
+        records.append(record)
+        if not as_json:
+            _print_row(row, record)
+        if output is not None and before is not None:
+            before = merged(before, record)
+            atomic_write(output, json.dumps(before, indent=1) + "\n")
+    if as_json:
+        emit({"records": records})
+    elif output is not None:
+        say(f"{many(len(records), 'record')} in {visible(output)}")
+
+
+def _kernels(device: str, repeats: int, output: str | None, as_json: bool) -> None:
+    from spacelang.bench.kernels import measured, median, picture
+
+    # The interpreter shows that it works; its times say nothing, so once is enough.
+    records = measured(device, 1 if device == "interpret" else repeats)
+    if output is not None:
+        picture_path = Path(output).with_suffix(".svg")
+        atomic_write(output, json.dumps({"records": records}, indent=1) + "\n")
+        atomic_write(picture_path, picture(records))
+    if as_json:
+        emit({"records": records})
+        return
+    rows: list[tuple[str, ...]] = []
+    for record in records:
+        for name in record["seconds"]:
+            seconds, own = median(record, name), name == "kernel"
+            rows.append((
+                record["name"], name, f"{seconds * 1e6:,.1f} us", f"{record['errors'][name]:.0e}",
+                f"{record['bytes_a_second'] / 1e9:.2f} GB/s" if own else "",
+                f"{record['flops_a_second'] / 1e9:.2f} GFLOP/s" if own else "",
+            ))  # fmt: skip
+        rows += [
+            (record["name"], n, "left out", why, "", "") for n, why in record["left_out"].items()
+        ]
+    columns = ("kernel", "contender", "a call", "difference", "moved (modelled)", "computed")
+    table(columns, rows, right="llrrrr")
+    if device == "interpret":
+        say("in Triton's interpreter: results are compared, times say nothing of a GPU")
+
+
+def _print_list(rows: Sequence[Row], as_json: bool) -> None:
+    if as_json:
+        emit({"rows": [_told(row) for row in rows], "all": len(ROWS)})
+        return
+    columns = ("name", "ours", "against", "wanted")
+    table(columns, [(r.name, r.ours, ", ".join((*r.against, *r.also)), _wanted(r)) for r in rows])
+
+
+def _told(row: Row) -> dict[str, object]:
+    return {
+        "name": row.name, "space": row.space, "batch": row.batch, "ours": row.ours,
+        "against": list(row.against), "also": list(row.also), "wanted": row.wanted,
+        "memory": row.memory,
+    }  # fmt: skip
+
+
+def _wanted(row: Row) -> str:
+    return "" if row.wanted is None else f">= {row.wanted:g}"
+
+
+def _print_row(row: Row, record: Mapping[str, Any]) -> None:
+    from spacelang.bench.measure import ratio, seconds, share_of_limit
+
+    threads = many(record["threads"], "thread")
+    say(f"{row.name}, {threads}, load {record['machine']['load']}")
+    lines: list[tuple[str, ...]] = []
+    for name in row.contenders:
+        found, times = record["contenders"][name], seconds(record, name)
+        if times is None:
+            complain(f"{row.name}: {name} is missing: {found['missing']}")
+            continue
+        compared, share = ratio(record, row.ours, name), share_of_limit(record, name)
+        spread = "" if compared is None else "{:.2f} ({:.2f}..{:.2f})".format(*compared)
+        lines.append((
+            name, f"{statistics.median(times) * 1e3:.2f} ms", spread,
+            "" if share is None else f"{share:.0%}", f"{found['peak_mib']:.0f} MiB",
+        ))  # fmt: skip
+    table(("contender", "a call", "times ours", "of the limit", "peak"), lines, right="lrrrr")
+
+
+__all__ = ["bench"]

@@ -1,0 +1,173 @@
+"""Deployed networks: the outputs of the model, by fewer and packed operations, on every system."""
+
+from __future__ import annotations
+
+import operator
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from spacelang.backends.torch.deploy import Deployed, deploy
+from spacelang.backends.torch.packed import available
+from spacelang.backends.torch.peephole import letters
+from spacelang.backends.torch.supernet import Supernet
+from spacelang.diagnostics import Report, SpaceError
+from spacelang.ir.verify import verify
+from spacelang.loader import load
+from spacelang.passes.deploy import deployed
+from spacelang.passes.specialize import specialize
+
+# A small network of each system: its address, its settings.
+SMALL = {
+    "autoformer": ("autoformer.space:autoformer_t", {"image": 48, "classes": 7}),
+    "efficientvit": ("efficientvit.space:efficientvit_search", {"image": 64, "classes": 7}),
+    "efficientvit, padded": ("efficientvit.space:efficientvit_m0", {"image": 160, "classes": 7}),
+    "tinyvit": ("tinyvit.space:tinyvit_5m", {"image": 64, "classes": 7}),
+    "swin": ("swin.space:swin_t", {"classes": 7}),
+    "deit": ("deit.space:deit_ti", {"image": 32, "classes": 7}),
+    "irpe": ("irpe.space:deit_s_product_qkv", {"image": 48, "classes": 7}),
+    "s3": ("s3.space:s3_t", {"classes": 7}),
+    "minivit": ("minivit.space:mini_deit_ti", {"image": 32, "classes": 7}),
+    "cream": ("cream.space:cream", {"image": 64, "classes": 7}),
+    "cdarts": ("cdarts.space:cifar10_cdarts_cifar", {"cells": [1, 1, 1]}),
+    "mobilenetv3": ("mobilenetv3.space:mobilenetv3_large", {"image": 64, "classes": 7}),
+}
+
+
+def model_of(address: str, **settings: int) -> Supernet:
+    """A model in evaluation whose every weight and statistic matters."""
+    model = Supernet(load(address, **settings), seed=1).eval()
+    random = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for name, tensor in model.state_dict().items():
+            if not tensor.is_floating_point():
+                continue
+            noise = torch.randn(tensor.shape, generator=random)
+            if name.endswith("running_var"):
+                tensor.mul_(1 + 0.3 * noise.abs())
+            elif name.endswith("weight") and tensor.dim() > 1:
+                tensor.copy_(0.7 * noise / (tensor.numel() / tensor.shape[0]) ** 0.5)
+            else:
+                tensor.add_(0.2 * noise)
+    return model
+
+
+def images(model: Supernet, batch: int) -> Tensor:
+    sizes = [int(size.at({})) for size in model.graph.root.inputs[0].types[0].shape[1:]]
+    return torch.randn(batch, *sizes, generator=torch.Generator().manual_seed(3))
+
+
+def difference(network: Deployed, model: Supernet, x: Tensor) -> float:
+    with torch.inference_mode():
+        found, wanted = network(x), model(x)
+    return float((found - wanted).abs().max() / wanted.abs().max())
+
+
+@pytest.mark.parametrize("system", SMALL)
+def test_outputs_are_those_of_the_model(system: str) -> None:
+    address, settings = SMALL[system]
+    model = model_of(address, **settings)
+    graph = model.graph
+    for assignment in graph.sample(2, seed=4) if graph.decisions else [{}]:
+        model.activate(assignment)
+        main, recipes = deployed(specialize(graph, assignment), batch=2)
+        for made in (main, *recipes):
+            report = Report()
+            verify(made, report)
+            report.check()
+        network = deploy(model, assignment, batch=2)
+        assert difference(network, model, images(model, 2)) < 1e-5
+
+
+def ops(network: Deployed) -> Counter[object]:
+    return Counter(node.target for node in network._network.graph.nodes)
+
+
+def test_what_efficientvit_is_made_of() -> None:
+    """No norm, no einsum, no table is left; residual depthwise convolutions add nothing."""
+    space = load("efficientvit.space:efficientvit_m0")
+    main, recipes = deployed(space, batch=64)
+    for graph in (main, *recipes):
+        report = Report()
+        verify(graph, report)
+        report.check()
+    found = Counter(node.op for node in main.root.nodes)
+    assert not {"batch_norm", "take", "offset_index", "identity", "div", "sqrt"} & found.keys()
+    assert found["conv"] == 4 + 24 + 16 + 2  # stem, queries of each head, mixing, merging
+    # Feed-forward and attention residuals, a bias a head, heads that are chained.
+    assert found["add"] == 16 + 6 + 24 + 18
+    # Of one image, the queries of the last stage are 4 x 4 x 16: a matrix for each channel.
+    few, _ = deployed(space, batch=1)
+    assert Counter(node.op for node in few.root.nodes)["conv"] == found["conv"] - 12
+    network = deploy(model_of("efficientvit.space:efficientvit_m0", classes=7))
+    left = ops(network)
+    assert left[torch.einsum] == 0
+    assert left[torch.baddbmm] == 24 + 12
+    if available():
+        assert left[torch.ops.mkldnn._convolution_pointwise.default] == found["conv"] - 12
+        assert left[operator.add] < 30
+
+
+def test_attention_is_taken_as_one() -> None:
+    left = ops(deploy(model_of("deit.space:deit_ti", image=32, classes=7)))
+    assert left[F.scaled_dot_product_attention] == 12
+    assert left["softmax"] == left[torch.einsum] == left[operator.mul] == 0
+
+
+def test_without_packed_operators_it_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    from spacelang.backends.torch import packed
+
+    model = model_of("tinyvit.space:tinyvit_5m", image=64, classes=7)
+    monkeypatch.setattr(packed, "available", lambda: False)
+    network = deploy(model, batch=3)
+    assert not any("mkldnn" in str(target) for target in ops(network))
+    assert difference(network, model, images(model, 3)) < 1e-5
+
+
+def test_weights_of_the_model_stay() -> None:
+    model = model_of("efficientvit.space:efficientvit_m0", image=64, classes=7)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    network = deploy(model)
+    network(images(model, 1))
+    assert all(torch.equal(before[n], t) for n, t in model.state_dict().items())
+    assert list(network.parameters()) == []
+
+
+def test_one_shape_is_taken() -> None:
+    model = model_of("deit.space:deit_ti", image=32, classes=7)
+    network = deploy(model, batch=2)
+    with pytest.raises(SpaceError, match=r"for \[2, 3, 32, 32\] of float32 on cpu, not \[3, 3, 32"):
+        network(images(model, 3))
+    with pytest.raises(SpaceError, match="SP301"):
+        network(images(model, 2).double())
+    with pytest.raises(SpaceError, match="SP"):
+        network(torch.zeros(2, 1, 32, 32))
+
+
+def test_letters_of_an_ellipsis() -> None:
+    a, b, out = letters("...ihd,...jhd->...hij", 5, 5)
+    assert (a, b, out) == (tuple("ABihd"), tuple("ABjhd"), tuple("ABhij"))
+    assert letters("bihd,td->bhit", 4, 2) == (tuple("bihd"), tuple("td"), tuple("bhit"))
+
+
+DENSE = """
+space small() {
+  input x: [B, 6, 3, 4]
+  output conv(x, 6, KERNEL, groups: 6, bias: BIAS) as c
+}"""
+
+
+@pytest.mark.parametrize(("kernel", "bias"), [(3, "true"), (5, "false"), (7, "true")])
+def test_depthwise_of_few_pixels(kernel: int, bias: str, tmp_path: Path) -> None:
+    """Each pixel sees the window around it, and zeros beyond the edge."""
+    path = tmp_path / "small.space"
+    path.write_text(DENSE.replace("KERNEL", str(kernel)).replace("BIAS", bias))
+    model = model_of(f"{path}:small")
+    network = deploy(model, batch=2)
+    assert F.conv2d not in ops(network)
+    assert not any("convolution" in str(target) for target in ops(network))
+    assert difference(network, model, images(model, 2)) < 1e-5

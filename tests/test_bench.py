@@ -1,0 +1,180 @@
+"""spacelang bench: rows by name, contenders in turns, records in a file, and the page from it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from command import data, good, refused
+
+from spacelang.bench import measure as measuring
+from spacelang.bench.chart import chart
+from spacelang.bench.page import with_table
+from spacelang.bench.rows import ROWS, Row, UnknownRow, select
+from spacelang.bench.store import kept, merged
+from spacelang.diagnostics import SpaceError
+
+ROW = Row("tiny", "", 4, "inference", ("timm", "timm.folded"), ("onnxruntime",), 1.5)
+
+
+def record(**seconds: list[float] | str) -> dict[str, Any]:
+    contenders = {
+        name.replace("__", "."): {"missing": found}
+        if isinstance(found, str)
+        else {"wall": found, "cpu": found, "peak_mib": 100.0, "added_mib": 1.0}
+        for name, found in seconds.items()
+    }
+    return {
+        "row": "tiny@4", "threads": 1, "flops": 8_000, "contenders": contenders,
+        "limits": {"flops": [10_000.0] * 4, "plain": [5_000.0] * 4, "bandwidth": [1e9] * 4},
+        "compile_seconds": 2.5, "machine": {"processor": "p", "cores": 2, "load": 3.0}, "versions": {"torch": "2"},
+    }  # fmt: skip
+
+
+FOUND = record(
+    inference=[1.0, 2.0, 1.0, 1.0], timm=[4.0, 4.0, 4.0, 4.0], timm__folded=[2.0, 3.0, 2.0, 2.0],
+    onnxruntime="onnxruntime is not installed",
+)  # fmt: skip
+
+
+def test_ratios_are_taken_within_a_round() -> None:
+    assert measuring.best(FOUND, ROW.against) == "timm.folded"
+    assert measuring.ratio(FOUND, "inference", "timm.folded") == (2.0, 1.625, 2.0)
+    assert measuring.ratio(FOUND, "inference", "onnxruntime") is None
+    assert measuring.share_of_limit(FOUND, "inference") == 0.8
+    assert measuring.share_of_limit(FOUND, "timm") == 0.2
+
+
+def test_the_page_says_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    from spacelang.bench import page
+
+    monkeypatch.setattr(page, "BY_NAME", {"tiny@4": ROW})
+    whole = f"before\n{page.BEGIN}\nold\n{page.END}\nafter"
+    made = with_table(whole, {"records": {"tiny@4 x1": FOUND}})
+    assert (
+        "| tiny@4 | 1 | 1000.00 ms, made in 2.5 s | timm.folded 2000.00 ms | 2.00 (1.62..2.00) | 2.00 |"
+        in made
+    )
+    assert "| >= 1.5: met | 80% | 100 against 100 MiB |" in made
+    assert "timm 4.00, onnxruntime: onnxruntime is not installed" in made
+    assert "busy" in made
+    assert "\nold\n" not in made
+    assert made.startswith("before\n")
+    assert made.endswith("\nafter")
+
+
+def test_the_page_of_the_documents_is_made_from_the_results(root: Path) -> None:
+    page = (root / "docs" / "benchmarks.md").read_text()
+    found = kept(root / "benchmarks" / "results" / "networks.json")
+    assert found["records"]
+    assert with_table(page, found) == page
+    assert chart(found) == (root / "docs" / "benchmarks.svg").read_text()
+
+
+def test_records_are_kept_by_row_and_threads(tmp_path: Path) -> None:
+    path = tmp_path / "records.json"
+    data = merged(merged(kept(path), FOUND), {**FOUND, "threads": 2})
+    path.write_text(json.dumps(merged(data, {**FOUND, "flops": 1})))
+    assert {name: r["flops"] for name, r in kept(path)["records"].items()} == {
+        "tiny@4 x1": 1, "tiny@4 x2": 8_000,
+    }  # fmt: skip
+    for wrong in ("[", "{}", "[]", '{"version": 2, "records": {}}'):
+        path.write_text(wrong)
+        with pytest.raises(SpaceError, match="SP702"):
+            kept(path)
+
+
+def test_rows_by_name() -> None:
+    assert select([]) == ROWS
+    assert [r.name for r in select(["efficientvit_m0@16", "deit_tiny_patch16_224"])] == [
+        "efficientvit_m0@16", "deit_tiny_patch16_224@1", "deit_tiny_patch16_224@16",
+    ]  # fmt: skip
+    with pytest.raises(UnknownRow, match="did you mean efficientvit_m0"):
+        select(["eficientvit_m0"])
+    assert "efficientvit_m0@64" in good("bench", "--list")
+    assert data("bench", "--list")["all"] == len(ROWS)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("nothing",), "no benchmark 'nothing'"),
+        (("--repeats", "3"), "3 is not in the range"),
+        (("--threads", "0"), "0 is not in the range"),
+        (("--device", "interpret"), "--device goes with"),
+        (("kernels", "efficientvit_m0"), "stands alone"),
+        (("kernels", "--list"), "stands alone"),
+    ],
+)
+def test_bad_options(words: tuple[str, ...], message: str) -> None:
+    assert message in refused("bench", *words)
+
+
+class Fake:
+    """A contender whose results are given."""
+
+    def __init__(self, value: float) -> None:
+        self.value = value
+
+    def results(self, path: str) -> None:
+        np.savez(path, y=np.array([100.0, self.value]))
+
+
+def test_results_are_compared_first() -> None:
+    near, far = Fake(1.0005), Fake(1.002)
+    assert measuring._compared(ROW, {"inference": Fake(1), "timm": near})["timm"] < 1e-5  # pyright: ignore
+    with pytest.raises(SpaceError, match="timm gives other results than inference"):
+        measuring._compared(ROW, {"inference": Fake(1), "timm": far})  # pyright: ignore
+
+
+def test_a_row_in_fresh_processes(tmp_path: Path) -> None:
+    """The network as it is extracted, beside itself as it is for inference, and one without timm."""
+    space = tmp_path / "small.space"
+    space.write_text("""
+      use conv
+      space small() {
+        input x: [B, 3, 16, 16]
+        output mean(conv_bn(x, 8, 3) as one |> relu, axes: [2, 3]) |> linear(4) as head
+      }""")
+    row = Row("no_network", f"{space}:small", 2, "inference", ("extracted", "timm"))
+    found = measuring.measure(row, threads=1, repeats=7)
+    assert len(found["contenders"]["extracted"]["wall"]) == 7
+    assert found["contenders"]["extracted"]["error"] < 1e-5
+    assert "missing" in found["contenders"]["timm"]
+    assert found["flops"] == 2 * 2 * (16 * 16 * 8 * 27 + 8 * 4)
+    assert min(found["limits"]["flops"]) > 1e8
+    assert measuring.ratio(found, "inference", "extracted") is not None
+
+
+# bench kernels.
+
+
+def test_kernels_in_the_interpreter(tmp_path: Path) -> None:
+    """Every kernel runs fused and agrees with PyTorch; the records and the picture are written."""
+    path = tmp_path / "kernels.json"
+    found = data("bench", "kernels", "--device", "interpret", "-o", path)["records"]
+    assert [r["name"] for r in found] == [
+        "attention, relative", "attention, plain", "mlp", "cascade", "depthwise", "mixture",
+        "soft_labels", "relations",
+    ]  # fmt: skip
+    for one in found:
+        assert {"kernel", "eager"} <= one["seconds"].keys()
+        assert max(one["errors"].values()) <= 1e-5
+        assert min(one["modelled"].values()) > 0
+        assert "torch.compile" in one["left_out"]
+    assert "scaled_dot_product_attention" in found[1]["seconds"]
+    assert "flex_attention" in found[0]["left_out"]
+    assert json.loads(path.read_text())["records"] == found
+    drawn = path.with_suffix(".svg").read_text()
+    assert drawn.startswith("<svg")
+    assert drawn.count("<rect") == sum(len(one["seconds"]) for one in found)
+    assert "say nothing of a GPU" in drawn
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_kernels_without_a_gpu() -> None:
+    assert "there is no CUDA device here" in refused("bench", "kernels", "--device", "cuda")
