@@ -106,7 +106,7 @@ class LatencyModel:
         """SP512 with the first of the operations of the space that the table lacks, if it does."""
         try:
             every = every_operation(self.graph, self.table.facts.batch)
-        except SpaceError:
+        except SpaceError:  # too many to list: each is asked for when it is met
             return
         lacking = [signature for signature in every if signature not in self.table.entries]
         if lacking:
