@@ -341,7 +341,10 @@ def test_a_search_is_replayed_from_its_answers(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("parts", "says"),
     [
-        ({"relax": 'op: "softmax"'}, "not a network of mixtures and one with decisions"),
+        (
+            {"relax": 'op: "softmax"', "pool": ""},
+            "not a network of mixtures and one with decisions",
+        ),
         ({"deep": ", false", "share": "stem"}, "other outputs"),
     ],
 )

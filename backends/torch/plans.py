@@ -20,11 +20,16 @@ class Takes(Protocol):
     networks  that a pass may run; `groups` of parameters that a step may move together
     """
 
-    kinds: Collection[str]
-    alone: Collection[str]
-    mixable: Collection[str]
-    networks: Collection[str]
-    groups: Collection[tuple[str, ...]]
+    @property
+    def kinds(self) -> Collection[str]: ...
+    @property
+    def alone(self) -> Collection[str]: ...
+    @property
+    def mixable(self) -> Collection[str]: ...
+    @property
+    def networks(self) -> Collection[str]: ...
+    @property
+    def groups(self) -> Collection[tuple[str, ...]]: ...
 
 
 def check_plan(trainer: Takes, plan: StepPlan, *, mixed: bool = False) -> None:

@@ -127,7 +127,7 @@ def search(
         if weights == "own":  # which says itself how long it trains
             kept |= {n: flags.pop(n) for n in OF_ENGINES if flags.get(n) is not None}
         chosen = configure(engine, graph.search.get(engine, {}), kept, asked_of_it)
-        hull = {}
+        hull: dict[str, Any] = {}
         if getattr(chosen, "moves", False) and not os.path.isdir(space):
             hull["hull"] = load_hull(space, **settings)
         _timed(chosen, hull.get("hull", graph), backend, place)
