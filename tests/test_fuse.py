@@ -200,6 +200,7 @@ space t {{
 }}
 """
 MIX = ' |> rearrange("b h i j -> b i j h") |> linear({}) as {} |> rearrange("b i j h -> b h i j")'
+MASSES = ' + einsum("bhic,cd->bihd", bucket_sum(p{}, clipped_index(5, 1, axis: 0, reach: 3), buckets: 9), parameter([9, 8], init: 0) as tv)'
 TOKENS = " |> linear(5) as m"
 OFFSETS = "take(parameter([9], init: 0) as b, clipped_index(5, 1, axis: 0, reach: 3)) as bias"
 MINI = """
@@ -230,6 +231,7 @@ REFUSED = {
     "mixed and moved": (attention(tokens=4, more=f"\ns = (s{MIX.format(2, 'm')}) |> rearrange(\"b h i j -> b h j i\")"), "moved or scaled"),
     "mixed before offsets": (attention(more=f"\ns = (s{MIX.format(2, 'm')}) + {OFFSETS}"), "bias is added after heads are mixed"),
     "mixed many": (attention(more=MIX.format(2, "m")).replace("[3, 2, 8]", "[3, 34, 8]").replace("linear(2)", "linear(34)"), "34 heads that are mixed are more than 32"),
+    "mixed masses": (attention(value=MASSES.format(MIX.format(2, "m"))), "with a term of the values"),
     "mixed, terms of keys": (MINI.format("q"), "with a term of the keys"),
     "mixed, terms of values": (MINI.format("v"), "with a term of the values"),
 }  # fmt: skip

@@ -35,9 +35,8 @@ from spacelang.passes.fusion import (
     making,
     only_reader,
     spelt,
-    whole,
 )
-from spacelang.passes.rearranging import move_of
+from spacelang.passes.head_mixes import Layout, Mix, beyond, mix_of, moved
 
 KERNEL, MIXED = "attention", "mixed_attention"
 WIDEST = 128
@@ -48,7 +47,6 @@ HEADS = 32
 """Heads that are mixed at most."""
 SUMS = frozenset({"add", "sub", "sum_of"})
 Kind = Literal["product", "query", "key", "offsets", "regions"]
-Layout = tuple[Axis, ...]
 
 
 @dataclass(frozen=True)
@@ -92,16 +90,6 @@ class Operand:
     head: int | None
     tokens: tuple[int, ...]
     channel: int
-
-
-@dataclass(frozen=True)
-class Mix:
-    """A linear layer over heads, whose axes stay in their places, and all nodes of it."""
-
-    linear: Node
-    source: Value
-    head: int
-    nodes: frozenset[int]
 
 
 @dataclass(frozen=True)
@@ -174,7 +162,7 @@ class _Finder:
             return None
         weigh, softmax, values = outputs
         p = Value(softmax.id)
-        self.after = self._mix(weigh.operands[0])
+        self.after = mix_of(self.level, weigh.operands[0])
         leaves = list(self._logits(softmax.operands[0], ONE))
         q, k, scale, product = self._product(leaves)
         v, result = self._weighed(weigh, p, product)
@@ -232,58 +220,15 @@ class _Finder:
         if node.op != "einsum" or len(node.operands) != 2:
             return None
         found = self._softmax(node.operands[0])
-        if found is None and self._beyond(node.operands[0]) == "softmax":
+        if found is None and beyond(self.level, node.operands[0]) == "softmax":
             raise Misfit(node, "its weights are mixed, and not head by head")
         return found
 
     def _softmax(self, value: Value) -> Node | None:
         """The softmax that gives a value, or weights that are mixed into it."""
-        mix = self._mix(value)
+        mix = mix_of(self.level, value)
         found = self.maker(value if mix is None else mix.source)
         return found if found.op == "softmax" else None
-
-    def _beyond(self, value: Value) -> str:
-        """The op of what products over an axis, and nothing but moves, have made this value of."""
-        node, products = self.maker(value), 0
-        while node.op in ("rearrange", "linear", "call") and len(node.operands) == 1:
-            products += node.op != "rearrange"
-            node = self.maker(node.operands[0])
-        return node.op if products else ""
-
-    def _mix(self, value: Value) -> Mix | None:
-        """The linear layer over one axis, moved to the end for it and back, that makes a value."""
-        way: list[Node] = []
-        node = self.maker(value)
-        while node.op == "rearrange" or (node.op == "linear" and len(node.operands) == 1):
-            way.append(node)
-            source = node.operands[0]
-            linears = [n for n in way if n.op == "linear"]
-            if len(linears) > 1:
-                return None
-            head = self._mixes(way, source) if linears else None
-            if head is not None:
-                return Mix(linears[0], source, head, frozenset(n.id for n in way))
-            node = self.maker(source)
-        return None
-
-    def _mixes(self, way: list[Node], source: Value) -> int | None:
-        """The axis that a linear layer among moves (the last first) makes anew, all in place."""
-        start: Layout = tuple((str(axis),) for axis in range(self.level.type_of(source).rank))
-        layout, head = start, -1
-        for node in reversed(way):
-            if node.op == "rearrange":
-                try:
-                    layout = self._moved(node, layout)
-                except Misfit:
-                    return None
-                continue
-            inner = self.level.type_of(node.operands[0]).shape[-1]
-            if whole(node, "axes") != 1 or node.types[0].shape[-1] != inner or len(layout[-1]) != 1:
-                return None
-            if isinstance(node.attributes["out"], tuple):
-                return None
-            head = int(layout[-1][0])
-        return head if layout == start else None
 
     def _sums(self, node: Node) -> Node | None:
         """The softmax whose weights a term of the values sums in buckets."""
@@ -326,7 +271,7 @@ class _Finder:
         passed, waiting = set[int](), [(value, factor, tuple[Node, ...](), False)]
         while waiting:
             value, factor, way, mixed = waiting.pop()
-            mix = self._mix(value)
+            mix = mix_of(self.level, value)
             if mix is not None:
                 self._take_before(mix, factor, way)
                 waiting.append((mix.source, factor, way, True))
@@ -343,7 +288,7 @@ class _Finder:
                 leaf = self._leaf(node, factor)
                 layout = leaf.layout
                 for passing in reversed(way):
-                    layout = self._moved(passing, layout)
+                    layout = moved(self.level, passing, layout)
                 nodes = leaf.nodes | {n.id for n in way}
                 yield replace(leaf, layout=layout, nodes=nodes, mixed=mixed)
                 continue
@@ -359,16 +304,6 @@ class _Finder:
         self.before = mix
         if factor != ONE or any(node.op == "rearrange" for node in way):
             raise Misfit(mix.linear, "mixed heads are moved or scaled before the softmax")
-
-    def _moved(self, node: Node, layout: Layout) -> Layout:
-        """The axes after a node that summands pass."""
-        if node.op != "rearrange":
-            return layout
-        move = move_of(node, self.level.type_of(node.operands[0]), "")
-        if any(len(group) != 1 for group in move.left):
-            raise Misfit(node, "logits are taken apart along an axis of theirs")
-        letters = {group[0]: axis for group, axis in zip(move.left, layout, strict=True)}
-        return tuple(tuple(c for atom in group for c in letters[atom]) for group in move.right)
 
     def _leaf(self, node: Node, factor: Dim) -> Leaf:
         own = frozenset({node.id})
@@ -394,7 +329,7 @@ class _Finder:
         if node.op == "shift_mask" and factor == ONE:
             layout = (("@window",), ("@one",), ("@row",), ("@column",))
             return Leaf("regions", node, factor, layout, own, None, Index(node))
-        if self._beyond(Value(node.id)) in ("add", "einsum", "mul"):
+        if beyond(self.level, Value(node.id)) in ("add", "einsum", "mul"):
             raise Misfit(node, "its logits are mixed, and not head by head")
         raise Misfit(node, f"no kernel adds {_called(node)} to logits")
 
@@ -632,6 +567,9 @@ class _Finder:
         for mix in (self.before, self.after):
             if mix is not None:
                 self._check_mix(mix, product)
+        for node, _ in values:
+            if mix_of(self.level, self.maker(node.operands[0]).operands[0]) is not None:
+                raise Misfit(node, "no kernel mixes heads with a term of the values")
         if self.kernel == KERNEL:
             return
         for leaf in leaves:

@@ -19,6 +19,7 @@ from triton.runtime.jit import create_function_from_signature
 
 from spacelang.backends.triton import (
     attention,
+    attention_kernels,
     launch,
     mixed_attention,
     mixed_attention_kernels,
@@ -113,6 +114,7 @@ def main() -> None:
     launch.INTERPRETED = True  # kernels on the CPU: the recorders
     mixers = {name: Recorder(kernel) for name, kernel in mixed_attention_kernels.KERNELS.items()}
     mixed_attention_kernels.KERNELS.update(mixers)
+    attention_kernels.scatter_kernel = Recorder(attention_kernels.scatter_kernel)
     linear = mlp._linear_kernel = Recorder(mlp._linear_kernel)
     print(
         json.dumps(
