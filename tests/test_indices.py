@@ -128,6 +128,55 @@ def test_a_table_by_a_formula(n: str, fits: bool) -> None:
             assert "up to 9" in refused(body)[0]
 
 
+ROWS = range(4)
+PLACES = [(i, j) for i in ROWS for j in ROWS]
+APART: dict[str, tuple[str, list[int]]] = {
+    "transposed": ('t - rearrange(t, "i j -> j i")', [i - j for i, j in PLACES]),
+    "rolled": ("t - roll(t, [1], axes: [0])", [i - (i - 1) % 4 for i in ROWS]),
+    "parted": ("b - a", [(i + 2) - i for i in (0, 1)]),
+    "product": (
+        '(t - 1) * (rearrange(t, "i j -> j i") - 1)',
+        [(i - 1) * (j - 1) for i, j in PLACES],
+    ),
+    "in a block": ("less(t)", [i - j for i, j in PLACES]),
+    "of itself": ("t - t", [0]),
+    "at its place": ("t + 2 - t", [2]),
+    "taken": ("t - take(t, flipped)", [i - (3 - i) for i in ROWS]),
+}
+
+
+@pytest.mark.parametrize(("made", "entries"), APART.values(), ids=list(APART))
+def test_places_that_are_apart(made: str, entries: list[int]) -> None:
+    """Entries of one table at two places are not taken for one: by tables that are listed here."""
+    body = """
+        block less(t) {{ return t - rearrange(t, "i j -> j i") }}
+        choose n in {{3, 4}}
+        t = table([n, n], index: true) |i, j| {{ return i }}
+        flipped = table([n], index: true) |i| {{ return n - 1 - i }}
+        a, b = split(table([4, 4], index: true) |i, j| {{ return i }}, [2, 2], axis: 0)
+        w = parameter([{}, 2]) as w
+        output mean(take(w, {} + {}), axes: [0, 1]) + x
+    """
+    least, most = min(entries), max(entries)
+    same = made in ("t - t", "t + 2 - t")  # each place beside itself: no bound is given away
+    low, high = (least, most) if same else (min(least, -3), max(most, 4))
+    assert space(body.format(high - low + 1, made, -low), "x: [B, 2]")
+    for rows, shift in ((most - least, -least), (most + 1 - least, -least - 1)):
+        (found,) = refused(body.format(max(rows, 1), made, shift - (rows == 0)), "x: [B, 2]")
+        assert found.startswith("SP307 take reads outside")
+
+
+def test_sums_into_buckets_are_no_entries_of_what_they_add() -> None:
+    """Four 2s are an 8, of which an axis of 3 has no entry."""
+    body = """
+        t = table([4, 4], index: true) |i, j| { return 2 }
+        zeros = table([4, 4], index: true) |i, j| { return 0 }
+        w = parameter([3, 2]) as w
+        output mean(take(w, bucket_sum(t, zeros, buckets: 1)), axes: [0, 1]) + x
+    """
+    assert "SP308 nothing says which entries take reads" in refused(body, "x: [B, 2]")[0]
+
+
 def test_a_large_table_is_computed() -> None:
     body = (
         "index = table([196, 196], index: true) |i, j| {{ return (i * j) % {} }} "

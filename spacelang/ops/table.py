@@ -49,6 +49,11 @@ def _(of: IndexOf) -> Dim:
     return table.shape[of.whole("axis") % table.rank]
 
 
+@take.entries
+def _(of: IndexOf) -> Entries:
+    return of.operands[0]
+
+
 gather = op("gather", "x index")
 
 
@@ -69,6 +74,11 @@ def _gather(infer: Infer) -> TensorType:
 @gather.room
 def _(of: IndexOf) -> Dim:
     return of.types[0].shape[-1]
+
+
+@gather.entries
+def _(of: IndexOf) -> Entries:
+    return of.operands[0]
 
 
 bucket_sum = op("bucket_sum", "x index", buckets=option("size"))
