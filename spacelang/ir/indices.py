@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from spacelang.diagnostics import Diagnostic, Span, error
 from spacelang.ir.block import Block
-from spacelang.ir.condition import FALSE, Condition, conjunction, negate
+from spacelang.ir.condition import Condition, conjunction, negate
 from spacelang.ir.dim import Dim
 from spacelang.ir.graph import Graph, Instance, conditions
 from spacelang.ir.node import Attribute, Node, TensorType, Value, join
@@ -37,7 +37,7 @@ from spacelang.ir.op import (
     shown,
     values_of,
 )
-from spacelang.ir.prove import Answer, Proved, Refuted, at_most
+from spacelang.ir.prove import Answer, Proved, Refuted, at_most, feasible
 from spacelang.ir.search import domains, nearest, satisfied, span
 
 WHOLE = "i64"
@@ -163,7 +163,7 @@ class _Following:
         ways: list[tuple[Condition, Sequence[Sources]]] = []
         for region, condition in zip(node.regions, there, strict=True):
             inside = here.instance.under(condition)
-            if conjunction(*inside.guards) != FALSE:
+            if feasible(inside.guards) is not False:
                 ways.append((condition, self.level(_Here(inside, region), given)))
         if node.op == "guard":
             ways.append((negate(conjunction(*there)), given[: len(node.types)]))

@@ -239,7 +239,7 @@ def _table(infer: Infer) -> TensorType:
         infer.need_whole(size, "a size of a table")
     wrong = mistake(infer.text("formula"), len(shape), len(infer.dims("sizes")))
     if wrong:
-        infer.fail("SP209", "a formula that has no value", wrong)
+        infer.fail("SP209", f"a formula that has no value: {wrong}")
     return TensorType(shape, INDEX if infer.flag("index") else "f32")
 
 
