@@ -128,6 +128,56 @@ def test_a_table_by_a_formula(n: str, fits: bool) -> None:
             assert "up to 9" in refused(body)[0]
 
 
+ROWS = range(4)
+PLACES = [(i, j) for i in ROWS for j in ROWS]
+APART: dict[str, tuple[str, list[int]]] = {
+    "transposed": ('t - rearrange(t, "i j -> j i")', [i - j for i, j in PLACES]),
+    "rolled": ("t - roll(t, [1], axes: [0])", [i - (i - 1) % 4 for i in ROWS]),
+    "parted": ("b - a", [(i + 2) - i for i in (0, 1)]),
+    "product": (
+        '(t - 1) * (rearrange(t, "i j -> j i") - 1)',
+        [(i - 1) * (j - 1) for i, j in PLACES],
+    ),
+    "in a block": ("less(t)", [i - j for i, j in PLACES]),
+    "of itself": ("t - t", [0]),
+    "at its place": ("t + 2 - t", [2]),
+    "taken": ("t - take(t, flipped)", [i - (3 - i) for i in ROWS]),
+}
+
+
+@pytest.mark.parametrize(("made", "entries"), APART.values(), ids=list(APART))
+def test_places_that_are_apart(made: str, entries: list[int]) -> None:
+    """Entries of one table at two places are not taken for one: by tables that are listed here."""
+    body = """
+        block less(t) {{ return t - rearrange(t, "i j -> j i") }}
+        choose n in {{3, 4}}
+        t = table([n, n], index: true) |i, j| {{ return i }}
+        flipped = table([n], index: true) |i| {{ return n - 1 - i }}
+        a, b = split(table([4, 4], index: true) |i, j| {{ return i }}, [2, 2], axis: 0)
+        w = parameter([{}, 2]) as w
+        output mean(take(w, {} + {}), axes: [0, 1]) + x
+    """
+    least, most = min(entries), max(entries)
+    same = made in ("t - t", "t + 2 - t")  # each place beside itself: no bound is given away
+    low, high = (least, most) if same else (min(least, -3), max(most, 4))
+    assert space(body.format(high - low + 1, made, -low), "x: [B, 2]")
+    one = [(1, 0)] if entries != [0] else []
+    for rows, shift in (*one, (most - least or 1, -least + 1), (most + 1 - least, -least - 1)):
+        (found,) = refused(body.format(rows, made, shift), "x: [B, 2]")
+        assert found.startswith("SP307 take reads outside")
+
+
+def test_sums_into_buckets_are_no_entries_of_what_they_add() -> None:
+    """Four 2s are an 8, of which an axis of 3 has no entry."""
+    body = """
+        t = table([4, 4], index: true) |i, j| { return 2 }
+        zeros = table([4, 4], index: true) |i, j| { return 0 }
+        w = parameter([3, 2]) as w
+        output mean(take(w, bucket_sum(t, zeros, buckets: 1)), axes: [0, 1]) + x
+    """
+    assert "SP308 nothing says which entries take reads" in refused(body, "x: [B, 2]")[0]
+
+
 def test_a_large_table_is_computed() -> None:
     body = (
         "index = table([196, 196], index: true) |i, j| {{ return (i * j) % {} }} "
@@ -149,3 +199,45 @@ def test_a_graph_by_its_text_is_held_to_it() -> None:
     assert verified(read(Source("s.spaceir", text))) == graph
     with pytest.raises(SpaceError, match="take reads outside of its axis"):
         verified(read(Source("s.spaceir", text.replace("w=5", "w=6").replace("5, 5", "6, 6"))))
+
+
+WRITTEN = """
+spaceir 1
+graph s
+root s {
+  %0: [B, 9, 3] = input() as x
+  %1: i64 [4, 4] = AT
+  %2: [B, 4, 4, 3] = take(%0, %1, axis=1)
+  yield %2
+}
+output %2 as output
+"""
+TABLE = "table(shape=[4, 4], formula={}, index=true)"
+WRONG = {
+    TABLE.format('"i5"'): "it has no i5",
+    TABLE.format('"n0"'): "it has no n0",
+    TABLE.format('"+"'): "+ lacks an operand",
+    TABLE.format('"1 1"'): "it leaves 2 values",
+    "clipped_index(h=2, w=2, axis=5, reach=1)": "axis of clipped_index is 5",
+    'bucket_index(h=2, w=2, method="euclidean", ratio=0)': "ratio of bucket_index is 0",
+    'bucket_index(h=2, w=2, method="euclidean", ratio=-1)': "ratio of bucket_index is -1",
+}
+
+
+@pytest.mark.parametrize(("at", "cause"), WRONG.items(), ids=list(WRONG.values()))
+def test_a_text_is_asked_for_entries_where_all_else_is_right(at: str, cause: str) -> None:
+    with pytest.raises(SpaceError) as found:
+        verified(read(Source("s.spaceir", WRITTEN.replace("AT", at))))
+    (diagnostic,) = found.value.diagnostics
+    assert diagnostic.code == "SP602"
+    assert cause in diagnostic.headline
+
+
+@pytest.mark.parametrize(("type", "axis"), [("[]", "0"), ("[B, 9, 3]", "1/2"), ("[B, 9, 3]", "3")])
+def test_a_text_that_reads_an_axis_that_is_none(type: str, axis: str) -> None:
+    text = WRITTEN.replace("AT", "offset_index(h=2, w=2)").replace("[B, 9, 3]", type)
+    text = text.replace("[B, 4", "[2, 4") if type == "[]" else text
+    with pytest.raises(SpaceError) as found:
+        verified(read(Source("s.spaceir", text.replace("axis=1", f"axis={axis}"))))
+    assert "reads outside" not in str(found.value)
+    assert {d.code for d in found.value.diagnostics} == {"SP602"}

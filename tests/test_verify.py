@@ -175,6 +175,15 @@ def banked(graph: Graph, start: int) -> Graph:
         v, index=(v.index[0], (slices(start, WIDTH),))))  # fmt: skip
 
 
+def _taken(graph: Graph, side: int) -> Graph:
+    """Columns of what the head gives, of which there are 5, by an index of entries below `side`."""
+    options = {"h": Dim.of(1), "w": Dim.of(side), "kind": "absolute"}
+    made = Node(60, "offset_index", (), options, types=(replace(dim(side, side), dtype="i64"),))
+    axis = {"axis": Dim.of(1)}
+    read = Node(61, "take", (Value(11), Value(60)), axis, types=(dim(B, side, side),))
+    return append(graph, made, read)
+
+
 STRANGE = Dim.of(Symbol("strange", (8, 12)))
 INPUT = Node(90, "input", types=(dim(B, 3),))
 
@@ -264,6 +273,7 @@ BROKEN: list[tuple[str, str, Callable[[Graph], Graph]]] = [
     ("bindings", "another value", lambda g: _bound(g, Dim.of(10))),
     ("rates", "in a shape", lambda g: _rated(g)),
     ("ranges", "a rate of 2 at one use", lambda g: _bound(g, Dim.of(2), "%drop")),
+    ("reads", "an entry past the end", lambda g: _taken(g, 6)),
     ("types", "of a result", lambda g: at(g, 11, types=(dim(B, 6),))),
     ("types", "more results", lambda g: at(g, 11, types=(dim(B, 5),) * 2)),
     ("types", "refused", lambda g: attributes(g, 11, axes=Dim.of(7))),
@@ -480,6 +490,7 @@ def test_without_a_row_a_broken_graph_passes(base, row):
 def test_what_is_right_is_not_found(base):
     assert verified(gather(base, "band", 5))
     assert verified(banked(base, 0))
+    assert verified(_taken(base, 5))
 
 
 def test_the_base_keeps_them_all(base):

@@ -53,8 +53,14 @@ def rates(subject: Subject) -> Iterator[Diagnostic]:
 
 def ranges(subject: Subject) -> Iterator[Diagnostic]:
     """A number with a rate in it keeps to the interval of its option at every use; no parameter
-    starts by a number that hangs on a decision; an index lies in the axis that it reads."""
-    for found in (*within(subject.graph), *starts(subject.graph), *indices(subject.graph)):
+    starts by a number that hangs on a decision."""
+    for found in (*within(subject.graph), *starts(subject.graph)):
+        yield broken("; ".join((found.headline, *found.notes)), found.primary.span)
+
+
+def reads(subject: Subject) -> Iterator[Diagnostic]:
+    """An index lies in the axis that it reads; asked where types and options are right."""
+    for found in indices(subject.graph):
         yield broken("; ".join((found.headline, *found.notes)), found.primary.span)
 
 

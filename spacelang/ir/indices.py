@@ -5,24 +5,28 @@
 Entries are followed from what makes them (`entries` of its op, the range of an input) through what
 only moves them, into blocks and out of them, to what reads by them (`room` of its op). There the
 least and the largest are proved inside, under the conditions of both places.
+
+Symbols of a table (`%1i0`) speak of one place of a value, and ops on each element keep the place.
+All other ops do not: what they give has symbols of its own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from types import MappingProxyType
 from typing import NamedTuple
 
 from spacelang.diagnostics import Diagnostic, Span, error
 from spacelang.ir.block import Block
-from spacelang.ir.condition import FALSE, Condition, conjunction, negate
+from spacelang.ir.condition import Condition, conjunction, negate
 from spacelang.ir.dim import Dim
 from spacelang.ir.graph import Graph, Instance, conditions
 from spacelang.ir.node import Attribute, Node, TensorType, Value, join
 from spacelang.ir.op import (
     LONG,
+    MARK,
     Entries,
     IndexOf,
     OpDef,
@@ -33,7 +37,7 @@ from spacelang.ir.op import (
     shown,
     values_of,
 )
-from spacelang.ir.prove import Answer, Proved, Refuted, at_most
+from spacelang.ir.prove import Answer, Proved, Refuted, at_most, feasible
 from spacelang.ir.search import domains, nearest, satisfied, span
 
 WHOLE = "i64"
@@ -131,7 +135,7 @@ class _Following:
             elif node.regions:
                 found = self._branched(here, node)
             else:
-                found = [self._made(here, node)] * len(node.types)
+                found = [self._made(here, node) for _ in node.types]
                 self._check(here, node)
             for value, sources, type in zip(node.values, found, node.types, strict=True):
                 if type.dtype == WHOLE:
@@ -159,7 +163,7 @@ class _Following:
         ways: list[tuple[Condition, Sequence[Sources]]] = []
         for region, condition in zip(node.regions, there, strict=True):
             inside = here.instance.under(condition)
-            if conjunction(*inside.guards) != FALSE:
+            if feasible(inside.guards) is not False:
                 ways.append((condition, self.level(_Here(inside, region), given)))
         if node.op == "guard":
             ways.append((negate(conjunction(*there)), given[: len(node.types)]))
@@ -173,22 +177,40 @@ class _Following:
         if all(type.dtype != WHOLE for type in node.types):
             return ()
         row, given = self.table.get(node.op, NO_ROW), here.given(node)
-        if node.op == "identity" or "moves" in row.traits:
-            return tuple(source for sources in given for source in sources)
-        if row.room_row is not None:  # whole numbers of a table, read by others
+        if node.op == "identity":
             return given[0]
+        if "moves" in row.traits:
+            return tuple(self._apart(source) for sources in given for source in sources)
         guards = here.instance.guards
         ways = [way for _, way in zip(range(WAYS + 1), product(*given), strict=False)]
-        if row.entries_row is None or len(ways) > WAYS:
+        known = all(here.level.type_of(value).dtype == WHOLE for value in node.operands)
+        if row.entries_row is None or not known or len(ways) > WAYS:
             return (Source(None, node.span, guards),)
         found: list[Source] = []
         for way in ways:
-            operands = tuple(source.entries for source in way if source.entries is not None)
-            self._marks += 1
-            asked = here.asked(node, operands, f"%{self._marks}")
+            kept = way if "elementwise" in row.traits else tuple(map(self._apart, way))
+            operands = tuple(source.entries for source in kept if source.entries is not None)
+            asked = here.asked(node, operands, self._mark())
             entries = row.entries_row(asked) if len(operands) == len(way) else None
             found.append(Source(entries, node.span, (*guards, *(g for s in way for g in s.guards))))
         return tuple(found)
+
+    def _mark(self) -> str:
+        self._marks += 1
+        return f"%{self._marks}"
+
+    def _apart(self, source: Source) -> Source:
+        """The same entries at places that are no others' places."""
+        if source.entries is None:
+            return source
+        own = [symbol for symbol in source.entries.symbols if MARK.match(symbol.name)]
+        if not own:
+            return source
+        names = {
+            symbol.name: replace(symbol, name=MARK.sub(self._mark(), symbol.name, count=1))
+            for symbol in sorted(own, key=lambda symbol: symbol.name)
+        }
+        return replace(source, entries=source.entries.substitute(names))
 
     def _check(self, here: _Here, node: Node) -> None:
         row = self.table.get(node.op, NO_ROW)
@@ -238,7 +260,12 @@ def _outside(node: Node, read: _Read) -> Diagnostic | None:
         if isinstance(verdict, Proved):
             continue
         if isinstance(verdict, Refuted):
-            example = {bare(name): value for name, value in verdict.example.items()}
+            example: dict[str, object] = {}
+            for name, value in verdict.example.items():
+                name = bare(name)
+                while name in example:  # places of one table that are apart: i0, i0'
+                    name += "'"
+                example[name] = value
             found = error("SP307", f"{node.op} reads outside of its axis", node.span, label)
             return found.also(source.span, reach).note(example_text(example))
         headline = f"not settled for the whole space: {node.op} reads inside of its axis"
@@ -265,6 +292,6 @@ def _tried(subject: Dim, guards: Sequence[Condition]) -> Answer | None:
 def _made_of(number: Dim, what: str, end: int) -> str:
     """What is told of the place of an index: its bound, if that has a short text; of a table the
     least or the largest of its entries."""
-    entries = values_of(number) if any(s.name.startswith("%") for s in number.symbols) else ()
+    entries = values_of(number) if any(MARK.match(s.name) for s in number.symbols) else ()
     text = str(entries[end]) if entries else shown(number)
     return f"entries {what} {text}" if len(text) <= LONG else "its entries are from here"

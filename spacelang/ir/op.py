@@ -75,6 +75,10 @@ def shown(value: Dim | TensorType) -> str:
     return "|".join(map(str, values)) if 0 < len(values) <= 4 else text
 
 
+MARK = re.compile(r"%\d+")
+"""How symbols of a row of entries begin (`IndexOf.mark`): no name of a text is so."""
+
+
 def bare(text: str) -> str:
     """A size without the signs of those that a block is given, and of indices (`%n`, `%0i`)."""
     return re.sub(r"%\d*", "", text)
@@ -403,13 +407,23 @@ class CostOf:
 class Entries:
     """Whole numbers: the least and the largest, where the conditions hold.
 
-    Both may hold symbols of their own, as the indices of a table: then what lies between them is
-    said of each value of these that meets the conditions.
+    Both may hold symbols of their own, as the indices of a table, each with the row's `mark`: then
+    what lies between them is said of each value of these that meets the conditions.
     """
 
     low: Dim
     high: Dim
     where: tuple[Condition, ...] = ()
+
+    @property
+    def symbols(self) -> frozenset[Symbol]:
+        """All that the bounds and conditions hang on."""
+        return self.low.symbols.union(self.high.symbols, *(c.symbols for c in self.where))
+
+    def substitute(self, names: Mapping[str, Symbol]) -> Entries:
+        """The same with symbols renamed."""
+        where = tuple(condition.substitute(names) for condition in self.where)
+        return Entries(self.low.substitute(names), self.high.substitute(names), where)
 
 
 @dataclass(frozen=True)

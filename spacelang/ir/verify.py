@@ -34,7 +34,7 @@ STAGES: tuple[tuple[Row, ...], ...] = (
         tables.dialects,
         tables.search,
     ),
-    (claims.storage,),
+    (claims.storage, declared.reads),
 )
 WALKABLE = STAGES[:4]
 """What must hold before a graph's uses, decisions and storages can be told."""

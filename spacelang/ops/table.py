@@ -49,6 +49,11 @@ def _(of: IndexOf) -> Dim:
     return table.shape[of.whole("axis") % table.rank]
 
 
+@take.entries
+def _(of: IndexOf) -> Entries:
+    return of.operands[0]
+
+
 gather = op("gather", "x index")
 
 
@@ -69,6 +74,11 @@ def _gather(infer: Infer) -> TensorType:
 @gather.room
 def _(of: IndexOf) -> Dim:
     return of.types[0].shape[-1]
+
+
+@gather.entries
+def _(of: IndexOf) -> Entries:
+    return of.operands[0]
 
 
 bucket_sum = op("bucket_sum", "x index", buckets=option("size"))
@@ -229,7 +239,7 @@ def _table(infer: Infer) -> TensorType:
         infer.need_whole(size, "a size of a table")
     wrong = mistake(infer.text("formula"), len(shape), len(infer.dims("sizes")))
     if wrong:
-        infer.fail("SP209", "a formula that has no value", wrong)
+        infer.fail("SP209", f"a formula that has no value: {wrong}")
     return TensorType(shape, INDEX if infer.flag("index") else "f32")
 
 
