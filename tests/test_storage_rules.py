@@ -57,6 +57,39 @@ def test_rules_that_do_not_fit(rules: str, a: str, code: str) -> None:
     assert {d.code for d in failed.value.diagnostics} == {code}
 
 
+MANY = " ".join(f"choose {name} in 1..40" for name in "abcdef")
+
+
+@pytest.mark.parametrize(
+    ("decisions", "size", "rule", "found"),
+    [
+        ("choose a in {16, 24}", "960 / (40 - a)", "a: store(40)", "SP302"),
+        (MANY, "a + b + c + d + e + f", "a: store(50)", 250),
+        (MANY, "a * b * c * d + e * (f + 3) // 4", "a: store(50)", 50 * 40**3 + 430),
+        (MANY, "1 + (a + b + c + d + e + f) // 2", "a: store(50)", "SP507"),
+    ],
+)
+def test_sizes_where_a_decision_counts_as_stored(
+    decisions: str, size: str, rule: str, found: int | str
+) -> None:
+    text = f"""
+    space stored {{
+      input x: [B, 8]
+      {decisions}
+      output linear(x, {size}) as g
+      weights {{ _: entangle  {rule} }}
+    }}
+    """
+    source = Source("<stored>", text)
+    if isinstance(found, int):
+        assert load(source).storages["g.weight"].sizes == (found, 8)
+        return
+    with pytest.raises(SpaceError) as failed:
+        load(source)
+    (only,) = failed.value.diagnostics
+    assert (only.code, only.primary.span.text) == (found, rule)
+
+
 @pytest.mark.parametrize(
     ("rules", "stored"),
     [

@@ -20,7 +20,8 @@ from dataclasses import dataclass, replace
 from math import prod
 
 from spacelang.analysis.parts import Chain, Parts, Terms
-from spacelang.diagnostics import Report, error
+from spacelang.diagnostics import NOWHERE, Report, SpaceError, error
+from spacelang.diagnostics import placed as at
 from spacelang.ir.block import Block
 from spacelang.ir.condition import Condition
 from spacelang.ir.dim import Dim, Symbol
@@ -31,7 +32,7 @@ from spacelang.ir.node import Node
 from spacelang.ir.param import ZERO, Gather, Param, Slice, View
 from spacelang.ir.prove import Proved, at_most, whole
 from spacelang.ir.rule import StorageRule
-from spacelang.ir.storage import bank_of, check_bank, largest
+from spacelang.ir.storage import Unstorable, bank_of, check_bank, largest
 from spacelang.ir.tidy import without_dead
 from spacelang.passes.sharing import Rules, placed, start_of, table_of
 
@@ -50,7 +51,7 @@ def lay_out(graph: Graph) -> Graph:
     stored = {path: n for path in graph.decisions if (n := rules.stored(path)) is not None}
     if [*stored.items()] != [*graph.stored.items()]:
         graph = graph.restated(("_walk", "decisions"), stored=stored)
-    _ = graph.storages  # SP402, SP507
+    _stored(graph, rules)
     if not graph.rules and all(map(_settled, (graph.root, *graph.blocks.values()))):
         report.check()
         return graph
@@ -65,6 +66,16 @@ def lay_out(graph: Graph) -> Graph:
     made = graph.restated(keep, root=writer.blocks[name], blocks=blocks)
     _ = made.storages  # SP402 where tied uses have banks of different decisions
     return made
+
+
+def _stored(graph: Graph, rules: Rules) -> None:
+    """SP402 and SP507 of the storages; what a stored decision makes of a size, at its rule."""
+    try:
+        _ = graph.storages
+    except Unstorable as failed:
+        rule = rules.of_decision(failed.decision)
+        span = rule.span if rule is not None else NOWHERE
+        raise SpaceError(at(found, span) for found in failed.diagnostics) from failed
 
 
 def _stored_anew(graph: Graph) -> bool:
