@@ -6,6 +6,7 @@ from math import prod
 
 import pytest
 
+from spacelang import plugins
 from spacelang.analysis.cost import CostModel
 from spacelang.backends.torch.tables import bucket_index, offset_index
 from spacelang.diagnostics import Source, SpaceError
@@ -175,6 +176,48 @@ def test_each_candidate_reads_its_own() -> None:
             position = bank_position(storage.bank, values)
             assert picks(storage.bank, position) == values
             assert merged(storage.tensors[position]) == (a + b, 8)
+
+
+TURNED = """
+block layer(x: [B, C]) -> [B, C] {
+  choose hidden in {2, 3, 4}
+  return linear(linear(x, hidden, bias: false) as up, C, bias: false) as down
+}
+space t {
+  input x: [B, 4]
+  for i in 0..1 { x = layer(x) as layers[i] }
+  output x
+  weights { _: entangle(backwards)  layers[_]: tie }
+}
+"""
+
+
+def backwards(length: int, stored: int) -> range:
+    """An index table that does not ascend."""
+    return range(stored - 1, stored - 1 - length, -1)
+
+
+def test_tied_uses_through_a_table_that_does_not_ascend(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One tensor of which two uses read different entries is kept in its own order: a use that
+    reads them in another has no place there. What all read alike is kept as they read it."""
+    known, found = plugins.table, plugins.load
+
+    def table(group: str) -> object:
+        extra = {"backwards": __name__} if group == "spacelang.tables" else {}
+        return {**known(group), **extra}
+
+    monkeypatch.setattr(plugins, "table", table)
+    monkeypatch.setattr(
+        plugins,
+        "load",
+        lambda group, name: backwards if name == "backwards" else found(group, name),
+    )
+    graph = load(Source("<t>", TURNED))
+    for first, second in ((4, 2), (2, 3)):
+        with pytest.raises(SpaceError, match=r"SP601.*cannot be specialised"):
+            specialize(graph, {"layers[0].hidden": first, "layers[1].hidden": second})
+    alike = specialize(graph, {"layers[0].hidden": 3, "layers[1].hidden": 3})
+    assert alike.storages["layers[0].up.weight"].sizes == (3, 4)
 
 
 SHARED_BANK = """
