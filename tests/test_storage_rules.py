@@ -58,6 +58,43 @@ def test_rules_that_do_not_fit(rules: str, a: str, code: str) -> None:
     assert {d.code for d in failed.value.diagnostics} == {code}
 
 
+TWO_USES = """
+space t {{
+  input x: [B, 8]
+  choose a in {{2, 4}}
+  choose b in {{2, 4}}
+  choose c in {{1, 2}}
+  when c == 1 {{ y = einsum(x, parameter([a, 8]) as w, "b c, o c -> b o") |> linear(4) as p }}
+  else {{ y = einsum(x, parameter([b, 8]) as w, "b c, o c -> b o") |> linear(4) as q }}
+  output y
+  weights {{ {rules} }}
+}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("rules", "code"),
+    [
+        ("a: entangle(centre)  b: entangle", "SP404"),
+        ("a: entangle  b: entangle(centre)", "SP404"),
+        ("a: separate  b: entangle", "SP404"),
+        ("a: separate  b: store(6)", "SP404"),
+        ("a: entangle(centre)  b: entangle(centre)", ""),
+        ("a: store(6)  b: entangle(centre)", ""),
+        ("a: entangle(centre)  b: entangle  w: entangle", ""),
+    ],
+)
+def test_uses_of_one_parameter_agree_on_each_factor(rules: str, code: str) -> None:
+    source = Source("<uses>", TWO_USES.format(rules=rules))
+    if not code:
+        assert "w" in load(source).storages
+        return
+    with pytest.raises(SpaceError) as failed:
+        load(source)
+    (only,) = failed.value.diagnostics
+    assert (only.code, only.headline.split()[:3]) == (code, ["uses", "of", "w"])
+
+
 MANY = " ".join(f"choose {name} in 1..40" for name in "abcdef")
 
 

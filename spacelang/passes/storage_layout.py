@@ -15,7 +15,7 @@ A read along an axis that `concat` joined goes to the places of its parts (`anal
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
@@ -130,11 +130,14 @@ class _Writer:
         }
         joined: Joined = {}
         changes: dict[str, Change] = {}
+        asked_for: dict[str, Change] = {}  # by every use, also by those that need no other view
         for here, node in levels:
             for role, view in node.params.items():
                 change = self._change(here, block.param[view.param], view)
                 found = self._joined(terms, node, role, change)
                 joined.update(found)
+                before = asked_for.get(view.param, change)
+                asked_for[view.param] = self._agreed(here, view.param, before, change)
                 if found or _matters(change, view, block.param[view.param]):
                     before = changes.get(view.param, change)
                     changes[view.param] = _merged(before, change)
@@ -257,12 +260,23 @@ class _Writer:
             )
             return None
         rules = [r for r in found.values() if r is not None]
-        slicing = [r for r in rules if r.kind != "store"]
-        kinds = {(r.kind, r.argument) for r in slicing}
-        if len(kinds) > 1 or (("separate", "") in kinds and len(slicing) < len(rules)):
+        if _differ(rules):
             headline = f"{' and '.join(sorted(found))} size one factor of {path} by different rules"
             self.report.add(error("SP404", headline, rules[-1].span).also(rules[0].span))
-        return (slicing or rules)[0]
+        return next((rule for rule in rules if rule.kind != "store"), rules[0])
+
+    def _agreed(self, instance: Instance, name: str, before: Change, after: Change) -> Change:
+        """What two uses of a parameter ask for together (SP404 where they differ on a factor)."""
+        pairs = [
+            pair for axes in zip(before, after, strict=True) for pair in zip(*axes, strict=True)
+        ]
+        for a, b in pairs:
+            if a is not None and b is not None and _differ((a, b)):
+                headline = f"uses of {instance.param(name)} ask for different rules of one factor"
+                found = error("SP404", headline, b.span).also(a.span)
+                param = instance.block.param[name]
+                self.report.add(found.also(param.span, "this parameter"))
+        return _merged(before, after)
 
     def _joined(self, terms: Terms, node: Node, role: str, change: Change) -> Joined:
         """Gathers for the factors of leading entries that lie along a joined axis."""
@@ -400,11 +414,20 @@ class _Writer:
 
 
 def _merged(before: Change, after: Change) -> Change:
-    """The rules that two uses of a parameter ask for; of two for one factor the later."""
-    return tuple(
-        tuple(b if a is None else a for b, a in zip(earlier, later, strict=True))
-        for earlier, later in zip(before, after, strict=True)
-    )
+    """The rules that two uses of a parameter ask for, which agree on every factor: where one has
+    none, or says how much is stored and not where, that of the other."""
+    return tuple(tuple(map(_of_two, *axes)) for axes in zip(before, after, strict=True))
+
+
+def _of_two(a: StorageRule | None, b: StorageRule | None) -> StorageRule | None:
+    return a if b is None or (a is not None and b.kind == "store") else b
+
+
+def _differ(rules: Sequence[StorageRule]) -> bool:
+    """Whether rules of one factor read it differently."""
+    slicing = [rule for rule in rules if rule.kind != "store"]
+    kinds = {(rule.kind, rule.argument) for rule in slicing}
+    return len(kinds) > 1 or (("separate", "") in kinds and len(slicing) < len(rules))
 
 
 def _settled(block: Block) -> bool:
