@@ -24,7 +24,6 @@ FOUND = {
     "names pub { fc: a  fc: b }": ("error", "SP203", "fc: b"),
     "names pub { fc.weight: b in order(7, 7) }": ("error", "SP606", "fc.weight: b in order(7, 7)"),
     "names pub { fc.weight: b in shape(4, 4) }": ("error", "SP606", "fc.weight: b in shape(4, 4)"),
-    "names pub { fc[i]: a[4 // i] }": ("error", "SP210", "i"),
     "names pub { zzz: a }": ("warning", "SP504", "zzz: a"),
     "names pub { _.wieght: _.w }": ("warning", "SP504", "_.wieght: _.w"),
     "default nope(bias: 1)": ("error", "SP201", "default nope(bias: 1)"),
@@ -38,8 +37,9 @@ RIGHT = (
 )
 
 
-def told(body: str, before: str = "") -> list[Diagnostic]:
-    source = Source("t.space", f"{before} space s {{ {BODY} {body} }}")
+def told(body: str, before: str = "", indexed: bool = False) -> list[Diagnostic]:
+    layers = BODY.replace("as fc", "as fc[0] |> linear(4) as fc[1]") if indexed else BODY
+    source = Source("t.space", f"{before} space s {{ {layers} {body} }}")
     return list(examine("t.space", source, Path()).report)
 
 
@@ -52,6 +52,29 @@ def test_a_mistake_is_told_at_its_place(body: str) -> None:
         assert (found.severity, found.code) == (severity, code)
     else:
         assert (found.severity, found.code, found.primary.span.text) == (severity, code, place)
+
+
+@pytest.mark.parametrize(
+    ("index", "code"),
+    [
+        ("4 // i", "SP210"),
+        ("i % (i - 1)", "SP210"),
+        ("power(i, -1)", "SP210"),
+        ("log(i)", "SP210"),
+        ("sqrt(i - 5)", "SP210"),
+        ("rsqrt(i)", "SP210"),
+        ("i / 2", "SP307"),
+        ("i - 5", "SP307"),
+        ("4 // (i + 1)", None),
+        ("sum([4 // (j + 1) for j in 0..<2]) + i", None),
+    ],
+)
+def test_an_index_of_a_foreign_name_is_one_for_every_parameter(
+    index: str, code: str | None
+) -> None:
+    rule = f"fc[i]: a[{index}]"
+    found = told(f"names pub {{ {rule} }}", indexed=True)
+    assert [(d.code, d.primary.span.text) for d in found] == ([(code, rule)] if code else [])
 
 
 @pytest.mark.parametrize("body", RIGHT)

@@ -434,6 +434,22 @@ def test_many_nodes_are_added_in_one_go(base, monkeypatch):
     assert draft.result.root.by_id[1].operands == relu.values
 
 
+def test_cursors_of_one_block_are_open_one_after_another(base):
+    """Two at once would give their nodes the same ids."""
+    with pytest.raises(SpaceError) as failed, base.edit() as draft:
+        stem, head = only(draft.nodes(path="stem")), only(draft.nodes(path="head"))
+        with draft.before(stem) as first:
+            first.one("relu", [first.value(Value(0))], label="a")
+            with draft.before(head) as second:
+                second.one("relu", [second.value(Value(4))], label="b")
+    (found,) = failed.value.diagnostics
+    assert (found.code, "another cursor" in found.headline) == ("SP602", True)
+    with base.edit() as draft:
+        stem, head = only(draft.nodes(path="stem")), only(draft.nodes(path="head"))
+        with draft.before(stem), draft.before(head) as at:  # the first adds nothing
+            at.one("relu", [at.value(Value(4))], label="b")
+
+
 def test_decisions_in_the_order_of_what_they_hang_on():
     """As in the text, but each after what it hangs on; what hangs on itself in a ring comes last."""
 

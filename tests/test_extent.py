@@ -10,10 +10,16 @@ import numpy as np
 import pytest
 
 from spacelang import load
+from spacelang.analysis import count
 from spacelang.analysis import extent as extents
+from spacelang.analysis.cost import Term
 from spacelang.analysis.extent import extent, median
 from spacelang.analysis.queries import counter
+from spacelang.analysis.running import apart
 from spacelang.diagnostics import Source, SpaceError
+from spacelang.ir.atom import Extremum
+from spacelang.ir.dim import Dim, Symbol
+from spacelang.ir.polynomial import of_atom
 
 SEARCHABLE = (
     "autoformer.space:autoformer_t",
@@ -151,3 +157,56 @@ def test_what_all_layers_share_is_as_large_as_the_largest_that_is_present() -> N
     for row, cost in zip(indices, costs["params"], strict=True):
         depth = 5 + row[0]
         assert cost == 8 * max((2, 3, 5)[i] for i in row[1 : 1 + depth])
+
+
+def sums_of_two(layers: int, candidates: int) -> str:
+    """Layers that share what the sum of two decisions each sizes: as many values as pairs."""
+    steps = ", ".join(str(candidates * i) for i in range(1, candidates + 1))
+    lines = [
+        f"choose a{i} in 1..{candidates} choose b{i} in {{{steps}}} "
+        f"x = linear(x, a{i} + b{i}, bias: false) as up[{i}] "
+        f"|> linear(4, bias: false) as down[{i}]"
+        for i in range(layers)
+    ]
+    rules = "weights { _: entangle up[_]: tie down[_]: tie }"
+    return f"space sums {{ input x: [B, 4] {' '.join(lines)} output x {rules} }}"
+
+
+def test_shared_sums_are_counted_by_whichever_table_is_smaller(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Running values of 16 x 16 pairs are more points than the pairs of two layers themselves; of
+    three layers neither fits, and of many small ones no table over all would."""
+    direct = counter(load(Source("sums", sums_of_two(2, 4))))
+    assert not direct.extrema.variables
+    assert direct.size() == 4**4
+    wide = load(Source("sums", sums_of_two(3, 16)))
+    for question in (wide.size, lambda: extent(wide)):
+        with pytest.raises(SpaceError, match=r"SP507.*6 decisions"):
+            question()
+    running = counter(load(Source("sums", sums_of_two(7, 4))))
+    assert running.size() == 4**14
+    monkeypatch.setattr(count, "MAX_POINTS", 4095)
+    bounded = counter(
+        load(
+            Source(
+                "sums",
+                sums_of_two(7, 4),
+            )
+        )
+    )
+    with pytest.raises(SpaceError, match=r"SP507.*and on the layers before"):
+        bounded.size()
+
+
+@pytest.mark.parametrize("name", ["min", "max"])
+def test_running_values_are_those_that_pairs_have(name: str) -> None:
+    a, b = Symbol("a", (1, 4, 9)), Symbol("b", (3, 4, 20))
+    pick = min if name == "min" else max
+    other = [Symbol(f"c{i}", (2, 8)) for i in range(12)]
+    extremum = Extremum(name, tuple(map(Dim.of, (a, b, *other))))
+    first, second, *_ = apart({"params": [Term((), of_atom(extremum))]}).variables
+    assert set(second.symbol.values) == {pick(m, n) for m in a.values for n in b.values}
+    numbers = [pick(m, n) for m in second.of_operand({"b": b.values}) for n in second.of_before()]
+    found = [second.symbol.values[number] for number in numbers]
+    assert found == [pick(m, n) for m in b.values for n in first.symbol.values]

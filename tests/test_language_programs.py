@@ -13,6 +13,7 @@ from command import data, good, refused
 import spacelang
 from spacelang.checking import examine
 from spacelang.diagnostics import Source, SpaceError
+from spacelang.ir import program as programs
 from spacelang.ir.graph import Graph
 from spacelang.ir.program import Program
 from spacelang.loader import load, load_program
@@ -175,6 +176,23 @@ def test_a_weight_that_is_hardly_ever_read_has_its_slot_too() -> None:
     with pytest.raises(SpaceError, match=r"m.op.o17.f.bias has no slot in c"):
         program(text)
     assert program(text.replace("c = less()", "c = whole()")).pool is not None
+
+
+def test_a_weight_at_positions_of_two_picks_has_no_one_slot() -> None:
+    """Tied nodes with picks of their own: one may draw another source than the next."""
+    small = SMALL.replace("cell node(a, b)", "block node(a: [B, C], b: [B, C]) -> [B, C]")
+    tied = small.replace("as head\n", "as head\n  weights { nodes[_]: tie }\n", 1)
+    assert tied.count("tie") == 1
+    with pytest.raises(SpaceError, match=r"SP402.*nodes\[0\].edge\[0\].op has no one slot"):
+        load_program(Source("<program>", tied + CYCLE))
+    assert load_program(Source("<program>", small + CYCLE)).pool is not None
+
+
+def test_a_missing_slot_that_may_never_be_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(programs, "feasible", lambda guards: None)
+    with pytest.raises(SpaceError, match=r"SP308.*cannot be settled"):
+        program("program p { network a = net(1) network b = net(2) pool c = mixed(1) of b: nodes }")
+    assert program(CYCLE).pool is not None
 
 
 def test_check_proves_the_programs_of_a_file(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from math import prod
 
 import pytest
 
+from spacelang import plugins
 from spacelang.analysis.cost import CostModel
 from spacelang.backends.torch.tables import bucket_index, offset_index
 from spacelang.diagnostics import Source, SpaceError
@@ -55,6 +56,76 @@ def test_rules_that_do_not_fit(rules: str, a: str, code: str) -> None:
     with pytest.raises(SpaceError) as failed:
         tiny(rules, a)
     assert {d.code for d in failed.value.diagnostics} == {code}
+
+
+TWO_USES = """
+space t {{
+  input x: [B, 8]
+  choose a in {{2, 4}}
+  choose b in {{2, 4}}
+  choose c in {{1, 2}}
+  when c == 1 {{ y = einsum(x, parameter([a, 8]) as w, "b c, o c -> b o") |> linear(4) as p }}
+  else {{ y = einsum(x, parameter([b, 8]) as w, "b c, o c -> b o") |> linear(4) as q }}
+  output y
+  weights {{ {rules} }}
+}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("rules", "code"),
+    [
+        ("a: entangle(centre)  b: entangle", "SP404"),
+        ("a: entangle  b: entangle(centre)", "SP404"),
+        ("a: separate  b: entangle", "SP404"),
+        ("a: separate  b: store(6)", "SP404"),
+        ("a: entangle(centre)  b: entangle(centre)", ""),
+        ("a: store(6)  b: entangle(centre)", ""),
+        ("a: entangle(centre)  b: entangle  w: entangle", ""),
+    ],
+)
+def test_uses_of_one_parameter_agree_on_each_factor(rules: str, code: str) -> None:
+    source = Source("<uses>", TWO_USES.format(rules=rules))
+    if not code:
+        assert "w" in load(source).storages
+        return
+    with pytest.raises(SpaceError) as failed:
+        load(source)
+    (only,) = failed.value.diagnostics
+    assert (only.code, only.headline.split()[:3]) == (code, ["uses", "of", "w"])
+
+
+MANY = " ".join(f"choose {name} in 1..40" for name in "abcdef")
+
+
+@pytest.mark.parametrize(
+    ("decisions", "size", "rule", "found"),
+    [
+        ("choose a in {16, 24}", "960 / (40 - a)", "a: store(40)", "SP302"),
+        (MANY, "a + b + c + d + e + f", "a: store(50)", 250),
+        (MANY, "a * b * c * d + e * (f + 3) // 4", "a: store(50)", 50 * 40**3 + 430),
+        (MANY, "1 + (a + b + c + d + e + f) // 2", "a: store(50)", "SP507"),
+    ],
+)
+def test_sizes_where_a_decision_counts_as_stored(
+    decisions: str, size: str, rule: str, found: int | str
+) -> None:
+    text = f"""
+    space stored {{
+      input x: [B, 8]
+      {decisions}
+      output linear(x, {size}) as g
+      weights {{ _: entangle  {rule} }}
+    }}
+    """
+    source = Source("<stored>", text)
+    if isinstance(found, int):
+        assert load(source).storages["g.weight"].sizes == (found, 8)
+        return
+    with pytest.raises(SpaceError) as failed:
+        load(source)
+    (only,) = failed.value.diagnostics
+    assert (only.code, only.primary.span.text) == (found, rule)
 
 
 @pytest.mark.parametrize(
@@ -142,6 +213,48 @@ def test_each_candidate_reads_its_own() -> None:
             position = bank_position(storage.bank, values)
             assert picks(storage.bank, position) == values
             assert merged(storage.tensors[position]) == (a + b, 8)
+
+
+TURNED = """
+block layer(x: [B, C]) -> [B, C] {
+  choose hidden in {2, 3, 4}
+  return linear(linear(x, hidden, bias: false) as up, C, bias: false) as down
+}
+space t {
+  input x: [B, 4]
+  for i in 0..1 { x = layer(x) as layers[i] }
+  output x
+  weights { _: entangle(backwards)  layers[_]: tie }
+}
+"""
+
+
+def backwards(length: int, stored: int) -> range:
+    """An index table that does not ascend."""
+    return range(stored - 1, stored - 1 - length, -1)
+
+
+def test_tied_uses_through_a_table_that_does_not_ascend(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One tensor of which two uses read different entries is kept in its own order: a use that
+    reads them in another has no place there. What all read alike is kept as they read it."""
+    known, found = plugins.table, plugins.load
+
+    def table(group: str) -> object:
+        extra = {"backwards": __name__} if group == "spacelang.tables" else {}
+        return {**known(group), **extra}
+
+    monkeypatch.setattr(plugins, "table", table)
+    monkeypatch.setattr(
+        plugins,
+        "load",
+        lambda group, name: backwards if name == "backwards" else found(group, name),
+    )
+    graph = load(Source("<t>", TURNED))
+    for first, second in ((4, 2), (2, 3)):
+        with pytest.raises(SpaceError, match=r"SP601.*cannot be specialised"):
+            specialize(graph, {"layers[0].hidden": first, "layers[1].hidden": second})
+    alike = specialize(graph, {"layers[0].hidden": 3, "layers[1].hidden": 3})
+    assert alike.storages["layers[0].up.weight"].sizes == (3, 4)
 
 
 SHARED_BANK = """

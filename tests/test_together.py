@@ -98,3 +98,7 @@ def test_places_are_picked_in_order() -> None:
         part = picked(in_order(places))
         assert isinstance(part, Slice) == (places in ((0, 1, 2), (3, 4), (1,), ()))
         assert tuple(read(part, lambda size: size.at({}))) == places
+    assert list(read(picked(range(1, 7, 2)), lambda size: size.at({}))) == [1, 3, 5]
+    for places in ((3, 2), range(3, 0, -1), (1, 1)):
+        with pytest.raises(ValueError, match="ascending"):
+            picked(places)

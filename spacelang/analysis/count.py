@@ -264,11 +264,7 @@ class Counter:
     def _table(self, scope: tuple[str, ...], term: Term) -> NDArray[np.int64]:
         shape = self._shape(scope)
         if prod(shape) > MAX_POINTS:
-            raise SpaceError(
-                error("SP507", f"a cost hangs on {len(scope)} decisions at once").note(
-                    ", ".join(scope)
-                )
-            )
+            raise _too_wide(scope)
         lists = [self.values[p] for p in scope]
         flat = [_exact(term, dict(zip(scope, point, strict=True))) for point in product(*lists)]
         scale = _common(flat)
@@ -291,9 +287,13 @@ class Counter:
         found: list[tuple[tuple[str, ...], NDArray[np.int64]]] = []
         for variable in self.extrema.variables:
             scope = tuple(symbol.name for symbol in variable.scope)
-            points = product(*(self.values[name] for name in scope))
-            numbers = [variable.at(dict(zip(scope, point, strict=True))) for point in points]
-            found.append((scope, np.array(numbers, np.int64).reshape(self._shape(scope))))
+            if variable.points > MAX_POINTS:
+                raise _too_wide(scope)
+            numbers = np.array(variable.of_operand(self.values), np.int64)
+            if variable.before is not None:
+                pick = np.minimum if variable.extremum == "min" else np.maximum
+                numbers = pick.outer(numbers, np.array(variable.of_before(), np.int64))
+            found.append((scope, numbers.reshape(self._shape(scope))))
         return tuple(found)
 
     def _ties(self) -> Iterator[Mask]:
@@ -332,6 +332,14 @@ class Counter:
         lists = [self.choices[p].values for p in names]
         flat = [condition.at(dict(zip(names, point, strict=True))) for point in product(*lists)]
         return names, np.array(flat, bool).reshape(shape)
+
+
+def _too_wide(scope: Sequence[str]) -> SpaceError:
+    """SP507 for a cost that no table fits; a running extremum among them is told by what it is."""
+    names = [name for name in scope if not name.startswith("%")]
+    more = "" if len(names) == len(scope) else ", and on the layers before"
+    headline = f"a cost hangs on {len(names)} decisions at once{more}"
+    return SpaceError(error("SP507", headline).note(", ".join(names)))
 
 
 def _beyond(failed: Exception) -> SpaceError:

@@ -1,6 +1,6 @@
 """What is wrong with the names of a space in other code (`names { }`), weights unseen.
 
-dialects(graph)    two rules for one thing, one name for two parameters, layouts that do not fit
+dialects(graph)    two rules for one thing, indices that are none, layouts that do not fit
 idle(graphs)       rules that say nothing of any of the graphs that they stand in
 """
 
@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 
 from spacelang.diagnostics import Diagnostic, SpaceError, Span, error, warning
 from spacelang.ir.dialect import NONE, Dialect, Rename
+from spacelang.ir.dim import Dim
 from spacelang.ir.graph import Graph
 from spacelang.ir.layout import order_of, shape_of
 from spacelang.ir.node import join
@@ -19,13 +20,39 @@ from spacelang.ir.storage import Storage
 
 
 def dialects(graph: Graph) -> Iterator[Diagnostic]:
-    """Errors of the dialects of a graph: SP203 and SP606."""
+    """Errors of the dialects of a graph: SP203, SP210, SP307 and SP606."""
     for dialect in graph.dialects.values():
         yield from _twice(dialect)
+        wrong = list(_unnamed(dialect, graph))
+        yield from wrong
+        if wrong:
+            continue
         laid_out = [rule.own for rule in dialect.renames if rule.layout is not None]
         for path, storage in graph.storages.items() if laid_out else ():
             if any(own.match(path) is not None for own in laid_out) and not dialect.omits(path):
                 yield from _laid_out(dialect, storage)
+
+
+def _unnamed(dialect: Dialect, graph: Graph) -> Iterator[Diagnostic]:
+    """SP210 and SP307 for parameters whose foreign name has an index that is none, one a rule."""
+    indices = (i for rule in dialect.renames for hop in rule.foreign for i in hop.indices)
+    if all(size.constant is not None or _plain(size) for size in indices):
+        return
+    told: set[Span] = set()
+    for path in (*graph.storages, *_tables(graph)):
+        try:
+            if not dialect.omits(path):
+                dialect.foreign(path)
+        except SpaceError as failed:
+            for found in failed.diagnostics:
+                if found.primary.span not in told:
+                    told.add(found.primary.span)
+                    yield found.note(f"of {path}, in the names of {dialect.name}")
+
+
+def _plain(index: Dim) -> bool:
+    """Whether an index is a name that the rule binds, as it is."""
+    return any(index == Dim.of(symbol) for symbol in index.symbols)
 
 
 def _laid_out(dialect: Dialect, storage: Storage) -> Iterator[Diagnostic]:

@@ -39,6 +39,7 @@ Entry = tuple[int, tuple[Fraction, ...], tuple[Fraction, ...]]
 Rows = dict[tuple[int, ...], Entry]
 Candidates = Mapping[str, Sequence[DecisionValue]]
 NOTHING = (Fraction(0),) * len(FIGURES)
+ONE_WAY: Entry = (1, NOTHING, NOTHING)
 
 
 class TooWide(Exception):
@@ -106,21 +107,30 @@ def _liveness(choices: Mapping[str, Choice], candidates: Candidates) -> Iterator
         rows: Rows = {}
         for point, values in _points(scope, candidates):
             if point[-1] == 0 or choice.live.at(values):
-                rows[point] = (1, NOTHING, NOTHING)
+                rows[point] = ONE_WAY
         yield Factor(scope, rows)
 
 
 def _mask(condition: Condition, candidates: Candidates) -> Factor:
     scope = tuple(sorted(s.name for s in condition.symbols))
     points = _points(scope, candidates)
-    return Factor(scope, {p: (1, NOTHING, NOTHING) for p, v in points if condition.at(v)})
+    return Factor(scope, {p: ONE_WAY for p, v in points if condition.at(v)})
 
 
 def _tie(variable: Running, candidates: Candidates) -> Factor:
     """A running extremum has the value that follows, and no other."""
     scope = tuple(symbol.name for symbol in variable.scope)
-    points = _points(scope, candidates)
-    rows: Rows = {(*p, variable.at(v)): (1, NOTHING, NOTHING) for p, v in points}
+    if prod(len(candidates[name]) for name in scope) > POINTS:
+        raise TooWide
+    pick = min if variable.extremum == "min" else max
+    before = list(enumerate(variable.of_before()))
+    points = product(*(range(len(candidates[symbol.name])) for symbol in variable.own))
+    rows: Rows = {}
+    for point, own in zip(points, variable.of_operand(candidates), strict=True):
+        for number, last in before:
+            rows[*point, number, pick(own, last)] = ONE_WAY
+        if not before:
+            rows[*point, own] = ONE_WAY
     return Factor((*scope, variable.symbol.name), rows)
 
 
@@ -177,7 +187,7 @@ def _eliminate(factors: Sequence[Factor], sizes: Mapping[str, int]) -> Entry:
         waiting = [factor for factor in waiting if path not in factor.scope]
         waiting.append(_reduced(path, mine, sizes))
         del left[path]
-    result: Entry = (1, NOTHING, NOTHING)
+    result: Entry = ONE_WAY
     for factor in waiting:
         found = factor.rows.get(())
         if found is None:
@@ -200,7 +210,7 @@ def _reduced(path: str, factors: Sequence[Factor], sizes: Mapping[str, int]) -> 
     places = [[scope.index(name) for name in factor.scope] for factor in factors]
     rows: Rows = {}
     for point in product(*(range(sizes[name]) for name in scope)):
-        entry: Entry | None = (1, NOTHING, NOTHING)
+        entry: Entry | None = ONE_WAY
         for factor, place in zip(factors, places, strict=True):
             found = factor.rows.get(tuple(point[i] for i in place))
             if found is None:

@@ -26,6 +26,7 @@ from spacelang.ir.node import Attribute, Node
 from spacelang.ir.param import Gather, Init, Slice
 
 Mention = Dim | Condition
+Groups = tuple[tuple[int, ...], ...]
 
 
 def lints(graph: Graph) -> list[Diagnostic]:
@@ -147,7 +148,14 @@ def _parted(mention: Mention, path: str, values: list[Value]) -> list[list[Value
 def _alternatives(graph: Graph) -> Mapping[str, tuple[Value, ...]]:
     """Alternatives of a path that compute the same, by the path of the decision."""
     alike: dict[str, set[frozenset[Value]]] = {}
-    for place, groups in graph.places_of(_of_one_form) if _any_of_one_form(graph) else ():
+    blocks = (graph.root, *graph.blocks.values())
+    forms = {id(node): _of_one_form(node) for b in blocks for node in b.everywhere()}
+
+    def of_one_form(_: Block, node: Node) -> Iterator[Groups]:
+        found = forms[id(node)]
+        return iter(() if found is None else (found,))
+
+    for place, groups in graph.places_of(of_one_form) if any(forms.values()) else ():
         found = [_key(place.instance, condition) for condition in conditions(place.node)]
         keys = [key for key in found if key is not None]
         if len(keys) < len(found):
@@ -162,19 +170,14 @@ def _alternatives(graph: Graph) -> Mapping[str, tuple[Value, ...]]:
     }
 
 
-def _of_one_form(_: Block, node: Node) -> Iterator[tuple[tuple[int, ...], ...]]:
-    """The regions of a choice that compute the same, by number."""
-    if node.op == "choose":
-        forms: dict[object, list[int]] = {}
-        for number, region in enumerate(node.regions):
-            forms.setdefault(_form(region), []).append(number)
-        yield tuple(tuple(group) for group in forms.values() if len(group) > 1)
-
-
-def _any_of_one_form(graph: Graph) -> bool:
-    """Whether there are alternatives that compute the same, of any choice."""
-    blocks = (graph.root, *graph.blocks.values())
-    return any(any(_of_one_form(b, node)) for b in blocks for node in b.everywhere())
+def _of_one_form(node: Node) -> Groups | None:
+    """The regions of a choice that compute the same, by number; None of another op."""
+    if node.op != "choose":
+        return None
+    forms: dict[object, list[int]] = {}
+    for number, region in enumerate(node.regions):
+        forms.setdefault(_form(region), []).append(number)
+    return tuple(tuple(group) for group in forms.values() if len(group) > 1)
 
 
 def _key(instance: Instance, condition: Condition) -> tuple[str, Value] | None:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from operator import methodcaller
 
 from spacelang.diagnostics import SpaceError, error
-from spacelang.ir.condition import FALSE, TRUE, Condition, conjunction, disjunction, is_value
+from spacelang.ir.condition import TRUE, Condition, conjunction, disjunction, is_value
 from spacelang.ir.dim import Dim, conditional, maximum, minimum
 from spacelang.ir.facts import enumerable, points
 from spacelang.ir.gather import INNER, PARTS, read, sizes_of
@@ -141,7 +141,5 @@ def _conditions(part: Part) -> dict[int, Condition]:
         for entry in own:
             found.setdefault(entry, []).append(here)
     return {
-        entry: TRUE if len(each) == count else disjunction(*each)
-        for entry, each in found.items()
-        if FALSE not in each
+        entry: TRUE if len(each) == count else disjunction(*each) for entry, each in found.items()
     }

@@ -45,6 +45,7 @@ class Cursor(BlockBuilder):
 
     owner    the block, whose scope regions share        where    the node, its level and guards
     after    whether they come after the node            graph    what the blocks are called from
+    first    the id of its first node
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class Cursor(BlockBuilder):
         self.decisions = ChainMap(self.declared.decisions, owner.decisions)
         self.params = ChainMap(self.declared.params, owner.params)
         self.claims = ChainMap[Owned, Held]({}, owner.taken)
-        self._next = owner.next_id
+        self._next = self.first = owner.next_id
         self.owner, self.after, self.graph = owner, after, graph
 
         def outside(value: Value) -> TensorType:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TypeVar
 
-from spacelang.diagnostics import NOWHERE, Span
+from spacelang.diagnostics import NOWHERE, SpaceError, Span, error
 from spacelang.ir.dim import Dim
 from spacelang.ir.pattern import Hop, Pattern, split
 
@@ -41,9 +41,28 @@ class ForeignHop:
     name: str
     indices: tuple[Dim, ...] = ()
 
-    def at(self, bound: Mapping[str, int]) -> str:
-        """The label as it reads where the names of the rule are bound: `layers[3]`."""
-        return self.name + "".join(f"[{index.at(bound)}]" for index in self.indices)
+    def at(self, bound: Mapping[str, int], span: Span = NOWHERE) -> str:
+        """The label as it reads where the names of the rule are bound: `layers[3]`.
+
+        SpaceError at the rule's span where an index has no value there (SP210), or one that is no
+        index (SP307).
+        """
+        return self.name + "".join(f"[{_index(index, bound, span)}]" for index in self.indices)
+
+
+def _index(index: Dim, bound: Mapping[str, int], span: Span) -> int:
+    names = sorted(symbol.name for symbol in index.symbols)
+    where = ", ".join(f"{name} = {bound[name]}" for name in names if name in bound)
+    try:
+        number = index.at(bound)
+        whole = int(number)
+    except ArithmeticError as failed:
+        found = error("SP210", f"{index} has no value where {where}", span)
+        raise SpaceError(found.note(str(failed))) from failed
+    if whole != number or whole < 0:
+        found = error("SP307", f"the index {index} of a label is {number} where {where}", span)
+        raise SpaceError(found)
+    return whole
 
 
 @dataclass(frozen=True)
@@ -103,14 +122,17 @@ class Dialect:
         return tuple(sorted(rules, key=lambda r: -len(r.own.hops)))
 
     def foreign(self, path: str) -> tuple[str, Layout | None]:
-        """The foreign name of a parameter, `a.b.0.c` in PyTorch's dotted form, and its layout."""
+        """The foreign name of a parameter, `a.b.0.c` in PyTorch's dotted form, and its layout.
+
+        SP210 or SP307 at a rule whose index is no number, or no index, for this parameter.
+        """
         parts = list(split(path))
         layout: Layout | None = None
         head: list[str] = []
         for rule in self._prefixes:
             bound = rule.own.match_prefix(path)
             if bound is not None:
-                head = [hop.at(bound) for hop in rule.foreign]
+                head = [hop.at(bound, rule.span) for hop in rule.foreign]
                 layout = rule.layout if len(rule.own.hops) == len(parts) else None
                 parts = parts[len(rule.own.hops) :]
                 break
@@ -124,7 +146,7 @@ class Dialect:
                 end = at + len(rule.own.hops)
                 bound = rule.own.fit(tuple(parts[at:end])) if end <= len(parts) else None
                 if bound is not None:
-                    yield from (hop.at(bound) for hop in rule.foreign)
+                    yield from (hop.at(bound, rule.span) for hop in rule.foreign)
                     at = end
                     break
             else:

@@ -129,7 +129,12 @@ class Draft(Closing, Sites):
         self._check_open()
         self._place(site)  # SP602 if it is gone by now
         owner = self.waiting(site.block)
-        owner.add(cursor.made(), site.id, cursor.after)
+        made = cursor.made()
+        if made and owner.next_id > cursor.first:
+            text = f"another cursor added to {site.block or 'the root'} while this one was open"
+            hint = "close one cursor of a block before the next is opened"
+            raise SpaceError(error("SP602", text, made[0].span).hint(hint))
+        owner.add(made, site.id, cursor.after)
         owner.declare(cursor.declared)
         self.touched.add(site.block)
 

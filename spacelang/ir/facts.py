@@ -160,7 +160,7 @@ RANGES: Mapping[str, Interval] = {
 @lru_cache(maxsize=65536)
 def interval(dim: Dim) -> Interval:
     """A range that holds every value: exact ends if enumerable, else by interval arithmetic."""
-    if _grows(dim):
+    if grows(dim):
         smallest = {symbol.name: symbol.points[-1] for symbol in dim.symbols}
         largest = {symbol.name: symbol.points[0] for symbol in dim.symbols}
         return Fraction(dim.at(smallest)), Fraction(dim.at(largest))
@@ -184,7 +184,7 @@ def interval(dim: Dim) -> Interval:
     return low, high
 
 
-def _grows(dim: Dim) -> bool:
+def grows(dim: Dim) -> bool:
     """Whether it is a sum of products of decisions that are never negative, so that it grows with
     each: its ends are those of all decisions."""
     return all(

@@ -1,4 +1,4 @@
-"""Index tables: which entries of a stored factor a gathered view reads, in order.
+"""Index tables: which entries of a stored factor a gathered view reads, in the order of the table.
 
     weights { attn.window: entangle(corner) }      view bias[through corner(49):window*window]
 
@@ -86,10 +86,19 @@ def in_order(entries: Sequence[int]) -> Sequence[int]:
     return plain if tuple(plain) == tuple(entries) else tuple(entries)
 
 
+def ascending(entries: Sequence[int]) -> bool:
+    """Whether each entry stands after the one before it, as parts of a view read them."""
+    if isinstance(entries, range):
+        return entries.step > 0 or len(entries) < 2
+    return all(a < b for a, b in pairwise(entries))
+
+
 def picked(places: Sequence[int]) -> Slice | Gather:
-    """The part of a view that reads entries in ascending order."""
+    """The part of a view that reads entries in ascending order; ValueError in another."""
+    if not ascending(places):
+        raise ValueError("entries are not in ascending order")
     if isinstance(places, range):
-        return Slice(Dim.of(places.start), Dim.of(len(places)))
+        return Slice(Dim.of(places.start), Dim.of(len(places)), max(places.step, 1))
     runs: list[list[int]] = [[0, 0]]  # the first entry of each, and how many there are
     for place in places:
         if place != sum(runs[-1]):

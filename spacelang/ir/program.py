@@ -77,23 +77,34 @@ class Pool:
                 drawn[place.path] = place.sources[taken[place.number]]
         return {path: slot_of(path, drawn) for path in self._read(values)}
 
-    def wanted(self) -> Iterator[tuple[str, str]]:
+    @property
+    def crossed(self) -> tuple[Position, Position] | None:
+        """Two positions of different picks that have one weight, which then has two slots at once;
+        None where there are none."""
+        kept = [path for path in self.network.storages if self.keeps(path)]
+        first: dict[str, Position] = {}
+        for place in self.positions:
+            before = first.setdefault(place.path, place)
+            other = (before.decision, before.number) != (place.decision, place.number)
+            if other and any(below(path, place.path) for path in kept):
+                return before, place
+        return None
+
+    def wanted(self) -> Iterator[tuple[str, str, bool]]:
         """Each weight that the network reads and the pool keeps, with every slot that it has in
-        some architecture."""
+        some architecture, and whether one is known to have it or that is not known."""
         storages, choices = self.network.storages, self.network.decisions
         parts = {place.path: place for place in self.positions}
-        drawn: dict[tuple[str, tuple[Condition, ...]], list[str]] = {}
+        drawn: dict[tuple[str, tuple[Condition, ...]], list[tuple[str, bool]]] = {}
 
-        def named(part: str, guards: tuple[Condition, ...]) -> list[str]:
-            """What a part may be called where some conditions hold."""
+        def named(part: str, guards: tuple[Condition, ...]) -> list[tuple[str, bool]]:
+            """What a part may be called where some conditions hold, and whether it surely may."""
             place = parts[part]
             symbol = choices[place.decision].symbol
             asked = (chosen(symbol, place.number, source) for source in range(len(place.sources)))
-            return [
-                name
-                for name, truth in zip(place.sources, asked, strict=True)
-                if feasible((*guards, truth)) is not False
-            ]
+            known = [feasible((*guards, truth)) for truth in asked]
+            names = zip(place.sources, known, strict=True)
+            return [(name, met is True) for name, met in names if met is not False]
 
         for place, view in self.network.places_of(lambda _, node: node.params.values()):
             path = place.instance.param(view.param)
@@ -101,12 +112,12 @@ class Pool:
                 continue
             part = longest(path, parts)
             if not part:
-                yield path, path
+                yield path, path, True
                 continue
             key = part, place.guards
             if key not in drawn:
                 drawn[key] = named(part, place.guards)
-            yield from ((path, name + path[len(part) :]) for name in drawn[key])
+            yield from ((path, name + path[len(part) :], sure) for name, sure in drawn[key])
 
     def keeps(self, path: str) -> bool:
         """Whether a path lies in what the pool keeps."""

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cached_property
 from itertools import product
 from math import prod
 from typing import TYPE_CHECKING
 
-from spacelang.diagnostics import SpaceError, error
+from spacelang.diagnostics import Diagnostic, SpaceError, error
 from spacelang.ir.dim import Dim, Symbol, Value
+from spacelang.ir.facts import count, grows, points
 from spacelang.ir.param import Param, View
 
 if TYPE_CHECKING:
@@ -27,6 +29,8 @@ Extents = tuple[int, ...]
 """How much is stored of a factor: in each tensor of a bank, or one number for all."""
 TENSORS = 65_536
 """How many tensors a bank has at most."""
+TRIED = 65_536
+"""How many values of a size are tried at most where a decision counts as stored."""
 BITS = 63
 """How many bits count the elements of a parameter."""
 
@@ -108,24 +112,60 @@ def bank_of(instance: Instance, param: Param) -> tuple[Symbol, ...]:
 
 def check_bank(path: str, param: Param, bank: Sequence[Symbol]) -> None:
     """SP507 for a bank of too many tensors."""
-    count = prod(len(s.values) for s in bank)
-    if count > TENSORS:
-        text = f"{path} would be {count:,} tensors, more than {TENSORS:,}"
+    many = prod(len(s.values) for s in bank)
+    if many > TENSORS:
+        text = f"{path} would be {many:,} tensors, more than {TENSORS:,}"
         found = error("SP507", text, param.span)
         raise SpaceError(found.note(f"one for each value of {', '.join(s.name for s in bank)}"))
 
 
+class Unstorable(SpaceError):
+    """A size that cannot be worked out where a decision is stored at more than its candidates."""
+
+    def __init__(self, diagnostic: Diagnostic, decision: str) -> None:
+        super().__init__(diagnostic)
+        self.decision = decision
+
+
 def largest(dim: Dim, stored: Mapping[str, int]) -> int:
     """The largest value of a size, and where decisions in `stored` count as stored, if that is
-    larger: `width % 3` may be less."""
+    larger: `width % 3` may be less.
+
+    Unstorable where it has no value there (SP302), or too many to be tried (SP507).
+    """
     chosen = int(dim.bounds()[1])
-    if not stored or not any(s.name in stored for s in dim.symbols):
+    kept = {s.name: stored[s.name] for s in dim.symbols if s.name in stored}
+    if not kept:
         return chosen
-    symbols = sorted(dim.symbols, key=lambda s: s.name)
-    values = [(stored[s.name],) if s.name in stored else s.points for s in symbols]
-    names = [s.name for s in symbols]
-    kept = (dim.at(dict(zip(names, point, strict=True))) for point in product(*values))
-    return max(chosen, int(max(kept)))
+    where = " and ".join(f"{name} is stored at {kept[name]}" for name in sorted(kept))
+    try:
+        return max(chosen, int(_most(dim, kept)))
+    except ArithmeticError as failed:
+        found = error("SP302", f"{dim} has no value where {where}").note(str(failed))
+        raise Unstorable(found, min(kept)) from failed
+    except _TooMany as failed:
+        found = error("SP507", f"{dim} has too many values where {where}")
+        raise Unstorable(found.note(f"{TRIED:,} are tried"), min(kept)) from failed
+
+
+class _TooMany(Exception):
+    """More values than are tried."""
+
+
+def _most(dim: Dim, kept: Mapping[str, int]) -> float | Fraction:
+    """The largest value of a size where some decisions have a value, which need be no candidate.
+
+    Of a sum over too many decisions the sum of what its summands reach, which is no less.
+    """
+    others = [s for s in dim.symbols if s.name not in kept]
+    tried = count(others)
+    if tried is not None and tried <= TRIED:
+        return max(dim.at({**point, **kept}) for point in points(others))
+    if grows(dim) and min(kept.values()) >= 0:
+        return dim.at({**{s.name: s.points[0] for s in others}, **kept})
+    if len(dim.terms) == 1:
+        raise _TooMany
+    return sum(Fraction(_most(Dim((term,)), kept)) for term in dim.terms)
 
 
 def storages(graph: Graph) -> dict[str, Storage]:

@@ -18,7 +18,7 @@ from spacelang.ir.condition import Condition
 from spacelang.ir.decision import Assignment, exact
 from spacelang.ir.dim import Dim, Symbol
 from spacelang.ir.dim import Value as DecisionValue
-from spacelang.ir.gather import in_order, joined, picked, read
+from spacelang.ir.gather import ascending, in_order, joined, picked, read
 from spacelang.ir.graph import Graph, Instance, conditions
 from spacelang.ir.node import Attribute, Call, Node, TensorType, Value
 from spacelang.ir.param import Gather, Init, Slice, View
@@ -91,7 +91,8 @@ class _Specializer:
     def apart(self) -> Mapping[str, Mapping[int, Reads]]:
         """The storages of which tied uses read other entries than leading ones, or other tensors.
 
-        By position in the bank, the entries that are kept.
+        By position in the bank, the entries that are kept. SP601 where uses read different entries
+        and one of them in another order than that in which they are stored.
         """
         shared = self.graph.memo("shared entries", _shared)
         if not shared:
@@ -107,7 +108,7 @@ class _Specializer:
                     here = reads.setdefault(path, {}).setdefault(position, set())
                     here.add(self.reads(place.instance, view))
         return {
-            path: {position: _kept(each) for position, each in banks.items()}
+            path: {position: _kept(path, each) for position, each in banks.items()}
             for path, banks in reads.items()
             if len(banks) > 1 or any(not _leading(each) for each in banks.values())
         }
@@ -165,11 +166,16 @@ def _leading(reads: set[Reads]) -> bool:
     )
 
 
-def _kept(reads: set[Reads]) -> Reads:
+def _kept(path: str, reads: set[Reads]) -> Reads:
     """What is kept of each factor: what one use reads, counted from 0 if all read the same."""
 
     def union(each: set[Sequence[int]]) -> Sequence[int]:
         first, *rest = each
+        if rest and not all(map(ascending, each)):
+            raise SpaceError(
+                error("SP601", f"{path} cannot be specialised")
+                .note("it is tied, and a use reads entries in another order than they are stored")
+            )  # fmt: skip
         return range(len(first)) if not rest else reduce(joined, rest, first)
 
     return tuple(

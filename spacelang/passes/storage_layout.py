@@ -15,12 +15,13 @@ A read along an axis that `concat` joined goes to the places of its parts (`anal
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
 from spacelang.analysis.parts import Chain, Parts, Terms
-from spacelang.diagnostics import Report, error
+from spacelang.diagnostics import NOWHERE, Report, SpaceError, error
+from spacelang.diagnostics import placed as at
 from spacelang.ir.block import Block
 from spacelang.ir.condition import Condition
 from spacelang.ir.dim import Dim, Symbol
@@ -31,7 +32,7 @@ from spacelang.ir.node import Node
 from spacelang.ir.param import ZERO, Gather, Param, Slice, View
 from spacelang.ir.prove import Proved, at_most, whole
 from spacelang.ir.rule import StorageRule
-from spacelang.ir.storage import bank_of, check_bank, largest
+from spacelang.ir.storage import Unstorable, bank_of, check_bank, largest
 from spacelang.ir.tidy import without_dead
 from spacelang.passes.sharing import Rules, placed, start_of, table_of
 
@@ -50,7 +51,7 @@ def lay_out(graph: Graph) -> Graph:
     stored = {path: n for path in graph.decisions if (n := rules.stored(path)) is not None}
     if [*stored.items()] != [*graph.stored.items()]:
         graph = graph.restated(("_walk", "decisions"), stored=stored)
-    _ = graph.storages  # SP402, SP507
+    _stored(graph, rules)
     if not graph.rules and all(map(_settled, (graph.root, *graph.blocks.values()))):
         report.check()
         return graph
@@ -65,6 +66,16 @@ def lay_out(graph: Graph) -> Graph:
     made = graph.restated(keep, root=writer.blocks[name], blocks=blocks)
     _ = made.storages  # SP402 where tied uses have banks of different decisions
     return made
+
+
+def _stored(graph: Graph, rules: Rules) -> None:
+    """SP402 and SP507 of the storages; what a stored decision makes of a size, at its rule."""
+    try:
+        _ = graph.storages
+    except Unstorable as failed:
+        rule = rules.of_decision(failed.decision)
+        span = rule.span if rule is not None else NOWHERE
+        raise SpaceError(at(found, span) for found in failed.diagnostics) from failed
 
 
 def _stored_anew(graph: Graph) -> bool:
@@ -119,11 +130,14 @@ class _Writer:
         }
         joined: Joined = {}
         changes: dict[str, Change] = {}
+        asked_for: dict[str, Change] = {}  # by every use, also by those that need no other view
         for here, node in levels:
             for role, view in node.params.items():
                 change = self._change(here, block.param[view.param], view)
                 found = self._joined(terms, node, role, change)
                 joined.update(found)
+                before = asked_for.get(view.param, change)
+                asked_for[view.param] = self._agreed(here, view.param, before, change)
                 if found or _matters(change, view, block.param[view.param]):
                     before = changes.get(view.param, change)
                     changes[view.param] = _merged(before, change)
@@ -246,12 +260,23 @@ class _Writer:
             )
             return None
         rules = [r for r in found.values() if r is not None]
-        slicing = [r for r in rules if r.kind != "store"]
-        kinds = {(r.kind, r.argument) for r in slicing}
-        if len(kinds) > 1 or (("separate", "") in kinds and len(slicing) < len(rules)):
+        if _differ(rules):
             headline = f"{' and '.join(sorted(found))} size one factor of {path} by different rules"
             self.report.add(error("SP404", headline, rules[-1].span).also(rules[0].span))
-        return (slicing or rules)[0]
+        return next((rule for rule in rules if rule.kind != "store"), rules[0])
+
+    def _agreed(self, instance: Instance, name: str, before: Change, after: Change) -> Change:
+        """What two uses of a parameter ask for together (SP404 where they differ on a factor)."""
+        pairs = [
+            pair for axes in zip(before, after, strict=True) for pair in zip(*axes, strict=True)
+        ]
+        for a, b in pairs:
+            if a is not None and b is not None and _differ((a, b)):
+                headline = f"uses of {instance.param(name)} ask for different rules of one factor"
+                found = error("SP404", headline, b.span).also(a.span)
+                param = instance.block.param[name]
+                self.report.add(found.also(param.span, "this parameter"))
+        return _merged(before, after)
 
     def _joined(self, terms: Terms, node: Node, role: str, change: Change) -> Joined:
         """Gathers for the factors of leading entries that lie along a joined axis."""
@@ -389,11 +414,20 @@ class _Writer:
 
 
 def _merged(before: Change, after: Change) -> Change:
-    """The rules that two uses of a parameter ask for; of two for one factor the later."""
-    return tuple(
-        tuple(b if a is None else a for b, a in zip(earlier, later, strict=True))
-        for earlier, later in zip(before, after, strict=True)
-    )
+    """The rules that two uses of a parameter ask for, which agree on every factor: where one has
+    none, or says how much is stored and not where, that of the other."""
+    return tuple(tuple(map(_of_two, *axes)) for axes in zip(before, after, strict=True))
+
+
+def _of_two(a: StorageRule | None, b: StorageRule | None) -> StorageRule | None:
+    return a if b is None or (a is not None and b.kind == "store") else b
+
+
+def _differ(rules: Sequence[StorageRule]) -> bool:
+    """Whether rules of one factor read it differently."""
+    slicing = [rule for rule in rules if rule.kind != "store"]
+    kinds = {(rule.kind, rule.argument) for rule in slicing}
+    return len(kinds) > 1 or (("separate", "") in kinds and len(slicing) < len(rules))
 
 
 def _settled(block: Block) -> bool:

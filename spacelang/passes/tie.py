@@ -131,7 +131,7 @@ def _couples(owners: Mapping[str, Sequence[Owner]], tie: Tie) -> Iterator[tuple[
         leader = matches[0]
         if tie.to is not None:
             bound = tie.pattern.match(path) or {}
-            leader = ".".join(hop.at(bound) for hop in tie.to)
+            leader = ".".join(hop.at(bound, tie.span) for hop in tie.to)
             if leader not in owners and not tie.slices:
                 raise SpaceError(error("SP504", f"nothing has the path {leader}", tie.span))
         if leader != path:

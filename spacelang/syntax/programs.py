@@ -169,12 +169,20 @@ def _pool(
     for path, span in zip(paths, (p.span for p in member.paths), strict=True):
         if not any(below(stored, path) for stored in slots):
             raise SpaceError(error("SP504", f"{member.name} stores nothing below {path}", span))
-    for path, slot in pool.wanted():
+    if pool.crossed is not None:
+        one, other = pool.crossed
+        found = error("SP402", f"{one.path} has no one slot in {member.name}", member.span)
+        drawn = [f"position {p.number} of {p.decision}" for p in (one, other)]
+        raise SpaceError(found.note(f"it stands at {' and at '.join(drawn)}, which draw apart"))
+    for path, slot, sure in pool.wanted():
         kept, read = slots.get(slot), network.storages[path]
         if kept is None or kept.sizes != read.sizes:
             found = error("SP402", f"{path} has no slot in {member.name}", member.span)
             there = "nothing" if kept is None else "x".join(map(str, kept.sizes))
             sizes = "x".join(map(str, read.sizes))
+            if not sure:
+                unknown = f"whether {path} is ever drawn from {slot} cannot be settled"
+                found = error("SP308", unknown, member.span)
             raise SpaceError(found.note(f"it is {sizes}, {member.name} has {there} at {slot}"))
     return pool
 

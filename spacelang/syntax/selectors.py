@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from itertools import product
-from typing import cast
 
 from spacelang import plugins
 from spacelang.diagnostics import SpaceError, error
@@ -148,19 +147,7 @@ def _computed(
 
 
 def _of_bound(expr: tree.Expr, frame: Frame, scope: Scope) -> Dim:
-    """An index computed from bound names; SP210 where it divides by them, as they may be 0."""
-    waiting: list[object] = [expr]
-    while waiting:
-        node = waiting.pop()
-        if isinstance(node, tree.Binary) and node.operator in ("/", "//", "%"):
-            divisor = number(evaluate(node.right, frame, scope), "an index", node.right.span)
-            if divisor.constant is None:
-                found = error("SP210", f"{node.span.text} may divide by zero", node.right.span)
-                raise SpaceError(found.note("a name that a path binds is any number from 0"))
-        if isinstance(node, tree.Tree):
-            waiting += node.children()
-        elif isinstance(node, tuple):
-            waiting += cast("tuple[object, ...]", node)
+    """An index computed from bound names; what it is for a path is seen where they are known."""
     return number(evaluate(expr, frame, scope), "an index", expr.span)
 
 
