@@ -150,6 +150,12 @@ def test_a_row_in_fresh_processes(tmp_path: Path) -> None:
     assert measuring.ratio(found, "inference", "extracted") is not None
 
 
+def test_a_row_that_cannot_be_ours() -> None:
+    row = Row("no_network", "efficientvit.space:no_such", 1, "inference", ())
+    with pytest.raises(SpaceError, match="nothing is called no_such"):
+        measuring.measure(row, threads=1)
+
+
 # bench kernels.
 
 

@@ -200,7 +200,9 @@ def test_public_name_is_found_at_home(name: str) -> None:
     assert getattr(spacelang, name).__name__.rpartition(".")[2] == name
 
 
-@pytest.mark.parametrize("command", ["--help", "check FILE", "fmt --check FILE", "info FILE"])
+@pytest.mark.parametrize(
+    "command", ["--help", "check FILE", "fmt --check FILE", "info FILE", "bench --list"]
+)
 def test_light_commands_import_no_heavy_library(
     command: str, fresh_python: Callable[..., str], root: Path
 ) -> None:

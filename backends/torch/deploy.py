@@ -17,8 +17,8 @@ from torch import Tensor, fx, nn
 
 from spacelang.backends.torch.functions import ByMode
 from spacelang.backends.torch.inputs import check
-from spacelang.backends.torch.packed import packed, read
-from spacelang.backends.torch.peephole import lean
+from spacelang.backends.torch.packed import packed
+from spacelang.backends.torch.peephole import attribute, lean
 from spacelang.backends.torch.supernet import Supernet
 from spacelang.diagnostics import SpaceError, error
 from spacelang.ir.decision import Assignment
@@ -114,7 +114,7 @@ def _with_constants(network: fx.GraphModule) -> tuple[list[Tensor], fx.GraphModu
         if path not in places:
             with graph.inserting_before(first):
                 places[path] = graph.placeholder(f"w{len(places)}")
-            constants.append(read(network, path).detach())
+            constants.append(attribute(network, path).detach())
         node.replace_all_uses_with(places[path])
         graph.erase_node(node)
     graph.lint()

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx
 from torch.fx import Node
 
-from spacelang.backends.torch.peephole import Rewriter, has_shape, shape
+from spacelang.backends.torch.peephole import Rewriter, attribute, has_shape, shape
 
 LEAST = 1 << 20  # multiply-adds from which packing pays
 ACTIVATIONS = {torch.relu: ("relu", ""), torch.relu_: ("relu", ""), F.gelu: ("gelu", "none")}
@@ -62,7 +62,7 @@ class _Packer(Rewriter):
         """The tensor that a node reads, if it is a constant."""
         if not isinstance(node, Node) or node.op != "get_attr":
             return None
-        return read(self.network, str(node.target))
+        return attribute(self.network, str(node.target))
 
     def stored(self, at: Node, name: str, tensor: Tensor) -> Node:
         """A constant of its own; packed ones are opaque, so they are no part of a state dict."""
@@ -145,14 +145,6 @@ PRODUCTS: dict[Any, Any] = (
     if available()
     else {}
 )
-
-
-def read(network: torch.nn.Module, path: str) -> Tensor:
-    """An attribute by its dotted path."""
-    found: Any = network
-    for name in path.split("."):
-        found = getattr(found, name)
-    return found
 
 
 def _count(size: tuple[int, ...]) -> int:

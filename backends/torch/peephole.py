@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx
 from torch.fx import Node
+from torch.fx.node import map_arg
 
 UNARY = frozenset(
     {torch.relu, F.gelu, F.silu, torch.sigmoid, F.hardsigmoid, F.hardswish, torch.tanh}
@@ -48,9 +49,18 @@ def lean(network: fx.GraphModule, *example: Tensor) -> fx.GraphModule:
     work = Rewriter(network)
     for rule in (work.attention, work.product, work.sunk, work.joined, work.biased, work.in_place):
         work.apply(rule)
+    work.computed()
     network.graph.lint()
     network.recompile()
     return network
+
+
+def attribute(network: torch.nn.Module, path: str) -> Tensor:
+    """A constant by its dotted path."""
+    found: Any = network
+    for name in path.split("."):
+        found = getattr(found, name)
+    return found
 
 
 def shape(node: Node) -> tuple[int, ...]:
@@ -104,6 +114,27 @@ class Rewriter:
 
     def reshaped(self, at: Node, x: Node, size: Sequence[int]) -> Node:
         return x if tuple(size) == shape(x) else self.method(at, "reshape", size, x, tuple(size))
+
+    def computed(self) -> None:
+        """What depends on constants alone is computed now: masks of attention, mostly."""
+        for node in list(self.graph.nodes):
+            values = node.all_input_nodes
+            made_here = node.op in ("call_function", "call_method") and has_shape(node)
+            if not made_here or not values or any(v.op != "get_attr" for v in values):
+                continue
+            known = {v: attribute(self.network, str(v.target)).detach() for v in values}
+            args, options = map_arg((node.args, node.kwargs), known.__getitem__)
+            if node.op == "call_method":
+                found = getattr(args[0], str(node.target))(*args[1:], **options)
+            else:
+                found = node.target(*args, **options)
+            name = f"computed_{node.name}"
+            self.network.register_buffer(name, found)
+            with self.graph.inserting_before(node):
+                made = self.graph.get_attr(name)
+            made.meta["shape"] = shape(node)
+            node.replace_all_uses_with(made)
+        self.graph.eliminate_dead_code()
 
     # Products.
 

@@ -107,12 +107,15 @@ def _read_cubin(cubin: bytes) -> tuple[int, int, int]:
     return registers, stack, local
 
 
+def column(target: str) -> dict[str, dict[str, int]]:
+    """Build -> what it needs of a target."""
+    return {build.name: asdict(measure(build, TARGETS[target])) for build in builds()}
+
+
 def table() -> dict[str, dict[str, dict[str, int]]]:
     """Build -> target -> what it needs."""
-    return {
-        build.name: {name: asdict(measure(build, target)) for name, target in TARGETS.items()}
-        for build in builds()
-    }
+    columns = {target: column(target) for target in TARGETS}
+    return {b.name: {target: columns[target][b.name] for target in TARGETS} for b in builds()}
 
 
 if __name__ == "__main__":

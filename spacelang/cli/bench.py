@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 KERNELS = "kernels"
 
 
-@click.command(short_help="Our networks and kernels beside what one would run instead.")
+@click.command(short_help="Our networks beside what one would run instead.")
 @click.argument("names", nargs=-1, metavar="[NAME].. | kernels")
 @click.option("--list", "listed", is_flag=True, help="Print the names, and what is compared.")
 @click.option("--threads", type=click.IntRange(1, 1024), default=1, show_default=True,

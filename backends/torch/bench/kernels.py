@@ -43,6 +43,7 @@ from spacelang.passes.fused_cost import Row, compare
 
 TOLERANCE = 1e-5  # of the largest magnitude, in float32
 WARM_UP = 3
+CALLS = 10  # in a row between two events of a GPU
 FREE = Symbol("B", (), False)
 
 
@@ -218,10 +219,11 @@ def _timed(call: Callable[[], Tensor], device: str) -> float:
         return time.perf_counter() - start
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     start.record()
-    call()
+    for _ in range(CALLS):
+        call()
     end.record()
     torch.cuda.synchronize()
-    return start.elapsed_time(end) / 1e3
+    return start.elapsed_time(end) / 1e3 / CALLS
 
 
 def main() -> None:
