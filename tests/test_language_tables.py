@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from spacelang.ir.dim import Dim, Symbol
 from spacelang.ir.graph import Graph
 from spacelang.ir.text import write
 from spacelang.loader import load
-from spacelang.ops.formula import entry_at, formula, mistake
+from spacelang.ops.formula import WORDS, entry_at, entry_of, formula, mistake
 from spacelang.passes.specialize import specialize
 from spacelang.syntax.ir_text import read
 
@@ -269,6 +270,16 @@ def test_formulas_are_exact() -> None:
         for x, y, m in ((0, 0, 3), (99, 7, 5), (50, 98, 3)):
             known = [size.at({"n": m}) for size in sizes]
             assert float(entry_at(words, (x, y), known)) == pytest.approx(python(x, y, m))
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_a_word_means_the_same_as_a_number_and_as_a_size(word: str) -> None:
+    symbols = [Symbol(f"%{n}", (1, 2, 3)) for n in range(WORDS[word].takes)]
+    words = " ".join([*(f"i{n}" for n in range(len(symbols))), word])
+    size = entry_of(words, [Dim.of(symbol) for symbol in symbols], [])
+    for place in product((1, 2, 3), repeat=len(symbols)):
+        known = {symbol.name: value for symbol, value in zip(symbols, place, strict=True)}
+        assert float(entry_at(words, place, [])) == float(size.at(known))
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,8 @@ def plain(number: Rational) -> Rational:
 
 def _whole_root(radicand: int, degree: int) -> int | None:
     """The whole root of a non-negative number, if there is one."""
+    if degree >= radicand.bit_length():  # 2 to the degree is above it
+        return radicand if radicand <= 1 else None
     if degree == 2:
         root = math.isqrt(radicand)
     else:

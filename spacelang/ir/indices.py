@@ -51,15 +51,16 @@ NO_ROW = OpDef("", (), {})
 @dataclass(frozen=True)
 class Source:
     """Whole numbers that a value may hold: their bounds, where they are made, and under which
-    conditions. `entries` is None where nothing is known of them."""
+    conditions. `entries` is None where nothing is known of them, and `unknown` may say why."""
 
     entries: Entries | None
     span: Span
     guards: tuple[Condition, ...]
+    unknown: str = ""
 
     def where(self, condition: Condition) -> Source:
         """The same, read where a further condition holds."""
-        return Source(self.entries, self.span, (*self.guards, condition))
+        return replace(self, guards=(*self.guards, condition))
 
 
 Sources = tuple[Source, ...]
@@ -191,8 +192,13 @@ class _Following:
             kept = way if "elementwise" in row.traits else tuple(map(self._apart, way))
             operands = tuple(source.entries for source in kept if source.entries is not None)
             asked = here.asked(node, operands, self._mark())
-            entries = row.entries_row(asked) if len(operands) == len(way) else None
-            found.append(Source(entries, node.span, (*guards, *(g for s in way for g in s.guards))))
+            there = (*guards, *(g for s in way for g in s.guards))
+            entries, unknown = None, next((s.unknown for s in way if s.entries is None), "")
+            try:
+                entries = row.entries_row(asked) if len(operands) == len(way) else None
+            except ArithmeticError as failed:
+                unknown = str(failed)
+            found.append(Source(entries, node.span, there, unknown))
         return tuple(found)
 
     def _mark(self) -> str:
@@ -246,6 +252,7 @@ def _outside(node: Node, read: _Read) -> Diagnostic | None:
     if source.entries is None:
         found = error("SP308", f"nothing says which entries {node.op} reads", node.span)
         found = found.also(source.span, "the index is from here")
+        found = found.note(source.unknown) if source.unknown else found
         return found.hint("index by an input with a range, or by a table")
     low, high, where = source.entries.low, source.entries.high, source.entries.where
     guards = (*read.guards, *where)

@@ -187,7 +187,8 @@ class OpDef:
         return row
 
     def entries(self, row: EntriesRow) -> EntriesRow:
-        """Decorator: what bounds the whole numbers of the result; None where nothing is known."""
+        """Decorator: what bounds the whole numbers of the result; None where nothing is known, or
+        an ArithmeticError that says why."""
         self.entries_row = row
         return row
 

@@ -9,9 +9,13 @@ decision: what a block or a use of it knows stands in the sizes alone.
 from __future__ import annotations
 
 import math
+import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache, partial
+from typing import NamedTuple, TypeVar
 
 from spacelang.diagnostics import SpaceError, counted, error
 from spacelang.ir.atom import (
@@ -25,30 +29,106 @@ from spacelang.ir.atom import (
     Symbol,
     tidy,
 )
-from spacelang.ir.condition import All, Any, Compare, Condition, compare, conjunction, disjunction
-from spacelang.ir.dim import Dim, Monomial, conditional, function, maximum, minimum, power
+from spacelang.ir.condition import (
+    RELATIONS,
+    All,
+    Any,
+    Compare,
+    Condition,
+    compare,
+    conjunction,
+    disjunction,
+)
+from spacelang.ir.dim import Dim, Monomial, conditional, function, maximum, minimum
 from spacelang.ir.functions import FUNCTIONS
+from spacelang.ops.limits import MAX_BITS, MAX_TERMS, Beyond, held, held_size, raised
 
 MAX_WORDS = 2_000
 _PLACE = re.compile(r"([in])(0|[1-9]\d{0,3})")
 _NUMBER = re.compile(r"-?\d{1,40}(/[1-9]\d{0,39})?")
-BINARY: Mapping[str, Callable[[Number, Number], Number]] = {
-    "+": lambda a, b: a + b,
-    "-": lambda a, b: a - b,
-    "*": lambda a, b: a * b,
-    "/": lambda a, b: a / b if isinstance(a, float) or isinstance(b, float) else Fraction(a) / b,
-    "//": lambda a, b: a // b,
-    "min": min,
-    "max": max,
-    "<": lambda a, b: a < b,
-    "<=": lambda a, b: a <= b,
-    "==": lambda a, b: a == b,
-    "!=": lambda a, b: a != b,
-    "and": lambda a, b: bool(a) and bool(b),
-    "or": lambda a, b: bool(a) or bool(b),
-    "power": FUNCTIONS["power"],
+Entry = Dim | Condition
+"""What the words of a formula are as a size: truths stay conditions as long as they can."""
+
+
+@dataclass(frozen=True)
+class Word:
+    """What a word does with the last `takes` values: as numbers, and as sizes. What is `flat` in a
+    chain of its own makes no size deeper."""
+
+    takes: int
+    number: Callable[..., Number]
+    size: Callable[..., Entry]
+    flat: bool = False
+
+
+class Place(NamedTuple):
+    """The index `i` or the size `n` of a number."""
+
+    kind: str
+    number: int
+
+
+def _divided(a: Number, b: Number) -> Number:
+    return a / b if isinstance(a, float) or isinstance(b, float) else Fraction(a) / b
+
+
+def _powered(a: Number, b: Number) -> Number:
+    if not isinstance(a, float) and not isinstance(b, float):
+        bits = max(a.numerator.bit_length(), a.denominator.bit_length())
+        if abs(b) * bits > MAX_BITS:
+            raise Beyond("SP103", f"a power of more than {MAX_BITS:,} bits")
+    return FUNCTIONS["power"](a, b)
+
+
+def _sizes(make: Callable[..., Dim]) -> Callable[..., Entry]:
+    return lambda *operands: make(*map(_number, operands))
+
+
+def _multiplied(a: Dim, b: Dim) -> Dim:
+    if len(a.terms) * len(b.terms) > MAX_TERMS:
+        raise Beyond("SP507", f"a size of more than {MAX_TERMS:,} terms")
+    return a * b
+
+
+def _compared(op: str) -> Callable[..., Entry]:
+    return lambda a, b: compare(op, _number(a), _number(b))
+
+
+def _joined(join: Callable[..., Condition]) -> Callable[..., Entry]:
+    return lambda a, b: join(_truth(a), _truth(b))
+
+
+def _number(found: Entry) -> Dim:
+    return found if isinstance(found, Dim) else conditional(found, Dim.of(1), Dim.of(0))
+
+
+def _truth(found: Entry) -> Condition:
+    return compare("!=", found, 0) if isinstance(found, Dim) else found
+
+
+WORDS: Mapping[str, Word] = {
+    "+": Word(2, operator.add, _sizes(Dim.__add__), True),
+    "-": Word(2, operator.sub, _sizes(Dim.__sub__), True),
+    "*": Word(2, operator.mul, _sizes(_multiplied), True),
+    "/": Word(2, _divided, _sizes(Dim.__truediv__)),
+    "//": Word(2, operator.floordiv, _sizes(Dim.__floordiv__)),
+    "min": Word(2, min, _sizes(minimum), True),
+    "max": Word(2, max, _sizes(maximum), True),
+    "power": Word(2, _powered, _sizes(raised)),
+    **{op: Word(2, holds, _compared(op)) for op, holds in RELATIONS.items()},
+    "and": Word(2, lambda a, b: bool(a) and bool(b), _joined(conjunction), True),
+    "or": Word(2, lambda a, b: bool(a) or bool(b), _joined(disjunction), True),
+    "if": Word(
+        3,
+        lambda value, other, truth: value if truth else other,
+        lambda value, other, truth: conditional(_truth(truth), _number(value), _number(other)),
+    ),
+    **{
+        name: Word(1, make, _sizes(partial(function, name)))
+        for name, make in FUNCTIONS.items()
+        if name != "power"
+    },
 }
-UNARY = {name: function for name, function in FUNCTIONS.items() if name != "power"}
 
 
 def formula(entry: Dim, indices: Sequence[Symbol]) -> tuple[str, tuple[Dim, ...]]:
@@ -63,97 +143,90 @@ def formula(entry: Dim, indices: Sequence[Symbol]) -> tuple[str, tuple[Dim, ...]
 def mistake(words: str, indices: int, sizes: int) -> str:
     """What is wrong with the words of a formula; nothing where it has a value."""
     height, number = 0, {"i": indices, "n": sizes}
-    split = words.split()
-    if len(split) > MAX_WORDS:
+    if len(words.split()) > MAX_WORDS:
         return f"it has more than {MAX_WORDS:,} words"
-    for word in split:
-        place = _PLACE.fullmatch(word)
-        if place is not None and int(place[2]) >= number[place[1]]:
-            return f"it has no {word}"
-        plain = place is not None or _NUMBER.fullmatch(word) is not None
-        taken = 0 if plain else 2 if word in BINARY else 1 if word in UNARY else 3
-        if taken == 3 and word != "if":
+    for word, step in zip(words.split(), _steps(words), strict=True):
+        if step is None:
             return f"{word} is no word"
+        if isinstance(step, Place) and step.number >= number[step.kind]:
+            return f"it has no {word}"
+        taken = step.takes if isinstance(step, Word) else 0
         if height < taken:
             return f"{word} lacks an operand"
         height += 1 - taken
     return "" if height == 1 else f"it leaves {counted(height, 'value')}"
 
 
+def depth(words: str) -> int:
+    """How deep in each other the words of a formula stand that make a size deeper."""
+
+    def deeper(word: Word, operands: list[int]) -> int:
+        return max(operands) + (not word.flat)
+
+    return _run(words, lambda _: 0, lambda _: 0, deeper)
+
+
 def entry_at(words: str, indices: Sequence[Number], sizes: Sequence[Number]) -> Number:
     """The value of a formula at a place, exact where it is rational. ArithmeticError if none."""
     known = {"i": indices, "n": sizes}
-    stack: list[Number] = []
-    for word in words.split():
-        place = _PLACE.fullmatch(word)
-        if place is not None:
-            stack.append(known[place[1]][int(place[2])])
-        elif word in BINARY:
-            last = stack.pop()
-            stack.append(BINARY[word](stack.pop(), last))
-        elif word in UNARY:
-            stack.append(UNARY[word](stack.pop()))
-        elif word == "if":
-            truth, other, value = stack.pop(), stack.pop(), stack.pop()
-            stack.append(value if truth else other)
-        else:
-            stack.append(tidy(Fraction(word)))
-    (found,) = stack
-    return found
+    return _run(words, lambda place: known[place.kind][place.number], tidy, _numbers)
 
 
 def entry_of(words: str, indices: Sequence[Dim], sizes: Sequence[Dim]) -> Dim:
     """A formula as a size of its indices and sizes: what `formula` wrote. ArithmeticError where a
     part of it has no value."""
     known = {"i": indices, "n": sizes}
-    stack: list[Dim | Condition] = []
-    for word in words.split():
-        place = _PLACE.fullmatch(word)
-        if place is not None:
-            stack.append(known[place[1]][int(place[2])])
-        elif word in SIZES:
-            last = _number(stack.pop())
-            stack.append(SIZES[word](_number(stack.pop()), last))
-        elif word in COMPARED:
-            last = _number(stack.pop())
-            stack.append(compare(word, _number(stack.pop()), last))
-        elif word in JOINED:
-            last = _truth(stack.pop())
-            stack.append(JOINED[word](_truth(stack.pop()), last))
-        elif word in UNARY:
-            stack.append(function(word, _number(stack.pop())))
-        elif word == "if":
-            truth, other, value = _truth(stack.pop()), stack.pop(), stack.pop()
-            stack.append(conditional(truth, _number(value), _number(other)))
-        else:
-            stack.append(Dim.of(Fraction(word)))
+    return _number(_run(words, lambda place: known[place.kind][place.number], Dim.of, _entries))
+
+
+Step = Word | Place | Fraction
+Item = TypeVar("Item")
+
+
+@lru_cache(maxsize=1024)
+def _steps(words: str) -> tuple[Step | None, ...]:
+    """What each word is; None where it is none."""
+    return tuple(map(_step, words.split()))
+
+
+def _step(word: str) -> Step | None:
+    place = _PLACE.fullmatch(word)
+    if place is not None:
+        return Place(place[1], int(place[2]))
+    return Fraction(word) if _NUMBER.fullmatch(word) else WORDS.get(word)
+
+
+def _run(
+    words: str,
+    look: Callable[[Place], Item],
+    plain: Callable[[Fraction], Item],
+    apply: Callable[[Word, list[Item]], Item],
+) -> Item:
+    """What the words leave on the stack."""
+    stack: list[Item] = []
+    for step in _steps(words):
+        match step:
+            case Word(takes):
+                operands = stack[-takes:]
+                del stack[-takes:]
+                stack.append(apply(step, operands))
+            case Place():
+                stack.append(look(step))
+            case Fraction():
+                stack.append(plain(step))
+            case None:
+                raise ValueError(f"{words}: {mistake(words, 0, 0)}")
     (found,) = stack
-    return _number(found)
+    return found
 
 
-SIZES: Mapping[str, Callable[[Dim, Dim], Dim]] = {
-    "+": Dim.__add__,
-    "-": Dim.__sub__,
-    "*": Dim.__mul__,
-    "/": Dim.__truediv__,
-    "//": Dim.__floordiv__,
-    "min": minimum,
-    "max": maximum,
-    "power": power,
-}
-COMPARED = ("<", "<=", "==", "!=")
-JOINED: Mapping[str, Callable[[Condition, Condition], Condition]] = {
-    "and": conjunction,
-    "or": disjunction,
-}
+def _numbers(word: Word, operands: list[Number]) -> Number:
+    return held(word.number(*operands))
 
 
-def _number(found: Dim | Condition) -> Dim:
-    return found if isinstance(found, Dim) else conditional(found, Dim.of(1), Dim.of(0))
-
-
-def _truth(found: Dim | Condition) -> Condition:
-    return compare("!=", found, 0) if isinstance(found, Dim) else found
+def _entries(word: Word, operands: list[Entry]) -> Entry:
+    found = word.size(*operands)
+    return held_size(found) if isinstance(found, Dim) else found
 
 
 class _Writer:

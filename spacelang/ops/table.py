@@ -5,11 +5,12 @@ The tables are pure functions of their sizes: constants of the network, stored o
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from itertools import product
 from math import prod
 
-from spacelang.ir.atom import LIMIT, Number
+from spacelang.ir.atom import LIMIT, Number, exact
 from spacelang.ir.condition import compare
 from spacelang.ir.dim import Dim, Symbol, conditional, floor, function, maximum, minimum, sqrt
 from spacelang.ir.node import TensorType
@@ -25,7 +26,8 @@ from spacelang.ir.op import (
     shown,
 )
 from spacelang.ops.buckets import METHODS
-from spacelang.ops.formula import entry_at, entry_of, mistake
+from spacelang.ops.formula import depth, entry_at, entry_of, mistake
+from spacelang.ops.limits import MAX_DEPTH, MAX_ENTRIES, MAX_SIDE, Beyond
 
 INDEX = "i64"
 ZERO, ONE = Dim.of(0), Dim.of(1)
@@ -148,7 +150,7 @@ clipped_index.shape(_square)
 def _(of: IndexOf) -> Entries:
     """`reach + 1` is the offset 0, around which the axis reaches as far as it has positions."""
     middle = of.dim("reach") + 1
-    far = minimum(of.dim("reach"), of.dim("hw"[of.whole("axis")]) - 1)
+    far = minimum(of.dim("reach"), of.dim("w" if of.whole("axis") else "h") - 1)
     return Entries(ZERO if of.whole("skip") else middle - far, middle + far)
 
 
@@ -233,37 +235,62 @@ table = op(
 @table.shape
 def _table(infer: Infer) -> TensorType:
     """The values of a formula at all places of a shape; see `formula.py`."""
-    shape = infer.dims("shape")
+    shape, sizes, words = infer.dims("shape"), infer.dims("sizes"), infer.text("formula")
     for size in shape:
         infer.need_bound(size, "a size of a table")
         infer.need_whole(size, "a size of a table")
-    wrong = mistake(infer.text("formula"), len(shape), len(infer.dims("sizes")))
+        infer.need_some(size, "a size of a table")
+        infer.need_at_most(size, Dim.of(MAX_SIDE), "SP507", f"{LARGEST}: {MAX_SIDE:,} on an axis")
+    entries = prod(shape, start=ONE)
+    infer.need_at_most(entries, Dim.of(MAX_ENTRIES), "SP507", f"{LARGEST}: {MAX_ENTRIES:,} entries")
+    wrong = mistake(words, len(shape), len(sizes))
     if wrong:
         infer.fail("SP209", f"a formula that has no value: {wrong}")
+    if depth(words) > MAX_DEPTH:
+        infer.fail("SP507", f"a formula is nested deeper than {MAX_DEPTH}")
+    try:
+        entry_of(words, _places(shape, "%"), sizes)
+    except Beyond as failed:
+        infer.fail(failed.code, f"a formula with {failed}")
+    except ArithmeticError:
+        pass  # a part of it has no value: what reads by it is told so
     return TensorType(shape, INDEX if infer.flag("index") else "f32")
 
 
+LARGEST = "a table is at most"
+
+
+def _places(shape: Sequence[Dim], mark: str) -> list[Dim]:
+    """Symbols for the indices, of as many values as an axis ever has."""
+    longest = (int(side.bounds()[1]) for side in shape)
+    return [Dim.of(Symbol(f"{mark}i{a}", tuple(range(n)))) for a, n in enumerate(longest)]
+
+
 @table.entries
-def _(of: IndexOf) -> Entries | None:
-    """Those of a small table as they are; else the formula, of indices inside of the shape."""
+def _(of: IndexOf) -> Entries:
+    """Those of a small table as they are; else the formula, of indices inside of the shape.
+
+    ArithmeticError where a part of the formula has no value."""
     shape, sizes, words = of.dims("shape"), of.dims("sizes"), of.text("formula")
     known = [size.constant for size in (*shape, *sizes)]
     sides = tuple(int(side.at({})) for side in shape) if None not in known else ()
-    try:
-        if sides and prod(sides) <= LIMIT:
-            least, most = _ends(words, sides, tuple(size.at({}) for size in sizes))
-            return Entries(Dim.of(least), Dim.of(most))
-        longest = [int(max(side.candidates())) for side in shape]
-        symbols = [Symbol(f"{of.mark}i{axis}", tuple(range(n))) for axis, n in enumerate(longest)]
-        entry = entry_of(words, [Dim.of(symbol) for symbol in symbols], sizes)
-    except (ArithmeticError, ValueError):
-        return None
-    inside = (compare("<", Dim.of(i), side) for i, side in zip(symbols, shape, strict=True))
+    if sides and prod(sides) <= LIMIT:
+        least, most = _ends(words, sides, tuple(size.at({}) for size in sizes))
+        return Entries(Dim.of(least), Dim.of(most))
+    places = _places(shape, of.mark)
+    entry = entry_of(words, places, sizes)
+    inside = (compare("<", place, side) for place, side in zip(places, shape, strict=True))
     return Entries(entry, entry, tuple(inside))
 
 
 @lru_cache(maxsize=1024)
 def _ends(words: str, shape: tuple[int, ...], sizes: tuple[Number, ...]) -> tuple[Number, Number]:
     """The least and the largest entry of a table."""
-    entries = [entry_at(words, place, sizes) for place in product(*map(range, shape))]
+    entries: list[Number] = []
+    for place in product(*map(range, shape)):
+        try:
+            entries.append(exact(entry_at(words, place, sizes)))
+        except (ArithmeticError, ValueError) as failed:
+            at = ", ".join(map(str, place))
+            raise ArithmeticError(f"a part of its formula has no value at {at}: {failed}") from None
     return min(entries), max(entries)

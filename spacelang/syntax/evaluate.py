@@ -20,6 +20,7 @@ from spacelang.ir.condition import Condition
 from spacelang.ir.dim import Dim
 from spacelang.ir.op import NeedsValue, shown
 from spacelang.ir.pattern import Hop
+from spacelang.ops.limits import BITS
 from spacelang.syntax import tree
 from spacelang.syntax.frame import Frame
 from spacelang.syntax.scope import Scope
@@ -27,7 +28,6 @@ from spacelang.syntax.session import MAX_WALKED, Exhausted
 from spacelang.syntax.values import Candidates, Numbers, Pending, Thing, kind, number
 
 MAX_LIST = 100_000
-BITS = 63
 MAX_TERMS, MAX_TEXT = 500, 20_000
 """How long the normal form of a size may grow: in terms, and in letters."""
 MAX_INDEX = 1_000_000

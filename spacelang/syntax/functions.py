@@ -17,15 +17,13 @@ from spacelang.ir.dim import (
     function,
     maximum,
     minimum,
-    power,
     rsqrt,
     sqrt,
 )
 from spacelang.ir.op import shown
-from spacelang.syntax.evaluate import BITS, MAX_LIST, entries, known_number, limited, listed
+from spacelang.ops.limits import Beyond, raised
+from spacelang.syntax.evaluate import MAX_LIST, entries, known_number, limited, listed
 from spacelang.syntax.values import Candidates, Numbers, Thing, kind, number
-
-MAX_POWER = 8
 
 
 def _spread(arguments: Sequence[Thing], name: str, span: Span) -> list[Thing]:
@@ -122,21 +120,10 @@ def _reversed(arguments: Sequence[Thing], span: Span) -> Thing:
 def _power(arguments: Sequence[Thing], span: Span) -> Dim:
     """`power(a, b)`; refused before it is computed where it would pass 63 bits (SP103)."""
     base, exponent = _numbers(_one(arguments, "power", span, 2), "power", span)
-    largest, times = _magnitude(base), _magnitude(exponent)
-    if times * largest.bit_length() > 4 * BITS or times > 4 * BITS:
-        raise SpaceError(error("SP103", f"a power of more than {BITS} bits", span))
-    if len(base.terms) > 1 and times > MAX_POWER:
-        raise SpaceError(error("SP507", f"a sum to the power of more than {MAX_POWER}", span))
-    return power(base, exponent)
-
-
-def _magnitude(value: Dim) -> int:
-    """A whole number above the size of a number and of its inverse; 2^8 for a free one."""
     try:
-        ends = [abs(n) for n in value.bounds()]
-    except ValueError:
-        return 1 << 8
-    return 1 + int(max([*ends, *(1 / n for n in ends if n)]))
+        return raised(base, exponent)
+    except Beyond as failed:
+        raise SpaceError(error(failed.code, str(failed), span)) from None
 
 
 def _unary(

@@ -18,6 +18,7 @@ from spacelang.ir.dim import Dim, Symbol
 from spacelang.ir.op import SETTLE, Conflict, NeedsValue, open_question
 from spacelang.ir.prove import Answer, Proved, Refuted, at_most, whole
 from spacelang.ops.formula import formula
+from spacelang.ops.limits import MAX_ENTRIES, MAX_SIDE
 from spacelang.syntax import tree
 from spacelang.syntax.calls import Arguments
 from spacelang.syntax.conflicts import not_known
@@ -26,7 +27,6 @@ from spacelang.syntax.functions import most
 from spacelang.syntax.scope import Scope
 from spacelang.syntax.values import Thing, kind, number
 
-MAX_SIDE, MAX_ENTRIES = 1 << 16, 1 << 24
 WRITTEN = "table([n, m]) |i, j| { return number }"
 
 
