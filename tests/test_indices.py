@@ -178,6 +178,27 @@ def test_sums_into_buckets_are_no_entries_of_what_they_add() -> None:
     assert "SP308 nothing says which entries take reads" in refused(body, "x: [B, 2]")[0]
 
 
+SWIN = """
+    choose w in {{7, 14}}
+    index = table([w * w, w * w], index: true) |i, j| {{
+        return (i // w - j // w + w - 1) * (2 * w - 1) + i % w - j % w + w - 1
+    }}
+    rows = parameter([{}, 2]) as rows
+    output mean(take(rows, index), axes: [0, 1]) + x
+    weights {{ w: entangle }}
+"""
+
+
+def test_a_large_table_of_decisions_is_computed_for_each() -> None:
+    """The index of a Swin window, as it is written in its papers."""
+    assert space(SWIN.format("(2 * w - 1) * (2 * w - 1)"), "x: [B, 2]")
+    (found,) = refused(SWIN.format("(2 * w - 1) * (2 * w - 1) - 1"), "x: [B, 2]")
+    assert found.startswith("SP307 take reads outside")
+    (found,) = refused(SWIN.format("(2 * w - 1) * (2 * w - 1)").replace("14", "28"), "x: [B, 2]")
+    assert "SP308" in found
+    assert "617,057 combinations, of which 262,144 are tried" in found
+
+
 def test_a_large_table_is_computed() -> None:
     body = (
         "index = table([196, 196], index: true) |i, j| {{ return (i * j) % {} }} "
@@ -227,6 +248,7 @@ WRONG = {
     TABLE.format('"0"').replace("4, 4", "60000, 60000"): "16,777,216 entries",
     TABLE.format('"0"').replace("4, 4", "4, -7"): "a size of a table must be at least 1",
     "clipped_index(h=2, w=2, axis=5, reach=1)": "axis of clipped_index is 5",
+    "clipped_index(h=2, w=2, axis=1/2, reach=1)": "axis must be a whole number, not 1/2",
     'bucket_index(h=2, w=2, method="euclidean", ratio=0)': "ratio of bucket_index is 0",
     'bucket_index(h=2, w=2, method="euclidean", ratio=-1)': "ratio of bucket_index is -1",
 }

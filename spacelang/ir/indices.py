@@ -12,8 +12,9 @@ All other ops do not: what they give has symbols of its own.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from itertools import product
 from types import MappingProxyType
 from typing import NamedTuple
@@ -21,9 +22,10 @@ from typing import NamedTuple
 from spacelang.diagnostics import Diagnostic, Span, error
 from spacelang.ir.block import Block
 from spacelang.ir.condition import Condition, conjunction, negate
-from spacelang.ir.dim import Dim
+from spacelang.ir.dim import LIMIT, Dim, Symbol, Value
 from spacelang.ir.graph import Graph, Instance, conditions
-from spacelang.ir.node import Attribute, Node, TensorType, Value, join
+from spacelang.ir.node import Attribute, Node, TensorType, join
+from spacelang.ir.node import Value as Result
 from spacelang.ir.op import (
     LONG,
     MARK,
@@ -37,14 +39,14 @@ from spacelang.ir.op import (
     shown,
     values_of,
 )
-from spacelang.ir.prove import Answer, Proved, Refuted, at_most, feasible
+from spacelang.ir.prove import Answer, Proved, Refuted, Unsettled, at_most, feasible
 from spacelang.ir.search import domains, nearest, satisfied, span
 
 WHOLE = "i64"
 WAYS = 64
 """How many combinations of sources an op on indices may have."""
-TRIED = 1 << 16
-"""Of a table without decisions that no proof settles so many places are computed."""
+TRIED = 1 << 18
+"""Of tables that no proof settles so many places are computed, those of all decisions together."""
 NO_ROW = OpDef("", (), {})
 
 
@@ -90,7 +92,7 @@ class _Here:
 
     instance: Instance
     level: Block
-    known: dict[Value, Sources] = field(default_factory=dict[Value, Sources])
+    known: dict[Result, Sources] = field(default_factory=dict[Result, Sources])
 
     def given(self, node: Node) -> list[Sources]:
         """The sources of each operand."""
@@ -209,14 +211,7 @@ class _Following:
         """The same entries at places that are no others' places."""
         if source.entries is None:
             return source
-        own = [symbol for symbol in source.entries.symbols if MARK.match(symbol.name)]
-        if not own:
-            return source
-        names = {
-            symbol.name: replace(symbol, name=MARK.sub(self._mark(), symbol.name, count=1))
-            for symbol in sorted(own, key=lambda symbol: symbol.name)
-        }
-        return replace(source, entries=source.entries.substitute(names))
+        return replace(source, entries=_marked(source.entries, lambda _: self._mark()))
 
     def _check(self, here: _Here, node: Node) -> None:
         row = self.table.get(node.op, NO_ROW)
@@ -233,6 +228,17 @@ class _Following:
             if found is not None:
                 path = join(here.instance.path, node.label)
                 self.found[place] = found.note(f"at {path}") if path else found
+
+
+def _marked(entries: Entries, mark: Callable[[int], str]) -> Entries:
+    """The same entries with other marks of their own symbols, in their order."""
+    own = [symbol for symbol in entries.symbols if MARK.match(symbol.name)]
+    own.sort(key=lambda symbol: (len(symbol.name), symbol.name))
+    names = {
+        symbol.name: replace(symbol, name=MARK.sub(mark(number), symbol.name, count=1))
+        for number, symbol in enumerate(own)
+    }
+    return entries.substitute(names) if names else entries
 
 
 def _absolute(instance: Instance, value: Attribute) -> Attribute:
@@ -254,7 +260,8 @@ def _outside(node: Node, read: _Read) -> Diagnostic | None:
         found = found.also(source.span, "the index is from here")
         found = found.note(source.unknown) if source.unknown else found
         return found.hint("index by an input with a range, or by a table")
-    low, high, where = source.entries.low, source.entries.high, source.entries.where
+    entries = _marked(source.entries, "%{}".format)  # what is equal but for marks is proved once
+    low, high, where = entries.low, entries.high, entries.where
     guards = (*read.guards, *where)
     sides = (
         (Dim.of(0), low, _made_of(low, "from", 0)),
@@ -277,23 +284,53 @@ def _outside(node: Node, read: _Read) -> Diagnostic | None:
             return found.also(source.span, reach).note(example_text(example))
         headline = f"not settled for the whole space: {node.op} reads inside of its axis"
         found = error("SP308", headline, node.span, label).also(source.span, reach)
-        return found.note(open_question(verdict)).hint("keep the entries inside: min(.., n - 1)")
+        tried = LIMIT if verdict.points <= TRIED else TRIED
+        return found.note(open_question(verdict, tried)).hint(
+            "keep the entries inside: min(.., n - 1)"
+        )
     return None
 
 
-def _tried(subject: Dim, guards: Sequence[Condition]) -> Answer | None:
-    """Whether a number is at most 0, by all points of its symbols where these are few enough."""
+@lru_cache(maxsize=1024)
+def _tried(subject: Dim, guards: tuple[Condition, ...]) -> Answer | None:
+    """Whether a number is at most 0, by each assignment of its decisions, and there by all places
+    of its tables; None where a guard on what is not in it, or a symbol, leaves that open."""
     if any(symbol.free for symbol in subject.symbols):
         return None
+    own = frozenset(symbol for symbol in subject.symbols if MARK.match(symbol.name))
     near = [guard for guard in guards if guard.symbols <= subject.symbols]
-    known = domains(subject.symbols, near)
-    if span(known, known) > TRIED:
+    outer = [guard for guard in near if not guard.symbols & own]
+    decided = domains(subject.symbols - own, outer)
+    if span(decided, decided) > LIMIT:
         return None
-    for point in nearest(known, known):
-        if all(satisfied(guard, point) for guard in near) and subject.at(point) > 0:
-            apart = len(near) == len(guards)
-            return Refuted(MappingProxyType(point)) if apart else None
-    return Proved(span(known, known))
+    names = tuple(sorted(symbol.name for symbol in subject.symbols))
+    assigned: list[tuple[dict[str, Value], Dim, list[Condition], dict[Symbol, tuple[Value, ...]]]]
+    assigned, points = [], 0
+    for point in nearest(decided, decided):
+        if not all(satisfied(guard, point) for guard in outer):
+            continue
+        try:
+            inside = [guard.substitute(point) for guard in near if guard.symbols & own]
+            number = subject.substitute(point)
+        except ArithmeticError:
+            return None
+        places = domains(own, inside)
+        assigned.append((point, number, inside, places))
+        points += span(places, places)
+    if points > TRIED:
+        return Unsettled(names, points)
+    for point, number, inside, places in assigned:
+        for place in nearest(places, places):
+            if not all(satisfied(guard, place) for guard in inside):
+                continue
+            try:
+                above = number.at(place) > 0
+            except ArithmeticError:
+                return None
+            if above:
+                apart = len(near) == len(guards)
+                return Refuted(MappingProxyType(point | place)) if apart else None
+    return Proved(points)
 
 
 def _made_of(number: Dim, what: str, end: int) -> str:

@@ -224,8 +224,36 @@ def lookup(name: str) -> OpDef:
     return found
 
 
+class Options:
+    """What a row asks of the options of a use."""
+
+    options: Mapping[str, Attribute]
+
+    def dim(self, name: str) -> Dim:
+        """An option that is one size, known or symbolic."""
+        value = self.options[name]
+        assert isinstance(value, Dim), name
+        return value
+
+    def dims(self, name: str) -> tuple[Dim, ...]:
+        """A size, or a list of sizes, as a tuple."""
+        value = self.options[name]
+        items = value if isinstance(value, tuple) else (value,)
+        return tuple(d for d in items if isinstance(d, Dim))
+
+    def whole(self, name: str) -> int:
+        """An option as a known whole number (SP302 for a fraction); a symbolic one asks for a case
+        split."""
+        return known_whole(self.dim(name), name, NOWHERE)
+
+    def text(self, name: str) -> str:
+        """An option that is a word; empty where it is none."""
+        value = self.options[name]
+        return value if isinstance(value, str) else ""
+
+
 @dataclass
-class Infer:
+class Infer(Options):
     """What a shape row sees: operand types and options; it asks for proofs and declares
     parameters."""
 
@@ -243,12 +271,6 @@ class Infer:
     def x(self) -> TensorType:
         """The type of the first operand."""
         return self.types[0]
-
-    def dim(self, name: str) -> Dim:
-        """An option that is one size, known or symbolic."""
-        value = self.options[name]
-        assert isinstance(value, Dim), f"{self.name}: {name}"
-        return value
 
     def whole(self, name: str) -> int:
         """An option as a known whole number; a symbolic one asks for a case split."""
@@ -275,20 +297,9 @@ class Infer:
             known_whole(d, f"{self.name}: {name}", self.span) for d in items if isinstance(d, Dim)
         )
 
-    def dims(self, name: str) -> tuple[Dim, ...]:
-        """A size, or a list of sizes, as a tuple."""
-        value = self.options[name]
-        items = value if isinstance(value, tuple) else (value,)
-        return tuple(d for d in items if isinstance(d, Dim))
-
     def flag(self, name: str) -> bool:
         """Whether an option is true."""
         return self.options[name] is True
-
-    def text(self, name: str) -> str:
-        """An option that is a word; empty where it is none."""
-        value = self.options[name]
-        return value if isinstance(value, str) else ""
 
     def init(self, name: str) -> Init | None:
         """An option that says how a parameter starts; None where it is not given."""
@@ -370,7 +381,7 @@ class Infer:
 
 
 @dataclass(frozen=True)
-class CostOf:
+class CostOf(Options):
     """What a cost row sees: operand and result types, and options."""
 
     types: tuple[TensorType, ...]
@@ -387,21 +398,6 @@ class CostOf:
     def y(self) -> TensorType:
         """The type of the first result."""
         return self.results[0]
-
-    def dim(self, name: str) -> Dim:
-        """An option that is one size, known or symbolic."""
-        value = self.options[name]
-        assert isinstance(value, Dim)
-        return value
-
-    def whole(self, name: str) -> int:
-        """An option that is a known whole number."""
-        return int(self.dim(name).at({}))
-
-    def text(self, name: str) -> str:
-        """An option that is a word; empty where it is none."""
-        value = self.options[name]
-        return value if isinstance(value, str) else ""
 
 
 @dataclass(frozen=True)
@@ -428,7 +424,7 @@ class Entries:
 
 
 @dataclass(frozen=True)
-class IndexOf:
+class IndexOf(Options):
     """What a row of entries or of room sees, in the decisions of the whole space.
 
     `operands` are the entries of each operand; `mark` is a prefix for symbols that are the row's
@@ -440,32 +436,11 @@ class IndexOf:
     operands: tuple[Entries, ...]
     mark: str
 
-    def dim(self, name: str) -> Dim:
-        """An option that is one size, known or symbolic."""
-        value = self.options[name]
-        assert isinstance(value, Dim)
-        return value
 
-    def dims(self, name: str) -> tuple[Dim, ...]:
-        """A size, or a list of sizes, as a tuple."""
-        value = self.options[name]
-        items = value if isinstance(value, tuple) else (value,)
-        return tuple(d for d in items if isinstance(d, Dim))
-
-    def whole(self, name: str) -> int:
-        """An option that is a known whole number."""
-        return int(self.dim(name).at({}))
-
-    def text(self, name: str) -> str:
-        """An option that is a word; empty where it is none."""
-        value = self.options[name]
-        return value if isinstance(value, str) else ""
-
-
-def open_question(verdict: Unsettled) -> str:
-    """What an unsettled proof hangs on, as a note."""
+def open_question(verdict: Unsettled, tried: int = LIMIT) -> str:
+    """What an unsettled proof hangs on, of which at most so many points are tried, as a note."""
     names = ", ".join(name.lstrip("%") for name in verdict.symbols)
-    return f"it hangs on {names}: {verdict.points:,} combinations, of which {LIMIT:,} are tried"
+    return f"it hangs on {names}: {verdict.points:,} combinations, of which {tried:,} are tried"
 
 
 SETTLE = "let fewer decisions meet in one size, or give them fewer candidates"

@@ -72,6 +72,10 @@ def _divided(a: Number, b: Number) -> Number:
     return a / b if isinstance(a, float) or isinstance(b, float) else Fraction(a) / b
 
 
+def _floored(a: Number, b: Number) -> Number:
+    return a // b
+
+
 def _powered(a: Number, b: Number) -> Number:
     if not isinstance(a, float) and not isinstance(b, float):
         bits = max(a.numerator.bit_length(), a.denominator.bit_length())
@@ -81,7 +85,10 @@ def _powered(a: Number, b: Number) -> Number:
 
 
 def _sizes(make: Callable[..., Dim]) -> Callable[..., Entry]:
-    return lambda *operands: make(*map(_number, operands))
+    def made(*operands: Entry) -> Dim:
+        return make(*map(_number, operands))
+
+    return made
 
 
 def _multiplied(a: Dim, b: Dim) -> Dim:
@@ -90,12 +97,34 @@ def _multiplied(a: Dim, b: Dim) -> Dim:
     return a * b
 
 
-def _compared(op: str) -> Callable[..., Entry]:
-    return lambda a, b: compare(op, _number(a), _number(b))
+def _compared(op: str) -> Callable[[Entry, Entry], Entry]:
+    def compared(a: Entry, b: Entry) -> Condition:
+        return compare(op, _number(a), _number(b))
+
+    return compared
 
 
-def _joined(join: Callable[..., Condition]) -> Callable[..., Entry]:
-    return lambda a, b: join(_truth(a), _truth(b))
+def _joined(join: Callable[[Condition, Condition], Condition]) -> Callable[[Entry, Entry], Entry]:
+    def joined(a: Entry, b: Entry) -> Condition:
+        return join(_truth(a), _truth(b))
+
+    return joined
+
+
+def _both(a: Number, b: Number) -> bool:
+    return bool(a) and bool(b)
+
+
+def _either(a: Number, b: Number) -> bool:
+    return bool(a) or bool(b)
+
+
+def _if(value: Number, other: Number, truth: Number) -> Number:
+    return value if truth else other
+
+
+def _if_size(value: Entry, other: Entry, truth: Entry) -> Dim:
+    return conditional(_truth(truth), _number(value), _number(other))
 
 
 def _number(found: Entry) -> Dim:
@@ -111,18 +140,14 @@ WORDS: Mapping[str, Word] = {
     "-": Word(2, operator.sub, _sizes(Dim.__sub__), True),
     "*": Word(2, operator.mul, _sizes(_multiplied), True),
     "/": Word(2, _divided, _sizes(Dim.__truediv__)),
-    "//": Word(2, operator.floordiv, _sizes(Dim.__floordiv__)),
+    "//": Word(2, _floored, _sizes(Dim.__floordiv__)),
     "min": Word(2, min, _sizes(minimum), True),
     "max": Word(2, max, _sizes(maximum), True),
     "power": Word(2, _powered, _sizes(raised)),
     **{op: Word(2, holds, _compared(op)) for op, holds in RELATIONS.items()},
-    "and": Word(2, lambda a, b: bool(a) and bool(b), _joined(conjunction), True),
-    "or": Word(2, lambda a, b: bool(a) or bool(b), _joined(disjunction), True),
-    "if": Word(
-        3,
-        lambda value, other, truth: value if truth else other,
-        lambda value, other, truth: conditional(_truth(truth), _number(value), _number(other)),
-    ),
+    "and": Word(2, _both, _joined(conjunction), True),
+    "or": Word(2, _either, _joined(disjunction), True),
+    "if": Word(3, _if, _if_size),
     **{
         name: Word(1, make, _sizes(partial(function, name)))
         for name, make in FUNCTIONS.items()

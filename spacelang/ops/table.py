@@ -106,6 +106,8 @@ def _(of: IndexOf) -> Dim:
 
 
 def _square(infer: Infer) -> TensorType:
+    for name in {"axis", "skip"} & set(infer.options):
+        infer.whole(name)
     side = infer.dim("h") * infer.dim("w") + (infer.dim("skip") if "skip" in infer.options else 0)
     infer.need_bound(side, "the number of positions")
     infer.need_whole(side, "the number of positions")
