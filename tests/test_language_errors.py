@@ -7,6 +7,7 @@ one network. The others are short texts, among them all that one mistake must no
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import permutations
 from pathlib import Path
 
 import pytest
@@ -515,6 +516,31 @@ def test_a_space_takes_as_much_whatever_was_made_before_it(monkeypatch: pytest.M
     both = examine("t.space", source, Path())
     assert [found.headline for found in both.report.errors] == [alone.errors[0].headline]
     assert list(both.spaces) == ["a"]
+
+
+def test_candidates_count_as_much_whatever_was_made_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Alternatives of one block each use another variant of a second, of which a space uses one."""
+    monkeypatch.setattr("spacelang.syntax.session.MAX_TOGETHER", 602)
+    blocks = """
+    block g(x, m) { choose w in 1..300  y = linear(x, w) as a |> linear(8) as b  return y + m }
+    block h(x, k) { x = concat(split(x, k, axis: 1), axis: 1)  return g(x, [0, 3, 6][k]) as q }
+    block wrap(x) { return g(x, 6) as q }
+    """
+    bodies = {
+        "parted": "choose n in {1, 2} output h(x, n) as f",
+        "plain": "output wrap(x) as f",
+        "full": "choose z in 1..302 output wrap(linear(x, z) as p |> linear(8) as r) as f",
+        "over": "choose z in 1..303 output wrap(linear(x, z) as p |> linear(8) as r) as f",
+        "least": "choose n in {1, 2} choose z in {1, 2} output h(x, n) + z as f",
+    }
+    spaces = {
+        name: f"space {name} {{ input x: [B, 8] {body} weights {{ _: entangle }} }}"
+        for name, body in bodies.items()
+    }
+    for first, second in permutations(spaces, 2):
+        text = "\n".join((blocks, spaces[first], spaces[second]))
+        found = examine("t.space", Source("t.space", text), Path())
+        assert set(found.spaces) == {first, second} - {"over", "least"}, (first, second)
 
 
 @pytest.mark.parametrize(

@@ -46,8 +46,8 @@ def look_ahead(body: Sequence[tree.Tree], frame: Frame, scope: Scope) -> None:
         many = times * _entries(source, inside.bound, frame, scope)
         if isinstance(node, tree.Choose):
             candidates += many
-            if session.taken("candidates") + candidates > MAX_TOGETHER:
-                session.decide(candidates, node.span)
+            if candidates > MAX_TOGETHER:  # by itself: others may have counted the same before
+                session.take_candidates(candidates, node.span)
         else:
             turns += many
             if session.taken("turns") + turns > MAX_TURNS:

@@ -64,8 +64,6 @@ def compiled(
         id(definition),
         id(closure.scope),
         tuple((n, "late" if n in late else _key(v)) for n, v in bound.items()),
-        tuple(sorted(fixed.items(), key=str)),
-        guards,
         captured,
     )
     anchored = closure.frame is not None or any(map(_sees, bound.values()))
@@ -74,18 +72,28 @@ def compiled(
         homes = ((s.name, id(home), at.name) for s in symbols for home, at in (frame.home(s),))
         key = (*key, tuple(sorted(homes)))
     table = session.anchored if anchored else session.made.compiled
+    every = (session if anchored else session.made).alike
+    of_all, key = key, (key, tuple(sorted(fixed.items(), key=str)), guards)
     made = table.get(key)
     if made is None:
         place = frame.path(label) if label is not None else frame.next(closure.name)
         if definition.kind == "cell":
             place = "/" + closure.name
+        session.made.kept.append(closure)  # its ids are its own as long as it lives
         callee = Frame(
-            session, closure.name, definition.span, frame, fixed, definition, place, anchored
+            session,
+            closure.name,
+            definition.span,
+            frame,
+            fixed,
+            definition,
+            place,
+            anchored,
+            every.setdefault(of_all, object()),
         )
         callee.builder.level.guards = tuple(callee.condition(frame, g) for g in guards)
         with session.block() as spent:
             made = table[key] = _made(closure, bound, late, callee, frame, span, spent)
-        session.made.kept.append(closure)
         session.total.uses[id(made)] = made
     else:
         session.remarks.extend(made.remarks)

@@ -179,8 +179,7 @@ def _decided(
 ) -> Choice:
     if path in TAKEN:
         raise SpaceError(error("SP202", f"{path} is {TAKEN[path]}, not a decision", span))
-    places = (outer.place for outer in frame.chain)
-    frame.session.decide(len(values), span, (*places, frame.path(path)))
+    frame.session.decide((frame.alike, frame.path(path)), len(values), span)
     live = conjunction(*frame.builder.guards)
     choice = Choice(frame.path(path), kind, values, hull, live, span)
     frame.builder.decide(choice)

@@ -39,7 +39,8 @@ class Frame:
 
     A block of a file takes its sizes from its immediate caller, whoever that is. One that sees
     names of another frame is `anchored`: its sizes are those of the frames where they were first
-    bound, so that a size it is given and the same size seen by name are one.
+    bound, so that a size it is given and the same size seen by name are one. What is `alike` is one
+    thing for all alternatives of a block, whatever is fixed in them.
     """
 
     def __init__(
@@ -52,9 +53,11 @@ class Frame:
         definition: BlockOf | None = None,
         place: str = "",
         anchored: bool = False,
+        alike: object = None,
     ) -> None:
         self.session, self.caller, self.name = session, caller, name
         self.definition, self.place, self.anchored = definition, place, anchored
+        self.alike = object() if alike is None else alike
         self.fixed = dict(fixed or {})
         self.builder = BlockBuilder(name, span, explain=self._explain)
         self.builder.remarks = session.remarks

@@ -44,6 +44,9 @@ BUDGETS: Mapping[str, Callable[[], tuple[int, str]]] = {
 """What all blocks of an elaboration together may take, and what is said past that."""
 
 
+Decided = tuple[object, str]
+"""A decision: the block that takes it, whatever is fixed there, and its path in it."""
+
 Until = Callable[[Sequence[str]], int]
 """How many of the steps of `rewrite { }`, by their names, are to be run."""
 
@@ -63,13 +66,23 @@ class Import:
 
 @dataclass
 class Spent:
-    """What a block took of the budgets by itself, and the blocks that it uses, by their ids."""
+    """What a block took of the budgets by itself, and the blocks that it uses, by their ids.
+
+    Candidates are kept by decision: alternatives of a block that take one of a path take one.
+    """
 
     amounts: dict[str, int] = field(default_factory=dict[str, int])
     uses: dict[int, Compiled] = field(default_factory=dict[int, "Compiled"])
+    decided: dict[Decided, int] = field(default_factory=dict["Decided", int])
 
     def take(self, budget: str, amount: int) -> None:
         self.amounts[budget] = self.amounts.get(budget, 0) + amount
+
+    def decide(self, decided: Decided, candidates: int) -> int:
+        """Count a decision, of which alternatives may have other candidates: how many are new."""
+        before = self.decided.get(decided, 0)
+        self.decided[decided] = max(before, candidates)
+        return self.decided[decided] - before
 
 
 @dataclass(frozen=True)
@@ -97,12 +110,14 @@ class Compiled:
 class Made:
     """Blocks that were made, by name, and those that see no frame by what they were made for.
 
-    Spaces of one library share the latter: they are the same for all of them.
+    Spaces of one library share the latter: they are the same for all of them. Alternatives of a
+    block, made for the same but for what is fixed, are `alike`: one thing stands for all.
     """
 
     compiled: dict[object, Compiled] = field(default_factory=dict[object, Compiled])
     blocks: dict[str, Block] = field(default_factory=dict[str, Block])
     kept: list[object] = field(default_factory=list[object])
+    alike: dict[object, object] = field(default_factory=dict[object, object])
     named: dict[str, bool] = field(default_factory=dict[str, bool])
     owned: dict[str, tuple[Owned, ...]] = field(default_factory=dict[str, tuple[Owned, ...]])
     opened: dict[str, int] = field(default_factory=dict[str, int])
@@ -125,7 +140,7 @@ class Session:
     failures: int = 0
     total: Spent = field(default_factory=Spent)
     blocks: list[Spent] = field(default_factory=list[Spent])
-    decided: set[tuple[str, ...]] = field(default_factory=set[tuple[str, ...]])
+    alike: dict[object, object] = field(default_factory=dict[object, object])
     inside: dict[tuple[int, ...], Inside] = field(default_factory=dict[tuple[int, ...], "Inside"])
     reserved: set[str] = field(default_factory=set[str])
     until: Until | None = None
@@ -163,6 +178,8 @@ class Session:
         except BaseException:
             for outer in self.blocks[-2:-1]:
                 outer.uses |= spent.uses
+                for decided, candidates in spent.decided.items():
+                    outer.decide(decided, candidates)
                 for budget, amount in spent.amounts.items():
                     outer.take(budget, amount)
             raise
@@ -182,6 +199,8 @@ class Session:
                 for budget, amount in one.spent.amounts.items():
                     self.total.take(budget, amount)
                     self._check(budget, span)
+                for decided, candidates in one.spent.decided.items():
+                    self.take_candidates(self.total.decide(decided, candidates), span)
 
     def spend(self, nodes: int, span: Span) -> None:
         """Count nodes made against the limit (SP507)."""
@@ -226,14 +245,17 @@ class Session:
         """Count entries of lists (SP507)."""
         self.take("walked", entries, span)
 
-    def decide(self, candidates: int, span: Span, path: tuple[str, ...] = ()) -> None:
-        """Count candidates of decisions (SP507); alternatives that take one of a path take one,
-        whose candidates are listed again."""
-        if path and path in self.decided:
-            self.walk(candidates, span)
-            return
-        self.decided.add(path)
-        self.take("candidates", candidates, span)
+    def decide(self, decided: Decided, candidates: int, span: Span) -> None:
+        """Count candidates of a decision (SP507): for each alternative they are listed again."""
+        self.walk(candidates, span)
+        for spent in self.blocks[-1:]:
+            spent.decide(decided, candidates)
+        self.take_candidates(self.total.decide(decided, candidates), span)
+
+    def take_candidates(self, candidates: int, span: Span) -> None:
+        """Count candidates that no decision counted before, or surely will (SP507)."""
+        self.total.take("candidates", candidates)
+        self._check("candidates", span)
 
     def turn(self, turns: int, span: Span) -> None:
         """Count turns of loops against the limit, before they are taken (SP507)."""
