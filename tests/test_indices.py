@@ -239,7 +239,7 @@ WRONG = {
     TABLE.format('"n0"'): "it has no n0",
     TABLE.format('"+"'): "+ lacks an operand",
     TABLE.format('"1 1"'): "it leaves 2 values",
-    TABLE.format('"1 i1 2 - /"'): "a part of its formula has no value at 0, 2",
+    TABLE.format('"1 i1 2 - /"'): "no value at 0, 2: a division by zero",
     TABLE.format('"10 100000000 power 0 *"'): "a power of more than 63 bits",
     TABLE.format('"2 i0 200 power power"'): "a power of more than 63 bits",
     TABLE.format(f'"1 {"9999999999 * " * 90}0 *"'): "a number of more than 1,024 bits",

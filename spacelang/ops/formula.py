@@ -69,6 +69,8 @@ class Place(NamedTuple):
 
 
 def _divided(a: Number, b: Number) -> Number:
+    if b == 0:
+        raise ZeroDivisionError("a division by zero")
     return a / b if isinstance(a, float) or isinstance(b, float) else Fraction(a) / b
 
 

@@ -250,12 +250,13 @@ def _table(infer: Infer) -> TensorType:
         infer.fail("SP209", f"a formula that has no value: {wrong}")
     if depth(words) > MAX_DEPTH:
         infer.fail("SP507", f"a formula is nested deeper than {MAX_DEPTH}")
-    try:
-        entry_of(words, _places(shape, "%"), sizes)
-    except Beyond as failed:
-        infer.fail(failed.code, f"a formula with {failed}")
-    except ArithmeticError:
-        pass  # a part of it has no value: what reads by it is told so
+    if "power" in words.split():  # all else is held where it is computed
+        try:
+            entry_of(words, _places(shape, "%"), sizes)
+        except Beyond as failed:
+            infer.fail(failed.code, f"a formula with {failed}")
+        except ArithmeticError:
+            pass  # a part of it has no value: what reads by it is told so
     return TensorType(shape, INDEX if infer.flag("index") else "f32")
 
 
