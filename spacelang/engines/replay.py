@@ -183,6 +183,7 @@ class Replayed(Replaying[FullTrainer]):
         return [float(text) for text in cast(list[str], kept)]
 
     def space(self, ranges: Mapping[str, Sequence[float]]) -> Graph:
+        """The graph of these ranges, which no answer is needed for."""
         return self._trainer.space(ranges)
 
     def rebuild(self, ranges: Mapping[str, Sequence[float]], inherit: bool) -> Graph:
