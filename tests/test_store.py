@@ -299,7 +299,7 @@ def test_a_store_is_of_one_thing(
             call(tmp_path)
     with pytest.raises(SpaceError, match="11 of 10 classes"):
         About.of("t", "d", data, "digits", seed=0, k=11)
-    with pytest.raises(SpaceError, match="no augmentation wild"):
+    with pytest.raises(SpaceError, match="aug is one of none, digits"):
         About.of("t", "d", data, "wild", seed=0, k=1)
 
 
