@@ -5,7 +5,8 @@
 
 The graph is rewritten (`passes/deploy.py`), its new weights are computed from the model's, and what
 is lowered is rewritten for the sizes that are now known (`peephole.py`) and packed for the
-processor (`packed.py`). Values differ from the model's in the last bits.
+processor (`packed.py`). Values differ from the model's in the last bits: an example goes through
+both, and a network that differs by more is not given.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from spacelang.ir.dialect import dotted
 from spacelang.ir.graph import Graph
 from spacelang.passes.deploy import deployed
 from spacelang.passes.specialize import specialize
+
+MOST = 1e-4  # difference from the model's output, as a part of its largest value
 
 
 class Deployed(nn.Module):
@@ -52,14 +55,16 @@ class Deployed(nn.Module):
 def deploy(model: Supernet, assignment: Assignment | None = None, batch: int = 1) -> Deployed:
     """A network of a model (the active one by default) for so many inputs at a time.
 
-    SP605 for one of several inputs or outputs. Weights are those of the moment.
+    SP605 for one of several inputs or outputs, and for one whose outputs for an example are not the
+    model's. Weights are those of the moment.
     """
     taken = model.assignment if assignment is None else assignment
     graph = specialize(model.graph, taken)
     if len(graph.root.inputs) != 1 or sum(not o.training for o in graph.outputs) != 1:
         raise SpaceError(error("SP605", f"{graph.name} is no network of one input and one output"))
     main, recipes = deployed(graph, batch)
-    values: dict[str, Tensor] = dict(model.extract(taken).state_dict())
+    reference = model.extract(taken).eval().to("cpu", torch.float32)
+    values: dict[str, Tensor] = dict(reference.state_dict())
     with torch.inference_mode(False), torch.no_grad():
         for recipe in recipes:
             found = _filled(recipe, values)()
@@ -68,10 +73,28 @@ def deploy(model: Supernet, assignment: Assignment | None = None, batch: int = 1
             values |= {dotted(name): tensor for name, tensor in several.items()}
         network = _filled(main, values).extract()
         sizes = [int(size.at({})) for size in graph.root.inputs[0].types[0].shape[1:]]
-        example = torch.zeros(batch, *sizes)
+        example = torch.randn(batch, *sizes, generator=torch.Generator().manual_seed(0))
         last = torch.channels_last if len(sizes) == 3 else torch.preserve_format
         example = example.contiguous(memory_format=last)
-        return Deployed(graph, packed(lean(folded(network), example)), example.shape)
+        made = Deployed(graph, packed(lean(folded(network), example)), example.shape)
+        _compared(graph.name, made(example.clone()), reference(example))
+        return made
+
+
+def _compared(name: str, found: Tensor, wanted: Tensor) -> None:
+    """SP605 where a deployed network's output is not the model's."""
+    if found.shape != wanted.shape:
+        text = f"{name}, deployed, gives {list(found.shape)}, not {list(wanted.shape)}"
+        raise SpaceError(error("SP605", text))
+    found, wanted = found.double(), wanted.double()
+    same = (found == wanted) | (found.isnan() & wanted.isnan())
+    apart = torch.where(same, 0.0, (found - wanted).abs())
+    largest = torch.where(wanted.isfinite(), wanted.abs(), 0.0)
+    if not wanted.numel() or float(apart.max()) <= MOST * float(largest.max()):
+        return
+    text = f"{name}, deployed, differs from the model by {float(apart.max()):.3g}"
+    found_here = error("SP605", f"{text} in an output of at most {float(largest.max()):.3g}")
+    raise SpaceError(found_here.hint("run the model itself: model.eval()(x)"))
 
 
 def _filled(graph: Graph, values: Mapping[str, Tensor]) -> Supernet:
