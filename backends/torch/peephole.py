@@ -179,6 +179,8 @@ class Rewriter:
                 continue
             if product.target is not torch.bmm or len(product.users) > 1:
                 continue
+            if shape(product) != shape(node):  # it is the product that would be spread
+                continue
             if len(shape(bias)) <= 3 and bias.op == "get_attr":
                 return self.call(node, torch.baddbmm, shape(node), bias, *product.args)
         return None

@@ -18,7 +18,7 @@ from spacelang.ir.graph import Graph, Output
 from spacelang.ir.node import Node, Value
 from spacelang.ir.param import Init, Param, leading
 from spacelang.passes.bucketise import bucketised
-from spacelang.passes.fold import STORED, constants, derived, materialised, trimmed
+from spacelang.passes.fold import STORED, Names, constants, derived, materialised, trimmed
 from spacelang.passes.inference import for_inference
 from spacelang.passes.inline import inlined
 from spacelang.passes.products import (
@@ -87,14 +87,14 @@ def constants_stored(graph: Graph) -> tuple[Graph, Graph | None]:
     }
     if not wanted:
         return graph, None
-    params = {param.path: param for param in root.params}
+    params, names = dict(root.param), Names(root.param)
     outputs: list[Output] = []
     nodes: list[Node] = []
     for node in root.nodes:
         if Value(node.id) not in wanted:
             nodes.append(node)
             continue
-        path = f"constants.{len(outputs)}"
+        path = names.free(f"constant_{len(outputs)}")
         shape = tuple((size,) for size in node.types[0].shape)
         params[path] = Param(path, shape, Init("zeros"), decay=False)
         sizes = tuple(size for (size,) in shape)

@@ -12,12 +12,13 @@ has their values as its outputs.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import count
 
 from spacelang.diagnostics import SpaceError, error
 from spacelang.ir.block import Block
+from spacelang.ir.dialect import dotted
 from spacelang.ir.dim import Dim
 from spacelang.ir.graph import Graph, Output
 from spacelang.ir.node import Node, TensorType, Value, join
@@ -188,9 +189,9 @@ def _applied(
 def materialised(graph: Graph) -> tuple[Graph, Graph | None]:
     """A fixed network whose weights are all stored, and the graph that computes the new ones.
 
-    The second has no input; its outputs go by the paths of parameters of the first, which replace
-    what the network stored under these paths. Other parameters keep path and value. There is none
-    where nothing is computed. SP506 where decisions are open.
+    The second has no input; its outputs go by the paths of parameters of the first, none of which
+    the network had. Products of the same values share them. Other parameters keep path and value.
+    There is no second graph where nothing is computed. SP506 where decisions are open.
     """
     if graph.decisions:
         found = error("SP506", f"weights of {graph.name} hang on {next(iter(graph.decisions))}")
@@ -198,7 +199,8 @@ def materialised(graph: Graph) -> tuple[Graph, Graph | None]:
     graph = inlined(graph)
     root = graph.root
     constant = constants(root)
-    params = dict(root.param)
+    params, names = dict(root.param), Names(root.param)
+    made: dict[tuple[Value, str], Param] = {}
     outputs: list[Output] = []
     nodes: list[Node] = []
     for node in root.nodes:
@@ -207,10 +209,15 @@ def materialised(graph: Graph) -> tuple[Graph, Graph | None]:
         values = node.operands[len(node.operands) - len(given) :]
         if node.op in PRODUCTS and given and all(v.node in constant for v in values):
             place = _place(root, values[0])
-            for role, value in zip(given, values, strict=True):
-                outputs.append(Output(join(place, str(role)), value))
-                params[outputs[-1].name] = _stored(node, str(role), place, root)
-            node = _owning(node, [str(role) for role in given], params, place)
+            own: dict[str, Param] = {}
+            for role, value in zip(map(str, given), values, strict=True):
+                if (value, role) not in made:
+                    path = names.free(join(place, role))
+                    params[path] = _stored(node, role, path, root.type_of(value))
+                    made[value, role] = params[path]
+                    outputs.append(Output(path, value))
+                own[role] = made[value, role]
+            node = _owning(node, own)
         nodes.append(node)
     main = trimmed(replace(root, nodes=tuple(nodes), params=tuple(params.values())))
     recipe = derived(graph, root, constant, outputs, "weights") if outputs else None
@@ -259,25 +266,39 @@ def _place(root: Block, weight: Value) -> str:
     return best[0].rpartition(".")[0]
 
 
-def _stored(node: Node, role: str, place: str, root: Block) -> Param:
+class Names:
+    """Paths that no parameter has, as backends write them too (`a[0]` is `a.0` there)."""
+
+    def __init__(self, paths: Iterable[str]) -> None:
+        self._taken: set[str] = set()
+        for path in paths:
+            self._take(path)
+
+    def free(self, path: str) -> str:
+        """The path, or else it with the first number behind it that makes it free; now taken."""
+        tries = (path if n == 1 else f"{path}_{n}" for n in count(1))
+        found = next(name for name in tries if dotted(name) not in self._taken)
+        self._take(found)
+        return found
+
+    def _take(self, path: str) -> None:
+        parts = dotted(path).split(".")  # what a parameter lies in has a name as well
+        self._taken.update(".".join(parts[: n + 1]) for n in range(len(parts)))
+
+
+def _stored(node: Node, role: str, path: str, type: TensorType) -> Param:
     """The parameter for a computed weight or bias; it starts as one of its kind does."""
-    number = [str(name) for name in _given(node)].index(role)
-    value = node.operands[len(node.operands) - len(_given(node)) + number]
-    shape = tuple((size,) for size in root.type_of(value).shape)
+    shape = tuple((size,) for size in type.shape)
     start = Init(node.op) if role == "weight" else Init("zeros")
-    return Param(join(place, role), shape, start, decay=role == "weight", span=node.span)
+    return Param(path, shape, start, decay=role == "weight", span=node.span)
 
 
-def _given(node: Node) -> tuple[object, ...]:
-    given = node.attributes.get("given", ())
-    return given if isinstance(given, tuple) else ()
-
-
-def _owning(node: Node, roles: Sequence[str], params: Mapping[str, Param], place: str) -> Node:
-    views: dict[str, View] = {role: leading(params[join(place, role)]) for role in roles}
-    rest = node.operands[: len(node.operands) - len(roles)]
+def _owning(node: Node, own: Mapping[str, Param]) -> Node:
+    """A product that reads parameters instead of its last operands, by their roles."""
+    views: dict[str, View] = {role: leading(param) for role, param in own.items()}
+    rest = node.operands[: len(node.operands) - len(own)]
     attributes = {k: v for k, v in node.attributes.items() if k != "given"}
-    attributes["bias"] = "bias" in roles or "bias" in node.params
+    attributes["bias"] = "bias" in own or "bias" in node.params
     return replace(node, operands=rest, attributes=attributes, params={**node.params, **views})
 
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import io
 import operator
 from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,11 +15,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from spacelang.backends.torch import deploy as deploying
 from spacelang.backends.torch.deploy import Deployed, deploy
 from spacelang.backends.torch.packed import available
 from spacelang.backends.torch.peephole import letters
 from spacelang.backends.torch.supernet import Supernet
 from spacelang.diagnostics import Report, SpaceError
+from spacelang.ir.graph import Graph
+from spacelang.ir.node import Value
 from spacelang.ir.verify import verify
 from spacelang.loader import load
 from spacelang.passes.deploy import deployed
@@ -171,3 +178,153 @@ def test_depthwise_of_few_pixels(kernel: int, bias: str, tmp_path: Path) -> None
     assert F.conv2d not in ops(network)
     assert not any("convolution" in str(target) for target in ops(network))
     assert difference(network, model, images(model, 2)) < 1e-5
+
+
+# Small spaces.
+
+SHARED = {
+    "tied, norms of their own": """
+      a = conv(x, 8, 1, bias: true) as a |> batch_norm() as n |> relu()
+      output conv(a, 8, 1, bias: true) as b |> batch_norm() as m
+      weights { b: tie(a) }""",
+    "tied, one scaled": """
+      a = conv(x, 8, 3) as a
+      output (conv(relu(a), 8, 3) as b) * 0.25
+      weights { b: tie(a) }""",
+    "tied, one pointwise": """
+      a = conv(x, 8, 1) as a
+      output conv(relu(a), 8, 1, stride: 2) as b
+      weights { b: tie(a) }""",
+    "tied, one residual": """
+      a = conv(x, 8, 3, groups: 8) as a |> relu()
+      output a + (conv(a, 8, 3, groups: 8) as b)
+      weights { b: tie(a) }""",
+    "one parameter, three readers": """
+      w = parameter([4, 4]) as w
+      a = linear(x, 4, weight: w, bias: false)
+      b = linear(relu(a), 4, weight: w * 0.5, bias: false)
+      output b + linear(x, 4, weight: w, bias: false) * 3""",
+    "two parameters of the root": """
+      w1 = parameter([4, 4]) as w1
+      w2 = parameter([4, 4]) as w2
+      a = linear(x, 4, weight: w1, bias: false)
+      output linear(relu(a), 4, weight: w2 * 3, bias: false)""",
+    "two parameters of other sizes": """
+      w1 = parameter([6, 4]) as w1
+      w2 = parameter([4, 6]) as w2
+      a = linear(x, 6, weight: w1, bias: false)
+      output linear(relu(a), 4, weight: w2, bias: false)""",
+    "a parameter called weight": """
+      w = parameter([4, 4]) as q
+      p = parameter([4]) as weight
+      output relu(linear(x, 4, weight: w * 2, bias: false)) * p""",
+    "a layer called as a constant": """
+      p = parameter([4]) as p
+      y = linear(x, 4) as constant_0
+      z = linear(y, 4) as constants[0]
+      output z + p * 2""",
+}
+
+
+def small(tmp_path: Path, body: str, input: str = "x: [B, 8, 12, 4]") -> Supernet:
+    """The model of a space, its weights and statistics drawn."""
+    path = tmp_path / "small.space"
+    path.write_text(f"space small() {{\n  input {input}\n{body}\n}}")
+    return model_of(f"{path}:small")
+
+
+@pytest.mark.parametrize("case", SHARED)
+def test_computed_weights_have_places_of_their_own(case: str, tmp_path: Path) -> None:
+    model = small(tmp_path, SHARED[case])
+    main, recipes = deployed(model.graph, batch=2)
+    report = Report()
+    for made in (main, *recipes):
+        verify(made, report)
+    report.check()
+    new = [output.name for recipe in recipes for output in recipe.outputs]
+    assert len({*new, *model.graph.storages}) == len(new) + len(model.graph.storages)
+    assert difference(deploy(model, batch=2), model, images(model, 2)) < 1e-5
+
+
+def test_products_of_the_same_values_share_them(tmp_path: Path) -> None:
+    w = "w = parameter([4, 4]) as w\nv = w * 2\n"
+    twice = "output linear(relu(linear(x, 4, weight: v, bias: false)), 4, weight: v, bias: false)"
+    main, (recipe,) = deployed(small(tmp_path, w + twice).graph)
+    assert len(main.storages) == len(recipe.outputs) == 1
+
+
+def test_a_bias_that_spreads_a_batched_product(tmp_path: Path) -> None:
+    body = """
+      p = parameter([5, 8, 8]) as p
+      output einsum("bij,bjk->bik", x, x) + p"""
+    model = small(tmp_path, body, "x: [1, 8, 8]")
+    assert difference(deploy(model), model, images(model, 1)) < 1e-5
+
+
+def test_a_network_that_differs_is_not_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = small(tmp_path, "output linear(x, 4) as l")
+
+    def cut(graph: Graph, batch: int) -> object:
+        main, recipes = deployed(graph, batch)
+        (node,) = (n for n in main.root.nodes if n.op == "linear")
+        relu = replace(node, operands=(Value(node.id),), id=99, op="relu", params={}, attributes={})
+        outputs = (Value(99),)
+        root = replace(main.root, nodes=(*main.root.nodes, relu), outputs=outputs)
+        named = (replace(main.outputs[0], value=outputs[0]),)
+        return replace(main, root=root, outputs=named), recipes
+
+    monkeypatch.setattr(deploying, "deployed", cut)
+    with pytest.raises(SpaceError, match=r"SP605.*differs from the model by \d"):
+        deploy(model)
+
+
+LINEAR = "output linear(x, 4) as l"
+
+
+@pytest.mark.parametrize("batch", [-1, 0, 1.5, "2", True])
+def test_a_batch_is_a_number_from_1(batch: object, tmp_path: Path) -> None:
+    with pytest.raises(SpaceError, match=r"SP209.*whole number from 1"):
+        deploy(small(tmp_path, LINEAR), batch=batch)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize(
+    ("body", "input", "message"),
+    [
+        ("output take(parameter([50, 8]) as t, ids)", "ids: [B, 12] in 0..<50", "SP605.* of i64"),
+        (LINEAR, "x: [1, 3, 4]", "SP209.*not 2 at a time"),
+    ],
+)
+def test_inputs_that_are_refused(body: str, input: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(SpaceError, match=message):
+        deploy(small(tmp_path, body, input), batch=2)
+
+
+@pytest.mark.parametrize(
+    "use", [Deployed.half, copy.copy, copy.deepcopy, lambda d: torch.save(d, io.BytesIO())]
+)
+def test_it_stays_where_it_is(use: Callable[[Deployed], object], tmp_path: Path) -> None:
+    network = deploy(small(tmp_path, LINEAR))
+    with pytest.raises(SpaceError, match=r"SP605.*cannot be"):
+        use(network)
+
+
+@pytest.mark.parametrize(
+    ("body", "input"),
+    [
+        ("output x", "x: [B, 8]"),
+        ('output rearrange(x, "b (h w) -> b h w", h: 2)', "x: [B, 8]"),
+        ("output linear(parameter([3, 4]) as p, 4) as l", "x: [B, 8]"),
+        ("output conv(x, 6, 3) as c", "x: [B, 8, 12, 4]"),
+    ],
+)
+def test_outputs_are_the_callers_own(body: str, input: str, tmp_path: Path) -> None:
+    model = small(tmp_path, body, input)
+    network, x = deploy(model, batch=2), images(model, 2)
+    kept, first = x.clone(), network(x)
+    assert first.is_contiguous()
+    before = first.clone()
+    first.zero_()
+    assert torch.equal(x, kept)
+    assert torch.equal(network(x), before)
