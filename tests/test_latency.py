@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -41,7 +42,8 @@ FACTS = Facts("cpu", "a made-up processor", 1, 2, "float32")
 def table_of(graph: Graph, *networks: Whole) -> LatencyTable:
     """Made-up times: a thousand nanoseconds for each letter of a signature."""
     every = every_operation(graph, FACTS.batch)
-    return LatencyTable(FACTS, {text: 1000.0 * len(text) for text in every}, networks)
+    own = tuple(replace(n, graph=graph.hash) for n in networks)
+    return LatencyTable(FACTS, {text: 1000.0 * len(text) for text in every}, own)
 
 
 @pytest.fixture(scope="module")
@@ -144,6 +146,27 @@ def test_the_error_is_found_on_networks_that_the_fit_has_not_seen(small: Graph) 
     assert made.error == Error(0.125, 0.25, 2)
     assert made.stated == "error 12.5% in the mean, 25.0% at worst over 2 networks"
     assert table_of(small, *seen).stated == "error not measured"
+
+
+def test_fit_and_error_are_those_of_the_space_at_hand(small: Graph) -> None:
+    """A table of two spaces: neither takes the other's networks; without any, that is told."""
+    own = (Whole({}, 1000, 2000, fitted=True), Whole({}, 1000, 1600, fitted=False))
+    other = Whole({}, 1000, 90_000, fitted=True, graph="of another space")
+    made = table_of(small, *own)
+    both = replace(made, networks=(other, *made.networks))
+    values = small.decisions.check(small.decisions.extreme("smallest"))
+    model = LatencyModel(small, both)
+    assert model.at(values) == 2 * model.sum(values)
+    assert model.stated == "error 25.0% in the mean, 25.0% at worst over 1 network"
+    fits = json.loads(json.dumps(both.as_json()["fits"]))
+    assert {graph: found["fit"]["scale"] for graph, found in fits.items()} == {
+        small.hash: 2, "of another space": 90,
+    }  # fmt: skip
+    strange = LatencyModel(small, replace(both, networks=(other,)))
+    assert strange.at(values) == 90 * strange.sum(values)
+    assert "no network of small was measured" in strange.stated
+    assert "fit is of 1 of other spaces" in strange.stated
+    assert "other spaces" not in LatencyModel(small, replace(both, networks=())).stated
 
 
 def test_a_table_is_read_as_it_was_written(small: Graph, tmp_path: Path) -> None:

@@ -151,7 +151,7 @@ class Pool:
             return ()
         least, most = map(shown, self._latencies)
         timed = self._window[0]
-        return (f"latencies of {least} to {most} were seen", f"{timed.name}: {timed.table.stated}")
+        return (f"latencies of {least} to {most} were seen", f"{timed.name}: {timed.stated}")
 
 
 def countable_size(space: Graph, where: str) -> int | Between:
