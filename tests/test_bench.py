@@ -62,6 +62,13 @@ def test_the_page_says_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> Non
     assert "| >= 1.5: met | 80% | 100 against 100 MiB |" in made
     assert "timm 4.00, onnxruntime: onnxruntime is not installed" in made
     assert "busy" in made
+    assert "best PyTorch rival" in made
+    assert "ONNX Runtime is" not in made, "it was not measured"
+    there = {**FOUND["contenders"], "onnxruntime": FOUND["contenders"]["inference"]}
+    for times, says in (([0.5] * 4, "in every row where"), ([4.0] * 4, "in 0 of the 1 rows where")):
+        there["onnxruntime"] = {**there["onnxruntime"], "wall": times}
+        both = {"records": {"tiny@4 x1": {**FOUND, "contenders": there}}}
+        assert f"ONNX Runtime is faster than ours {says}" in with_table(whole, both)
     assert "\nold\n" not in made
     assert made.startswith("before\n")
     assert made.endswith("\nafter")
