@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -183,12 +183,20 @@ def test_a_table_is_read_as_it_was_written(small: Graph, tmp_path: Path) -> None
         {"facts": {"device": "cpu"}},
         {"entries": {"relu([1])": -1}},
         {"entries": {"relu([1])": "fast"}},
+        {"entries": {"relu([1])": True}},
+        {"entries": {"relu([1])": 10**400}},
+        {"entries": {"relu([1])": 1e-200}},
         {"entries": []},
+        {"facts": {**asdict(FACTS), "batch": -3}},
+        {"facts": {**asdict(FACTS), "threads": 0}},
+        {"networks": [{"assignment": {}, "sum": 1, "measured": 1e-200, "fitted": True}]},
+        {"networks": [{"assignment": {}, "sum": 1e200, "measured": 1, "fitted": True}]},
+        {"networks": [{"assignment": {}, "sum": 1, "measured": 1, "fitted": True, "graph": 3}]},
         {"networks": [{"assignment": {}, "sum": 1, "measured": 0, "fitted": True}]},
         {"networks": [3]},
         None,
     ],
-    ids=str,
+    ids=lambda change: str(change)[:80],
 )
 def test_what_is_no_table_is_refused(small: Graph, tmp_path: Path, change: object) -> None:
     path = tmp_path / "table.json"

@@ -16,7 +16,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
-from math import isfinite
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,6 +25,7 @@ from spacelang.ir.decision import Assignment
 
 KIND, FORMAT = "latency table", 1
 MAX_BYTES = 1 << 26
+TIMES = 1e-3, 1e18  # nanoseconds; what a fit squares and divides by stays finite
 UNITS = (("s", 10**9), ("ms", 10**6), ("us", 10**3))
 
 
@@ -178,7 +178,7 @@ def read_table(path: PathLike) -> LatencyTable:
         if place.stat().st_size > MAX_BYTES:
             raise ValueError("it is larger than 64 MiB")
         return _table(json.loads(place.read_bytes()))
-    except (OSError, ValueError, TypeError, KeyError, RecursionError) as failed:
+    except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError) as failed:
         reason = failed.strerror if isinstance(failed, OSError) else str(failed)
         found = error("SP702", f"{place} is no latency table").note(str(reason)[:200])
         raise SpaceError(found.hint(f"`spacelang profile SPACE -o {place}` writes one")) from failed
@@ -193,6 +193,8 @@ def _table(data: object) -> LatencyTable:
     for name, kind in kinds.items():
         if type(facts.get(name)) is not kind:
             raise ValueError(f"its facts lack {name}")
+        if kind is int and cast(int, facts[name]) < 1:
+            raise ValueError(f"its {name} is below 1")
     entries = {name: _time(value, name) for name, value in _object(found["entries"]).items()}
     networks: list[Whole] = []
     for row in cast("list[object]", found["networks"]):
@@ -217,7 +219,8 @@ def _object(data: object) -> dict[str, object]:
 
 
 def _time(value: object, name: str) -> float:
-    number = float(value) if isinstance(value, int | float) else -1.0
-    if not isinstance(value, bool) and isfinite(number) and number >= 0:
-        return number
+    """Nanoseconds: none, or within `TIMES`."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        if value == 0 or TIMES[0] <= value <= TIMES[1]:
+            return float(value)
     raise ValueError(f"the time of {name[:100]} is {json.dumps(value)[:40]}")
