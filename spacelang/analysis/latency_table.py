@@ -220,7 +220,7 @@ def _object(data: object) -> dict[str, object]:
 
 def _time(value: object, name: str) -> float:
     """Nanoseconds: none, or within `TIMES`."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        if value == 0 or TIMES[0] <= value <= TIMES[1]:
-            return float(value)
+    number = value if isinstance(value, int | float) and not isinstance(value, bool) else -1
+    if number == 0 or TIMES[0] <= number <= TIMES[1]:
+        return float(number)
     raise ValueError(f"the time of {name[:100]} is {json.dumps(value)[:40]}")

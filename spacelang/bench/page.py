@@ -18,8 +18,8 @@ BEGIN = "<!-- networks: made by benchmarks/networks.py --page -->"
 END = "<!-- end of networks -->"
 NEAR = 0.85  # a row is also met at this share of the matrix-product rate
 HEAD = (
-    "| work | threads | ours | best PyTorch rival | ratio | of CPU time | wanted | of the limit | peak |"
-    " also |\n|---|---|---|---|---|---|---|---|---|---|"
+    "| work | threads | ours | best PyTorch rival | ratio | of CPU time | wanted | of the limit |"
+    " peak | also |\n|---|---|---|---|---|---|---|---|---|---|"
 )
 
 

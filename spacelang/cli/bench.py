@@ -47,7 +47,7 @@ def bench(
     NAME is a row (efficientvit_m0@16) or all batches of one (efficientvit_m0); none is all rows.
     Results are compared before anything is timed. A ratio above 1 says that ours is faster.
     What is wanted of a row is against its best rival in PyTorch; ONNX Runtime is told beside.
-    `bench kernels` times each Triton kernel against eager PyTorch.
+    `bench kernels` times every Triton kernel against eager PyTorch.
     """
     if KERNELS in names:
         if len(names) > 1 or listed:
