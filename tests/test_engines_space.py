@@ -309,8 +309,9 @@ def test_a_table_has_to_know_the_hull_before_any_training(tmp_path: Path) -> Non
     engine = SpaceEvolution(iterations=1, epochs=1, probes=5, generations=0, population=5,
                             mutants=0, crossovers=0, where="latency <= 1s",
                             latency=str(tmp_path / "own.json"))  # fmt: skip
-    with pytest.raises(SpaceError, match="SP512"):
+    with pytest.raises(SpaceError, match="SP512") as refused:
         list(engine.run(staged(START), trainer, seed=0))
+    assert (refused.value.diagnostics[0].help or "").endswith("--hull")
     assert trainer.taken == 0
     still = replace(engine, iterations=0)
     assert any(isinstance(event, Found) for event in still.run(staged(START), trainer, seed=0))

@@ -131,8 +131,7 @@ class SpaceEvolution:
         # A budget, and a table that lacks what a move may lead to, are refused before any training.
         Pool(space, self.where, seed, self.latency)
         if self.latency and self.iterations:
-            whole = [replace(d, values=d.hull) for d in dimensions(space)]
-            open_model(trainer.space(candidates(whole)), self.latency)
+            self._knows(space, trainer)
         number = 0
         for iteration in range(self.iterations):
             yield from self._train(space, trainer, seed_of(seed, "space", iteration))
@@ -155,6 +154,17 @@ class SpaceEvolution:
             space = trainer.rebuild(event.after, self.inherit)
         yield from self._train(space, trainer, seed_of(seed, "space", self.iterations))
         yield from self._evolution().run(space, trainer, seed)
+
+    def _knows(self, space: Graph, trainer: Rebuilder) -> None:
+        """SP512 where the table lacks operations of the hull, as far as they can be listed."""
+        whole = [replace(d, values=d.hull) for d in dimensions(space)]
+        try:
+            open_model(trainer.space(candidates(whole)), self.latency)
+        except SpaceError as failed:
+            (found,) = failed.diagnostics
+            if found.code != "SP512":
+                raise
+            raise SpaceError(found.hint(f"{found.help} --hull")) from failed
 
     def _reaches(self, space: Graph, seed: int) -> bool:
         """Whether the budget leaves a network of a space, as far as draws tell."""
