@@ -11,12 +11,17 @@ import pytest
 import torch
 from command import data, good, refused
 
+from spacelang.backends.torch.bench.kernels import CASES
+from spacelang.bench import kernels
 from spacelang.bench import measure as measuring
 from spacelang.bench.chart import chart
 from spacelang.bench.page import with_table
+from spacelang.bench.process import Contender
 from spacelang.bench.rows import ROWS, Row, UnknownRow, select
 from spacelang.bench.store import kept, merged
 from spacelang.diagnostics import SpaceError
+from spacelang.passes.fuse import GROUPS
+from spacelang.plugins import BUILTIN
 
 ROW = Row("tiny", "", 4, "inference", ("timm", "timm.folded"), ("onnxruntime",), 1.5)
 
@@ -62,6 +67,13 @@ def test_the_page_says_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> Non
     assert "| >= 1.5: met | 80% | 100 against 100 MiB |" in made
     assert "timm 4.00, onnxruntime: onnxruntime is not installed" in made
     assert "busy" in made
+    assert "best PyTorch rival" in made
+    assert "ONNX Runtime is" not in made, "it was not measured"
+    there = {**FOUND["contenders"], "onnxruntime": FOUND["contenders"]["inference"]}
+    for times, says in (([0.5] * 4, "in every row where"), ([4.0] * 4, "in 0 of the 1 rows where")):
+        there["onnxruntime"] = {**there["onnxruntime"], "wall": times}
+        both = {"records": {"tiny@4 x1": {**FOUND, "contenders": there}}}
+        assert f"ONNX Runtime is faster than ours {says}" in with_table(whole, both)
     assert "\nold\n" not in made
     assert made.startswith("before\n")
     assert made.endswith("\nafter")
@@ -115,13 +127,13 @@ def test_bad_options(words: tuple[str, ...], message: str) -> None:
 
 
 class Fake:
-    """A contender whose results are given."""
+    """A contender whose results are given; the last of them is `value`."""
 
-    def __init__(self, value: float) -> None:
-        self.value = value
+    def __init__(self, value: float, shape: tuple[int, ...] = (2,)) -> None:
+        self.value, self.shape = value, shape
 
     def results(self, path: str) -> None:
-        np.savez(path, y=np.array([100.0, self.value]))
+        np.savez(path, x=np.ones(3), y=np.array([100.0, self.value]).reshape(self.shape))
 
 
 def test_results_are_compared_first() -> None:
@@ -129,6 +141,11 @@ def test_results_are_compared_first() -> None:
     assert measuring._compared(ROW, {"inference": Fake(1), "timm": near})["timm"] < 1e-5  # pyright: ignore
     with pytest.raises(SpaceError, match="timm gives other results than inference"):
         measuring._compared(ROW, {"inference": Fake(1), "timm": far})  # pyright: ignore
+    for ours, theirs in ((1.0, np.nan), (np.nan, 1.0), (np.nan, np.nan)):
+        with pytest.raises(SpaceError, match=r"gives other results than inference \(nan\)"):
+            measuring._compared(ROW, {"inference": Fake(ours), "timm": Fake(theirs)})  # pyright: ignore
+    with pytest.raises(SpaceError, match=r"y of timm is \[1, 2\], not \[2\]"):
+        measuring._compared(ROW, {"inference": Fake(1), "timm": Fake(1, (1, 2))})  # pyright: ignore
 
 
 def test_a_row_in_fresh_processes(tmp_path: Path) -> None:
@@ -159,21 +176,39 @@ def test_a_row_that_cannot_be_ours() -> None:
 # bench kernels.
 
 
+def test_what_a_library_prints_is_no_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before a worker has moved its output, its libraries may print to it."""
+    (tmp_path / "noisy.py").write_text(
+        "print('welcome')\nprint('[1]')\nprint('{\"name\": \"mlp\"}')\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr("spacelang.bench.kernels.WORKER", "noisy")
+    assert kernels.measured("cuda", 1) == [{"name": "mlp"}]
+    monkeypatch.setattr("spacelang.bench.process.WORKER", "noisy")
+    with Contender({"contender": "timm", "threads": 1}) as process:
+        assert process.started() == {"name": "mlp"}
+
+
 def test_kernels_in_the_interpreter(tmp_path: Path) -> None:
     """Every kernel runs fused and agrees with PyTorch; the records and the picture are written."""
     path = tmp_path / "kernels.json"
     found = data("bench", "kernels", "--device", "interpret", "-o", path)["records"]
-    assert [r["name"] for r in found] == [
-        "attention, relative", "attention, plain", "mlp", "cascade", "depthwise", "mixture",
-        "soft_labels", "relations",
-    ]  # fmt: skip
+    losses = ["soft_labels", "relations"]
+    assert [r["name"] for r in found] == [*CASES, *losses]
+    tested = {case.kernel for case in CASES.values()}
+    assert tested == GROUPS.keys(), "every kernel that `fuse` looks for"
+    assert {*tested, *losses, "required"} == BUILTIN["spacelang.kernels"].keys()
     for one in found:
         assert {"kernel", "eager"} <= one["seconds"].keys()
         assert max(one["errors"].values()) <= 1e-5
         assert min(one["modelled"].values()) > 0
         assert "torch.compile" in one["left_out"]
-    assert "scaled_dot_product_attention" in found[1]["seconds"]
-    assert "flex_attention" in found[0]["left_out"]
+    by_name = {one["name"]: one for one in found}
+    assert "scaled_dot_product_attention" in by_name["attention, plain"]["seconds"]
+    assert "flex_attention" in by_name["attention, relative"]["left_out"]
+    assert by_name["mixed attention"]["left_out"]["flex_attention"] == "it mixes no heads"
     assert json.loads(path.read_text())["records"] == found
     drawn = path.with_suffix(".svg").read_text()
     assert drawn.startswith("<svg")

@@ -15,6 +15,7 @@ from spacelang.analysis.latency import LatencyModel, every_operation
 from spacelang.analysis.latency_table import Facts, LatencyTable
 from spacelang.diagnostics import Source, SpaceError
 from spacelang.engines.contraction import Contraction
+from spacelang.engines.pool import Pool
 from spacelang.engines.protocol import (
     Candidate,
     Evaluated,
@@ -262,15 +263,64 @@ def test_a_move_beyond_the_budget_is_not_made() -> None:
     assert events[-1].best.cost.params < least
 
 
-def test_a_window_of_latency_holds_in_every_space(tmp_path: Path) -> None:
-    """The table knows all of the hull; what is tried before and after moves is in time."""
+def of_hull(folder: Path) -> tuple[Graph, LatencyTable, str]:
+    """All that a move may lead to, and a made-up table of it."""
     wide = [8 * i for i in range(1, 17)]
     hull = staged({**dict.fromkeys(START, wide), "stages[0].blocks[_].ratio": [*range(1, 9)],
                    "stages[1].blocks[_].ratio": [*range(1, 9)]})  # fmt: skip
     facts = Facts("cpu", "a made-up processor", 1, 1, "float32")
     made = {text: made.bytes for text, made in every_operation(hull, 1).items()}
-    LatencyTable(facts, made).write(tmp_path / "table.json")
-    model = LatencyModel(hull, LatencyTable(facts, made))
+    table = LatencyTable(facts, made)
+    table.write(folder / "table.json")
+    return hull, table, str(folder / "table.json")
+
+
+def test_a_move_out_of_time_is_not_made(tmp_path: Path) -> None:
+    """Wider is better, and too slow: the supernet of a space without a network in time is not
+    trained."""
+
+    class Wide(Surface):
+        def error(self, assignment: Assignment) -> float:
+            return 90.0 - sum(v for p, v in assignment.items() if "width" in p) / 4  # type: ignore
+
+    hull, table, path = of_hull(tmp_path)
+    model = LatencyModel(hull, table)
+    free = SpaceEvolution(iterations=1, epochs=0, probes=60, generations=0, population=5,
+                          mutants=0, crossovers=0)  # fmt: skip
+    (move,) = [e for e in free.run(staged(START), Wide(), seed=0) if isinstance(e, SpaceMoved)]
+    beyond = staged(move.after)
+    least = min(model.at(hull.decisions.check(a)) for a, _ in Pool(beyond).draw(10_000, "all"))
+    trainer = Wide()
+    bounded = replace(free, iterations=10, epochs=1, where=f"latency < {least}ns", latency=path)
+    events = list(bounded.run(staged(START), trainer, seed=0))
+    *made, last = [event for event in events if isinstance(event, SpaceMoved)]
+    assert last.before == last.after, "the next step is too slow"
+    assert any(slope <= -bounded.threshold for slope in last.slopes.values()), "yet wanted"
+    assert len(trainer.inherited) == len(made) < 9
+    assert isinstance(events[-1], Found)
+    assert model.at(hull.decisions.check(events[-1].best.assignment)) < least
+
+
+def test_a_table_has_to_know_the_hull_before_any_training(tmp_path: Path) -> None:
+    trainer = Surface()
+    facts = of_hull(tmp_path)[1].facts
+    own = every_operation(staged(START), 1)
+    LatencyTable(facts, dict.fromkeys(own, 5.0)).write(tmp_path / "own.json")
+    engine = SpaceEvolution(iterations=1, epochs=1, probes=5, generations=0, population=5,
+                            mutants=0, crossovers=0, where="latency <= 1s",
+                            latency=str(tmp_path / "own.json"))  # fmt: skip
+    with pytest.raises(SpaceError, match="SP512") as refused:
+        list(engine.run(staged(START), trainer, seed=0))
+    assert (refused.value.diagnostics[0].help or "").endswith("--hull")
+    assert trainer.taken == 0
+    still = replace(engine, iterations=0)
+    assert any(isinstance(event, Found) for event in still.run(staged(START), trainer, seed=0))
+
+
+def test_a_window_of_latency_holds_in_every_space(tmp_path: Path) -> None:
+    """The table knows all of the hull; what is tried before and after moves is in time."""
+    hull, table, path = of_hull(tmp_path)
+    model = LatencyModel(hull, table)
 
     def latency(assignment: Assignment) -> int:
         return model.at(hull.decisions.check(assignment))
@@ -278,7 +328,7 @@ def test_a_window_of_latency_holds_in_every_space(tmp_path: Path) -> None:
     limit = sorted(latency(a) for a in staged(START).sample(50, 0))[25]
     engine = SpaceEvolution(
         iterations=2, epochs=0, probes=60, generations=1, population=6, mutants=2, crossovers=2,
-        where=f"latency <= {limit}ns", latency=str(tmp_path / "table.json"),
+        where=f"latency <= {limit}ns", latency=path,
     )  # fmt: skip
     events = list(engine.run(staged(START), Surface(), seed=0))
     moves = [event for event in events if isinstance(event, SpaceMoved)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -41,7 +42,8 @@ FACTS = Facts("cpu", "a made-up processor", 1, 2, "float32")
 def table_of(graph: Graph, *networks: Whole) -> LatencyTable:
     """Made-up times: a thousand nanoseconds for each letter of a signature."""
     every = every_operation(graph, FACTS.batch)
-    return LatencyTable(FACTS, {text: 1000.0 * len(text) for text in every}, networks)
+    own = tuple(replace(n, graph=graph.hash) for n in networks)
+    return LatencyTable(FACTS, {text: 1000.0 * len(text) for text in every}, own)
 
 
 @pytest.fixture(scope="module")
@@ -146,6 +148,27 @@ def test_the_error_is_found_on_networks_that_the_fit_has_not_seen(small: Graph) 
     assert table_of(small, *seen).stated == "error not measured"
 
 
+def test_fit_and_error_are_those_of_the_space_at_hand(small: Graph) -> None:
+    """A table of two spaces: neither takes the other's networks; without any, that is told."""
+    own = (Whole({}, 1000, 2000, fitted=True), Whole({}, 1000, 1600, fitted=False))
+    other = Whole({}, 1000, 90_000, fitted=True, graph="of another space")
+    made = table_of(small, *own)
+    both = replace(made, networks=(other, *made.networks))
+    values = small.decisions.check(small.decisions.extreme("smallest"))
+    model = LatencyModel(small, both)
+    assert model.at(values) == 2 * model.sum(values)
+    assert model.stated == "error 25.0% in the mean, 25.0% at worst over 1 network"
+    fits = json.loads(json.dumps(both.as_json()["fits"]))
+    assert {graph: found["fit"]["scale"] for graph, found in fits.items()} == {
+        small.hash: 2, "of another space": 90,
+    }  # fmt: skip
+    strange = LatencyModel(small, replace(both, networks=(other,)))
+    assert strange.at(values) == 90 * strange.sum(values)
+    assert "no network of small was measured" in strange.stated
+    assert "fit is of 1 of other spaces" in strange.stated
+    assert "other spaces" not in LatencyModel(small, replace(both, networks=())).stated
+
+
 def test_a_table_is_read_as_it_was_written(small: Graph, tmp_path: Path) -> None:
     made = table_of(small, Whole({"width": 8, "depth": 1}, 5.5, 7.25, fitted=True))
     made.write(tmp_path / "table.json")
@@ -160,12 +183,20 @@ def test_a_table_is_read_as_it_was_written(small: Graph, tmp_path: Path) -> None
         {"facts": {"device": "cpu"}},
         {"entries": {"relu([1])": -1}},
         {"entries": {"relu([1])": "fast"}},
+        {"entries": {"relu([1])": True}},
+        {"entries": {"relu([1])": 10**400}},
+        {"entries": {"relu([1])": 1e-200}},
         {"entries": []},
+        {"facts": {**asdict(FACTS), "batch": -3}},
+        {"facts": {**asdict(FACTS), "threads": 0}},
+        {"networks": [{"assignment": {}, "sum": 1, "measured": 1e-200, "fitted": True}]},
+        {"networks": [{"assignment": {}, "sum": 1e200, "measured": 1, "fitted": True}]},
+        {"networks": [{"assignment": {}, "sum": 1, "measured": 1, "fitted": True, "graph": 3}]},
         {"networks": [{"assignment": {}, "sum": 1, "measured": 0, "fitted": True}]},
         {"networks": [3]},
         None,
     ],
-    ids=str,
+    ids=lambda change: str(change)[:80],
 )
 def test_what_is_no_table_is_refused(small: Graph, tmp_path: Path, change: object) -> None:
     path = tmp_path / "table.json"

@@ -66,6 +66,25 @@ def test_a_table_holds_every_operation_and_whole_networks(space: Path, table: Pa
     assert sorted(p.name for p in table.parent.iterdir()) == ["small.space", "table.json"]
 
 
+def test_two_spaces_share_operations_and_no_networks(space: Path, tmp_path: Path) -> None:
+    """The decisions of both are called the same; each is measured, fitted and told by itself."""
+    wider = tmp_path / "wider.space"
+    wider.write_text(SPACE.replace("classes = 10", "classes = 4000"))
+    words = (*QUICK, "-o", tmp_path / "t.json")
+    first, second = data("profile", space, *words), data("profile", wider, *words)
+    assert first["assignment"] == second["assignment"]
+    found = read_table(tmp_path / "t.json").networks
+    hashes = [load(str(path)).hash for path in (space, wider)]
+    assert hashes[0] != hashes[1]
+    assert {n.graph for n in found} == {*hashes}
+    assert [n.graph for n in found].count(hashes[1]) == second["networks"]
+    assert second["measured"] != first["measured"]
+    assert second["sum"] > first["sum"]
+    again = data("profile", space, *words)
+    assert again.pop("operations") == first.pop("operations") + 2, "of either head"
+    assert again == first
+
+
 def test_what_is_shown_adds_up(space: Path, table: Path, tmp_path: Path) -> None:
     found = data("profile", space, *QUICK, "-o", table, "--picture", tmp_path / "a.svg")
     cost = data("cost", space, "--arch", _arch(tmp_path, found["assignment"]))

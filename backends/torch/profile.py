@@ -195,8 +195,10 @@ def measured(
         check()
     told.done()
     model = LatencyModel(graph, LatencyTable(clock.facts, entries))
-    wholes = {encoding(n.assignment): n for n in (known.networks if known is not None else ())}
-    asked = {encoding(a): (a, fitted) for a, fitted in networks if encoding(a) not in wholes}
+    known_networks = known.networks if known is not None else ()
+    wholes = {_key(n.graph, n.assignment): n for n in known_networks}
+    named = {_key(graph.hash, a): (a, fitted) for a, fitted in networks}
+    asked = {name: one for name, one in named.items() if name not in wholes}
     took = notes.all("network")
     new = [name for name in asked if name not in took]
     told.begin("networks", len(new), "networks")
@@ -211,8 +213,14 @@ def measured(
     told.done()
     for name, (assignment, fitted) in asked.items():
         total = model.sum(graph.decisions.check(assignment))
-        wholes[name] = Whole(dict(assignment), round(total, 1), round(took[name], 1), fitted)
+        whole_ns = round(took[name], 1)
+        wholes[name] = Whole(dict(assignment), round(total, 1), whole_ns, fitted, graph.hash)
     return LatencyTable(clock.facts, entries, tuple(wholes.values()))
+
+
+def _key(graph: str, assignment: Assignment) -> str:
+    """One text for a network of a space, which is given by its hash."""
+    return f"{graph} {encoding(assignment)}"
 
 
 def _together(names: Sequence[str], held: Callable[[str], int], most: int) -> Iterator[list[str]]:

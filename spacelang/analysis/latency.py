@@ -7,6 +7,7 @@
 
 The additive model of MnasNet and ProxylessNAS, whose sum is fitted to networks measured as a whole.
 Its error on networks that the fit has not seen is in the table, and is told wherever it is used.
+Fit and error are those of the graph's own networks; where a table has none, that is told.
 A signature (`operations.py`) that the table does not hold is SP512, never a guess.
 """
 
@@ -15,10 +16,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
 from math import prod
 
-from spacelang.analysis.latency_table import LatencyTable, read_table
+from spacelang.analysis.latency_table import Fit, LatencyTable, read_table
 from spacelang.analysis.operations import Operation, decided_by, operation
 from spacelang.analysis.traffic import at as values_at
 from spacelang.diagnostics import SpaceError, error
@@ -102,6 +104,24 @@ class LatencyModel:
         self._groups = graph.memo("latency groups", groups)
         self._sums: list[dict[tuple[DecisionValue, ...], float]] = [{} for _ in self._groups]
 
+    @cached_property
+    def _own(self) -> LatencyTable:
+        return self.table.of(self.graph.hash)
+
+    @cached_property
+    def _fit(self) -> Fit:
+        """By the networks of the graph; by those of other spaces where none of its own is there."""
+        return (self._own if self._own.networks else self.table).fit
+
+    @property
+    def stated(self) -> str:
+        """The error on networks of the graph in words, for wherever a latency is shown."""
+        if self._own.networks:
+            return self._own.stated
+        others = len(self.table.networks)
+        by = f"; the fit is of {others} of other spaces" if others else ""
+        return f"no network of {self.graph.name} was measured as a whole{by}, the error not known"
+
     def check(self) -> None:
         """SP512 with the first of the operations of the space that the table lacks, if it does."""
         try:
@@ -147,7 +167,7 @@ class LatencyModel:
 
     def at(self, values: Mapping[str, DecisionValue]) -> int:
         """Nanoseconds of an architecture, by values of all decisions."""
-        return self.table.fit.of(self.sum(values))
+        return self._fit.of(self.sum(values))
 
 
 def open_model(graph: Graph, path: PathLike) -> LatencyModel:

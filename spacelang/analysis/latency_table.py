@@ -2,19 +2,20 @@
 
     {"kind": "latency table", "format": 1, "facts": {"device": "cpu", "model": "..", "threads": 1,
      "batch": 1, "dtype": "float32", ..}, "entries": {signature: nanoseconds},
-     "networks": [{"assignment", "sum", "measured", "fitted"}], "fit": .., "error": ..}
+     "networks": [{"graph", "assignment", "sum", "measured", "fitted"}],
+     "fits": {graph: {"fit": .., "error": ..}}}
 
-Times are medians in nanoseconds, without what a call takes that does nothing. Fit and error are
-made anew from the networks whenever a table is read.
+Times are medians in nanoseconds, without what a call takes that does nothing. A table may serve
+several spaces; `graph` is the hash of the one that a network is of. Fits and errors are made anew
+from the networks whenever a table is read.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
-from math import isfinite
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,6 +25,7 @@ from spacelang.ir.decision import Assignment
 
 KIND, FORMAT = "latency table", 1
 MAX_BYTES = 1 << 26
+TIMES = 1e-3, 1e18  # nanoseconds; what a fit squares and divides by stays finite
 UNITS = (("s", 10**9), ("ms", 10**6), ("us", 10**3))
 
 
@@ -54,13 +56,14 @@ class Facts:
 class Whole:
     """A network measured as a whole: its latency and the sum of its operations, in nanoseconds.
 
-    One that is not `fitted` is what the error is found on.
+    One that is not `fitted` is what the error is found on. `graph` is the hash of its space.
     """
 
     assignment: Assignment
     sum: float
     measured: float
     fitted: bool
+    graph: str = ""
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,10 @@ class LatencyTable:
     entries: Mapping[str, float]
     networks: tuple[Whole, ...] = field(default=())
 
+    def of(self, graph: str) -> LatencyTable:
+        """The same with the networks of one space alone, by its hash."""
+        return replace(self, networks=tuple(n for n in self.networks if n.graph == graph))
+
     @cached_property
     def fit(self) -> Fit:
         return fitted([n for n in self.networks if n.fitted])
@@ -112,15 +119,20 @@ class LatencyTable:
         return str(self.error) if self.error is not None else "error not measured"
 
     def as_json(self) -> dict[str, object]:
+        graphs = dict.fromkeys(n.graph for n in self.networks)
         return {
             "kind": KIND,
             "format": FORMAT,
             "facts": asdict(self.facts),
             "entries": dict(sorted(self.entries.items())),
             "networks": [{**asdict(n), "assignment": dict(n.assignment)} for n in self.networks],
-            "fit": asdict(self.fit),
-            "error": None if self.error is None else asdict(self.error),
+            "fits": {graph: self.of(graph).fitted() for graph in graphs},
         }
+
+    def fitted(self) -> dict[str, object]:
+        """Fit and error as they are written."""
+        found = None if self.error is None else asdict(self.error)
+        return {"fit": asdict(self.fit), "error": found}
 
     def write(self, path: PathLike) -> None:
         """The old file or the new one, whatever happens."""
@@ -166,7 +178,7 @@ def read_table(path: PathLike) -> LatencyTable:
         if place.stat().st_size > MAX_BYTES:
             raise ValueError("it is larger than 64 MiB")
         return _table(json.loads(place.read_bytes()))
-    except (OSError, ValueError, TypeError, KeyError, RecursionError) as failed:
+    except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError) as failed:
         reason = failed.strerror if isinstance(failed, OSError) else str(failed)
         found = error("SP702", f"{place} is no latency table").note(str(reason)[:200])
         raise SpaceError(found.hint(f"`spacelang profile SPACE -o {place}` writes one")) from failed
@@ -181,6 +193,8 @@ def _table(data: object) -> LatencyTable:
     for name, kind in kinds.items():
         if type(facts.get(name)) is not kind:
             raise ValueError(f"its facts lack {name}")
+        if kind is int and cast(int, facts[name]) < 1:
+            raise ValueError(f"its {name} is below 1")
     entries = {name: _time(value, name) for name, value in _object(found["entries"]).items()}
     networks: list[Whole] = []
     for row in cast("list[object]", found["networks"]):
@@ -190,7 +204,10 @@ def _table(data: object) -> LatencyTable:
             raise ValueError("a network was measured in no time")
         assignment = cast(Assignment, _object(one["assignment"]))
         total = _time(one["sum"], "a network")
-        networks.append(Whole(assignment, total, measured, one["fitted"]))
+        graph = one.get("graph", "")
+        if not isinstance(graph, str):
+            raise ValueError("the graph of a network is no text")
+        networks.append(Whole(assignment, total, measured, one["fitted"], graph))
     known: Any = {name: facts[name] for name in kinds}
     return LatencyTable(Facts(**known), entries, tuple(networks))
 
@@ -202,7 +219,8 @@ def _object(data: object) -> dict[str, object]:
 
 
 def _time(value: object, name: str) -> float:
-    number = float(value) if isinstance(value, int | float) else -1.0
-    if not isinstance(value, bool) and isfinite(number) and number >= 0:
-        return number
+    """Nanoseconds: none, or within `TIMES`."""
+    number = value if isinstance(value, int | float) and not isinstance(value, bool) else -1
+    if number == 0 or TIMES[0] <= number <= TIMES[1]:
+        return float(number)
     raise ValueError(f"the time of {name[:100]} is {json.dumps(value)[:40]}")

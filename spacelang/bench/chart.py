@@ -13,7 +13,8 @@ LEFT, WIDTH, BAR = 270, 380, 20
 
 
 def chart(data: Mapping[str, Any]) -> str:
-    """An SVG; a bar that ends right of 1 is a row where ours is faster than the best rival."""
+    """An SVG; a bar that ends right of 1 is a row where ours is faster than the best rival
+    that runs in PyTorch."""
     order = list(BY_NAME)
     records = [r for r in data["records"].values() if r["row"] in BY_NAME]
     records.sort(key=lambda r: (order.index(r["row"]), r["threads"]))
@@ -45,7 +46,13 @@ def chart(data: Mapping[str, Any]) -> str:
         if wanted is not None:
             parts.append(f'<path d="M{at(wanted):.1f} {y - 2}v17" stroke="#b3261e"/>')
         parts.append(_text(LEFT + WIDTH + 8, y + 11, f"{middle:.2f}"))
-    parts.append(_text(8, height + 12, "times as fast as the best rival; red: what was wanted"))
+    parts.append(
+        _text(
+            8,
+            height + 12,
+            "times as fast as the best PyTorch rival (not ONNX Runtime); red: wanted",
+        )
+    )
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {LEFT + WIDTH + 60} {height + 20}"'
         f' role="img" aria-label="ratio of each row" font-family="sans-serif" font-size="11"'

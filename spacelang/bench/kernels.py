@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from xml.sax.saxutils import escape
 
+from spacelang.bench.process import answer_of
 from spacelang.diagnostics import SpaceError, error
 
 WORKER = "spacelang.backends.torch.bench.kernels"
@@ -34,7 +35,8 @@ def measured(device: str, repeats: int) -> list[dict[str, Any]]:
         [sys.executable, "-m", WORKER, request], capture_output=True, text=True, check=False,
         env={**os.environ, **flag},
     )  # fmt: skip
-    records = [json.loads(line) for line in done.stdout.splitlines()]
+    said = map(answer_of, done.stdout.splitlines())
+    records = [answer for answer in said if answer is not None]
     if records and "failed" in records[-1]:
         failed = error(records[-1]["code"], records[-1]["failed"])
         raise SpaceError(failed.hint(records[-1]["help"]) if records[-1]["help"] else failed)

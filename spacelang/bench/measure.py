@@ -119,10 +119,16 @@ def _compared(row: Row, there: Mapping[str, Contender]) -> dict[str, float]:
             if own.keys() != others.keys():
                 odd = sorted(own.keys() ^ others.keys())[0]
                 raise SpaceError(error("SP703", f"{row.name}: {odd} is not computed by both"))
-            worst = max(
-                float(np.abs(own[key] - others[key]).max() / max(np.abs(own[key]).max(), 1e-30))
+            for key in own:
+                if own[key].shape != others[key].shape:
+                    shapes = f"{list(others[key].shape)}, not {list(own[key].shape)}"
+                    raise SpaceError(error("SP703", f"{row.name}: {key} of {name} is {shapes}"))
+            # NaN is the largest of all to numpy, and is then no match; Python's max may lose it.
+            off = [
+                np.max(np.abs(own[key] - others[key])) / max(np.max(np.abs(own[key])), 1e-30)
                 for key in own
-            )
+            ]
+            worst = float(np.max(off))
             if not worst <= TOLERANCE:
                 told = f"{row.name}: {name} gives other results than {row.ours} ({worst:.1e})"
                 raise SpaceError(error("SP703", told))

@@ -18,8 +18,8 @@ BEGIN = "<!-- networks: made by benchmarks/networks.py --page -->"
 END = "<!-- end of networks -->"
 NEAR = 0.85  # a row is also met at this share of the matrix-product rate
 HEAD = (
-    "| work | threads | ours | best rival | ratio | of CPU time | wanted | of the limit | peak |"
-    " also |\n|---|---|---|---|---|---|---|---|---|---|"
+    "| work | threads | ours | best PyTorch rival | ratio | of CPU time | wanted | of the limit |"
+    " peak | also |\n|---|---|---|---|---|---|---|---|---|---|"
 )
 
 
@@ -114,8 +114,23 @@ def _facts(records: list[Any]) -> Iterator[str]:
             f" (best {max(rates) / 1e9:.0f}), {statistics.median(plain) / 1e9:.0f} by `torch.mm`,"
             f" {statistics.median(moved) / 1e9:.0f} GB/s copied."
         )
+    yield from _runtime(records)
     versions = {f"{n} {v}" for r in records for n, v in r["versions"].items()}
     yield f"Versions: {', '.join(sorted(versions))}."
+
+
+def _runtime(records: list[Any]) -> Iterator[str]:
+    """How ours stands beside ONNX Runtime, which is no rival of the ratios above."""
+    compared = [ratio(r, BY_NAME[r["row"]].ours, "onnxruntime") for r in records]
+    found = [one[0] for one in compared if one is not None]
+    if not found:
+        return
+    faster = sum(one < 1 for one in found)
+    rows = "every row" if faster == len(found) else f"{faster} of the {len(found)} rows"
+    yield (
+        f"**ONNX Runtime is faster than ours in {rows} where it was measured**: it takes"
+        f" {min(found):.2f} to {max(found):.2f} times as long as ours."
+    )
 
 
 __all__ = ["BEGIN", "END", "rendered", "with_table"]

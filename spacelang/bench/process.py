@@ -16,12 +16,22 @@ import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from spacelang.diagnostics import SpaceError, error
 
 WORKER = "spacelang.backends.torch.bench"
 Answer = dict[str, Any]
+
+
+def answer_of(line: str) -> Answer | None:
+    """What a line of a worker says; None for what a library prints before the worker has moved its
+    output."""
+    try:
+        found: object = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return cast(Answer, found) if isinstance(found, dict) else None
 
 
 class Contender:
@@ -64,9 +74,9 @@ class Contender:
 
     def _answer(self) -> Answer:
         assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if line:
-            return json.loads(line)
+        for line in iter(self._process.stdout.readline, ""):
+            if (answer := answer_of(line)) is not None:
+                return answer
         code = self._process.wait()
         self._errors.seek(0)
         told = self._errors.read().decode(errors="replace").strip().splitlines()

@@ -4,7 +4,8 @@
     select(["efficientvit_m0@16"])   # one row
 
 A contender is built by `backends/torch/bench` under its name. The ratio of a row is the time of the
-best of `against` over that of `ours`; `also` are measured in the same run, but set no ratio.
+best of `against`, its rivals in PyTorch, over that of `ours`; `also` (the network before `deploy`,
+and ONNX Runtime) are measured in the same run, but set no ratio.
 """
 
 from __future__ import annotations

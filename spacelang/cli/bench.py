@@ -46,7 +46,8 @@ def bench(
 
     NAME is a row (efficientvit_m0@16) or all batches of one (efficientvit_m0); none is all rows.
     Results are compared before anything is timed. A ratio above 1 says that ours is faster.
-    `bench kernels` times each Triton kernel against eager PyTorch.
+    What is wanted of a row is against its best rival in PyTorch; ONNX Runtime is told beside.
+    `bench kernels` times every Triton kernel against eager PyTorch.
     """
     if KERNELS in names:
         if len(names) > 1 or listed:
@@ -115,8 +116,9 @@ def _print_list(rows: Sequence[Row], as_json: bool) -> None:
     if as_json:
         emit({"rows": [_told(row) for row in rows], "all": len(ROWS)})
         return
-    columns = ("name", "ours", "against", "wanted")
-    table(columns, [(r.name, r.ours, ", ".join((*r.against, *r.also)), _wanted(r)) for r in rows])
+    columns = ("name", "ours", "PyTorch rivals", "also measured", "wanted")
+    lines = [(r.name, r.ours, ", ".join(r.against), ", ".join(r.also), _wanted(r)) for r in rows]
+    table(columns, lines)
 
 
 def _told(row: Row) -> dict[str, object]:

@@ -95,6 +95,7 @@ def profile(
             repeats=repeats, path=output, drawn=drawn, networks=networks, seed=seed, reporter=told,
         )  # fmt: skip
     found = Profile.of(graph, given, made)
+    made = made.of(graph.hash)
     whole = next(n for n in made.networks if dict(n.assignment) == dict(given))
     if picture is not None:
         atomic_write(picture, _picture(graph, found, made, whole, depth))
@@ -172,8 +173,7 @@ def _json(
         "peak": found.peak,
         "operations": len(made.entries),
         "networks": len(made.networks),
-        "fit": asdict(made.fit),
-        "error": None if made.error is None else asdict(made.error),
+        **made.fitted(),
         "blocks": [row(part) for part in found.by_block(depth)],
         "ops": [row(part) for part in found.by_op()],
     }

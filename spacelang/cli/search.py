@@ -209,10 +209,10 @@ def _timed(chosen: object, graph: Graph, backend: str, device: str) -> None:
     name = getattr(chosen, "latency", "")
     if not name:
         return
-    table = open_model(graph, name).table
-    facts = table.facts
+    model = open_model(graph, name)
+    facts = model.table.facts
     here = runs.work(backend, "facts")(device, None, facts.batch, facts.dtype)
-    complain(f"latency by {name}: {facts}; {table.stated}")
+    complain(f"latency by {name}: {facts}; {model.stated}")
     if other := facts.differs(here):
         complain(f"warning: {name} was measured elsewhere: {'; '.join(other)}")
 

@@ -17,7 +17,6 @@ import json
 from collections.abc import Callable, Mapping
 
 from spacelang.analysis.cost import Cost
-from spacelang.analysis.eliminate import Between
 from spacelang.analysis.latency import LatencyModel, open_model
 from spacelang.analysis.latency_table import shown
 from spacelang.analysis.queries import counter, model, parsed
@@ -151,12 +150,7 @@ class Pool:
             return ()
         least, most = map(shown, self._latencies)
         timed = self._window[0]
-        return (f"latencies of {least} to {most} were seen", f"{timed.name}: {timed.table.stated}")
-
-
-def countable_size(space: Graph, where: str) -> int | Between:
-    """The number of architectures within a budget, its window of latency aside."""
-    return counter(space).size((parsed(space, where) or Where()).exact)
+        return (f"latencies of {least} to {most} were seen", f"{timed.name}: {timed.stated}")
 
 
 def _window(space: Graph, band: Band | None, table: str) -> tuple[LatencyModel, Band] | None:

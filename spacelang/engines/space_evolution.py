@@ -14,10 +14,11 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import ClassVar
 
+from spacelang.analysis.latency import open_model
 from spacelang.diagnostics import SpaceError, error
 from spacelang.engines.evolution import Evolution
 from spacelang.engines.paths import SinglePath
-from spacelang.engines.pool import Pool, countable_size
+from spacelang.engines.pool import Pool
 from spacelang.engines.protocol import (
     ALL_KINDS,
     Candidate,
@@ -117,7 +118,8 @@ class SpaceEvolution:
     def run(self, space: Graph, trainer: Rebuilder, seed: int) -> Iterator[Event]:
         """Steps and Evaluated of each iteration, SpaceMoved at its end, then those of evolution.
 
-        It stops moving where no range moves. SP701 for a space without a range that can.
+        It stops moving where no range moves. SP701 for a space without a range that can, SP512 for
+        a table of latencies without all operations of the hull.
         """
         check(self, space)
         if not dimensions(space):
@@ -126,7 +128,10 @@ class SpaceEvolution:
                     "say how far: choose width in {192, 256} within 64..512 by 64"
                 )
             )
-        Pool(space, self.where, seed, self.latency)  # a budget is refused before any training
+        # A budget, and a table that lacks what a move may lead to, are refused before any training.
+        Pool(space, self.where, seed, self.latency)
+        if self.latency and self.iterations:
+            self._knows(space, trainer)
         number = 0
         for iteration in range(self.iterations):
             yield from self._train(space, trainer, seed_of(seed, "space", iteration))
@@ -141,7 +146,7 @@ class SpaceEvolution:
                 yield Evaluated(found, self.planned)
             event = self._move(space, iteration, tried)
             moves = event.before != event.after
-            if moves and countable_size(trainer.space(event.after), self.where) == 0:
+            if moves and not self._reaches(trainer.space(event.after), seed):
                 event = replace(event, after=event.before)
             yield event
             if event.before == event.after:
@@ -149,6 +154,27 @@ class SpaceEvolution:
             space = trainer.rebuild(event.after, self.inherit)
         yield from self._train(space, trainer, seed_of(seed, "space", self.iterations))
         yield from self._evolution().run(space, trainer, seed)
+
+    def _knows(self, space: Graph, trainer: Rebuilder) -> None:
+        """SP512 where the table lacks operations of the hull, as far as they can be listed."""
+        whole = [replace(d, values=d.hull) for d in dimensions(space)]
+        try:
+            open_model(trainer.space(candidates(whole)), self.latency)
+        except SpaceError as failed:
+            (found,) = failed.diagnostics
+            if found.code != "SP512":
+                raise
+            raise SpaceError(found.hint(f"{found.help} --hull")) from failed
+
+    def _reaches(self, space: Graph, seed: int) -> bool:
+        """Whether the budget leaves a network of a space, as far as draws tell."""
+        try:
+            Pool(space, self.where, seed, self.latency).draw(1, "reached")
+        except SpaceError as failed:
+            if failed.diagnostics[0].code != "SP502":
+                raise
+            return False
+        return True
 
     def _train(self, space: Graph, trainer: Rebuilder, seed: int) -> Iterator[Event]:
         engine = SinglePath(self.epochs, "sandwich", self.smoothing, self.paths)

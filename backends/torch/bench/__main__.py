@@ -52,7 +52,7 @@ def main() -> None:
             answer(_run(work, question["run"]))
         elif "results" in question:
             found = {name: tensor.detach().numpy() for name, tensor in work.results().items()}
-            np.savez(question["results"], allow_pickle=False, **found)
+            np.savez(question["results"], **found)
             answer({})
         else:
             peak = _peak()

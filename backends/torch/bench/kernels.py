@@ -62,11 +62,19 @@ CASES: Mapping[str, Case] = {
         "attention", "autoformer.space:autoformer_t_subnet", 64, {"image": 32}
     ),
     "attention, plain": Case("attention", "deit.space:deit_ti", 64, {"image": 16}),
+    "mixed attention": Case("mixed_attention", "minivit.space:mini_deit_ti", 64, {"image": 32}),
     "mlp": Case("mlp", "deit.space:deit_ti", 64, {"image": 16}),
     "cascade": Case("cascade", "efficientvit.space:efficientvit_m0", 256, {"image": 64}),
     "depthwise": Case("depthwise", "mobilenetv3.space:mobilenetv3_large", 64, {"image": 32}),
     "mixture": Case("mixture", "cdarts.space:cifar10_search", 64, {"cells": (1, 1, 1)}),
 }
+
+
+LACKS = {
+    "attention": "it has no relative term of the values",
+    "mixed_attention": "it mixes no heads",
+}
+"""Why attention as PyTorch has it cannot be a contender, where it cannot."""
 
 
 @dataclass(frozen=True)
@@ -129,9 +137,9 @@ def _group(name: str, fused: Graph, row: Row, batch: int, space: str, device: st
     made = lean(folded(plain.extract()), *inputs)
     if any(n.target is F.scaled_dot_product_attention for n in made.graph.nodes):
         contenders["scaled_dot_product_attention"] = lambda: made(*inputs)
-    elif row.kernel == "attention":
-        left_out["scaled_dot_product_attention"] = "it has no relative term of the values"
-        left_out["flex_attention"] = "it has no relative term of the values"
+    elif row.kernel in LACKS:
+        for name_of in ("scaled_dot_product_attention", "flex_attention"):
+            left_out[name_of] = LACKS[row.kernel]
     if device == "cuda":
         compiled: Any = torch.compile(plain.extract())
         contenders["torch.compile"] = lambda: compiled(*inputs)
