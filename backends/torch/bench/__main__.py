@@ -51,7 +51,8 @@ def main() -> None:
         if "run" in question:
             answer(_run(work, question["run"]))
         elif "results" in question:
-            found = {name: tensor.detach().numpy() for name, tensor in work.results().items()}
+            results = work.results().items()
+            found: dict[str, Any] = {name: tensor.detach().numpy() for name, tensor in results}
             np.savez(question["results"], **found)
             answer({})
         else:
