@@ -86,8 +86,7 @@ class Rewriter:
             for node in list(self.graph.nodes):
                 if node.op not in ("call_function", "call_method") or not node.users:
                     continue
-                with self.graph.inserting_after(node):
-                    made = rule(node)
+                made = rule(node)
                 if made is not None and made is not node:
                     node.replace_all_uses_with(made, lambda user, m=made: user is not m)
                     changed = True

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from spacelang.backends.torch import deploy as deploying
+from spacelang.backends.torch.bench.contenders import filled
 from spacelang.backends.torch.deploy import Deployed, deploy
 from spacelang.backends.torch.packed import available
 from spacelang.backends.torch.peephole import letters
@@ -47,20 +48,7 @@ SMALL = {
 
 def model_of(address: str, **settings: int) -> Supernet:
     """A model in evaluation whose every weight and statistic matters."""
-    model = Supernet(load(address, **settings), seed=1).eval()
-    random = torch.Generator().manual_seed(2)
-    with torch.no_grad():
-        for name, tensor in model.state_dict().items():
-            if not tensor.is_floating_point():
-                continue
-            noise = torch.randn(tensor.shape, generator=random)
-            if name.endswith("running_var"):
-                tensor.mul_(1 + 0.3 * noise.abs())
-            elif name.endswith("weight") and tensor.dim() > 1:
-                tensor.copy_(0.7 * noise / (tensor.numel() / tensor.shape[0]) ** 0.5)
-            else:
-                tensor.add_(0.2 * noise)
-    return model
+    return filled(Supernet(load(address, **settings), seed=1))
 
 
 def images(model: Supernet, batch: int) -> Tensor:

@@ -12,11 +12,11 @@ tables and statistics would hide what is wrong); networks of timm get them by th
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
-from itertools import pairwise
+from itertools import cycle, pairwise
 from typing import Any
 
 import torch
@@ -207,6 +207,18 @@ def _paths(graph: Graph) -> list[Assignment]:
     return list(graph.sample(PATHS, seed=0))
 
 
+def _in_turn(
+    step: Callable[[Assignment], Tensor], paths: Sequence[Assignment]
+) -> Callable[[], None]:
+    """A call that takes a step on the next path, and on the first one after the last."""
+    turns = cycle(paths)
+
+    def call() -> None:
+        step(next(turns))
+
+    return call
+
+
 def _step(request: Request) -> Work:
     """Forward and backward of random paths, relative terms as `bucketise` makes them."""
     written = load(request["space"])
@@ -215,18 +227,12 @@ def _step(request: Request) -> Work:
     model.dropping = False  # drop path is random: its masks would differ
     x, paths = images(graph, request["batch"]), _paths(graph)
     target = torch.arange(request["batch"])
-    turn = 0
 
     def step(assignment: Assignment) -> Tensor:
         model.zero_grad(set_to_none=True)
         loss = torch.nn.functional.cross_entropy(model.activate(assignment)(x), target)
         loss.backward()
         return loss.detach()
-
-    def call() -> None:
-        nonlocal turn
-        step(paths[turn % PATHS])
-        turn += 1
 
     def results() -> dict[str, Tensor]:
         found = {"loss": step(paths[0])}
@@ -240,7 +246,7 @@ def _step(request: Request) -> Work:
     costs = [written.cost(path).macs for path in paths]
     about = _about(written, paths[0], request["batch"])
     flops = 3 * 2 * request["batch"] * sum(costs) // PATHS
-    return Work(call, results, {**about, "flops": flops}, PATHS)
+    return Work(_in_turn(step, paths), results, {**about, "flops": flops}, PATHS)
 
 
 def _step_published(request: Request) -> Work:
@@ -250,7 +256,6 @@ def _step_published(request: Request) -> Work:
     leaves = {n: t.requires_grad_(t.is_floating_point()) for n, t in state.items()}
     x, paths = images(graph, request["batch"]), _paths(graph)
     target = torch.arange(request["batch"])
-    turn = 0
 
     def step(assignment: Assignment) -> Tensor:
         for leaf in leaves.values():
@@ -260,16 +265,11 @@ def _step_published(request: Request) -> Work:
         loss.backward()
         return loss.detach()
 
-    def call() -> None:
-        nonlocal turn
-        step(paths[turn % PATHS])
-        turn += 1
-
     def results() -> dict[str, Tensor]:
         loss = step(paths[0])
         return {"loss": loss} | {n: t.grad for n, t in leaves.items() if t.grad is not None}
 
-    return Work(call, results, cycle=PATHS)
+    return Work(_in_turn(step, paths), results, cycle=PATHS)
 
 
 # The limits.
