@@ -16,6 +16,7 @@ from spacelang.diagnostics import NOWHERE, Diagnostic, Report, Source, SpaceErro
 from spacelang.syntax import tree
 from spacelang.syntax.parse import parse
 from spacelang.syntax.session import Made
+from spacelang.syntax.torch_words import said_here
 from spacelang.syntax.values import (
     Clash,
     Closure,
@@ -91,8 +92,10 @@ class Scope:
 
 
 def unknown(name: str, span: Span, known: list[str]) -> SpaceError:
-    near = get_close_matches(name, known, 1, 0.7)
     found = error("SP201", f"nothing is called {name} here", span)
+    if said := said_here(name):
+        return SpaceError(found.hint(f"write: {said}"))
+    near = [n for n in known if n == name.lower()] or get_close_matches(name, known, 1, 0.7)
     return SpaceError(found.hint(f"did you mean {near[0]}?") if near else found)
 
 
