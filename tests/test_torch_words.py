@@ -44,7 +44,8 @@ def test_what_is_said_is_right(tmp_path, name: str) -> None:
 @pytest.mark.parametrize("name", SAID)
 def test_a_name_of_pytorch_is_answered(tmp_path, name: str) -> None:
     (found,) = problems(tmp_path, f"{name}(x)", SHAPES[0])
-    assert found.startswith("SP201") and SAID[name] in found
+    assert found.startswith("SP201")
+    assert SAID[name] in found
 
 
 def test_a_name_in_other_letters_is_the_name(tmp_path) -> None:
