@@ -107,8 +107,7 @@ def _fans(place: Place, graph: Graph, picks: Picks) -> Fans:
     if not node.operands:  # a bare parameter: an output has its trailing axes
         return Fans(math.prod(most(d) for d in node.types[0].shape[1:]), 1)
     source = node.operands[0]
-    owner = next(n for n in instance.block.everywhere() if n.id == source.node)
-    shape = owner.types[source.index].shape
+    shape = instance.block.all_by_id[source.node].types[source.index].shape
     if node.op in ("conv", "conv_transpose"):
         kernel, groups = node.attributes["kernel"], node.attributes["groups"]
         assert isinstance(kernel, Dim)

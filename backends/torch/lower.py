@@ -180,6 +180,7 @@ class FunctionFrame(Frame):
         block = lowering.graph.blocks[key] if key else lowering.graph.root
         self.terms = terms_of(block, "@")  # no path starts so: equal ports have equal items
         self.ports: dict[object, tuple[Port, fx.Node]] = {}
+        self.last: fx.Node | None = None  # of the arguments
         self.callees: dict[str, GraphModule] = {}
         self.first: fx.Node | None = None
 
@@ -201,14 +202,14 @@ class FunctionFrame(Frame):
         key = (port.kind, len(self.ports) if isinstance(item, Mask) else item)
         if key not in self.ports:
             # Arguments are found while the body grows, and stand before it.
-            body = next((n for n in self.graph.nodes if n.op != "placeholder"), None)
-            with self.graph.inserting_before(body):
+            with self.graph.inserting_after(self.last):
                 self.ports[key] = (port, self._argument(name))
         return self.ports[key][1]
 
     def _argument(self, name: str) -> fx.Node:
         found = self.graph.placeholder(identifier(name))
         found.target = found.name  # which is unique
+        self.last = found
         return found
 
     def call(self, node: Node, call: Call, function: Function) -> None:
