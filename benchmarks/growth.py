@@ -1,10 +1,11 @@
-"""How the compiler's work grows: one space of 10 to 3,000 nodes, one of 10 to 3,000 decisions.
+"""How the compiler's work grows: one space of 10 to 10,000 nodes, one of 10 to 10,000 decisions.
 
-    python benchmarks/growth.py [--sizes 10,100,1000,3000] [--only nodes|decisions]
+    python benchmarks/growth.py [--sizes 10,100,1000,10000] [--only nodes|decisions]
 
 Counts calls of functions, which no other work on the machine changes, of each part of the compiler
-alone. `growth` is the exponent between the last two sizes: 1 is linear, 2 quadratic. Prints a table
-and writes benchmarks/results/growth.json.
+alone, and the processor's seconds of a second run of it. `growth` is the exponent of the calls
+between the last two sizes: 1 is linear, 2 quadratic. Prints a table and writes
+benchmarks/results/growth.json; `curves.py` draws it.
 """
 
 from __future__ import annotations
@@ -14,10 +15,13 @@ import cProfile
 import json
 import math
 import platform
+import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from spacelang.backends.torch.supernet import Supernet
 from spacelang.diagnostics import Report, Source
 from spacelang.ir.graph import Graph
 from spacelang.ir.text import digest, write
@@ -28,7 +32,7 @@ from spacelang.syntax.ir_text import read
 from spacelang.syntax.parse import parse
 
 ROOT = Path(__file__).resolve().parent.parent
-SIZES = (10, 100, 1000, 3000)
+SIZES = (10, 100, 1000, 10_000)
 
 
 def of_nodes(count: int) -> str:
@@ -70,11 +74,23 @@ def fresh(graph: Graph) -> Graph:
     return graph.restated(())
 
 
-def calls(work: Callable[[], Any]) -> tuple[int, Any]:
-    """Calls of functions in a piece of work, Python's and others, and what it made."""
+@dataclass(frozen=True)
+class Work:
+    """Calls of functions in a piece of work, Python's and others, its seconds, and what it made."""
+
+    calls: int
+    seconds: float
+    made: Any
+
+
+def measured(work: Callable[[], Any]) -> Work:
+    """Once with a profile and once without."""
     profile = cProfile.Profile()
-    made = profile.runcall(work)
-    return sum(entry.callcount for entry in profile.getstats()), made
+    profile.runcall(work)
+    counted = sum(entry.callcount for entry in profile.getstats())
+    start = time.process_time()
+    made = work()
+    return Work(counted, time.process_time() - start, made)
 
 
 def verified(graph: Graph) -> None:
@@ -83,20 +99,23 @@ def verified(graph: Graph) -> None:
     report.check()
 
 
-def parts(text: str) -> dict[str, int]:
-    """Calls of each part of the compiler for one space."""
+def parts(text: str) -> dict[str, Work]:
+    """Each part of the compiler, for one space."""
     source = Source("<grown>", text)
-    found: dict[str, int] = {}
-    found["parse"], _ = calls(lambda: parse(source))
-    found["load"], graph = calls(lambda: load(source))
-    found["verify"], _ = calls(lambda: verified(fresh(graph)))
-    found["decisions"], decisions = calls(lambda: fresh(graph).decisions)
-    found["hash"], _ = calls(lambda: digest(fresh(graph)))
+    found = {"parse": measured(lambda: parse(source)), "load": measured(lambda: load(source))}
+    graph: Graph = found["load"].made
+    found["verify"] = measured(lambda: verified(fresh(graph)))
+    found["decisions"] = measured(lambda: fresh(graph).decisions)
+    decisions = graph.decisions
+    found["hash"] = measured(lambda: digest(fresh(graph)))
+    found["count"] = measured(lambda: fresh(graph).size())
     largest = {path: choice.symbol.points[0] for path, choice in decisions.items()}
     taken = decisions.assignment(largest)
-    found["specialize"], _ = calls(lambda: specialize(fresh(graph), taken))
-    found["write IR text"], ir = calls(lambda: write(fresh(graph)))
-    found["read IR text"], _ = calls(lambda: read(Source("<grown.spaceir>", ir)))
+    found["specialize"] = measured(lambda: specialize(fresh(graph), taken))
+    found["lower"] = measured(lambda: Supernet(fresh(graph)))
+    found["write IR text"] = measured(lambda: write(fresh(graph)))
+    ir = Source("<grown.spaceir>", found["write IR text"].made)
+    found["read IR text"] = measured(lambda: read(ir))
     return found
 
 
@@ -114,19 +133,22 @@ def main() -> None:
     given = parser.parse_args()
     sizes = [int(size) for size in given.sizes.split(",")]
     parts(of_nodes(20))  # what is imported, once; of a size that is not measured
-    figures: dict[str, dict[str, dict[str, float]]] = {}
+    figures: dict[str, dict[str, dict[str, float | dict[str, float]]]] = {}
     for kind, written in KINDS.items():
         if given.only not in (None, kind):
             continue
-        measured = [parts(written(size)) for size in sizes]
+        columns = [parts(written(size)) for size in sizes]
         figures[kind] = {}
         print(f"{kind:16}", *(f"{size:>12,}" for size in sizes), f"{'growth':>8}", flush=True)
-        for name in measured[0]:
-            counts = [one[name] for one in measured]
-            exponent = growth(sizes, counts)
-            print(f"{name:16}", *(f"{count:>12,}" for count in counts), f"{exponent:8.2f}")
-            row = {str(size): count for size, count in zip(sizes, counts, strict=True)}
-            figures[kind][name] = {**row, "growth": round(exponent, 3)}
+        for name in columns[0]:
+            works = [column[name] for column in columns]
+            exponent = growth(sizes, [work.calls for work in works])
+            print(f"{name:16}", *(f"{work.calls:>12,}" for work in works), f"{exponent:8.2f}")
+            figures[kind][name] = {
+                "calls": {str(n): work.calls for n, work in zip(sizes, works, strict=True)},
+                "seconds": {str(n): work.seconds for n, work in zip(sizes, works, strict=True)},
+                "growth": round(exponent, 3),
+            }
     if given.only is None:
         out = ROOT / "benchmarks" / "results" / "growth.json"
         out.parent.mkdir(exist_ok=True)
