@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import torch
@@ -21,16 +22,20 @@ import spacelang
 from spacelang.backends.torch import scratch as scratch_module
 from spacelang.backends.torch.data import Dataset, first_samples, open_data
 from spacelang.backends.torch.interrupt import Interrupt, Interrupted
+from spacelang.backends.torch.own import search_own
 from spacelang.backends.torch.recipe import Recipe
 from spacelang.backends.torch.scratch import Scratch
-from spacelang.backends.torch.search import search_scratch
+from spacelang.backends.torch.search import search, search_scratch
 from spacelang.backends.torch.supernet import Supernet
 from spacelang.backends.torch.train import TorchTrainer
-from spacelang.diagnostics import Source, SpaceError
+from spacelang.backends.torch.training import Trained
+from spacelang.diagnostics import Source, SpaceError, error
 from spacelang.engines.baselines import RandomSearch
 from spacelang.engines.contraction import Contraction
 from spacelang.engines.paths import SinglePath
-from spacelang.engines.protocol import Samples, Score
+from spacelang.engines.prioritized_path import PrioritizedPath
+from spacelang.engines.protocol import Event, Prober, Samples, Score
+from spacelang.engines.space_evolution import SpaceEvolution
 from spacelang.ir.decision import Assignment
 from spacelang.ir.graph import Graph
 from spacelang.journal import read_journal
@@ -234,3 +239,50 @@ def test_words_that_do_not_fit_together(tmp_path: Path) -> None:
     space.write_text(SPACE)
     assert "-o DIR is missing" in refused("search", space, "--engine", "contraction", *WORDS)
     assert "is no run" in refused("search", space)
+
+
+# Runs that are refused.
+
+
+@pytest.mark.parametrize("made", ["not", "empty", "with a note"])
+@pytest.mark.parametrize("how", ["scratch", "shared", "prioritized_path", "space_evolution"])
+def test_a_refused_search_leaves_nothing(
+    how: str, made: str, graph: Graph, data: Dataset, tmp_path: Path
+) -> None:
+    folder = tmp_path / "runs" / "one"
+    if made != "not":
+        folder.mkdir(parents=True)
+    if made == "with a note":
+        (folder / "note.txt").write_text("mine")
+    before = sorted(tmp_path.rglob("*"))
+    fixed = specialize(graph, graph.decisions.extreme("largest"))
+    with pytest.raises(SpaceError, match="SP701"):
+        match how:
+            case "scratch":
+                search_scratch(ENGINE, fixed, data, RECIPE, folder)
+            case "shared":
+                trained = Trained(Supernet(fixed), RECIPE, 0, 0, (), "0" * 64)
+                search(RandomSearch(), fixed, trained, data, folder)
+            case "prioritized_path":
+                search_own(cast(Any, PrioritizedPath()), graph, data, RECIPE, folder)
+            case _:
+                search_own(cast(Any, SpaceEvolution()), graph, data, RECIPE, folder)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_search_that_fails_later_is_kept(graph: Graph, data: Dataset, tmp_path: Path) -> None:
+    """What was scored stays, also where the engine gives up; so does a run of before."""
+
+    class GivesUp(RandomSearch):
+        def run(self, space: Graph, trainer: Prober, seed: int) -> Iterator[Event]:
+            yield next(super().run(space, trainer, seed))
+            raise SpaceError(error("SP701", "no more"))
+
+    for _ in range(2):
+        with pytest.raises(SpaceError, match="no more"):
+            search_scratch(GivesUp(evaluations=1), graph, data, RECIPE, tmp_path)
+        assert len(read_journal(tmp_path / "scores.jsonl").entries) == 2  # what of, and a score
+    fixed = replace(ENGINE, bounds=("params <= 1",))
+    with pytest.raises(SpaceError, match="SP502"):
+        search_scratch(fixed, graph, data, RECIPE, tmp_path)
+    assert (tmp_path / "run.json").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import product
 
 import pytest
@@ -240,6 +241,8 @@ WRONG = {
     TABLE.format('"+"'): "+ lacks an operand",
     TABLE.format('"1 1"'): "it leaves 2 values",
     TABLE.format('"1 i1 2 - /"'): "no value at 0, 2: a division by zero",
+    TABLE.format('"1 i1 2 - / 0 <= 0 and"'): "no value at 0, 2: a division by zero",
+    TABLE.format('"1 1 1 i1 2 - / 1 <= if"'): "no value at 0, 2: a division by zero",
     TABLE.format('"10 100000000 power 0 *"'): "a power of more than 63 bits",
     TABLE.format('"2 i0 200 power power"'): "a power of more than 63 bits",
     TABLE.format(f'"1 {"9999999999 * " * 90}0 *"'): "a number of more than 1,024 bits",
@@ -261,6 +264,41 @@ def test_a_text_is_asked_for_entries_where_all_else_is_right(at: str, cause: str
     (diagnostic,) = found.value.diagnostics
     assert diagnostic.code == "SP602"
     assert cause in diagnostic.headline
+
+
+FOLDED = {
+    "1 i0 / 0 *": "may be zero and divides: i0",
+    "1 i0 3 - / 1 i0 3 - / -": "may be zero and divides: i0 - 3",
+    "3 i0 // 0 <= 0 and": "may be zero and divides: i0",
+    "1 i0 / 0 power": "may be zero and divides: i0",
+    "1 1 1 i0 / 1 <= if": "may be zero and divides: i0",
+    "i0 log 0 *": "may have no value: log(i0)",
+    "i0 4 - sqrt 0 *": "may have no value: sqrt(i0 - 4)",
+    "3 i0 1 - sqrt 0 * 1 i0 <= if 0 *": "may have no value: sqrt(i0 - 1)",
+}
+"""Formulas that are 0 or 1 as a size, and have no value at one of their places."""
+
+
+def by_formula(formula: str, places: int) -> Graph:
+    text = WRITTEN.replace("AT", TABLE.format(f'"{formula}"')).replace("4, 4", f"{places}, 1")
+    return verified(read(Source("s.spaceir", text)))
+
+
+@pytest.mark.parametrize("formula", FOLDED)
+def test_what_has_no_value_is_not_forgotten(formula: str) -> None:
+    with pytest.raises(SpaceError, match=r"has no value at (0|3), 0"):
+        by_formula(formula, 4)
+    with pytest.raises(SpaceError, match=re.escape(FOLDED[formula])):
+        by_formula(formula, 5000)
+
+
+@pytest.mark.parametrize("places", [4, 5000])
+@pytest.mark.parametrize(
+    "formula", ["8 i0 // 0 0 i0 < if", "i0 1 <= 8 i0 // 4 < or", "0 i0 < 8 i0 // 9 < and"]
+)
+def test_only_what_is_read_needs_a_value(formula: str, places: int) -> None:
+    """The side that an `if` takes, and the right of `and` and `or` where the left leaves it open."""
+    assert by_formula(formula, places)
 
 
 @pytest.mark.parametrize(("type", "axis"), [("[]", "0"), ("[B, 9, 3]", "1/2"), ("[B, 9, 3]", "3")])

@@ -10,6 +10,7 @@ import sys
 from dataclasses import fields, replace
 from fractions import Fraction
 from importlib.resources import files
+from pathlib import Path
 
 import pytest
 from counting import calls_at_most
@@ -33,9 +34,10 @@ from spacelang.ir.text import write
 from spacelang.ir.words import RESERVED
 from spacelang.loader import load
 from spacelang.syntax.ir_nodes import Blocks
-from spacelang.syntax.ir_parse import parse
+from spacelang.syntax.ir_parse import parse, scan
 from spacelang.syntax.ir_sizes import Values
 from spacelang.syntax.ir_text import read
+from spacelang.syntax.machine import Machine
 
 SPACES = [
     "autoformer.space:autoformer_t",
@@ -609,6 +611,29 @@ def test_the_grammar_is_strict_and_its_tables_are_current():
     Lark(grammar("ir"), parser="lalr", strict=True)
     stored = files("spacelang.grammars").joinpath("ir.json").read_text(encoding="utf-8")
     assert json.loads(stored) == json.loads(json.dumps(build("ir")))
+
+
+def test_every_form_of_the_grammar_is_parsed(monkeypatch):
+    """Every alternative of every rule, with and without each of its optional parts, and every word
+    and sign: by one text that has them, and one that has none."""
+    used: set[int] = set()
+    reduce = Machine._reduce
+
+    def counted(machine, number, here):
+        used.add(number)
+        reduce(machine, number, here)
+
+    forms = (Path(__file__).parent / "forms.spaceir").read_text("utf-8")
+    texts = [forms, "spaceir 1 graph nothing"]
+    grammar = tables("ir")
+    monkeypatch.setattr(Machine, "_reduce", counted)
+    words: set[str] = set()
+    for text in texts:
+        source = Source("forms.spaceir", text)
+        assert parse(source).rule == "start"
+        words |= {token.text for token in scan(source, grammar)}
+    assert [rule for n, rule in enumerate(grammar.rules) if n not in used] == []
+    assert grammar.literals.keys() - words == set()
 
 
 def test_every_word_of_the_grammar_is_reserved():

@@ -220,6 +220,7 @@ def test_a_table_costs_nothing() -> None:
     [
         ("table([12, 8]) |i, j| { return 1 / (i - j) }", "SP210", "divides by zero"),
         ("table([12, 8]) |i, j| { return log(i) }", "SP210", "has no value"),
+        ("table([5000, 8]) |i, j| { return 1 / i }", "SP308", "a divisor is never zero"),
         ("table([12, 8]) |i| { return i }", "SP306", "2 axes, 1 names"),
         ("table([12, 8])", "SP204", "needs a region"),
         ("table([12, 8], 3) |i, j| { return i }", "SP204", "has a shape"),
@@ -248,6 +249,14 @@ def test_an_entry_that_breaks_for_a_place_names_it() -> None:
     with pytest.raises(SpaceError) as failed:
         graph("x + table([12, 8]) |row, j| { return 1 / (row - 3) }")
     assert "first disagreement: row = 3" in str(failed.value)
+
+
+@pytest.mark.parametrize("places", [4, 6000])
+def test_only_the_side_that_is_taken_needs_a_value(places: int) -> None:
+    """Where places are tried one by one, and where there are too many."""
+    entry = "(8 / i if i > 0 else 0) + (1 if i > 1 and 8 / (i - 1) > 6 else 0)"
+    made = shown("sides", f"table([{places}]) |i| {{ return {entry} }}")
+    assert torch.allclose(made[:4], torch.tensor([0, 8, 5, 8 / 3]), rtol=0, atol=1e-6)
 
 
 # Formulas.

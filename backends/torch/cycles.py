@@ -109,13 +109,15 @@ def search_program(
         Interrupt() as interrupt,
         open_journal(run.path / ANSWERS) as journal,
     ):
+        answers = Answers(journal)
+        run.begun = lambda: len(answers) > 0
         write_graph(run.path, graph)
         write_program(run.path / FOLDER, program)
         trainer = CycleTrainer(program, data, recipe, seed, device)
         trainer.note = lambda record: note(run.path, record)
         room_for(run.path, trainer.networks, keep)
         store = Checkpoints(run.path, graph=graph.hash, keep=keep)
-        work = Work(run.path, trainer, store, Answers(journal), interrupt)
+        work = Work(run.path, trainer, store, answers, interrupt)
         work.resume()
         result = work.run(engine, program, Told(reporter or progress("quiet")))
         text = json.dumps(result.as_json(), indent=1, allow_nan=False) + "\n"

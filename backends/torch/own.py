@@ -219,11 +219,12 @@ def search_own(
         Interrupt() as interrupt,
         open_journal(run.path / ANSWERS) as journal,
     ):
+        answers = Answers(journal)
+        run.begun = lambda: len(answers) > 0
         write_graph(run.path, graph)
         if hull is not None and current().first:
             atomic_write(run.path / HULL, write(hull))
         work = Work(run.path, graph, hull, data, recipe, seed, device, keep, stack)
-        answers = Answers(journal)
         replayed = Replayed(work, answers, answers.known(work.answered))
         told = Told(reporter or progress("quiet"))
         result = _run(engine, graph, replayed, work, answers, told, interrupt)

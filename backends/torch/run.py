@@ -49,7 +49,8 @@ class RunFolder:
     Entering makes the folder, takes its lock (`Locked` where another process holds it), and writes
     or compares `run.json`: SP702 with what differs if the folder belongs to another run. What its
     `settings.json` says stays; where it has none, `settings` are written. Of processes that run
-    together the first does all that.
+    together the first does all that. What entering made is taken back where a SpaceError leaves the
+    run before it has `begun`; unless told otherwise, it has at once.
     """
 
     def __init__(
@@ -61,7 +62,9 @@ class RunFolder:
     ) -> None:
         self.path, self.settings = Path(path), settings
         self.identity: Json = {"format": FORMAT, "kind": kind, **identity}
+        self.begun: Callable[[], bool] = lambda: True
         self._lock = Lock(self.path)
+        self._before: set[Path] | None = None  # what was there when this made it a run
 
     def __enter__(self) -> Self:
         ranks = current()
@@ -70,10 +73,14 @@ class RunFolder:
         return self
 
     def _open(self) -> None:
+        before = {place for place in (self.path, *self.path.parents) if place.exists()}
+        before.update(self.path.iterdir() if self.path.is_dir() else ())
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock.acquire()
         try:
             sweep(self.path)
+            if not (self.path / RECORD).exists():
+                self._before = before
             self._claim()
         except BaseException:
             self._lock.release()
@@ -85,7 +92,21 @@ class RunFolder:
         failed: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if isinstance(failed, SpaceError) and not self.begun():
+            self._take_back()
         self._lock.release()
+
+    def _take_back(self) -> None:
+        if self._before is None:
+            return
+        for place in {*self.path.iterdir()} - self._before:
+            if place.is_dir() and not place.is_symlink():
+                shutil.rmtree(place)
+            else:
+                place.unlink()
+        for place in (self.path, *self.path.parents):
+            if place not in self._before:
+                place.rmdir()
 
     def _claim(self) -> None:
         place = self.path / RECORD

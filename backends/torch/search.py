@@ -123,6 +123,7 @@ def _searched(
         current().same(str(len(journal.entries)), "the scores that they see: is the folder shared?")
         basis = {n: v for n, v in run.identity.items() if n not in ABOUT}
         recorded = Recorded(prober, journal, basis)
+        run.begun = lambda: len(recorded) > 0
         began = False
         for event in engine.run(graph, cast(Trainer, recorded), seed):
             match event:

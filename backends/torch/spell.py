@@ -12,7 +12,6 @@ from fractions import Fraction
 from keyword import iskeyword
 
 from spacelang.backends.torch.ports import identifier, known
-from spacelang.diagnostics import SpaceError, error
 from spacelang.ir.dim import Dim, Symbol, symbol_of
 
 TENSORS = ("nn.Parameter", "nn.Buffer")  # what no list of modules holds
@@ -93,11 +92,11 @@ class Attributes:
     def statements(self) -> list[str]:
         """The statements of `__init__` that make them all."""
         tops = dict.fromkeys(path.split(".", 1)[0] for path in self.made)
-        lines = [f"self.{_name(top)} = {self._value(top)}" for top in tops]
-        for path, text in self.made.items():
+        lines = [_assigned("self", top, self._value(top)) for top in tops]
+        below = dict.fromkeys(self._attached(path) for path in self.made)
+        for path in sorted(filter(None, below), key=lambda path: path.count(".")):
             above, _, label = path.rpartition(".")
-            if self._made_above(path):
-                lines.append(f"{self.access(above)}.{_name(label)} = {text}")
+            lines.append(_assigned(self.access(above), label, self._value(path)))
         return lines
 
     def access(self, path: str) -> str:
@@ -120,9 +119,12 @@ class Attributes:
         """How long the list at a path is; 0 where there is none."""
         return len(self._labels(prefix)) if prefix and self._kind(prefix) == "list" else 0
 
-    def _made_above(self, path: str) -> bool:
+    def _attached(self, path: str) -> str:
+        """The path by which it comes to hang below the last thing on its way that is made by one
+        expression; none where there is no such."""
         parts = path.split(".")
-        return any(".".join(parts[:n]) in self.made for n in range(1, len(parts)))
+        ends = [n for n in range(1, len(parts)) if ".".join(parts[:n]) in self.made]
+        return ".".join(parts[: ends[-1] + 1]) if ends else ""
 
     def _labels(self, prefix: str) -> list[str]:
         start = prefix + "."
@@ -160,10 +162,10 @@ def _keyword(label: str, value: str) -> str:
     return f"{label}={value}" if _plain(label) else f'**{{"{label}": {value}}}'
 
 
-def _name(label: str) -> str:
-    if not _plain(label):
-        raise SpaceError(error("SP605", f"the label {label!r} is no name that can be printed"))
-    return label
+def _assigned(owner: str, label: str, value: str) -> str:
+    return (
+        f"{owner}.{label} = {value}" if _plain(label) else f'setattr({owner}, "{label}", {value})'
+    )
 
 
 def called(function: str, arguments: Sequence[str], brackets: str = "", width: int = 80) -> str:

@@ -98,6 +98,11 @@ class Values(tuple[Value, ...]):
             return tuple(plain_value(value) for value in sorted(numbers, reverse=True))
         return tuple(plain_value(value) for value in distinct)
 
+    @cached_property
+    def told(self) -> frozenset[tuple[Value, bool]]:
+        """The distinct ones, each with whether it is a boolean."""
+        return frozenset((value, isinstance(value, bool)) for value in self.points)
+
 
 @dataclass(frozen=True, eq=False)
 class Symbol:
@@ -156,6 +161,11 @@ class Symbol:
     def points(self) -> tuple[Value, ...]:
         """Its distinct values, the default first: numbers from the largest down, else as given."""
         return self._domain.points
+
+    @property
+    def told(self) -> frozenset[tuple[Value, bool]]:
+        """Its distinct values, each with whether it is a boolean: 1 is True to Python."""
+        return self._domain.told
 
     @cached_property
     def symbols(self) -> frozenset[Symbol]:

@@ -258,7 +258,7 @@ def _outside(node: Node, read: _Read) -> Diagnostic | None:
     if source.entries is None:
         found = error("SP308", f"nothing says which entries {node.op} reads", node.span)
         found = found.also(source.span, "the index is from here")
-        found = found.note(source.unknown) if source.unknown else found
+        found = found.note(MARK.sub("", source.unknown)) if source.unknown else found
         return found.hint("index by an input with a range, or by a table")
     entries = _marked(source.entries, "%{}".format)  # what is equal but for marks is proved once
     low, high, where = entries.low, entries.high, entries.where

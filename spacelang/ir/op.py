@@ -439,7 +439,7 @@ class IndexOf(Options):
 
 def open_question(verdict: Unsettled, tried: int = LIMIT) -> str:
     """What an unsettled proof hangs on, of which at most so many points are tried, as a note."""
-    names = ", ".join(name.lstrip("%") for name in verdict.symbols)
+    names = ", ".join(map(bare, verdict.symbols))
     return f"it hangs on {names}: {verdict.points:,} combinations, of which {tried:,} are tried"
 
 

@@ -202,6 +202,8 @@ def _searched(
     unsettled = Unsettled(tuple(sorted(symbol.name for symbol in subject.symbols)), points)
     inner: frozenset[Symbol] = finite
     if points > LIMIT:
+        if _true_in(claim, subject, known):
+            return Proved()
         inner = _split_symbols(subject) & finite
         inner = inner if span(known, inner) <= LIMIT else frozenset[Symbol]()
     inner, used = _with_guards(inner, joint, known)
@@ -222,6 +224,17 @@ def _searched(
             return Refuted(MappingProxyType(dict(sorted(example.items()))))
         doubt = doubt or state is None
     return unsettled if doubt or len(failing) > ATTEMPTS else Proved(visited)
+
+
+def _true_in(
+    claim: str, subject: Dim | Condition, known: Mapping[Symbol, tuple[Value, ...]]
+) -> bool:
+    """Whether the normal form says it of what the guards leave of each decision."""
+    left = {s.name: Symbol(s.name, known[s], s.rate) for s in subject.symbols if not s.free}
+    try:
+        return _true_by_form(claim, subject.substitute(left)) is True
+    except ArithmeticError:
+        return False
 
 
 def _split_symbols(subject: Dim | Condition) -> frozenset[Symbol]:

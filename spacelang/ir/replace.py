@@ -38,7 +38,6 @@ def check_replacement(symbol: Symbol, replacement: Replacement) -> None:
             fits = isinstance(value, int) and not isinstance(value, bool) and value > 0
         else:
             # 1 == True in Python, but a number is no answer to a yes-or-no decision.
-            kind = isinstance(value, bool)
-            fits = any(value == p and isinstance(p, bool) is kind for p in symbol.points)
+            fits = (value, isinstance(value, bool)) in symbol.told
         if not fits:
             raise ValueError(f"{symbol.name} is never {value}")

@@ -41,6 +41,7 @@ from spacelang.ir.condition import (
 )
 from spacelang.ir.dim import Dim, Monomial, conditional, function, maximum, minimum
 from spacelang.ir.functions import FUNCTIONS
+from spacelang.ops.doubts import doubts
 from spacelang.ops.limits import MAX_BITS, MAX_TERMS, Beyond, held, held_size, raised
 
 MAX_WORDS = 2_000
@@ -48,17 +49,26 @@ _PLACE = re.compile(r"([in])(0|[1-9]\d{0,3})")
 _NUMBER = re.compile(r"-?\d{1,40}(/[1-9]\d{0,39})?")
 Entry = Dim | Condition
 """What the words of a formula are as a size: truths stay conditions as long as they can."""
+Found = Number | ArithmeticError
+"""What they are at a place: a number, or why there is none."""
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
 class Word:
     """What a word does with the last `takes` values: as numbers, and as sizes. What is `flat` in a
-    chain of its own makes no size deeper."""
+    chain of its own makes no size deeper. Where one operand `decides` which others are read, those
+    need no value that are not."""
 
     takes: int
-    number: Callable[..., Number]
+    number: Callable[..., Found]
     size: Callable[..., Entry]
     flat: bool = False
+    decides: int | None = None
+
+    def read(self, operands: Sequence[Item]) -> Sequence[Item]:
+        """The operands that are read in any case."""
+        return operands if self.decides is None else (operands[self.decides],)
 
 
 class Place(NamedTuple):
@@ -113,15 +123,19 @@ def _joined(join: Callable[[Condition, Condition], Condition]) -> Callable[[Entr
     return joined
 
 
-def _both(a: Number, b: Number) -> bool:
-    return bool(a) and bool(b)
+def _both(a: Number, b: Found) -> Found:
+    return _said(b) if a else False
 
 
-def _either(a: Number, b: Number) -> bool:
-    return bool(a) or bool(b)
+def _either(a: Number, b: Found) -> Found:
+    return True if a else _said(b)
 
 
-def _if(value: Number, other: Number, truth: Number) -> Number:
+def _said(truth: Found) -> Found:
+    return truth if isinstance(truth, ArithmeticError) else bool(truth)
+
+
+def _if(value: Found, other: Found, truth: Number) -> Found:
     return value if truth else other
 
 
@@ -147,9 +161,9 @@ WORDS: Mapping[str, Word] = {
     "max": Word(2, max, _sizes(maximum), True),
     "power": Word(2, _powered, _sizes(raised)),
     **{op: Word(2, holds, _compared(op)) for op, holds in RELATIONS.items()},
-    "and": Word(2, _both, _joined(conjunction), True),
-    "or": Word(2, _either, _joined(disjunction), True),
-    "if": Word(3, _if, _if_size),
+    "and": Word(2, _both, _joined(conjunction), True, 0),
+    "or": Word(2, _either, _joined(disjunction), True, 0),
+    "if": Word(3, _if, _if_size, decides=2),
     **{
         name: Word(1, make, _sizes(partial(function, name)))
         for name, make in FUNCTIONS.items()
@@ -196,18 +210,20 @@ def depth(words: str) -> int:
 def entry_at(words: str, indices: Sequence[Number], sizes: Sequence[Number]) -> Number:
     """The value of a formula at a place, exact where it is rational. ArithmeticError if none."""
     known = {"i": indices, "n": sizes}
-    return _run(words, lambda place: known[place.kind][place.number], tidy, _numbers)
+    found = _run(words, lambda place: known[place.kind][place.number], tidy, _numbers)
+    if isinstance(found, ArithmeticError):
+        raise found
+    return found
 
 
 def entry_of(words: str, indices: Sequence[Dim], sizes: Sequence[Dim]) -> Dim:
     """A formula as a size of its indices and sizes: what `formula` wrote. ArithmeticError where a
-    part of it has no value."""
+    part of it has no value, or may have none and is no part of the size."""
     known = {"i": indices, "n": sizes}
     return _number(_run(words, lambda place: known[place.kind][place.number], Dim.of, _entries))
 
 
 Step = Word | Place | Fraction
-Item = TypeVar("Item")
 
 
 @lru_cache(maxsize=1024)
@@ -247,12 +263,24 @@ def _run(
     return found
 
 
-def _numbers(word: Word, operands: list[Number]) -> Number:
-    return held(word.number(*operands))
+def _numbers(word: Word, operands: list[Found]) -> Found:
+    for operand in word.read(operands):
+        if isinstance(operand, ArithmeticError):
+            return operand
+    try:
+        found = word.number(*operands)
+        return found if isinstance(found, ArithmeticError) else held(found)
+    except ArithmeticError as failed:
+        return failed
 
 
 def _entries(word: Word, operands: list[Entry]) -> Entry:
     found = word.size(*operands)
+    kept = doubts(found)
+    for operand in word.read(operands):
+        for doubt in doubts(operand) - kept:  # it would be forgotten: 1 / i * 0
+            why = "may be zero and divides:" if isinstance(doubt, Dim) else "may have no value:"
+            raise ArithmeticError(f"a part of its formula {why} {doubt}")
     return held_size(found) if isinstance(found, Dim) else found
 
 

@@ -11,8 +11,8 @@ from spacelang.ir.build import Level, Tensor
 from spacelang.ir.condition import TRUE, Condition, compare, conjunction, disjunction, negate
 from spacelang.ir.condition import is_value as is_word
 from spacelang.ir.dim import Dim, conditional
-from spacelang.ir.op import Conflict
-from spacelang.ir.prove import Refuted, holds
+from spacelang.ir.op import SETTLE, Conflict, open_question
+from spacelang.ir.prove import Proved, Refuted, holds
 from spacelang.syntax import tree
 from spacelang.syntax.evaluate import MAX_LIST, each, entries, evaluate, limited, row, split_on
 from spacelang.syntax.frame import Frame
@@ -107,16 +107,23 @@ def _apply(expr: tree.Binary, left: Thing, right: Thing, frame: Frame) -> Thing:
 
 
 def never_zero(divisor: Dim, expr: tree.Binary, frame: Frame) -> None:
-    """SP210 if a divisor is zero for some architecture that reaches this place."""
+    """SP210 if a divisor is zero for some architecture that reaches this place, SP308 where that is
+    not settled."""
     if divisor.constant == 0:
         raise SpaceError(error("SP210", f"{expr.span.text} divides by zero", expr.right.span))
     if divisor.constant is not None or any(s.free for s in divisor.symbols):
         return
     verdict = holds(compare("!=", divisor, 0), frame.builder.guards)
+    if isinstance(verdict, Proved):
+        return
+    hint = f"max({expr.right.span.text}, 1)"
     if isinstance(verdict, Refuted):
         found = error("SP210", f"{expr.span.text} divides by zero", expr.right.span)
         found = frame.builder.explain(found, Conflict((divisor,), verdict.example), ())
-        raise SpaceError(found.hint(f"max({expr.right.span.text}, 1)"))
+        raise SpaceError(found.hint(hint))
+    headline = "not settled for the whole space: a divisor is never zero"
+    found = error("SP308", headline, expr.right.span).note(open_question(verdict))
+    raise SpaceError(found.hint(f"{hint}; or {SETTLE}"))
 
 
 def _tensor(operator: str, left: Thing, right: Thing, expr: tree.Binary, frame: Frame) -> Tensor:

@@ -118,16 +118,17 @@ def _split(
     results: list[Thing] = []
     ways *= len(symbol.values)
     frame.session.split(closure.name, len(symbol.values), ways, span)
-    for value in symbol.values:
-        truth = is_value(outer, value)
-        if feasible((*build.guards, truth)) is False:
-            continue
+    each = [(value, is_value(outer, value)) for value in symbol.values]
+    here = [(v, truth) for v, truth in each if feasible((*build.guards, truth)) is not False]
+    if len(here) == 1:  # the guards say which: nothing is chosen here
+        return _called(closure, bound, span, frame, label, {**fixed, key: here[0][0]}, ways)
+    for value, truth in here:
         build.open(truth)
         made = _called(closure, bound, span, frame, label, {**fixed, key: value}, ways)
         regions.append(build.close())
         results.append(made)
         conditions.append(truth)
-    if not regions or (len(regions) == 1 and conjunction(*conditions) in build.guards):
+    if not regions:
         raise SpaceError(error("SP308", f"{outer.name} is not settled here", span).hint(SETTLE))
     ends = [flat(made) for made in results]
     if len({_form(made) for made in results}) > 1:

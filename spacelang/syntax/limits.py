@@ -29,7 +29,7 @@ from spacelang.syntax.frame import Frame
 from spacelang.syntax.matches import fold
 from spacelang.syntax.scope import Scope
 from spacelang.syntax.selectors import is_number, path_of, pattern
-from spacelang.syntax.values import Picked, Text, Thing, condition, kind, number
+from spacelang.syntax.values import Picked, Text, Thing, Unbound, condition, kind, number
 
 COMPARED = {"==", "!=", "in", "not in"}
 MAX_MATCHES = 10_000
@@ -151,7 +151,7 @@ class Reader:
         match node:
             case tree.Name(name):
                 known = name in self.decisions or name in self.figures
-                return known and self.scope.find(name) is None
+                return known and (self.scope.find(name) is None or self._partly(name))
             case tree.Item() | tree.Field():
                 base = path_of(node).hops[0].name if _is_chain(node) else ""
                 owner = self.scope.find(base) if base else None
@@ -160,6 +160,12 @@ class Reader:
                 return owner is None or not isinstance(owner.names[base], tuple)
             case _:
                 return False
+
+    def _partly(self, name: str) -> bool:
+        """Whether a name stands for a decision where that is there, and for nothing elsewhere."""
+        owner, choice = self.scope.find(name), self.decisions.get(name)
+        value = None if owner is None else owner.names[name]
+        return choice is not None and isinstance(value, Unbound) and value.span == choice.span
 
     def _paths(self, node: object, functions: bool = True) -> Iterator[tree.Expr]:
         """The paths below a tree; with `functions` those in arguments of functions too."""

@@ -46,6 +46,7 @@ space labels {
   x = unit(x, hidden) as stages[0].blocks[0] |> unit(2 * hidden) as stages[0].blocks[1]
   x = layer_norm(x) as stages[0].norm
   x = unit(x, hidden) as tail |> layer_norm as tail.norm
+  x = unit(x, hidden) as tail[0] |> layer_norm as tail[1][2] |> layer_norm as tail[0][3][0]
   x = x + parameter([1, 4, 6]) as shift.at[0]
   w = parameter([6, 6]) as shared
   x = linear(x, 6, weight: w) as one |> linear(6, weight: w) as two

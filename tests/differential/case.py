@@ -21,6 +21,7 @@ from torch.fx import GraphModule
 from spacelang.analysis.cost import Cost
 from spacelang.analysis.queries import counter
 from spacelang.backends.torch.inputs import input_of
+from spacelang.backends.torch.interpret import interpret
 from spacelang.backends.torch.reference import ROWS
 from spacelang.backends.torch.source import print_network
 from spacelang.backends.torch.supernet import Supernet
@@ -114,6 +115,10 @@ class Found:
     gradients: Mapping[str, Tensor]
 
 
+NUDGE = 2.0**-44
+"""Of the size of a number: far above a rounding, and far below what bends a function."""
+
+
 @dataclass
 class Trial:
     """One network of a program, computed in four ways."""
@@ -161,6 +166,28 @@ class Trial:
             every, weights, _ = reference(self.case.supernet, self.case.images, self.assignment)
             outputs = {o.name: every[o.name] for o in self.case.graph.outputs if not o.training}
             return _learnt(outputs, weights)
+
+    @cached_property
+    def condition(self) -> float:
+        """How far a gradient of the interpreter moves where all that is read moves, for each part
+        of its size that it moves by."""
+        generator = torch.Generator().manual_seed(17)
+
+        def nudged(tensor: Tensor) -> Tensor:
+            if not tensor.is_floating_point():
+                return tensor
+            signs = torch.randint(0, 2, tensor.shape, generator=generator).double() * 2 - 1
+            return tensor.detach() * (1 + NUDGE * signs)
+
+        own = tensors(self.case.supernet)
+        weights = {n: nudged(t).requires_grad_(t.requires_grad) for n, t in own.items()}
+        images = list(map(nudged, self.case.images))
+        with hard_sigmoid_of_single_precision():
+            every = interpret(self.case.graph, dict(weights), images, self.assignment)
+            outputs = {o.name: every[o.name] for o in self.case.graph.outputs if not o.training}
+            moved = _learnt(outputs, weights).gradients
+        here = self.interpreter.gradients
+        return max(float((moved[n] - here[n]).abs().max()) for n in here if here[n].numel()) / NUDGE
 
     @cached_property
     def subnet(self) -> Found:
