@@ -173,13 +173,16 @@ def _warn(
 
 def main() -> None:
     """The entry point of the command line."""
-    gc.set_threshold(100_000, 20, 20)  # a graph is made of many small objects: a tenth of the time
+    gc.set_threshold(500_000, 20, 20)  # a graph is made of many small objects: a tenth of the time
     signal.signal(signal.SIGTERM, terminate)
     warnings.showwarning = _warn
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    commands()
+    try:
+        commands()
+    finally:
+        gc.freeze()  # the process ends: to look for cycles in all that it made takes a fifth of it
 
 
 __all__ = ["COMMANDS", "SECTIONS", "commands", "main"]
