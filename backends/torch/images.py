@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType, ModuleType
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,6 +72,13 @@ class DataError(SpaceError):
         super().__init__(error("SP704", headline).hint(help))
 
 
+class Origin(NamedTuple):
+    """Where an image is in its source: its number there (in the folder of its part), its file."""
+
+    number: int
+    file: str = ""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Images:
     """All labelled images of a source, before they are split."""
@@ -84,6 +91,7 @@ class Images:
     fixed: dict[int, str] = field(default_factory=dict)  # position -> part, where the source says
     cut: tuple[str, ...] = ("test", "validation")  # the parts that the split has to make
     skipped: int = 0  # files that are no PNG, JPEG or BMP
+    origins: tuple[Origin, ...] = ()
 
 
 def read_images(spec: str, size: tuple[int, int] | None, channels: int | None) -> Images:
@@ -203,10 +211,11 @@ def _from_arrays(
     _refuse_large(count * target[0][0] * target[0][1] * target[1], name)
     digests = tuple(image_digest(image) for image in pixels)
     if target != ((height, width), found):
-        pixels = np.stack([_fit(_picture(image), *target) for image in pixels])
+        pixels = np.stack([_fit(picture_of(image), *target) for image in pixels])
     classes, positions = np.unique(labels, return_inverse=True)
     names = tuple(str(label) for label in classes)
-    return Images(name, pixels, positions.astype(np.int64), names, digests)
+    origins = tuple(map(Origin, range(len(pixels))))
+    return Images(name, pixels, positions.astype(np.int64), names, digests, origins=origins)
 
 
 def _read_folder(root: Path, size: tuple[int, int] | None, channels: int | None) -> Images:
@@ -216,14 +225,16 @@ def _read_folder(root: Path, size: tuple[int, int] | None, channels: int | None)
     labels: list[int] = []
     digests: list[bytes] = []
     fixed: dict[int, str] = {}
+    origins: list[Origin] = []
+    counts = dict.fromkeys(parts, 0)
     skipped = used = 0
     first = ""
     for file, folder, label in _labelled_files(parts, classes):
         if file.suffix.lower() not in SUFFIXES:
             skipped += 1
             continue
-        found = _open_picture(file)
-        image = _fit(_picture(found), size or found.shape[:2], channels or found.shape[2])
+        found = open_picture(file)
+        image = _fit(picture_of(found), size or found.shape[:2], channels or found.shape[2])
         if pixels and image.shape[:2] != pixels[0].shape[:2]:
             raise DataError(
                 f"images differ in size: {first} is {_sides(pixels[0])}, {file} {_sides(image)}",
@@ -236,6 +247,8 @@ def _read_folder(root: Path, size: tuple[int, int] | None, channels: int | None)
         if part != "train":
             fixed[len(pixels)] = part
         pixels.append(image)
+        origins.append(Origin(counts[folder], str(file.resolve())))
+        counts[folder] += 1
         labels.append(label)
         digests.append(image_digest(found))
     if not pixels:
@@ -248,7 +261,15 @@ def _read_folder(root: Path, size: tuple[int, int] | None, channels: int | None)
     cut = tuple(part for part in ("test", "validation") if part not in fixed.values())
     name = root.resolve().name
     return Images(
-        name, whole, np.array(labels, np.int64), classes, tuple(digests), fixed, cut, skipped
+        name,
+        whole,
+        np.array(labels, np.int64),
+        classes,
+        tuple(digests),
+        fixed,
+        cut,
+        skipped,
+        tuple(origins),
     )
 
 
@@ -306,8 +327,8 @@ def _refuse_unreadable(problem: OSError) -> NoReturn:
     raise DataError(f"{problem.filename}: cannot be read: {problem.strerror}") from problem
 
 
-def _open_picture(file: Path) -> Pixels:
-    """The pixels [H, W, 1 or 3] of an image file, upright."""
+def open_picture(file: Path, *, upright: bool = True) -> Pixels:
+    """The pixels [H, W, 1 or 3] of an image file, turned as it says where it shall be upright."""
     from PIL import Image, ImageOps
 
     try:
@@ -317,17 +338,18 @@ def _open_picture(file: Path) -> Pixels:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(file, formats=FORMATS) as image:
-                upright = ImageOps.exif_transpose(image)
-        if upright.mode.startswith("I"):  # 16 bits a pixel
-            return (np.asarray(upright).astype(np.int64) // 257).astype(np.uint8)[..., None]
-        grey = upright.mode in ("1", "L", "LA", "La")
-        pixels = np.asarray(upright.convert("L" if grey else "RGB"))
+                found = ImageOps.exif_transpose(image) if upright else image.copy()
+        if found.mode.startswith("I"):  # 16 bits a pixel
+            return (np.asarray(found).astype(np.int64) // 257).astype(np.uint8)[..., None]
+        grey = found.mode in ("1", "L", "LA", "La")
+        pixels = np.asarray(found.convert("L" if grey else "RGB"))
     except (*_BROKEN, Image.DecompressionBombError) as broken:
         raise DataError(f"{file}: cannot be read as an image: {broken}") from broken
     return pixels[..., None] if pixels.ndim == 2 else pixels
 
 
-def _picture(pixels: Pixels) -> Any:
+def picture_of(pixels: Pixels) -> Any:
+    """Pixels [H, W, 1 or 3] as a picture of Pillow's."""
     from PIL import Image
 
     return Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)

@@ -127,7 +127,7 @@ def distill(
     work = runs.work
     usual: dict[str, object] = {}
     if store is not None:
-        usual["aug"] = work(backend, "store_about")(store).aug
+        usual["aug"] = work(backend, "store_aug")(store)
     used = recipe_of(backend, before, file, flags, usual)
     spec = data if data is not None else runs.data_of(run)
     images = runs.data_for(backend, spec, graph)
