@@ -81,7 +81,7 @@ BUILTIN: Mapping[str, Mapping[str, str]] = {
     # What a backend does for a command, as BACKEND.WORK.
     "spacelang.commands": {
         "torch.together": "spacelang.backends.torch.ranks:together",
-        "torch.scales": "spacelang.backends.torch.crops:scales",
+        "torch.scales": "spacelang.backends.torch.images:scales",
         "triton.fits": "spacelang.backends.torch.kernels:fits",
         "triton.within": "spacelang.backends.torch.kernels:with_kernels",
         "torch.data": "spacelang.backends.torch.data:open_data",

@@ -302,7 +302,11 @@ def test_stores_that_cannot_teach(place: Place, tmp_path: Path) -> None:
     for name, damage, says in (
         ("cut", lambda f: f.write_bytes(f.read_bytes()[:-3]), "is cut off"),
         ("less", lambda f: f.unlink(), "images have no record in epoch 1"),
-        ("more", lambda f: f.parent.rename(f.parents[1] / "logits_top1_epoch1"), "different numbers of classes"),
+        (
+            "more",
+            lambda f: f.parent.rename(f.parents[1] / "logits_top1_epoch1"),
+            "different numbers of classes",
+        ),
     ):
         shutil.copytree(place.store, tmp_path / name)
         damage(tmp_path / name / f"logits_top{K}_epoch1" / "rank1-values.bin")

@@ -23,8 +23,9 @@ from torch import Tensor
 
 from spacelang.backends.torch.augment import RECIPES, Augmentation, augment
 from spacelang.backends.torch.counter import shuffled, stream_key
-from spacelang.backends.torch.images import READERS, DataError, Images, Origin, read_images
+from spacelang.backends.torch.images import READERS, read_images
 from spacelang.backends.torch.mix import Drawn, Mixing, draw, mixed
+from spacelang.backends.torch.pictures import DataError, Images, Origin
 from spacelang.backends.torch.split import PARTS, Split, divide, published_split, split_record
 from spacelang.backends.torch.variation import Views
 

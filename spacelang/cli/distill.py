@@ -62,7 +62,7 @@ def opened(given: Mapping[str, object]) -> dict[str, object]:
 @options.space
 @options.arch
 @click.option("-o", "--output", metavar="RUN", help="The run folder; not needed to go on in one.")
-@click.option("--data", metavar="DATA", help="A data set by name, a folder of class folders, .npz.")
+@runs.data
 @teacher
 @click.option("--store", metavar="DIR", help="Outputs that `store write` kept, instead of asking.")
 @click.option("--on-bad", type=click.Choice(["error", "skip", "recompute"]),

@@ -110,7 +110,7 @@ def run_options(function: Callable[..., Any]) -> Callable[..., Any]:
 @click.command(short_help="Train the supernet of a space, or go on with it.")
 @options.space
 @click.option("-o", "--output", metavar="RUN", help="The run folder; not needed to go on in one.")
-@click.option("--data", metavar="DATA", help="A data set by name, a folder of class folders, .npz.")
+@runs.data
 @run_options
 def train(
     space: str,

@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from spacelang.backends.torch.data import Dataset
-from spacelang.backends.torch.images import Origin, open_picture, picture_of
 from spacelang.backends.torch.logits.published import PublishedLogits, published_epochs
 from spacelang.backends.torch.logits.reader import OnBad
 from spacelang.backends.torch.logits.record import Records
+from spacelang.backends.torch.pictures import Origin, open_picture, picture_of
 from spacelang.backends.torch.teacher import Teacher
 from spacelang.backends.torch.tinyvit_augment import TinyvitAugmentation, pictures
 from spacelang.backends.torch.variation import Variation, Views, variation
