@@ -81,7 +81,7 @@ BUILTIN: Mapping[str, Mapping[str, str]] = {
     # What a backend does for a command, as BACKEND.WORK.
     "spacelang.commands": {
         "torch.together": "spacelang.backends.torch.ranks:together",
-        "torch.scales": "spacelang.backends.torch.crops:scales",
+        "torch.scales": "spacelang.backends.torch.images:scales",
         "triton.fits": "spacelang.backends.torch.kernels:fits",
         "triton.within": "spacelang.backends.torch.kernels:with_kernels",
         "torch.data": "spacelang.backends.torch.data:open_data",
@@ -95,7 +95,7 @@ BUILTIN: Mapping[str, Mapping[str, str]] = {
         "torch.lesson": "spacelang.backends.torch.distill:lesson",
         "torch.distill": "spacelang.backends.torch.distill:distill",
         "torch.teacher": "spacelang.backends.torch.teacher:open_teacher",
-        "torch.store_about": "spacelang.backends.torch.logits.commands:about",
+        "torch.store_aug": "spacelang.backends.torch.logits.commands:aug_of",
         "torch.store_info": "spacelang.backends.torch.logits.commands:info",
         "torch.store_verify": "spacelang.backends.torch.logits.commands:verify",
         "torch.store_write": "spacelang.backends.torch.logits.commands:write",

@@ -13,6 +13,10 @@ from random import Random
 
 import pytest
 import torch
+from cells import cells
+from lessons import MINIVIT, a_teacher, learn
+from test_cycles import ENGINE as CYCLES
+from test_cycles import RECIPE as CYCLES_RECIPE
 from test_engines_cream import ENGINE as CREAM
 from test_engines_cream import RECIPE as CREAM_RECIPE
 from test_engines_cream import SPACE as PATHS
@@ -22,7 +26,12 @@ from unreliable import Unreliable, calls_of, die, full, install
 import spacelang
 from spacelang import files, journal
 from spacelang.backends.torch.checkpoint import Checkpoints
+from spacelang.backends.torch.cycle_trainer import CycleTrainer
+from spacelang.backends.torch.cycles import search_program
 from spacelang.backends.torch.data import Dataset, first_samples, open_data
+from spacelang.backends.torch.logits.asked import write_store
+from spacelang.backends.torch.logits.replay import Replay
+from spacelang.backends.torch.logits.store import About
 from spacelang.backends.torch.own import search_own
 from spacelang.backends.torch.run import read_log, read_record
 from spacelang.backends.torch.search import search, search_scratch
@@ -55,12 +64,11 @@ class Work:
     """Something that is done in a folder, going on where it was left."""
 
     run: Callable[[Path], object]
-    steps: int = 1  # of an epoch
 
 
 @pytest.fixture(scope="module")
 def works(data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Work]:
-    """Training, and every engine that trains or searches."""
+    """Training, distillation, and every engine that trains or searches."""
     place = tmp_path_factory.mktemp("works")
     (place / "ranges.space").write_text(RANGES)
     digits = spacelang.load(Source("<digits>", SPACE))
@@ -69,15 +77,20 @@ def works(data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     train(digits, data, SHORT, place / "trained", seed=3)
     trained = load_trained(digits, data, place / "trained")
     evolution = Evolution(population=6, generations=3, parents=3, mutants=3, crossovers=2)
+    front = replace(evolution, objectives=("accuracy", "params"))
     contraction = Contraction(bounds=("params <= 2400", ""), population=3, keep=2, factors=2)
     moving = SpaceEvolution(
         epochs=1, iterations=1, probes=3, top=1, population=3, generations=1, parents=2, mutants=1,
         crossovers=1,
     )  # fmt: skip
     cream = replace(CREAM, epochs=3)
+    teacher = a_teacher()
+    about = About.of(teacher.name, teacher.digest, data, "digits", seed=9, k=4)
+    write_store(place / "store", teacher, data, about, epochs=2)
     return {
-        "train": Work(lambda folder: train(digits, data, SHORT, folder, seed=3), 2),
+        "train": Work(lambda folder: train(digits, data, SHORT, folder, seed=3)),
         "evolution": Work(lambda folder: search(evolution, digits, trained, data, folder, seed=1)),
+        "front": Work(lambda folder: search(front, digits, trained, data, folder, seed=1)),
         "contraction": Work(
             lambda folder: search_scratch(contraction, digits, data, ALONE, folder, seed=5)
         ),
@@ -87,10 +100,22 @@ def works(data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
         "space_evolution": Work(
             lambda folder: search_own(moving, ranges, data, ALONE, folder, seed=4, hull=hull)
         ),
+        "cyclic_differentiable": Work(
+            lambda folder: search_program(CYCLES, cells(), data, CYCLES_RECIPE, folder, seed=3)
+        ),
+        "distill": Work(lambda folder: learn(folder, data, MINIVIT, teacher=teacher)),
+        "distill_stored": Work(
+            lambda folder: learn(
+                folder, data, {"losses": ("soft_labels",)}, stored=Replay(place / "store")
+            )
+        ),
     }
 
 
-NAMES = ("train", "evolution", "contraction", "prioritized_path", "space_evolution")
+NAMES = (
+    "train", "evolution", "front", "contraction", "prioritized_path", "space_evolution",
+    "cyclic_differentiable", "distill", "distill_stored",
+)  # fmt: skip
 LASTING = ("*.jsonl", "*.csv", "*.json", "checkpoint-*.safetensors")
 
 
@@ -110,7 +135,7 @@ def content(folder: Path) -> dict[str, object]:
 
 
 def readable(folder: Path) -> int:
-    """Every file of a folder can be read; the epochs of the last checkpoints of all its spaces."""
+    """Every file of a folder can be read; the epochs up to the last checkpoints of its spaces."""
     epochs = 0
     for path in folder.rglob("*.jsonl"):
         if path.name == "log.jsonl":
@@ -123,8 +148,25 @@ def readable(folder: Path) -> int:
             warnings.simplefilter("error")  # nothing is fallen back from
             found = Checkpoints(path.parent, graph=graph).load()
         if found is not None:
-            epochs += found.record.epoch
+            lines = read_log(path.parent)
+            epochs += sum(int(str(line["step"])) <= found.record.step for line in lines)
     return epochs
+
+
+def tell(end: int) -> None:
+    """Write a byte to a pipe for each epoch whose checkpoint is there."""
+    save, save_cycle = TorchTrainer.save, CycleTrainer.save
+
+    def saving(self: TorchTrainer, *given: object) -> None:
+        save(self, *given)  # type: ignore[arg-type]
+        os.write(end, b"." if self.taken % self.steps("train") == 0 else b"")
+
+    def saving_cycle(self: CycleTrainer, *given: object) -> None:
+        save_cycle(self, *given)  # type: ignore[arg-type]
+        os.write(end, b".")  # no signal comes, so it is the end of an epoch
+
+    TorchTrainer.save = saving  # type: ignore[method-assign]
+    CycleTrainer.save = saving_cycle  # type: ignore[method-assign]
 
 
 def life(action: Callable[[], object], fatal: int) -> tuple[bool, int]:
@@ -132,13 +174,7 @@ def life(action: Callable[[], object], fatal: int) -> tuple[bool, int]:
     told, telling = os.pipe()
     child = os.fork()
     if child == 0:
-        save = TorchTrainer.save
-
-        def saving(self: TorchTrainer, *given: object) -> None:
-            save(self, *given)  # type: ignore[arg-type]
-            os.write(telling, b"." if self.taken % self.steps("train") == 0 else b"")
-
-        TorchTrainer.save = saving  # type: ignore[method-assign]
+        tell(telling)
         torch.set_num_threads(1)
         vars(files)["os"] = vars(journal)["os"] = Unreliable(fatal, die)
         try:
@@ -153,8 +189,9 @@ def life(action: Callable[[], object], fatal: int) -> tuple[bool, int]:
 
 
 def points(count: int, wanted: int) -> list[int]:
-    """So many different calls of 1..count, evenly spread."""
-    return sorted({1 + i * count // wanted for i in range(min(count, wanted))})
+    """So many different calls of 1..count, evenly spread; all where there are no more."""
+    wanted = min(count, wanted)
+    return [1 + i * count // wanted for i in range(wanted)]
 
 
 def killed_runs(work: Work, folder: Path, wanted: int) -> int:
@@ -180,7 +217,9 @@ def test_training_killed_anywhere(works: dict[str, Work], tmp_path: Path) -> Non
 @pytest.mark.soak
 @pytest.mark.parametrize(("name", "wanted"), [("train", 100), *((n, 25) for n in NAMES[1:])])
 def test_200_kills(name: str, wanted: int, works: dict[str, Work], tmp_path: Path) -> None:
-    assert killed_runs(works[name], tmp_path, wanted) >= min(wanted, 20)
+    kills = killed_runs(works[name], tmp_path, wanted)
+    print(f"{name}: {kills} runs killed, each at another disk call")
+    assert kills >= min(wanted, 20)
 
 
 def killed_again_and_again(work: Work, folder: Path, wanted: int) -> int:
@@ -201,14 +240,16 @@ def killed_again_and_again(work: Work, folder: Path, wanted: int) -> int:
 
 
 @pytest.mark.parametrize("name", NAMES[1:])
-def test_a_search_killed_5_times(name: str, works: dict[str, Work], tmp_path: Path) -> None:
+def test_killed_5_times(name: str, works: dict[str, Work], tmp_path: Path) -> None:
     assert killed_again_and_again(works[name], tmp_path, 5) >= 3
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("name", NAMES)
 def test_killed_50_times(name: str, works: dict[str, Work], tmp_path: Path) -> None:
-    assert killed_again_and_again(works[name], tmp_path, 50) >= 25
+    kills = killed_again_and_again(works[name], tmp_path, 50)
+    print(f"{name}: one run killed {kills} times")
+    assert kills >= 25
 
 
 def failing_calls(work: Work, folder: Path, wanted: int) -> int:
@@ -236,4 +277,6 @@ def test_a_disk_that_fails(name: str, works: dict[str, Work], tmp_path: Path) ->
 @pytest.mark.soak
 @pytest.mark.parametrize("name", NAMES)
 def test_every_call_fails_once(name: str, works: dict[str, Work], tmp_path: Path) -> None:
-    assert failing_calls(works[name], tmp_path, 10**6) >= 15
+    calls = failing_calls(works[name], tmp_path, 10**6)
+    print(f"{name}: {calls} disk calls, each failed in a run of its own")
+    assert calls >= 15

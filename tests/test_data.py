@@ -573,7 +573,7 @@ def test_a_picture_that_is_too_large(folder: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_set_that_is_too_large(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("spacelang.backends.torch.images.MAX_BYTES", 1000)
+    monkeypatch.setattr("spacelang.backends.torch.pictures.MAX_BYTES", 1000)
     with pytest.raises(DataError, match="held in memory"):
         open_data(str(folder))
     with pytest.raises(DataError, match="held in memory"):

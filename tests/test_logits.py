@@ -400,7 +400,7 @@ def test_published_files_that_make_no_sense(tmp_path: Path) -> None:
     folder = tmp_path / "logits_top10_epoch0"
     names = [str(n) for n in range(20)]
     published(folder, 0, names, some(20))
-    with pytest.raises(SpaceError, match="no record of 'cat'"):
+    with pytest.raises(SpaceError, match="the record of 'cat': there is none"):
         PublishedLogits(folder, k=10, classes=CLASSES).read(["cat"])
     with pytest.raises(SpaceError, match="not of 100 classes"):
         PublishedLogits(folder, k=100, classes=CLASSES)

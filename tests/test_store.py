@@ -17,7 +17,7 @@ import pytest
 import torch
 from lessons import a_teacher, digits
 
-from spacelang.backends.torch.augment import RECIPES
+from spacelang.backends.torch.augment import RECIPES, words_of
 from spacelang.backends.torch.data import Dataset, batches, views
 from spacelang.backends.torch.interrupt import Interrupted
 from spacelang.backends.torch.logits import asked as module
@@ -26,7 +26,7 @@ from spacelang.backends.torch.logits.manifest import epoch_folder
 from spacelang.backends.torch.logits.reader import LogitStore
 from spacelang.backends.torch.logits.record import Records
 from spacelang.backends.torch.logits.replay import Replay, verify
-from spacelang.backends.torch.logits.store import About, begin, epochs_of, read_record, words_of
+from spacelang.backends.torch.logits.store import About, begin, epochs_of, read_record
 from spacelang.backends.torch.logits.writer import StoreWriter, finish
 from spacelang.backends.torch.teacher import Teacher
 from spacelang.diagnostics import SpaceError

@@ -12,7 +12,7 @@ the training part's mean and standard deviation.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -21,12 +21,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from spacelang.backends.torch.augment import RECIPES, augment
+from spacelang.backends.torch.augment import RECIPES, Augmentation, augment
 from spacelang.backends.torch.counter import shuffled, stream_key
-from spacelang.backends.torch.images import READERS, DataError, Images, read_images
+from spacelang.backends.torch.images import READERS, read_images
 from spacelang.backends.torch.mix import Drawn, Mixing, draw, mixed
+from spacelang.backends.torch.pictures import DataError, Images, Origin
 from spacelang.backends.torch.split import PARTS, Split, divide, published_split, split_record
-from spacelang.backends.torch.timm_augment import TimmAugmentation, Variation
+from spacelang.backends.torch.variation import Views
 
 # Data sets of fixed content, whose split is committed and compared.
 PUBLISHED = ("mnist5k",)
@@ -73,6 +74,7 @@ class Dataset:
     train: Part
     validation: Part
     _test: Part
+    origins: Mapping[int, Origin] = field(default_factory=dict[int, Origin])  # of training samples
 
 
 def open_data(
@@ -103,6 +105,7 @@ def open_data(
         parts["train"],
         parts["validation"],
         parts["test"],
+        _origins(images, positions["train"], parts["train"].ids.tolist()),
     )
 
 
@@ -117,7 +120,7 @@ def batches(
     *,
     seed: int,
     epoch: int,
-    recipe: Variation = RECIPES["none"],
+    recipe: Views = RECIPES["none"],
     start: int = 0,
     replay: tuple[int, int] | None = None,
 ) -> Iterator[Batch]:
@@ -143,7 +146,7 @@ class Epochs:
     part: Part
     batch_size: int
     seed: int
-    recipe: Variation = RECIPES["none"]
+    recipe: Views = RECIPES["none"]
     replay: Callable[[int], tuple[int, int]] | None = None  # seed and epoch that images vary by
     _epoch: int = field(default=-1, init=False)
     _order: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64), init=False)
@@ -188,12 +191,12 @@ def _drawn(part: Part, mixing: Mixing | None, seed: int, epoch: int, number: int
 
 
 def views(
-    part: Part, positions: NDArray[np.int64], recipe: Variation, *, seed: int, epoch: int
+    part: Part, positions: NDArray[np.int64], recipe: Views, *, seed: int, epoch: int
 ) -> Batch:
     """Some samples by position, varied as in an epoch of a seed."""
     batch = _batch(part, torch.from_numpy(positions))
     ids = part.ids.numpy()[positions]
-    if isinstance(recipe, TimmAugmentation):
+    if not isinstance(recipe, Augmentation):
         found = recipe(batch.images, seed=seed, epoch=epoch, ids=ids, mean=part.mean,
                        deviation=part.deviation)  # fmt: skip
         return batch._replace(images=found)
@@ -266,6 +269,16 @@ def _part(
         mean,
         deviation,
     )
+
+
+def _origins(images: Images, positions: NDArray[np.int64], ids: Sequence[int]) -> dict[int, Origin]:
+    """Where each sample came from; of equal images the first in the source."""
+    found: dict[int, Origin] = {}
+    for sample, position in zip(ids, positions.tolist(), strict=True):
+        origin = images.origins[position]
+        if sample not in found or origin < found[sample]:
+            found[sample] = origin
+    return found
 
 
 def _statistics(pixels: NDArray[np.uint8]) -> tuple[tuple[float, ...], tuple[float, ...]]:

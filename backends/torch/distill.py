@@ -10,7 +10,7 @@ and what is learned from it are part of its identity.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any, cast
 
 import torch
@@ -20,14 +20,11 @@ from spacelang.backends.torch.checkpoint import Checkpoint, Tensors, unpack
 from spacelang.backends.torch.data import Batch, Dataset, first_samples, ordered_batches
 from spacelang.backends.torch.distill_report import write_distill_report
 from spacelang.backends.torch.logits.asked import Asked
+from spacelang.backends.torch.logits.published import published_epochs
+from spacelang.backends.torch.logits.published_replay import PublishedReplay
 from spacelang.backends.torch.logits.reader import OnBad
-from spacelang.backends.torch.logits.replay import Replay
-from spacelang.backends.torch.logits.store import (
-    aug_digest,
-    data_digest,
-    read_record,
-    refuse_images,
-)
+from spacelang.backends.torch.logits.replay import Replay, Stored
+from spacelang.backends.torch.logits.store import read_record
 from spacelang.backends.torch.losses import LABELLED, LOSSES, RELATING, soft_labels
 from spacelang.backends.torch.optimizer import optimizer_tensors
 from spacelang.backends.torch.progress import Reporter
@@ -61,7 +58,7 @@ class Lesson:
 
     engine: Distillation
     teacher: Teacher | None = None
-    stored: Replay | None = None
+    stored: Stored | None = None
 
     def identity(self) -> Json:
         """What makes two lessons the same."""
@@ -72,7 +69,7 @@ class Lesson:
         if self.teacher is not None and self.engine.asks:
             about["teacher"] = self.teacher.digest  # a folder may move
         if self.stored is not None:
-            about |= {"store": asdict(self.stored.about), "epochs": self.stored.epochs}
+            about |= self.stored.identity()
             if self.stored.on_bad == "skip":  # records asked again are those that were written
                 about["on_bad"] = "skip"
         return {"distillation": about}
@@ -102,19 +99,7 @@ class Lesson:
         if recipe.mixup or recipe.cutmix:
             told = error("SP705", "a store knows nothing of mixed images")
             raise SpaceError(told.hint("--mixup 0 --cutmix 0"))
-        about = self.stored.about
-        wanted = replace(
-            about,
-            data=data.name,
-            data_digest=data_digest(data),
-            aug=recipe.aug,
-            aug_digest=aug_digest(recipe.aug, about.seed),
-            classes=len(data.classes),
-        )
-        if self.teacher is not None:
-            wanted = replace(wanted, teacher=self.teacher.name, teacher_digest=self.teacher.digest)
-        self.stored.refuse(wanted)
-        refuse_images(self.stored.folder, self.stored.probe, data.train, about)
+        self.stored.check(data, recipe.aug, self.teacher)
 
 
 class DistillTrainer(TorchTrainer):
@@ -141,7 +126,8 @@ class DistillTrainer(TorchTrainer):
         super().__init__(model, graph, data, recipe, seed)
         self.lesson = lesson
         if (stored := lesson.stored) is not None:
-            self.feed.replay = lambda epoch: (stored.about.seed, stored.of(epoch))
+            self.feed.recipe = stored.views(recipe.augmentation)
+            self.feed.replay = stored.seeded
         terms = lesson.engine.terms
         self._own_taps = [p for t in terms for own, _ in t.taps for p in own.paths]
         given = [p for t in terms for _, other in t.taps for p in other.paths]
@@ -255,7 +241,7 @@ class DistillTrainer(TorchTrainer):
         if term.kind == STORED:
             assert self.kept is not None
             assert self.lesson.stored is not None
-            temperature = self.lesson.stored.about.temperature
+            temperature = self.lesson.stored.temperature
             return soft_labels(logits / temperature, *self.kept).mean() * temperature**2
         if term.kind in RELATING:
             given = self.values[term.against or 0]
@@ -348,7 +334,7 @@ def distill(
 def _name_of(lesson: Lesson) -> str:
     if lesson.teacher is not None:
         return lesson.teacher.name
-    return lesson.stored.about.teacher if lesson.stored is not None else "nobody"
+    return lesson.stored.teacher if lesson.stored is not None else "nobody"
 
 
 def engine_of(recipe: Recipe, settings: Mapping[str, object]) -> Distillation:
@@ -372,8 +358,10 @@ def lesson(
     """What a command line asks for; `options` are those of `open_teacher`."""
     engine = engine_of(recipe, settings)
     who = open_teacher(teacher, data, **options) if teacher is not None else None
-    stored = None
-    if store is not None:
+    stored: Stored | None = None
+    if store is not None and published_epochs(store):
+        stored = PublishedReplay(store, data, on_bad=on_bad)
+    elif store is not None:
         about, _ = read_record(store)
         asked = Asked(who, data.train, about, device) if who is not None else None
         stored = Replay(store, on_bad=on_bad, asked=asked)

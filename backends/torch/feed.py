@@ -29,7 +29,7 @@ from spacelang.backends.torch.data import (
 )
 from spacelang.backends.torch.evaluate import BATCH
 from spacelang.backends.torch.mix import Mixing
-from spacelang.backends.torch.timm_augment import Variation
+from spacelang.backends.torch.variation import Views
 from spacelang.diagnostics import SpaceError, error
 from spacelang.engines.protocol import Samples, StepPlan
 
@@ -51,11 +51,12 @@ class Feed:
         data: Dataset,
         batch_size: int,
         seed: int,
-        recipe: Variation = RECIPES["none"],
+        recipe: Views = RECIPES["none"],
         device: torch.device | str = "cpu",
         mixing: Callable[[int], Mixing | None] = lambda epoch: None,
     ) -> None:
-        self.batch_size, self.seed, self.recipe = batch_size, seed, recipe
+        self.batch_size, self.seed = batch_size, seed
+        self.recipe: Views = recipe
         self.device, self.mixing = torch.device(device), mixing
         self.parts = {
             "train": data.train,

@@ -6,6 +6,7 @@
     textures               1,080 crops of 3 surfaces, grey, scaled to any size (`crops.py`)
     photographs            3,534 crops of 10 colour photographs, scaled to any size
     photos/                photos/cat/1.png, photos/dog/a.jpg, or photos/{train,val,test}/cat/..
+    timm:NAME root=DIR     what timm opens (`timm_data.py`)
     arrays.npz             `images` uint8 [N, H, W] or [N, H, W, C], `labels` [N]
 
 Every reader gives uint8 pixels of one size and number of channels, and the digest of each image as
@@ -15,12 +16,9 @@ it was before it was fitted to them.
 from __future__ import annotations
 
 import os
-import struct
-import warnings
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import Any, NoReturn
@@ -28,32 +26,23 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from spacelang.backends.torch import crops, timm_data
 from spacelang.backends.torch.crops import SETS, read_crops
-from spacelang.backends.torch.split import image_digest
-from spacelang.diagnostics import SpaceError, error
-
-Pixels = NDArray[np.uint8]
-
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp"})
-FORMATS = ("PNG", "JPEG", "BMP")
-MAX_BYTES = 4 << 30  # of pixels, all held in memory
-# What a broken file makes Pillow, zipfile and numpy raise.
-_BROKEN = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    KeyError,
-    IndexError,
-    TypeError,
-    OverflowError,
-    MemoryError,
-    NotImplementedError,
-    struct.error,
-    zlib.error,
-    zipfile.BadZipFile,
-    Warning,
+from spacelang.backends.torch.pictures import (
+    BROKEN,
+    SUFFIXES,
+    DataError,
+    Images,
+    Origin,
+    Pixels,
+    fit,
+    open_picture,
+    picture_of,
+    refuse_large,
 )
+from spacelang.backends.torch.split import image_digest
+from spacelang.backends.torch.timm_data import read_timm
+
 _PART_FOLDERS = MappingProxyType(
     {
         "train": "train",
@@ -63,27 +52,6 @@ _PART_FOLDERS = MappingProxyType(
         "test": "test",
     }
 )
-
-
-class DataError(SpaceError):
-    """A data set that cannot be used, and why."""
-
-    def __init__(self, headline: str, help: str = "") -> None:
-        super().__init__(error("SP704", headline).hint(help))
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Images:
-    """All labelled images of a source, before they are split."""
-
-    name: str
-    pixels: Pixels  # [N, H, W, C]
-    labels: NDArray[np.int64]  # [N], positions in `classes`
-    classes: tuple[str, ...]
-    digests: tuple[bytes, ...]  # of each image as found, before it was fitted
-    fixed: dict[int, str] = field(default_factory=dict)  # position -> part, where the source says
-    cut: tuple[str, ...] = ("test", "validation")  # the parts that the split has to make
-    skipped: int = 0  # files that are no PNG, JPEG or BMP
 
 
 def read_images(spec: str, size: tuple[int, int] | None, channels: int | None) -> Images:
@@ -98,6 +66,8 @@ def read_images(spec: str, size: tuple[int, int] | None, channels: int | None) -
         raise DataError(f"images of {size[0]} x {size[1]} pixels are out of range (1..4096)")
     if spec in SETS:
         return _read_crops(spec, size, channels)
+    if spec.startswith(timm_data.PREFIX):
+        return read_timm(spec, size, channels)
     reader = READERS.get(spec)
     if reader is not None:
         return _from_arrays(spec, *reader(), size, channels)
@@ -163,10 +133,10 @@ def _package(module: str, distribution: str) -> ModuleType:
 def _read_archive(path: Path) -> tuple[Pixels, NDArray[Any]]:
     try:
         with zipfile.ZipFile(path) as archive:
-            _refuse_large(sum(entry.file_size for entry in archive.infolist()), str(path))
+            refuse_large(sum(entry.file_size for entry in archive.infolist()), str(path))
         with np.load(path, allow_pickle=False) as arrays:
             images, labels = arrays["images"], arrays["labels"]
-    except _BROKEN as broken:
+    except BROKEN as broken:
         raise DataError(
             f"{path}: cannot be read: {broken}",
             "an archive holds `images` (uint8) and `labels`, written by numpy.savez",
@@ -200,13 +170,14 @@ def _from_arrays(
         pixels = pixels[..., None]
     count, height, width, found = pixels.shape
     target = (size or (height, width), channels or found)
-    _refuse_large(count * target[0][0] * target[0][1] * target[1], name)
+    refuse_large(count * target[0][0] * target[0][1] * target[1], name)
     digests = tuple(image_digest(image) for image in pixels)
     if target != ((height, width), found):
-        pixels = np.stack([_fit(_picture(image), *target) for image in pixels])
+        pixels = np.stack([fit(picture_of(image), *target) for image in pixels])
     classes, positions = np.unique(labels, return_inverse=True)
     names = tuple(str(label) for label in classes)
-    return Images(name, pixels, positions.astype(np.int64), names, digests)
+    origins = tuple(map(Origin, range(len(pixels))))
+    return Images(name, pixels, positions.astype(np.int64), names, digests, origins=origins)
 
 
 def _read_folder(root: Path, size: tuple[int, int] | None, channels: int | None) -> Images:
@@ -216,14 +187,16 @@ def _read_folder(root: Path, size: tuple[int, int] | None, channels: int | None)
     labels: list[int] = []
     digests: list[bytes] = []
     fixed: dict[int, str] = {}
+    origins: list[Origin] = []
+    counts = dict.fromkeys(parts, 0)
     skipped = used = 0
     first = ""
     for file, folder, label in _labelled_files(parts, classes):
         if file.suffix.lower() not in SUFFIXES:
             skipped += 1
             continue
-        found = _open_picture(file)
-        image = _fit(_picture(found), size or found.shape[:2], channels or found.shape[2])
+        found = open_picture(file)
+        image = fit(picture_of(found), size or found.shape[:2], channels or found.shape[2])
         if pixels and image.shape[:2] != pixels[0].shape[:2]:
             raise DataError(
                 f"images differ in size: {first} is {_sides(pixels[0])}, {file} {_sides(image)}",
@@ -231,11 +204,13 @@ def _read_folder(root: Path, size: tuple[int, int] | None, channels: int | None)
             )
         first = first or str(file)
         used += image.nbytes
-        _refuse_large(used, str(root))
+        refuse_large(used, str(root))
         part = "train" if folder == root else _PART_FOLDERS[folder.name]
         if part != "train":
             fixed[len(pixels)] = part
         pixels.append(image)
+        origins.append(Origin(counts[folder], str(file.resolve())))
+        counts[folder] += 1
         labels.append(label)
         digests.append(image_digest(found))
     if not pixels:
@@ -248,8 +223,21 @@ def _read_folder(root: Path, size: tuple[int, int] | None, channels: int | None)
     cut = tuple(part for part in ("test", "validation") if part not in fixed.values())
     name = root.resolve().name
     return Images(
-        name, whole, np.array(labels, np.int64), classes, tuple(digests), fixed, cut, skipped
+        name,
+        whole,
+        np.array(labels, np.int64),
+        classes,
+        tuple(digests),
+        fixed,
+        cut,
+        skipped,
+        tuple(origins),
     )
+
+
+def scales(spec: str) -> bool:
+    """Whether images of a data set that is no path are brought to the size that is asked for."""
+    return crops.scales(spec) or timm_data.scales(spec)
 
 
 def _part_folders(root: Path) -> list[Path]:
@@ -306,52 +294,5 @@ def _refuse_unreadable(problem: OSError) -> NoReturn:
     raise DataError(f"{problem.filename}: cannot be read: {problem.strerror}") from problem
 
 
-def _open_picture(file: Path) -> Pixels:
-    """The pixels [H, W, 1 or 3] of an image file, upright."""
-    from PIL import Image, ImageOps
-
-    try:
-        # Only a regular file: opening a pipe would wait for ever.
-        if not file.is_file():
-            raise OSError("not a regular file")
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(file, formats=FORMATS) as image:
-                upright = ImageOps.exif_transpose(image)
-        if upright.mode.startswith("I"):  # 16 bits a pixel
-            return (np.asarray(upright).astype(np.int64) // 257).astype(np.uint8)[..., None]
-        grey = upright.mode in ("1", "L", "LA", "La")
-        pixels = np.asarray(upright.convert("L" if grey else "RGB"))
-    except (*_BROKEN, Image.DecompressionBombError) as broken:
-        raise DataError(f"{file}: cannot be read as an image: {broken}") from broken
-    return pixels[..., None] if pixels.ndim == 2 else pixels
-
-
-def _picture(pixels: Pixels) -> Any:
-    from PIL import Image
-
-    return Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
-
-
-def _fit(picture: Any, size: Sequence[int], channels: int) -> Pixels:
-    """Convert, scale to cover the size, and crop at the centre."""
-    from PIL import Image, ImageOps
-
-    picture = picture.convert("L" if channels == 1 else "RGB")
-    height, width = size
-    if picture.size != (width, height):
-        picture = ImageOps.fit(picture, (width, height), Image.Resampling.BICUBIC)
-    pixels = np.asarray(picture)
-    return pixels[..., None] if channels == 1 else pixels
-
-
 def _sides(pixels: Pixels) -> str:
     return f"{pixels.shape[0]} x {pixels.shape[1]}"
-
-
-def _refuse_large(size: int, name: str) -> None:
-    if size > MAX_BYTES:
-        raise DataError(
-            f"{name}: more than {MAX_BYTES >> 30} GiB of pixels, which are held in memory",
-            "use a smaller image size or fewer images",
-        )

@@ -14,7 +14,7 @@ from typing import Literal
 
 from spacelang.backends.torch.mix import Mixing
 from spacelang.backends.torch.schedule import NAMES, Schedule
-from spacelang.backends.torch.timm_augment import Variation, variation
+from spacelang.backends.torch.variation import Variation, variation
 from spacelang.diagnostics import SpaceError, error
 from spacelang.engines.laws import Law, check_weights
 from spacelang.engines.paths import SinglePath
@@ -44,7 +44,8 @@ class Recipe:
     unsampled       weights that a step does not use: "freeze" them; "decay" them, as old
                     publications ran under torch 1 (once touched they keep decaying); "mixed", as
                     these run today: whole tensors stay, the rest of a slice decays with it
-    aug             how images vary: none, digits, photos, or by timm: "timm aa=rand-m9 reprob=0.25"
+    aug             how images vary: none, digits, photos, or by a library: "timm aa=rand-m9
+                    reprob=0.25", "tinyvit aa=rand-m9-mstd0.5-inc1"
     law             what a step draws: choices (as published), architectures, sandwich or weighted
     law_weights     of the candidates of decisions, for the law weighted: "depth=1:1:2"
     no_decay        labels of parameters without weight decay, besides vectors and norms

@@ -25,7 +25,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from spacelang.backends.torch.augment import RECIPES, Augmentation
+from spacelang.backends.torch.augment import named_values
 from spacelang.diagnostics import SpaceError, error
 from spacelang.engines.settings import read_fields
 from spacelang.engines.stream import seed_of
@@ -69,14 +69,7 @@ class TimmAugmentation:
     @classmethod
     def read(cls, text: str) -> TimmAugmentation:
         """From `timm NAME=VALUE ..`, pairs with a colon (SP204, SP209, SP103; ImportError)."""
-        settings: dict[str, object] = {}
-        for word in text.split()[1:]:
-            name, equals, value = word.partition("=")
-            if not equals:
-                raise SpaceError(error("SP209", f"--aug {text}: {word!r} is not NAME=VALUE"))
-            if name in settings:
-                raise SpaceError(error("SP209", f"--aug {text}: {name} stands twice"))
-            settings[name] = value.replace(":", ",")
+        settings = named_values(text)
         try:
             return cls(**read_fields(cls, "--aug timm", settings))
         except ValueError as problem:
@@ -180,16 +173,3 @@ def _generators_kept() -> Generator[None]:
         random.setstate(kept[0])
         np.random.set_state(kept[1])
         torch.set_rng_state(kept[2])
-
-
-Variation = Augmentation | TimmAugmentation
-
-
-def variation(text: str) -> Variation:
-    """How images vary, by the name of a recipe or by `timm ..` (SP103, SP204, SP209)."""
-    if text.split()[:1] == [PREFIX]:
-        return TimmAugmentation.read(text)
-    if text not in RECIPES:
-        known = ", ".join(RECIPES)
-        raise SpaceError(error("SP103", f"aug is one of {known}, or '{PREFIX} ..', not {text}"))
-    return RECIPES[text]

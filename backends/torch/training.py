@@ -36,9 +36,9 @@ from spacelang.backends.torch.run import (
 )
 from spacelang.backends.torch.steady import NotFinite, Steady, policy_of
 from spacelang.backends.torch.supernet import Supernet
-from spacelang.backends.torch.timm_augment import TimmAugmentation
 from spacelang.backends.torch.trackers import check_trackers, trackers
 from spacelang.backends.torch.train import TorchTrainer
+from spacelang.backends.torch.variation import OfLibraries
 from spacelang.diagnostics import SpaceError, error
 from spacelang.engines.laws import CandidateWeights
 from spacelang.engines.protocol import Engine, EpochEnded, Stepped
@@ -112,9 +112,9 @@ class Tally:
 def identity(graph: Graph, data: Dataset, recipe: Recipe, seed: int) -> Json:
     """What makes two runs the same run (ImportError, SP103 where its images cannot be made)."""
     by = recipe.augmentation
-    if isinstance(by, TimmAugmentation):
+    if isinstance(by, OfLibraries):
         by.check()
-    made_by = {"augmented_by": by.version} if isinstance(by, TimmAugmentation) else {}
+    made_by = {"augmented_by": by.version} if isinstance(by, OfLibraries) else {}
     return {
         "space": graph.name,
         "graph": graph.hash,

@@ -62,7 +62,7 @@ def opened(given: Mapping[str, object]) -> dict[str, object]:
 @options.space
 @options.arch
 @click.option("-o", "--output", metavar="RUN", help="The run folder; not needed to go on in one.")
-@click.option("--data", metavar="DATA", help="A data set by name, a folder of class folders, .npz.")
+@runs.data
 @teacher
 @click.option("--store", metavar="DIR", help="Outputs that `store write` kept, instead of asking.")
 @click.option("--on-bad", type=click.Choice(["error", "skip", "recompute"]),
@@ -127,7 +127,7 @@ def distill(
     work = runs.work
     usual: dict[str, object] = {}
     if store is not None:
-        usual["aug"] = work(backend, "store_about")(store).aug
+        usual["aug"] = work(backend, "store_aug")(store)
     used = recipe_of(backend, before, file, flags, usual)
     spec = data if data is not None else runs.data_of(run)
     images = runs.data_for(backend, spec, graph)

@@ -115,6 +115,10 @@ def kept(folder: Path) -> Json:
 
 
 def _absolute(value: object) -> object:
+    """A setting that is a path, from wherever a later command is called; also in `root=DIR`."""
+    if isinstance(value, str) and " root=" in value and not os.path.exists(value):
+        words = (word.partition("root=") for word in value.split(" "))
+        return " ".join(n + (r and r + os.path.abspath(path)) for n, r, path in words)
     return os.path.abspath(value) if isinstance(value, str) and os.path.exists(value) else value
 
 
@@ -169,6 +173,15 @@ def alone(what: str) -> None:
     if os.environ.get("WORLD_SIZE", "1") != "1":
         found = error("SP708", f"{what} runs in one process")
         raise SpaceError(found.hint("start it without torchrun"))
+
+
+def data(function: Callable[..., Any]) -> Callable[..., Any]:
+    """--data"""
+    return click.option(
+        "--data",
+        metavar="DATA",
+        help="A data set by name, a folder of class folders, .npz, 'timm:NAME root=DIR'.",
+    )(function)
 
 
 def device(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -31,7 +31,7 @@ def store() -> None:
 @store.command(short_help="Ask a teacher and keep its answers, or go on with it.")
 @click.argument("folder", metavar="DIR")
 @teacher
-@click.option("--data", metavar="DATA", help="A data set by name, a folder of class folders, .npz.")
+@runs.data
 @click.option(
     "--image",
     type=click.IntRange(1),

@@ -41,7 +41,7 @@ RECIPE: dict[str, str] = {
     "mixup_off_epoch": "The epoch from which nothing is mixed; 0 for never.",
     "model_ema_decay": "Of the moving average.",
     "amp_dtype": "The type of --amp: bfloat16.",
-    "aug": "How images vary: none, digits, photos, or 'timm aa=rand-m9-mstd0.5 reprob=0.25 ..'.",
+    "aug": "How images vary: none, digits, photos, 'timm aa=rand-m9-mstd0.5 ..', 'tinyvit ..'.",
     "law": "How a step draws its architectures: choices, architectures, sandwich, weighted.",
     "law_weights": "For weighted: PATH=W:W.., a weight a candidate; with commas between.",
     "no_decay": "Labels of parameters without weight decay, with commas between.",
@@ -110,7 +110,7 @@ def run_options(function: Callable[..., Any]) -> Callable[..., Any]:
 @click.command(short_help="Train the supernet of a space, or go on with it.")
 @options.space
 @click.option("-o", "--output", metavar="RUN", help="The run folder; not needed to go on in one.")
-@click.option("--data", metavar="DATA", help="A data set by name, a folder of class folders, .npz.")
+@runs.data
 @run_options
 def train(
     space: str,

@@ -18,16 +18,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from spacelang.backends.torch.augment import words_of
 from spacelang.backends.torch.data import Dataset, Part, views
 from spacelang.backends.torch.interrupt import Interrupt
 from spacelang.backends.torch.logits.manifest import NAME, epoch_folder
 from spacelang.backends.torch.logits.record import Records, top
-from spacelang.backends.torch.logits.store import About, begin, words_of
+from spacelang.backends.torch.logits.store import About, begin
 from spacelang.backends.torch.logits.writer import SHARD, StoreWriter, finish
 from spacelang.backends.torch.progress import Reporter, progress
 from spacelang.backends.torch.run import preflight
 from spacelang.backends.torch.teacher import Teacher, takes
-from spacelang.backends.torch.timm_augment import variation
+from spacelang.backends.torch.variation import variation
 from spacelang.diagnostics import SpaceError, error
 from spacelang.files import Lock, Locked, PathLike
 

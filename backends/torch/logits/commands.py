@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from spacelang.backends.torch.data import Dataset
 from spacelang.backends.torch.logits.asked import Written, write_store
 from spacelang.backends.torch.logits.manifest import epoch_folder, read_manifest
-from spacelang.backends.torch.logits.published import PublishedLogits
+from spacelang.backends.torch.logits.published import PublishedLogits, named, published_epochs
+from spacelang.backends.torch.logits.published_replay import AUG
 from spacelang.backends.torch.logits.replay import verify as verify_store
 from spacelang.backends.torch.logits.store import About, epochs_of, read_record
 from spacelang.backends.torch.progress import Reporter
 from spacelang.backends.torch.teacher import Teacher
 from spacelang.diagnostics import SpaceError, error
 
-_PUBLISHED = re.compile(r"logits_top(?P<k>[0-9]{1,6})_epoch(?P<epoch>[0-9]+)")
 AT_ONCE = 4096  # published records that are looked at together
 
 
-def about(folder: str) -> About:
-    """What a store says of itself (SP702)."""
-    return read_record(folder)[0]
+def aug_of(folder: str) -> str:
+    """How the images of a store vary (SP702 where it is none)."""
+    return AUG if published_epochs(folder) else read_record(folder)[0].aug
 
 
 def write(
@@ -60,7 +59,7 @@ def info(folder: str, classes: int | None) -> dict[str, Any]:
         size = sum(f.stat().st_size for f in Path(folder).glob("rank*-*"))
         return {"format": "TinyViT's", "classes": logits.classes, "k": logits.k, "epoch": epoch,
                 "records": len(logits), "bytes": size}  # fmt: skip
-    known = about(folder)
+    known, _ = read_record(folder)
     finished = epochs_of(folder)
     begun = sorted(p.name for p in Path(folder).glob("epoch-*") if p.is_dir())
     manifests = [read_manifest(epoch_folder(folder, e), known.contents) for e in finished]
@@ -88,31 +87,21 @@ def verify(folder: str, classes: int | None) -> dict[str, list[str]]:
     logits, epoch = found
     wrong: list[str] = []
     for at in range(0, len(logits), AT_ONCE):
-        wrong += _senseless(logits, logits.keys[at : at + AT_ONCE])
+        keys = logits.keys[at : at + AT_ONCE]
+        _, found = logits.take(keys)
+        wrong += [f"the record of {keys[row]!r}: {why}" for row, why in sorted(found.items())]
     return {f"epoch {epoch}": wrong}
-
-
-def _senseless(logits: PublishedLogits, keys: Sequence[str]) -> list[str]:
-    """What is wrong with which of some records."""
-    try:
-        logits.read(keys)
-    except SpaceError as failed:
-        if len(keys) == 1:
-            return [failed.diagnostics[0].headline]
-        half = len(keys) // 2
-        return _senseless(logits, keys[:half]) + _senseless(logits, keys[half:])
-    return []
 
 
 def _published(folder: Path, classes: int | None) -> tuple[PublishedLogits, int] | None:
     """The files of TinyViT in a folder, None where it has none."""
     if not any(folder.glob("rank*-values.bin")):
         return None
-    named = _PUBLISHED.fullmatch(folder.resolve().name)
-    if named is None:
+    known = named(folder)
+    if known is None:
         told = error("SP702", f"{folder}: is not called logits_topK_epochE, which says what K is")
         raise SpaceError(told.hint("give it the name it was published under"))
     if classes is None:
         told = error("SP702", f"{folder}: published files do not say how many classes there are")
         raise SpaceError(told.hint("--classes 21841 for ImageNet-22k"))
-    return PublishedLogits(folder, k=int(named["k"]), classes=classes), int(named["epoch"])
+    return PublishedLogits(folder, k=known[0], classes=classes), known[1]

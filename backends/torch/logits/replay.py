@@ -10,23 +10,71 @@ another view of its image.
 
 from __future__ import annotations
 
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from spacelang.backends.torch.augment import words_of
+from spacelang.backends.torch.data import Dataset
 from spacelang.backends.torch.logits.asked import Asked
 from spacelang.backends.torch.logits.reader import LogitStore, OnBad
 from spacelang.backends.torch.logits.record import Records
 from spacelang.backends.torch.logits.store import (
-    About,
+    aug_digest,
+    data_digest,
     epochs_of,
     read_record,
+    refuse_images,
     refuse_other,
-    words_of,
 )
+from spacelang.backends.torch.teacher import Teacher
+from spacelang.backends.torch.variation import Variation, Views
 from spacelang.diagnostics import SpaceError, error
 from spacelang.files import PathLike
+
+
+class Stored(Protocol):
+    """What a training asks of stored outputs.
+
+    teacher       whose they are
+    temperature   of their probabilities
+    epochs        so many are read in turn
+    """
+
+    @property
+    def on_bad(self) -> OnBad: ...
+
+    @property
+    def teacher(self) -> str: ...
+
+    @property
+    def temperature(self) -> float: ...
+
+    @property
+    def epochs(self) -> int: ...
+
+    def identity(self) -> dict[str, object]:
+        """What makes two of them the same."""
+        ...
+
+    def check(self, data: Dataset, aug: str, teacher: Teacher | None) -> None:
+        """SP702 unless they are of these images, so varied, and of this teacher."""
+        ...
+
+    def seeded(self, epoch: int) -> tuple[int, int]:
+        """The seed and the epoch that the images of an epoch of the training vary by."""
+        ...
+
+    def views(self, how: Variation) -> Views:
+        """What makes the images."""
+        ...
+
+    def read(self, epoch: int, ids: NDArray[np.int64]) -> tuple[Records, NDArray[np.bool_]]:
+        """The records of samples [N] in an epoch of the training, and which are good."""
+        ...
 
 
 class Replay:
@@ -55,9 +103,41 @@ class Replay:
         self._stored: tuple[int, LogitStore, dict[int, Records]] | None = None
         self.bad = 0  # records that were left out or asked again, so far
 
-    def refuse(self, about: About) -> None:
-        """SP702 unless the store is of this."""
-        refuse_other(self.folder, self.about, about)
+    @property
+    def teacher(self) -> str:
+        return self.about.teacher
+
+    @property
+    def temperature(self) -> float:
+        return self.about.temperature
+
+    def identity(self) -> dict[str, object]:
+        """What makes two stores the same."""
+        return {"store": asdict(self.about), "epochs": self.epochs}
+
+    def check(self, data: Dataset, aug: str, teacher: Teacher | None) -> None:
+        """SP702 unless the store is of these images, so varied, and of this teacher."""
+        about = self.about
+        wanted = replace(
+            about,
+            data=data.name,
+            data_digest=data_digest(data),
+            aug=aug,
+            aug_digest=aug_digest(aug, about.seed),
+            classes=len(data.classes),
+        )
+        if teacher is not None:
+            wanted = replace(wanted, teacher=teacher.name, teacher_digest=teacher.digest)
+        refuse_other(self.folder, about, wanted)
+        refuse_images(self.folder, self.probe, data.train, about)
+
+    def seeded(self, epoch: int) -> tuple[int, int]:
+        """The seed and the epoch that the images of an epoch of a training vary by."""
+        return self.about.seed, self.of(epoch)
+
+    def views(self, how: Variation) -> Views:
+        """What makes the images: the augmentation of the run, which is that of the store."""
+        return how
 
     def of(self, epoch: int) -> int:
         """The stored epoch that an epoch of a training reads."""

@@ -23,13 +23,11 @@ from pathlib import Path
 from typing import Any, cast, get_type_hints
 
 import numpy as np
-from numpy.typing import NDArray
 
 from spacelang.backends.torch import augment
-from spacelang.backends.torch.counter import stream_key, words
 from spacelang.backends.torch.data import Dataset, Part, views
 from spacelang.backends.torch.logits.manifest import NAME, Contents, epoch_folder, sealed
-from spacelang.backends.torch.timm_augment import TimmAugmentation, variation
+from spacelang.backends.torch.variation import OfLibraries, variation
 from spacelang.diagnostics import SpaceError, error
 from spacelang.files import Lock, Locked, PathLike, atomic_write
 
@@ -68,7 +66,7 @@ class About:
     ) -> About:
         """What a store of a teacher's outputs on the training images would be."""
         how = variation(aug)
-        if isinstance(how, TimmAugmentation):
+        if isinstance(how, OfLibraries):
             how.check()
         found = cls(teacher, digest, data.name, data_digest(data), aug, aug_digest(aug, seed), seed,
                     len(data.classes), k, temperature)  # fmt: skip
@@ -97,18 +95,12 @@ def data_digest(data: Dataset) -> str:
 def aug_digest(aug: str, seed: int) -> str:
     """Of how images vary: the recipe, the version of its pixels, and the seed of its draws."""
     recipe = variation(aug)
-    made_by = [recipe.version] if isinstance(recipe, TimmAugmentation) else []
+    made_by = [recipe.version] if isinstance(recipe, OfLibraries) else []
     return _digest([augment.VERSION, asdict(recipe), seed, *made_by])
 
 
 def _digest(record: Sequence[object]) -> str:
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
-
-
-def words_of(seed: int, epoch: int, ids: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The word a record keeps of how its image varied: 31 bits of the sample's own stream."""
-    drawn = words(stream_key(seed, "augment"), epoch, ids, 1)[:, 0]
-    return (drawn >> np.uint64(1)).astype(np.int64)
 
 
 def probe(part: Part, about: About) -> list[float]:

@@ -1,0 +1,118 @@
+"""Labelled images before they are split, and how pictures of files become pixels of one size."""
+
+from __future__ import annotations
+
+import struct
+import warnings
+import zipfile
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spacelang.diagnostics import SpaceError, error
+
+Pixels = NDArray[np.uint8]
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp"})
+FORMATS = ("PNG", "JPEG", "BMP")
+MAX_BYTES = 4 << 30  # of pixels, all held in memory
+# What a broken file makes Pillow, zipfile and numpy raise.
+BROKEN = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    KeyError,
+    IndexError,
+    TypeError,
+    OverflowError,
+    MemoryError,
+    NotImplementedError,
+    struct.error,
+    zlib.error,
+    zipfile.BadZipFile,
+    Warning,
+)
+
+
+class DataError(SpaceError):
+    """A data set that cannot be used, and why."""
+
+    def __init__(self, headline: str, help: str = "") -> None:
+        super().__init__(error("SP704", headline).hint(help))
+
+
+class Origin(NamedTuple):
+    """Where an image is in its source: its number there (in the folder of its part), its file."""
+
+    number: int
+    file: str = ""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Images:
+    """All labelled images of a source, before they are split."""
+
+    name: str
+    pixels: Pixels  # [N, H, W, C]
+    labels: NDArray[np.int64]  # [N], positions in `classes`
+    classes: tuple[str, ...]
+    digests: tuple[bytes, ...]  # of each image as found, before it was fitted
+    fixed: dict[int, str] = field(default_factory=dict)  # position -> part, where the source says
+    cut: tuple[str, ...] = ("test", "validation")  # the parts that the split has to make
+    skipped: int = 0  # files that are no PNG, JPEG or BMP
+    origins: tuple[Origin, ...] = ()
+
+
+def open_picture(file: Path, *, upright: bool = True) -> Pixels:
+    """The pixels [H, W, 1 or 3] of an image file, turned as it says where it shall be upright."""
+    from PIL import Image, ImageOps
+
+    try:
+        # Only a regular file: opening a pipe would wait for ever.
+        if not file.is_file():
+            raise OSError("not a regular file")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(file, formats=FORMATS) as image:
+                found = ImageOps.exif_transpose(image) if upright else image.copy()
+        if found.mode.startswith("I"):  # 16 bits a pixel
+            return (np.asarray(found).astype(np.int64) // 257).astype(np.uint8)[..., None]
+        grey = found.mode in ("1", "L", "LA", "La")
+        pixels = np.asarray(found.convert("L" if grey else "RGB"))
+    except (*BROKEN, Image.DecompressionBombError) as broken:
+        raise DataError(f"{file}: cannot be read as an image: {broken}") from broken
+    return pixels[..., None] if pixels.ndim == 2 else pixels
+
+
+def picture_of(pixels: Pixels) -> Any:
+    """Pixels [H, W, 1 or 3] as a picture of Pillow's."""
+    from PIL import Image
+
+    return Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+
+
+def fit(picture: Any, size: Sequence[int], channels: int) -> Pixels:
+    """Convert, scale to cover the size, and crop at the centre."""
+    from PIL import Image, ImageOps
+
+    picture = picture.convert("L" if channels == 1 else "RGB")
+    height, width = size
+    if picture.size != (width, height):
+        picture = ImageOps.fit(picture, (width, height), Image.Resampling.BICUBIC)
+    pixels = np.asarray(picture)
+    return pixels[..., None] if channels == 1 else pixels
+
+
+def refuse_large(size: int, name: str) -> None:
+    """SP704 for more bytes of pixels than are held in memory."""
+    if size > MAX_BYTES:
+        raise DataError(
+            f"{name}: more than {MAX_BYTES >> 30} GiB of pixels, which are held in memory",
+            "use a smaller image size or fewer images",
+        )
