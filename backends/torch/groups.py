@@ -19,7 +19,7 @@ from spacelang.backends.torch.frame import Frame, Size
 from spacelang.ir.block import Block
 from spacelang.ir.dim import Dim
 from spacelang.ir.node import Attribute, Node, Value
-from spacelang.passes.fuse_attention import Attention, Operand, Table, Term
+from spacelang.passes.attention_parts import Attention, Operand, Table, Term
 from spacelang.passes.fuse_cascade import Cascade
 from spacelang.passes.fuse_chains import Depthwise, Mixture, Mlp
 from spacelang.passes.fused_cost import group_of

@@ -18,8 +18,8 @@ from spacelang.ir.decision import Assignment
 from spacelang.ir.dim import Dim
 from spacelang.ir.graph import Graph
 from spacelang.ir.node import Node
+from spacelang.passes.attention_parts import Attention, Term
 from spacelang.passes.fuse import GROUPS
-from spacelang.passes.fuse_attention import Attention, Term
 from spacelang.passes.fuse_cascade import Cascade
 from spacelang.passes.fuse_chains import Depthwise, Mixture, Mlp
 from spacelang.passes.fusion import Group, kernel_of
