@@ -19,9 +19,10 @@ from spacelang.backends.torch.frame import Frame, Size
 from spacelang.ir.block import Block
 from spacelang.ir.dim import Dim
 from spacelang.ir.node import Attribute, Node, Value
-from spacelang.passes.fuse_attention import Attention, Operand, Table, Term
+from spacelang.passes.attention_parts import Attention, Operand, Table, Term
 from spacelang.passes.fuse_cascade import Cascade
-from spacelang.passes.fuse_chains import Depthwise, Mixture, Mlp
+from spacelang.passes.fuse_chains import Mixture, Mlp
+from spacelang.passes.fuse_depthwise import Depthwise, Gate
 from spacelang.passes.fused_cost import group_of
 from spacelang.passes.fusion import ONE, Group, making
 
@@ -106,7 +107,20 @@ def _depthwise(work: Work, group: Depthwise) -> fx.Node:
         conv.whole("stride"),
         activation,
     )
-    return work.frame.by_mode(kernel("depthwise"), arguments)
+    if group.gate is None:
+        return work.frame.by_mode(kernel("depthwise"), arguments)
+    both = work.frame.by_mode(kernel("squeezed"), arguments)
+    planes, means = (work.call(operator.getitem, both, part) for part in range(2))
+    factors = work.method("flatten", _factors(work, group.gate, means), 1)
+    return work.frame.by_mode(kernel("excited"), (planes, *arguments[1:], factors))
+
+
+def _factors(work: Work, gate: Gate, means: fx.Node) -> fx.Node:
+    """What a gate's layers make of means [B, C]."""
+    work.frame.bind(gate.mean, (work.method("unflatten", means, 1, (-1, 1, 1)),))
+    for node in gate.layers:
+        lower_node(work.frame, node)
+    return work.value(Value((gate.layers or (gate.mean,))[-1].id))
 
 
 def _norm(work: Work, node: Node) -> tuple[Any, ...]:

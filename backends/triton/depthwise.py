@@ -87,11 +87,20 @@ def unable(
     return refusal(x, weight, scale, shift, *(() if gate is None else (gate,)))
 
 
-def _sizes(x: Tensor, stride: int) -> list[int]:
+def _sizes(x: Tensor, stride: int, gate: Tensor | None = None) -> list[int]:
     """The run-time integers of a kernel, `INTEGERS`."""
     batch, channels, height, width = x.shape
     out = ((height - 1) // stride + 1, (width - 1) // stride + 1)
-    return [channels, batch * channels, height, width, *out, stride, *x.stride()]
+    return [
+        channels,
+        batch * channels,
+        height,
+        width,
+        *out,
+        stride,
+        *x.stride(),
+        int(gate is not None),
+    ]
 
 
 @torch.library.custom_op("spacelang::depthwise", mutates_args=())
@@ -109,7 +118,7 @@ def _op(
     if not launches(NAME, unable(x, weight, scale, shift, gate, stride)):
         plain = reference(x, weight, scale, shift, gate, stride, activation, squeezed)
         return plain.contiguous()
-    sizes = _sizes(x, stride)
+    sizes = _sizes(x, stride, gate)
     shape = x.shape[:2] if squeezed else (*x.shape[:2], *sizes[4:6])
     out = torch.empty(shape, dtype=x.dtype, device=x.device)
     if out.numel():
@@ -118,8 +127,7 @@ def _op(
         kernel[(triton.cdiv(sizes[1], PLANES), blocks)](
             x, weight.contiguous(), scale.contiguous(), shift.contiguous(),
             x if gate is None else gate.contiguous(), out, *sizes, K=weight.shape[2],
-            ACTIVATION=ACTIVATIONS[activation], GATED=int(gate is not None),
-            PLANES=PLANES, PIXELS=PIXELS,
+            ACTIVATION=ACTIVATIONS[activation], PLANES=PLANES, PIXELS=PIXELS,
         )  # fmt: skip
     return out
 
@@ -146,7 +154,7 @@ def _backward_op(
 
         _, pulled = torch.func.vjp(again, x, weight, scale, shift, *gates)
         return [p.clone(memory_format=torch.contiguous_format) for p in pulled(gradients)]
-    sizes, k = _sizes(x, stride), weight.shape[2]
+    sizes, k = _sizes(x, stride, gate), weight.shape[2]
     out = (*x.shape[:2], *sizes[4:6])
     if squeezed:
         gradients = (gradients / (out[2] * out[3]))[:, :, None, None].expand(out)
@@ -159,8 +167,8 @@ def _backward_op(
         _backward_kernel[(programs,)](
             gradients, x, kept, scale.contiguous(), shift.contiguous(),
             x if gate is None else gate.contiguous(), slopes, sums, *sizes, *gradients.stride(),
-            K=k, ACTIVATION=ACTIVATIONS[activation], GATED=int(gate is not None),
-            PLANES=PLANES, PIXELS=PIXELS, SUMS=triton.next_power_of_2(k * k + 3), num_warps=WARPS,
+            K=k, ACTIVATION=ACTIVATIONS[activation], PLANES=PLANES, PIXELS=PIXELS,
+            SUMS=triton.next_power_of_2(k * k + 3), num_warps=WARPS,
         )  # fmt: skip
         _input_kernel[(programs, triton.cdiv(sizes[2] * sizes[3], PIXELS))](
             slopes, kept, result, *sizes[:7], K=k, PLANES=PLANES, PIXELS=PIXELS
@@ -259,7 +267,7 @@ def _builds() -> tuple[Build, ...]:
     steps = dict.fromkeys(STEPS, "i32")
     tile = {"PLANES": PLANES, "PIXELS": PIXELS}
     for kind, k in (("fp16", 3), ("fp16", 5), ("fp16", 7), ("fp32", 7)):
-        flags = {"K": k, "ACTIVATION": ACTIVATIONS["swish"], "GATED": 1, **tile}
+        flags = {"K": k, "ACTIVATION": ACTIVATIONS["swish"], **tile}
         operands = dict.fromkeys(("x", "weight", "scale", "shift", "gate"), f"*{kind}")
         forward = {**operands, "out": f"*{kind}", **integers}
         backward = {

@@ -7,7 +7,7 @@ import triton.language as tl
 
 from spacelang.backends.triton.mlp import gelu
 
-INTEGERS = ("C", "P", "H", "W", "OH", "OW", "STRIDE", "x_b", "x_c", "x_h", "x_w")
+INTEGERS = ("C", "P", "H", "W", "OH", "OW", "STRIDE", "x_b", "x_c", "x_h", "x_w", "GATED")
 STEPS = ("g_b", "g_c", "g_h", "g_w")  # of what comes back: a mean's is one number a plane
 
 
@@ -51,6 +51,12 @@ def _planes(P, C, x_b, x_c, PLANES: tl.constexpr):
 
 
 @triton.jit
+def _opened(gate, plane, there, GATED):
+    """The gate of each plane, 1 where there is none: a flag at run time, not a variant."""
+    return tl.load(gate + plane, mask=there & (GATED > 0), other=1.0).to(tl.float32)
+
+
+@triton.jit
 def _tap(x, start, y, i, inside, H, W, x_h, x_w):
     """x at rows y and columns i of planes; 0 beyond their borders."""
     there = inside & (y >= 0) & (y < H) & (i >= 0) & (i < W)
@@ -74,8 +80,8 @@ def _convolved(
 
 @triton.jit(do_not_specialize=[*INTEGERS])
 def _forward_kernel(
-    x, weight, scale, shift, gate, out, C, P, H, W, OH, OW, STRIDE, x_b, x_c, x_h, x_w,
-    K: tl.constexpr, ACTIVATION: tl.constexpr, GATED: tl.constexpr,
+    x, weight, scale, shift, gate, out, C, P, H, W, OH, OW, STRIDE, x_b, x_c, x_h, x_w, GATED,
+    K: tl.constexpr, ACTIVATION: tl.constexpr,
     PLANES: tl.constexpr, PIXELS: tl.constexpr,
 ):  # fmt: skip
     plane, channel, start, there = _planes(P, C, x_b, x_c, PLANES)
@@ -85,17 +91,15 @@ def _forward_kernel(
         x, weight, channel, start, pixel, inside, H, W, OW, STRIDE, x_h, x_w, K, PLANES, PIXELS
     )
     z = z * tl.load(scale + channel).to(tl.float32) + tl.load(shift + channel).to(tl.float32)
-    value = _activated(z, ACTIVATION)
-    if GATED:
-        value *= tl.load(gate + plane, mask=there, other=0.0).to(tl.float32)
+    value = _activated(z, ACTIVATION) * _opened(gate, plane, there, GATED)
     at = out + plane.to(tl.int64) * (OH * OW) + pixel
     tl.store(at, value.to(out.dtype.element_ty), mask=inside)
 
 
 @triton.jit(do_not_specialize=[*INTEGERS])
 def _squeeze_kernel(
-    x, weight, scale, shift, gate, out, C, P, H, W, OH, OW, STRIDE, x_b, x_c, x_h, x_w,
-    K: tl.constexpr, ACTIVATION: tl.constexpr, GATED: tl.constexpr,
+    x, weight, scale, shift, gate, out, C, P, H, W, OH, OW, STRIDE, x_b, x_c, x_h, x_w, GATED,
+    K: tl.constexpr, ACTIVATION: tl.constexpr,
     PLANES: tl.constexpr, PIXELS: tl.constexpr,
 ):  # fmt: skip
     plane, channel, start, there = _planes(P, C, x_b, x_c, PLANES)
@@ -110,16 +114,14 @@ def _squeeze_kernel(
         )
         total += tl.where(inside, _activated(z * slope + offset, ACTIVATION), 0.0)
     mean = tl.sum(total, 1)[:, None] / (OH * OW)
-    if GATED:
-        mean *= tl.load(gate + plane, mask=there, other=0.0).to(tl.float32)
     tl.store(out + plane, mean.to(out.dtype.element_ty), mask=there)
 
 
 @triton.jit(do_not_specialize=[*INTEGERS, *STEPS])
 def _backward_kernel(
     gradients, x, weight, scale, shift, gate, slopes, sums,
-    C, P, H, W, OH, OW, STRIDE, x_b, x_c, x_h, x_w, g_b, g_c, g_h, g_w,
-    K: tl.constexpr, ACTIVATION: tl.constexpr, GATED: tl.constexpr,
+    C, P, H, W, OH, OW, STRIDE, x_b, x_c, x_h, x_w, GATED,
+    g_b, g_c, g_h, g_w, K: tl.constexpr, ACTIVATION: tl.constexpr,
     PLANES: tl.constexpr, PIXELS: tl.constexpr, SUMS: tl.constexpr,
 ):  # fmt: skip
     """Gradients of the convolution's outcome; a plane's sums for w (K K), scale, shift and gate."""
@@ -127,9 +129,7 @@ def _backward_kernel(
     g_start = (plane // C).to(tl.int64) * g_b + channel.to(tl.int64) * g_c
     factor = tl.load(scale + channel).to(tl.float32)
     offset = tl.load(shift + channel).to(tl.float32)
-    open = tl.full((PLANES, 1), 1.0, tl.float32)
-    if GATED:
-        open = tl.load(gate + plane, mask=there, other=0.0).to(tl.float32)
+    open = _opened(gate, plane, there, GATED)
     column = tl.arange(0, SUMS)[None, :]
     found = tl.zeros((PLANES, SUMS), tl.float32)
     for begin in range(0, OH * OW, PIXELS):

@@ -1,11 +1,13 @@
 """Kernels that read folded norms, with batch norms as networks have them: folded here, or trained.
 
     depthwise(x, weight, norm, stride, "gelu", training)
+    x, means = squeezed(x, weight, norm, stride, "gelu", training)
+    excited(x, weight, norm, stride, "gelu", made_of(means), training)
     cascade(x, heads, offsets, training)
 
 In evaluation a norm is a scale and a shift of each channel, worked out from its statistics. In
-training it needs the whole result of its convolution: the depthwise convolution is a kernel, the
-norm is PyTorch's; a cascade trains operation by operation. What is folded is kept as long as its
+training it needs the whole result of its convolution: the depthwise convolution is a kernel, its
+norm and gate are PyTorch's; a cascade trains operation by operation. What is folded is kept as long as its
 tensors are the same, where no gradient is wanted.
 """
 
@@ -70,6 +72,35 @@ def depthwise(
         return depthwises.ACTIVATE[activation](made)
     scale, shift = kept(norm[:5], norm.folded)
     return depthwises.depthwise(x, weight, scale, shift, None, stride, activation)
+
+
+def squeezed(
+    x: Tensor, weight: Tensor, norm: Norm, stride: int, activation: str, training: bool
+) -> tuple[Tensor, Tensor]:
+    """What `excited` goes on from, and the mean [B, C] of each plane that `depthwise` gives."""
+    if training:
+        planes = depthwise(x, weight, norm, stride, activation, True)
+        return planes, planes.mean((2, 3))
+    norm = Norm(*norm)
+    scale, shift = kept(norm[:5], norm.folded)
+    return x, depthwises.squeeze(x, weight, scale, shift, stride, activation)
+
+
+def excited(
+    x: Tensor,
+    weight: Tensor,
+    norm: Norm,
+    stride: int,
+    activation: str,
+    gate: Tensor,
+    training: bool,
+) -> Tensor:
+    """The planes of `depthwise` times a gate [B, C]; `x` is what `squeezed` gave for it."""
+    if training:
+        return x * gate[:, :, None, None]
+    norm = Norm(*norm)
+    scale, shift = kept(norm[:5], norm.folded)
+    return depthwises.depthwise(x, weight, scale, shift, gate, stride, activation)
 
 
 def cascade(

@@ -27,7 +27,8 @@ from spacelang.passes.bucketise import bucketised
 from spacelang.passes.fuse_attention import find as find_attention
 from spacelang.passes.fuse_attention import find_mixed
 from spacelang.passes.fuse_cascade import find as find_cascade
-from spacelang.passes.fuse_chains import find_depthwise, find_mixture, find_mlp
+from spacelang.passes.fuse_chains import find_mixture, find_mlp
+from spacelang.passes.fuse_depthwise import find as find_depthwise
 from spacelang.passes.fusion import PREFIX, Find, Group, Unfit, constant, kernel_of
 from spacelang.passes.opened import Helpers, open_helpers
 from spacelang.passes.outline import outline
@@ -45,8 +46,9 @@ GROUPS: Mapping[str, Find] = {
 
 OPENED = frozenset({
     "add", "batch_norm", "bucket_index", "bucket_sum", "clipped_index", "conv", "div", "einsum",
-    "gather", "gelu", "identity", "layer_norm", "linear", "mul", "offset_index", "parameter",
-    "rearrange", "relu", "shift_mask", "slice", "softmax", "split", "sub", "table", "take",
+    "gather", "gelu", "hard_sigmoid", "hard_swish", "identity", "layer_norm", "linear", "mean",
+    "mul", "offset_index", "parameter", "rearrange", "relu", "shift_mask", "sigmoid", "slice",
+    "softmax", "split", "sub", "swish", "table", "take",
 })  # fmt: skip
 """The ops of helper blocks that groups may reach into."""
 

@@ -13,7 +13,7 @@ from spacelang.ir.block import Block
 from spacelang.ir.dim import Dim
 from spacelang.ir.node import Node, Value
 from spacelang.ir.op import values_of
-from spacelang.passes.fuse_attention import Attention
+from spacelang.passes.attention_parts import Attention
 from spacelang.passes.fuse_attention import find as find_attention
 from spacelang.passes.fusion import ONE, Group, Misfit, Unfit, alone, gathered, maker, making, whole
 

@@ -18,10 +18,11 @@ from spacelang.ir.decision import Assignment
 from spacelang.ir.dim import Dim
 from spacelang.ir.graph import Graph
 from spacelang.ir.node import Node
+from spacelang.passes.attention_parts import Attention, Term
 from spacelang.passes.fuse import GROUPS
-from spacelang.passes.fuse_attention import Attention, Term
 from spacelang.passes.fuse_cascade import Cascade
-from spacelang.passes.fuse_chains import Depthwise, Mixture, Mlp
+from spacelang.passes.fuse_chains import Mixture, Mlp
+from spacelang.passes.fuse_depthwise import Depthwise
 from spacelang.passes.fusion import Group, kernel_of
 
 INDEX = 2  # bytes of an entry of an index that kernels read
@@ -218,7 +219,13 @@ def _mlp(block: Block, group: Mlp, sizes: Sizes) -> tuple[int, int]:
 def _depthwise(block: Block, group: Depthwise, sizes: Sizes) -> tuple[int, int]:
     read = sizes.bytes(block.type_of(group.conv.operands[0]))
     folded = 2 * sizes.width * sizes.of(group.conv.types[0].shape[1])
-    return read + sizes.weights(group.conv) + folded + sizes.bytes(group.conv.types[0]), 1
+    given, written = read + sizes.weights(group.conv) + folded, sizes.bytes(group.conv.types[0])
+    if group.gate is None:
+        return given + written, 1
+    # Means of planes that are not written; layers from them to factors; the planes, gated.
+    layers = sum((of_node(node, block, sizes) for node in group.gate.layers), Traffic())
+    means = sizes.bytes(group.gate.mean.types[0])
+    return 2 * given + 2 * means + layers.bytes + written, 2 + layers.launches
 
 
 def _cascade(block: Block, group: Cascade, sizes: Sizes) -> tuple[int, int]:
@@ -319,6 +326,8 @@ def _depthwise_variants(block: Block, group: Depthwise) -> Iterator[Key]:
     assert isinstance(kernel, Dim)
     for (side,) in _values(kernel):
         yield (side, activation)
+        if group.gate is not None:
+            yield (side, activation, "squeeze")
 
 
 def _cascade_variants(block: Block, group: Cascade) -> Iterator[Key]:

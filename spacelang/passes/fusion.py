@@ -27,6 +27,8 @@ STORED = frozenset({"parameter", "buffer"})
 SHAPELESS = frozenset({"take", "slice", "rearrange", "identity", "mul", "div", "add"})
 Axis = tuple[str, ...]
 """The letters that an axis is made of."""
+Layout = tuple[Axis, ...]
+"""The letters of the axes of a value."""
 
 
 @dataclass(frozen=True)

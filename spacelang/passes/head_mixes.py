@@ -8,12 +8,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from spacelang.ir.block import Block
+from spacelang.ir.dim import Dim
 from spacelang.ir.node import Node, Value
-from spacelang.passes.fusion import Axis, Misfit, whole
+from spacelang.passes.attention_parts import Leaf, called, made_by, most
+from spacelang.passes.fusion import ONE, Layout, Misfit, whole
 from spacelang.passes.rearranging import move_of
 
-Layout = tuple[Axis, ...]
-"""The letters of the axes of a value."""
+KERNEL, MIXED = "attention", "mixed_attention"
+HEADS = 32
+"""Heads that are mixed at most."""
 
 
 @dataclass(frozen=True)
@@ -81,3 +84,53 @@ def moved(level: Block, node: Node, layout: Layout) -> Layout:
         raise Misfit(node, "logits are taken apart along an axis of theirs")
     letters = {group[0]: axis for group, axis in zip(move.left, layout, strict=True)}
     return tuple(tuple(c for atom in group for c in letters[atom]) for group in move.right)
+
+
+class Mixes:
+    """The mixes of an attention on either side of its softmax, as far as they are found."""
+
+    def __init__(self, level: Block) -> None:
+        self.level = level
+        self.before: Mix | None = None
+        self.after: Mix | None = None
+
+    @property
+    def kernel(self) -> str:
+        """The kernel that computes such an attention."""
+        return KERNEL if self.before is None and self.after is None else MIXED
+
+    def take_before(self, mix: Mix, factor: Dim, way: tuple[Node, ...]) -> None:
+        """Keep the mix of the logits, of which there is one, and which nothing but sums follow."""
+        if self.before is not None:
+            raise Misfit(mix.linear, "heads are mixed twice before the softmax")
+        self.before = mix
+        if factor != ONE or any(node.op == "rearrange" for node in way):
+            raise Misfit(mix.linear, "mixed heads are moved or scaled before the softmax")
+
+    def check(self, leaves: list[Leaf], product: Leaf, values: list[tuple[Node, Dim]]) -> None:
+        """Mixes are over the heads, and what is added is on its side of the first."""
+        for mix in (self.before, self.after):
+            if mix is not None:
+                self._check_one(mix, product)
+        for node, _ in values:
+            if mix_of(self.level, made_by(self.level, node.operands[0]).operands[0]) is not None:
+                raise Misfit(node, "no kernel mixes heads with a term of the values")
+        if self.kernel == KERNEL:
+            return
+        for leaf in leaves:
+            if self.before is not None and leaf.mixed == (leaf.kind == "regions"):
+                side = "before" if leaf.mixed else "after"
+                raise Misfit(leaf.node, f"{called(leaf.node)} is added {side} heads are mixed")
+            if leaf.kind == "key" or (leaf.kind == "query" and leaf.layout[-2] == ("@column",)):
+                raise Misfit(leaf.node, "no kernel mixes heads with a term of the keys")
+        for node, _ in values:
+            raise Misfit(node, "no kernel mixes heads with a term of the values")
+
+    def _check_one(self, mix: Mix, product: Leaf) -> None:
+        if mix.head != len(product.layout) - 3 or mix.head < 1:
+            raise Misfit(mix.linear, "what is mixed is no axis of heads")
+        heads = mix.linear.types[0].shape[-1]
+        if most(heads) > HEADS:
+            raise Misfit(mix.linear, f"{heads} heads that are mixed are more than {HEADS}")
+        if "weight" not in mix.linear.params:
+            raise Misfit(mix.linear, "the weights that mix heads are operands")

@@ -31,11 +31,17 @@ class Helpers:
     _known: dict[str, bool] = field(default_factory=dict[str, bool])
 
     def opens(self, node: Node) -> bool:
-        """Whether a call can be laid open: it calls a helper, whose weights are its own."""
+        """Whether a call can be laid open: of a helper whose weights are its own, if it has any."""
         call = node.call
-        return (
-            call is not None and call.store == call.path and not call.own and self._is(call.block)
-        )
+        if call is None:
+            return False
+        own = call.store == call.path and not call.own
+        return (own or self._bare(call.block)) and self._is(call.block)
+
+    def _bare(self, name: str) -> bool:
+        """Whether a block has no weights, and calls none that could."""
+        block = self.blocks[name]
+        return not block.params and all(n.call is None for n in block.nodes)
 
     def _is(self, name: str) -> bool:
         if name not in self._known:

@@ -75,6 +75,11 @@ def close(found: Tensor, wanted: Tensor, tolerance: float = TOLERANCE) -> bool:
     return bool(error <= tolerance * wanted.detach().abs().max())
 
 
+MOBILE = """use mobilenetv3
+space t = mobilenetv3([[8, 16], [16, 24], [24]], [8, 8, 16, 16], kernels: [3, 5, 3, 5], strides: [1, 2, 2, 1],
+                      gated: {0, 2, 3}, hard: 2, features: 16, image: 32, classes: 5)"""
+
+
 @pytest.mark.parametrize("name", HOSTS)
 def test_random_architectures(name: str) -> None:
     graph = host(name)
@@ -94,11 +99,12 @@ def fits_of(graph: Graph) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "name", ["deit", "autoformer", "swin", "tinyvit", "efficientvit", "cream", *MINI]
+    "name", ["deit", "autoformer", "swin", "tinyvit", "efficientvit", "cream", "mobile", *MINI]
 )
 def test_training_step(name: str) -> None:
     """Outputs, the gradient of every weight, and the statistics of norms, in training."""
-    graph = text_graph(f"use minivit\nspace t = {MINI[name]}") if name in MINI else host(name)
+    texts = {"mobile": MOBILE, **{mini: f"use minivit\nspace t = {MINI[mini]}" for mini in MINI}}
+    graph = text_graph(texts[name]) if name in texts else host(name)
     if name in MINI:
         assert fits_of(graph) == {"mixed_attention", "mlp"}
     models = both(graph)
@@ -121,6 +127,23 @@ def test_training_step(name: str) -> None:
     for path, statistic in models[0].named_buffers():
         if path in kept and "running" in path:
             assert torch.allclose(statistic, kept[path], rtol=1e-5, atol=1e-6), path
+
+
+def test_gates_in_evaluation() -> None:
+    """Squeeze-excite by means of planes that are not written; folded norms change with them."""
+    graph = text_graph(MOBILE)
+    plain, fused = (model.eval() for model in both(graph))
+    assert fits(graph) == {"depthwise": 6}
+    inputs = example(graph, seed=2)
+    outputs = [model(*inputs) for model in (plain, fused)]
+    assert close(outputs[1], outputs[0])
+    for output in outputs:
+        output.square().sum().backward()
+    other = dict(fused.named_parameters())
+    largest = max(float(p.grad.abs().max()) for p in plain.parameters() if p.grad is not None)
+    for path, weight in plain.named_parameters():
+        if weight.grad is not None:
+            assert (weight.grad - other[path].grad).abs().max() <= TOLERANCE * largest, path
 
 
 @pytest.mark.parametrize("method", ["product", "euclidean", "cross"])

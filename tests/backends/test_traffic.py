@@ -29,6 +29,7 @@ TEXTS = {
     "efficientvit": "use efficientvit\nspace t = efficientvit([16, 32, 48], heads: [2, 2, 3], kernels: [3, 5, 3], window: 4, image: 64, classes: 5)",
     "tinyvit": "use tinyvit\nspace t = tinyvit([16, 32, 32, 64], windows: [4, 2, 2], image: 64, classes: 5)",
     "autoformer": VIT,
+    "mobilenetv3": "use mobilenetv3\nspace t = mobilenetv3([[8, 16], [16, 24]], [8, 8, 16], kernels: [3, 5, 3], strides: [1, 2, 2], gated: {0, 2}, hard: 2, features: 16, image: 32, classes: 5)",
 }
 # Channels that a convolution leaves outermost make some joined axes lie side by side.
 TOLERANCE = {"tinyvit": 0.02}
@@ -139,6 +140,17 @@ def test_mixed_heads_move_a_sixth_of_the_published_form(name: str, root: Path) -
     row = f"| {name} | 1 | {before.bytes / 1e6:.3f} MB, {before.launches} launches | {less} launches |"
     assert row.removeprefix("| ") in (root / "docs" / "kernels.md").read_text("utf-8")
     assert 6 * after.bytes <= before.bytes
+
+
+@pytest.mark.parametrize("name", ["MobileNetV3-Large", "MobileNetV3-Small"])
+def test_gated_planes_are_written_once(name: str, root: Path) -> None:
+    """A depthwise convolution with its norm, activation and, in most blocks, squeeze-excite."""
+    address = f"mobilenetv3.space:{name.lower().replace('-', '_')}"
+    before, after, _ = moved(address, "depthwise", 8)
+    less = f"{after.bytes / 1e6:.3f} MB (1/{before.bytes / after.bytes:.1f}), {after.launches}"
+    row = f"depthwise groups of {name} | 8 | {before.bytes / 1e6:.3f} MB, {before.launches} launches | {less} launches |"
+    assert row in (root / "docs" / "kernels.md").read_text("utf-8")
+    assert 2 * after.bytes <= before.bytes
 
 
 def test_a_cascade_is_one_launch() -> None:

@@ -76,6 +76,12 @@ NETWORKS = {
         "",
         {"cascade": 3, "depthwise": 12},
     ),
+    "gated": (
+        "space t { input x: [B, 3, 7, 7]  y = conv(x, 6) as p |> conv(6, 3, stride: 2, groups: 6) as c |> batch_norm as n |> hard_swish\n"
+        "output y * (mean(y, axes: [2, 3], keep: true) |> conv(4, bias: true) as r |> relu |> conv(6, bias: true) as e |> hard_sigmoid) }",
+        "",
+        {"depthwise": 1},
+    ),
     "cream": ("use cream\nspace t = cream([1, 1, 1, 1, 1], image: 32, classes: 3)", "", {"depthwise": 31}),
     "cdarts": ("use cdarts\nspace t = darts(2, stem: 4, cells: [1, 1, 1], image: 32, classes: 3)", "relax{op=softmax}", {"mixture": 36}),
 }  # fmt: skip
@@ -98,7 +104,7 @@ def close(found: Tensor, wanted: Tensor) -> bool:
     return bool(error <= TOLERANCE * wanted.detach().abs().max())
 
 
-TRAINED = ("autoformer", "irpe", "mini_deit", "mini_swin")
+TRAINED = ("autoformer", "irpe", "mini_deit", "mini_swin", "gated")
 """Of these gradients, too."""
 
 
