@@ -28,6 +28,7 @@ class Unreliable:
 
     def __init__(self, fatal: int, strike: Callable[[], None], sticky: bool = False) -> None:
         self.count, self.fatal, self.strike, self.sticky = 0, fatal, strike, sticky
+        self.struck: list[str] = []
 
     def __getattr__(self, name: str) -> object:
         value = getattr(os, name)
@@ -37,6 +38,7 @@ class Unreliable:
         def call(*arguments: object, **options: object) -> object:
             self.count += 1
             if self.count == self.fatal or (self.sticky and self.count > self.fatal):
+                self.struck.append(name)
                 self.strike()
             return value(*arguments, **options)
 

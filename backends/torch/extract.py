@@ -8,7 +8,9 @@ The rules are those of the supernet, so both compute the same, bit for bit.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -103,6 +105,14 @@ class Chosen:
         """The storage that a view reads, and which tensor of it."""
         bank = bank_of(instance, instance.block.param[view.param])
         return instance.param(view.param), bank_position(bank, self.values)
+
+    @cached_property
+    def _times(self) -> Counter[str]:
+        return Counter(self.owner(instance, view) for instance, view in self.reads)
+
+    def often(self, path: str) -> bool:
+        """Whether a tensor of the network is read at more than one place."""
+        return self._times[path] > 1
 
     def owner(self, instance: Instance, view: View) -> str:
         """The path in the network of the tensor that a view reads.
@@ -304,6 +314,8 @@ class FlatFrame(Frame):
             tuple(part_of(r, k, f) for f, (r, k) in enumerate(zip(rs, ks, strict=True)))
             for rs, ks in zip(reads, self.work.kept[path], strict=True)
         )
+        if node.op == "parameter" and view.known is None and self.work.chosen.often(path):
+            axes = _sliced(axes)
         return self.work.tensor(path), axes
 
     def extent(self, node: Node, role: str, axis: int, factor: int) -> Size:
@@ -341,6 +353,13 @@ class FlatFrame(Frame):
     def drop_path(self, node: Node, x: fx.Node, rate: Dim) -> fx.Node:
         value = float(self.number(rate))
         return x if value == 0 else self.by_mode(drop_path, (x, value))
+
+
+def _sliced(axes: Axes) -> Axes:
+    """All that there is, as a value of its own, as a supernet slices it: the gradients of what
+    reads it here are added up before those of other places."""
+    at = next(a for a, axis in enumerate(axes) if axis)
+    return (*axes[:at], (replace(axes[at][0], whole=False), *axes[at][1:]), *axes[at + 1 :])
 
 
 def part_of(read: Read, kept: Read, factor: int) -> Part:

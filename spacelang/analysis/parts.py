@@ -104,6 +104,7 @@ class Parts:
         self._parent: list[int] = []
         self._size: list[Dim] = []
         self._lists: dict[int, list[tuple[int, ...]]] = {}
+        self._made: list[int] = []  # the axes that have lists, as the network makes them
         self._joined: dict[int, Joined] = {}
         self._multiples: dict[int, list[tuple[int, Dim]]] = {}
         self._sections: dict[int, list[tuple[int, Dim, Dim]]] = {}
@@ -161,6 +162,7 @@ class Parts:
         """An axis is made of others, side by side."""
         root = self._find(axis)
         self._lists.setdefault(root, []).append(parts)
+        self._made.append(root)
         first = next((self._size[p] for p in parts[:-1] if elastic(self._size[p])), None)
         if first is not None:
             self._joined.setdefault(root, Joined(span, first))
@@ -262,6 +264,8 @@ class Parts:
                     for a, b in zip(lists[0], other, strict=True):
                         changed = changed or self._find(a) != self._find(b)
                         self.same(a, b)
+        for axis in self._made:  # before what is a run of them: that may be a part of them, too
+            self._parts(self._find(axis))
         for axis in range(len(self._parent)):
             root = self._find(axis)
             reason = self._reason(root)
