@@ -38,6 +38,22 @@ def test_foreign_names(rules: str, wanted: str) -> None:
     assert " ".join(graph.dialects["other"].foreign(path)[0] for path in paths) == wanted
 
 
+@pytest.mark.parametrize(
+    ("index", "wanted"),
+    [
+        ("max(i, 1)", "1 1"),
+        ("min(i, 1)", "0 1"),
+        ("3 if i == 0 else i", "3 1"),
+        ("(2 * i + 1) // 2", "0 1"),
+    ],
+)
+def test_indices_that_are_bound_count_from_zero(index: str, wanted: str) -> None:
+    graph = load(Source("<names>", TEXT.replace("RULES", f"blocks[i].pw: a[{index}]")))
+    for found in (graph, read(Source("<names>", write(graph)))):
+        names = (found.dialects["other"].foreign(f"blocks[{i}].pw.c.weight")[0] for i in range(2))
+        assert " ".join(name.split(".")[1] for name in names) == wanted
+
+
 def test_what_is_wrong_has_its_place_in_ir_text_too() -> None:
     """Two names of one parameter, a layout that does not fit, a rule that says nothing."""
     rules = "c.weight: a in order(7)  blocks[i].pw: p  blocks[i].pw: q  nothing: b"

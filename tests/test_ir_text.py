@@ -265,7 +265,7 @@ def test_attributes_keep_their_kinds():
 
 
 def test_names_and_rules_keep_every_part():
-    i = Dim.of(Symbol("i"))
+    i = Dim.of(Symbol("i", rate=True))
     renames = (
         Rename(
             parse_pattern("a[i].b[_][0..3]"),

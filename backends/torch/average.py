@@ -7,7 +7,7 @@ with average.taken(): score(model, ..)   # the model is the average, as long as 
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 
 from torch import Tensor
@@ -22,7 +22,7 @@ class Average:
 
     def __init__(self, own: Mapping[str, Tensor]) -> None:
         self.tensors = {name: tensor.detach().clone() for name, tensor in own.items()}
-        self._pairs = [(average, own[name]) for name, average in self.tensors.items()]
+        self._pairs = [(_here(average), _here(own[name])) for name, average in self.tensors.items()]
 
     def move(self, decay: float) -> None:
         """average = decay * average + (1 - decay) * own."""
@@ -44,3 +44,9 @@ class Average:
         finally:
             for before, (_, own) in zip(kept, self._pairs, strict=True):
                 own.copy_(before)
+
+
+def _here(tensor: Tensor) -> Tensor:
+    """Of a tensor that is cut among processes the piece of this one, in place."""
+    local: Callable[[], Tensor] | None = getattr(tensor, "to_local", None)
+    return tensor if local is None else local()

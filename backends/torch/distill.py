@@ -132,8 +132,8 @@ class DistillTrainer(TorchTrainer):
         self._own_taps = [p for t in terms for own, _ in t.taps for p in own.paths]
         given = [p for t in terms for _, other in t.taps for p in other.paths]
         self.tapped = Tapped(model, self._own_taps) if self._own_taps else None
-        if self.tapped is not None and self._network is not model:
-            told = error("SP708", "ddp does not see the layers that are compared")
+        if self.tapped is not None and (self._network is not model or self.pieces is not None):
+            told = error("SP708", f"{recipe.reduce} does not see the layers that are compared")
             raise SpaceError(told.hint("--reduce explicit"))
         self.teacher: Teacher | None = None
         self.asked: Tapped | None = None

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from spacelang.backends.torch.data import Batch, Dataset, Part, ordered_batches, test_part
-from spacelang.backends.torch.ranks import current
+from spacelang.backends.torch.ranks import ALONE, current
 from spacelang.engines.protocol import Score
 
 BATCH = 250
@@ -41,9 +41,10 @@ def score(
     """The score on batches; logits that are not finite, or too little memory, are a failure.
 
     `within` makes what the network is scored in, as statistics of its own. Processes that run
-    together take turns with the batches, and all get the score of the whole.
+    together take turns with the batches, and all get the score of the whole; where weights are cut
+    among them, all take all batches.
     """
-    ranks = current()
+    ranks = ALONE if getattr(model, "cut", False) else current()
     mine = (batch for number, batch in enumerate(batches) if number % ranks.size == ranks.rank)
     correct, total, failure = _counted(model, mine, within)
     rows = ranks.gather([[correct, total, failure]])

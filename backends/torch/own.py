@@ -23,6 +23,7 @@ from spacelang.backends.torch.engine_trainer import EngineTrainer
 from spacelang.backends.torch.inherit import inherit as inherit_weights
 from spacelang.backends.torch.interrupt import Interrupt
 from spacelang.backends.torch.optimizers import check_optimizer
+from spacelang.backends.torch.pieces import refuse_pieces
 from spacelang.backends.torch.progress import Reporter, progress
 from spacelang.backends.torch.ranks import current
 from spacelang.backends.torch.recalibrate import warn_if_mixed
@@ -204,6 +205,7 @@ def search_own(
     """
     fits(graph, data)
     check_optimizer(recipe)
+    refuse_pieces(recipe, engine.name)
     if recipe.law != "choices":
         found = error("SP701", f"{engine.name} has a law of its own, not {recipe.law}")
         raise SpaceError(found.hint("leave --law out"))

@@ -119,7 +119,11 @@ class Program:
     @property
     def paths(self) -> frozenset[str]:
         """The places where something runs."""
-        return frozenset(_paths(self.steps))
+        return frozenset(step.path for step in self.everywhere())
+
+    def everywhere(self) -> Iterator[Step]:
+        """The steps of all networks."""
+        return _everywhere(self.steps)
 
     # Steps, once.
 
@@ -253,13 +257,13 @@ class Program:
         return tuple(found), Plan(values, picker.runs(slots), slots)
 
 
-def _paths(steps: Sequence[Step | Fork | Tap]) -> Iterator[str]:
+def _everywhere(steps: Sequence[Step | Fork | Tap]) -> Iterator[Step]:
     for step in steps:
         if isinstance(step, Step):
-            yield step.path
+            yield step
         elif isinstance(step, Fork):
             for case in step.cases:
-                yield from _paths(case.steps)
+                yield from _everywhere(case.steps)
 
 
 class _Picker:

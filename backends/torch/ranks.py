@@ -30,6 +30,7 @@ from spacelang.diagnostics import SpaceError, error
 
 Item = TypeVar("Item")
 TIMEOUT = timedelta(minutes=30)  # of one exchange: an epoch's end is validated in between
+EXCHANGED = ("gloo", "nccl")  # in errors of exchanges
 GATHERED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # what torchrun says
 
 
@@ -221,6 +222,10 @@ def together(device: str = "cpu") -> Generator[Ranks]:
     _exchange(lambda: _join("nccl" if cuda else "gloo"))
     try:
         yield current()
+    except RuntimeError as failed:  # in what PyTorch exchanges by itself
+        if any(words in str(failed).lower() for words in EXCHANGED):
+            raise Lost(str(failed).split("\n")[0][:200]) from failed
+        raise
     finally:
         dist.destroy_process_group()
 

@@ -51,7 +51,8 @@ class Recipe:
     no_decay        labels of parameters without weight decay, besides vectors and norms
     shards          parts of a batch whose gradients are added in a fixed order: so many processes
                     may share the work, and any number of them ends with the same bits
-    reduce          how processes add gradients: "explicit", or by PyTorch's "ddp"
+    reduce          how processes add gradients: "explicit", or by PyTorch's "ddp"; "fsdp" also
+                    cuts weights and moments among them
     recalibrate     training images by which the statistics of batch norms are found anew before a
                     network is scored; 0 for none
     val_interval    epochs between two measurements on the validation part; 0 for none
@@ -93,7 +94,7 @@ class Recipe:
     law_weights: tuple[str, ...] = ()
     no_decay: tuple[str, ...] = ("pos_embed", "cls_token")
     shards: int = 1
-    reduce: Literal["explicit", "ddp"] = "explicit"
+    reduce: Literal["explicit", "ddp", "fsdp"] = "explicit"
     recalibrate: int = 0
     val_interval: int = 1
 

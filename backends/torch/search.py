@@ -18,6 +18,7 @@ from typing import cast
 from spacelang.backends.torch.data import Dataset
 from spacelang.backends.torch.interrupt import Interrupt
 from spacelang.backends.torch.optimizers import check_optimizer
+from spacelang.backends.torch.pieces import refuse_pieces
 from spacelang.backends.torch.progress import Reporter, progress
 from spacelang.backends.torch.ranks import current
 from spacelang.backends.torch.recalibrate import warn_if_mixed
@@ -97,6 +98,7 @@ def search_scratch(
     """
     fits(graph, data)
     check_optimizer(recipe)
+    refuse_pieces(recipe, "--scratch")
     about = identity(graph, data, recipe, seed)
     with RunFolder(folder, SCRATCH, about, settings) as run, Interrupt() as interrupt:
         write_graph(run.path, graph)

@@ -10,7 +10,7 @@ space without decisions is usable at once, another starts as its largest network
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property, partial
 from typing import Self
 
@@ -46,6 +46,7 @@ class Supernet(nn.Module):
         self._all: Plan | None = None
         self.checkpointing = False  # work the inside of blocks out again in the backward pass
         self.dropping = True  # paths, in training
+        self.cut = False  # into pieces, of which each process has one
         self._references = grow(self, graph, seed)
         self._scopes = {path: self._scope(path) for path in self._program.paths}
         self.activate(graph.decisions.extreme("largest"))
@@ -152,6 +153,15 @@ class Supernet(nn.Module):
     def tensors_at(self, path: str) -> tuple[Reference, ...]:
         """The module and the name of each tensor behind a storage."""
         return self._references[path]
+
+    def readers(self) -> Iterator[tuple[nn.Module, frozenset[nn.Parameter]]]:
+        """Each module that is called, and the parameters that it reads in some network."""
+        read: dict[nn.Module, set[nn.Parameter]] = {}
+        for step in self._program.everywhere():
+            found = read.setdefault(self._scopes[step.path], set())
+            tensors = (getattr(m, n) for path, _ in step.weights for m, n in self._references[path])
+            found.update(t for t in tensors if isinstance(t, nn.Parameter))
+        return ((module, frozenset(parameters)) for module, parameters in read.items())
 
     def stored_tensor(self, path: str, position: int = 0) -> Tensor:
         """The tensor of a storage as it is now, of a bank the one at a position."""

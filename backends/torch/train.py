@@ -41,6 +41,7 @@ from spacelang.backends.torch.evaluate import BATCH, main_output, ran_out_of_mem
 from spacelang.backends.torch.feed import Feed
 from spacelang.backends.torch.losses import LABELLED, LOSSES
 from spacelang.backends.torch.optimizers import optimizer_of
+from spacelang.backends.torch.pieces import pieces_of
 from spacelang.backends.torch.plans import check_plan
 from spacelang.backends.torch.ranks import Branch, current
 from spacelang.backends.torch.recalibrate import recalibrated
@@ -92,11 +93,13 @@ class TorchTrainer:
         self.shards = self.ranks.shards(recipe.shards)  # of a batch, those that are ours
         like = next(model.parameters())
         self.device, self.dtype = like.device, like.dtype
+        self.pieces = pieces_of(model, recipe, self.ranks)
         self.optimizer = optimizer_of(model, graph, recipe)
         self._network = self._distributed()
         if isinstance(model, Supernet):
             model.checkpointing = recipe.grad_checkpointing
         self._own_parameters = list(model.parameters())
+        self._cut = 0 if self.pieces is None else len(self._own_parameters)  # so many of them
         self._own = dict(model.state_dict())  # the very tensors, as long as the module lives
         self.average = Average(self._own) if recipe.model_ema else None
         self.feed = Feed(
@@ -184,11 +187,10 @@ class TorchTrainer:
         found = self.ranks.gather(rows)
         terms = {name: sum(row[i] for row in found) for i, name in enumerate(names, 1)}
         if shards > 1 and all(map(math.isfinite, terms.values())):
-            done = range(0 if self._network is self.model else len(self._own_parameters))
-            ours = sums.total()
-            added = self.ranks.add({n: t for n, t in ours.items() if n not in done})
+            added = self._added(sums.total())
             for number, parameter in enumerate(self._learning()):
-                parameter.grad = (ours if number in done else added).get(number)
+                if number >= self._cut:
+                    parameter.grad = added.get(number)
             for number, (buffer, kept) in enumerate(statistics, -len(statistics)):
                 buffer.copy_(kept + added[number])
         return batch, int(sum(row[0] for row in found)), count, terms
@@ -213,11 +215,20 @@ class TorchTrainer:
         """The parameters that a step may have gradients of, in one order everywhere."""
         return self._own_parameters
 
+    def _added(self, ours: dict[int, Tensor]) -> dict[int, Tensor]:
+        """The sums of what all processes have, but for what PyTorch has added already."""
+        done = range(0 if self._network is self.model else len(self._own_parameters))
+        added = self.ranks.add({n: t for n, t in ours.items() if n not in done})
+        return added | {n: t for n, t in ours.items() if n in done}
+
     def _taken_gradients(self) -> dict[int, Tensor]:
-        """The gradients there are, by the number of their parameter, which has none afterwards."""
+        """The gradients there are, by the number of their parameter, which has none afterwards.
+
+        Those of pieces stay, to be added by PyTorch.
+        """
         found: dict[int, Tensor] = {}
         for number, parameter in enumerate(self._learning()):
-            if parameter.grad is not None:
+            if number >= self._cut and parameter.grad is not None:
                 found[number], parameter.grad = parameter.grad, None
         return found
 
@@ -237,6 +248,8 @@ class TorchTrainer:
         terms: dict[str, float] = {}
         wrapped = self._network if self._network is not self.model else None
         scale = share if wrapped is None else share * self.ranks.size  # it takes the mean
+        joint = wrapped is not None or self.pieces is not None  # all have to go backward
+        last = max(term.of for term in plan.losses)
         with self._randomness(plan.step, shard):
             for number in sorted(range(len(plan.forwards)), key=lambda n: plan.forwards[n].learns):
                 forward = plan.forwards[number]
@@ -257,8 +270,10 @@ class TorchTrainer:
                     ]
                 found = {t.name: value.item() for t, value in zip(asked, values, strict=True)}
                 terms |= found
-                if wrapped is None and not all(map(math.isfinite, found.values())):
+                if not joint and not all(map(math.isfinite, found.values())):
                     break
+                if self.pieces is not None:
+                    self.pieces.reduce(shard == self.shards[-1] and number == last)
                 total = [t.weight * value for t, value in zip(asked, values, strict=True)]
                 loss = torch.stack(total).sum()
                 (loss if scale == 1 else loss * scale).backward()
@@ -288,7 +303,7 @@ class TorchTrainer:
         if not math.isfinite(loss):
             self.optimizer.zero_grad()
             raise NotFinite("loss", plan, self.feed.ids(plan), self._masks(plan.step))
-        norm = nn.utils.get_total_norm(gradients)
+        norm = (self.pieces.norm if self.pieces else nn.utils.get_total_norm)(gradients)
         if not math.isfinite(norm.item()):
             self.optimizer.zero_grad()
             raise NotFinite("gradient", plan, self.feed.ids(plan), self._masks(plan.step))
@@ -352,16 +367,21 @@ class TorchTrainer:
 
     def save(self, store: Checkpoints, state: Mapping[str, object]) -> None:
         """Everything that a later process needs to go on, and `state` besides."""
-        if not self.ranks.first:
+        if not self.ranks.first and self.pieces is None:
             return
         tensors, settings = self._pack()
+        if not self.ranks.first:
+            return
         epoch = self.taken // self.steps("train")
         known = {**state, **settings, "steady": self.steady.state()}
         store.save(tensors, step=self.taken, epoch=epoch, state=known)
 
     def _pack(self) -> tuple[Tensors, dict[str, object]]:
         """The tensors of a checkpoint in groups, and what else is part of it as JSON."""
+        tensors: Tensors
         tensors, settings = pack(self.model, self.optimizer, self._kept_average)
+        if self.pieces is not None:
+            tensors = self.pieces.whole(tensors)
         return tensors, {"optimizer": settings}
 
     @property
@@ -371,7 +391,10 @@ class TorchTrainer:
     def restore(self, checkpoint: Checkpoint) -> None:
         """Become the trainer that saved a checkpoint."""
         settings = cast(Mapping[str, object], checkpoint.state.get("optimizer", {}))
-        unpack(checkpoint.tensors, settings, self.model, self.optimizer, self._kept_average)
+        tensors: Tensors = checkpoint.tensors
+        if self.pieces is not None:
+            tensors = self.pieces.cut(tensors)
+        unpack(tensors, settings, self.model, self.optimizer, self._kept_average)
         self.steady.restore(cast(Mapping[str, object], checkpoint.state.get("steady", {})))
         self.taken = checkpoint.record.step
         if self.recipe.unsampled == "decay":  # what was touched has a gradient, zero where unused

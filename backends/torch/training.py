@@ -21,7 +21,9 @@ from spacelang.backends.torch.data import Dataset
 from spacelang.backends.torch.evaluate import evaluate
 from spacelang.backends.torch.interrupt import Interrupt
 from spacelang.backends.torch.optimizers import check_optimizer
+from spacelang.backends.torch.pieces import check_pieces
 from spacelang.backends.torch.progress import Reporter, progress
+from spacelang.backends.torch.ranks import current
 from spacelang.backends.torch.recipe import Recipe, recipe_from
 from spacelang.backends.torch.run import (
     Json,
@@ -154,6 +156,7 @@ def train(
     told = reporter or progress("quiet")
     fits(graph, data)
     check_optimizer(recipe)
+    check_pieces(recipe, current())
     check_trackers(log_to)
     if graph.decisions:
         CandidateWeights.read(recipe.law_weights, graph.decisions)

@@ -10,6 +10,7 @@ mlp           layer norm, linear and GELU on slices of shared weights (AutoForme
 depthwise     depthwise convolution, batch norm, activation, squeeze-excite (Cream)
 relations     how queries, keys and values relate, against a teacher (MiniViT)
 cascade       cascaded group attention of a window (EfficientViT)
+cascade_training  the same with norms of the batch
 
 Every kernel stands beside its reference in plain PyTorch, is one or two `torch.library` operators
 with a fake and an autograd implementation, and takes all sizes of a network at run time.

@@ -5,10 +5,10 @@
     excited(x, weight, norm, stride, "gelu", made_of(means), training)
     cascade(x, heads, offsets, training)
 
-In evaluation a norm is a scale and a shift of each channel, worked out from its statistics. In
-training it needs the whole result of its convolution: the depthwise convolution is a kernel, its
-norm and gate are PyTorch's; a cascade trains operation by operation. What is folded is kept as long as its
-tensors are the same, where no gradient is wanted.
+In evaluation a norm is a scale and a shift of each channel, worked out from its statistics; what
+is folded is kept as long as its tensors are the same, where no gradient is wanted. In training it
+needs the whole result of its convolution: the depthwise convolution is a kernel, its norm and gate
+are PyTorch's; a cascade has kernels of its own, a few launches a head.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from torch.nn import functional
 
 from spacelang.backends.triton import cascade as cascades
 from spacelang.backends.triton import depthwise as depthwises
+from spacelang.backends.triton.cascade_training import cascade_training
 
 KEPT = 256
 """Norms, or cascades, whose folded weights are kept at most."""
@@ -157,19 +158,28 @@ def _fold(heads: Sequence[Head]) -> Folded:
 
 
 def _trained(x: Tensor, heads: Sequence[Head], offsets: Tensor) -> Tensor:
-    """Head by head with norms of the batch."""
-    rows, columns = x.shape[2:]
-    index = cascades.distances(rows, columns, x.device)
-    feature: Tensor | None = None
-    found: list[Tensor] = []
-    for number, (head, part) in enumerate(zip(heads, x.chunk(len(heads), 1), strict=True)):
-        feature = part if feature is None else part + feature
-        z = head.qkv_norm.trained(functional.conv2d(feature, head.qkv))
-        d = len(head.conv)
-        q, k, v = z.split([d, d, z.shape[1] - 2 * d], 1)
-        around = head.conv.shape[2] // 2
-        q = head.conv_norm.trained(functional.conv2d(q, head.conv, padding=around, groups=d))
-        logits = q.flatten(2).transpose(1, 2) @ k.flatten(2) * d**-0.5 + offsets[number][index]
-        feature = (v.flatten(2) @ logits.softmax(2).transpose(1, 2)).unflatten(2, (rows, columns))
-        found.append(feature)
-    return torch.cat(found, 1).relu()
+    """With norms of the batch, which the running ones move towards."""
+    count = x.numel() // x.shape[1]
+    if count == 1:
+        raise ValueError(f"expected more than 1 value per channel in training, not {x.shape}")
+    sides = [head.qkv_norm for head in heads], [head.conv_norm for head in heads]
+    learnt = (torch.stack([torch.stack([n.scale, n.shift]) for n in side], 1) for side in sides)
+    qkv_norms, conv_norms = learnt
+    out, *moments = cascade_training(
+        x, torch.stack([head.qkv.flatten(1) for head in heads]), qkv_norms,
+        torch.cat([head.conv.flatten() for head in heads]), conv_norms, offsets,
+        [head.conv.shape[2] for head in heads], heads[0].qkv_norm.eps,
+    )  # fmt: skip
+    with torch.no_grad():
+        for side, both in zip(sides, moments if count else (), strict=count > 0):
+            _follow(side, both, count)
+    return out
+
+
+def _follow(norms: Sequence[Norm], moments: Tensor, count: int) -> None:
+    """Move running statistics towards those [H, 2, C] of so many values a channel."""
+    mean, variance = moments.unbind(1)
+    seen = torch.stack([mean, variance * (count / (count - 1))], 1).flatten(0, 1)
+    running = [part for norm in norms for part in (norm.mean, norm.variance)]
+    torch._foreach_lerp_(running, list(seen.to(running[0].dtype)), norms[0].momentum)
+    torch._foreach_add_([norm.count for norm in norms], 1)

@@ -25,7 +25,7 @@ from triton.compiler import ASTSource
 
 KERNELS = (  # modules beside this one, each with BUILDS
     "soft_labels", "attention_builds", "mixture", "mlp", "depthwise", "relations", "cascade",
-    "mixed_attention_builds",
+    "cascade_training", "mixed_attention_builds",
 )  # fmt: skip
 TARGETS: Mapping[str, GPUTarget] = {
     "sm_80": GPUTarget("cuda", 80, 32),

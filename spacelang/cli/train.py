@@ -47,7 +47,7 @@ RECIPE: dict[str, str] = {
     "no_decay": "Labels of parameters without weight decay, with commas between.",
     "unsampled": "Weights that a step does not use: mixed, freeze, decay.",
     "shards": "Parts of a batch that processes may share.",
-    "reduce": "How processes add gradients: explicit, ddp.",
+    "reduce": "How processes add gradients: explicit, ddp, or fsdp, which cuts the weights too.",
     "recalibrate": "Training images for the statistics of batch norms before a network is scored.",
     "val_interval": "Epochs between two validations; 0 for none.",
 }

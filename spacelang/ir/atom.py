@@ -109,7 +109,7 @@ class Symbol:
     """A decision, or a size handed to a block by its caller.
 
     `values` is empty for a free size (a batch axis): any positive whole number. A `rate` is any
-    number at all; it only scales and stands in no size.
+    number at all and stands in no size: it only scales, or is an index that a pattern binds.
     """
 
     name: str
@@ -149,7 +149,7 @@ class Symbol:
 
     @property
     def free(self) -> bool:
-        """Whether it stands for any positive whole number."""
+        """Whether it stands for any positive whole number, or as a rate for any at all."""
         return not self.values
 
     @property

@@ -132,7 +132,7 @@ def _atom_interval(atom: Atom) -> Interval:
         case Symbol():
             # Enumerable symbols were settled above: this one is free or has too many values.
             if atom.free:
-                return Fraction(1), math.inf
+                return EVERYTHING if atom.rate else (Fraction(1), math.inf)
             numbers = [Fraction(v) for v in atom.points if isinstance(v, int | Fraction)]
             return min(numbers), max(numbers)
         case FloorDivide():
@@ -221,7 +221,7 @@ def never_zero(dim: Dim) -> bool:
 
 def _atom_never_zero(atom: Atom) -> bool:
     if isinstance(atom, Symbol):
-        return 0 not in atom.points
+        return 0 not in atom.points and not atom.rate
     low, high = _atom_interval(atom)
     return low > 0 or high < 0
 
@@ -244,12 +244,10 @@ def _atom_content(atom: Atom, exponent: int) -> Fraction | None:
     if exponent < 0:
         return None
     match atom:
+        case Symbol() if atom.free:
+            known = None if atom.rate else Fraction(1)
         case Symbol():
-            known = (
-                Fraction(1)
-                if atom.free
-                else _common(value for value in atom.points if isinstance(value, int | Fraction))
-            )
+            known = _common(value for value in atom.points if isinstance(value, int | Fraction))
         case FloorDivide():
             known = Fraction(1)
         case Extremum():

@@ -101,6 +101,9 @@ class _Finder:
             raise Misfit(outside, "what is inside of it is read outside, too")
         shape = level.type_of(parts.operands[0]).shape
         keys = level.type_of(found.k.value).shape[1]
+        norms = [norm for h in heads for norm in (h.qkv_norm, h.conv_norm)]
+        if len({(norm.attributes["eps"], norm.attributes["momentum"]) for norm in norms}) != 1:
+            raise Misfit(root, "its norms have different eps or momentum")
         if len({h.conv.types[0].shape[1] for h in heads}) != 1:
             raise Misfit(root, "its heads have keys of different widths")
         tokens = (shape[2] * shape[3]).constant

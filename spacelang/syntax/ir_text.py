@@ -155,7 +155,8 @@ class _Reader:
         """Indices of a foreign name are computed from the names that the own pattern binds."""
         where, *hops, layout = piece.children
         own = self._pattern(where)
-        names = {i: Symbol(i) for hop in own.hops for i in hop.indices if isinstance(i, str)}
+        bound = (i for hop in own.hops for i in hop.indices if isinstance(i, str))
+        names = {i: Symbol(i, rate=True) for i in bound}
         values = Values(self.source, {**space.symbols, **names})
         foreign = tuple(
             ForeignHop(values.string(hop.children[0]), tuple(map(values.dim, hop.children[1:])))

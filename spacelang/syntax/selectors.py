@@ -140,7 +140,7 @@ def _computed(
     """A path whose indices are computed from names that a pattern binds."""
     inner = scope.inside(frame)
     for name in bound:
-        inner.bind(name, Dim.of(Symbol(name)))
+        inner.bind(name, Dim.of(Symbol(name, rate=True)))
     return tuple(
         ForeignHop(h.name, tuple(_of_bound(i, frame, inner) for i in h.indices)) for h in path.hops
     )
@@ -161,7 +161,7 @@ def renames(rename: tree.Rename, frame: Frame, scope: Scope) -> Iterator[Rename]
     for values in product(*ranges):
         inner = scope.inside(frame)
         for name in bound:
-            inner.bind(name, Dim.of(Symbol(name)))
+            inner.bind(name, Dim.of(Symbol(name, rate=True)))
         for name, value in zip(looked, values, strict=True):
             inner.bind(name, Dim.of(value))
         fixed = dict(zip(looked, values, strict=True))

@@ -13,6 +13,7 @@ ALL_HEADS = "at most 32 bytes, where 32 heads of a tile and of a sum fill the re
 SPILLS: dict[str, str] = {  # build and target -> why it may spill
     "attention.keys[irpe_k, fp16] sm_90": "8 bytes, where ptxas keeps to 128 registers by itself",
     "attention.queries[autoformer, fp32] sm_90": "8 bytes, where ptxas keeps to 96 registers by itself",
+    "cascade_training.attend_back[49 fp32] sm_90": "80 bytes, where ptxas keeps to 128 registers by itself",
     "mixed_attention.sums[mini_swin_6, fp16] sm_80": "32 bytes, where ptxas keeps to 128 registers by itself",
     "mixed_attention.sums[mini_swin_6, fp16] sm_90": "16 bytes, where ptxas keeps to 128 registers by itself",
     "mixed_attention.values[mini_swin_24, fp16] sm_90": ALL_HEADS,
