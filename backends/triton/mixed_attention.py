@@ -21,7 +21,7 @@ import torch
 import triton
 from torch import Tensor
 
-from spacelang.backends.triton import mixed_attention_kernels as kernels
+from spacelang.backends.triton import mixed_attention_tiles as tiles
 from spacelang.backends.triton.attention import (
     COLUMNS,
     INDEXES,
@@ -33,13 +33,25 @@ from spacelang.backends.triton.attention import (
     looked_up,
 )
 from spacelang.backends.triton.launch import launches, refusal
+from spacelang.backends.triton.mixed_attention_kernels import KERNELS
 
 NAME = "mixed_attention"
 Mix = tuple[Tensor, Tensor | None]  # weights [H, H] of each head of the result, and its bias [H]
-DIFFERENTIABLE = ("q", "k", "v", "before", "before_bias", "after", "after_bias", "table", "rows")
+DIFFERENTIABLE = (
+    "q",
+    "k",
+    "v",
+    "before",
+    "before_bias",
+    "after",
+    "after_bias",
+    "table",
+    "key_table",
+)
 HEADS = 32  # at most
 HIP = torch.version.hip is not None
 BLOCK = 16  # tokens of a step
+MADE = 64  # entries of tables, of all heads, that a program can hold the products with, at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +68,7 @@ class Operands:
     after_bias: Tensor
     table: Tensor  # [H or 1, R, C], added to the logits as it stands
     table_index: Tensor  # [R, N, N]
-    rows: Tensor  # [B, H, N, R, C], of queries
+    key_table: Tensor  # [H or 1, R, C, D], whose product with a query is added, times the scale
     row_index: Tensor
     regions: Tensor  # [W, N]
 
@@ -67,8 +79,9 @@ def reference(x: Operands) -> tuple[Tensor, Tensor]:
     s = x.scale * x.q.float() @ x.k.float().transpose(2, 3)
     for r, index in enumerate(x.table_index.long()):
         s = s + x.table.float()[:, r][:, index]
+    rows = looked_up(x.q.float(), x.scale * x.key_table.float())
     for r, index in enumerate(x.row_index.long()):
-        s = s + x.rows[:, :, :, r].float().gather(3, index.expand(batch, heads, n, n))
+        s = s + rows[:, :, :, r].gather(3, index.expand(batch, heads, n, n))
     m = torch.einsum("oh,bhij->boij", x.before.float(), s)
     if len(x.before_bias):
         m = m + x.before_bias.float()[:, None, None]
@@ -96,31 +109,32 @@ def unable(x: Operands) -> str:
         return "it takes biases of mixes [H], or none"
     if x.table.ndim != 3 or len(x.table) not in (1, heads):
         return "it takes offsets [H or 1, R, C]"
-    if x.rows.ndim != 5 or x.rows.shape[:3] != x.q.shape[:3]:
-        return "it takes terms of queries as [B, H, N, R, C]"
+    tables = x.key_table
+    if tables.ndim != 4 or len(tables) not in (1, heads) or tables.shape[3] != width:
+        return "it takes tables of a term of the queries [H or 1, R, C, D]"
     indexes = (x.table_index, x.row_index)
-    for index, count in zip(indexes, (x.table.shape[1], x.rows.shape[3]), strict=True):
+    for index, count in zip(indexes, (x.table.shape[1], tables.shape[1]), strict=True):
         if index.shape != (count, n, n):
             return "it takes an index [R, N, N] for the R tables of a term"
         if index.dtype not in INDEXES or index.numel() >= 2**31:
             return f"no kernel takes an index of {index.numel()} {index.dtype}"
-    if x.rows.shape[3:].numel() > COLUMNS:
+    if tables.shape[1:3].numel() > COLUMNS:
         return f"a term's tables have more than {COLUMNS} columns"
     if x.regions.ndim != 2 or x.regions.shape[1] != n or batch % max(1, len(x.regions)):
         return "it takes regions [W, N], W dividing the batch"
     if x.regions.dtype not in INDEXES:
         return f"no kernel takes regions as {x.regions.dtype}"
-    operands = (x.q, x.k, x.v, x.rows)
+    operands = (x.q, x.k, x.v)
     if len({part.dtype for part in operands}) > 1:
         return "its operands are of different types"
     reach = (heads * part.stride(1) + n * part.stride(2) for part in operands)
-    if max(*reach, *(part[:1].numel() for part in operands)) >= 2**31:
+    if max(*reach, heads * n * tables.shape[1:3].numel()) >= 2**31:
         return "the heads and tokens of an image lie too far apart"
     if len(x.table_index) and heads * n * n >= 2**31:
         return f"the gradients of {heads} x {n} x {n} logits are more than it can count"
     if any(part.device != x.q.device for part in (*indexes, x.regions)):
         return "its operands are on different devices"
-    weights = (x.before, x.before_bias, x.after, x.after_bias, x.table)
+    weights = (x.before, x.before_bias, x.after, x.after_bias, x.table, x.key_table)
     return refusal(*operands, *weights)
 
 
@@ -129,9 +143,15 @@ def options(hip: bool) -> dict[str, int]:
     return {"num_warps": 4 if hip else 8, "num_stages": 1}
 
 
-def owned(heads: int) -> int:
+def owned(heads: int, inside: bool = False) -> int:
     """Tokens of a program, of so many padded heads: all heads of a tile are held in registers."""
-    return 8 if heads == HEADS else 16
+    return 8 if heads == HEADS or (inside and heads == 16) else 16
+
+
+def inside(x: Operands) -> bool:
+    """Whether the forward kernel makes the rows of `key_table` itself, so that none are written."""
+    rows = x.key_table.shape[1:3].numel()
+    return 0 < rows <= MADE and len(x.key_table) == 1 and x.q.shape[1] <= 16
 
 
 def constants(x: Operands, strides: tuple[int, ...]) -> dict[str, Any]:
@@ -144,7 +164,7 @@ def constants(x: Operands, strides: tuple[int, ...]) -> dict[str, Any]:
         "BLOCK": BLOCK,
         "WIDTH": max(16, triton.next_power_of_2(widths[0])),
         "VALUE": max(16, triton.next_power_of_2(widths[1])),
-        "BUCKETS": max(16, triton.next_power_of_2(x.rows.shape[3:].numel())),
+        "BUCKETS": max(16, triton.next_power_of_2(x.key_table.shape[1:3].numel())),
         "TABLES": len(x.table_index),
         "ROWS": len(x.row_index),
         "MASKED": int(len(x.regions) > 0),
@@ -153,26 +173,26 @@ def constants(x: Operands, strides: tuple[int, ...]) -> dict[str, Any]:
     }
 
 
-def launched(x: Operands, out: Tensor, slopes: Tensor) -> dict[str, Any]:
-    """What every kernel is launched with, by name."""
+def launched(x: Operands, out: Tensor, slopes: Tensor, rows: Tensor) -> dict[str, Any]:
+    """What every kernel is launched with, by name; `rows` [B, H, N, R, C] are of `key_table`."""
     found: dict[str, Any] = {name: lined(getattr(x, name)) for name in ("q", "k", "v")}
-    found["rows"] = lined(x.rows, 2)
-    found |= {name: getattr(x, name).contiguous() for name in kernels.POINTERS}
+    found["rows"] = rows
+    found |= {name: getattr(x, name).contiguous() for name in tiles.POINTERS}
     sizes = (
-        *x.q.shape[1:], x.v.shape[3], x.table.shape[2], x.rows.shape[4], max(1, len(x.regions)),
-        len(x.before_bias), len(x.after_bias),
+        *x.q.shape[1:], x.v.shape[3], x.table.shape[2], x.key_table.shape[2],
+        max(1, len(x.regions)), len(x.before_bias), len(x.after_bias),
     )  # fmt: skip
     lines = [part.stride()[:3] for part in (found["q"], found["k"], found["v"], out, slopes)]
     strides = sum(lines, ())
     by_head = 0 if len(x.table) == 1 else found["table"].stride(0)
-    terms = (by_head, *found["rows"].stride()[:3])
-    found |= dict(zip(kernels.INTEGERS, (*sizes, *strides, *terms), strict=True))
+    terms = (by_head, *rows.stride()[:3])
+    found |= dict(zip(tiles.INTEGERS, (*sizes, *strides, *terms), strict=True))
     return found | {"scale": x.scale} | constants(x, strides)
 
 
 def _launch(kernel: str, grid: tuple[int, ...], common: dict[str, Any], **own: Any) -> None:
     """One kernel, with what all take and what it alone does."""
-    function = kernels.KERNELS[kernel]
+    function = KERNELS[kernel]
     taken = {name: value for name, value in common.items() if name in function.arg_names}
     function[grid](**taken, **own, **options(HIP))
 
@@ -180,12 +200,12 @@ def _launch(kernel: str, grid: tuple[int, ...], common: dict[str, Any], **own: A
 @torch.library.custom_op("spacelang::mixed_attention", mutates_args=())
 def _op(
     q: Tensor, k: Tensor, v: Tensor, scale: float, before: Tensor, before_bias: Tensor,
-    after: Tensor, after_bias: Tensor, table: Tensor, table_index: Tensor, rows: Tensor,
+    after: Tensor, after_bias: Tensor, table: Tensor, table_index: Tensor, key_table: Tensor,
     row_index: Tensor, regions: Tensor,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Output [B, H, N, V], and the logarithm of the sum of each mixed row [B, H, N]."""
     x = Operands(
-        q, k, v, scale, before, before_bias, after, after_bias, table, table_index, rows,
+        q, k, v, scale, before, before_bias, after, after_bias, table, table_index, key_table,
         row_index, regions,
     )  # fmt: skip
     out, lse = _empty(x)
@@ -193,10 +213,18 @@ def _op(
         for found, value in zip((out, lse), reference(x), strict=True):
             found.copy_(value)
     elif out.numel():
-        common = launched(x, out, out)
+        within = inside(x)
+        rows = q.new_empty(1, 1, 1, 0, 0, dtype=torch.float32) if within else _rows(x)
+        common = launched(x, out, out, rows)
+        common["OWN"] = owned(common["HEADS"], within)
         grid = (len(q), triton.cdiv(q.shape[2], common["OWN"]))
-        _launch("forward", grid, common, out=out, lse=lse)
+        _launch("forward", grid, common, out=out, lse=lse, INSIDE=int(within))
     return out, lse
+
+
+def _rows(x: Operands) -> Tensor:
+    """What kernels look up by queries, [B, H, N, R, C] in float32."""
+    return looked_up(x.q.float(), x.scale * x.key_table.float()).contiguous()
 
 
 def _empty(x: Operands) -> tuple[Tensor, Tensor]:
@@ -210,11 +238,11 @@ def _empty(x: Operands) -> tuple[Tensor, Tensor]:
 def _backward_op(
     slopes: Tensor, lse: Tensor, q: Tensor, k: Tensor, v: Tensor, scale: float, before: Tensor,
     before_bias: Tensor, after: Tensor, after_bias: Tensor, table: Tensor, table_index: Tensor,
-    rows: Tensor, row_index: Tensor, regions: Tensor,
+    key_table: Tensor, row_index: Tensor, regions: Tensor,
 ) -> list[Tensor]:  # fmt: skip
     """Gradients of what is `DIFFERENTIABLE`."""
     x = Operands(
-        q, k, v, scale, before, before_bias, after, after_bias, table, table_index, rows,
+        q, k, v, scale, before, before_bias, after, after_bias, table, table_index, key_table,
         row_index, regions,
     )  # fmt: skip
     inputs = [getattr(x, name) for name in DIFFERENTIABLE]
@@ -230,7 +258,7 @@ def _backward_op(
     if not slopes.numel():
         return [part.zero_() for part in alike]
     slopes = lined(slopes)
-    common = launched(x, slopes, slopes) | {"g": slopes, "lse": lse}
+    common = launched(x, slopes, slopes, _rows(x)) | {"g": slopes, "lse": lse}
     common["delta"] = torch.empty_like(lse)
     batch, heads, n, _ = q.shape
     grid = (batch, triton.cdiv(n, common["OWN"]))
@@ -238,7 +266,12 @@ def _backward_op(
     _launch("shares", grid, common, after_grad=after_parts, after_bias_grad=bias_parts)
     _launch("queries", grid, common, q_grad=found["q"])
     if len(row_index):
-        _launch("rows", grid, common, rows_grad=found["rows"])
+        rows_grad = q.new_empty(batch, heads, n, *key_table.shape[1:3])
+        _launch("rows", grid, common, rows_grad=rows_grad)
+        _, pulled = torch.func.vjp(looked_up, q, key_table)
+        more, tables = pulled(rows_grad)
+        found["q"].add_(more, alpha=scale)
+        found["key_table"] = (tables * scale).contiguous()
     _launch("values", grid, common, v_grad=found["v"])
     _launch("keys", grid, common, k_grad=found["k"])
     tiles = grid[1] * triton.cdiv(n, BLOCK)
@@ -283,8 +316,8 @@ def _setup(ctx, inputs, output):
 
 def _backward(ctx, slopes, _):
     lse, q, k, v, *rest = ctx.saved_tensors
-    *found, table, rows = _backward_op(slopes, lse, q, k, v, ctx.scale, *rest)
-    return *found[:3], None, *found[3:], table, None, rows, None, None
+    *found, table, key_table = _backward_op(slopes, lse, q, k, v, ctx.scale, *rest)
+    return *found[:3], None, *found[3:], table, None, key_table, None, None
 
 
 _op.register_autograd(_backward, setup_context=_setup)
@@ -310,10 +343,7 @@ def mixed_attention(
     heads, n = q.shape[1:3]
     nothing = q.new_empty(0, n, n, dtype=torch.int32)
     table, table_index = offsets or (q.new_empty(1, 0, 0), nothing)
-    rows = q.new_empty(*q.shape[:3], 0, 0)
-    row_index = nothing
-    if on_keys is not None:
-        rows, row_index = looked_up(q, scale * on_keys[0]), on_keys[1]
+    key_table, row_index = on_keys or (q.new_empty(1, 0, 0, q.shape[3]), nothing)
     mixes: list[Tensor] = []
     for weights, bias in (
         (torch.eye(heads, dtype=q.dtype, device=q.device), None) if mix is None else mix
@@ -322,4 +352,4 @@ def mixed_attention(
         mixes += (weights, weights.new_empty(0) if bias is None else bias)
     if regions is None:
         regions = q.new_empty(0, n, dtype=torch.int32)
-    return _op(q, k, v, scale, *mixes, table, table_index, rows, row_index, regions)[0]
+    return _op(q, k, v, scale, *mixes, table, table_index, key_table, row_index, regions)[0]

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from spacelang.backends.triton import mixed_attention_kernels as kernels
+from spacelang.backends.triton import mixed_attention_tiles as tiles
 from spacelang.backends.triton.mixed_attention import BLOCK, options, owned
+from spacelang.backends.triton.mixed_attention_kernels import KERNELS
 from spacelang.backends.triton.resources import Build
 
 _DEIT = {"WIDTH": 64, "VALUE": 64, "BUCKETS": 64, "TABLES": 0, "ROWS": 1, "MASKED": 0}
@@ -28,10 +29,10 @@ LAUNCHED = (
 )  # fmt: skip
 PRECISIONS = {"fp16": "tf32", "fp32": "ieee"}
 TYPES: Mapping[str, str] = (
-    dict.fromkeys((*kernels.INTEGERS, "B", "SPLITS"), "i32")
+    dict.fromkeys((*tiles.INTEGERS, "B", "SPLITS"), "i32")
     | {"scale": "fp32"}
-    | dict.fromkeys(("table", "lse", "delta", "partial"), "*fp32")
-    | dict.fromkeys(kernels.WEIGHTS, "*fp32")
+    | dict.fromkeys(("table", "key_table", "rows", "lse", "delta", "partial"), "*fp32")
+    | dict.fromkeys(tiles.WEIGHTS, "*fp32")
     | dict.fromkeys(("before_grad", "after_grad", "after_bias_grad"), "*fp32")
     | dict.fromkeys(("table_index", "row_index", "regions"), "*i16")
 )
@@ -39,11 +40,12 @@ TYPES: Mapping[str, str] = (
 
 def _build(network: str, kernel: str, kind: str) -> Build:
     """A kernel as a network launches it; all that is in no table is of the kind of q."""
-    function = kernels.KERNELS[kernel]
+    function = KERNELS[kernel]
     chosen = NETWORKS[network]
+    inside = kernel == "forward" and chosen["ROWS"] > 0
     constants = {
-        **chosen, "OWN": owned(chosen["HEADS"]), "BLOCK": BLOCK, "ALIGNED": 8,
-        "PRECISION": PRECISIONS[kind],
+        **chosen, "OWN": owned(chosen["HEADS"], inside), "BLOCK": BLOCK, "ALIGNED": 8,
+        "PRECISION": PRECISIONS[kind], **({"INSIDE": int(inside)} if kernel == "forward" else {}),
     }  # fmt: skip
     arguments = [name for name in function.arg_names if name not in constants]
     types = {name: TYPES.get(name, f"*{kind}") for name in arguments}
@@ -54,6 +56,6 @@ def _build(network: str, kernel: str, kind: str) -> Build:
 BUILDS = tuple(
     _build(network, kernel, kind)
     for network, kind in LAUNCHED
-    for kernel in kernels.KERNELS
+    for kernel in KERNELS
     if kernel != "rows" or NETWORKS[network]["ROWS"]
 )

@@ -15,6 +15,14 @@ import triton.language as tl
 from spacelang.backends.triton.attention_kernels import multiple
 from spacelang.backends.triton.launch import INTERPRETED
 
+WEIGHTS = ("before", "before_bias", "after", "after_bias")
+POINTERS = (*WEIGHTS, "table", "table_index", "key_table", "row_index", "regions")
+INTEGERS = (
+    "H", "N", "D", "V", "TC", "RC", "WINDOWS", "SHIFTED", "ADDED", "q_b", "q_h", "q_n",
+    "k_b", "k_h", "k_n", "v_b", "v_h", "v_n", "o_b", "o_h", "o_n", "g_b", "g_h", "g_n", "table_h",
+    "rows_b", "rows_h", "rows_n",
+)  # fmt: skip
+KEPT = (*INTEGERS, "B", "SPLITS")  # no variant is made for their values
 PARTS = tl.constexpr(8)  # of a sum over a tile, so that each warp has one of its own
 _WIDENED = tl.constexpr(INTERPRETED)
 
@@ -36,8 +44,9 @@ class Terms(NamedTuple):
     table_index: tl.tensor
     table_head: tl.tensor  # stride
     table_columns: tl.tensor
-    rows: Rows
+    rows: Rows  # or what `made_rows` makes
     row_index: tl.tensor
+    row_columns: tl.tensor
     regions: tl.tensor
 
 
@@ -54,13 +63,29 @@ def rows_of(x, image, x_b, x_h, x_n, width, ALIGNED: tl.constexpr):
 
 @triton.jit
 def terms_of(
-    image, scale, table, table_index, rows, row_index, regions, N, TC, RC, WINDOWS,
-    table_h, rows_b, rows_h, rows_n,
-):  # fmt: skip
+    image, scale, table, table_index, rows, row_index, regions, N, TC, RC, WINDOWS, table_h
+):
     """The terms of an image and of its window."""
-    lines = Rows(rows + image * rows_b, rows_h, rows_n, RC)
     seen = regions + (image % WINDOWS) * N
-    return Terms(scale, table, table_index, table_h, TC, lines, row_index, seen)
+    return Terms(scale, table, table_index, table_h, TC, rows, row_index, RC, seen)
+
+
+@triton.jit
+def made_rows(
+    q, tables, start, H, N, columns,
+    HEADS: tl.constexpr, OWN: tl.constexpr, BUCKETS: tl.constexpr,
+):  # fmt: skip
+    """Each of a block of queries with each row of tables [columns, D]: [HEADS, OWN, BUCKETS]."""
+    DEPTH: tl.constexpr = 16
+    found = tl.zeros((HEADS * OWN, BUCKETS), tl.float32)
+    for channel in range(0, q.width, DEPTH):
+        left = load(q, start, H, N, HEADS, OWN, DEPTH, channel)
+        c = channel + tl.arange(0, DEPTH)[:, None]
+        column = tl.arange(0, BUCKETS)[None, :]
+        inside = (column < columns) & (c < q.width)
+        right = tl.load(tables + column * q.width + c, mask=inside, other=0.0).to(left.dtype)
+        found += product(tl.reshape(left, (HEADS * OWN, DEPTH)), right, "ieee")
+    return tl.reshape(found, (HEADS, OWN, BUCKETS))
 
 
 @triton.jit
@@ -183,10 +208,24 @@ def _looked_up(values, line, index, i, j, inside, N, C, COUNT: tl.constexpr):
 
 
 @triton.jit
+def _picked(rows, index, i, j, inside, N, C, COUNT: tl.constexpr):
+    """The same of rows that `made_rows` has made, [HEADS, QUERIES, BUCKETS]."""
+    found = tl.zeros(inside.shape, tl.float32)
+    for r in tl.static_range(COUNT):
+        pair = (i < N) & (j < N)
+        at = tl.load(index + (r * N + i) * N + j, mask=pair, other=-1).to(tl.int32)
+        there = inside & (at >= 0) & (at < C)
+        column = tl.where(there, tl.broadcast_to(r * C + at, inside.shape), 0)
+        found += tl.where(there, tl.gather(rows, column, 2), 0.0)
+    return found
+
+
+@triton.jit
 def logits(
     q, k, start, first, mix, shift, terms, H, N,
     HEADS: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr,
     TABLES: tl.constexpr, ROWS: tl.constexpr, MASKED: tl.constexpr, PRECISION: tl.constexpr,
+    INSIDE: tl.constexpr = 0,
 ):  # fmt: skip
     """Logits of a tile, and the same mixed and masked: -inf where no key is."""
     h = tl.arange(0, HEADS)[:, None, None]
@@ -198,10 +237,13 @@ def logits(
         terms.table, h * terms.table_head, terms.table_index, i, j, inside, N,
         terms.table_columns, TABLES,
     )  # fmt: skip
-    line = h * terms.rows.head + i * terms.rows.token
-    s += _looked_up(
-        terms.rows.start, line, terms.row_index, i, j, inside, N, terms.rows.width, ROWS
-    )
+    if INSIDE:
+        s += _picked(terms.rows, terms.row_index, i, j, inside, N, terms.row_columns, ROWS)
+    else:
+        line = h * terms.rows.head + i * terms.rows.token
+        s += _looked_up(
+            terms.rows.start, line, terms.row_index, i, j, inside, N, terms.row_columns, ROWS
+        )
     m = mixed(mix, s, PRECISION) + shift
     if MASKED:
         mine = tl.load(terms.regions + i, mask=i < N, other=0)

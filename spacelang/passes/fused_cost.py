@@ -28,6 +28,7 @@ from spacelang.passes.fusion import Group, kernel_of
 INDEX = 2  # bytes of an entry of an index that kernels read
 REWRITTEN = ("attention", "mixed_attention")  # kernels whose groups `bucketise` has written anew
 STATISTIC = 4  # of a sum that is kept in float32
+MADE, MIXED = 64, 16  # entries and heads of lookups that `mixed_attention` makes by itself, at most
 Key = tuple[object, ...]
 
 
@@ -187,7 +188,12 @@ def _attention(block: Block, group: Attention, sizes: Sizes) -> tuple[int, int]:
         if kind == "offsets":
             total += tables
             continue
-        looked = rows * sizes.width * sum(_entries(block, term, sizes) for term in terms)
+        if _made_inside(block, group, terms, sizes):
+            total += tables * (1 if len(terms) == 1 else 3)  # several are stacked before
+            launches += len(terms) > 1
+            continue
+        wide = STATISTIC if group.kernel == "mixed_attention" else sizes.width
+        looked = rows * wide * sum(_entries(block, term, sizes) for term in terms)
         read = {"query": q, "key": k, "values": v}[kind]
         # A product with the tables, whose result the kernel reads, or which reads the masses; then
         # what the values' term gives is added.
@@ -197,6 +203,16 @@ def _attention(block: Block, group: Attention, sizes: Sizes) -> tuple[int, int]:
             total += 2 * tables
             launches += 1
     return total, launches
+
+
+def _made_inside(block: Block, group: Attention, terms: list[Term], sizes: Sizes) -> bool:
+    """Whether a program makes the lookups by its queries: of tables of all heads, and few."""
+    if group.kernel != "mixed_attention" or terms[0].kind != "query":
+        return False
+    shared = all(term.table is not None and term.table.head is None for term in terms)
+    assert group.q.head is not None
+    heads = sizes.of(block.type_of(group.q.value).shape[group.q.head])
+    return shared and heads <= MIXED and sum(_entries(block, t, sizes) for t in terms) <= MADE
 
 
 def _table(block: Block, term: Term, sizes: Sizes) -> int:

@@ -130,16 +130,19 @@ def test_relative_positions_move_an_eighth_of_the_published_form(batch: int, roo
     assert 8 * after.bytes <= before.bytes
 
 
-@pytest.mark.parametrize("name", ["Mini-DeiT-Ti", "Mini-Swin-T"])
-def test_mixed_heads_move_a_sixth_of_the_published_form(name: str, root: Path) -> None:
-    """Maps of all heads, written and read by each mix, against none; float16."""
+@pytest.mark.parametrize(("name", "share"), [("Mini-DeiT-Ti", 8), ("Mini-Swin-T", 6)])
+def test_mixed_heads_move_a_part_of_the_published_form(name: str, share: int, root: Path) -> None:
+    """Maps of all heads, written and read by each mix, against none; float16.
+
+    At 49 tokens most of what moves is queries, keys, values and the result, which have to.
+    """
     address = f"minivit.space:{name.lower().replace('-', '_')}"
     before, after, places = moved(address, "mixed_attention", 1)
     assert places == 12
     less = f"{after.bytes / 1e6:.3f} MB (1/{before.bytes / after.bytes:.1f}), {after.launches}"
     row = f"| {name} | 1 | {before.bytes / 1e6:.3f} MB, {before.launches} launches | {less} launches |"
     assert row.removeprefix("| ") in (root / "docs" / "kernels.md").read_text("utf-8")
-    assert 6 * after.bytes <= before.bytes
+    assert share * after.bytes <= before.bytes
 
 
 @pytest.mark.parametrize("name", ["MobileNetV3-Large", "MobileNetV3-Small"])

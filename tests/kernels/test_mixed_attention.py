@@ -146,6 +146,7 @@ def agree(x: Case) -> None:
             id="mini-swin-49-heads-6",
         ),
         pytest.param(lambda: case((1, 32, 9, 32), table=None, on_keys=(32, 1)), id="9-heads-32"),
+        pytest.param(lambda: case((1, 2, 5, 16), table=None, on_keys=(1, 10)), id="70-entries"),
         pytest.param(lambda: case((2, 2, 16, 48), table=None, on_keys=None), id="16-of-48"),
     ],
 )
@@ -234,7 +235,7 @@ def operands(x: Case) -> Operands:
     regions = torch.empty(0, n, dtype=torch.int32) if x.regions is None else x.regions
     return Operands(
         x.q, x.k, x.v, 0.25, x.before, x.before_bias, x.after, x.after_bias, x.table,
-        x.table_index, x.q.new_empty(*x.q.shape[:3], 0, 0), torch.empty(0, n, n).int(), regions,
+        x.table_index, x.q.new_empty(1, 0, 0, x.q.shape[3]), torch.empty(0, n, n).int(), regions,
     )  # fmt: skip
 
 
@@ -249,7 +250,7 @@ def operands(x: Case) -> Operands:
         ({"after": torch.zeros(2, 2, dtype=torch.float64)}, "no kernel takes float64"),
         ({"table": torch.zeros(3, 1, 4)}, r"offsets \[H or 1, R, C\]"),
         ({"table_index": torch.zeros(1, 8, 8)}, "no kernel takes an index"),
-        ({"rows": torch.zeros(2, 2, 8, 0)}, r"as \[B, H, N, R, C\]"),
+        ({"key_table": torch.zeros(1, 0, 7, 8)}, r"queries \[H or 1, R, C, D\]"),
         ({"row_index": torch.zeros(1, 8, 8).int()}, r"an index \[R, N, N\]"),
         ({"regions": torch.zeros(3, 8).int()}, "W dividing the batch"),
         ({"v": torch.zeros(2, 2, 8, 16, dtype=torch.float16)}, "different types"),
