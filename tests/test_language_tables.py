@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from counting import calls_at_most
 from torch import Tensor
 
 import spacelang
@@ -257,6 +258,16 @@ def test_only_the_side_that_is_taken_needs_a_value(places: int) -> None:
     entry = "(8 / i if i > 0 else 0) + (1 if i > 1 and 8 / (i - 1) > 6 else 0)"
     made = shown("sides", f"table([{places}]) |i| {{ return {entry} }}")
     assert torch.allclose(made[:4], torch.tensor([0, 8, 5, 8 / 3]), rtol=0, atol=1e-6)
+
+
+def test_a_chain_of_conditions_looks_at_each_place_a_few_times() -> None:
+    """Nested `if`s over an index: each condition is tried at each place, and not all before it."""
+    entry = "40"
+    for n in reversed(range(40)):
+        entry = f"({n} if i < {n + 1} else {entry})"
+    index = f"table([500], index: true) |i| {{ return {entry} }}"
+    with calls_at_most(4_000_000):  # it takes 2.4 million; with all before each, 18
+        graph(f"take(parameter([41, 8]) as rows, {index})")
 
 
 # Formulas.

@@ -68,9 +68,40 @@ def columns(*sizes: Dim | Atom) -> list[tuple[Number, ...]] | None:
     if not enumerable(symbols):
         return None
     try:
+        if len(symbols) == 1:
+            (symbol,) = symbols
+            return list(zip(*(_column(size, symbol) for size in sizes), strict=True))
         return [tuple(size.at(point) for size in sizes) for point in points(symbols)]
     except ArithmeticError:
         return None
+
+
+@lru_cache(maxsize=256)
+def _column(size: Dim | Atom, symbol: Symbol) -> tuple[Number, ...]:
+    """The values of what hangs on one decision; ArithmeticError where it is undefined.
+
+    That of a conditional is put together of those of its sides: a chain of many is looked at once
+    for each of them, and not from its start.
+    """
+    atom = size if isinstance(size, Conditional) else _conditional(size)
+    if atom is not None:
+        try:
+            sides = _column(atom.then, symbol), _column(atom.otherwise, symbol)
+        except ArithmeticError:
+            pass  # one is undefined where it is not taken
+        else:
+            truths = (atom.condition.at({symbol.name: value}) for value in symbol.points)
+            return tuple(a if t else b for t, a, b in zip(truths, *sides, strict=True))
+    return tuple(size.at({symbol.name: value}) for value in symbol.points)
+
+
+def _conditional(size: Dim | Atom) -> Conditional | None:
+    """The conditional that a size is, if it is just one."""
+    terms = getattr(size, "terms", ())
+    if len(terms) != 1 or terms[0][1] != 1 or len(terms[0][0]) != 1:
+        return None
+    ((atom, exponent),) = terms[0][0]
+    return atom if isinstance(atom, Conditional) and exponent == 1 else None
 
 
 @lru_cache(maxsize=65536)
@@ -133,8 +164,10 @@ def _atom_interval(atom: Atom) -> Interval:
             # Enumerable symbols were settled above: this one is free or has too many values.
             if atom.free:
                 return EVERYTHING if atom.rate else (Fraction(1), math.inf)
-            numbers = [Fraction(v) for v in atom.points if isinstance(v, int | Fraction)]
-            return min(numbers), max(numbers)
+            low, high = atom.points[-1], atom.points[0]  # numbers from the largest down
+            assert isinstance(low, int | Fraction)
+            assert isinstance(high, int | Fraction)
+            return Fraction(low), Fraction(high)
         case FloorDivide():
             low, high = _multiply(interval(atom.numerator), _reciprocal(interval(atom.denominator)))
             return _floor(low), _floor(high)

@@ -202,7 +202,7 @@ def _searched(
     unsettled = Unsettled(tuple(sorted(symbol.name for symbol in subject.symbols)), points)
     inner: frozenset[Symbol] = finite
     if points > LIMIT:
-        if _true_in(claim, subject, known):
+        if claim == "not zero" and _apart(subject, known):
             return Proved()
         inner = _split_symbols(subject) & finite
         inner = inner if span(known, inner) <= LIMIT else frozenset[Symbol]()
@@ -226,13 +226,13 @@ def _searched(
     return unsettled if doubt or len(failing) > ATTEMPTS else Proved(visited)
 
 
-def _true_in(
-    claim: str, subject: Dim | Condition, known: Mapping[Symbol, tuple[Value, ...]]
-) -> bool:
-    """Whether the normal form says it of what the guards leave of each decision."""
-    left = {s.name: Symbol(s.name, known[s], s.rate) for s in subject.symbols if not s.free}
+def _apart(subject: Dim | Condition, known: Mapping[Symbol, tuple[Value, ...]]) -> bool:
+    """Whether the range of a size has no zero where the guards leave less of its decisions: `i` of
+    an index under `i > 0`."""
+    less = [s for s in subject.symbols if not s.free and len(known[s]) < len(s.points)]
+    left = {s.name: Symbol(s.name, known[s]) for s in less}
     try:
-        return _true_by_form(claim, subject.substitute(left)) is True
+        return bool(left) and _true_by_form("not zero", subject.substitute(left)) is True
     except ArithmeticError:
         return False
 

@@ -33,7 +33,16 @@ class Wanted:
 @lru_cache(maxsize=65536)
 def _allowed(symbol: Symbol, guards: tuple[Condition, ...]) -> tuple[Value, ...]:
     values = symbol.points or TRIALS
-    return tuple(v for v in values if all(satisfied(g, {symbol.name: v}) for g in guards))
+    if not guards:
+        return values
+    each = zip(*(_passed(symbol, guard) for guard in guards), strict=True)
+    return tuple(v for v, passed in zip(values, each, strict=True) if all(passed))
+
+
+@lru_cache(maxsize=4096)
+def _passed(symbol: Symbol, guard: Condition) -> tuple[bool, ...]:
+    """Which of its values satisfy a guard: one alone, for it stands in many lists of them."""
+    return tuple(satisfied(guard, {symbol.name: v}) for v in symbol.points or TRIALS)
 
 
 def domains(
