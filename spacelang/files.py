@@ -18,7 +18,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import stat
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
@@ -140,7 +139,7 @@ class Lock:
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            holder = json.dumps({"pid": os.getpid(), "host": socket.gethostname()})
+            holder = json.dumps({"pid": os.getpid(), "host": os.uname().nodename})
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, holder.encode(), 0)
         except BlockingIOError:

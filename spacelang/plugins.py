@@ -7,11 +7,11 @@ naming both.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from functools import cache
 from importlib import import_module
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from types import MappingProxyType
 from typing import Any
 
@@ -120,11 +120,18 @@ BUILTIN: Mapping[str, Mapping[str, str]] = {
 
 
 @cache
+def _installed() -> Any:
+    """The entry points of all packages, whose files are read once."""
+    return entry_points()
+
+
+@cache
 def table(group: str) -> Mapping[str, str]:
     """Name -> `module:object` of a group, built-ins and plug-ins."""
     found = dict(BUILTIN.get(group, {}))
     owner = dict.fromkeys(found, "spacelang")
-    for entry in sorted(entry_points(group=group), key=lambda e: e.name):
+    given: Iterable[EntryPoint] = _installed().select(group=group)
+    for entry in sorted(given, key=lambda e: e.name):
         package = entry.dist.name if entry.dist else entry.value
         if entry.name in found:
             if found[entry.name] == entry.value:

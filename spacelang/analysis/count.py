@@ -26,11 +26,12 @@ from spacelang.analysis.problem import (
     TooEntangled,
 )
 from spacelang.analysis.running import apart
+from spacelang.analysis.scopes import MAX_POINTS, scopes, too_wide
 from spacelang.analysis.where import Where, of_conditions
 from spacelang.diagnostics import SpaceError, error
 from spacelang.ir.condition import TRUE, Condition
 from spacelang.ir.decision import Assignment, Choice
-from spacelang.ir.dim import Dim, Symbol
+from spacelang.ir.dim import Symbol
 from spacelang.ir.dim import Value as DecisionValue
 
 if TYPE_CHECKING:
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
 
     from spacelang.ir.graph import Graph
 
-MAX_POINTS = 1 << 20
 CHUNK = 1 << 14  # rows costed at once: what stays in cache
 MISSES = 1 << 17  # draws in a row that may lie outside of a budget
 Law = Literal["architectures", "choices"]
@@ -249,12 +249,7 @@ class Counter:
         """A figure as additive integer tables over the candidates of a few decisions each."""
         memo: dict[object, NDArray[np.int64]] = {}
         for term in self.extrema.terms[figure]:
-            by_scope: dict[tuple[Symbol, ...], Dim] = {}
-            for piece in _pieces(term.size):
-                symbols = {*piece.symbols, *(s for g in term.guards for s in g.symbols)}
-                scope = tuple(sorted(symbols, key=lambda s: self._order[s.name]))
-                by_scope[scope] = by_scope.get(scope, Dim.of(0)) + piece
-            for scope, size in by_scope.items():
+            for scope, size in scopes(term, self._order).items():
                 names = tuple(s.name for s in scope)
                 key = _anonymous(scope, Term(term.guards, size))
                 if key not in memo:
@@ -264,7 +259,7 @@ class Counter:
     def _table(self, scope: tuple[str, ...], term: Term) -> NDArray[np.int64]:
         shape = self._shape(scope)
         if prod(shape) > MAX_POINTS:
-            raise _too_wide(scope)
+            raise too_wide(scope)
         lists = [self.values[p] for p in scope]
         flat = [_exact(term, dict(zip(scope, point, strict=True))) for point in product(*lists)]
         scale = _common(flat)
@@ -288,7 +283,7 @@ class Counter:
         for variable in self.extrema.variables:
             scope = tuple(symbol.name for symbol in variable.scope)
             if variable.points > MAX_POINTS:
-                raise _too_wide(scope)
+                raise too_wide(scope)
             numbers = np.array(variable.of_operand(self.values), np.int64)
             if variable.before is not None:
                 pick = np.minimum if variable.extremum == "min" else np.maximum
@@ -334,14 +329,6 @@ class Counter:
         return names, np.array(flat, bool).reshape(shape)
 
 
-def _too_wide(scope: Sequence[str]) -> SpaceError:
-    """SP507 for a cost that no table fits; a running extremum among them is told by what it is."""
-    names = [name for name in scope if not name.startswith("%")]
-    more = "" if len(names) == len(scope) else ", and on the layers before"
-    headline = f"a cost hangs on {len(names)} decisions at once{more}"
-    return SpaceError(error("SP507", headline).note(", ".join(names)))
-
-
 def _beyond(failed: Exception) -> SpaceError:
     """SP507 for a question whose exact tables do not fit into memory."""
     return SpaceError(
@@ -359,21 +346,6 @@ def _exact(term: Term, values: Mapping[str, DecisionValue]) -> int | Fraction | 
 
 def _common(values: Sequence[int | Fraction | float]) -> int:
     return max((getattr(v, "denominator", 1) for v in values), default=1)
-
-
-def _pieces(size: Dim) -> Iterator[Dim]:
-    """The summands of a size, those that are not whole by themselves kept together."""
-    from spacelang.ir.facts import surely_whole
-
-    rest = Dim.of(0)
-    for monomial, coefficient in size.terms:
-        piece = Dim(((monomial, coefficient),))
-        if surely_whole(piece):
-            yield piece
-        else:
-            rest = rest + piece
-    if rest != Dim.of(0):
-        yield rest
 
 
 def _anonymous(scope: Sequence[Symbol], term: Term) -> object:

@@ -10,12 +10,12 @@ from collections.abc import Iterable, Iterator
 
 from spacelang.diagnostics import Diagnostic, SpaceError, Span, error, warning
 from spacelang.ir.dialect import NONE, Dialect, Rename
-from spacelang.ir.dim import Dim
+from spacelang.ir.dim import Dim, symbol_of
 from spacelang.ir.graph import Graph
 from spacelang.ir.layout import order_of, shape_of
 from spacelang.ir.node import join
 from spacelang.ir.op import ops
-from spacelang.ir.pattern import Pattern
+from spacelang.ir.pattern import Hop, Pattern, split
 from spacelang.ir.storage import Storage
 
 
@@ -35,14 +35,21 @@ def dialects(graph: Graph) -> Iterator[Diagnostic]:
 
 def _unnamed(dialect: Dialect, graph: Graph) -> Iterator[Diagnostic]:
     """SP210 and SP307 for parameters whose foreign name has an index that is none, one a rule."""
-    indices = (i for rule in dialect.renames for hop in rule.foreign for i in hop.indices)
-    if all(size.constant is not None or _plain(size) for size in indices):
+    reckoning = [rule for rule in dialect.renames if not all(map(_plain, _indices(rule)))]
+    if not reckoning:
         return
-    told: set[Span] = set()
+    # Rules of places name what lies below in one way.
+    longest = max(len(rule.own.hops) for rule in dialect.renames)
+    length = None if any(rule.own.anywhere for rule in reckoning) else longest
+    paths: dict[tuple[Hop, ...], str] = {}
     for path in (*graph.storages, *_tables(graph)):
+        beginning = split(path)[:length]
+        if beginning not in paths and not dialect.omits(path):
+            paths[beginning] = path
+    told: set[Span] = set()
+    for path in paths.values():
         try:
-            if not dialect.omits(path):
-                dialect.foreign(path)
+            dialect.foreign(path)
         except SpaceError as failed:
             for found in failed.diagnostics:
                 if found.primary.span not in told:
@@ -50,9 +57,13 @@ def _unnamed(dialect: Dialect, graph: Graph) -> Iterator[Diagnostic]:
                     yield found.note(f"of {path}, in the names of {dialect.name}")
 
 
+def _indices(rule: Rename) -> Iterator[Dim]:
+    return (index for hop in rule.foreign for index in hop.indices)
+
+
 def _plain(index: Dim) -> bool:
-    """Whether an index is a name that the rule binds, as it is."""
-    return any(index == Dim.of(symbol) for symbol in index.symbols)
+    """Whether an index is a number, or a name that the rule binds, as it is."""
+    return index.constant is not None or symbol_of(index) is not None
 
 
 def _laid_out(dialect: Dialect, storage: Storage) -> Iterator[Diagnostic]:

@@ -22,7 +22,7 @@ from spacelang.ir.block import Block
 from spacelang.ir.dim import Dim, Symbol
 from spacelang.ir.facts import exact_table
 from spacelang.ir.gather import PARTS
-from spacelang.ir.graph import Graph, Instance
+from spacelang.ir.graph import Entered, Graph, Instance
 from spacelang.ir.known import Known
 from spacelang.ir.node import Node, Value
 from spacelang.ir.param import Gather
@@ -112,7 +112,7 @@ class Parts:
         self._known: dict[int, Sizes | None] = {}
         self._lost: dict[int, Joined] = {}
         if parted(graph):
-            self._level((), graph.top, graph.root, None)
+            self._level((), graph.entered, None)
             self._settle()
 
     @cached_property
@@ -205,11 +205,11 @@ class Parts:
     def _level(
         self,
         chain: Chain,
-        instance: Instance,
-        level: Block,
+        here: Entered,
         given: list[tuple[int, ...]] | None,
     ) -> list[tuple[int, ...]]:
         """The axes of the outputs of a block or region."""
+        instance, level = here.instance, here.level
         values: dict[Value, tuple[int, ...]] = {}
         waiting = iter(given or ())
         for node in level.nodes:
@@ -220,14 +220,13 @@ class Parts:
                 if given is not None:
                     self._all_same(next(waiting), results[0])
             elif node.call is not None:
-                block = self.graph.blocks[node.call.block]
-                inner = instance.enter(node.call, block)
-                made = self._level((*chain, node.id), inner, block, operands)
+                (inside,) = here.inside(node)
+                made = self._level((*chain, node.id), inside, operands)
                 for a, b in zip(made, results, strict=True):
                     self._all_same(a, b)
             elif node.regions:
-                for region in node.regions:
-                    made = self._level(chain, instance, region, operands)
+                for inside in here.inside(node):
+                    made = self._level(chain, inside, operands)
                     for a, b in zip(made, results, strict=True):
                         self._all_same(a, b)
                 if node.op == "guard":

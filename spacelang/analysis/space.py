@@ -73,8 +73,7 @@ def _readers(graph: Graph) -> Mapping[str, list[Mention]]:
     """The sizes and conditions in which each decision stands, each once."""
     found: dict[str, dict[Mention, None]] = {}
     seen: set[tuple[int, int]] = set()
-    for place, mentions in graph.places_of(_mentions):
-        instance = place.instance
+    for instance, _, mentions in graph.nodes_of(_mentions):
         use = id(mentions), id(instance.binding)
         if use in seen:  # uses of one binding mention the same
             continue
@@ -155,8 +154,8 @@ def _alternatives(graph: Graph) -> Mapping[str, tuple[Value, ...]]:
         found = forms[id(node)]
         return iter(() if found is None else (found,))
 
-    for place, groups in graph.places_of(of_one_form) if any(forms.values()) else ():
-        found = [_key(place.instance, condition) for condition in conditions(place.node)]
+    for instance, node, groups in graph.nodes_of(of_one_form) if any(forms.values()) else ():
+        found = [_key(instance, condition) for condition in conditions(node)]
         keys = [key for key in found if key is not None]
         if len(keys) < len(found):
             continue

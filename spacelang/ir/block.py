@@ -54,6 +54,11 @@ class Block:
         return tuple(node for node in self.nodes if node.op == "input")
 
     @cached_property
+    def holders(self) -> tuple[Node, ...]:
+        """The nodes of this level inside of which there is other code."""
+        return tuple(node for node in self.nodes if node.holds)
+
+    @cached_property
     def param(self) -> dict[str, Param]:
         """The parameters that the block owns, by their path inside of it."""
         return {param.path: param for param in self.params}

@@ -23,7 +23,7 @@ from spacelang.diagnostics import Diagnostic, Span, error
 from spacelang.ir.block import Block
 from spacelang.ir.condition import Condition, conjunction, negate
 from spacelang.ir.dim import LIMIT, Dim, Symbol, Value
-from spacelang.ir.graph import Graph, Instance, conditions
+from spacelang.ir.graph import Entered, Graph, Instance, conditions
 from spacelang.ir.node import Attribute, Node, TensorType, join
 from spacelang.ir.node import Value as Result
 from spacelang.ir.op import (
@@ -73,7 +73,7 @@ def indices(graph: Graph) -> Iterator[Diagnostic]:
     that is not settled."""
     following = _Following(graph)
     if following.concerns(graph.root):
-        following.level(_Here(graph.top, graph.root), ())
+        following.level(_Here(graph.entered), ())
     yield from following.found.values()
 
 
@@ -90,9 +90,16 @@ class _Read(NamedTuple):
 class _Here:
     """A block or region at one of its uses, and the sources of its values of whole numbers."""
 
-    instance: Instance
-    level: Block
+    entered: Entered
     known: dict[Result, Sources] = field(default_factory=dict[Result, Sources])
+
+    @property
+    def instance(self) -> Instance:
+        return self.entered.instance
+
+    @property
+    def level(self) -> Block:
+        return self.entered.level
 
     def given(self, node: Node) -> list[Sources]:
         """The sources of each operand."""
@@ -154,20 +161,19 @@ class _Following:
 
     def _called(self, here: _Here, node: Node) -> list[Sources]:
         assert node.call is not None
-        callee = self.graph.blocks[node.call.block]
-        if not self.concerns(callee):
+        if not self.concerns(self.graph.blocks[node.call.block]):
             return [()] * len(node.types)
-        return self.level(_Here(here.instance.enter(node.call, callee), callee), here.given(node))
+        (inside,) = here.entered.inside(node)
+        return self.level(_Here(inside), here.given(node))
 
     def _branched(self, here: _Here, node: Node) -> list[Sources]:
         """What each region yields where its condition holds, and a guard's fallback where not."""
         given = here.given(node)
         there = [here.instance.condition(condition) for condition in conditions(node)]
         ways: list[tuple[Condition, Sequence[Sources]]] = []
-        for region, condition in zip(node.regions, there, strict=True):
-            inside = here.instance.under(condition)
-            if feasible(inside.guards) is not False:
-                ways.append((condition, self.level(_Here(inside, region), given)))
+        for inside, condition in zip(here.entered.inside(node), there, strict=True):
+            if feasible(inside.instance.guards) is not False:
+                ways.append((condition, self.level(_Here(inside), given)))
         if node.op == "guard":
             ways.append((negate(conjunction(*there)), given[: len(node.types)]))
         return [

@@ -100,6 +100,11 @@ class Node:
     span: Span = field(default=NOWHERE, compare=False, repr=False)
 
     @property
+    def holds(self) -> bool:
+        """Whether there is other code inside: a block that it calls, or regions."""
+        return self.call is not None or bool(self.regions)
+
+    @property
     def values(self) -> tuple[Value, ...]:
         """Its results, in order."""
         return tuple(Value(self.id, i) for i in range(len(self.types)))

@@ -55,11 +55,14 @@ class Pattern:
 
     def fit(self, hops: tuple[Hop, ...]) -> Bindings | None:
         """What the index names are where these hops, as many as the pattern has, fit it."""
+        for wanted, hop in zip(self.hops, hops, strict=True):
+            if wanted.name != hop.name and wanted.name != "_":
+                return None  # most patterns end here, before anything is bound
         bound: dict[str, int] = {}
         for wanted, hop in zip(self.hops, hops, strict=True):
             if wanted.name == "_" and not wanted.indices:
                 continue
-            if wanted.name not in ("_", hop.name) or len(wanted.indices) != len(hop.indices):
+            if len(wanted.indices) != len(hop.indices):
                 return None
             for index, value in zip(wanted.indices, hop.indices, strict=True):
                 if not isinstance(value, int) or not _admits(index, value, bound):

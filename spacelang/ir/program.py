@@ -106,17 +106,17 @@ class Pool:
             names = zip(place.sources, known, strict=True)
             return [(name, met is True) for name, met in names if met is not False]
 
-        for place, view in self.network.places_of(lambda _, node: node.params.values()):
-            path = place.instance.param(view.param)
+        for instance, _, view in self.network.nodes_of(lambda _, node: node.params.values()):
+            path = instance.param(view.param)
             if storages[path].param.role != "weight" or not self.keeps(path):
                 continue
             part = longest(path, parts)
             if not part:
                 yield path, path, True
                 continue
-            key = part, place.guards
+            key = part, instance.guards
             if key not in drawn:
-                drawn[key] = named(part, place.guards)
+                drawn[key] = named(part, instance.guards)
             yield from ((path, name + path[len(part) :], sure) for name, sure in drawn[key])
 
     def keeps(self, path: str) -> bool:
@@ -127,11 +127,9 @@ class Pool:
         """The weights that an architecture of the network reads and the pool keeps, each once."""
         storages = self.network.storages
         seen: set[str] = set()
-        for place in self.network.places():
-            if not place.node.params or not all(guard.at(values) for guard in place.guards):
-                continue
-            for view in place.node.params.values():
-                path = place.instance.param(view.param)
+        for instance, _, view in self.network.nodes_of(lambda _, node: node.params.values()):
+            if all(guard.at(values) for guard in instance.guards):
+                path = instance.param(view.param)
                 weight = storages[path].param.role == "weight"
                 if weight and path not in seen and self.keeps(path):
                     seen.add(path)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from spacelang.diagnostics import Diagnostic, SpaceError, error, placed
 from spacelang.ir.condition import Condition
 from spacelang.ir.dim import Dim
-from spacelang.ir.node import Attribute, Node
+from spacelang.ir.node import Attribute, Node, join
 from spacelang.ir.op import SETTLE, Infer, Interval, OpDef, example_text, ops, shown
 from spacelang.ir.param import Param
 from spacelang.ir.prove import Proved, Refuted, holds
@@ -72,8 +72,8 @@ def outside(
 def starts(graph: Graph) -> Iterator[Diagnostic]:
     """SP308 for parameters that start by a number which hangs on a decision."""
     told: set[tuple[str, str]] = set()
-    for place, (param, number) in graph.places_of(_starting):
-        here, block = place.instance.absolute(number), place.instance.block.name
+    for instance, _, (param, number) in graph.nodes_of(_starting):
+        here, block = instance.absolute(number), instance.block.name
         if here.constant is None and (block, param.path) not in told:
             told.add((block, param.path))
             what = f"how a parameter starts must be known, not {shown(here)}"
@@ -91,12 +91,13 @@ def _starting(block: Block, node: Node) -> Iterator[tuple[Param, Dim]]:
 def rates(graph: Graph) -> Iterator[Diagnostic]:
     """SP103 for numbers with a rate that leave their interval at some use of their block."""
     told: set[tuple[int, str]] = set()
-    for place, (name, interval, number) in graph.places_of(_rated):
-        node, here = place.node, place.instance.absolute(number)
-        found = outside(interval, here, place.guards, f"{name} of {node.op}")
+    for instance, node, (name, interval, number) in graph.nodes_of(_rated):
+        here = instance.absolute(number)
+        found = outside(interval, here, instance.guards, f"{name} of {node.op}")
         if found is not None and (id(node), name) not in told:
             told.add((id(node), name))
-            yield placed(found.note(f"at {place.path or 'the root'}"), node.span)
+            path = join(instance.path, node.label)
+            yield placed(found.note(f"at {path or 'the root'}"), node.span)
 
 
 def _rated(_: Block, node: Node) -> Iterator[tuple[str, Interval, Dim]]:

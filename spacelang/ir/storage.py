@@ -35,7 +35,7 @@ BITS = 63
 """How many bits count the elements of a parameter."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Storage:
     """What is stored under a path: a tensor, or a bank with one for each value of some decisions.
 
@@ -47,6 +47,16 @@ class Storage:
     extents: tuple[tuple[Extents, ...], ...]
     param: Param
     bank: tuple[Symbol, ...] = ()
+
+    def __init__(
+        self,
+        path: str,
+        extents: tuple[tuple[Extents, ...], ...],
+        param: Param,
+        bank: tuple[Symbol, ...] = (),
+    ) -> None:
+        here = self.__dict__  # by the thousand: three times as fast as what dataclasses write
+        here["path"], here["extents"], here["param"], here["bank"] = path, extents, param, bank
 
     @cached_property
     def tensors(self) -> tuple[Shape, ...]:
@@ -176,8 +186,8 @@ def storages(graph: Graph) -> dict[str, Storage]:
     """
     found: dict[str, Storage] = {}
     sizer = Sizer(graph.stored)
-    for place, (view, param) in graph.places_of(_reads):
-        here = sizer.storage(place.instance, view, param)
+    for instance, _, (view, param) in graph.nodes_of(_reads):
+        here = sizer.storage(instance, view, param)
         before = found.get(here.path)
         if before is not None and (before.extents != here.extents or before.bank or here.bank):
             here = _joined(before, here)

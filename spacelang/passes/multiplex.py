@@ -149,6 +149,7 @@ class Owned:
     def __init__(self, patterns: Sequence[Pattern]) -> None:
         self.patterns = tuple(patterns)
         self.used: set[Pattern] = set()
+        self._naming: dict[str, list[Pattern]] = {}
 
     def among(self, paths: Iterable[str]) -> tuple[str, ...]:
         """The shortest beginnings of parameter paths that a pattern names."""
@@ -157,9 +158,11 @@ class Owned:
             hops = path.split(".")
             for end in range(1, len(hops) + 1):
                 start = ".".join(hops[:end])
-                fit = [p for p in self.patterns if p.match(start) is not None]
-                if fit:
-                    self.used.update(fit)
+                if start not in self._naming:  # tied blocks have the same paths
+                    naming = [p for p in self.patterns if p.match(start) is not None]
+                    self._naming[start] = naming
+                    self.used.update(naming)
+                if self._naming[start]:
                     found[start] = None
                     break
         return tuple(found)

@@ -27,7 +27,7 @@ from spacelang.ir.condition import Condition
 from spacelang.ir.dim import Dim, Symbol
 from spacelang.ir.dim import Value as DecisionValue
 from spacelang.ir.gather import refused
-from spacelang.ir.graph import Graph, Instance, conditions
+from spacelang.ir.graph import Entered, Graph, Instance
 from spacelang.ir.node import Node
 from spacelang.ir.param import ZERO, Gather, Param, Slice, View
 from spacelang.ir.prove import Proved, at_most, whole
@@ -50,13 +50,13 @@ def lay_out(graph: Graph) -> Graph:
     rules = Rules(graph, report)
     stored = {path: n for path in graph.decisions if (n := rules.stored(path)) is not None}
     if [*stored.items()] != [*graph.stored.items()]:
-        graph = graph.restated(("_walk", "decisions"), stored=stored)
+        graph = graph.restated(("entered", "decisions"), stored=stored)
     _stored(graph, rules)
     if not graph.rules and all(map(_settled, (graph.root, *graph.blocks.values()))):
         report.check()
         return graph
     writer = _Writer(graph, rules, report)
-    name = writer.visit(graph.top)
+    name = writer.visit(graph.entered)
     rules.check_used()
     report.check()
     if not writer.changed:
@@ -108,16 +108,15 @@ class _Writer:
                     lengths = tuple(tuple(map(absolute, axis)) for axis in view.lengths)
                     self.uses.setdefault(path, []).append((place.guards, lengths))
 
-    def visit(self, instance: Instance, chain: Chain = ()) -> str:
+    def visit(self, entered: Entered, chain: Chain = ()) -> str:
         """The name of the block that this use calls after the rewriting."""
-        block = instance.block
-        levels = list(_everywhere(instance, block))
+        instance, block = entered.instance, entered.level
+        levels = list(_everywhere(entered))
         callees = {
-            node.id: self.visit(
-                here.enter(node.call, self.graph.blocks[node.call.block]), (*chain, node.id)
-            )
+            node.id: self.visit(inside, (*chain, node.id))
             for here, node in levels
             if node.call is not None
+            for inside in here.inside(node)
         }
         terms = Terms(self.parts, chain, instance)
         bound = {
@@ -131,7 +130,8 @@ class _Writer:
         joined: Joined = {}
         changes: dict[str, Change] = {}
         asked_for: dict[str, Change] = {}  # by every use, also by those that need no other view
-        for here, node in levels:
+        for level, node in levels:
+            here = level.instance
             for role, view in node.params.items():
                 change = self._change(here, block.param[view.param], view)
                 found = self._joined(terms, node, role, change)
@@ -464,12 +464,13 @@ def _leading(rule: StorageRule) -> bool:
     return not placed(rule) and rule.kind != "separate"
 
 
-def _everywhere(instance: Instance, level: Block) -> Iterator[tuple[Instance, Node]]:
-    """The nodes of a level and of its regions, each under the conditions of its region."""
-    for node in level.nodes:
-        yield instance, node
-        for region, condition in zip(node.regions, conditions(node), strict=True):
-            yield from _everywhere(instance.under(instance.condition(condition)), region)
+def _everywhere(here: Entered) -> Iterator[tuple[Entered, Node]]:
+    """The nodes of a level and of its regions, each with the level that it stands in."""
+    for node in here.level.nodes:
+        yield here, node
+        if node.regions:
+            for inside in here.inside(node):
+                yield from _everywhere(inside)
 
 
 def _is(change: Change, word: str) -> bool:

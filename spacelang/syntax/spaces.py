@@ -171,10 +171,9 @@ def _with_shared_alternatives(graph: Graph) -> Graph:
     kept: list[StorageRule] = []
     for rule in graph.rules:
         found = [p for p in graph.decisions if rule.pattern.match(p) is not None]
-        alone = not any(rule.pattern.match(p) is not None for p in graph.storages)
         paths = all(graph.decisions[p].kind == "path" for p in found)
         named = found and rule.pattern.hops and rule.kind == "entangle"
-        if not (named and alone and paths):
+        if not (named and paths) or any(map(rule.pattern.match, graph.storages)):
             kept.append(rule)
             continue
         if rule.argument not in ("", "centre"):
