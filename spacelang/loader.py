@@ -96,7 +96,8 @@ def program_of(scope: Scope, name: str, source: Source, library: Library) -> Pro
         raise unknown(name, NOWHERE, list(known))
     own = [n for n in known if scope.spans[n].source.name == source.name]
     if not name and not own:
-        raise SpaceError(error("SP201", f"{source.name} has no program"))
+        found = error("SP201", f"{source.name} has no program")
+        raise SpaceError(found.hint("`program NAME { network .. }`, as in small_cells.space"))
     return program(known[name or own[-1]], library)
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from spacelang.backends.torch.checkpoint import MANIFEST, Checkpoints, shapes_of
-from spacelang.backends.torch.data import Dataset
+from spacelang.backends.torch.data import Dataset, batch_count
 from spacelang.backends.torch.engine_trainer import EngineTrainer
 from spacelang.backends.torch.inherit import inherit as inherit_weights
 from spacelang.backends.torch.interrupt import Interrupt
@@ -60,6 +60,7 @@ from spacelang.engines.protocol import (
     StepPlan,
 )
 from spacelang.engines.ranges import dimensions
+from spacelang.engines.rehearse import Rehearsal, rehearse
 from spacelang.engines.replay import Answers, FullTrainer, Replayed
 from spacelang.files import PathLike, atomic_write
 from spacelang.ir.decision import Assignment
@@ -140,11 +141,7 @@ class Work:
 
     def space(self, ranges: Mapping[str, Sequence[float]]) -> Graph:
         """The graph with these ranges (SP701 where it is not known what they may become)."""
-        if self.hull is None:
-            found = error("SP701", f"what the ranges of {self.graph.name} may become is not known")
-            raise SpaceError(found.hint("search the .space file, not what was made from it"))
-        paths = {p: ranges[d.name] for d in dimensions(self.hull) for p in d.paths}
-        return narrow(self.hull, paths)
+        return _within(self.graph, self.hull, ranges)
 
     def rebuild(self, ranges: Mapping[str, Sequence[float]], inherit: bool) -> Graph:
         """Go on in another space."""
@@ -182,6 +179,14 @@ class Work:
         return self.trainer.match(plan, slots)
 
 
+def _within(graph: Graph, hull: Graph | None, ranges: Mapping[str, Sequence[float]]) -> Graph:
+    """A graph with other ranges (SP701 where it is not known what they may become)."""
+    if hull is None:
+        found = error("SP701", f"what the ranges of {graph.name} may become is not known")
+        raise SpaceError(found.hint("search the .space file, not what was made from it"))
+    return narrow(hull, {p: ranges[d.name] for d in dimensions(hull) for p in d.paths})
+
+
 def search_own(
     engine: OwnEngine,
     graph: Graph,
@@ -215,6 +220,11 @@ def search_own(
     about["engine"] = {"name": engine.name, "settings": settings_of(engine)}
     hull = hull or _kept_hull(Path(folder))
     about["hull"] = None if hull is None else hull.hash
+    trainer = Rehearsal(
+        steps=lambda part: batch_count(data.train, recipe.batch_size),
+        space=lambda ranges: _within(graph, hull, ranges),
+    )
+    rehearse(engine, graph, trainer, seed)
     with (
         RunFolder(folder, OWN, about, settings) as run,
         ExitStack() as stack,

@@ -40,6 +40,7 @@ from spacelang.engines.protocol import (
     Trainer,
 )
 from spacelang.engines.record import Recorded
+from spacelang.engines.rehearse import Rehearsal, rehearse
 from spacelang.files import PathLike
 from spacelang.ir.graph import Graph
 from spacelang.journal import Journal, JournalError, ReadJournal
@@ -74,6 +75,7 @@ def search(
     recipe = replace(trained.recipe, model_ema=False, recalibrate=recalibrate)
     warn_if_mixed(graph, recalibrate)
     trainer = TorchTrainer(trained.model, graph, data, recipe, seed)
+    rehearse(engine, graph, Rehearsal(), seed)
     with RunFolder(folder, "search", basis) as run, Interrupt() as interrupt:
         result = _searched(engine, graph, trainer, run, interrupt, seed, reporter)
         write_search_report(run.path, graph, data, result, trained.log)
@@ -100,6 +102,7 @@ def search_scratch(
     check_optimizer(recipe)
     refuse_pieces(recipe, "--scratch")
     about = identity(graph, data, recipe, seed)
+    rehearse(engine, graph, Rehearsal(), seed)
     with RunFolder(folder, SCRATCH, about, settings) as run, Interrupt() as interrupt:
         write_graph(run.path, graph)
         prober = Scratch(graph, data, recipe, seed, device, interrupt.check)

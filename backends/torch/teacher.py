@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from spacelang.backends.torch.data import Dataset
 from spacelang.backends.torch.evaluate import main_output
 from spacelang.backends.torch.recalibrate import calibrate
-from spacelang.backends.torch.run import RECORD, read_graph
+from spacelang.backends.torch.run import RECORD, part, read_graph, read_record
 from spacelang.backends.torch.subnet import MANIFEST, load_subnet
 from spacelang.backends.torch.taps import Tapped
 from spacelang.backends.torch.training import load_trained
@@ -151,6 +151,7 @@ def open_teacher(
         raise SpaceError(found.hint("--teacher-weights and --teacher-untrained are for timm:NAME"))
     folder = Path(spec)
     if (folder / RECORD).is_file():
+        _refuse_other_images(folder, data)
         trained = load_trained(read_graph(folder), data, folder)
         model = trained.model
         taken = model.graph.decisions.extreme("largest") if arch is None else arch
@@ -167,6 +168,15 @@ def open_teacher(
         return Teacher.of(network, spec, about={"files": source})
     found = error("SP705", f"{spec} is no teacher")
     raise SpaceError(found.hint("a folder of `train` or `extract`, or timm:NAME"))
+
+
+def _refuse_other_images(folder: Path, data: Dataset) -> None:
+    """SP705 for a run on other images: it tells other classes apart, or has seen what is scored."""
+    kept = part(read_record(folder), "data", dict)
+    if kept.get("split") != data.split_digest:
+        told = error("SP705", f"{folder} was trained on {kept.get('name')}, not on {data.name}")
+        told = told.note("or on another division of it") if kept.get("name") == data.name else told
+        raise SpaceError(told.hint("train a teacher on the images of the student"))
 
 
 def _of_timm(name: str, data: Dataset, weights: str | None, untrained: bool, norm: str) -> Teacher:

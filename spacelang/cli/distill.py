@@ -121,6 +121,8 @@ def distill(
     store = store or cast("str | None", kept.get("store"))
     if given["teacher"] is None and store is None:
         raise click.UsageError("--teacher WHO or --store DIR is missing: who teaches")
+    if on_bad is not None and store is None:
+        raise click.UsageError("--on-bad is about the records of a --store, and there is none")
     asked = {name: flags.pop(name) for name in LEARNED}
     known = before.get("distillation")
     learned = cast("dict[str, object]", known) if isinstance(known, dict) else {}
