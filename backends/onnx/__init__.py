@@ -4,7 +4,9 @@ network    operators of ONNX whose every size is known
 emit       a graph, node by node, and the table of rows
 rows       rows of layers, of what is pointwise, and of what moves elements
 products   einsum as products of matrices
-attention  attention as one operator
+attention  attention without copies of queries, keys and values
+maps       pairs of linear layers as convolutions
+stem       two convolutions of few channels
 runner     running a file
 """
 

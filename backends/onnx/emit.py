@@ -87,9 +87,10 @@ def written(graph: Graph, weights: Mapping[str, Array], table: Tables, batch: in
     import spacelang.backends.onnx.rows  # noqa: F401  # the rows register themselves
     from spacelang.backends.onnx.attention import groups
     from spacelang.backends.onnx.maps import perceptrons
+    from spacelang.backends.onnx.stem import stems
 
     work = Work(graph, weights, table, batch)
-    whole: dict[int, Group] = {**groups(work), **perceptrons(work)}
+    whole: dict[int, Group] = {**groups(work), **perceptrons(work), **stems(work)}
     inside = {node for group in whole.values() for node in group.inside}
     for node in work.root.nodes:
         if node.id in inside:

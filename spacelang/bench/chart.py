@@ -50,7 +50,7 @@ def chart(data: Mapping[str, Any]) -> str:
         _text(
             8,
             height + 12,
-            "times as fast as the best rival by the same runtime (by PyTorch if not named); red: wanted",
+            "times as fast as the best rival by the same runtime (PyTorch if unnamed); red: wanted",
         )
     )
     return (

@@ -134,8 +134,8 @@ def _runtime(records: list[Any]) -> Iterator[str]:
     faster = sum(one < 1 for one in found)
     where = "every row" if faster == len(found) else f"{faster} of the {len(found)} rows"
     yield (
-        f"**ONNX Runtime is faster than ours by PyTorch in {where} where it was measured**: it takes"
-        f" {min(found):.2f} to {max(found):.2f} times as long as ours."
+        f"**ONNX Runtime is faster than ours by PyTorch in {where} where it was measured**:"
+        f" it takes {min(found):.2f} to {max(found):.2f} times as long as ours."
     )
 
 

@@ -82,6 +82,8 @@ def compile(
     of_network = (batch, runtime, weights, names) != (None,) * 4
     if purpose == "training" and of_network:
         raise click.UsageError("--batch, --runtime, --weights and --names go with --for inference")
+    if names is not None and weights is None:
+        raise click.UsageError("--names says how --weights calls them: give both")
     if of_network:
         options.decided(graph, assignment or {}, arch)
     record: dict[str, object] = {

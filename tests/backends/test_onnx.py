@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from spacelang.backends.onnx import runner
 from spacelang.backends.onnx.network import Network
+from spacelang.backends.onnx.stem import paired, wider
 from spacelang.backends.torch.bench.contenders import filled
 from spacelang.backends.torch.deploy import deploy, deployment
 from spacelang.backends.torch.supernet import Supernet
@@ -97,6 +99,18 @@ def test_layers_of_maps_are_convolutions() -> None:
     # 17 before and between the stages; of each of 10 blocks projection, local and two of the MLP.
     assert found["Conv"] == 17 + 4 * 10
     assert found["Gelu"] == 23
+
+
+def test_two_pixels_as_channels_of_one() -> None:
+    """The first convolutions of EfficientViT-M0, which have 8 channels between them."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 3, 20, 28, generator=generator)
+    first, last = (torch.randn(o, i, 3, 3, generator=generator) for o, i in ((8, 3), (5, 8)))
+    wanted = F.conv2d(F.conv2d(x, first, stride=2, padding=1).relu(), last, stride=2, padding=1)
+    wide, pairs = (torch.from_numpy(f(w.numpy())) for f, w in ((wider, first), (paired, last)))
+    y = F.conv2d(F.pad(x, (1, 0, 1, 1)), wide, stride=(2, 4)).relu()
+    found = F.conv2d(F.pad(y, (1, 0, 1, 1)), pairs, stride=(2, 1))
+    assert relative(found, wanted) < 1e-6
 
 
 def test_views_are_joined() -> None:
