@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import spacelang.backends.torch.weights as weights
     from spacelang import passes as passes
     from spacelang.backends.torch.deploy import deploy as deploy
+    from spacelang.backends.torch.deployment import load_deployed as load_deployed
     from spacelang.build import Builder as Builder
     from spacelang.diagnostics import SpaceError as SpaceError
     from spacelang.ir.decision import Decisions as Decisions
@@ -35,6 +36,7 @@ __all__ = [
     "compile",
     "deploy",
     "load",
+    "load_deployed",
     "load_program",
     "passes",
     "weights",
@@ -49,6 +51,7 @@ _HOMES = {
     "compile": "spacelang.loader:compile",
     "deploy": "spacelang.backends.torch.deploy:deploy",
     "load": "spacelang.loader:load",
+    "load_deployed": "spacelang.backends.torch.deployment:load_deployed",
     "load_program": "spacelang.loader:load_program",
     "passes": "spacelang.passes",
     "weights": "spacelang.backends.torch.weights",

@@ -73,7 +73,7 @@ def test_the_page_says_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> Non
     for times, says in (([0.5] * 4, "in every row where"), ([4.0] * 4, "in 0 of the 1 rows where")):
         there["onnxruntime"] = {**there["onnxruntime"], "wall": times}
         both = {"records": {"tiny@4 x1": {**FOUND, "contenders": there}}}
-        assert f"ONNX Runtime is faster than ours {says}" in with_table(whole, both)
+        assert f"ONNX Runtime is faster than ours by PyTorch {says}" in with_table(whole, both)
     assert "\nold\n" not in made
     assert made.startswith("before\n")
     assert made.endswith("\nafter")
@@ -104,7 +104,11 @@ def test_rows_by_name() -> None:
     assert select([]) == ROWS
     assert [r.name for r in select(["efficientvit_m0@16", "deit_tiny_patch16_224"])] == [
         "efficientvit_m0@16", "deit_tiny_patch16_224@1", "deit_tiny_patch16_224@16",
+        "deit_tiny_patch16_224@1/onnxruntime", "deit_tiny_patch16_224@16/onnxruntime",
     ]  # fmt: skip
+    by_runtime = select(["onnxruntime"])
+    assert len(by_runtime) == 10 * 2
+    assert {row.against for row in by_runtime} == {("onnxruntime",)}
     with pytest.raises(UnknownRow, match="did you mean efficientvit_m0"):
         select(["eficientvit_m0"])
     assert "efficientvit_m0@64" in good("bench", "--list")

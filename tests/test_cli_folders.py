@@ -79,6 +79,86 @@ def test_compile_for_inference(small: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "no").exists()
 
 
+NETWORK = """
+  use conv
+  space net() {
+    input x: [B, 3, 16, 16]
+    output mean(conv_bn(x, 8, 3) as one |> relu, axes: [2, 3]) |> linear(4) as head
+  }"""
+
+
+@pytest.mark.parametrize("runtime", ["torch", "onnxruntime"])
+def test_compile_one_network_for_inference(runtime: str, tmp_path: Path) -> None:
+    """A folder that runs: with weights of a file, the same bytes each time, its hashes checked."""
+    if runtime == "onnxruntime":
+        pytest.importorskip("onnx")
+        pytest.importorskip("onnxruntime")
+    import torch
+
+    import spacelang
+    from spacelang.backends.torch.weights import write_file
+
+    space = tmp_path / "net.space"
+    space.write_text(NETWORK)
+    model = spacelang.compile(spacelang.load(f"{space}:net"), seed=3).eval()
+    write_file(tmp_path / "own.safetensors", model.state_dict())
+    command = ("compile", f"{space}:net", "--for", "inference", "--batch", "2")
+    command = (*command, "--runtime", runtime, "--weights", tmp_path / "own.safetensors")
+    told = good(*command, "-o", tmp_path / "one")
+    assert f"for 2 inputs by {runtime}" in told
+    assert "untrained" not in told
+    made = files_of(tmp_path / "one")
+    assert ("network.onnx" in made) == (runtime == "onnxruntime")
+    good(*command, "-o", tmp_path / "two")
+    assert files_of(tmp_path / "two") == made
+    x = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    network = spacelang.load_deployed(tmp_path / "one")
+    with torch.inference_mode():
+        assert torch.allclose(network(x), model(x), rtol=0, atol=1e-5 * float(model(x).abs().max()))
+    assert data("cost", tmp_path / "one")["macs"] > 0
+    name = "network.onnx" if runtime == "onnxruntime" else "weights.safetensors"
+    _flip(tmp_path / "one" / name)
+    with pytest.raises(spacelang.SpaceError, match=f"SP702.*{name} is not as it was written"):
+        spacelang.load_deployed(tmp_path / "one")
+    with pytest.raises(spacelang.SpaceError, match=r"SP702.*manifest\.json cannot be read"):
+        spacelang.load_deployed(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--batch", "2"), "go with --for inference"),
+        (("--for", "inference", "--runtime", "tvm"), "no runtime 'tvm'"),
+        (("--for", "inference", "--weights", "none.safetensors"), "cannot be read"),
+        (("--for", "inference", "--names", "timm"), "no names are called timm"),
+    ],
+)
+def test_compile_for_inference_refuses(
+    words: tuple[str, ...], message: str, tmp_path: Path
+) -> None:
+    space = tmp_path / "net.space"
+    space.write_text(NETWORK)
+    if "--names" in words:
+        import spacelang
+        from spacelang.backends.torch.weights import write_file
+
+        model = spacelang.compile(spacelang.load(f"{space}:net"))
+        write_file(tmp_path / "own.safetensors", model.state_dict())
+        words = (*words, "--weights", str(tmp_path / "own.safetensors"))
+    wrong = run("compile", f"{space}:net", *words, "-o", tmp_path / "no")
+    assert wrong.exit_code == 2
+    assert message in wrong.stderr
+    assert not (tmp_path / "no").exists()
+
+
+def test_compile_for_inference_asks_which_network(small: Path, tmp_path: Path) -> None:
+    words = ("--for", "inference", "--batch", "2", "-o", tmp_path / "no")
+    wrong = run("compile", f"{small}:small", *words)
+    assert wrong.exit_code == 2
+    assert "--arch FILE" in wrong.stderr
+    assert not (tmp_path / "no").exists()
+
+
 @pytest.mark.parametrize("foreign", ["notes.txt", ".hidden", "sub/file"])
 def test_compile_replaces_no_other_folder(foreign: str, small: Path, tmp_path: Path) -> None:
     place = tmp_path / "out"

@@ -38,9 +38,17 @@ ALLOWED: dict[str, set[str]] = {
     "editor": {*COMPILER, "loader", "checking"},
     "cli": {*COMPILER, "loader", "report", "explain", "checking", "editor", "bench"},
     "backends": set(),
-    "backends.torch": {*COMPILER, "backends", "loader", "report"},
+    "backends.onnx": {*COMPILER, "backends"},
+    "backends.torch": {*COMPILER, "backends", "backends.onnx", "loader", "report"},
     "backends.triton": {*COMPILER, "backends", "backends.torch.storage"},
-    "__init__": {*COMPILER, "loader", "build", "backends.torch.deploy", "backends.torch.weights"},
+    "__init__": {
+        *COMPILER,
+        "loader",
+        "build",
+        "backends.torch.deploy",
+        "backends.torch.deployment",
+        "backends.torch.weights",
+    },
     "__main__": {"cli"},
 }
 # library -> the parts that may import it, even inside a function.
@@ -51,6 +59,8 @@ OWNERS = {
     "timm": TORCH,
     "safetensors.torch": TORCH,
     "triton": {"backends.triton"},
+    "onnx": {"backends.onnx"},
+    "onnxruntime": {"backends.onnx", "backends.torch"},
 }
 FORBIDDEN_MODULES = {"pickle", "cloudpickle", "dill", "marshal", "shelve", "joblib"}
 FORBIDDEN_CALLS = {"eval", "exec", "__import__", "torch.save"}

@@ -3,24 +3,26 @@
     network = deploy(model, assignment, batch=16)  # on the processor, in float32
     logits = network(images)                       # [16, 3, 224, 224], as the model gives them
 
-The graph is rewritten (`passes/deploy.py`), its new weights are computed from the model's, and what
-is lowered is rewritten for the sizes that are now known (`peephole.py`) and packed for the
-processor (`packed.py`). Values differ from the model's in the last bits: an example goes through
-both, and a network that differs by more is not given.
+The graph is rewritten (`passes/deploy.py`) and its new weights are computed from the model's. For
+PyTorch what is lowered is rewritten for the sizes that are now known (`peephole.py`) and packed for
+the processor (`packed.py`); for ONNX Runtime a file is written (`backends/onnx`). Values differ
+from the model's in the last bits: an example goes through both, and a network that differs by more
+is not given.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import NoReturn
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
+from spacelang.backends.torch import onnx
+from spacelang.backends.torch.deployed import Deployed, Packed
 from spacelang.backends.torch.functions import ByMode
-from spacelang.backends.torch.inputs import check
 from spacelang.backends.torch.packed import packed
-from spacelang.backends.torch.peephole import attribute, lean
+from spacelang.backends.torch.peephole import lean
 from spacelang.backends.torch.supernet import Supernet
 from spacelang.diagnostics import SpaceError, error
 from spacelang.ir.decision import Assignment
@@ -29,71 +31,59 @@ from spacelang.ir.graph import Graph
 from spacelang.passes.deploy import deployed
 from spacelang.passes.specialize import specialize
 
+TORCH, ONNX = RUNTIMES = ("torch", "onnxruntime")
 MOST = 1e-4  # difference from the model's output, as a part of its largest value
 
 
-class Deployed(nn.Module):
-    """A network in evaluation for inputs of one shape, on the processor in float32.
-
-    It has no parameters to train. Its weights are in an order that only this processor's library
-    knows, so it is not copied, saved, moved or converted (SP605): keep the model, and deploy that.
-    """
-
-    def __init__(self, graph: Graph, network: fx.GraphModule, example: Tensor) -> None:
-        super().__init__()
-        self.graph, self.shape = graph, tuple(example.shape)
-        self._constants, self._network = _with_constants(network)
-        self._last = torch.channels_last if example.dim() == 4 else torch.preserve_format
-        x = example.contiguous(memory_format=self._last)
-        held = {_memory(tensor) for tensor in (*self._constants, x) if not tensor.is_mkldnn}
-        self._borrowed = _memory(self._network(*self._constants, x)) in held
-        self.eval()
-
-    @torch.no_grad()
-    def forward(self, x: Tensor) -> Tensor:
-        """The output for one input of the network's shape (SP301 for another), no gradients."""
-        if x.shape != self.shape or x.dtype != torch.float32 or x.device.type != "cpu":
-            check(self.graph, (x,))
-            found = f"{list(x.shape)} of {str(x.dtype).removeprefix('torch.')} on {x.device.type}"
-            wanted = f"it is deployed for {list(self.shape)} of float32 on cpu, not {found}"
-            raise SpaceError(error("SP301", f"{self.graph.name}: {wanted}"))
-        found = self._network(*self._constants, x.contiguous(memory_format=self._last))
-        if self._borrowed:  # a constant, or the input: neither is the caller's to write into
-            return found.clone(memory_format=torch.contiguous_format)
-        return found.contiguous()
-
-    def _apply(self, fn: object, recurse: bool = True) -> NoReturn:
-        raise _bound(self.graph, "moved or converted")
-
-    def __deepcopy__(self, memo: object) -> NoReturn:
-        raise _bound(self.graph, "copied")
-
-    def __reduce__(self) -> NoReturn:
-        raise _bound(self.graph, "copied or saved")
-
-
-def _memory(tensor: Tensor) -> int:
-    return tensor.untyped_storage().data_ptr()
-
-
-def _bound(graph: Graph, how: str) -> SpaceError:
-    found = error("SP605", f"{graph.name} is deployed for this processor; it cannot be {how}")
-    return SpaceError(found.hint("keep the model, and deploy that where it is to run"))
-
-
-def deploy(model: Supernet, assignment: Assignment | None = None, batch: int = 1) -> Deployed:
+def deploy(
+    model: Supernet,
+    assignment: Assignment | None = None,
+    batch: int = 1,
+    runtime: str = TORCH,
+) -> Deployed:
     """A network of a model (the active one by default) for so many inputs at a time.
 
-    SP209 for a batch that is no number from 1, or not that of the network's input. SP605 for other
-    than one input, of float32 and settled sizes, and one output; and for a network whose output for
-    an example is not the model's. Weights are those of the moment.
+    `runtime` says what runs it: `torch`, or `onnxruntime` where that is installed (SP604). SP209
+    for a batch that is no number from 1, or not that of the network's input. SP605 for other than
+    one input, of float32 and settled sizes, and one output; for what the runtime has no operator
+    for; and for a network whose output for an example is not the model's. Weights are those of the
+    moment.
     """
+    return deployment(model, assignment, batch, runtime).network
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """A network that runs, and what it is made from: enough to make it again without the model.
+
+    graph       the network as it runs, no decisions left
+    weights     its weights by their paths there
+    content     for ONNX Runtime: the file
+    difference  from the model, as a part of the largest output, for an example
+    """
+
+    network: Deployed
+    graph: Graph
+    weights: Mapping[str, Tensor]
+    content: bytes
+    difference: float
+
+
+def deployment(
+    model: Supernet, assignment: Assignment | None, batch: int, runtime: str
+) -> Deployment:
+    """The same as `deploy`, with what the network is made from."""
+    if runtime not in RUNTIMES:
+        found = error("SP604", f"there is no runtime {runtime!r}")
+        raise SpaceError(found.note(f"there are {' and '.join(RUNTIMES)}"))
+    if runtime == ONNX:
+        onnx.check_installed()
     taken = model.assignment if assignment is None else assignment
     graph = specialize(model.graph, taken)
     if len(graph.root.inputs) != 1 or sum(not o.training for o in graph.outputs) != 1:
         raise SpaceError(error("SP605", f"{graph.name} is no network of one input and one output"))
-    main, recipes = deployed(graph, batch)
-    shape = _shape(graph, batch)
+    shape = shape_for(graph, batch)
+    main, recipes = deployed(graph, batch, maps=runtime == ONNX)
     reference = model.extract(taken).eval().to("cpu", torch.float32)
     values: dict[str, Tensor] = dict(reference.state_dict())
     with torch.inference_mode(False), torch.no_grad():
@@ -102,16 +92,34 @@ def deploy(model: Supernet, assignment: Assignment | None = None, batch: int = 1
             names = [output.name for output in recipe.outputs]
             several = {names[0]: found} if isinstance(found, Tensor) else found
             values |= {dotted(name): tensor for name, tensor in several.items()}
-        network = _filled(main, values).extract()
-        example = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-        last = torch.channels_last if len(shape) == 4 else torch.preserve_format
-        example = example.contiguous(memory_format=last)
-        made = Deployed(graph, packed(lean(folded(network), example)), example)
-        _compared(graph.name, made(example.clone()), reference(example))
-        return made
+        weights = {path: values[dotted(path)] for path in main.storages}
+        content = onnx.written(main, weights, batch) if runtime == ONNX else b""
+        network = running(main, weights, content, shape)
+        example = example_of(shape)
+        apart = _compared(graph.name, network(example.clone()), reference(example))
+        return Deployment(network, main, weights, content, apart)
 
 
-def _shape(graph: Graph, batch: object) -> list[int]:
+def running(
+    main: Graph, weights: Mapping[str, Tensor], content: bytes, shape: Sequence[int]
+) -> Deployed:
+    """The network of a deployed graph with its weights, or of a file for ONNX Runtime."""
+    if content:
+        return onnx.OnnxNetwork(main, content, shape)
+    example = example_of(shape)
+    with torch.inference_mode(False), torch.no_grad():
+        network = _filled(main, {dotted(path): x for path, x in weights.items()}).extract()
+        return Packed(main, packed(lean(folded(network), example)), example)
+
+
+def example_of(shape: Sequence[int]) -> Tensor:
+    """Normal noise, maps with channels last."""
+    example = torch.randn(list(shape), generator=torch.Generator().manual_seed(0))
+    last = torch.channels_last if len(shape) == 4 else torch.preserve_format
+    return example.contiguous(memory_format=last)
+
+
+def shape_for(graph: Graph, batch: object) -> list[int]:
     """The shape of the network's input for so many at a time (SP209, SP605)."""
     if not isinstance(batch, int) or isinstance(batch, bool) or batch < 1:
         raise SpaceError(error("SP209", f"batch is a whole number from 1, not {batch!r}"))
@@ -129,8 +137,8 @@ def _shape(graph: Graph, batch: object) -> list[int]:
     return [int(size.at({s.name: batch for s in lead.symbols})) for size in type.shape]
 
 
-def _compared(name: str, found: Tensor, wanted: Tensor) -> None:
-    """SP605 where a deployed network's output is not the model's."""
+def _compared(name: str, found: Tensor, wanted: Tensor) -> float:
+    """How far a deployed network's output is from the model's (SP605 where it is another)."""
     if found.shape != wanted.shape:
         text = f"{name}, deployed, gives {list(found.shape)}, not {list(wanted.shape)}"
         raise SpaceError(error("SP605", text))
@@ -139,7 +147,7 @@ def _compared(name: str, found: Tensor, wanted: Tensor) -> None:
     apart = torch.where(same, 0.0, (found - wanted).abs())
     largest = torch.where(wanted.isfinite(), wanted.abs(), 0.0)
     if not wanted.numel() or float(apart.max()) <= MOST * float(largest.max()):
-        return
+        return float(apart.max()) / max(float(largest.max()), 1e-30) if wanted.numel() else 0.0
     text = f"{name}, deployed, differs from the model by {float(apart.max()):.3g}"
     found_here = error("SP605", f"{text} in an output of at most {float(largest.max()):.3g}")
     raise SpaceError(found_here.hint("run the model itself: model.eval()(x)"))
@@ -170,23 +178,3 @@ def folded(network: fx.GraphModule) -> fx.GraphModule:
         network.graph.erase_node(node)
     network.recompile()
     return network
-
-
-def _with_constants(network: fx.GraphModule) -> tuple[list[Tensor], fx.GraphModule]:
-    """A function of constants and the input: reading attributes of modules takes longer."""
-    constants: list[Tensor] = []
-    graph = network.graph
-    places: dict[str, fx.Node] = {}
-    first = next(iter(graph.nodes))
-    for node in list(graph.nodes):
-        if node.op != "get_attr":
-            continue
-        path = str(node.target)
-        if path not in places:
-            with graph.inserting_before(first):
-                places[path] = graph.placeholder(f"w{len(places)}")
-            constants.append(attribute(network, path).detach())
-        node.replace_all_uses_with(places[path])
-        graph.erase_node(node)
-    graph.lint()
-    return constants, fx.GraphModule({}, graph)

@@ -147,6 +147,11 @@ def read_file(path: str | Path, *, unsafe: bool = False) -> dict[str, Tensor]:
     return tensors
 
 
+def load_file_into(model: Supernet, path: str | Path, names: str = "own") -> None:
+    """The weights of a .safetensors file, under the names of a dialect, into a model."""
+    load(model, read_file(path), names)
+
+
 def write_file(path: str | Path, tensors: Mapping[str, Tensor]) -> None:
     """The tensors as a .safetensors file, which is there whole or not at all."""
     atomic_write(path, to_bytes({name: t.contiguous() for name, t in tensors.items()}))

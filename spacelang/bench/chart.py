@@ -14,7 +14,7 @@ LEFT, WIDTH, BAR = 270, 380, 20
 
 def chart(data: Mapping[str, Any]) -> str:
     """An SVG; a bar that ends right of 1 is a row where ours is faster than the best rival
-    that runs in PyTorch."""
+    that the same runtime runs."""
     order = list(BY_NAME)
     records = [r for r in data["records"].values() if r["row"] in BY_NAME]
     records.sort(key=lambda r: (order.index(r["row"]), r["threads"]))
@@ -50,7 +50,7 @@ def chart(data: Mapping[str, Any]) -> str:
         _text(
             8,
             height + 12,
-            "times as fast as the best PyTorch rival (not ONNX Runtime); red: wanted",
+            "times as fast as the best rival by the same runtime (PyTorch if unnamed); red: wanted",
         )
     )
     return (

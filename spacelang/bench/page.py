@@ -12,13 +12,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from spacelang.bench.measure import best, ratio, seconds, share_of_limit
-from spacelang.bench.rows import BY_NAME, Row
+from spacelang.bench.rows import BY_NAME, TORCH, Row
 
 BEGIN = "<!-- networks: made by benchmarks/networks.py --page -->"
 END = "<!-- end of networks -->"
 NEAR = 0.85  # a row is also met at this share of the matrix-product rate
 HEAD = (
-    "| work | threads | ours | best PyTorch rival | ratio | of CPU time | wanted | of the limit |"
+    "| work | threads | ours | best {} rival | ratio | of CPU time | wanted | of the limit |"
     " peak | also |\n|---|---|---|---|---|---|---|---|---|---|"
 )
 
@@ -35,8 +35,13 @@ def rendered(data: Mapping[str, Any]) -> str:
     order = list(BY_NAME)
     known = [r for r in records if r["row"] in BY_NAME]
     known.sort(key=lambda r: (order.index(r["row"]), r["threads"]))
-    lines = [HEAD, *(_line(BY_NAME[record["row"]], record) for record in known), ""]
-    return "\n".join([*lines, *_facts(known)])
+    parts: list[str] = []
+    for runtime in dict.fromkeys(BY_NAME[record["row"]].runtime for record in known):
+        here = [r for r in known if BY_NAME[r["row"]].runtime == runtime]
+        parts += [] if runtime == TORCH else [f"Ours and theirs run by {runtime}:", ""]
+        head = HEAD.format("PyTorch" if runtime == TORCH else runtime)
+        parts += [head, *(_line(BY_NAME[record["row"]], record) for record in here), ""]
+    return "\n".join([*(parts or [HEAD.format("PyTorch"), ""]), *_facts(known)])
 
 
 def _line(row: Row, record: Mapping[str, Any]) -> str:
@@ -121,15 +126,16 @@ def _facts(records: list[Any]) -> Iterator[str]:
 
 def _runtime(records: list[Any]) -> Iterator[str]:
     """How ours stands beside ONNX Runtime, which is no rival of the ratios above."""
-    compared = [ratio(r, BY_NAME[r["row"]].ours, "onnxruntime") for r in records]
+    rows = [(r, BY_NAME[r["row"]]) for r in records]
+    compared = [ratio(r, row.ours, "onnxruntime") for r, row in rows if row.runtime == TORCH]
     found = [one[0] for one in compared if one is not None]
     if not found:
         return
     faster = sum(one < 1 for one in found)
-    rows = "every row" if faster == len(found) else f"{faster} of the {len(found)} rows"
+    where = "every row" if faster == len(found) else f"{faster} of the {len(found)} rows"
     yield (
-        f"**ONNX Runtime is faster than ours in {rows} where it was measured**: it takes"
-        f" {min(found):.2f} to {max(found):.2f} times as long as ours."
+        f"**ONNX Runtime is faster than ours by PyTorch in {where} where it was measured**:"
+        f" it takes {min(found):.2f} to {max(found):.2f} times as long as ours."
     )
 
 

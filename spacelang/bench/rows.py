@@ -2,10 +2,11 @@
 
     select(["tiny_vit_5m_224"])      # its rows at every batch
     select(["efficientvit_m0@16"])   # one row
+    select(["onnxruntime"])          # the rows in which ONNX Runtime runs ours and theirs
 
 A contender is built by `backends/torch/bench` under its name. The ratio of a row is the time of the
-best of `against`, its rivals in PyTorch, over that of `ours`; `also` (the network before `deploy`,
-and ONNX Runtime) are measured in the same run, but set no ratio.
+best of `against`, its rivals by the same runtime, over that of `ours`; `also` (the network before
+`deploy`, and of PyTorch's rows ONNX Runtime) are measured in the same run, but set no ratio.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+
+TORCH, ONNX = "torch", "onnxruntime"
 
 
 class UnknownRow(LookupError):
@@ -35,10 +38,12 @@ class Row:
     also: tuple[str, ...] = ()
     wanted: float | None = None
     memory: float | None = None
+    runtime: str = TORCH
 
     @property
     def name(self) -> str:
-        return f"{self.network}@{self.batch}"
+        by = "" if self.runtime == TORCH else f"/{self.runtime}"
+        return f"{self.network}@{self.batch}{by}"
 
     @property
     def contenders(self) -> tuple[str, ...]:
@@ -56,12 +61,29 @@ INFERENCE = {
     "deit_tiny_patch16_224": ("deit.space:deit_ti", {1: 1.3, 16: 1.3}),
     "swin_tiny_patch4_window7_224": ("swin.space:swin_t", {1: 1.3, 16: 1.3}),
 }
+# By ONNX Runtime: network -> its space, and the ratio wanted at each batch.
+BY_RUNTIME = {
+    **{
+        f"efficientvit_m{n}": (f"efficientvit.space:efficientvit_m{n}", {1: 1.0, 16: 1.0})
+        for n in range(1, 6)
+    },
+    "efficientvit_m0": ("efficientvit.space:efficientvit_m0", {1: 1.1, 16: 1.0}),
+    "tiny_vit_5m_224": ("tinyvit.space:tinyvit_5m", {1: 1.1, 16: 1.0}),
+    "tiny_vit_11m_224": ("tinyvit.space:tinyvit_11m", {1: 1.1, 16: 1.0}),
+    "deit_tiny_patch16_224": ("deit.space:deit_ti", {1: 1.0, 16: 1.0}),
+    "swin_tiny_patch4_window7_224": ("swin.space:swin_t", {1: 1.0, 16: 1.0}),
+}
 AUTOFORMER = "autoformer.space:autoformer_t"
 
 ROWS: tuple[Row, ...] = (
     *(
         Row(network, space, batch, "inference", TIMM, BEFORE, wanted)
         for network, (space, batches) in INFERENCE.items()
+        for batch, wanted in batches.items()
+    ),
+    *(
+        Row(network, space, batch, "inference.onnxruntime", (ONNX,), (), wanted, runtime=ONNX)
+        for network, (space, batches) in sorted(BY_RUNTIME.items())
         for batch, wanted in batches.items()
     ),
     Row("autoformer_t_subnet", f"{AUTOFORMER}_subnet", 8, "inference", ("published",),
@@ -75,13 +97,13 @@ def select(names: Sequence[str]) -> tuple[Row, ...]:
     """The rows of some names, in the order of the table; all where none is given (UnknownRow)."""
     if not names:
         return ROWS
-    known = {*BY_NAME, *(row.network for row in ROWS)}
+    known = {*BY_NAME, *(row.network for row in ROWS), ONNX}
     for name in names:
         if name not in known:
             near = get_close_matches(name, sorted(known), 1)
             told = f"did you mean {near[0]}?" if near else "spacelang bench --list has them all"
             raise UnknownRow(f"there is no benchmark {name!r}; {told}")
-    return tuple(row for row in ROWS if {row.name, row.network} & {*names})
+    return tuple(row for row in ROWS if {row.name, row.network, row.runtime} & {*names})
 
 
-__all__ = ["BY_NAME", "ROWS", "Row", "UnknownRow", "select"]
+__all__ = ["BY_NAME", "ONNX", "ROWS", "TORCH", "Row", "UnknownRow", "select"]

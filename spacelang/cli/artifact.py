@@ -53,9 +53,9 @@ def changed_files(folder: Path) -> list[str]:
 
 
 def write_artifact(
-    folder: Path, graph: Graph, record: Mapping[str, object], sources: Mapping[str, str]
+    folder: Path, graph: Graph, record: Mapping[str, object], more: Mapping[str, str | bytes]
 ) -> Mapping[str, object]:
-    """Write a folder at once; `sources` are further files, by name. The manifest comes back.
+    """Write a folder at once; `more` are further files, by name. The manifest comes back.
 
     FileExistsError where the folder holds anything that is no artifact.
     """
@@ -65,8 +65,8 @@ def write_artifact(
         message = "the folder is not empty and no artifact, so it is not replaced"
         raise FileExistsError(errno.EEXIST, message, str(folder))
     with atomic_folder(folder) as made:
-        for name, text in {GRAPH: write(graph), **sources}.items():
-            (made / name).write_text(text, "utf-8", newline="\n")
+        for name, content in {GRAPH: write(graph), **more}.items():
+            (made / name).write_bytes(content.encode() if isinstance(content, str) else content)
         manifest = {
             "kind": KIND,
             "format": FORMAT,

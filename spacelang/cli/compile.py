@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import click
 
@@ -13,6 +15,10 @@ from spacelang.cli.errors import nearest
 from spacelang.cli.output import emit, many, say
 from spacelang.diagnostics import SpaceError
 from spacelang.render import visible
+
+if TYPE_CHECKING:
+    from spacelang.ir.decision import Assignment
+    from spacelang.ir.graph import Graph
 
 SOURCE = "model.py"
 
@@ -24,7 +30,18 @@ SOURCE = "model.py"
 @click.option("--passes", default="", metavar="PASSES",
               help="Passes to run first: 'multiplex{path=encoder,every=2}, simplify'.")  # fmt: skip
 @click.option("--for", "purpose", type=click.Choice(["training", "inference"]), default="training",
-              show_default=True, help="inference: norms folded, decisions kept.")  # fmt: skip
+              show_default=True, help="inference: one network ready to run; of a space with open "
+              "decisions the space, norms folded.")  # fmt: skip
+@click.option("--batch", type=click.IntRange(1, 1 << 20), metavar="N",
+              help="For inference: inputs at a time.  [1]")  # fmt: skip
+@click.option("--runtime", metavar="NAME",
+              help="For inference: who runs it, torch or onnxruntime.  [torch]")  # fmt: skip
+@click.option("--weights", metavar="FILE",
+              help="For inference: a .safetensors file.  [of the run, else untrained]")  # fmt: skip
+@click.option("--names", metavar="NAME",
+              help="Whose names the weights have: own, timm, published, ..  [own]")  # fmt: skip
+@click.option("--seed", type=click.IntRange(0, (1 << 63) - 1), default=0, show_default=True,
+              help="Of weights that were never trained.")  # fmt: skip
 @click.option("--backend", default="torch", show_default=True, help="Who it is compiled for.")
 @click.option("--require-fused", is_flag=True,
               help="With --backend triton: what cannot be fused is an error.")  # fmt: skip
@@ -36,6 +53,11 @@ def compile(
     arch: str | None,
     passes: str,
     purpose: str,
+    batch: int | None,
+    runtime: str | None,
+    weights: str | None,
+    names: str | None,
+    seed: int,
     backend: str,
     require_fused: bool,
     as_json: bool,
@@ -44,8 +66,9 @@ def compile(
 
     The same input gives the same bytes. model.py is the whole space as a module that needs PyTorch
     alone. An artifact that stands in the place is replaced at once; any other folder with something
-    in it is refused. --arch fixes one architecture; --for inference drops outputs for training and
-    folds norms: such a space has other weights than one that trains.
+    in it is refused. --arch fixes one architecture. --for inference drops outputs for training and
+    folds norms; of one network it makes one that is fast for --batch inputs on this processor, with
+    its weights: spacelang.load_deployed opens it.
     """
     from spacelang.cli.artifact import write_artifact
 
@@ -55,16 +78,14 @@ def compile(
         hint = nearest(backend, list(known)) or f"there are {', '.join(sorted(known))}"
         raise click.UsageError(f"there is no backend {backend!r}; {hint}")
     graph = options.load(space, settings, passes)
-    assignment = None
-    if arch is not None:
-        from spacelang.passes.specialize import specialize
-
-        assignment = options.read_assignment(arch)
-        graph = specialize(graph, assignment)
-    if purpose == "inference":
-        from spacelang.passes.inference import for_inference
-
-        graph = for_inference(graph)
+    assignment = _assignment(space, arch, purpose)
+    of_network = (batch, runtime, weights, names) != (None,) * 4
+    if purpose == "training" and of_network:
+        raise click.UsageError("--batch, --runtime, --weights and --names go with --for inference")
+    if names is not None and weights is None:
+        raise click.UsageError("--names says how --weights calls them: give both")
+    if of_network:
+        options.decided(graph, assignment or {}, arch)
     record: dict[str, object] = {
         "parameters": options.spelled_all(settings),
         "passes": passes,
@@ -72,20 +93,100 @@ def compile(
         "backend": backend,
         "assignment": None if assignment is None else dict(assignment),
     }
-    printed: dict[str, str] = {}
+    files: dict[str, str | bytes] = {}
+    if assignment is not None:
+        from spacelang.passes.specialize import specialize
+
+        fixed = specialize(graph, assignment)
+    else:
+        fixed = graph
+    able = f"{backend}.deploy" in plugins.table("spacelang.commands")
+    if purpose == "inference" and not fixed.decisions and (able or of_network):
+        given = Network(space, settings, graph, assignment or {}, seed, weights, names or "own")
+        record |= {"batch": batch or 1, "runtime": runtime or "torch"}
+        graph, trained = _deployed(given, backend, record, files)
+    else:
+        trained, graph = True, fixed
+        if purpose == "inference":
+            from spacelang.passes.inference import for_inference
+
+            graph = for_inference(graph)
+    if record.get("runtime", "torch") == "torch":
+        _printed(graph, backend, require_fused, record, files)
+    manifest = write_artifact(Path(output), graph, record, files)
+    if as_json:
+        emit({"folder": output, **manifest})
+        return
+    told = "" if trained else " (its weights are untrained)"
+    say(f"wrote {visible(output)}: {graph.name}, {many(len(graph.decisions), 'decision')}{told}")
+    say(f"  graph {manifest['graph']}")
+    if "runtime" in record:
+        inputs = many(cast(int, record["batch"]), "input")
+        say(f"  for {inputs} by {record['runtime']}, {record['difference']} from the model")
+    if "source" in record:
+        say(f"  no {SOURCE}: {visible(str(record['source']))}")
+
+
+@dataclass(frozen=True)
+class Network:
+    """One network of a space, and where its weights come from."""
+
+    space: str
+    settings: Mapping[str, object]
+    graph: Graph
+    assignment: Assignment
+    seed: int
+    weights: str | None
+    names: str
+
+
+def _assignment(space: str, arch: str | None, purpose: str) -> Assignment | None:
+    """The architecture of --arch; for inference of a run else what evolution found."""
+    if arch is None and purpose == "inference":
+        from spacelang.cli.takeaway import assignment_of
+
+        return assignment_of(space, None) or None
+    return None if arch is None else options.read_assignment(arch)
+
+
+def _deployed(
+    given: Network, backend: str, record: dict[str, object], files: dict[str, str | bytes]
+) -> tuple[Graph, bool]:
+    """The graph of a network ready to run, and whether its weights were trained.
+
+    Its files and what they are join the artifact's.
+    """
+    from spacelang.cli.takeaway import model_of, settle
+
+    folder, passes = Path(given.space), record["passes"]
+    own: int | None = None
+    if given.weights is None and runs.is_run(folder) and not passes:
+        model, own = model_of(given.space, given.settings, backend, given.seed)
+        settle(given.space, model, own, given.assignment, None, backend)
+    else:
+        model = plugins.load("spacelang.backends", backend)().lower(given.graph, given.seed)
+        if given.weights is not None:
+            runs.work(backend, "weights")(model, given.weights, given.names)
+    deploy = runs.work(backend, "deploy")
+    graph, made, difference = deploy(model, given.assignment, record["batch"], record["runtime"])
+    record["difference"] = float(f"{difference:.1e}")
+    files.update(made)
+    return graph, own is not None or given.weights is not None
+
+
+def _printed(
+    graph: Graph,
+    backend: str,
+    require_fused: bool,
+    record: dict[str, object],
+    files: dict[str, str | bytes],
+) -> None:
+    """The source of the graph for PyTorch, or why there is none, joins the artifact's files."""
     with runs.using(backend, require_fused) as worker:
         if worker != backend:
             record["kernels"] = runs.work(backend, "fits")(graph)
         try:
-            printed[SOURCE] = runs.work(worker, "print_supernet")(graph)
+            files[SOURCE] = runs.work(worker, "print_supernet")(graph)
         except SpaceError as failed:
             # What cannot be printed can be compiled all the same; the manifest says why.
             record["source"] = failed.diagnostics[0].headline
-    manifest = write_artifact(Path(output), graph, record, printed)
-    if as_json:
-        emit({"folder": output, **manifest})
-        return
-    say(f"wrote {visible(output)}: {graph.name}, {many(len(graph.decisions), 'decision')}")
-    say(f"  graph {manifest['graph']}")
-    if not printed:
-        say(f"  no {SOURCE}: {visible(str(record['source']))}")

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.exceptions import Exit
@@ -20,6 +20,9 @@ from spacelang.cli.output import both, emit, pairs, say
 from spacelang.cli.search import engine_settings
 from spacelang.cli.train import recipe
 from spacelang.diagnostics import SpaceError, error
+
+if TYPE_CHECKING:
+    from spacelang.ir.decision import Assignment
 
 SUBNET = "subnet"
 FORMATS = ("pt2", "onnx")
@@ -60,15 +63,15 @@ def extract(
     there: bit for bit in float64, within 1e-6 in float32, outputs and gradients.
     """
     runs.alone("extract")
-    model, own = _model(space, settings, backend, seed)
-    assignment = _assignment(space, arch)
+    model, own = model_of(space, settings, backend, seed)
+    assignment = assignment_of(space, arch)
     folder = Path(output)
     if folder.is_dir() and any(folder.iterdir()) and kind_of(folder) != SUBNET:
         message = "the folder is not empty and no subnet, so it is not replaced"
         raise FileExistsError(errno.EEXIST, message, output)
     trained, began = own is not None, time.perf_counter()
     options.decided(model.graph, assignment, arch)
-    _settle(space, model, own, assignment, recalibrate, backend)
+    settle(space, model, own, assignment, recalibrate, backend)
     model.extract(assignment)
     extracted = time.perf_counter() - began
     try:
@@ -134,10 +137,10 @@ def export(
         network, inputs = runs.work(backend, "open_subnet")(source)
         name, folder = source.resolve().name, source.resolve().parent
     else:
-        model, own = _model(space, settings, backend, seed)
-        assignment = _assignment(space, arch)
+        model, own = model_of(space, settings, backend, seed)
+        assignment = assignment_of(space, arch)
         options.decided(model.graph, assignment, arch)
-        _settle(space, model, own, assignment, recalibrate, backend)
+        settle(space, model, own, assignment, recalibrate, backend)
         network = model.extract(assignment).eval()
         inputs = runs.work(backend, "example")(model.graph)
         name, folder = model.graph.name, Path()
@@ -175,7 +178,7 @@ def _formats(text: str) -> tuple[str, ...]:
     return found
 
 
-def _model(
+def model_of(
     space: str, settings: Mapping[str, object], backend: str, seed: int
 ) -> tuple[Any, int | None]:
     """A supernet, and by how many images its run recalibrates; None where it was not trained."""
@@ -188,7 +191,7 @@ def _model(
     return plugins.load("spacelang.backends", backend)().lower(graph, seed), None
 
 
-def _settle(
+def settle(
     space: str,
     model: Any,
     own: int | None,
@@ -207,7 +210,7 @@ def _settle(
     runs.work(backend, "recalibrate")(model, assignment, images, count)
 
 
-def _assignment(space: str, arch: str | None) -> Mapping[str, object]:
+def assignment_of(space: str, arch: str | None) -> Assignment:
     """The architecture of --arch, or of a run what evolution found; else nothing."""
     best = Path(space) / BEST
     if arch is None and runs.is_run(Path(space)) and best.is_file():

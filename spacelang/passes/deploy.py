@@ -33,7 +33,7 @@ from spacelang.passes.simplify import Simplify
 IDLE = frozenset({"identity", "dropout", "drop_path"})  # in evaluation
 
 
-def deployed(graph: Graph, batch: int = 1) -> tuple[Graph, tuple[Graph, ...]]:
+def deployed(graph: Graph, batch: int = 1, maps: bool = False) -> tuple[Graph, tuple[Graph, ...]]:
     """The network, and the graphs that compute its weights from those of `graph`.
 
     `batch` is how many inputs it is meant for: it decides what pays, not what is computed.
@@ -41,7 +41,7 @@ def deployed(graph: Graph, batch: int = 1) -> tuple[Graph, tuple[Graph, ...]]:
     graph = simplified(each_block(for_inference(bucketised(graph)), unnamed))  # once a block
     graph = simplified(each_block(inlined(graph), unnamed))
     graph = tiny_depthwise(scales_folded(residuals_folded(graph)), batch)
-    graph = simplified(pointwise_linear(graph))
+    graph = simplified(graph if maps else pointwise_linear(graph))
     stored, weights = materialised(graph)
     main, tables = constants_stored(stored)
     return main, tuple(recipe for recipe in (weights, tables) if recipe is not None)

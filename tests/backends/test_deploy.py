@@ -254,8 +254,8 @@ def test_a_network_that_differs_is_not_given(
 ) -> None:
     model = small(tmp_path, "output linear(x, 4) as l")
 
-    def cut(graph: Graph, batch: int) -> object:
-        main, recipes = deployed(graph, batch)
+    def cut(graph: Graph, batch: int, maps: bool) -> object:
+        main, recipes = deployed(graph, batch, maps)
         (node,) = (n for n in main.root.nodes if n.op == "linear")
         relu = replace(node, operands=(Value(node.id),), id=99, op="relu", params={}, attributes={})
         outputs = (Value(99),)

@@ -126,15 +126,20 @@ def _forward(network: Callable[[Tensor], Tensor], x: Tensor, about: Mapping[str,
     return Work(call, results, about)
 
 
-def _inference(request: Request) -> Work:
+def _inference(request: Request, runtime: str = "torch") -> Work:
     """The network as it is deployed for this batch."""
+    if runtime != "torch":
+        _library(runtime)
+        _library("onnx")
     graph, batch = load(request["space"]), request["batch"]
     model = model_of(graph)
     start = time.perf_counter()
-    network = deploy(model, batch=batch)
+    network = deploy(model, batch=batch, runtime=runtime)
     about = {**_about(graph, None, batch), "compile_seconds": time.perf_counter() - start}
     x = images(graph, batch)
-    if x.dim() == 4:  # given as the rival in this format is; else it would be copied in each call
+    if (
+        x.dim() == 4 and runtime == "torch"
+    ):  # given as the rival in this format is; else it would be copied in each call
         x = x.contiguous(memory_format=torch.channels_last)
     return _forward(network, x, about)
 
@@ -302,6 +307,7 @@ def _limits(request: Request) -> Work:
 
 BUILDERS: dict[str, Callable[[Request], Work]] = {
     "inference": _inference,
+    "inference.onnxruntime": lambda request: _inference(request, "onnxruntime"),
     "extracted": _extracted,
     "timm": _timm,
     "timm.folded": lambda request: _timm(request, folded=True),
