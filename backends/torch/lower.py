@@ -13,7 +13,7 @@ import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +23,8 @@ from torch.fx import GraphModule
 from spacelang.backends.torch.emit import lower_node
 from spacelang.backends.torch.frame import Frame, Number, Size, one_or_all
 from spacelang.backends.torch.functions import scale_samples, sliced_linear
-from spacelang.backends.torch.groups import group_of, lower_group
+from spacelang.backends.torch.fused import products as fused
+from spacelang.backends.torch.groups import group_of, lower_group, takes
 from spacelang.backends.torch.ports import (
     ORDER,
     Entries,
@@ -60,15 +61,15 @@ class Function:
 class Lowering:
     """The functions of a graph's blocks, each made at its first use.
 
-    `exposed` are nodes, by block and number, whose first value every stretch gives. With `kernels`
-    fused blocks are calls of their kernels.
+    `exposed` are nodes, by block and number, whose first value every stretch gives. Fused blocks
+    are calls of the kernels of a library, if one is named.
     """
 
     def __init__(
         self,
         graph: Graph,
         exposed: frozenset[tuple[str, int]] = frozenset(),
-        kernels: bool = False,
+        kernels: Literal["", "triton", "fused"] = "",
     ) -> None:
         self.graph, self.exposed, self.kernels = graph, exposed, kernels
         self._functions: dict[object, Function] = {}
@@ -145,8 +146,8 @@ class Lowering:
         body = sum(node.op != "input" for node in level.nodes)
         whole = level.name == key and results == level.outputs and len(nodes) == body
         group = group_of(level) if self.kernels and whole else None
-        if group is not None:
-            lower_group(frame, level, group)
+        if group is not None and takes(self.kernels, level, group):
+            lower_group(frame, level, group, self.kernels)
             nodes = ()
         for node in nodes:
             if node.call is None:
@@ -282,7 +283,9 @@ class FunctionFrame(Frame):
     def linear(
         self, node: Node, x: fx.Node, weight: fx.Node | None, bias: fx.Node | None
     ) -> fx.Node:
-        """By a function of ours where the weight is a slice."""
+        """By a function of ours where the weight is a slice, or products are a library's."""
+        if self.lowering.kernels == "fused":
+            return self.graph.call_function(fused.linear, (x, weight, bias))
         sliced = weight is not None and (weight.op != "placeholder" or "weight" not in node.params)
         function = sliced_linear if sliced else F.linear
         return self.graph.call_function(function, (x, weight, bias))
