@@ -22,8 +22,9 @@ from torch.fx import GraphModule
 
 from spacelang.backends.torch.emit import lower_node
 from spacelang.backends.torch.frame import Frame, Number, Size, one_or_all
-from spacelang.backends.torch.functions import scale_samples, sliced_linear
+from spacelang.backends.torch.functions import scale_samples, sliced_linear, with_room
 from spacelang.backends.torch.fused import products as fused
+from spacelang.backends.torch.fused.convolution import conv2d
 from spacelang.backends.torch.groups import group_of, lower_group, takes
 from spacelang.backends.torch.ports import (
     ORDER,
@@ -37,7 +38,7 @@ from spacelang.backends.torch.ports import (
     terms_of,
 )
 from spacelang.backends.torch.surely import Surely
-from spacelang.backends.torch.views import Axes, block_key, layouts, splits
+from spacelang.backends.torch.views import Axes, Part, block_key, layouts, splits
 from spacelang.ir.block import Block
 from spacelang.ir.dim import Dim
 from spacelang.ir.graph import Graph, Instance
@@ -62,7 +63,8 @@ class Lowering:
     """The functions of a graph's blocks, each made at its first use.
 
     `exposed` are nodes, by block and number, whose first value every stretch gives. Fused blocks
-    are calls of the kernels of a library, if one is named.
+    are calls of the kernels of a library, if one is named. What is `compiled` has no step that a
+    size decides: see `compiled.py`.
     """
 
     def __init__(
@@ -70,8 +72,10 @@ class Lowering:
         graph: Graph,
         exposed: frozenset[tuple[str, int]] = frozenset(),
         kernels: Literal["", "triton", "fused"] = "",
+        compiled: bool = False,
     ) -> None:
-        self.graph, self.exposed, self.kernels = graph, exposed, kernels
+        self.graph, self.exposed = graph, exposed
+        self.kernels, self.compiled = kernels, compiled
         self._functions: dict[object, Function] = {}
 
     @cached_property
@@ -276,6 +280,19 @@ class FunctionFrame(Frame):
         assert isinstance(gather, Gather)
         return self.port(Port("table", Entries(gather)), gather.table)
 
+    def before_slices(
+        self, node: Node, role: str, tensor: fx.Node, cut: Sequence[Part | None]
+    ) -> fx.Node:
+        """As it is; for a compiler with room along axes where a slice of all would be special.
+
+        Running statistics are written through their slices, so they stay as they are.
+        """
+        param = self.terms.block.param[node.params[role].param]
+        if not self.lowering.compiled or param.role != "weight":
+            return tensor
+        axes = tuple(i for i, part in enumerate(cut) if part is not None and part.may_fill())
+        return self.graph.call_function(with_room, (tensor, axes)) if axes else tensor
+
     def by_mode(self, function: Callable[..., Tensor], arguments: tuple[Any, ...]) -> fx.Node:
         training = self.port(Port("training", None), "training")
         return self.graph.call_function(function, (*arguments, training))
@@ -286,9 +303,16 @@ class FunctionFrame(Frame):
         """By a function of ours where the weight is a slice, or products are a library's."""
         if self.lowering.kernels == "fused":
             return self.graph.call_function(fused.linear, (x, weight, bias))
+        if self.lowering.compiled:
+            return self.graph.call_function(F.linear, (x, weight, bias))
         sliced = weight is not None and (weight.op != "placeholder" or "weight" not in node.params)
         function = sliced_linear if sliced else F.linear
         return self.graph.call_function(function, (x, weight, bias))
+
+    @property
+    def conv2d(self) -> Callable[..., Tensor]:
+        """PyTorch's, or for a compiler one that it does not open."""
+        return conv2d if self.lowering.compiled else F.conv2d
 
     def drop_path(self, node: Node, x: fx.Node, rate: Dim) -> fx.Node:
         if rate == 0:

@@ -96,6 +96,8 @@ class TorchTrainer:
         self._network = self._distributed()
         if isinstance(model, Supernet):
             model.checkpointing = recipe.grad_checkpointing
+            if recipe.torchcompile:
+                model.compile()
         self._own_parameters = list(model.parameters())
         self._own = dict(model.state_dict())  # the very tensors, as long as the module lives
         self.average = Average(self._own) if recipe.model_ema else None

@@ -16,12 +16,14 @@ The wider operands are built again in the backward pass; q, k, v, out and m are 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from spacelang.backends.torch.fused.operators import fused
 from spacelang.backends.torch.fused.products import product
 
 Term = tuple[Tensor, Tensor, Tensor]
@@ -44,7 +46,7 @@ def attention(
         return F.scaled_dot_product_attention(q, k, v, scale=scale)
     terms = (*(on_keys or (None,) * 3), *(on_values or (None,) * 3))
     if q.device.type == "cpu":
-        return _Attention.apply(q, k, v, scale, *(_typed(t, q.dtype) for t in terms))
+        return _attention(q, k, v, scale, *(_typed(t, q.dtype) for t in terms))[0]
     wide = _widened(q, k, v, *terms)
     return _narrowed(F.scaled_dot_product_attention(*wide, scale=scale), v.shape[-1], *terms[3:])
 
@@ -111,57 +113,115 @@ def _narrowed(
     """u and the term of the values."""
     u = wide[..., :width]
     if tables is None or columns is None or classes is None:
-        return u.transpose(1, 2).contiguous().transpose(1, 2)
+        return u
     mass = summed(
         wide[..., width : width + classes.shape[1]], columns, tables.shape[1] * tables.shape[2]
     )
     return u + _multiplied(mass, tables.flatten(1, 2).transpose(1, 2))
 
 
-class _Attention(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, *inputs: Any) -> Tensor:
-        q, k, v, scale, *terms = inputs
-        wide, sums = aten._scaled_dot_product_flash_attention_for_cpu(
-            *_widened(q, k, v, *terms), 0.0, False, attn_mask=None, scale=scale
-        )
-        mass = None
-        if terms[5] is not None:
-            mass = wide[..., v.shape[-1] : v.shape[-1] + terms[5].shape[1]].clone()
-        out = _narrowed(wide, v.shape[-1], *terms[3:])
-        ctx.save_for_backward(q, k, v, out, sums, mass, *terms)
-        ctx.scale = scale
-        return out
+def _forward(
+    q: Tensor, k: Tensor, v: Tensor, scale: float,
+    key_tables: Tensor | None, key_columns: Tensor | None, key_classes: Tensor | None,
+    value_tables: Tensor | None, value_columns: Tensor | None, value_classes: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """The result, the logarithms of the sums of rows, and m."""
+    values = (value_tables, value_columns, value_classes)
+    wide, sums = aten._scaled_dot_product_flash_attention_for_cpu(
+        *_widened(q, k, v, key_tables, key_columns, key_classes, *values),
+        0.0, False, attn_mask=None, scale=scale,
+    )  # fmt: skip
+    width = v.shape[-1]
+    mass = wide[..., width : width + _count(value_classes)]
+    return _by_tokens(_narrowed(wide, width, *values)), _plain(sums), _by_tokens(mass, copy=True)
 
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:
-        q, k, v, out, sums, mass, *terms = ctx.saved_tensors
-        (slopes,) = grad_outputs
-        q_wide, k_wide, v_wide = _widened(q, k, v, *terms)
-        key_tables, key_columns, key_classes, value_tables, value_columns, _ = terms
-        on_keys = on_values = more = None
-        if value_tables is not None:
-            more = looked_up(slopes, value_tables, value_columns)
-            entries = summed(mass, value_columns, value_tables.shape[1] * value_tables.shape[2])
-            on_values = _table_gradient(entries, slopes, value_tables)
-        width = v_wide.shape[-1]
-        # Attention reads its result only in sum_c slope_c out_c, to which m adds as much as it
-        # does through `out`: with that in its place, and zeros for m, the sum is the same.
-        q_slopes, k_slopes, v_slopes = aten._scaled_dot_product_flash_attention_for_cpu_backward(
-            _beside(slopes, more, width), q_wide, k_wide, v_wide, _beside(out, None, width), sums,
-            0.0, False, attn_mask=None, scale=ctx.scale,
-        )  # fmt: skip
-        d = q.shape[-1]
-        q_back = q_slopes[..., :d]
-        if key_tables is not None:
-            found = q_slopes[..., d : d + key_classes.shape[1]]
-            entries = summed(found, key_columns, key_tables.shape[1] * key_tables.shape[2])
-            on_keys = _table_gradient(entries, q, key_tables)
-            q_back = q_back + _multiplied(entries, key_tables.flatten(1, 2).transpose(1, 2))
-        return (
-            q_back, k_slopes[..., :d], v_slopes[..., : v.shape[-1]], None,
-            on_keys, None, None, on_values, None, None,
-        )  # fmt: skip
+
+def _backward(
+    slopes: Tensor, out: Tensor, sums: Tensor, mass: Tensor,
+    q: Tensor, k: Tensor, v: Tensor, scale: float,
+    key_tables: Tensor | None, key_columns: Tensor | None, key_classes: Tensor | None,
+    value_tables: Tensor | None, value_columns: Tensor | None, value_classes: Tensor | None,
+) -> list[Tensor]:  # fmt: skip
+    """Of q, k, v, and of the tables that there are."""
+    keys = (key_tables, key_columns, key_classes)
+    wide = _widened(q, k, v, *keys, value_tables, value_columns, value_classes)
+    found: list[Tensor] = []
+    more: Tensor | None = None
+    if value_tables is not None:
+        assert value_columns is not None
+        more = looked_up(slopes, value_tables, value_columns)
+        entries = summed(mass, value_columns, value_tables.shape[1] * value_tables.shape[2])
+        found.append(_table_gradient(entries, slopes, value_tables))
+    width = wide[0].shape[-1]
+    # Attention reads its result only in sum_c slope_c out_c, to which m adds as much as it does
+    # through `out`: with that in its place, and zeros for m, the sum is the same.
+    q_slopes, k_slopes, v_slopes = aten._scaled_dot_product_flash_attention_for_cpu_backward(
+        _beside(slopes, more, width), *wide, _beside(out, None, width), sums,
+        0.0, False, attn_mask=None, scale=scale,
+    )  # fmt: skip
+    d = q.shape[-1]
+    q_back = q_slopes[..., :d]
+    if key_tables is not None:
+        assert key_columns is not None
+        entries = q_slopes[..., d : d + _count(key_classes)]
+        entries = summed(entries, key_columns, key_tables.shape[1] * key_tables.shape[2])
+        found.insert(0, _table_gradient(entries, q, key_tables))
+        q_back = q_back + _multiplied(entries, key_tables.flatten(1, 2).transpose(1, 2))
+    parts = (q_back, k_slopes[..., :d], v_slopes[..., : v.shape[-1]])
+    return [*map(_by_tokens, parts), *found]
+
+
+def _count(classes: Tensor | None) -> int:
+    return 0 if classes is None else classes.shape[1]
+
+
+def _by_tokens(x: Tensor, copy: bool = False) -> Tensor:
+    """[B, H, N, C] with tokens before heads in memory, as linear layers give and take them."""
+    rows = x.transpose(1, 2)
+    rows = rows.clone(memory_format=torch.contiguous_format) if copy else rows.contiguous()
+    return rows.transpose(1, 2)
+
+
+def _plain(sums: Tensor) -> Tensor:
+    """[B, H, N] by heads in memory, or by tokens, as PyTorch's attention has given them."""
+    return sums.transpose(1, 2).contiguous().transpose(1, 2)
+
+
+def _fake(q: Tensor, k: Tensor, v: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
+    mass = q.new_empty(*v.shape[:3], _count(others[6]))
+    sums = q.new_empty(*q.shape[:3], dtype=torch.promote_types(q.dtype, torch.float32))
+    return _empty_like(v), _plain(sums), _empty_like(mass)
+
+
+def _backward_fake(
+    slopes: Any, out: Any, sums: Any, mass: Any, q: Tensor, k: Tensor, v: Tensor, *others: Any
+) -> list[Tensor]:
+    tables = [x.new_empty(x.shape) for x in (others[1], others[4]) if x is not None]
+    return [*map(_empty_like, (q, k, v)), *tables]
+
+
+def _empty_like(x: Tensor) -> Tensor:
+    batch, heads, tokens, width = x.shape
+    return x.new_empty(batch, tokens, heads, width).transpose(1, 2)
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    q, k, v, ctx.scale, *terms = inputs
+    ctx.mark_non_differentiable(*output[1:])
+    ctx.save_for_backward(*output, q, k, v, *terms)
+
+
+def _spread(
+    backward: Callable[..., Any], ctx: Any, slopes: Tensor, *_: Any
+) -> tuple[Tensor | None, ...]:
+    out, sums, mass, q, k, v, *terms = ctx.saved_tensors
+    found = iter(backward(slopes, out, sums, mass, q, k, v, ctx.scale, *terms))
+    operands = [next(found) for _ in range(3)]
+    on_keys, on_values = (None if t is None else next(found) for t in (terms[0], terms[3]))
+    return (*operands, None, on_keys, None, None, on_values, None, None)
+
+
+_attention = fused("attention", _forward, _backward, _fake, _backward_fake, _setup, _spread)
 
 
 def _table_gradient(entries: Tensor, x: Tensor, tables: Tensor) -> Tensor:

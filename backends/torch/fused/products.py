@@ -11,7 +11,7 @@ weight that is a slice is copied, which takes a hundredth of the product.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -19,18 +19,22 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from spacelang.backends.torch.functions import sliced_linear
+from spacelang.backends.torch.fused.operators import fused
 from spacelang.backends.torch.packed import available
 
 LEAST = 1 << 20  # multiply-adds from which it pays
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """F.linear: by oneDNN where that is faster, else with the gradients of `sliced_linear`."""
+    """F.linear: by oneDNN where that is faster, else with the gradients of `sliced_linear`.
+
+    While it is compiled it is one operator for all sizes.
+    """
     if torch.is_autocast_enabled(x.device.type):
         return F.linear(x, weight, bias)
-    if not fast(x, weight):
-        return sliced_linear(x, weight, bias)
-    return _Linear.apply(x, weight, bias)
+    if torch.compiler.is_compiling() or fast(x, weight):
+        return _linear(x, weight, bias)
+    return sliced_linear(x, weight, bias)
 
 
 def fast(x: Tensor, weight: Tensor) -> bool:
@@ -41,7 +45,7 @@ def fast(x: Tensor, weight: Tensor) -> bool:
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x w^T + b of matrices by rows or by columns side by side: [M, C], [F, C] -> [M, F]."""
-    if x.dtype != torch.float32 or x.device.type != "cpu" or not available():
+    if not fast(x, weight):
         return F.linear(x, weight, bias)
     return torch.ops.mkldnn._linear_pointwise(_dense(x), _dense(weight), bias, "none", [], "")
 
@@ -50,30 +54,53 @@ def _dense(x: Tensor) -> Tensor:
     return x if x.is_contiguous() or x.t().is_contiguous() else x.contiguous()
 
 
-class _Linear(torch.autograd.Function):
-    @staticmethod
-    def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        y = product(x.reshape(-1, x.shape[-1]), weight, bias)
-        return y.view(*x.shape[:-1], len(weight))
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs[:2])
-
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
-        rows = grad_outputs[0].reshape(-1, len(weight))
-        flat = x.reshape(-1, x.shape[-1])
-        back, outer, added = gradients(rows, flat, weight, ctx.needs_input_grad)
-        return back if back is None else back.view(x.shape), outer, added
-
-
 def gradients(
     rows: Tensor, x: Tensor, weight: Tensor, needs: Sequence[bool]
-) -> tuple[Tensor | None, ...]:
-    """Of x [M, C], weight [F, C] and bias [F] from that of the result [M, F], those needed."""
-    rows = _dense(rows)
-    back = product(rows, _dense(weight).t()) if needs[0] else None
-    outer = product(rows.t(), x.t()) if needs[1] else None
-    return back, outer, rows.sum(0) if needs[2] else None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Of x [M, C], weight [F, C] and bias [F] from that of the result [M, F]; empty where none
+    is needed."""
+    rows, none = _dense(rows), rows.new_empty(0)
+    back = product(rows, _dense(weight).t()) if needs[0] else none
+    outer = product(rows.t(), x.t()) if needs[1] else none
+    return back, outer, rows.sum(0) if needs[2] else none
+
+
+def _forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    y = product(x.reshape(-1, x.shape[-1]), weight, bias)
+    return y.view(*x.shape[:-1], len(weight))
+
+
+def _backward(
+    slopes: Tensor, x: Tensor, weight: Tensor, needs: list[bool]
+) -> tuple[Tensor, Tensor, Tensor]:
+    rows, flat = slopes.reshape(-1, len(weight)), x.reshape(-1, x.shape[-1])
+    back, outer, added = gradients(rows, flat, weight, needs)
+    return back.view(x.shape) if needs[0] else back, outer, added
+
+
+def _fake(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return x.new_empty(*x.shape[:-1], weight.shape[0])
+
+
+def _backward_fake(
+    slopes: Tensor, x: Tensor, weight: Tensor, needs: list[bool]
+) -> tuple[Tensor, Tensor, Tensor]:
+    shapes = (x.shape, weight.shape, weight.shape[:1])
+    back, outer, added = (
+        x.new_empty(shape if needed else (0,)) for shape, needed in zip(shapes, needs, strict=True)
+    )
+    return back, outer, added
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[:2])
+    ctx.biased = inputs[2] is not None
+
+
+def _spread(backward: Callable[..., Any], ctx: Any, slopes: Tensor) -> tuple[Tensor | None, ...]:
+    needs = [*ctx.needs_input_grad[:2], ctx.biased and ctx.needs_input_grad[2]]
+    found = backward(slopes, *ctx.saved_tensors, needs)
+    return tuple(x if needed else None for x, needed in zip(found, needs, strict=True))
+
+
+_linear = fused("linear", _forward, _backward, _fake, _backward_fake, _setup, _spread)
