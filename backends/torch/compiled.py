@@ -30,6 +30,8 @@ from torch.fx.experimental import _config
 from spacelang.backends.torch.fused.operators import register
 from spacelang.backends.torch.lower import Lowering
 
+_shapes: Any = _config
+
 
 class Compiled:
     """The functions of a lowering by what is compiled of them, each at its first call."""
@@ -50,7 +52,7 @@ class Compiled:
         made = torch.compile(function, **self.options)
 
         def call(*inputs: Any) -> Any:
-            with _config.patch(use_duck_shape=False):  # read while a graph is made
+            with _shapes.patch(use_duck_shape=False):  # read while a graph is made
                 return made(*inputs)
 
         return call

@@ -45,6 +45,9 @@ from spacelang.ir.graph import Graph, Instance
 from spacelang.ir.node import Call, Node, Value
 from spacelang.ir.param import Gather
 
+Library = Literal["", "triton", "fused"]
+"""Whose kernels compute fused groups."""
+
 
 @dataclass(frozen=True)
 class Function:
@@ -71,11 +74,12 @@ class Lowering:
         self,
         graph: Graph,
         exposed: frozenset[tuple[str, int]] = frozenset(),
-        kernels: Literal["", "triton", "fused"] = "",
+        kernels: Library = "",
         compiled: bool = False,
     ) -> None:
         self.graph, self.exposed = graph, exposed
-        self.kernels, self.compiled = kernels, compiled
+        self.kernels: Library = kernels
+        self.compiled = compiled
         self._functions: dict[object, Function] = {}
 
     @cached_property
