@@ -39,12 +39,15 @@ BUILTIN: Mapping[str, Mapping[str, str]] = {
     },
     "spacelang.backends": {
         "torch": "spacelang.backends.torch.backend:TorchBackend",
+        "fused": "spacelang.backends.torch.backend:FusedBackend",
         "triton": "spacelang.backends.torch.backend:TritonBackend",
     },
     # What a fused group is computed by, a function of tensors.
     "spacelang.kernels": {
         "attention": "spacelang.backends.triton.attention:attention",
         "cascade": "spacelang.backends.triton.normed:cascade",
+        "fused.attention": "spacelang.backends.torch.fused.attention:attention",
+        "fused.mlp": "spacelang.backends.torch.fused.mlp:mlp",
         "depthwise": "spacelang.backends.triton.normed:depthwise",
         "excited": "spacelang.backends.triton.normed:excited",
         "mixed_attention": "spacelang.backends.triton.mixed_attention:mixed_attention",
@@ -84,6 +87,7 @@ BUILTIN: Mapping[str, Mapping[str, str]] = {
     "spacelang.commands": {
         "torch.together": "spacelang.backends.torch.ranks:together",
         "torch.scales": "spacelang.backends.torch.images:scales",
+        "fused.within": "spacelang.backends.torch.kernels:with_fused",
         "triton.fits": "spacelang.backends.torch.kernels:fits",
         "triton.within": "spacelang.backends.torch.kernels:with_kernels",
         "torch.data": "spacelang.backends.torch.data:open_data",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from spacelang.backends.torch.emit import rule_of
-from spacelang.backends.torch.kernels import with_kernels
+from spacelang.backends.torch.kernels import with_fused, with_kernels
 from spacelang.backends.torch.supernet import Supernet
 from spacelang.diagnostics import Report, error
 from spacelang.ir.graph import Graph
@@ -49,4 +49,16 @@ class TritonBackend(TorchBackend):
     def build(self, graph: Graph, seed: int) -> Supernet:
         """The supernet, its groups computed by kernels."""
         with with_kernels():
+            return Supernet(graph, seed)
+
+
+@dataclass(frozen=True)
+class FusedBackend(TorchBackend):
+    """The same with attention and MLPs that keep little for the backward pass."""
+
+    name: str = "fused"
+
+    def build(self, graph: Graph, seed: int) -> Supernet:
+        """The supernet, attention and MLPs as one function each."""
+        with with_fused():
             return Supernet(graph, seed)

@@ -132,6 +132,11 @@ class Frame(ABC):
             weight = self.graph.call_method("contiguous", (weight,))
         return self.graph.call_function(F.linear, (x, weight, bias))
 
+    @property
+    def conv2d(self) -> Callable[..., Tensor]:
+        """The convolution that is called."""
+        return F.conv2d
+
     # Sizes.
 
     def size(self, dim: Dim) -> Size:
@@ -199,11 +204,13 @@ class Frame(ABC):
                 sizes = self._extents(node, role, axis, lists[axis])
                 tensor = self._factored(tensor, axis, sizes)
         index: list[Any] = []
+        cut: list[Part | None] = []
         gathers: list[tuple[int, Gather | tuple[int, ...]]] = []
         merged: list[tuple[int, int]] = []
         position = 0
         for axis, found in enumerate(lists):
             index += [self._slice(run) for run in found] or [ALL]
+            cut += found or [None]
             here = enumerate(found[1:] if picked and axis == 0 else found, position)
             gathers += ((i, run.gather) for i, run in here if run.gather is not None)
             left = max(len(found), 1) - (picked and axis == 0)
@@ -215,6 +222,7 @@ class Frame(ABC):
         while index and index[-1] == ALL:
             index.pop()
         if index:
+            tensor = self.before_slices(node, role, tensor, cut[: len(index)])
             tensor = self.graph.call_function(operator.getitem, (tensor, tuple(index)))
         for axis, gather in gathers:
             arguments = (tensor, axis, self.entry_table(node, gather))
@@ -224,6 +232,12 @@ class Frame(ABC):
         inner = [run for found in lists for run in found][1 + picked :]
         if not gathers and not all(run.whole for run in inner):
             self.sliced.add(tensor)
+        return tensor
+
+    def before_slices(
+        self, node: Node, role: str, tensor: fx.Node, cut: Sequence[Part | None]
+    ) -> fx.Node:
+        """A parameter that is sliced along its first axes, each as told: as it is."""
         return tensor
 
     def _factored(self, tensor: fx.Node, axis: int, sizes: tuple[Size, ...]) -> fx.Node:

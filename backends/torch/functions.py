@@ -7,7 +7,7 @@ They need torch alone, so that printed sources can hold them word for word.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -83,6 +83,12 @@ def drop_path(x: Tensor, rate: float, training: bool) -> Tensor:
     if not training or rate == 0:
         return x
     return scale_samples(x, path_mask(rate, x.shape[0], x.device))
+
+
+def with_room(x: Tensor, axes: Sequence[int]) -> Tensor:
+    """The tensor with one more entry at the end of some axes, which no slice reads."""
+    amounts = [int(axis in axes) for axis in reversed(range(x.dim()))]
+    return F.pad(x, [n for amount in amounts for n in (0, amount)])
 
 
 class _SlicedLinear(torch.autograd.Function):

@@ -1,13 +1,15 @@
 """Rows of fused groups: the call of a kernel in the place of the nodes of its block.
 
 A row reads from the group what a kernel takes and arranges operands by views. The functions that it
-calls stand under `spacelang.kernels`, so this backend does not import the kernels' library.
+calls stand under `spacelang.kernels`, so this backend does not import the kernels' library: those
+of Triton by their names, those of `fused/` as `fused.NAME`.
 """
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,6 +18,8 @@ from torch import fx
 from spacelang import plugins
 from spacelang.backends.torch.emit import Emit, lower_node
 from spacelang.backends.torch.frame import Frame, Size
+from spacelang.backends.torch.ports import table_of
+from spacelang.backends.torch.tables import table
 from spacelang.ir.block import Block
 from spacelang.ir.dim import Dim
 from spacelang.ir.node import Attribute, Node, Value
@@ -30,9 +34,37 @@ Row = Callable[["Work", Any], fx.Node]
 ROWS: dict[str, Row] = {}
 
 
-def lower_group(frame: Frame, block: Block, group: Group) -> None:
+def lower_group(frame: Frame, block: Block, group: Group, library: str) -> None:
     """Lower a group by its kernel's row; the result is bound in the frame."""
-    frame.bind(block.by_id[group.root], (ROWS[group.kernel](Work(frame, block), group),))
+    work = Work(frame, block, library)
+    frame.bind(block.by_id[group.root], (ROWS[group.kernel](work, group),))
+
+
+def takes(library: str, block: Block, group: Group) -> bool:
+    """Whether a library has a kernel for a group.
+
+    `fused.attention` has none for terms but lookups by the query and sums of the weights, by
+    indices of which few columns differ.
+    """
+    if library == "triton":
+        return True
+    if f"{library}.{group.kernel}" not in plugins.table("spacelang.kernels"):
+        return False
+    if not isinstance(group, Attention):
+        return True
+    kinds = (group.terms_of("query"), group.terms_of("values"))
+    return sum(map(len, kinds)) == len(group.terms) and all(_few(block, terms) for terms in kinds)
+
+
+def _few(block: Block, terms: Sequence[Term]) -> bool:
+    """Whether the index tables of a term are known, and have less columns than half the tokens."""
+    if not terms:
+        return True
+    key = table_of(_pairs(block, terms, "index_columns")).known()
+    if key is None:
+        return False
+    tokens, columns = table(key).shape
+    return columns <= tokens // 2
 
 
 def row(kernel: str) -> Callable[[Row], Row]:
@@ -48,8 +80,12 @@ def row(kernel: str) -> Callable[[Row], Row]:
 class Work:
     """A block in the making: what rows ask for."""
 
-    def __init__(self, frame: Frame, block: Block) -> None:
-        self.frame, self.block = frame, block
+    def __init__(self, frame: Frame, block: Block, library: str) -> None:
+        self.frame, self.block, self.library = frame, block, library
+
+    def kernel(self, name: str) -> Callable[..., Any]:
+        full = name if self.library == "triton" else f"{self.library}.{name}"
+        return plugins.load("spacelang.kernels", full)
 
     def emit(self, node: Node) -> Emit:
         return Emit(self.frame, node)
@@ -81,10 +117,6 @@ class Work:
         return self.value(value)
 
 
-def kernel(name: str) -> Callable[..., Any]:
-    return plugins.load("spacelang.kernels", name)
-
-
 @row("mlp")
 def _mlp(work: Work, group: Mlp) -> fx.Node:
     first, second = work.emit(group.first), work.emit(group.second)
@@ -93,7 +125,7 @@ def _mlp(work: Work, group: Mlp) -> fx.Node:
         x = work.emit(group.norm)
         norm = (x.param("weight"), x.param("bias"), x.number("eps"))
     layers = [layer.param(role) for layer in (first, second) for role in ("weight", "bias")]
-    return work.call(kernel("mlp"), x.x, norm, *layers, activation=group.activation.op)
+    return work.call(work.kernel("mlp"), x.x, norm, *layers, activation=group.activation.op)
 
 
 @row("depthwise")
@@ -108,11 +140,11 @@ def _depthwise(work: Work, group: Depthwise) -> fx.Node:
         activation,
     )
     if group.gate is None:
-        return work.frame.by_mode(kernel("depthwise"), arguments)
-    both = work.frame.by_mode(kernel("squeezed"), arguments)
+        return work.frame.by_mode(work.kernel("depthwise"), arguments)
+    both = work.frame.by_mode(work.kernel("squeezed"), arguments)
     planes, means = (work.call(operator.getitem, both, part) for part in range(2))
     factors = work.method("flatten", _factors(work, group.gate, means), 1)
-    return work.frame.by_mode(kernel("excited"), (planes, *arguments[1:], factors))
+    return work.frame.by_mode(work.kernel("excited"), (planes, *arguments[1:], factors))
 
 
 def _factors(work: Work, gate: Gate, means: fx.Node) -> fx.Node:
@@ -139,13 +171,13 @@ def _cascade(work: Work, group: Cascade) -> fx.Node:
         norms = [_norm(work, node) for node in (head.qkv_norm, head.conv_norm)]
         heads.append((weights[0], norms[0], weights[1], norms[1]))
     table = work.constant(group.table)
-    return work.frame.by_mode(kernel("cascade"), (work.value(group.x), tuple(heads), table))
+    return work.frame.by_mode(work.kernel("cascade"), (work.value(group.x), tuple(heads), table))
 
 
 @row("mixture")
 def _mixture(work: Work, group: Mixture) -> fx.Node:
     weights, *candidates = work.emit(group.node).operands
-    return work.call(kernel("mixture"), tuple(candidates), weights)
+    return work.call(work.kernel("mixture"), tuple(candidates), weights)
 
 
 @row("attention")
@@ -171,13 +203,13 @@ def _attended(work: Work, group: Attention, mixes: tuple[Any, ...]) -> fx.Node:
     q, k, v = (_arranged(work, operand) for operand in (group.q, group.k, group.v))
     named: dict[str, Any] = {}
     for kind, name in TERMS.items():
-        terms = [term for term in group.terms if term.kind == kind]
+        terms = group.terms_of(kind)
         if terms and kind == "regions":
             named[name] = work.frame.table(_regions(terms[0]))
         elif terms:
             scale = group.scale if kind in ("query", "key") else ONE
-            named[name] = (_tables(work, terms, scale), work.frame.table(_index(terms)))
-    out = work.call(kernel(group.kernel), q, k, v, work.number(group.scale), *mixes, **named)
+            named[name] = (_tables(work, terms, scale), *_indices(work, terms))
+    out = work.call(work.kernel(group.kernel), q, k, v, work.number(group.scale), *mixes, **named)
     operand = group.v
     if operand.head is None:
         out = work.method("squeeze", out, 1)
@@ -239,6 +271,24 @@ def _table(work: Work, table: Table) -> fx.Node:
     return x if table.head is not None else work.method("unsqueeze", x, 0)
 
 
+def _indices(work: Work, terms: Sequence[Term]) -> tuple[fx.Node, ...]:
+    """What a kernel reads the tables of a term by."""
+    if work.library == "triton":
+        return (work.frame.table(_index(terms)),)
+    made = ("index_columns", "index_classes")
+    return tuple(work.frame.table(_pairs(work.block, terms, op)) for op in made)
+
+
+def _pairs(block: Block, terms: Sequence[Term], op: str) -> Node:
+    """A table that is made of the index tables of a term, and of how many entries it has."""
+    first = terms[0].table
+    assert first is not None
+    axis = first.entry + (first.picked is not None)
+    entries = block.type_of(first.value).shape[axis]
+    index = _index(terms)
+    return replace(index, op=op, attributes={**index.attributes, "entries": entries})
+
+
 def _index(terms: Sequence[Term]) -> Node:
     """The table [R, N, N] that the index tables of a term make."""
     found: dict[str, Attribute] = {}
@@ -253,4 +303,4 @@ def _regions(term: Term) -> Node:
     return Node(-1, "shift_regions", attributes=term.index.node.attributes)
 
 
-__all__ = ["ROWS", "group_of", "lower_group"]
+__all__ = ["ROWS", "group_of", "lower_group", "takes"]

@@ -1,7 +1,9 @@
-"""Whether supernets compute fused groups by kernels: `--backend triton`.
+"""Whether supernets compute fused groups by kernels: `--backend triton`, `--backend fused`.
 
 with with_kernels(required=True):
     model = Supernet(graph)            # SP605 for a group that no kernel can take
+with with_fused():
+    model = Supernet(graph)            # attention and MLPs by functions of PyTorch that keep little
 """
 
 from __future__ import annotations
@@ -17,10 +19,12 @@ from spacelang import plugins
 from spacelang.backends.torch.lower import Lowering
 from spacelang.diagnostics import Report, SpaceError, error
 from spacelang.ir.graph import Graph
-from spacelang.passes.fuse import Fused, for_kernels
+from spacelang.passes.bucketise import bucketised
+from spacelang.passes.fuse import Fused, for_kernels, fused
 from spacelang.passes.fusion import kernel_of
 
-Mode = Literal["no", "where they fit", "required"]
+Mode = Literal["no", "where they fit", "required", "fused"]
+FUSED = ("attention", "mlp")  # that `fused/` has
 _mode: ContextVar[Mode] = ContextVar("how supernets are lowered", default="no")
 
 
@@ -50,11 +54,31 @@ def with_kernels(required: bool = False) -> Iterator[str]:
         _mode.reset(token)
 
 
+@contextmanager
+def with_fused(required: bool = False) -> Iterator[str]:
+    """Within it supernets compute attention and MLPs as one function each, in plain PyTorch.
+
+    Gives the name of the backend that does the rest. SP605 for `required`: it is for Triton.
+    """
+    if required:
+        found = error("SP605", "the fused backend takes what it can, and cannot be required")
+        raise SpaceError(found.hint("leave --require-fused out, or use --backend triton"))
+    token = _mode.set("fused")
+    try:
+        yield "torch"
+    finally:
+        _mode.reset(token)
+
+
 def lowering_of(graph: Graph) -> Lowering:
     """How a graph is lowered here: node by node, or with its groups fused."""
-    if _mode.get() == "no":
-        return Lowering(graph)
-    return Lowering(_fused(graph).graph, kernels=True)
+    match _mode.get():
+        case "no":
+            return Lowering(graph)
+        case "fused":
+            return Lowering(fused(bucketised(graph), FUSED).graph, kernels="fused")
+        case _:
+            return Lowering(_fused(graph).graph, kernels="triton")
 
 
 def unfused(graph: Graph, what: str) -> None:

@@ -13,7 +13,7 @@ import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -22,8 +22,10 @@ from torch.fx import GraphModule
 
 from spacelang.backends.torch.emit import lower_node
 from spacelang.backends.torch.frame import Frame, Number, Size, one_or_all
-from spacelang.backends.torch.functions import scale_samples, sliced_linear
-from spacelang.backends.torch.groups import group_of, lower_group
+from spacelang.backends.torch.functions import scale_samples, sliced_linear, with_room
+from spacelang.backends.torch.fused import products as fused
+from spacelang.backends.torch.fused.convolution import conv2d
+from spacelang.backends.torch.groups import group_of, lower_group, takes
 from spacelang.backends.torch.ports import (
     ORDER,
     Entries,
@@ -36,12 +38,15 @@ from spacelang.backends.torch.ports import (
     terms_of,
 )
 from spacelang.backends.torch.surely import Surely
-from spacelang.backends.torch.views import Axes, block_key, layouts, splits
+from spacelang.backends.torch.views import Axes, Part, block_key, layouts, splits
 from spacelang.ir.block import Block
 from spacelang.ir.dim import Dim
 from spacelang.ir.graph import Graph, Instance
 from spacelang.ir.node import Call, Node, Value
 from spacelang.ir.param import Gather
+
+Library = Literal["", "triton", "fused"]
+"""Whose kernels compute fused groups."""
 
 
 @dataclass(frozen=True)
@@ -60,17 +65,21 @@ class Function:
 class Lowering:
     """The functions of a graph's blocks, each made at its first use.
 
-    `exposed` are nodes, by block and number, whose first value every stretch gives. With `kernels`
-    fused blocks are calls of their kernels.
+    `exposed` are nodes, by block and number, whose first value every stretch gives. Fused blocks
+    are calls of the kernels of a library, if one is named. What is `compiled` has no step that a
+    size decides: see `compiled.py`.
     """
 
     def __init__(
         self,
         graph: Graph,
         exposed: frozenset[tuple[str, int]] = frozenset(),
-        kernels: bool = False,
+        kernels: Library = "",
+        compiled: bool = False,
     ) -> None:
-        self.graph, self.exposed, self.kernels = graph, exposed, kernels
+        self.graph, self.exposed = graph, exposed
+        self.kernels: Library = kernels
+        self.compiled = compiled
         self._functions: dict[object, Function] = {}
 
     @cached_property
@@ -145,8 +154,8 @@ class Lowering:
         body = sum(node.op != "input" for node in level.nodes)
         whole = level.name == key and results == level.outputs and len(nodes) == body
         group = group_of(level) if self.kernels and whole else None
-        if group is not None:
-            lower_group(frame, level, group)
+        if group is not None and takes(self.kernels, level, group):
+            lower_group(frame, level, group, self.kernels)
             nodes = ()
         for node in nodes:
             if node.call is None:
@@ -276,6 +285,19 @@ class FunctionFrame(Frame):
         assert isinstance(gather, Gather)
         return self.port(Port("table", Entries(gather)), gather.table)
 
+    def before_slices(
+        self, node: Node, role: str, tensor: fx.Node, cut: Sequence[Part | None]
+    ) -> fx.Node:
+        """As it is; for a compiler with room along axes where a slice of all would be special.
+
+        Running statistics are written through their slices, so they stay as they are.
+        """
+        param = self.terms.block.param[node.params[role].param]
+        if not self.lowering.compiled or param.role != "weight":
+            return tensor
+        axes = tuple(i for i, part in enumerate(cut) if part is not None and part.may_fill())
+        return self.graph.call_function(with_room, (tensor, axes)) if axes else tensor
+
     def by_mode(self, function: Callable[..., Tensor], arguments: tuple[Any, ...]) -> fx.Node:
         training = self.port(Port("training", None), "training")
         return self.graph.call_function(function, (*arguments, training))
@@ -283,10 +305,19 @@ class FunctionFrame(Frame):
     def linear(
         self, node: Node, x: fx.Node, weight: fx.Node | None, bias: fx.Node | None
     ) -> fx.Node:
-        """By a function of ours where the weight is a slice."""
+        """By a function of ours where the weight is a slice, or products are a library's."""
+        if self.lowering.kernels == "fused":
+            return self.graph.call_function(fused.linear, (x, weight, bias))
+        if self.lowering.compiled:
+            return self.graph.call_function(F.linear, (x, weight, bias))
         sliced = weight is not None and (weight.op != "placeholder" or "weight" not in node.params)
         function = sliced_linear if sliced else F.linear
         return self.graph.call_function(function, (x, weight, bias))
+
+    @property
+    def conv2d(self) -> Callable[..., Tensor]:
+        """PyTorch's, or for a compiler one that it does not open."""
+        return conv2d if self.lowering.compiled else F.conv2d
 
     def drop_path(self, node: Node, x: fx.Node, rate: Dim) -> fx.Node:
         if rate == 0:

@@ -41,6 +41,7 @@ class Recipe:
     amp             compute in `amp_dtype` where that is safe
     channels_last   lay images out with their channels last, and with them all maps
     grad_checkpointing   work the inside of blocks out again in the backward pass, to save memory
+    torchcompile    compile each function of the supernet once, for all its architectures
     unsampled       weights that a step does not use: "freeze" them; "decay" them, as old
                     publications ran under torch 1 (once touched they keep decaying); "mixed", as
                     these run today: whole tensors stay, the rest of a slice decays with it
@@ -88,6 +89,7 @@ class Recipe:
     amp_dtype: Literal["bfloat16"] = "bfloat16"
     channels_last: bool = False
     grad_checkpointing: bool = False
+    torchcompile: bool = False
     unsampled: Literal["mixed", "freeze", "decay"] = "mixed"
     aug: str = "none"
     law: Law = "choices"

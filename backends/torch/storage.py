@@ -8,12 +8,12 @@ of that candidate's size: `weight.0`, `weight.1`. Running statistics are buffers
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from keyword import iskeyword
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.fx import GraphModule
 
 from spacelang.backends.torch.initialize import initial
 from spacelang.backends.torch.ports import table_of
@@ -32,7 +32,7 @@ class Scope(nn.Module):
 
     def forward(
         self,
-        function: GraphModule,
+        function: Callable[..., Any],
         tensors: Sequence[Tensor],
         weights: Sequence[Reference],
         others: Sequence[object],
@@ -43,7 +43,7 @@ class Scope(nn.Module):
 
 def apply(
     scope: nn.Module,
-    function: GraphModule,
+    function: Callable[..., Any],
     tensors: Sequence[Tensor],
     weights: Sequence[Reference],
     others: Sequence[object],

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property, partial
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from torch.fx import GraphModule
 
 from spacelang.analysis.memory import check_memory
 from spacelang.backends.torch import tables
+from spacelang.backends.torch.compiled import Compiled
 from spacelang.backends.torch.functions import path_mask
 from spacelang.backends.torch.inputs import check
 from spacelang.backends.torch.kernels import lowering_of
@@ -47,6 +48,7 @@ class Supernet(nn.Module):
         self.checkpointing = False  # work the inside of blocks out again in the backward pass
         self.dropping = True  # paths, in training
         self.cut = False  # into pieces, of which each process has one
+        self._compiled: Compiled | None = None
         self._references = grow(self, graph, seed)
         self._scopes = {path: self._scope(path) for path in self._program.paths}
         self.activate(graph.decisions.extreme("largest"))
@@ -55,6 +57,15 @@ class Supernet(nn.Module):
     def plain(self) -> Lowering:
         """The lowering without kernels, node by node as the graph has them."""
         return Lowering(self.graph) if self.lowering.kernels else self.lowering
+
+    def compile(self, **options: Any) -> None:
+        """Run from now on what torch.compile makes of each function, one for all architectures.
+
+        The options are torch.compile's. Copies of the model and its subnets are not compiled.
+        """
+        self._compiled = Compiled(self.lowering, options)
+        self._program = Program(self._compiled.lowering)
+        self.activate(self.assignment)
 
     def _scope(self, path: str) -> nn.Module:
         """The module of a place; the root where it has none of its own."""
@@ -90,7 +101,7 @@ class Supernet(nn.Module):
     def forward(self, *inputs: Tensor) -> Tensor | dict[str, Tensor]:
         """The output of the active network; several by name, without those for training."""
         names = [o.name for o in self.graph.outputs if not o.training]
-        found = self._run(self._plan, inputs)
+        found = self._run(self._plan, inputs, self._compiled)
         return found[0] if len(found) == 1 else dict(zip(names, found, strict=True))
 
     def all_outputs(self, *inputs: Tensor) -> dict[str, Tensor]:
@@ -98,7 +109,7 @@ class Supernet(nn.Module):
         if self._all is None:
             every = range(len(self.graph.outputs))
             self._all = self._program.plan(self._plan.values, every)
-        found = self._run(self._all, inputs)
+        found = self._run(self._all, inputs, self._compiled)
         return {o.name: y for o, y in zip(self.graph.outputs, found, strict=True)}
 
     def run_taps(
@@ -107,10 +118,10 @@ class Supernet(nn.Module):
         """The first output of the active network, and the values that a program exposes by path."""
         self._scopes |= {path: self._scope(path) for path in program.paths - self._scopes.keys()}
         names, plan = program.taps(self._plan.values)
-        output, *values = self._run(plan, inputs)
+        output, *values = self._run(plan, inputs, compiled=None)
         return output, dict(zip(names, values, strict=True))
 
-    def _run(self, plan: Plan, inputs: Sequence[Tensor]) -> list[Tensor]:
+    def _run(self, plan: Plan, inputs: Sequence[Tensor], compiled: Compiled | None) -> list[Tensor]:
         check(self.graph, inputs)
         slots: dict[int, Tensor] = dict(zip(self._program.inputs, inputs, strict=True))
         masks = self._masks(plan, inputs)
@@ -123,8 +134,9 @@ class Supernet(nn.Module):
             tensors = [slots[slot] for slot in run.operands]
             others = (*run.sizes, *drawn, *(self.index_table(key) for key in run.tables))
             module, scope = step.function.module, self._scopes[step.path]
+            function = module if compiled is None else compiled(module)
             call = partial(apply, self) if scope is self else scope
-            given = (module, tensors, weights, others, step.training)
+            given = (function, tensors, weights, others, step.training)
             if self.checkpointing and self.training and torch.is_grad_enabled():
                 found = recomputed(call, given, weights)
             else:
@@ -144,11 +156,16 @@ class Supernet(nn.Module):
         device = inputs[0].device
         return [
             [
-                path_mask(rate, int(mask.samples.at(values)), device) if rate > 0 else None
+                self._mask(rate, int(mask.samples.at(values)), device)
                 for mask, rate in zip(run.step.masks, run.rates, strict=True)
             ]
             for run in plan.runs
         ]
+
+    def _mask(self, rate: float, samples: int, device: torch.device) -> Tensor | None:
+        if rate > 0:
+            return path_mask(rate, samples, device)
+        return None if self._compiled is None else torch.ones(samples, device=device)
 
     def tensors_at(self, path: str) -> tuple[Reference, ...]:
         """The module and the name of each tensor behind a storage."""

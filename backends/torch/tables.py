@@ -107,6 +107,25 @@ def stacked_index(**options: float | str) -> Tensor:
     return index.to(torch.int16 if int(index.max()) < 2**15 else torch.int32)
 
 
+def index_columns(entries: int, **options: float | str) -> Tensor:
+    """[N, K]: the columns of tables that are stacked, equal ones once, table after table; entries
+    count on from table to table, each of which has so many."""
+    parts = [_columns(index)[0] + entries * r for r, index in enumerate(stacked_index(**options))]
+    return torch.cat(parts, 1)
+
+
+def index_classes(entries: int, **options: float | str) -> Tensor:
+    """[N, K]: 1 where a token's own column of a table is one of `index_columns`, else 0."""
+    found = [F.one_hot(_columns(index)[1]) for index in stacked_index(**options)]
+    return torch.cat(found, 1).to(torch.float32)
+
+
+def _columns(index: Tensor) -> tuple[Tensor, Tensor]:
+    """The columns [N, K] that differ, and which of them is the column of each token."""
+    found = torch.unique(index.long(), dim=1, return_inverse=True)
+    return found[0], found[1]
+
+
 def formula_table(formula: str, index: str, **sizes: float) -> Tensor:
     """A number at every place of a shape, by words in postfix order: `i0` an index, `n0` a size."""
     shape = [int(sizes[f"shape{axis}"]) for axis in range(len(sizes)) if f"shape{axis}" in sizes]
@@ -175,7 +194,8 @@ def parts_index(length: int, **sizes: int) -> Tensor:
 
 FUNCTIONS: dict[str, Callable[..., Tensor]] = {
     **TABLES,
-    **{f.__name__: f for f in (listed_index, shift_regions, stacked_index)},
+    **{f.__name__: f for f in (listed_index, shift_regions)},
+    **{f.__name__: f for f in (stacked_index, index_columns, index_classes)},
 }
 """Those of `TABLES`, each an op, what weights are read through, and what kernels read."""
 

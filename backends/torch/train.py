@@ -98,6 +98,8 @@ class TorchTrainer:
         self._network = self._distributed()
         if isinstance(model, Supernet):
             model.checkpointing = recipe.grad_checkpointing
+            if recipe.torchcompile:
+                model.compile()
         self._own_parameters = list(model.parameters())
         self._cut = 0 if self.pieces is None else len(self._own_parameters)  # so many of them
         self._own = dict(model.state_dict())  # the very tensors, as long as the module lives

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from math import prod
 
 from spacelang.diagnostics import SpaceError, error
@@ -22,6 +23,7 @@ from spacelang.ir.param import ZERO, Gather, Slice, View
 from spacelang.ir.storage import Extents, Sizer, bank_of, largest
 
 ONE = Dim.of(1)
+MOST = 4096  # points that are tried
 THROUGH = frozenset({"batch_norm", "buffer"})
 """Ops that read a buffer through a table: they write it back, or never write."""
 Key = tuple[str, int, str]  # block ("" for the root), node, role
@@ -45,6 +47,22 @@ class Part:
     factor: int = 0
     scale: Dim = ONE
     gather: Gather | tuple[int, ...] | None = None
+
+    def may_fill(self) -> bool:
+        """Whether some candidate reads all that is stored, though others do not."""
+        if self.whole or self.gather is not None or self.step != 1:
+            return False
+        stop = self.start + self.length
+        if self.extent is None:
+            return True
+        symbols = sorted(stop.symbols | self.extent.symbols, key=lambda s: s.name)
+        if prod(max(len(s.values), 1) for s in symbols) > MOST or not all(
+            s.values for s in symbols
+        ):
+            return True
+        names = [s.name for s in symbols]
+        points = (dict(zip(names, p, strict=True)) for p in product(*(s.values for s in symbols)))
+        return any(stop.at(point) == self.extent.at(point) for point in points)
 
 
 Axes = tuple[tuple[Part, ...], ...]

@@ -207,7 +207,8 @@ def backend(function: Callable[..., Any]) -> Callable[..., Any]:
     who does the work in it."""
 
     @click.option("--backend", default="torch", show_default=True,
-                  help="torch, or triton: the same with fused kernels where they fit.")  # fmt: skip
+                  help="torch; fused: the same, attention and MLPs as one function each;"
+                  " triton: with kernels where they fit.")  # fmt: skip
     @click.option("--require-fused", is_flag=True,
                   help="With --backend triton: what cannot run fused is an error.")  # fmt: skip
     @wraps(function)

@@ -57,6 +57,7 @@ SWITCHES: dict[str, str] = {
     "amp": "Compute in bfloat16 where that is safe.",
     "channels_last": "Lay images and maps out with their channels last.",
     "grad_checkpointing": "Work the inside of blocks out again in the backward pass.",
+    "torchcompile": "Compile each block once, for all architectures.",
 }
 MAX_RECIPE = 1 << 20
 

@@ -78,6 +78,10 @@ class Attention(Group):
     before: Node | None = None
     after: Node | None = None
 
+    def terms_of(self, kind: str) -> tuple[Term, ...]:
+        """The terms of a kind."""
+        return tuple(term for term in self.terms if term.kind == kind)
+
 
 @dataclass(frozen=True)
 class Leaf:

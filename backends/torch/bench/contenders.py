@@ -25,12 +25,12 @@ from torch import Tensor
 from spacelang.backends.torch import weights
 from spacelang.backends.torch.bench.published import AutoFormer
 from spacelang.backends.torch.deploy import deploy
+from spacelang.backends.torch.kernels import with_fused
 from spacelang.backends.torch.packed import product
 from spacelang.backends.torch.supernet import Supernet
 from spacelang.ir.decision import Assignment
 from spacelang.ir.graph import Graph
 from spacelang.loader import load
-from spacelang.passes.bucketise import bucketised
 
 Request = Mapping[str, Any]
 PATHS = 2  # random paths that a repeat of a supernet step goes through
@@ -225,10 +225,10 @@ def _in_turn(
 
 
 def _step(request: Request) -> Work:
-    """Forward and backward of random paths, relative terms as `bucketise` makes them."""
-    written = load(request["space"])
-    graph = bucketised(written)
-    model = model_of(graph).train()
+    """Forward and backward of random paths, attention and MLPs as one function each."""
+    graph = load(request["space"])
+    with with_fused():
+        model = model_of(graph).train()
     model.dropping = False  # drop path is random: its masks would differ
     x, paths = images(graph, request["batch"]), _paths(graph)
     target = torch.arange(request["batch"])
@@ -248,8 +248,8 @@ def _step(request: Request) -> Work:
                 found[entry.foreign] = entry.to_foreign(gradient)
         return found
 
-    costs = [written.cost(path).macs for path in paths]
-    about = _about(written, paths[0], request["batch"])
+    costs = [graph.cost(path).macs for path in paths]
+    about = _about(graph, paths[0], request["batch"])
     flops = 3 * 2 * request["batch"] * sum(costs) // PATHS
     return Work(_in_turn(step, paths), results, {**about, "flops": flops}, PATHS)
 

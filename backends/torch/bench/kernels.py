@@ -125,7 +125,7 @@ def _group(name: str, fused: Graph, row: Row, batch: int, space: str, device: st
     graph = cut(fused, fused.blocks[row.block])
     where = "cpu" if device == "interpret" else device
     plain = filled(Supernet(graph, lowering=Lowering(graph))).to(where)
-    quick = Supernet(graph, lowering=Lowering(graph, kernels=True)).eval()
+    quick = Supernet(graph, lowering=Lowering(graph, kernels="triton")).eval()
     quick.load_state_dict(plain.state_dict())
     quick = quick.to(where)
     inputs = [_random(node.types[0], batch).to(where) for node in graph.root.inputs]

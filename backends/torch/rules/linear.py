@@ -37,7 +37,7 @@ def _conv(emit: Emit) -> fx.Node:
     pad = emit.node.attributes["pad"]
     by = pad if isinstance(pad, Dim) else dilation * (kernel - 1) // 2
     return emit.call(
-        F.conv2d,
+        emit.frame.conv2d,
         emit.x,
         emit.param("weight"),
         emit.param("bias"),

@@ -1,0 +1,71 @@
+"""One function of tensors twice: for eager use, and as an operator that compilers take as it is.
+
+    _linear = fused("linear", forward, backward, fake, backward_fake, setup, spread)
+    y = _linear(x, weight, bias)
+    register()                          # before something that calls it is compiled
+
+Eagerly it is an `autograd.Function`: operators load PyTorch's compiler at their first call, which
+takes seconds and 100 MiB.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+
+NAMESPACE = "spacelang"
+_waiting: list[Callable[[], None]] = []
+
+
+def fused(
+    name: str,
+    forward: Callable[..., Any],
+    backward: Callable[..., Any],
+    fake: Callable[..., Any],
+    backward_fake: Callable[..., Any],
+    setup: Callable[..., None],
+    spread: Callable[..., Any],
+) -> Callable[..., Any]:
+    """A function with a derivative.
+
+    `forward` and `backward` compute, their fakes make empty results of the same shapes, `setup`
+    keeps what is needed, and `spread(backward, ctx, *slopes)` gives a gradient for each input.
+    """
+
+    class Eager(torch.autograd.Function):
+        @staticmethod
+        def forward(*inputs: Any) -> Any:
+            return forward(*inputs)
+
+        @staticmethod
+        def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+            setup(ctx, inputs, output)
+
+        @staticmethod
+        def backward(ctx: Any, *grad_outputs: Any) -> Any:
+            return spread(backward, ctx, *grad_outputs)
+
+    def registered() -> None:
+        make = torch.library.custom_op
+        one = make(f"{NAMESPACE}::{name}", forward, mutates_args=())
+        two = make(f"{NAMESPACE}::{name}_backward", backward, mutates_args=())
+        one.register_fake(fake)
+        two.register_fake(backward_fake)
+        one.register_autograd(partial(spread, two), setup_context=setup)
+
+    def call(*inputs: Any) -> Any:
+        if torch.compiler.is_compiling():
+            return getattr(torch.ops.spacelang, name)(*inputs)
+        return Eager.apply(*inputs)
+
+    _waiting.append(registered)
+    return call
+
+
+def register() -> None:
+    """Make operators of all functions that are none yet."""
+    while _waiting:
+        _waiting.pop()()
