@@ -82,7 +82,7 @@ def _product(
         tail = (summed, own) if turned else (own, summed)
         return net.reshape(x, [*lead, *(prod(size[c] for c in part) for part in tail)]), turned
 
-    lead = [size[c] for c in batch]
+    lead = [size[c] for c in batch] if prod(size[c] for c in batch) > 1 else []
     x, first_turned = matrix(x, a, left)
     y, second_turned = matrix(y, b, right)
     rows, columns = prod(size[c] for c in left), prod(size[c] for c in right)

@@ -209,7 +209,10 @@ def _swish(emit: Emit) -> Tensor:
 
 @row("softmax")
 def _softmax(emit: Emit) -> Tensor:
-    return emit.network.call("Softmax", [emit.x], emit.shape, axis=-1)
+    """Over the last axis, before a reshape that leaves it."""
+    net, inner = emit.network, emit.network.source(emit.x)
+    x = inner if inner.shape[-1] == emit.x.shape[-1] else emit.x
+    return net.reshape(net.call("Softmax", [x], x.shape, axis=-1), emit.shape)
 
 
 @row("sum_of")

@@ -33,11 +33,11 @@ class OnnxNetwork(Deployed):
 
     def __init__(self, graph: Graph, content: bytes, shape: Sequence[int]) -> None:
         super().__init__(graph, tuple(shape))
-        self._runner = runner.Runner(content, torch.get_num_threads())
+        self.runner = runner.Runner(content, torch.get_num_threads())
 
     def run(self, x: Tensor) -> Tensor:
         """The output, in memory of its own, its entries in order."""
-        return torch.from_numpy(self._runner(x.numpy()))
+        return torch.from_numpy(self.runner(x.numpy()))
 
 
 check_installed = runner.check_installed
