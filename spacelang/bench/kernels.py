@@ -22,7 +22,7 @@ from spacelang.diagnostics import SpaceError, error
 WORKER = "spacelang.backends.torch.bench.kernels"
 COLOURS = {
     "kernel": "#0a7d5c", "eager": "#97a3b1", "scaled_dot_product_attention": "#2563d9",
-    "torch.compile": "#c2620a",
+    "flex_attention": "#7c3aed", "torch.compile": "#c2620a",
 }  # fmt: skip
 BAR, LEFT, RIGHT = 16, 190, 660
 

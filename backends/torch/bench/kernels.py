@@ -3,10 +3,11 @@
     python -m spacelang.backends.torch.bench.kernels '{"device": "interpret", "repeats": 7}'
 
 A kernel's group is the heaviest of its kind in a published network, cut out of it by the compiler:
-its body is the eager contender, under `torch.compile` the second, as `scaled_dot_product_attention`
-where that can express it the third. Results are compared first. Bytes and FLOPs are those of the
-traffic model. In the interpreter sizes are tiny and times say nothing of a GPU: it shows that the
-command works. It runs in a process of its own, as Triton reads at its import where it runs.
+its body is the eager contender, under `torch.compile` the second; `scaled_dot_product_attention`
+and `flex_attention` are others where they can express it. Results are compared first. Bytes and
+FLOPs are those of the traffic model. In the interpreter sizes are tiny and times say nothing of a
+GPU: it shows that the command works. It runs in a process of its own, as Triton reads at its import
+where it runs.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from torch import Tensor
 from spacelang import plugins
 from spacelang.analysis.traffic import Traffic
 from spacelang.backends.torch import losses
+from spacelang.backends.torch.bench import flex
 from spacelang.backends.torch.bench.contenders import filled
 from spacelang.backends.torch.deploy import folded
 from spacelang.backends.torch.lower import Lowering
@@ -43,38 +45,45 @@ from spacelang.passes.fused_cost import Row, compare
 
 TOLERANCE = 1e-5  # of the largest magnitude, in float32
 WARM_UP = 3
+OURS = ("kernel", "eager")  # have to run; what fails of the others is left out
+GPU = "only measured on a GPU"
 CALLS = 10  # in a row between two events of a GPU
 FREE = Symbol("B", (), False)
 
 
 @dataclass(frozen=True)
 class Case:
-    """A kernel's group: the network that has it, and how small it is for the interpreter."""
+    """A kernel's group: the network that has it, and how small it is for the interpreter.
+
+    `holds` is an op that the group has to have, if any.
+    """
 
     kernel: str
     space: str
     batch: int
     tiny: Mapping[str, object]
+    holds: str = ""
 
 
+NARROW = {"image": 32, "mid": [[8, 8], [8, 8, 8], [8] * 4, [8, 8], [8, 8, 8]]}
 CASES: Mapping[str, Case] = {
     "attention, relative": Case(
         "attention", "autoformer.space:autoformer_t_subnet", 64, {"image": 32}
     ),
     "attention, plain": Case("attention", "deit.space:deit_ti", 64, {"image": 16}),
+    "attention, on keys": Case("attention", "irpe.space:deit_s_product_k", 64, {"image": 32}),
+    "attention, windows": Case(
+        "attention", "swin.space:swin_t", 64, {"image": 32, "windows": [4, 2, 2, 1]}
+    ),
     "mixed attention": Case("mixed_attention", "minivit.space:mini_deit_ti", 64, {"image": 32}),
     "mlp": Case("mlp", "deit.space:deit_ti", 64, {"image": 16}),
     "cascade": Case("cascade", "efficientvit.space:efficientvit_m0", 256, {"image": 64}),
-    "depthwise": Case("depthwise", "mobilenetv3.space:mobilenetv3_large", 64, {"image": 32}),
+    "depthwise": Case("depthwise", "mobilenetv3.space:mobilenetv3_large", 64, NARROW),
+    "depthwise, gated": Case(
+        "depthwise", "mobilenetv3.space:mobilenetv3_large", 64, NARROW, holds="mean"
+    ),
     "mixture": Case("mixture", "cdarts.space:cifar10_search", 64, {"cells": (1, 1, 1)}),
 }
-
-
-LACKS = {
-    "attention": "it has no relative term of the values",
-    "mixed_attention": "it mixes no heads",
-}
-"""Why attention as PyTorch has it cannot be a contender, where it cannot."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +123,12 @@ def groups(cases: Mapping[str, Case], device: str) -> Iterator[Work]:
         graph = load(case.space, **(case.tiny if tiny else {}))
         batch = 2 if tiny else case.batch
         fused = for_kernels(graph).graph
-        rows = [r for r in compare(graph, fused, batch=batch) if r.kernel == case.kernel]
+        rows = [
+            row
+            for row in compare(graph, fused, batch=batch)
+            if row.kernel == case.kernel
+            and (not case.holds or case.holds in {n.op for n in fused.blocks[row.block].nodes})
+        ]
         if not rows:
             raise SpaceError(error("SP605", f"{case.space} has no group for {case.kernel}"))
         heaviest = max(rows, key=lambda r: r.before.bytes / r.places)
@@ -137,14 +151,22 @@ def _group(name: str, fused: Graph, row: Row, batch: int, space: str, device: st
     made = lean(folded(plain.extract()), *inputs)
     if any(n.target is F.scaled_dot_product_attention for n in made.graph.nodes):
         contenders["scaled_dot_product_attention"] = lambda: made(*inputs)
-    elif row.kernel in LACKS:
-        for name_of in ("scaled_dot_product_attention", "flex_attention"):
-            left_out[name_of] = LACKS[row.kernel]
+    elif row.kernel in flex.LACKS:
+        left_out["scaled_dot_product_attention"] = flex.LACKS[row.kernel]
+    if row.kernel in flex.LACKS:
+        why = flex.lacks(graph, row.block) or ("" if device == "cuda" else GPU)
+        if why:
+            left_out["flex_attention"] = why
+        else:
+            flexed = flex.flexible(graph, row.block, compiled=True)
+            flexed.load_state_dict(plain.state_dict())
+            moved = flexed.to(where)
+            contenders["flex_attention"] = lambda: moved(*inputs)
     if device == "cuda":
         compiled: Any = torch.compile(plain.extract())
         contenders["torch.compile"] = lambda: compiled(*inputs)
     else:
-        left_out["torch.compile"] = "only measured on a GPU"
+        left_out["torch.compile"] = GPU
     after = Traffic(*(figure // row.places for figure in row.after))
     shapes = ", ".join(str(list(x.shape)) for x in inputs)
     return Work(name, f"{space}: {shapes}", after, contenders, left_out)
@@ -195,26 +217,36 @@ def loss_kernels(device: str) -> Iterator[Work]:
 
 def measured(work: Work, device: str, repeats: int) -> dict[str, Any]:
     """The record of one kernel (SP703 where a contender computes something else)."""
-    times: dict[str, list[float]] = {name: [] for name in work.contenders}
+    contenders, left_out = dict(work.contenders), dict(work.left_out)
     required = plugins.load("spacelang.kernels", "required")
     with torch.inference_mode(), required():
         wanted = work.contenders["eager"]()
         errors: dict[str, float] = {}
         for name, call in work.contenders.items():
-            errors[name] = float((call() - wanted).abs().max() / wanted.abs().max())
+            try:
+                found = call()
+            except Exception as failed:  # of whatever kind a compiler of others raises
+                if name in OURS:
+                    raise
+                told = str(failed).splitlines() or [type(failed).__name__]
+                left_out[name] = f"it failed: {told[0]}"
+                del contenders[name]
+                continue
+            errors[name] = float((found - wanted).abs().max() / wanted.abs().max())
             if not errors[name] <= TOLERANCE:
                 told = f"{work.name}: {name} gives other results than eager ({errors[name]:.1e})"
                 raise SpaceError(error("SP703", told))
+        times: dict[str, list[float]] = {name: [] for name in contenders}
         warm_up = 0 if device == "interpret" else WARM_UP
         for turn in range(warm_up + repeats):
-            for name, call in work.contenders.items():
+            for name, call in contenders.items():
                 seconds = _timed(call, device)
                 if turn >= warm_up:
                     times[name].append(seconds)
     best = statistics.median(times["kernel"])
     return {
         "name": work.name, "what": work.what, "device": device,
-        "seconds": times, "errors": errors, "left_out": dict(work.left_out),
+        "seconds": times, "errors": errors, "left_out": left_out,
         "modelled": dict(zip(("bytes", "launches", "flops"), work.traffic, strict=True)),
         "bytes_a_second": work.traffic.bytes / best, "flops_a_second": work.traffic.flops / best,
     }  # fmt: skip
