@@ -88,7 +88,9 @@ ROWS: tuple[Row, ...] = (
     ),
     Row("autoformer_t_subnet", f"{AUTOFORMER}_subnet", 8, "inference", ("published",),
         ("extracted",), 1.8),
-    Row("autoformer_t_step", AUTOFORMER, 8, "step", ("step.published",), (), 1.45, 0.53),
+    Row("autoformer_t_step", AUTOFORMER, 8, "step", ("step.published",),
+        ("step.checkpointed",), 1.45, 0.53),
+    Row("autoformer_t_attention", AUTOFORMER, 8, "attention", ("attention.published",), (), 2.5),
 )  # fmt: skip
 BY_NAME = {row.name: row for row in ROWS}
 

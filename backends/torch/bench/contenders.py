@@ -23,18 +23,21 @@ import torch
 from torch import Tensor
 
 from spacelang.backends.torch import weights
-from spacelang.backends.torch.bench.published import AutoFormer
+from spacelang.backends.torch.bench.published import HEAD, REACH, AutoFormer, explicit
 from spacelang.backends.torch.deploy import deploy
+from spacelang.backends.torch.fused.attention import attention
 from spacelang.backends.torch.kernels import with_fused
 from spacelang.backends.torch.onnx import OnnxNetwork
 from spacelang.backends.torch.packed import product
 from spacelang.backends.torch.supernet import Supernet
+from spacelang.backends.torch.tables import clipped_index, index_classes, index_columns
 from spacelang.ir.decision import Assignment
 from spacelang.ir.graph import Graph
 from spacelang.loader import load
 
 Request = Mapping[str, Any]
 PATHS = 2  # random paths that a repeat of a supernet step goes through
+GRID = (14, 14)  # patches of AutoFormer's images
 GAIN = 0.75  # of matrices: with larger ones attention saturates, and rounding decides
 
 
@@ -238,11 +241,13 @@ def _in_turn(
     return call
 
 
-def _step(request: Request) -> Work:
-    """Forward and backward of random paths, attention and MLPs as one function each."""
+def _step(request: Request, again: bool = False) -> Work:
+    """Forward and backward of random paths, attention and MLPs as one function each; `again`: with
+    blocks that are worked out again."""
     graph = load(request["space"])
     with with_fused():
         model = model_of(graph).train()
+    model.checkpointing = again
     model.dropping = False  # drop path is random: its masks would differ
     x, paths = images(graph, request["batch"]), _paths(graph)
     target = torch.arange(request["batch"])
@@ -291,6 +296,64 @@ def _step_published(request: Request) -> Work:
     return Work(_in_turn(step, paths), results, cycle=PATHS)
 
 
+# Attention alone.
+
+
+def _attention(request: Request) -> Work:
+    """Forward and backward of one relative attention as the fused backend has it."""
+    tables = _index_tables()
+    return _attended(
+        lambda q, k, v, on_keys, on_values: attention(
+            q, k, v, HEAD**-0.5, on_keys=(on_keys, *tables), on_values=(on_values, *tables)
+        ),
+        request,
+    )
+
+
+def _attention_published(request: Request) -> Work:
+    """The same by tables of N x N x d and an explicit softmax."""
+    indices = [clipped_index(*GRID, axis=axis, reach=REACH, skip=1) for axis in (0, 1)]
+
+    def rows(table: Tensor) -> Tensor:
+        return table[0, 0][indices[0]] + table[0, 1][indices[1]]
+
+    def function(q: Tensor, k: Tensor, v: Tensor, on_keys: Tensor, on_values: Tensor) -> Tensor:
+        return explicit(q, k, v, rows(on_keys), rows(on_values))
+
+    return _attended(function, request)
+
+
+def _attended(function: Callable[..., Tensor], request: Request) -> Work:
+    random = torch.Generator().manual_seed(0)
+    heads, tokens = 4, GRID[0] * GRID[1] + 1
+    shapes = [(request["batch"], tokens, heads, HEAD)] * 3 + [(1, 2, 2 * REACH + 2, HEAD)] * 2
+    leaves = [torch.randn(shape, generator=random).requires_grad_() for shape in shapes]
+    slopes = torch.randn(shapes[0], generator=random)
+
+    def step() -> dict[str, Tensor]:
+        by_head = [x.transpose(1, 2) for x in leaves[:3]]
+        y = function(*by_head, *leaves[3:]).transpose(1, 2)
+        found = torch.autograd.grad(y, leaves, slopes)
+        return {"y": y.detach(), **{f"gradient {n}": g for n, g in enumerate(found)}}
+
+    def call() -> None:
+        step()
+
+    products = 2 * heads * tokens * tokens * HEAD  # of queries with keys, of weights with values
+    versions = {n: _version(n) for n in ("torch",)}
+    return Work(call, step, {"flops": 3 * 2 * request["batch"] * products, "versions": versions})
+
+
+def _index_tables() -> tuple[Tensor, Tensor]:
+    options: dict[str, float | str] = {}
+    for axis in (0, 1):
+        own = {"h": GRID[0], "w": GRID[1], "axis": axis, "reach": REACH, "skip": 1}
+        options |= {f"t{axis}_{name}": value for name, value in own.items()}
+        options |= {f"t{axis}_op": "clipped_index", f"t{axis}_turned": "False"}
+    entries = 2 * REACH + 2
+    return index_columns(entries, **options), index_classes(entries, **options)
+
+
 # The limits.
 
 
@@ -329,6 +392,9 @@ BUILDERS: dict[str, Callable[[Request], Work]] = {
     "onnxruntime": _onnxruntime,
     "published": _published,
     "step": _step,
+    "step.checkpointed": lambda request: _step(request, again=True),
     "step.published": _step_published,
+    "attention": _attention,
+    "attention.published": _attention_published,
     "limits": _limits,
 }

@@ -80,18 +80,8 @@ class AutoFormer:
         weight = torch.cat([stored[i:rows:3] for i in range(3)], dim=0)
         qkv = F.linear(x, weight, state[f"{name}.qkv.bias"][:rows])
         q, k, v = qkv.reshape(batch, tokens, 3, heads, HEAD).permute(2, 0, 3, 1, 4)
-        scale = HEAD**-0.5
-        scores = (q @ k.transpose(-2, -1)) * scale
-        table = self._relative(f"{name}.rel_pos_embed_k", tokens)
-        by_token = q.permute(2, 0, 1, 3).reshape(tokens, batch * heads, HEAD)
-        moved = (by_token @ table.transpose(2, 1)).transpose(1, 0)
-        scores = scores + moved.reshape(batch, heads, tokens, tokens) * scale
-        p = scores.softmax(dim=-1)
-        y = (p @ v).transpose(1, 2).reshape(batch, tokens, -1)
-        table = self._relative(f"{name}.rel_pos_embed_v", tokens)
-        by_token = p.permute(2, 0, 1, 3).reshape(tokens, batch * heads, tokens)
-        moved = (by_token @ table).transpose(1, 0).reshape(batch, heads, tokens, HEAD)
-        y = y + moved.transpose(2, 1).reshape(batch, tokens, -1)
+        tables = [self._relative(f"{name}.rel_pos_embed_{side}", tokens) for side in "kv"]
+        y = explicit(q, k, v, *tables).transpose(1, 2).reshape(batch, tokens, -1)
         weight = state[f"{name}.proj.weight"][:width, : heads * HEAD]
         return F.linear(y, weight, state[f"{name}.proj.bias"][:width])
 
@@ -107,3 +97,17 @@ class AutoFormer:
             total = part if total is None else total + part
         assert total is not None
         return total
+
+
+def explicit(q: Tensor, k: Tensor, v: Tensor, on_keys: Tensor, on_values: Tensor) -> Tensor:
+    """q, k, v [B, H, N, d] and tables [N, N, d] of queries and of weights -> [B, H, N, d]."""
+    batch, heads, tokens, _ = q.shape
+    scale = HEAD**-0.5
+    scores = (q @ k.transpose(-2, -1)) * scale
+    by_token = q.permute(2, 0, 1, 3).reshape(tokens, batch * heads, HEAD)
+    moved = (by_token @ on_keys.transpose(2, 1)).transpose(1, 0)
+    scores = scores + moved.reshape(batch, heads, tokens, tokens) * scale
+    p = scores.softmax(dim=-1)
+    by_token = p.permute(2, 0, 1, 3).reshape(tokens, batch * heads, tokens)
+    moved = (by_token @ on_values).transpose(1, 0).reshape(batch, heads, tokens, HEAD)
+    return p @ v + moved
