@@ -72,7 +72,9 @@ def main() -> None:
         "load": round(os.getloadavg()[0], 1),
         "torch": torch.__version__,
     }  # fmt: skip
-    atomic_write(RESULT, json.dumps(record, indent=1) + "\n")
+    kept = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.exists() else {}
+    kept[f"{given.space}@{given.batch}"] = record
+    atomic_write(RESULT, json.dumps(kept, indent=1) + "\n")
     print(json.dumps(record, indent=1))
 
 

@@ -373,6 +373,14 @@ def test_checkpointing_changes_no_bit_and_keeps_less(
     assert kept[1] < kept[0]
 
 
+def test_compiling_is_a_setting(graph: Graph, data: Dataset) -> None:
+    """What is compiled is tested in tests/backends/test_compiled.py."""
+    for wanted in (False, True):
+        model = Supernet(graph, seed=0)
+        TorchTrainer(model, graph, data, replace(RECIPE, torchcompile=wanted), seed=0)
+        assert (model._compiled is not None) is wanted
+
+
 def test_channels_last_is_a_layout_alone(maps: Graph, data: Dataset) -> None:
     recipe = replace(RECIPE, model_ema=False)
     formats: list[bool] = []
