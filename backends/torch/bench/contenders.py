@@ -25,6 +25,7 @@ from torch import Tensor
 from spacelang.backends.torch import weights
 from spacelang.backends.torch.bench.published import AutoFormer
 from spacelang.backends.torch.deploy import deploy
+from spacelang.backends.torch.deployment import load_deployed
 from spacelang.backends.torch.onnx import OnnxNetwork
 from spacelang.backends.torch.packed import product
 from spacelang.backends.torch.supernet import Supernet
@@ -156,6 +157,16 @@ def _on_runtime(request: Request) -> Work:
         run(x)
 
     return Work(call, lambda: {"logits": torch.from_numpy(run(x))}, about)
+
+
+def _deployed(request: Request) -> Work:
+    """A network in a folder."""
+    start = time.perf_counter()
+    network = load_deployed(request["space"])
+    seconds = time.perf_counter() - start
+    about = {**_about(network.graph, None, request["batch"]), "compile_seconds": seconds}
+    x = images(network.graph, request["batch"])
+    return _forward(network, x, about)
 
 
 def _extracted(request: Request) -> Work:
@@ -322,6 +333,7 @@ def _limits(request: Request) -> Work:
 BUILDERS: dict[str, Callable[[Request], Work]] = {
     "inference": _inference,
     "inference.onnxruntime": _on_runtime,
+    "deployed": _deployed,
     "extracted": _extracted,
     "timm": _timm,
     "timm.folded": lambda request: _timm(request, folded=True),
