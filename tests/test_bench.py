@@ -171,6 +171,18 @@ def test_a_row_in_fresh_processes(tmp_path: Path) -> None:
     assert measuring.ratio(found, "inference", "extracted") is not None
 
 
+def test_a_folder_is_timed(tmp_path: Path) -> None:
+    space = tmp_path / "net.space"
+    space.write_text("space net() {\n input x: [B, 3, 8, 8]\n output conv(x, 4, 3) as c\n}")
+    good("compile", f"{space}:net", "--for", "inference", "--batch", "2", "-o", tmp_path / "net")
+    (record,) = data("bench", tmp_path / "net")["records"]
+    assert record["row"] == "net@2"
+    assert len(record["contenders"]["deployed"]["wall"]) == 7
+    assert record["flops"] == 2 * 2 * 4 * 8 * 8 * 27
+    good("compile", f"{space}:net", "-o", tmp_path / "space")
+    assert "SP702" in refused("bench", tmp_path / "space")
+
+
 def test_a_row_that_cannot_be_ours() -> None:
     row = Row("no_network", "efficientvit.space:no_such", 1, "inference", ())
     with pytest.raises(SpaceError, match="nothing is called no_such"):

@@ -2,7 +2,8 @@
 
 network    operators of ONNX whose every size is known
 emit       a graph, node by node, and the table of rows
-rows       rows of layers, of what is pointwise, and of what moves elements
+rows       rows of layers, of what is pointwise, and of pooling
+moves      rows of what moves elements, and of tables
 products   einsum as products of matrices
 attention  attention without copies of queries, keys and values
 maps       pairs of linear layers as convolutions

@@ -84,7 +84,8 @@ class Work:
 
 def written(graph: Graph, weights: Mapping[str, Array], table: Tables, batch: int) -> bytes:
     """The bytes of a model file; its inputs and outputs have the names of the graph's."""
-    import spacelang.backends.onnx.rows  # noqa: F401  # the rows register themselves
+    import spacelang.backends.onnx.moves  # the rows register themselves
+    import spacelang.backends.onnx.rows  # noqa: F401
     from spacelang.backends.onnx.attention import groups
     from spacelang.backends.onnx.maps import perceptrons
     from spacelang.backends.onnx.stem import stems

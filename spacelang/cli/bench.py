@@ -13,6 +13,7 @@ import click
 from spacelang.bench.rows import ROWS, Row, UnknownRow, select
 from spacelang.cli import options
 from spacelang.cli.output import complain, emit, many, say, table
+from spacelang.diagnostics import SpaceError, error
 from spacelang.files import atomic_write
 from spacelang.render import visible
 
@@ -44,7 +45,8 @@ def bench(
 ) -> None:
     """Time contenders in turns, each in a fresh process, and print ratios with their quartiles.
 
-    NAME is a row (efficientvit_m0@16) or all batches of one (efficientvit_m0); none is all rows.
+    NAME is a row (efficientvit_m0@16), all of one network (efficientvit_m0), or a folder that
+    `compile --for inference` wrote, which has no rival; none is all rows.
     Results are compared before anything is timed. A ratio above 1 says that ours is faster.
     What is wanted of a row is against its best rival in PyTorch; ONNX Runtime is told beside.
     `bench kernels` times every Triton kernel against eager PyTorch.
@@ -56,8 +58,11 @@ def bench(
         return
     if device is not None:
         raise click.UsageError("--device goes with `bench kernels`")
+    folders = [name for name in names if Path(name).is_dir()]
     try:
-        rows = select(names)
+        own = tuple(_row_of(Path(name)) for name in folders)
+        given = [name for name in names if name not in folders]
+        rows = (*own, *(select(given) if given or not own else ()))
     except UnknownRow as unknown:
         raise click.UsageError(str(unknown)) from None
     if listed:
@@ -80,6 +85,18 @@ def bench(
         emit({"records": records})
     elif output is not None:
         say(f"{many(len(records), 'record')} in {visible(output)}")
+
+
+def _row_of(folder: Path) -> Row:
+    """The row of a network that was compiled for inference (SP702 for another folder)."""
+    from spacelang.cli.artifact import read_artifact
+
+    manifest = read_artifact(folder).manifest
+    batch = manifest.get("batch")
+    if not isinstance(batch, int):
+        found = error("SP702", f"{visible(str(folder))} holds no network for inference")
+        raise SpaceError(found.hint("spacelang compile SPACE --for inference -o DIR"))
+    return Row(str(manifest.get("name")), str(folder), batch, "deployed", ())
 
 
 def _kernels(device: str, repeats: int, output: str | None, as_json: bool) -> None:

@@ -25,6 +25,7 @@ from torch import Tensor
 from spacelang.backends.torch import weights
 from spacelang.backends.torch.bench.published import HEAD, REACH, AutoFormer, explicit
 from spacelang.backends.torch.deploy import deploy
+from spacelang.backends.torch.deployment import load_deployed
 from spacelang.backends.torch.fused.attention import attention
 from spacelang.backends.torch.kernels import with_fused
 from spacelang.backends.torch.onnx import OnnxNetwork
@@ -159,6 +160,16 @@ def _on_runtime(request: Request) -> Work:
         run(x)
 
     return Work(call, lambda: {"logits": torch.from_numpy(run(x))}, about)
+
+
+def _deployed(request: Request) -> Work:
+    """A network in a folder."""
+    start = time.perf_counter()
+    network = load_deployed(request["space"])
+    seconds = time.perf_counter() - start
+    about = {**_about(network.graph, None, request["batch"]), "compile_seconds": seconds}
+    x = images(network.graph, request["batch"])
+    return _forward(network, x, about)
 
 
 def _extracted(request: Request) -> Work:
@@ -385,6 +396,7 @@ def _limits(request: Request) -> Work:
 BUILDERS: dict[str, Callable[[Request], Work]] = {
     "inference": _inference,
     "inference.onnxruntime": _on_runtime,
+    "deployed": _deployed,
     "extracted": _extracted,
     "timm": _timm,
     "timm.folded": lambda request: _timm(request, folded=True),
