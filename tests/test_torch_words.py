@@ -51,3 +51,11 @@ def test_a_name_of_pytorch_is_answered(tmp_path, name: str) -> None:
 def test_a_name_in_other_letters_is_the_name(tmp_path) -> None:
     (found,) = problems(tmp_path, "GELU(x)", SHAPES[0])
     assert "did you mean gelu?" in found
+
+
+def test_a_name_of_the_text_comes_first(tmp_path) -> None:
+    path = tmp_path / "s.space"
+    block = "block attention(x) { return x }"
+    path.write_text(f"{block}\nspace s {{ input x: [B, 4]  output Attention(x) }}", "utf-8")
+    with pytest.raises(SpaceError, match="did you mean attention"):
+        spacelang.load(path)

@@ -93,9 +93,10 @@ class Scope:
 
 def unknown(name: str, span: Span, known: list[str]) -> SpaceError:
     found = error("SP201", f"nothing is called {name} here", span)
-    if said := said_here(name):
+    same = [n for n in known if n.lower() == name.lower()]
+    if not same and (said := said_here(name)):
         return SpaceError(found.hint(f"write: {said}"))
-    near = [n for n in known if n == name.lower()] or get_close_matches(name, known, 1, 0.7)
+    near = same or get_close_matches(name, known, 1, 0.7)
     return SpaceError(found.hint(f"did you mean {near[0]}?") if near else found)
 
 
