@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-NAMESPACE = "spacelang"
+NAMESPACE = "spacelang_fused"  # not that of the operators of Triton, which have names like these
 _waiting: list[Callable[[], None]] = []
 
 
