@@ -493,4 +493,4 @@ def test_kill_loop(tmp_path: Path) -> None:
         out = {(tmp_path / "out" / name).read_text() for name in "ab"}
         assert len(out) == 1
         assert sorted(os.listdir(tmp_path)) == [".lock", "log", "out", "state"]
-    assert finished >= 20
+    assert finished >= 19  # each has ended a step before it was killed

@@ -58,7 +58,7 @@ def fused(
 
     def call(*inputs: Any) -> Any:
         if torch.compiler.is_compiling():
-            return getattr(torch.ops.spacelang, name)(*inputs)
+            return getattr(getattr(torch.ops, NAMESPACE), name)(*inputs)
         return Eager.apply(*inputs)
 
     _waiting.append(registered)
