@@ -72,6 +72,11 @@ class Operands:
     row_index: Tensor
     regions: Tensor  # [W, N]
 
+    @property
+    def rows(self) -> Tensor:
+        """Each query with each row of `key_table`, scaled: [B, H, N, R, C] in float32."""
+        return looked_up(self.q.float(), self.scale * self.key_table.float()).contiguous()
+
 
 def reference(x: Operands) -> tuple[Tensor, Tensor]:
     """The same with N x N logits: output, and the logarithm of the sum of each mixed row."""
@@ -79,9 +84,8 @@ def reference(x: Operands) -> tuple[Tensor, Tensor]:
     s = x.scale * x.q.float() @ x.k.float().transpose(2, 3)
     for r, index in enumerate(x.table_index.long()):
         s = s + x.table.float()[:, r][:, index]
-    rows = looked_up(x.q.float(), x.scale * x.key_table.float())
     for r, index in enumerate(x.row_index.long()):
-        s = s + rows[:, :, :, r].gather(3, index.expand(batch, heads, n, n))
+        s = s + x.rows[:, :, :, r].gather(3, index.expand(batch, heads, n, n))
     m = torch.einsum("oh,bhij->boij", x.before.float(), s)
     if len(x.before_bias):
         m = m + x.before_bias.float()[:, None, None]
@@ -176,8 +180,7 @@ def constants(x: Operands, strides: tuple[int, ...]) -> dict[str, Any]:
 def launched(x: Operands, out: Tensor, slopes: Tensor, rows: Tensor) -> dict[str, Any]:
     """What every kernel is launched with, by name; `rows` [B, H, N, R, C] are of `key_table`."""
     found: dict[str, Any] = {name: lined(getattr(x, name)) for name in ("q", "k", "v")}
-    found["rows"] = rows
-    found |= {name: getattr(x, name).contiguous() for name in tiles.POINTERS}
+    found |= {name: getattr(x, name).contiguous() for name in tiles.POINTERS} | {"rows": rows}
     sizes = (
         *x.q.shape[1:], x.v.shape[3], x.table.shape[2], x.key_table.shape[2],
         max(1, len(x.regions)), len(x.before_bias), len(x.after_bias),
@@ -214,17 +217,12 @@ def _op(
             found.copy_(value)
     elif out.numel():
         within = inside(x)
-        rows = q.new_empty(1, 1, 1, 0, 0, dtype=torch.float32) if within else _rows(x)
+        rows = q.new_empty(1, 1, 1, 0, 0, dtype=torch.float32) if within else x.rows
         common = launched(x, out, out, rows)
         common["OWN"] = owned(common["HEADS"], within)
         grid = (len(q), triton.cdiv(q.shape[2], common["OWN"]))
         _launch("forward", grid, common, out=out, lse=lse, INSIDE=int(within))
     return out, lse
-
-
-def _rows(x: Operands) -> Tensor:
-    """What kernels look up by queries, [B, H, N, R, C] in float32."""
-    return looked_up(x.q.float(), x.scale * x.key_table.float()).contiguous()
 
 
 def _empty(x: Operands) -> tuple[Tensor, Tensor]:
@@ -258,7 +256,7 @@ def _backward_op(
     if not slopes.numel():
         return [part.zero_() for part in alike]
     slopes = lined(slopes)
-    common = launched(x, slopes, slopes, _rows(x)) | {"g": slopes, "lse": lse}
+    common = launched(x, slopes, slopes, x.rows) | {"g": slopes, "lse": lse}
     common["delta"] = torch.empty_like(lse)
     batch, heads, n, _ = q.shape
     grid = (batch, triton.cdiv(n, common["OWN"]))
