@@ -15,7 +15,6 @@ from spacelang.backends.torch.supernet import Supernet
 from spacelang.backends.torch.taps import taps
 from spacelang.ir.dialect import dotted
 
-
 SPREAD = 4
 """How many times as far as it was seen to move a gradient may be off: other roundings, in another
 order of the same sums."""
