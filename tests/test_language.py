@@ -338,3 +338,19 @@ def test_a_warning_of_a_shared_block_is_one_of_every_space(tmp_path: Path) -> No
         assert alone.remarks
         assert together[name].remarks == alone.remarks
         assert together[name].hash == alone.hash
+
+
+@pytest.mark.parametrize("other", ["when", "else when"])
+def test_a_limit_on_a_decision_that_is_taken_under_several_conditions(other: str) -> None:
+    text = space(f"""
+      choose flag in {{"a", "b", "c"}}
+      when flag == "a" {{ choose n in {{4, 8}}  x = linear(x, n) as p |> linear(16) as q }}
+      {other} flag == "b" {{ choose n in {{4, 8}}  x = linear(x, n) as r |> linear(16) as s }}
+      require n == 4""")
+    made = graph_of(text)
+    assert made.size() == 3
+    drawn = {(taken["flag"], taken.get("n")) for taken in made.sample(40)}
+    assert drawn == {("a", 4), ("b", 4), ("c", None)}
+    # What is no decision in one of the ways is no path.
+    sometimes = text.replace("choose n in {4, 8}", "let n = 8", 1)
+    assert [code for code, _ in refused(sometimes)] == ["SP308"]

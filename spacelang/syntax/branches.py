@@ -217,7 +217,7 @@ class Join:
         things: list[Thing] = []
         for value in values:
             if isinstance(value, NOTHING):
-                names[name] = Torn(name, self.truths[0])
+                names[name] = Torn(name, self.truths[0], values)
                 return
             things.append(value)
         if all(map(has_tensor, things)):

@@ -29,7 +29,17 @@ from spacelang.syntax.frame import Frame
 from spacelang.syntax.matches import fold
 from spacelang.syntax.scope import Scope
 from spacelang.syntax.selectors import is_number, path_of, pattern
-from spacelang.syntax.values import Picked, Text, Thing, Unbound, condition, kind, number
+from spacelang.syntax.values import (
+    Entry,
+    Picked,
+    Text,
+    Thing,
+    Torn,
+    Unbound,
+    condition,
+    kind,
+    number,
+)
 
 COMPARED = {"==", "!=", "in", "not in"}
 MAX_MATCHES = 10_000
@@ -165,7 +175,7 @@ class Reader:
         """Whether a name stands for a decision where that is there, and for nothing elsewhere."""
         owner, choice = self.scope.find(name), self.decisions.get(name)
         value = None if owner is None else owner.names[name]
-        return choice is not None and isinstance(value, Unbound) and value.span == choice.span
+        return choice is not None and isinstance(value, Unbound | Torn) and _only(value, choice)
 
     def _paths(self, node: object, functions: bool = True) -> Iterator[tree.Expr]:
         """The paths below a tree; with `functions` those in arguments of functions too."""
@@ -239,6 +249,19 @@ class Reader:
     def many(self, path: tree.Expr, scope: Scope) -> list[Choice] | None:
         """The decisions of a path with `_`; None for one without."""
         return self._matches(path, scope) if self._wild(path, scope) else None
+
+
+def _only(value: Entry, choice: Choice) -> bool:
+    """Whether a name that some architectures have no value for is a decision in all others, be it
+    taken in one place or in several."""
+    match value:
+        case Unbound(_, span, ways):
+            known = [thing == _value(choice) for _, thing in ways]
+            return span == choice.span or (bool(known) and all(known))
+        case Torn(_, _, values):
+            return bool(values) and all(_only(each, choice) for each in values)
+        case _:
+            return value == _value(choice)
 
 
 def _is_chain(node: object) -> bool:

@@ -194,11 +194,13 @@ class Unbound:
 class Torn:
     """A name whose value hangs on a condition and is no size or tensor on both sides.
 
-    Reading it asks for an alternative of the block for each value of a decision.
+    Reading it asks for an alternative of the block for each value of a decision. `values` are those
+    of a name that one of the sides has no value for.
     """
 
     name: str
     condition: Condition
+    values: tuple[Entry, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

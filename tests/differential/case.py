@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
-from math import prod
+from math import inf, prod
 from types import ModuleType
 from typing import Any, cast
 
@@ -115,8 +115,9 @@ class Found:
     gradients: Mapping[str, Tensor]
 
 
-NUDGE = 2.0**-44
-"""Of the size of a number: far above a rounding, and far below what bends a function."""
+NUDGE = 2.0**-48
+"""Of the size of a number: some roundings."""
+NUDGES = 8
 
 
 @dataclass
@@ -168,9 +169,12 @@ class Trial:
             return _learnt(outputs, weights)
 
     @cached_property
-    def condition(self) -> float:
-        """How far a gradient of the interpreter moves where all that is read moves, for each part
-        of its size that it moves by."""
+    def noise(self) -> Mapping[str, float]:
+        """How far each gradient of the interpreter moves where all that is read moves by some
+        roundings, up or down by chance; the most of several such moves.
+
+        At a tie (`relu` at 0, a maximum of equals) that is as much as the gradient jumps by.
+        """
         generator = torch.Generator().manual_seed(17)
 
         def nudged(tensor: Tensor) -> Tensor:
@@ -179,15 +183,19 @@ class Trial:
             signs = torch.randint(0, 2, tensor.shape, generator=generator).double() * 2 - 1
             return tensor.detach() * (1 + NUDGE * signs)
 
-        own = tensors(self.case.supernet)
-        weights = {n: nudged(t).requires_grad_(t.requires_grad) for n, t in own.items()}
-        images = list(map(nudged, self.case.images))
-        with hard_sigmoid_of_single_precision():
-            every = interpret(self.case.graph, dict(weights), images, self.assignment)
-            outputs = {o.name: every[o.name] for o in self.case.graph.outputs if not o.training}
-            moved = _learnt(outputs, weights).gradients
-        here = self.interpreter.gradients
-        return max(float((moved[n] - here[n]).abs().max()) for n in here if here[n].numel()) / NUDGE
+        own, here = tensors(self.case.supernet), self.interpreter.gradients
+        most = dict.fromkeys(here, 0.0)
+        for _ in range(NUDGES):
+            weights = {n: nudged(t).requires_grad_(t.requires_grad) for n, t in own.items()}
+            images = list(map(nudged, self.case.images))
+            with hard_sigmoid_of_single_precision():
+                every = interpret(self.case.graph, dict(weights), images, self.assignment)
+                outputs = {o.name: every[o.name] for o in self.case.graph.outputs if not o.training}
+                moved = _learnt(outputs, weights).gradients
+            for name, gradient in here.items():
+                far = furthest(moved[name], gradient) if name in moved else inf
+                most[name] = max(most[name], far if far < inf else inf)
+        return most
 
     @cached_property
     def subnet(self) -> Found:
@@ -204,6 +212,11 @@ class Trial:
         network.load_state_dict(self.small.state_dict())
         outputs = by_name(self.case.graph, network(*self.case.images))
         return _learnt(outputs, dict(network.named_parameters()))
+
+
+def furthest(one: Tensor, other: Tensor) -> float:
+    """The largest difference of two tensors; NaN if one holds a NaN, 0 for empty ones."""
+    return float((one - other).abs().max()) if one.numel() else 0.0
 
 
 def _learnt(outputs: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> Found:

@@ -14,7 +14,7 @@ import differential.texts as texts
 import pytest
 import torch
 from differential.checks import CHECKS, failure
-from differential.program import NAME
+from differential.program import NAME, program
 
 from spacelang.backends.torch.reference import ROWS
 from spacelang.backends.torch.supernet import Supernet
@@ -68,6 +68,13 @@ def _hooked(network: Any) -> Any:
     return network
 
 
+def _no_numbers(found: Any) -> Any:
+    """The same outputs, with gradients that are NaN."""
+    for y in found.values():
+        y.register_hook(lambda gradient: gradient * torch.nan)
+    return found
+
+
 def _shifted(network: Any) -> Any:
     with torch.no_grad():
         next(network.parameters()).add_(1e-9)
@@ -96,10 +103,11 @@ def _text(owner: Any, name: str, old: str, new: str) -> Callable[[Patch], None]:
 
 BROKEN: list[tuple[str, str, Callable[[Patch], None]]] = [
     ("outputs", "the interpreter", lambda p: _row(p, "relu", lambda at, x: x.abs())),
-    ("outputs", "the supernet", lambda p: changed(p, Supernet, "forward", lambda y: y + 1e-6)),
+    ("outputs", "the supernet", lambda p: changed(p, Supernet, "forward", lambda found: {n: y + 1e-6 for n, y in found.items()})),
     ("outputs", "the subnet", lambda p: changed(p, Supernet, "extract", _shifted)),
     ("gradients", "the interpreter", lambda p: _row(p, "tanh", lambda at, x: still(x))),
     ("gradients", "the subnet", lambda p: changed(p, Supernet, "extract", _hooked)),
+    ("gradients", "no numbers", lambda p: changed(p, Supernet, "forward", _no_numbers)),
     ("sources", "outputs", _text(case, "print_network", "torch.relu(", "torch.abs(")),
     ("sources", "gradients", _text(case, "print_network", "torch.tanh(",
                                    "(lambda x: torch.tanh(x).detach() + 0 * x)(")),
@@ -144,6 +152,51 @@ def test_a_claim_sees_what_is_broken(
     found = failure(TEXT, only=claim)
     assert found is not None
     assert found.check == claim, found
+
+
+TIE = """
+space main() {
+  input x: [B, 4]
+  y = linear(x, 4) as same
+  output linear(relu(y - x) + y, 2) as head
+}
+"""
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.001, torch.nan])
+def test_a_wrong_gradient_is_seen_at_a_tie(factor: float) -> None:
+    """Where y is x, the gradient jumps by its own size: that loosens nothing."""
+    tied = case.Case(TIE)
+    weights = dict(tied.supernet.named_parameters())
+    with torch.no_grad():
+        weights["same.weight"].copy_(torch.eye(4))
+        weights["same.bias"].zero_()
+    trial = tied.first
+    here = trial.interpreter.gradients["same.weight"]
+    assert trial.noise["same.weight"] > 0.1 * float(here.abs().max())
+    found = trial.supernet
+    wrong = {**found.gradients, "same.weight": found.gradients["same.weight"] * factor}
+    trial.__dict__["supernet"] = case.Found(found.outputs, wrong)
+    if factor == 1:
+        networks.gradients(tied)
+        return
+    with pytest.raises(AssertionError) as seen:
+        networks.gradients(tied)
+    name, *_ = seen.value.args[0]
+    assert name == "same.weight"
+
+
+def test_roundings_of_large_effects_loosen_a_little() -> None:
+    """In program 9364 a rounding moves gradients by a millionth of their size: that far may
+    supernet and interpreter be apart, and none of them further."""
+    rounded = case.Case(program(9364), 9364)
+    networks.gradients(rounded)
+    trial = rounded.first
+    found, wanted = trial.supernet.gradients, trial.interpreter.gradients
+    sizes = {name: float(gradient.abs().max()) for name, gradient in wanted.items()}
+    strict = max(sizes.values()) * networks.roundings(trial)
+    assert any(case.furthest(found[name], wanted[name]) > strict for name in wanted)
+    assert all(networks.loosened(trial, name) <= 2.0**-16 * sizes[name] for name in wanted)
 
 
 def test_all_claims_hold_where_nothing_is_broken() -> None:
