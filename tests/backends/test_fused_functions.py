@@ -199,16 +199,26 @@ def written_out(
     return y + torch.einsum("bhij,hijd->bhid", p, rows(on_values).expand(q.shape[1], -1, -1, -1))
 
 
-@pytest.mark.parametrize("heads", [1, 3])
-@pytest.mark.parametrize("which", ["both", "keys", "values"])
-def test_attention(heads: int, which: str) -> None:
-    """Tables of all heads or one each, queries and values of different widths."""
-    q, k, v = noise(2, 3, 37, 5), noise(2, 3, 37, 5, seed=1), noise(2, 3, 37, 5 + 3, seed=2)
+Operands = tuple[list[Tensor], Term | None, Term | None]
+
+
+def operands(batch: int, heads: int, which: str) -> Operands:
+    """Queries, keys and values, then tables, all of which want gradients; and the terms."""
+    q, k, v = (noise(batch, 3, 37, width, seed=i) for i, width in enumerate((5, 5, 8)))
     on_keys = pairs(heads, 5, 3) if which != "values" else None
     on_values = pairs(heads, 8, 4) if which != "keys" else None
     leaves = [q, k, v, *(term[0] for term in (on_keys, on_values) if term is not None)]
     for leaf in leaves:
         leaf.requires_grad_()
+    return leaves, on_keys, on_values
+
+
+@pytest.mark.parametrize("heads", [1, 3])
+@pytest.mark.parametrize("which", ["both", "keys", "values"])
+def test_attention(heads: int, which: str) -> None:
+    """Tables of all heads or one each, queries and values of different widths."""
+    leaves, on_keys, on_values = operands(2, heads, which)
+    q, k, v = leaves[:3]
     found = attention(q, k, v, 0.3, on_keys=on_keys, on_values=on_values)
     wanted = written_out(q, k, v, 0.3, on_keys, on_values)
     assert near(found, wanted, DOUBLE)
@@ -218,6 +228,70 @@ def test_attention(heads: int, which: str) -> None:
         strict=True,
     ):  # fmt: skip
         assert near(a, b, DOUBLE)
+
+
+@pytest.mark.parametrize("heads", [1, 3])
+@pytest.mark.parametrize("which", ["both", "keys", "values"])
+def test_attention_of_an_empty_batch(heads: int, which: str) -> None:
+    """No images: no results, and gradients that are 0."""
+    leaves, on_keys, on_values = operands(0, heads, which)
+    found = attention(*leaves[:3], 0.3, on_keys=on_keys, on_values=on_values)
+    assert found.shape == (0, 3, 37, 8)
+    for leaf, slope in zip(leaves, torch.autograd.grad(found.sum(), leaves), strict=True):
+        assert slope.shape == leaf.shape
+        assert not slope.any()
+
+
+def test_a_network_of_an_empty_batch() -> None:
+    graph = load("autoformer.space:autoformer_t", image=32)
+    model = build(graph, "fused").train()
+    found = model(inputs(graph).float()[:0])
+    assert isinstance(found, Tensor)
+    found.sum().backward()
+    assert found.shape == (0, 1000)
+    assert not any(p.grad.any() for p in model.parameters() if p.grad is not None)
+
+
+def twice(y: Tensor, leaves: list[Tensor]) -> list[Tensor]:
+    """Derivatives of a sum of squares of the gradients: of all of them, in all of them."""
+    slopes = torch.autograd.grad((y * y).sum(), leaves, create_graph=True)
+    return list(torch.autograd.grad(torch.stack([(s * s).sum() for s in slopes]).sum(), leaves))
+
+
+@pytest.mark.parametrize("heads", [1, 3])
+@pytest.mark.parametrize("which", ["both", "keys", "values"])
+def test_second_derivatives_of_attention(heads: int, which: str) -> None:
+    """Also where keys are computed from the queries."""
+    leaves, on_keys, on_values = operands(2, heads, which)
+    q, k, v = leaves[:3]
+    found = attention(q, k * q, v, 0.3, on_keys=on_keys, on_values=on_values)
+    wanted = written_out(q, k * q, v, 0.3, on_keys, on_values)
+    for a, b in zip(twice(found, leaves), twice(wanted, leaves), strict=True):
+        assert near(a, b, DOUBLE)
+
+
+@pytest.mark.parametrize("biased", [True, False])
+@pytest.mark.parametrize("activation", ["gelu", "relu"])
+def test_second_derivatives_of_products(biased: bool, activation: str) -> None:
+    """Large ones in float32, which oneDNN computes: what PyTorch derives in float64."""
+    stored = [noise(2, 150, 72), noise(210, 72, seed=1), noise(66, 210, seed=2)]
+    stored += [noise(80, 66, seed=3), noise(2, 72, seed=4)]
+    stored += [noise(n, seed=n) for n in (210, 66)] if biased else []
+
+    def results(dtype: torch.dtype, fused: bool) -> list[Tensor]:
+        leaves = [(0.3 * t).to(dtype).requires_grad_() for t in stored]
+        x, w1, w2, w3, (scale, shift), *biases = leaves
+        b1, b2 = biases or (None, None)
+        if fused:
+            y = mlp(x, (scale, shift, 1e-5), w1, b1, w2, b2, activation=activation)
+            return twice(linear(y, w3, None), leaves)
+        rows = F.linear(F.layer_norm(x, (72,), weight=scale, bias=shift), w1, b1)
+        y = F.linear(getattr(F, activation)(rows), w2, b2)
+        return twice(F.linear(y, w3), leaves)
+
+    found, wanted = results(torch.float32, True), results(torch.float64, False)
+    for a, b in zip(found, wanted, strict=True):
+        assert near(a.double(), b, SINGLE)
 
 
 @pytest.mark.parametrize("biased", [True, False])

@@ -16,12 +16,13 @@ The wider operands are built again in the backward pass; q, k, v, out and m are 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from spacelang.backends.torch.fused.operators import fused
 from spacelang.backends.torch.fused.products import product
@@ -73,7 +74,7 @@ def _multiplied(x: Tensor, tables: Tensor) -> Tensor:
         return x @ tables.transpose(1, 2)
     rows = x.transpose(1, 2)  # tokens first, as linear layers give them
     found = product(rows.reshape(-1, x.shape[-1]), tables[0])
-    return found.view(*rows.shape[:-1], -1).transpose(1, 2)
+    return found.view(*rows.shape[:-1], tables.shape[1]).transpose(1, 2)
 
 
 def _widened(
@@ -215,10 +216,30 @@ def _spread(
     backward: Callable[..., Any], ctx: Any, slopes: Tensor, *_: Any
 ) -> tuple[Tensor | None, ...]:
     out, sums, mass, q, k, v, *terms = ctx.saved_tensors
-    found = iter(backward(slopes, out, sums, mass, q, k, v, ctx.scale, *terms))
+    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        found = iter(_derivable(slopes, q, k, v, ctx.scale, terms))
+    else:
+        found = iter(backward(slopes, out, sums, mass, q, k, v, ctx.scale, *terms))
     operands = [next(found) for _ in range(3)]
     on_keys, on_values = (None if t is None else next(found) for t in (terms[0], terms[3]))
     return (*operands, None, on_keys, None, None, on_values, None, None)
+
+
+def _derivable(
+    slopes: Tensor, q: Tensor, k: Tensor, v: Tensor, scale: float, terms: Sequence[Tensor | None]
+) -> list[Tensor]:
+    """What `_backward` gives, by operations that have derivatives: N x N matrices are kept."""
+    operands = [q, k, v, *(table for table in (terms[0], terms[3]) if table is not None)]
+    # Each as a view of its own: one may have been computed from another, or be the same tensor.
+    apart = [x.view_as(x) if x.requires_grad else x.detach().requires_grad_() for x in operands]
+    q, k, v, *tables = apart
+    on_keys = [tables.pop(0) if terms[0] is not None else None, *terms[1:3]]
+    on_values = [tables.pop(0) if terms[3] is not None else None, *terms[4:]]
+    wide = _widened(q, k, v, *on_keys, *on_values)
+    with sdpa_kernel(SDPBackend.MATH):
+        out = F.scaled_dot_product_attention(*wide, scale=scale)
+    out = _narrowed(out, v.shape[-1], *on_values)
+    return list(torch.autograd.grad(out, apart, slopes, create_graph=True))
 
 
 _attention = fused("attention", _forward, _backward, _fake, _backward_fake, _setup, _spread)

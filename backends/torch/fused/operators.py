@@ -33,6 +33,9 @@ def fused(
 
     `forward` and `backward` compute, their fakes make empty results of the same shapes, `setup`
     keeps what is needed, and `spread(backward, ctx, *slopes)` gives a gradient for each input.
+
+    Gradients are derived in turn (`create_graph=True`): what `spread` computes while gradients are
+    on has to be of operations that have derivatives. An operator refuses that with a RuntimeError.
     """
 
     class Eager(torch.autograd.Function):

@@ -44,10 +44,18 @@ def fast(x: Tensor, weight: Tensor) -> bool:
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x w^T + b of matrices by rows or by columns side by side: [M, C], [F, C] -> [M, F]."""
-    if not fast(x, weight):
+    """x w^T + b of matrices by rows or by columns side by side: [M, C], [F, C] -> [M, F].
+
+    Where it is to be derived, as in a backward pass that is itself derived, it is PyTorch's own:
+    oneDNN's operator has no derivative, and its result would count as a constant.
+    """
+    if _derived(x, weight, bias) or not fast(x, weight):
         return F.linear(x, weight, bias)
     return torch.ops.mkldnn._linear_pointwise(_dense(x), _dense(weight), bias, "none", [], "")
+
+
+def _derived(*operands: Tensor | None) -> bool:
+    return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in operands)
 
 
 def _dense(x: Tensor) -> Tensor:
