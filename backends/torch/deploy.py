@@ -93,7 +93,7 @@ def deployment(
             several = {names[0]: found} if isinstance(found, Tensor) else found
             values |= {dotted(name): tensor for name, tensor in several.items()}
         weights = {path: values[dotted(path)] for path in main.storages}
-        content = onnx.written(main, weights, batch) if runtime == ONNX else b""
+        content = onnx.file_of(main, weights, batch) if runtime == ONNX else b""
         network = running(main, weights, content, shape)
         example = example_of(shape)
         apart = _compared(graph.name, network(example.clone()), reference(example))
