@@ -110,6 +110,9 @@ def test_compile_one_network_for_inference(runtime: str, tmp_path: Path) -> None
     told = good(*command, "-o", tmp_path / "one")
     assert f"for 2 inputs by {runtime}" in told
     assert "untrained" not in told
+    manifest = json.loads((tmp_path / "one" / "manifest.json").read_text())
+    assert manifest["weights"] == "file"
+    assert "seed" not in manifest
     made = files_of(tmp_path / "one")
     assert ("network.onnx" in made) == (runtime == "onnxruntime")
     good(*command, "-o", tmp_path / "two")
@@ -125,6 +128,45 @@ def test_compile_one_network_for_inference(runtime: str, tmp_path: Path) -> None
         spacelang.load_deployed(tmp_path / "one")
     with pytest.raises(spacelang.SpaceError, match=r"SP702.*no manifest\.json"):
         spacelang.load_deployed(tmp_path)
+
+
+def test_threads_leave_the_bytes_as_they_are(tmp_path: Path) -> None:
+    """Folded weights are sums, which threads would part; how far they are off is no part of it."""
+    import torch
+
+    before = torch.get_num_threads()
+    told: list[dict[str, Any]] = []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            words = ("--for", "inference", "--set", "image=64", "-o", tmp_path / str(threads))
+            told.append(data("compile", "efficientvit.space:efficientvit_m0", *words))
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert files_of(tmp_path / "1") == files_of(tmp_path / "2")
+    assert "difference" not in json.loads((tmp_path / "1" / "manifest.json").read_text())
+    assert all(0 <= one["difference"] < 1e-4 for one in told)
+    assert (told[0]["weights"], told[0]["seed"]) == ("untrained", 0)
+
+
+def test_what_is_refused_is_told_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from spacelang.cli import options
+
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    (tmp_path / "file").write_text("mine")
+    monkeypatch.setattr(options, "load", lambda *_: pytest.fail("the space was read"))
+    for words, code, message in (
+        (("-o", tmp_path / "mine"), 3, "not empty"),
+        (("-o", tmp_path / "file"), 3, "not a folder"),
+        (("--for", "inference", "--runtime", "tvm", "-o", tmp_path / "no"), 2, "no runtime 'tvm'"),
+    ):
+        wrong = run("compile", "deit.space:deit_ti", *words)
+        assert wrong.exit_code == code
+        assert message in wrong.stderr
 
 
 @pytest.fixture(scope="module")

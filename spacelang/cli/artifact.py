@@ -3,7 +3,8 @@
     graph.spaceir      the graph, exactly
     manifest.json      {"kind": "artifact", "graph": <digest>, "files": {"graph.spaceir": {..}}, ..}
 
-Nothing in it depends on when or where it was made, so the same input gives the same bytes.
+Nothing in it depends on when or in which folder it was made, so the same input gives the same
+bytes; weights that are computed are the same bytes from the same processor.
 """
 
 from __future__ import annotations
