@@ -82,7 +82,7 @@ def atomic_folder(path: PathLike) -> Generator[Path]:
     target = Path(os.path.realpath(path))
     target.parent.mkdir(parents=True, exist_ok=True)
     sweep(target.parent, target.name)
-    _refuse_foreign(target)
+    check_replaceable(target)
     temporary = target.with_name(f".{target.name}.tmp-{os.getpid()}")
     _discard(temporary)
     temporary.mkdir()
@@ -90,12 +90,26 @@ def atomic_folder(path: PathLike) -> Generator[Path]:
         yield temporary
         _write_new(temporary / MARKER, _listing(temporary).encode(), None)
         _sync_tree(temporary)
-        _refuse_foreign(target)  # the block may have taken hours
+        check_replaceable(target)  # the block may have taken hours
         _swap(temporary, target)
     except BaseException:
         _discard(temporary)
         raise
     sync_folder(target.parent)
+
+
+def check_replaceable(path: PathLike) -> None:
+    """FileExistsError unless `path` is free, an empty folder, or as `atomic_folder` left it."""
+    target = Path(os.path.realpath(path))
+    if not os.path.lexists(target):
+        return
+    if not target.is_dir():
+        raise FileExistsError(errno.EEXIST, "exists and is not a folder", str(target))
+    present = set(_files(target))
+    foreign = sorted(present - _ours(target))
+    if foreign:
+        message = f"the folder holds something else ({foreign[0]!r}), not replaced"
+        raise FileExistsError(errno.EEXIST, message, str(target))
 
 
 def sweep(folder: PathLike, name: str | None = None) -> tuple[Path, ...]:
@@ -257,19 +271,6 @@ def _files(folder: Path) -> list[str]:
 
 def _listing(folder: Path) -> str:
     return json.dumps([name for name in _files(folder) if name != MARKER], indent=0) + "\n"
-
-
-def _refuse_foreign(target: Path) -> None:
-    """FileExistsError unless `target` is free, an empty folder, or as `atomic_folder` left it."""
-    if not os.path.lexists(target):
-        return
-    if not target.is_dir():
-        raise FileExistsError(errno.EEXIST, "exists and is not a folder", str(target))
-    present = set(_files(target))
-    foreign = sorted(present - _ours(target))
-    if foreign:
-        message = f"the folder holds something else ({foreign[0]!r}), not replaced"
-        raise FileExistsError(errno.EEXIST, message, str(target))
 
 
 def _ours(target: Path) -> set[str]:

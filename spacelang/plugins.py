@@ -113,6 +113,7 @@ BUILTIN: Mapping[str, Mapping[str, str]] = {
         "torch.search_scratch": "spacelang.backends.torch.search:search_scratch",
         "torch.print_supernet": "spacelang.backends.torch.supernet_source:print_supernet",
         "torch.write_subnet": "spacelang.backends.torch.subnet:write_subnet",
+        "torch.check_runtime": "spacelang.backends.torch.deploy:check_runtime",
         "torch.deploy": "spacelang.backends.torch.deployment:files_of",
         "torch.weights": "spacelang.backends.torch.weights:load_file_into",
         "torch.open_subnet": "spacelang.backends.torch.folder:open_subnet",

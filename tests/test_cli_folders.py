@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from command import SHIPPED, SPACE, data, good, run
@@ -107,6 +110,9 @@ def test_compile_one_network_for_inference(runtime: str, tmp_path: Path) -> None
     told = good(*command, "-o", tmp_path / "one")
     assert f"for 2 inputs by {runtime}" in told
     assert "untrained" not in told
+    manifest = json.loads((tmp_path / "one" / "manifest.json").read_text())
+    assert manifest["weights"] == "file"
+    assert "seed" not in manifest
     made = files_of(tmp_path / "one")
     assert ("network.onnx" in made) == (runtime == "onnxruntime")
     good(*command, "-o", tmp_path / "two")
@@ -118,10 +124,123 @@ def test_compile_one_network_for_inference(runtime: str, tmp_path: Path) -> None
     assert data("cost", tmp_path / "one")["macs"] > 0
     name = "network.onnx" if runtime == "onnxruntime" else "weights.safetensors"
     _flip(tmp_path / "one" / name)
-    with pytest.raises(spacelang.SpaceError, match=f"SP702.*{name} is not as it was written"):
+    with pytest.raises(spacelang.SpaceError, match=f"SP702.*{name} was changed"):
         spacelang.load_deployed(tmp_path / "one")
-    with pytest.raises(spacelang.SpaceError, match=r"SP702.*manifest\.json cannot be read"):
+    with pytest.raises(spacelang.SpaceError, match=r"SP702.*no manifest\.json"):
         spacelang.load_deployed(tmp_path)
+
+
+def test_threads_leave_the_bytes_as_they_are(tmp_path: Path) -> None:
+    """Folded weights are sums, which threads would part; how far they are off is no part of it."""
+    import torch
+
+    before = torch.get_num_threads()
+    told: list[dict[str, Any]] = []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            words = ("--for", "inference", "--set", "image=64", "-o", tmp_path / str(threads))
+            told.append(data("compile", "efficientvit.space:efficientvit_m0", *words))
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert files_of(tmp_path / "1") == files_of(tmp_path / "2")
+    assert "difference" not in json.loads((tmp_path / "1" / "manifest.json").read_text())
+    assert all(0 <= one["difference"] < 1e-4 for one in told)
+    assert (told[0]["weights"], told[0]["seed"]) == ("untrained", 0)
+
+
+def test_what_is_refused_is_told_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from spacelang.cli import options
+
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    (tmp_path / "file").write_text("mine")
+    monkeypatch.setattr(options, "load", lambda *_: pytest.fail("the space was read"))
+    for words, code, message in (
+        (("-o", tmp_path / "mine"), 3, "not empty"),
+        (("-o", tmp_path / "file"), 3, "not a folder"),
+        (("--for", "inference", "--runtime", "tvm", "-o", tmp_path / "no"), 2, "no runtime 'tvm'"),
+    ):
+        wrong = run("compile", "deit.space:deit_ti", *words)
+        assert wrong.exit_code == code
+        assert message in wrong.stderr
+
+
+@pytest.fixture(scope="module")
+def deployed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("deployed")
+    (folder / "net.space").write_text(NETWORK)
+    good("compile", f"{folder}/net.space:net", "--for", "inference", "-o", folder / "net")
+    return folder / "net"
+
+
+def _tensors(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], object]:
+    """A change of the weights of a folder."""
+
+    def changed(place: Path) -> None:
+        from safetensors.torch import load_file, save_file
+
+        tensors = load_file(place / "weights.safetensors")
+        change(tensors)
+        save_file(tensors, place / "weights.safetensors")
+
+    return changed
+
+
+def _manifest(**entries: object) -> Callable[[Path], object]:
+    """A change of the manifest of a folder."""
+
+    def changed(place: Path) -> None:
+        found = json.loads((place / "manifest.json").read_text())
+        (place / "manifest.json").write_text(json.dumps({**found, **entries}))
+
+    return changed
+
+
+def _linked(place: Path) -> None:
+    (place / "graph.spaceir").rename(place.parent / "elsewhere")
+    (place / "graph.spaceir").symlink_to(place.parent / "elsewhere")
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (lambda place: os.truncate(place / "weights.safetensors", 100), "cannot be read"),
+        (_tensors(lambda t: t.pop("head.bias")), r"has no head\.bias"),
+        (
+            _tensors(lambda t: t.update({"head.bias": t["head.bias"][1:]})),
+            r"\[3\] of torch.float32",
+        ),
+        (_tensors(lambda t: t.update({"head.bias": t["head.bias"].int()})), "of torch.int32"),
+        (_tensors(lambda t: t.update(more=t["head.bias"].clone())), "has more, which"),
+        (lambda place: (place / "graph.spaceir").write_bytes(b"\xff"), "is no text"),
+        (lambda place: (place / "weights.safetensors").unlink(), "lists no weights"),
+        (_linked, "graph.spaceir is missing"),
+        (_manifest(batch=0), "whole number from 1"),
+        (_manifest(graph="0"), "another hash"),
+        (_manifest(runtime=["torch"]), "no network that is compiled for inference"),
+    ],
+)
+def test_a_damaged_network_is_told(
+    harm: Callable[[Path], object], message: str, deployed: Path, tmp_path: Path
+) -> None:
+    """Even where the hashes of the manifest were made to fit."""
+    import spacelang
+    from spacelang.manifest import hashes
+
+    place = tmp_path / "net"
+    shutil.copytree(deployed, place)
+    harm(place)
+    (place / ".spacelang-files").unlink()
+    found = json.loads((place / "manifest.json").read_text())
+    (place / "manifest.json").unlink()
+    found["files"] = hashes(place)
+    (place / "manifest.json").write_text(json.dumps(found))
+    with pytest.raises(spacelang.SpaceError, match=f"SP702.*{message}"):
+        spacelang.load_deployed(place)
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ import torch
 from command import data, refused, run
 from safetensors.torch import load_file
 
+from spacelang import load_deployed
 from spacelang.analysis.latency import LatencyModel, open_model
 from spacelang.backends.torch.recipe import Recipe
 from spacelang.backends.torch.train import TorchTrainer
@@ -319,6 +320,18 @@ def test_a_signal_ends_a_run_in_good_order(
 
 
 # extract and export.
+
+
+def test_the_weights_of_a_run_are_compiled_or_it_is_told(trained: Path, tmp_path: Path) -> None:
+    arch = tmp_path / "arch.json"
+    arch.write_text('{"width": 4, "depth": 1, "layers[0].ratio": 2}')
+    words = ("compile", trained, "--for", "inference", "--arch", arch, "-o", tmp_path / "net")
+    assert "give --weights FILE" in refused(*words, "--passes", "inline")
+    assert not (tmp_path / "net").exists()
+    made = data(*words)
+    assert made["weights"] == "run"
+    assert "seed" not in made
+    assert load_deployed(tmp_path / "net")(torch.zeros(1, 1, 6, 6)).shape[-1] == 2
 
 
 @pytest.fixture(scope="module")

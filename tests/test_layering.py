@@ -12,7 +12,7 @@ import spacelang
 
 PACKAGE = Path(__file__).resolve().parent.parent / "spacelang"
 LINKS = ("backends", "grammars", "spaces")
-BASE = {"diagnostics", "render", "plugins", "files", "journal", "statistics"}
+BASE = {"diagnostics", "render", "plugins", "files", "journal", "manifest", "statistics"}
 CORE = {*BASE, "ir", "ops", "analysis"}
 COMPILER = {*CORE, "syntax", "grammars", "passes", "engines", "spaces"}
 

@@ -86,7 +86,7 @@ class Network:
 
     def _named(self, letter: str) -> str:
         self._count += 1
-        return f"{letter}{self._count}"
+        return f"{letter} {self._count}"  # no label has a space in it
 
     # Calls.
 
@@ -283,7 +283,7 @@ class Network:
         from onnx import TensorProto, helper, numpy_helper
 
         calls = self.calls(list(outputs.values()))
-        names, constants = _Names(), dict[str, Tensor]()
+        names, constants = _Names([x.name for x in self.inputs], outputs), dict[str, Tensor]()
         for call in calls:
             for x in call.inputs:
                 if x is not None and x.entries is not None:
@@ -293,7 +293,6 @@ class Network:
                 constants.setdefault(x.name, x)
         given = [helper.make_tensor_value_info(x.name, TensorProto.FLOAT, x.shape)
                  for x in self.inputs]  # fmt: skip
-        names.keep(x.name for x in self.inputs)
         stored = [numpy_helper.from_array(np.ascontiguousarray(x.entries), names[x.name])
                   for x in constants.values()]  # fmt: skip
         nodes: list[Any] = []
@@ -315,14 +314,22 @@ class Network:
 
 
 class _Names(dict[str, str]):
-    """Short names in the order in which they are first asked for."""
+    """Short names in the order in which they are first asked for, none that of an input or output.
 
-    def keep(self, names: Iterable[str]) -> None:
-        self.update((name, name) for name in names)
+    Inputs keep theirs.
+    """
+
+    def __init__(self, inputs: Iterable[str], outputs: Iterable[str]) -> None:
+        super().__init__((name, name) for name in inputs)
+        self._taken = {*self, *outputs}
 
     def __missing__(self, name: str) -> str:
-        self[name] = f"{name[0]}_{len(self)}"
-        return self[name]
+        number = len(self)
+        while (short := f"{name[0]}_{number}") in self._taken:
+            number += 1
+        self._taken.add(short)
+        self[name] = short
+        return short
 
 
 def _with(shape: tuple[int, ...], axis: int, size: int) -> tuple[int, ...]:

@@ -12,7 +12,8 @@ is not given.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -73,11 +74,7 @@ def deployment(
     model: Supernet, assignment: Assignment | None, batch: int, runtime: str
 ) -> Deployment:
     """The same as `deploy`, with what the network is made from."""
-    if runtime not in RUNTIMES:
-        found = error("SP604", f"there is no runtime {runtime!r}")
-        raise SpaceError(found.note(f"there are {' and '.join(RUNTIMES)}"))
-    if runtime == ONNX:
-        onnx.check_installed()
+    check_runtime(runtime)
     taken = model.assignment if assignment is None else assignment
     graph = specialize(model.graph, taken)
     if len(graph.root.inputs) != 1 or sum(not o.training for o in graph.outputs) != 1:
@@ -87,17 +84,38 @@ def deployment(
     reference = model.extract(taken).eval().to("cpu", torch.float32)
     values: dict[str, Tensor] = dict(reference.state_dict())
     with torch.inference_mode(False), torch.no_grad():
-        for recipe in recipes:
-            found = _filled(recipe, values)()
-            names = [output.name for output in recipe.outputs]
-            several = {names[0]: found} if isinstance(found, Tensor) else found
-            values |= {dotted(name): tensor for name, tensor in several.items()}
+        with _one_thread():
+            for recipe in recipes:
+                found = _filled(recipe, values)()
+                names = [output.name for output in recipe.outputs]
+                several = {names[0]: found} if isinstance(found, Tensor) else found
+                values |= {dotted(name): tensor for name, tensor in several.items()}
         weights = {path: values[dotted(path)] for path in main.storages}
-        content = onnx.written(main, weights, batch) if runtime == ONNX else b""
+        content = onnx.file_of(main, weights, batch) if runtime == ONNX else b""
         network = running(main, weights, content, shape)
         example = example_of(shape)
         apart = _compared(graph.name, network(example.clone()), reference(example))
         return Deployment(network, main, weights, content, apart)
+
+
+def check_runtime(runtime: str) -> None:
+    """SP604 for a runtime that is none, or is not installed."""
+    if runtime not in RUNTIMES:
+        found = error("SP604", f"there is no runtime {runtime!r}")
+        raise SpaceError(found.note(f"there are {' and '.join(RUNTIMES)}"))
+    if runtime == ONNX:
+        onnx.check_installed()
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Work that gives the same bits whatever number of threads is set."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def running(

@@ -15,7 +15,7 @@ from spacelang.ir.graph import Graph
 from spacelang.ir.node import Node
 
 
-def written(graph: Graph, weights: Mapping[str, Tensor], batch: int) -> bytes:
+def file_of(graph: Graph, weights: Mapping[str, Tensor], batch: int) -> bytes:
     """The file of a graph whose decisions are taken (SP605 for an op that it has no row for)."""
     from spacelang.backends.onnx.emit import written
 

@@ -14,6 +14,7 @@ from spacelang.cli import options, runs
 from spacelang.cli.errors import nearest
 from spacelang.cli.output import emit, many, say
 from spacelang.diagnostics import SpaceError
+from spacelang.manifest import check_free
 from spacelang.render import visible
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from spacelang.ir.graph import Graph
 
 SOURCE = "model.py"
+RUNTIME, UNTRAINED = "torch", "untrained"
 
 
 @click.command(short_help="An artifact folder: all that training needs.")
@@ -64,26 +66,30 @@ def compile(
 ) -> None:
     """Write the compiled graph, its source for PyTorch, and a manifest with the hash of each file.
 
-    The same input gives the same bytes. model.py is the whole space as a module that needs PyTorch
-    alone. An artifact that stands in the place is replaced at once; any other folder with something
-    in it is refused. --arch fixes one architecture. --for inference drops outputs for training and
-    folds norms; of one network it makes one that is fast for --batch inputs on this processor, with
-    its weights: spacelang.load_deployed opens it.
+    The same input gives the same bytes, where weights are computed on the same machine. model.py is
+    the whole space as a module that needs PyTorch alone. An artifact that stands in the place is
+    replaced at once; any other folder with something in it is refused. --arch fixes one
+    architecture. --for inference drops outputs for training and folds norms; of one network it
+    makes one that is fast for --batch inputs on this processor, with its weights:
+    spacelang.load_deployed opens it.
     """
-    from spacelang.cli.artifact import write_artifact
+    from spacelang.cli.artifact import KIND, write_artifact
 
     runs.alone("compile")
     known = plugins.table("spacelang.backends")
     if backend not in known:
         hint = nearest(backend, list(known)) or f"there are {', '.join(sorted(known))}"
         raise click.UsageError(f"there is no backend {backend!r}; {hint}")
-    graph = options.load(space, settings, passes)
-    assignment = _assignment(space, arch, purpose)
     of_network = (batch, runtime, weights, names) != (None,) * 4
     if purpose == "training" and of_network:
         raise click.UsageError("--batch, --runtime, --weights and --names go with --for inference")
     if names is not None and weights is None:
         raise click.UsageError("--names says how --weights calls them: give both")
+    check_free(Path(output), KIND)
+    if of_network:
+        runs.work(backend, "check_runtime")(runtime or RUNTIME)
+    graph = options.load(space, settings, passes)
+    assignment = _assignment(space, arch, purpose)
     if of_network:
         options.decided(graph, assignment or {}, arch)
     record: dict[str, object] = {
@@ -102,27 +108,30 @@ def compile(
         fixed = graph
     able = f"{backend}.deploy" in plugins.table("spacelang.commands")
     if purpose == "inference" and not fixed.decisions and (able or of_network):
-        given = Network(space, settings, graph, assignment or {}, seed, weights, names or "own")
-        record |= {"batch": batch or 1, "runtime": runtime or "torch"}
-        graph, trained = _deployed(given, backend, record, files)
+        given = Network(
+            space, settings, passes, graph, assignment or {}, seed, weights, names or "own"
+        )
+        record |= {"batch": batch or 1, "runtime": runtime or RUNTIME} | given.origin
+        graph, difference = _deployed(given, backend, record, files)
     else:
-        trained, graph = True, fixed
+        graph, difference = fixed, None
         if purpose == "inference":
             from spacelang.passes.inference import for_inference
 
             graph = for_inference(graph)
-    if record.get("runtime", "torch") == "torch":
+    if record.get("runtime", RUNTIME) == RUNTIME:
         _printed(graph, backend, require_fused, record, files)
     manifest = write_artifact(Path(output), graph, record, files)
     if as_json:
-        emit({"folder": output, **manifest})
+        more = {} if difference is None else {"difference": difference}
+        emit({"folder": output, **manifest, **more})
         return
-    told = "" if trained else " (its weights are untrained)"
+    told = " (its weights are untrained)" if record.get("weights") == UNTRAINED else ""
     say(f"wrote {visible(output)}: {graph.name}, {many(len(graph.decisions), 'decision')}{told}")
     say(f"  graph {manifest['graph']}")
-    if "runtime" in record:
+    if difference is not None:
         inputs = many(cast(int, record["batch"]), "input")
-        say(f"  for {inputs} by {record['runtime']}, {record['difference']} from the model")
+        say(f"  for {inputs} by {record['runtime']}, {difference:.1e} from the model")
     if "source" in record:
         say(f"  no {SOURCE}: {visible(str(record['source']))}")
 
@@ -133,11 +142,24 @@ class Network:
 
     space: str
     settings: Mapping[str, object]
+    passes: str
     graph: Graph
     assignment: Assignment
     seed: int
     weights: str | None
     names: str
+
+    @property
+    def of_run(self) -> bool:
+        """Whether its weights are those of a run."""
+        return self.weights is None and runs.is_run(Path(self.space))
+
+    @property
+    def origin(self) -> dict[str, object]:
+        """Where its weights come from, as the manifest says it."""
+        if self.weights is not None:
+            return {"weights": "file"}
+        return {"weights": "run"} if self.of_run else {"weights": UNTRAINED, "seed": self.seed}
 
 
 def _assignment(space: str, arch: str | None, purpose: str) -> Assignment | None:
@@ -150,17 +172,17 @@ def _assignment(space: str, arch: str | None, purpose: str) -> Assignment | None
 
 
 def _deployed(
-    given: Network, backend: str, record: dict[str, object], files: dict[str, str | bytes]
-) -> tuple[Graph, bool]:
-    """The graph of a network ready to run, and whether its weights were trained.
-
-    Its files and what they are join the artifact's.
+    given: Network, backend: str, record: Mapping[str, object], files: dict[str, str | bytes]
+) -> tuple[Graph, float]:
+    """The graph of a network ready to run, and how far it is from the model; its files join the
+    artifact's.
     """
     from spacelang.cli.takeaway import model_of, settle
 
-    folder, passes = Path(given.space), record["passes"]
-    own: int | None = None
-    if given.weights is None and runs.is_run(folder) and not passes:
+    if given.of_run and given.passes.strip():
+        reason = "the weights of a run are those of its network before --passes"
+        raise click.UsageError(f"{reason}: give --weights FILE, or leave out --passes")
+    if given.of_run:
         model, own = model_of(given.space, given.settings, backend, given.seed)
         settle(given.space, model, own, given.assignment, None, backend)
     else:
@@ -169,9 +191,8 @@ def _deployed(
             runs.work(backend, "weights")(model, given.weights, given.names)
     deploy = runs.work(backend, "deploy")
     graph, made, difference = deploy(model, given.assignment, record["batch"], record["runtime"])
-    record["difference"] = float(f"{difference:.1e}")
     files.update(made)
-    return graph, own is not None or given.weights is not None
+    return graph, float(f"{difference:.1e}")
 
 
 def _printed(

@@ -9,9 +9,9 @@ from typing import Any, cast
 import click
 
 from spacelang.cli import options, runs
-from spacelang.cli.artifact import MANIFEST
 from spacelang.cli.output import emit, exact, pairs, say
 from spacelang.cli.train import recipe_of, run_options, shown
+from spacelang.manifest import MANIFEST
 
 # How a teacher is opened: what each option is called in settings.json too.
 TEACHER = ("teacher", "teacher_arch", "teacher_weights", "teacher_untrained", "teacher_norm")

@@ -13,12 +13,12 @@ import click
 from click.exceptions import Exit
 
 from spacelang.cli import options, runs
-from spacelang.cli.artifact import GRAPH, MANIFEST, MAX_MANIFEST
 from spacelang.cli.errors import UNVERIFIED
 from spacelang.cli.output import emit, say
 from spacelang.diagnostics import SpaceError, error
 from spacelang.files import MARKER, sha256
 from spacelang.journal import read_journal
+from spacelang.manifest import GRAPH, MANIFEST, MAX_MANIFEST
 
 State = Literal["ok", "missing", "changed", "damaged", "torn"]
 # A torn last line is what a killed process leaves, and is dropped by the next one.

@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 
 from spacelang import plugins
-from spacelang.cli.artifact import GRAPH, read_artifact, read_graph
+from spacelang.cli.artifact import read_artifact, read_graph
 from spacelang.cli.errors import unverified
 from spacelang.diagnostics import SpaceError, error
 from spacelang.files import atomic_write
+from spacelang.manifest import GRAPH
 
 if TYPE_CHECKING:
     from spacelang.ir.graph import Graph

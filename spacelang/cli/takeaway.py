@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -14,12 +13,12 @@ from click.exceptions import Exit
 
 from spacelang import plugins
 from spacelang.cli import options, runs
-from spacelang.cli.artifact import changed_files, kind_of
 from spacelang.cli.errors import VerificationError, nearest, unverified
 from spacelang.cli.output import both, emit, pairs, say
 from spacelang.cli.search import engine_settings
 from spacelang.cli.train import recipe
 from spacelang.diagnostics import SpaceError, error
+from spacelang.manifest import check_free, differences, kind_of, read_manifest
 
 if TYPE_CHECKING:
     from spacelang.ir.decision import Assignment
@@ -63,12 +62,10 @@ def extract(
     there: bit for bit in float64, within 1e-6 in float32, outputs and gradients.
     """
     runs.alone("extract")
+    folder = Path(output)
+    check_free(folder, SUBNET)
     model, own = model_of(space, settings, backend, seed)
     assignment = assignment_of(space, arch)
-    folder = Path(output)
-    if folder.is_dir() and any(folder.iterdir()) and kind_of(folder) != SUBNET:
-        message = "the folder is not empty and no subnet, so it is not replaced"
-        raise FileExistsError(errno.EEXIST, message, output)
     trained, began = own is not None, time.perf_counter()
     options.decided(model.graph, assignment, arch)
     settle(space, model, own, assignment, recalibrate, backend)
@@ -131,7 +128,7 @@ def export(
         if settings or arch is not None or recalibrate:
             given = "--set, --arch and --recalibrate"
             raise click.UsageError(f"a subnet is one network: {given} come too late for it")
-        wrong = changed_files(source)
+        wrong = differences(source, read_manifest(source))
         if wrong:
             raise unverified(f"{source} is not as it was written", *wrong)
         network, inputs = runs.work(backend, "open_subnet")(source)

@@ -168,3 +168,16 @@ def test_an_op_without_a_row(tmp_path: Any) -> None:
 def test_a_damaged_file() -> None:
     with pytest.raises(SpaceError, match="SP702"):
         runner.Runner(b"no model")
+
+
+@pytest.mark.parametrize(("given", "out"), [("c_1", "v_2"), ("v_1", "c_2"), ("v1", "c1")])
+def test_names_of_the_graph_are_its_own(given: str, out: str) -> None:
+    net = Network("n")
+    x = net.input(given, (2, 3))
+    y = net.call("Relu", [net.call("Add", [x, net.constant(np.ones((2, 3)))], x.shape)], x.shape)
+    content = net.written({out: y})
+    graph = onnx.load_from_string(content).graph
+    made = [name for node in graph.node for name in node.output]
+    assert len({given, *made, *(c.name for c in graph.initializer)}) == 1 + len(made) + 1
+    images = np.array([[-3, -2, -1], [0, 1, 2]], np.float32)
+    assert (runner.Runner(content)(images) == np.maximum(images + 1, 0)).all()

@@ -1,0 +1,98 @@
+"""The manifest of a folder that was written whole: what it is, with the hash of every file.
+
+    manifest = read_manifest(folder)              # {"kind": "artifact", "files": {..}, ..}
+    wrong = differences(folder, manifest)         # ["graph.spaceir was changed"]
+
+    manifest.json      {"files": {"graph.spaceir": {"sha256": "..", "size": 120}}, ..}
+
+What a folder holds is used only after it was compared with this.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import cast
+
+from spacelang.diagnostics import SpaceError, error
+from spacelang.files import check_replaceable, sha256
+from spacelang.render import visible
+
+MANIFEST, GRAPH = "manifest.json", "graph.spaceir"
+MAX_MANIFEST = 1 << 20
+MAX_GRAPH = 256 << 20
+
+
+def read_manifest(folder: Path) -> Mapping[str, object]:
+    """What a folder says of itself (SP702 where it says nothing that can be read)."""
+    path = folder / MANIFEST
+    try:
+        if not path.is_file():
+            raise unusable(folder, f"it has no {MANIFEST}")
+        if path.stat().st_size > MAX_MANIFEST:
+            raise unusable(folder, f"its {MANIFEST} is larger than {MAX_MANIFEST >> 20} MiB")
+        data: object = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as failed:
+        raise unusable(folder, f"its {MANIFEST} cannot be read: {failed}") from failed
+    if not isinstance(data, dict):
+        raise unusable(folder, f"its {MANIFEST} is no JSON object")
+    return cast("Mapping[str, object]", data)
+
+
+def kind_of(folder: Path) -> object:
+    """What a folder says that it is: `artifact`, `subnet`, or None where it says nothing."""
+    try:
+        return read_manifest(folder).get("kind")
+    except SpaceError:
+        return None
+
+
+def differences(folder: Path, manifest: Mapping[str, object], *needed: str) -> list[str]:
+    """What is not as the manifest says, a line a file; `needed` are those that it must list."""
+    listed = manifest.get("files")
+    if not isinstance(listed, dict):
+        return [f"{MANIFEST} lists no files"]
+    wrong = [f"{MANIFEST} lists no {name}" for name in needed if name not in listed]
+    for name, record in cast("dict[str, object]", listed).items():
+        path = folder / name
+        if Path(name).name != name or not path.is_file() or path.is_symlink():
+            wrong.append(f"{name} is missing")
+            continue
+        entry = cast("dict[str, object]", record) if isinstance(record, dict) else {}
+        if path.stat().st_size != entry.get("size") or sha256(path) != entry.get("sha256"):
+            wrong.append(f"{name} was changed")
+    return wrong
+
+
+def hashes(folder: Path) -> dict[str, object]:
+    """The files of a folder as its manifest lists them."""
+    return {
+        path.name: {"sha256": sha256(path), "size": path.stat().st_size}
+        for path in sorted(folder.iterdir())
+    }
+
+
+def read_text(path: Path, most: int = MAX_GRAPH) -> str:
+    """A text of at most so many bytes (SP702 where it is larger, or none)."""
+    if path.stat().st_size > most:
+        raise unusable(path.parent, f"{path.name} is larger than {most >> 20} MiB")
+    try:
+        return path.read_text("utf-8")
+    except UnicodeDecodeError as failed:
+        raise unusable(path.parent, f"{path.name} is no text: {failed}") from failed
+
+
+def check_free(folder: Path, kind: str) -> None:
+    """FileExistsError where a folder holds anything that is not of this kind, and ours."""
+    if folder.is_dir() and any(folder.iterdir()) and kind_of(folder) != kind:
+        message = f"the folder is not empty and no {kind}, so it is not replaced"
+        raise FileExistsError(errno.EEXIST, message, str(folder))
+    check_replaceable(folder)
+
+
+def unusable(folder: Path, reason: str, flags: str = "") -> SpaceError:
+    """SP702; the hint names the command that writes such a folder, with these flags."""
+    found = error("SP702", f"{visible(str(folder))} cannot be used: {reason}")
+    return SpaceError(found.hint(f"`spacelang compile SPACE {flags}-o DIR` writes one"))
