@@ -6,6 +6,7 @@ import io
 import sys
 import tarfile
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from PIL import Image
 
 from spacelang.backends.torch.data import open_data
 from spacelang.backends.torch.pictures import DataError
-from spacelang.backends.torch.timm_data import TimmData
+from spacelang.backends.torch.timm_data import TimmData, read_timm
 from spacelang.diagnostics import SpaceError
 
 CLASSES = ("ant", "bee")
@@ -157,10 +158,72 @@ def test_without_timm_it_is_told(monkeypatch: pytest.MonkeyPatch, mnist: Path) -
         open_data(f"timm:torch/mnist root={mnist}")
 
 
-def test_a_picture_that_is_broken_is_named(folders: Path, tmp_path: Path) -> None:
-    for name in CLASSES:
-        (tmp_path / name).mkdir()
-        picture(0, len(name)).save(tmp_path / name / "1.png")
-    (tmp_path / "bee" / "2.png").write_bytes(b"no picture")
-    with pytest.raises(SpaceError, match=r"image 2 cannot be read"):
-        open_data(f"timm:torch/image_folder root={tmp_path}", size=(8, 8))
+@pytest.mark.parametrize("name", ["", "torch/image_folder"])
+def test_a_picture_that_is_broken_is_named(name: str, tmp_path: Path) -> None:
+    """Also one that only breaks off; timm would give the next image in place of the first kind."""
+    whole = io.BytesIO()
+    picture(1, 2).save(whole, "PNG")
+    for label in CLASSES:
+        (tmp_path / label).mkdir()
+        picture(0, len(label)).save(tmp_path / label / "1.png")
+    for broken in (b"no picture", whole.getvalue()[:-100]):
+        (tmp_path / "bee" / "0.png").write_bytes(broken)
+        with pytest.raises(SpaceError, match=r"(?s)SP704.*image 1 \(.*0\.png\) cannot be read: \w"):
+            open_data(f"timm:{name} root={tmp_path}", size=(8, 8))
+
+
+@pytest.mark.parametrize("name", ["", "torch/image_folder"])
+def test_classes_go_by_name(name: str, tmp_path: Path) -> None:
+    """A split without the first class, whose folder timm numbers from 0 all the same."""
+    for part, labels in (("train", "abc"), ("val", "bc"), ("test", "ca")):
+        for label in labels:
+            (tmp_path / part / label).mkdir(parents=True)
+            for n in range(4):
+                number = n + 10 * len(part)
+                picture("abc".index(label), number).save(tmp_path / part / label / f"{n}.png")
+    found = read_timm(f"timm:{name} root={tmp_path} val=val test=test", (8, 8), 3)
+    assert found.classes == ("a", "b", "c")
+    parts = [found.fixed.get(n, "train") for n in range(len(found.labels))]
+    labels = {p: found.labels[[p == q for q in parts]].tolist() for p in found.fixed.values()}
+    assert labels == {"validation": [1] * 4 + [2] * 4, "test": [0] * 4 + [2] * 4}
+    theirs = open_data(f"timm:{name} root={tmp_path} val=val test=test", size=(8, 8))
+    ours = open_data(str(tmp_path), size=(8, 8))
+    assert theirs.split_digest == ours.split_digest
+    assert (theirs.validation.labels == ours.validation.labels).all()
+    (tmp_path / "test" / "c").rename(tmp_path / "test" / "d")
+    with pytest.raises(SpaceError, match="split test: the first part has no class d"):
+        open_data(f"timm:{name} root={tmp_path} val=val test=test", size=(8, 8))
+
+
+def test_a_part_without_names(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    class Named(list[object]):
+        class_to_idx: ClassVar = {"a": 0}
+
+    def create(name: str, split: str, **options: object) -> object:
+        return Named() if split == "train" else []
+
+    monkeypatch.setattr("timm.data.create_dataset", create)
+    with pytest.raises(SpaceError, match=r"(?s)SP704.*split val: the first part names its classes"):
+        open_data(f"timm: root={tmp_path} val=val")
+
+
+@pytest.mark.parametrize("name", ["", "torch/image_folder"])
+def test_files_are_decoded_as_those_of_a_folder(name: str, tmp_path: Path) -> None:
+    """16 bits a pixel, a picture that lies on its side, and a format that is not read."""
+    rng = np.random.default_rng(0)
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    for label in CLASSES:
+        (tmp_path / label).mkdir()
+        for n in range(4):
+            deep = rng.integers(0, 1 << 16, (8, 8)).astype(np.uint16)
+            Image.fromarray(deep).save(tmp_path / label / f"{n}.png")
+        picture(0, len(label) + ord(label[0])).save(tmp_path / label / "4.jpg", exif=turned)
+    theirs = open_data(f"timm:{name} root={tmp_path}", size=(8, 8), channels=1)
+    ours = open_data(str(tmp_path), size=(8, 8), channels=1)
+    assert theirs.split_digest == ours.split_digest
+    assert (theirs.train.images == ours.train.images).all()
+    assert len(theirs.train.images.unique()) > 50
+    picture(0, 1).save(tmp_path / "bee" / "1.png", "WEBP")
+    with pytest.raises(SpaceError, match=r"bee/1.png\) cannot be read"):
+        open_data(f"timm:{name} root={tmp_path}", size=(8, 8))

@@ -22,6 +22,7 @@ from spacelang.backends.torch.data import Dataset
 from spacelang.backends.torch.feed import FIRST, SECOND
 from spacelang.backends.torch.interrupt import Interrupt
 from spacelang.backends.torch.own import ANSWERS, Told
+from spacelang.backends.torch.pieces import refuse_pieces
 from spacelang.backends.torch.program_folder import hashes, read_program, write_program
 from spacelang.backends.torch.progress import Reporter, progress
 from spacelang.backends.torch.ranks import current
@@ -89,10 +90,12 @@ def search_program(
 
     Of the recipe the batch size, augmentation and precision count; the optimisers are the engine's.
     Raises Interrupted after a signal (state saved), NotFinite, Locked, OSError, SP701 where engine
-    and program do not fit, and SP702 for a folder of another run.
+    and program do not fit, SP702 for a folder of another run, and SP708 for several processes and
+    for weights in pieces.
     """
     if current().size > 1:
         raise SpaceError(error("SP708", f"{engine.name} runs in one process").hint("no torchrun"))
+    refuse_pieces(recipe, engine.name)
     graph = engine.derivation(program).space
     for network in program.networks.values():
         fits(network, data)

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
@@ -58,13 +59,19 @@ class Pieces:
 
     def __init__(self, model: Supernet, ranks: Ranks) -> None:
         self.model, self.ranks = model, ranks
-        # What blocks return is never changed in place.
-        warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
         mesh = init_device_mesh(next(model.parameters()).device.type, (ranks.size,))
         for module in list(_units(model)):
             _begin(module, mesh, ranks)
         self.root = _begin(model, mesh, ranks)
         model.cut = True
+
+    @staticmethod
+    @contextmanager
+    def quiet() -> Generator[None]:
+        """No warning of views that blocks return, which are never changed in place."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
+            yield
 
     def reduce(self, now: bool) -> None:
         """Whether the next backward pass adds gradients among the processes, or keeps them here."""

@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,23 +71,40 @@ class Images:
 
 def open_picture(file: Path, *, upright: bool = True) -> Pixels:
     """The pixels [H, W, 1 or 3] of an image file, turned as it says where it shall be upright."""
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     try:
         # Only a regular file: opening a pipe would wait for ever.
         if not file.is_file():
             raise OSError("not a regular file")
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(file, formats=FORMATS) as image:
-                found = ImageOps.exif_transpose(image) if upright else image.copy()
-        if found.mode.startswith("I"):  # 16 bits a pixel
-            return (np.asarray(found).astype(np.int64) // 257).astype(np.uint8)[..., None]
-        grey = found.mode in ("1", "L", "LA", "La")
-        pixels = np.asarray(found.convert("L" if grey else "RGB"))
+        return decode(file, upright=upright)
     except (*BROKEN, Image.DecompressionBombError) as broken:
         raise DataError(f"{file}: cannot be read as an image: {broken}") from broken
-    return pixels[..., None] if pixels.ndim == 2 else pixels
+
+
+def decode(source: Path | IO[bytes], *, upright: bool = True) -> Pixels:
+    """The pixels [H, W, 1 or 3] of a file; BROKEN or DecompressionBombError where it has none."""
+    from PIL import Image
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with Image.open(source, formats=FORMATS) as picture:
+            return pixels_of(picture, upright=upright)
+
+
+def pixels_of(picture: Any, *, upright: bool = True) -> Pixels:
+    """A picture of Pillow's as pixels [H, W, 1 or 3]; ValueError where its file is of a format
+    that is not read, and BROKEN where the file breaks off."""
+    from PIL import ImageOps
+
+    if picture.format not in (None, *FORMATS):  # it has none where it was made of an array
+        raise ValueError(f"it is {picture.format}, not {', '.join(FORMATS)}")
+    found = ImageOps.exif_transpose(picture) if upright else picture
+    if found.mode.startswith("I"):  # 16 bits a pixel
+        return (np.asarray(found).astype(np.int64) // 257).astype(np.uint8)[..., None]
+    grey = found.mode in ("1", "L", "LA", "La")
+    pixels = np.asarray(found.convert("L" if grey else "RGB"))
+    return pixels[..., None] if grey else pixels
 
 
 def picture_of(pixels: Pixels) -> Any:

@@ -5,12 +5,13 @@
     --data 'timm: root=photos.tar'
 
 Splits are timm's names: `train`, and where they are given `val` and `test`; parts that are not are
-cut from the first. Nothing is loaded from the network unless `download=true` asks for it.
+cut from the first, whose classes the others have. Nothing is loaded from the network unless
+`download=true` asks for it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from importlib import import_module
 from pathlib import Path
@@ -23,7 +24,10 @@ from spacelang.backends.torch.pictures import (
     Images,
     Origin,
     Pixels,
+    decode,
     fit,
+    picture_of,
+    pixels_of,
     refuse_large,
 )
 from spacelang.backends.torch.split import image_digest
@@ -71,16 +75,20 @@ class TimmData:
             raise SpaceError(told.note(f"its words are {named}"))
         return found
 
-    def open(self) -> Iterator[tuple[str, tuple[str, ...], Iterator[tuple[Any, int]]]]:
-        """Each part that is given: its name, its classes, its pictures and labels.
+    def open(self) -> Iterator[tuple[str, tuple[str, ...], Iterator[tuple[Pixels, int]]]]:
+        """Each part that is given: its name, its classes, its images as pixels with their labels.
 
-        ImportError without timm; SP704 for what it cannot open.
+        Classes and labels are those of the first part: timm numbers them anew in each folder.
+        ImportError without timm; SP704 for what it cannot open, and for other classes.
         """
+        first: tuple[str, ...] | None = None
         for word, part in PARTS.items():
             split = getattr(self, word)
             if split:
                 found = self._opened(split)
-                yield part, _classes(found), self._pictures(found, split)
+                names = _classes(found)
+                first = names if first is None else first
+                yield part, first, self._labelled(found, self._places(names, first, split), split)
 
     def _opened(self, split: str) -> Any:
         data = import_module("timm.data")
@@ -90,22 +98,43 @@ class TimmData:
         if self.name:
             options["download"] = self.download
         try:
-            return data.create_dataset(self.name, **options)
+            found = data.create_dataset(self.name, **options)
         except Exception as failed:  # timm and torchvision raise whatever they like
-            raise self._refused(f"cannot be opened: {failed}", split) from failed
+            why = str(failed) or type(failed).__name__
+            asks = self.name and not self.download
+            hint = "download=true lets torchvision load it" if asks else ""
+            raise self._refused(f"cannot be opened: {why}", split, hint) from failed
+        if hasattr(found, "loader"):
+            found.loader = Path  # files of torchvision's folders are decoded here too
+        return found
 
-    def _pictures(self, found: Any, split: str) -> Iterator[tuple[Any, int]]:
+    def _places(self, names: Sequence[str], first: Sequence[str], split: str) -> Sequence[int]:
+        """By label of a split, the label in the first part of the class of that name."""
+        if bool(names) != bool(first):
+            named, other = ("this", "the first") if names else ("the first", "this")
+            raise self._refused(f"{named} part names its classes, {other} does not", split)
+        foreign = [name for name in names if name not in first]
+        if foreign:
+            raise self._refused(f"the first part has no class {', '.join(foreign)}", split)
+        return range(len(names)) if names == first else [first.index(name) for name in names]
+
+    def _labelled(
+        self, found: Any, places: Sequence[int], split: str
+    ) -> Iterator[tuple[Pixels, int]]:
         for number in range(len(found)):
             try:
-                picture, label = found[number]
+                pixels, label = _image(found, number)
+                if places and not 0 <= label < len(places):
+                    raise ValueError(f"its label is {label}, of {len(places)} classes")
             except Exception as failed:
-                raise self._refused(f"image {number} cannot be read: {failed}", split) from failed
-            yield picture, int(label)
+                why = str(failed) or type(failed).__name__
+                place = f"image {number}{_file(found, number)}"
+                raise self._refused(f"{place} cannot be read: {why}", split) from failed
+            yield pixels, places[label] if places else label
 
-    def _refused(self, text: str, split: str) -> SpaceError:
+    def _refused(self, text: str, split: str, hint: str = "") -> SpaceError:
         told = error("SP704", f"timm:{self.name}, split {split}: {' '.join(text.split())[:300]}")
-        asks = self.name and not self.download
-        return SpaceError(told.hint("download=true lets torchvision load it" if asks else ""))
+        return SpaceError(told.hint(hint))
 
 
 def _classes(found: Any) -> tuple[str, ...]:
@@ -118,11 +147,26 @@ def _classes(found: Any) -> tuple[str, ...]:
     return ()
 
 
-def pixels_of(picture: Any) -> Pixels:
-    """A picture of Pillow's as pixels [H, W, 1 or 3]."""
-    grey = picture.mode in ("1", "L", "LA", "La")
-    pixels = np.asarray(picture.convert("L" if grey else "RGB"))
-    return pixels[..., None] if grey else pixels
+def _image(found: Any, number: int) -> tuple[Pixels, int]:
+    """An image of a data set and its label, decoded here wherever it is a file."""
+    reader = getattr(found, "reader", None)
+    if reader is None:
+        picture, label = found[number]
+        pixels = decode(picture) if isinstance(picture, Path) else pixels_of(picture)
+        return pixels, int(label)
+    # Not through timm's data set, which gives another image in place of a broken one.
+    stream, label, *_ = reader[number]
+    with stream:
+        return decode(stream), int(label)
+
+
+def _file(found: Any, number: int) -> str:
+    """The file that an image is in, to be told after its number, where a data set knows it."""
+    try:
+        named = found.filename(number) if hasattr(found, "reader") else found.samples[number][0]
+    except Exception:  # data sets that keep no files, or not under these names
+        return ""
+    return f" ({named})"
 
 
 def read_timm(spec: str, size: tuple[int, int] | None, channels: int | None) -> Images:
@@ -134,11 +178,10 @@ def read_timm(spec: str, size: tuple[int, int] | None, channels: int | None) -> 
     classes: tuple[str, ...] = ()
     used = 0
     try:
-        for part, names, pictures in asked.open():
-            classes = classes or names
-            for number, (picture, label) in enumerate(pictures):
-                found = pixels_of(picture)
-                image = fit(picture, size or found.shape[:2], channels or found.shape[2])
+        for part, names, labelled in asked.open():
+            classes = names  # the same for each part
+            for number, (found, label) in enumerate(labelled):
+                image = fit(picture_of(found), size or found.shape[:2], channels or found.shape[2])
                 used += image.nbytes
                 refuse_large(used, spec)
                 if part != "train":

@@ -252,7 +252,8 @@ class TorchTrainer:
         scale = share if wrapped is None else share * self.ranks.size  # it takes the mean
         joint = wrapped is not None or self.pieces is not None  # all have to go backward
         last = max(term.of for term in plan.losses)
-        with self._randomness(plan.step, shard):
+        quiet = nullcontext() if self.pieces is None else self.pieces.quiet()
+        with self._randomness(plan.step, shard), quiet:
             for number in sorted(range(len(plan.forwards)), key=lambda n: plan.forwards[n].learns):
                 forward = plan.forwards[number]
                 with torch.set_grad_enabled(forward.learns):
