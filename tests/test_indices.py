@@ -247,6 +247,8 @@ WRONG = {
     TABLE.format('"2 i0 200 power power"'): "a power of more than 63 bits",
     TABLE.format(f'"1 {"9999999999 * " * 90}0 *"'): "a number of more than 1,024 bits",
     TABLE.format(f'"i0{" sin" * 1900}"'): "nested deeper than 64",
+    TABLE.format(f'"i0 8 min{" i0 * 8 min" * 450}"'): "formula is nested deeper than 64",
+    TABLE.format(f'"i0 1 <{" i0 2 < and i0 3 < or" * 240}"'): "a formula is nested deeper",
     TABLE.format('"0"').replace("4, 4", "4, 700000000000000"): "65,536 on an axis",
     TABLE.format('"0"').replace("4, 4", "60000, 60000"): "16,777,216 entries",
     TABLE.format('"0"').replace("4, 4", "4, -7"): "a size of a table must be at least 1",
@@ -275,8 +277,17 @@ FOLDED = {
     "i0 log 0 *": "may have no value: log(i0)",
     "i0 4 - sqrt 0 *": "may have no value: sqrt(i0 - 4)",
     "3 i0 1 - sqrt 0 * 1 i0 <= if 0 *": "may have no value: sqrt(i0 - 1)",
+    "8 i0 // 3 min 0 max 2 min": "may be zero and divides: i0",
+    "8 i0 // sin 1 + 1 min 0 max": "may be zero and divides: i0",
+    "i0 4 - sqrt 2 min": "may have no value: sqrt(i0 - 4)",
+    "9 i0 // 4 < 0 i0 < and": "may be zero and divides: i0",
+    "8 i0 // 0 0 i0 < if 8 i0 // + 8 i0 // - 2 min": "may be zero and divides: i0",
+    "8 i0 // 2 min 0 0 i0 < 8 i0 // 9 < and 8 i0 // 9 < or if": "may be zero and divides: i0",
+    "8 i0 3 - // 2 min 0 0 i0 < i0 4 <= and 5 i0 3 - // 9 < or 0 i0 < or if": (
+        "may be zero and divides: i0 - 3"
+    ),
 }
-"""Formulas that are 0 or 1 as a size, and have no value at one of their places."""
+"""Formulas of small numbers as a size, that have no value at one of their places."""
 
 
 def by_formula(formula: str, places: int) -> Graph:
@@ -294,7 +305,16 @@ def test_what_has_no_value_is_not_forgotten(formula: str) -> None:
 
 @pytest.mark.parametrize("places", [4, 5000])
 @pytest.mark.parametrize(
-    "formula", ["8 i0 // 0 0 i0 < if", "i0 1 <= 8 i0 // 4 < or", "0 i0 < 8 i0 // 9 < and"]
+    "formula",
+    [
+        "8 i0 // 2 min 0 0 i0 < if",
+        "i0 1 <= 8 i0 // 4 < or",
+        "0 i0 < 8 i0 // 9 < and",
+        "8 i0 // 2 min 0 0 i0 < 8 i0 // 9 < and if",
+        "0 8 i0 // 2 min i0 1 < 8 i0 // 9 < or if",
+        "1 i0 1 + / 0 * i0 sqrt 2 min 0 * +",
+        "i0 1 - sqrt 2 min 0 0 i0 < if",
+    ],
 )
 def test_only_what_is_read_needs_a_value(formula: str, places: int) -> None:
     """The side that an `if` takes, and the right of `and` and `or` where the left leaves it open."""

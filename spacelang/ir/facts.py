@@ -67,32 +67,35 @@ def columns(*sizes: Dim | Atom) -> list[tuple[Number, ...]] | None:
     symbols = frozenset[Symbol]().union(*(size.symbols for size in sizes))
     if not enumerable(symbols):
         return None
+    if len(symbols) == 1:
+        (symbol,) = symbols
+        found = [_column(size, symbol) for size in sizes]
+        kept = [column for column in found if column is not None]
+        return list(zip(*kept, strict=True)) if len(kept) == len(found) else None
     try:
-        if len(symbols) == 1:
-            (symbol,) = symbols
-            return list(zip(*(_column(size, symbol) for size in sizes), strict=True))
         return [tuple(size.at(point) for size in sizes) for point in points(symbols)]
     except ArithmeticError:
         return None
 
 
 @lru_cache(maxsize=256)
-def _column(size: Dim | Atom, symbol: Symbol) -> tuple[Number, ...]:
-    """The values of what hangs on one decision; ArithmeticError where it is undefined.
+def _column(size: Dim | Atom, symbol: Symbol) -> tuple[Number, ...] | None:
+    """The values of what hangs on one decision; None where it is somewhere undefined.
 
     That of a conditional is put together of those of its sides: a chain of many is looked at once
     for each of them, and not from its start.
     """
     atom = size if isinstance(size, Conditional) else _conditional(size)
-    if atom is not None:
-        try:
-            sides = _column(atom.then, symbol), _column(atom.otherwise, symbol)
-        except ArithmeticError:
-            pass  # one is undefined where it is not taken
-        else:
-            truths = (atom.condition.at({symbol.name: value}) for value in symbol.points)
-            return tuple(a if t else b for t, a, b in zip(truths, *sides, strict=True))
-    return tuple(size.at({symbol.name: value}) for value in symbol.points)
+    each = [{symbol.name: value} for value in symbol.points]
+    try:
+        if atom is not None:
+            then, otherwise = _column(atom.then, symbol), _column(atom.otherwise, symbol)
+            if then is not None and otherwise is not None:  # else undefined where it is not taken
+                rows = zip(each, then, otherwise, strict=True)
+                return tuple(a if atom.condition.at(point) else b for point, a, b in rows)
+        return tuple(size.at(point) for point in each)
+    except ArithmeticError:
+        return None
 
 
 def _conditional(size: Dim | Atom) -> Conditional | None:

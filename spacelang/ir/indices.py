@@ -113,6 +113,7 @@ class _Here:
             {name: _absolute(self.instance, value) for name, value in node.attributes.items()},
             operands,
             mark,
+            self.instance.guards,
         )
 
 

@@ -428,13 +428,14 @@ class IndexOf(Options):
     """What a row of entries or of room sees, in the decisions of the whole space.
 
     `operands` are the entries of each operand; `mark` is a prefix for symbols that are the row's
-    own.
+    own; `guards` hold wherever the node is.
     """
 
     types: tuple[TensorType, ...]
     options: Mapping[str, Attribute]
     operands: tuple[Entries, ...]
     mark: str
+    guards: tuple[Condition, ...] = ()
 
 
 def open_question(verdict: Unsettled, tried: int = LIMIT) -> str:

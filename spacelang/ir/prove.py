@@ -124,6 +124,7 @@ def feasible(guards: Iterable[Condition]) -> bool | None:
 # Claims: what is asked of one size (or of one condition).
 
 CLAIMS = {"<": "below zero", "<=": "at most zero", "==": "zero", "!=": "not zero"}
+BY_RANGE = ("below zero", "at most zero", "not zero")
 
 ROUNDING = 1e-9
 """Floats closer than this decide nothing."""
@@ -202,7 +203,7 @@ def _searched(
     unsettled = Unsettled(tuple(sorted(symbol.name for symbol in subject.symbols)), points)
     inner: frozenset[Symbol] = finite
     if points > LIMIT:
-        if claim == "not zero" and _apart(subject, known):
+        if claim in BY_RANGE and _in_range(claim, subject, known):
             return Proved()
         inner = _split_symbols(subject) & finite
         inner = inner if span(known, inner) <= LIMIT else frozenset[Symbol]()
@@ -226,13 +227,15 @@ def _searched(
     return unsettled if doubt or len(failing) > ATTEMPTS else Proved(visited)
 
 
-def _apart(subject: Dim | Condition, known: Mapping[Symbol, tuple[Value, ...]]) -> bool:
-    """Whether the range of a size has no zero where the guards leave less of its decisions: `i` of
-    an index under `i > 0`."""
+def _in_range(
+    claim: str, subject: Dim | Condition, known: Mapping[Symbol, tuple[Value, ...]]
+) -> bool:
+    """Whether the range of a size shows it where the guards leave less of its decisions: `i` of an
+    index is not zero under `i > 0`."""
     less = [s for s in subject.symbols if not s.free and len(known[s]) < len(s.points)]
     left = {s.name: Symbol(s.name, known[s]) for s in less}
     try:
-        return bool(left) and _true_by_form("not zero", subject.substitute(left)) is True
+        return bool(left) and _true_by_form(claim, subject.substitute(left)) is True
     except ArithmeticError:
         return False
 

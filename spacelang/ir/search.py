@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import combinations, product
+from itertools import combinations, compress, product
 
 from spacelang.ir.atom import LIMIT, Symbol, Value
 from spacelang.ir.condition import Condition
@@ -30,19 +30,32 @@ class Wanted:
     test: Test
 
 
-@lru_cache(maxsize=65536)
 def _allowed(symbol: Symbol, guards: tuple[Condition, ...]) -> tuple[Value, ...]:
     values = symbol.points or TRIALS
     if not guards:
         return values
-    each = zip(*(_passed(symbol, guard) for guard in guards), strict=True)
-    return tuple(v for v, passed in zip(values, each, strict=True) if all(passed))
+    return (_kept if len(values) <= LIMIT else _kept_of_many)(symbol, guards)
+
+
+def _left(symbol: Symbol, guards: tuple[Condition, ...]) -> tuple[Value, ...]:
+    values = symbol.points or TRIALS
+    passed = -1
+    for guard in guards:
+        passed &= _passed(symbol, guard)
+    return tuple(compress(values, map(int, f"{passed:0{len(values)}b}")))
+
+
+_kept = lru_cache(maxsize=16384)(_left)
+_kept_of_many = lru_cache(maxsize=64)(_left)
+"""Of symbols with more than LIMIT values: each list of them is long."""
 
 
 @lru_cache(maxsize=4096)
-def _passed(symbol: Symbol, guard: Condition) -> tuple[bool, ...]:
-    """Which of its values satisfy a guard: one alone, for it stands in many lists of them."""
-    return tuple(satisfied(guard, {symbol.name: v}) for v in symbol.points or TRIALS)
+def _passed(symbol: Symbol, guard: Condition) -> int:
+    """Which of its values satisfy a guard, a bit for each, the first the highest: of one guard
+    alone, for it stands in many lists of them."""
+    values = symbol.points or TRIALS
+    return int("".join("01"[satisfied(guard, {symbol.name: v})] for v in values), 2)
 
 
 def domains(

@@ -1,71 +1,149 @@
 """What of a size may have no value: divisors that may be zero, functions outside of their domain.
 
 8//(i - 3) + sqrt(n)    i - 3 where i may be 3, sqrt(n) where n may be below 0
+
+Each is asked where it is read: 8//i if i > 0 is asked under i > 0.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 
 from spacelang.ir.atom import Atom, Conditional, Divisor, Extremum, FloorDivide, Function, Symbol
-from spacelang.ir.condition import All, Any, Compare, Condition
+from spacelang.ir.condition import (
+    FALSE,
+    TRUE,
+    All,
+    Any,
+    Compare,
+    Condition,
+    compare,
+    conjunction,
+    disjunction,
+    negate,
+)
 from spacelang.ir.dim import Dim
-from spacelang.ir.facts import Bound, interval, never_zero, table
+from spacelang.ir.facts import never_zero, surely_whole
+from spacelang.ir.prove import Proved, holds
 
-Doubts = frozenset[Dim | Function]
-NONE: Doubts = frozenset()
 LARGEST_EXPONENT = 700
 """Of e, so that the power is a float."""
-DOMAINS: Mapping[str, Callable[[Bound], bool]] = {
-    "sqrt": lambda number: number >= 0,
-    "rsqrt": lambda number: number > 0,
-    "log": lambda number: number > 0,
-    "exp": lambda number: number <= LARGEST_EXPONENT,
-    **dict.fromkeys(("sin", "cos", "round"), math.isfinite),
-}
-"""For which numbers a function of one has a value. Each is a range, so its ends tell."""
+LARGEST = 1 << 1000
+"""Of what is to be a float of a finite value."""
 
 
-@lru_cache(maxsize=16384)
+@dataclass(frozen=True)
+class Doubt:
+    """A divisor or a function that is read where all of the path holds."""
+
+    what: Dim | Function
+    path: tuple[Condition, ...] = ()
+
+    def settled(self, guards: Iterable[Condition]) -> bool:
+        """Whether it has a value wherever the guards hold and it is read.
+
+        Of its path only counts what has a value in any case: where a condition has none, nothing
+        would be asked.
+        """
+        joint = conjunction(*self.path)
+        parts = joint.operands if isinstance(joint, All) else (joint,)
+        known = (part for part in parts if not doubts(part))
+        return isinstance(holds(_claim(self.what), (*guards, *known)), Proved)
+
+    def __str__(self) -> str:
+        why = "may be zero and divides:" if isinstance(self.what, Dim) else "may have no value:"
+        return f"{why} {self.what}"
+
+
+Doubts = tuple[Doubt, ...]
+
+
+def doubt(what: Dim | Function) -> Doubts:
+    """It itself, if it is not known to have a value wherever its decisions are."""
+    return () if _claim(what) == TRUE else (Doubt(what),)
+
+
+def under(condition: Condition, found: Doubts) -> Doubts:
+    """The same, read only where a condition holds."""
+    if condition in (TRUE, FALSE):
+        return found if condition == TRUE else ()
+    return tuple(replace(one, path=(condition, *one.path)) for one in found)
+
+
+def joined(parts: Iterable[Doubts]) -> Doubts:
+    """All of them, each once."""
+    return tuple(dict.fromkeys(one for part in parts for one in part))
+
+
+@lru_cache(maxsize=4096)
 def doubts(size: Dim | Condition) -> Doubts:
-    """The divisors and functions in it, at any depth, that are not known to have a value wherever
-    its decisions are."""
+    """Those in a size, at any depth."""
     match size:
         case Dim(terms):
-            return NONE.union(*(_atom(atom) for monomial, _ in terms for atom, _ in monomial))
+            return joined(_atom(atom) for monomial, _ in terms for atom, _ in monomial)
         case Compare(_, left, right):
-            return doubts(left) | doubts(right)
-        case All(operands) | Any(operands):
-            return NONE.union(*map(doubts, operands))
+            return joined((doubts(left), doubts(right)))
+        case All(operands):
+            return _in_order(operands, operands)
+        case Any(operands):
+            return _in_order(operands, tuple(map(negate, operands)))
         case _:
-            return NONE
+            return ()
+
+
+def _in_order(operands: Sequence[Condition], passed: Sequence[Condition]) -> Doubts:
+    """Each operand is read where those before it are passed."""
+    return joined(
+        under(conjunction(*passed[:number]), found)
+        for number, found in enumerate(map(doubts, operands))
+        if found
+    )
 
 
 def _atom(atom: Atom) -> Doubts:
     match atom:
         case Symbol():
-            return NONE
+            return ()
         case FloorDivide(numerator, denominator):
-            return doubts(numerator) | _divisor(denominator)
+            return joined((doubts(numerator), doubts(denominator), doubt(denominator)))
         case Divisor(divisor):
-            return _divisor(divisor)
+            return joined((doubts(divisor), doubt(divisor)))
         case Extremum(_, operands):
-            return NONE.union(*map(doubts, operands))
+            return joined(map(doubts, operands))
         case Conditional(condition, then, otherwise):
-            return doubts(condition) | doubts(then) | doubts(otherwise)
+            sides = under(condition, doubts(then)), under(negate(condition), doubts(otherwise))
+            return joined((doubts(condition), *sides))
         case Function(_, operands):
-            own = NONE if _has_value(atom) else frozenset((atom,))
-            return own.union(*map(doubts, operands))
+            return joined((*map(doubts, operands), doubt(atom)))
 
 
-def _divisor(divisor: Dim) -> Doubts:
-    return doubts(divisor) | (NONE if never_zero(divisor) else frozenset((divisor,)))
+@lru_cache(maxsize=16384)
+def _claim(what: Dim | Function) -> Condition:
+    """Where it has a value if its operands do."""
+    if isinstance(what, Function):
+        return DOMAINS[what.name](*what.operands)
+    return TRUE if never_zero(what) else compare("!=", what, 0)
 
 
-def _has_value(atom: Function) -> bool:
-    if table(atom) is not None:
-        return True
-    inside = DOMAINS.get(atom.name)
-    return inside is not None and all(map(inside, interval(atom.operands[0])))
+def _finite(number: Dim) -> Condition:
+    return conjunction(compare("<=", -LARGEST, number), compare("<=", number, LARGEST))
+
+
+def _powers(base: Dim, exponent: Dim) -> Condition:
+    inverse = compare("<=", 0, exponent)
+    if surely_whole(exponent):
+        return disjunction(inverse, compare("!=", base, 0))
+    return disjunction(compare("<", 0, base), conjunction(compare("<=", 0, base), inverse))
+
+
+DOMAINS: Mapping[str, Callable[..., Condition]] = {
+    "sqrt": partial(compare, "<=", 0),
+    "rsqrt": partial(compare, "<", 0),
+    "log": partial(compare, "<", 0),
+    "exp": partial(compare, ">=", LARGEST_EXPONENT),
+    **dict.fromkeys(("sin", "cos", "round"), _finite),
+    "power": _powers,
+}
+"""Where a function has a value."""

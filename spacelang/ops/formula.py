@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import operator
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache, partial
@@ -31,6 +31,7 @@ from spacelang.ir.atom import (
 )
 from spacelang.ir.condition import (
     RELATIONS,
+    TRUE,
     All,
     Any,
     Compare,
@@ -38,10 +39,11 @@ from spacelang.ir.condition import (
     compare,
     conjunction,
     disjunction,
+    negate,
 )
 from spacelang.ir.dim import Dim, Monomial, conditional, function, maximum, minimum
 from spacelang.ir.functions import FUNCTIONS
-from spacelang.ops.doubts import doubts
+from spacelang.ops.doubts import Doubts, doubt, doubts, joined, under
 from spacelang.ops.limits import MAX_BITS, MAX_TERMS, Beyond, held, held_size, raised
 
 MAX_WORDS = 2_000
@@ -56,19 +58,17 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class Word:
-    """What a word does with the last `takes` values: as numbers, and as sizes. What is `flat` in a
-    chain of its own makes no size deeper. Where one operand `decides` which others are read, those
-    need no value that are not."""
+    """What a word does with the last `takes` values: as numbers, and as sizes. What is `flat` makes
+    no size deeper: "sums" nowhere, the others in a chain of their own. Where one operand decides
+    which others are read, `read` has None for it and else the truth for which each is. `partial` is
+    the divisor or function by which it may have no value."""
 
     takes: int
     number: Callable[..., Found]
     size: Callable[..., Entry]
-    flat: bool = False
-    decides: int | None = None
-
-    def read(self, operands: Sequence[Item]) -> Sequence[Item]:
-        """The operands that are read in any case."""
-        return operands if self.decides is None else (operands[self.decides],)
+    flat: str = ""
+    read: tuple[bool | None, ...] = ()
+    partial: Callable[..., Dim | Function] | None = None
 
 
 class Place(NamedTuple):
@@ -116,11 +116,11 @@ def _compared(op: str) -> Callable[[Entry, Entry], Entry]:
     return compared
 
 
-def _joined(join: Callable[[Condition, Condition], Condition]) -> Callable[[Entry, Entry], Entry]:
-    def joined(a: Entry, b: Entry) -> Condition:
+def _logical(join: Callable[[Condition, Condition], Condition]) -> Callable[[Entry, Entry], Entry]:
+    def logical(a: Entry, b: Entry) -> Condition:
         return join(_truth(a), _truth(b))
 
-    return joined
+    return logical
 
 
 def _both(a: Number, b: Found) -> Found:
@@ -151,21 +151,29 @@ def _truth(found: Entry) -> Condition:
     return compare("!=", found, 0) if isinstance(found, Dim) else found
 
 
+def _divisor(_: Dim, divisor: Dim) -> Dim:
+    return divisor
+
+
+def _function(name: str) -> Callable[..., Function]:
+    return lambda *operands: Function(name, operands)
+
+
 WORDS: Mapping[str, Word] = {
-    "+": Word(2, operator.add, _sizes(Dim.__add__), True),
-    "-": Word(2, operator.sub, _sizes(Dim.__sub__), True),
-    "*": Word(2, operator.mul, _sizes(_multiplied), True),
-    "/": Word(2, _divided, _sizes(Dim.__truediv__)),
-    "//": Word(2, _floored, _sizes(Dim.__floordiv__)),
-    "min": Word(2, min, _sizes(minimum), True),
-    "max": Word(2, max, _sizes(maximum), True),
-    "power": Word(2, _powered, _sizes(raised)),
+    "+": Word(2, operator.add, _sizes(Dim.__add__), "sums"),
+    "-": Word(2, operator.sub, _sizes(Dim.__sub__), "sums"),
+    "*": Word(2, operator.mul, _sizes(_multiplied), "sums"),
+    "/": Word(2, _divided, _sizes(Dim.__truediv__), partial=_divisor),
+    "//": Word(2, _floored, _sizes(Dim.__floordiv__), partial=_divisor),
+    "min": Word(2, min, _sizes(minimum), "min"),
+    "max": Word(2, max, _sizes(maximum), "max"),
+    "power": Word(2, _powered, _sizes(raised), partial=_function("power")),
     **{op: Word(2, holds, _compared(op)) for op, holds in RELATIONS.items()},
-    "and": Word(2, _both, _joined(conjunction), True, 0),
-    "or": Word(2, _either, _joined(disjunction), True, 0),
-    "if": Word(3, _if, _if_size, decides=2),
+    "and": Word(2, _both, _logical(conjunction), "and", (None, True)),
+    "or": Word(2, _either, _logical(disjunction), "or", (None, False)),
+    "if": Word(3, _if, _if_size, read=(True, False, None)),
     **{
-        name: Word(1, make, _sizes(partial(function, name)))
+        name: Word(1, make, _sizes(partial(function, name)), partial=_function(name))
         for name, make in FUNCTIONS.items()
         if name != "power"
     },
@@ -201,10 +209,13 @@ def mistake(words: str, indices: int, sizes: int) -> str:
 def depth(words: str) -> int:
     """How deep in each other the words of a formula stand that make a size deeper."""
 
-    def deeper(word: Word, operands: list[int]) -> int:
-        return max(operands) + (not word.flat)
+    def deeper(word: Word, operands: list[tuple[int, str]]) -> tuple[int, str]:
+        if word.flat == "sums":  # multiplied out: they stand side by side
+            return max(inner for inner, _ in operands), word.flat
+        chained = (inner + (last != word.flat or not last) for inner, last in operands)
+        return max(1, *chained), word.flat
 
-    return _run(words, lambda _: 0, lambda _: 0, deeper)
+    return _run(words, lambda _: (0, ""), lambda _: (0, ""), deeper)[0]
 
 
 def entry_at(words: str, indices: Sequence[Number], sizes: Sequence[Number]) -> Number:
@@ -216,11 +227,34 @@ def entry_at(words: str, indices: Sequence[Number], sizes: Sequence[Number]) -> 
     return found
 
 
-def entry_of(words: str, indices: Sequence[Dim], sizes: Sequence[Dim]) -> Dim:
+def entry_of(
+    words: str,
+    indices: Sequence[Dim],
+    sizes: Sequence[Dim],
+    guards: Iterable[Condition] = (),
+) -> Dim:
     """A formula as a size of its indices and sizes: what `formula` wrote. ArithmeticError where a
-    part of it has no value, or may have none and is no part of the size."""
-    known = {"i": indices, "n": sizes}
-    return _number(_run(words, lambda place: known[place.kind][place.number], Dim.of, _entries))
+    part of it has no value, or may have none where the guards hold: as a size it may be forgotten
+    (1 / i * 0) or hidden (8 // i min 2)."""
+
+    def look(place: Place) -> _Part:
+        if place.kind == "i":
+            return _Part(indices[place.number])
+        return _Part(sizes[place.number], doubts(sizes[place.number]))
+
+    found = _run(words, look, lambda number: _Part(Dim.of(number)), _parts)
+    known = tuple(guards)
+    for one in found.doubts:
+        if not one.settled(known):
+            raise ArithmeticError(f"a part of its formula {one}")
+    return _number(found.entry)
+
+
+class _Part(NamedTuple):
+    """A part of a formula as a size, and what in it may have no value."""
+
+    entry: Entry
+    doubts: Doubts = ()
 
 
 Step = Word | Place | Fraction
@@ -264,8 +298,8 @@ def _run(
 
 
 def _numbers(word: Word, operands: list[Found]) -> Found:
-    for operand in word.read(operands):
-        if isinstance(operand, ArithmeticError):
+    for operand, read in zip(operands, word.read or (None,) * word.takes, strict=True):
+        if read is None and isinstance(operand, ArithmeticError):
             return operand
     try:
         found = word.number(*operands)
@@ -274,14 +308,17 @@ def _numbers(word: Word, operands: list[Found]) -> Found:
         return failed
 
 
-def _entries(word: Word, operands: list[Entry]) -> Entry:
-    found = word.size(*operands)
-    kept = doubts(found)
-    for operand in word.read(operands):
-        for doubt in doubts(operand) - kept:  # it would be forgotten: 1 / i * 0
-            why = "may be zero and divides:" if isinstance(doubt, Dim) else "may have no value:"
-            raise ArithmeticError(f"a part of its formula {why} {doubt}")
-    return held_size(found) if isinstance(found, Dim) else found
+def _parts(word: Word, operands: list[_Part]) -> _Part:
+    entries = [part.entry for part in operands]
+    found = word.size(*entries)
+    inner = [part.doubts for part in operands]
+    if word.read and any(inner):
+        truth = _truth(entries[word.read.index(None)])
+        where = {None: TRUE, True: truth, False: negate(truth)}
+        inner = [under(where[read], own) for read, own in zip(word.read, inner, strict=True)]
+    own = doubt(word.partial(*map(_number, entries))) if word.partial else ()
+    size = held_size(found) if isinstance(found, Dim) else found
+    return _Part(size, joined((*inner, own)))
 
 
 class _Writer:

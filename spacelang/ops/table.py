@@ -281,9 +281,10 @@ def _(of: IndexOf) -> Entries:
         least, most = _ends(words, sides, tuple(size.at({}) for size in sizes))
         return Entries(Dim.of(least), Dim.of(most))
     places = _places(shape, of.mark)
-    entry = entry_of(words, places, sizes)
-    inside = (compare("<", place, side) for place, side in zip(places, shape, strict=True))
-    return Entries(entry, entry, tuple(inside))
+    sided = zip(places, shape, strict=True)
+    inside = tuple(compare("<", place, side) for place, side in sided)
+    entry = entry_of(words, places, sizes, (*of.guards, *inside))
+    return Entries(entry, entry, inside)
 
 
 @lru_cache(maxsize=1024)
