@@ -15,7 +15,9 @@ from spacelang.diagnostics import Source
 from spacelang.ir.block import Block, Node
 from spacelang.ir.condition import FALSE, conjunction
 from spacelang.ir.graph import Graph, Instance, conditions
+from spacelang.ir.text import write
 from spacelang.loader import load
+from spacelang.syntax.ir_text import read
 
 SPACES = Path(__file__).parent.parent / "spaces"
 SMALL = """
@@ -35,6 +37,20 @@ space main {
   choose n in {4, 8, 12}
   when n == 4 { x = outer(x, n, 0) as low } else { x = outer(x, n, 1) as high }
   for i in 0..1 { x = outer(x, n, i) as layers[i] }
+  output x
+  weights { _: entangle }
+}
+"""
+TWO = """
+block up(x: [B, C]) -> [B, C] { return linear(x, C) as up }
+space two {
+  input x: [B, 8]
+  choose n in {4, 8}
+  choose m in {4, 8}
+  when n == 4 {
+    x = up(x) as kept
+    when m == 4 { x = up(x) as gone }
+  }
   output x
   weights { _: entangle }
 }
@@ -131,3 +147,17 @@ def test_a_node_is_there_where_its_guards_hold() -> None:
     labels = {place.path for place in graph.places()}
     assert "low.first.four" in labels
     assert not labels & {"low.first.eight", "high.first.four"}
+
+
+def test_what_stands_under_conditions_that_exclude_each_other_is_not_entered() -> None:
+    """As far as a conjunction says so: of a condition and its opposite. The front end leaves none."""
+    text = write(load(Source("two.space", TWO)))
+    assert text.count("m == 4") == 1
+    graph = read(Source("two.spaceir", text.replace("m == 4", "n != 4")))
+    labels = [place.path for place in graph.places() if place.node.label]
+    assert "kept.up" in labels
+    assert "gone.up" not in labels
+    assert [told(i) for i, _ in walked(graph, graph.top, graph.root)] == [
+        told(place.instance) for place in graph.places()
+    ]
+    assert [instance.path for instance in graph.instances()] == ["", "kept"]
