@@ -10,7 +10,9 @@ import signal
 import sys
 import warnings
 from dataclasses import replace
+from functools import partialmethod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,11 +25,14 @@ from torch.nn import functional
 
 import spacelang
 from spacelang.backends.torch.clip import MODES, last_layer
+from spacelang.backends.torch.compiling import check_compiling
 from spacelang.backends.torch.data import Batch, Dataset, first_samples, open_data, ordered_batches
 from spacelang.backends.torch.extract import extract
 from spacelang.backends.torch.interrupt import Interrupted
+from spacelang.backends.torch.kernels import with_kernels
 from spacelang.backends.torch.mix import Drawn, Mixing, draw, mixed
 from spacelang.backends.torch.optimizers import check_optimizer
+from spacelang.backends.torch.own import search_own
 from spacelang.backends.torch.ranks import Ranks
 from spacelang.backends.torch.recalibrate import (
     StatisticsWarning,
@@ -38,12 +43,15 @@ from spacelang.backends.torch.recalibrate import (
 )
 from spacelang.backends.torch.recipe import Recipe, recipe_from
 from spacelang.backends.torch.schedule import OF_TIMM, RATES
+from spacelang.backends.torch.search import search_scratch
 from spacelang.backends.torch.supernet import Supernet
 from spacelang.backends.torch.touched import Regions
 from spacelang.backends.torch.trackers import TrackerWarning, trackers
 from spacelang.backends.torch.train import TorchTrainer
 from spacelang.backends.torch.training import train
 from spacelang.diagnostics import Source, SpaceError
+from spacelang.engines.evolution import Evolution
+from spacelang.engines.prioritized_path import PrioritizedPath
 from spacelang.engines.protocol import Forward, LossTerm, Samples
 from spacelang.ir.graph import Graph
 
@@ -373,12 +381,90 @@ def test_checkpointing_changes_no_bit_and_keeps_less(
     assert kept[1] < kept[0]
 
 
-def test_compiling_is_a_setting(graph: Graph, data: Dataset) -> None:
-    """What is compiled is tested in tests/backends/test_compiled.py."""
+@pytest.mark.parametrize(
+    ("which", "settings"),
+    [
+        ("digits", {}),
+        ("digits", {"grad_checkpointing": True, "shards": 2}),
+        ("maps", {"grad_checkpointing": True}),
+        ("maps", {"shards": 2}),
+        ("maps", {"channels_last": True}),
+    ],
+    ids=lambda given: given if isinstance(given, str) else "+".join(given) or "alone",
+)
+def test_compiled_steps(
+    which: str,
+    settings: dict[str, Any],
+    graph: Graph,
+    maps: Graph,
+    data: Dataset,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two steps by what the compiler traces, and nothing generated, beside two without it.
+
+    Gradient descent without momentum moves by gradients as they are. What is compiled is tested in
+    tests/backends/test_compiled.py.
+    """
+    space = {"digits": graph, "maps": maps}[which]
+    monkeypatch.setattr(Supernet, "compile", partialmethod(Supernet.compile, backend="eager"))
+    states: list[dict[str, Tensor]] = []
     for wanted in (False, True):
-        model = Supernet(graph, seed=0)
-        TorchTrainer(model, graph, data, replace(RECIPE, torchcompile=wanted), seed=0)
+        recipe = replace(RECIPE, opt="sgd", momentum=0.0, torchcompile=wanted, **settings)
+        model = Supernet(space, seed=0)
+        trainer = TorchTrainer(model, space, data, recipe, seed=0)
         assert (model._compiled is not None) is wanted
+        for plan in plans(trainer, 2):
+            trainer.step(plan)
+        states.append(model.state_dict())
+    torch._dynamo.reset()
+    start = Supernet(space, seed=0).state_dict()
+    moved = [name for name, value in states[0].items() if not torch.equal(value, start[name])]
+    assert moved
+    for name, value in states[0].items():
+        torch.testing.assert_close(states[1][name], value, msg=name)
+
+
+def test_no_compiler(
+    graph: Graph, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is told before there is a folder; and later, of a compiler that stops working."""
+    from torch._inductor import config
+
+    monkeypatch.setattr(config.cpp, "cxx", (None, str(tmp_path / "none")))
+    recipe = replace(RECIPE, torchcompile=True)
+    with pytest.raises(SpaceError, match=r"SP605.*no C\+\+ compiler"):
+        train(graph, data, recipe, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+    def broken(*_: object) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(Supernet, "compile", partialmethod(Supernet.compile, backend=broken))
+    trainer = TorchTrainer(Supernet(graph, seed=0), graph, data, recipe, seed=0)
+    (plan,) = plans(trainer, 1)
+    with pytest.raises(SpaceError, match=r"SP605.*cannot compile.*\n.*no space left"):
+        trainer.step(plan)
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("setting", [{"reduce": "ddp"}, {"reduce": "fsdp"}, {"amp": True}])
+def test_what_compiling_does_not_go_with(setting: dict[str, Any]) -> None:
+    recipe = Recipe(torchcompile=True, shards=2, **setting)
+    with pytest.raises(SpaceError, match=f"SP708.*--{next(iter(setting))}"):
+        check_compiling(recipe, Ranks(0, 2), "cpu")
+
+
+def test_who_compiles_nothing(graph: Graph, data: Dataset, tmp_path: Path) -> None:
+    recipe = replace(RECIPE, torchcompile=True)
+    engine = PrioritizedPath(epochs=2, warm_epochs=0, board=2)
+    with pytest.raises(SpaceError, match=r"SP708.*prioritized_path compiles nothing"):
+        search_own(engine, graph, data, recipe, tmp_path / "own")
+    with pytest.raises(SpaceError, match=r"SP708.*--scratch compiles nothing"):
+        search_scratch(Evolution(), graph, data, recipe, tmp_path / "scratch")
+    pytest.importorskip("triton")
+    with with_kernels(), pytest.raises(SpaceError, match=r"SP605.*triton"):
+        train(graph, data, recipe, tmp_path / "run")
+    assert not list(tmp_path.iterdir())
 
 
 def test_channels_last_is_a_layout_alone(maps: Graph, data: Dataset) -> None:

@@ -29,6 +29,7 @@ from torch.fx.experimental import _config
 
 from spacelang.backends.torch.fused.operators import register
 from spacelang.backends.torch.lower import Lowering
+from spacelang.diagnostics import SpaceError, error
 
 _shapes: Any = _config
 
@@ -49,10 +50,21 @@ class Compiled:
         return found
 
     def _compiled(self, function: GraphModule) -> Callable[..., Any]:
+        from torch._dynamo.exc import BackendCompilerFailed  # with PyTorch's compiler
+
         made = torch.compile(function, **self.options)
 
         def call(*inputs: Any) -> Any:
-            with _shapes.patch(use_duck_shape=False):  # read while a graph is made
-                return made(*inputs)
+            try:
+                with _shapes.patch(use_duck_shape=False):  # read while a graph is made
+                    return made(*inputs)
+            except BackendCompilerFailed as failed:
+                told = str(failed.inner_exception).strip().partition("\n")[0]
+                found = error("SP605", f"{failed.backend_name} cannot compile a function").note(
+                    told
+                )
+                raise SpaceError(
+                    found.hint("look after its compiler, or do without --torchcompile")
+                ) from failed
 
         return call

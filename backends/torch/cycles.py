@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Protocol
 
 from spacelang.backends.torch.checkpoint import Checkpoints, shapes_of
+from spacelang.backends.torch.compiling import refuse_compiling
 from spacelang.backends.torch.cycle_trainer import CycleTrainer
 from spacelang.backends.torch.data import Dataset
 from spacelang.backends.torch.feed import FIRST, SECOND
@@ -96,6 +97,7 @@ def search_program(
     if current().size > 1:
         raise SpaceError(error("SP708", f"{engine.name} runs in one process").hint("no torchrun"))
     refuse_pieces(recipe, engine.name)
+    refuse_compiling(recipe, engine.name)
     graph = engine.derivation(program).space
     for network in program.networks.values():
         fits(network, data)

@@ -70,6 +70,11 @@ def with_fused(required: bool = False) -> Iterator[str]:
         _mode.reset(token)
 
 
+def by_triton() -> bool:
+    """Whether supernets are lowered to kernels of Triton here."""
+    return _mode.get() in ("where they fit", "required")
+
+
 def lowering_of(graph: Graph) -> Lowering:
     """How a graph is lowered here: node by node, or with its groups fused."""
     match _mode.get():

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from spacelang.backends.torch.checkpoint import MANIFEST, Checkpoints, shapes_of
+from spacelang.backends.torch.compiling import refuse_compiling
 from spacelang.backends.torch.data import Dataset, batch_count
 from spacelang.backends.torch.engine_trainer import EngineTrainer
 from spacelang.backends.torch.inherit import inherit as inherit_weights
@@ -211,6 +212,7 @@ def search_own(
     fits(graph, data)
     check_optimizer(recipe)
     refuse_pieces(recipe, engine.name)
+    refuse_compiling(recipe, engine.name)
     if recipe.law != "choices":
         found = error("SP701", f"{engine.name} has a law of its own, not {recipe.law}")
         raise SpaceError(found.hint("leave --law out"))

@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
+from spacelang.backends.torch.compiling import refuse_compiling
 from spacelang.backends.torch.data import Dataset
 from spacelang.backends.torch.interrupt import Interrupt
 from spacelang.backends.torch.optimizers import check_optimizer
@@ -71,8 +72,8 @@ def search(
     recalibrate = trained.recipe.recalibrate if recalibrate is None else recalibrate
     basis: Json = {"graph": graph.hash, "weights": trained.weights, "split": data.split_digest}
     basis |= {"recalibrate": recalibrate} if recalibrate else {}
-    # The model holds the moving average already, where there is one.
-    recipe = replace(trained.recipe, model_ema=False, recalibrate=recalibrate)
+    # The model holds the moving average already, where there is one; nothing is compiled here.
+    recipe = replace(trained.recipe, model_ema=False, torchcompile=False, recalibrate=recalibrate)
     warn_if_mixed(graph, recalibrate)
     trainer = TorchTrainer(trained.model, graph, data, recipe, seed)
     rehearse(engine, graph, Rehearsal(), seed)
@@ -101,6 +102,7 @@ def search_scratch(
     fits(graph, data)
     check_optimizer(recipe)
     refuse_pieces(recipe, "--scratch")
+    refuse_compiling(recipe, "--scratch")
     about = identity(graph, data, recipe, seed)
     rehearse(engine, graph, Rehearsal(), seed)
     with RunFolder(folder, SCRATCH, about, settings) as run, Interrupt() as interrupt:

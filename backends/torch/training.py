@@ -17,6 +17,7 @@ from typing import Protocol, cast
 from torch import nn
 
 from spacelang.backends.torch.checkpoint import CheckpointError, Checkpoints, shapes_of
+from spacelang.backends.torch.compiling import check_compiling
 from spacelang.backends.torch.data import Dataset
 from spacelang.backends.torch.evaluate import evaluate
 from spacelang.backends.torch.interrupt import Interrupt
@@ -157,6 +158,7 @@ def train(
     fits(graph, data)
     check_optimizer(recipe)
     check_pieces(recipe, current())
+    check_compiling(recipe, current(), device)
     check_trackers(log_to)
     if graph.decisions:
         CandidateWeights.read(recipe.law_weights, graph.decisions)
