@@ -131,7 +131,7 @@ def test_compile_one_network_for_inference(runtime: str, tmp_path: Path) -> None
 
 
 def test_threads_leave_the_bytes_as_they_are(tmp_path: Path) -> None:
-    """Folded weights are sums, which threads would part; how far they are off is no part of it."""
+    """What is written says nothing of the threads; how far it is from the model is told alone."""
     import torch
 
     before = torch.get_num_threads()
