@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from cells import cells
 from command import good, refused
 from lessons import SPACE
+from test_engines_cream import SPACE as PATHS
 
-from spacelang.diagnostics import SpaceError, error
+import spacelang
+from spacelang.backends.torch.cycles import search_program
+from spacelang.backends.torch.data import Dataset, open_data
+from spacelang.backends.torch.own import search_own
+from spacelang.backends.torch.recipe import Recipe
+from spacelang.backends.torch.search import search_scratch
+from spacelang.diagnostics import Source, SpaceError, error
+from spacelang.engines.baselines import RandomSearch
+from spacelang.engines.cyclic_differentiable import CyclicDifferentiable
+from spacelang.engines.prioritized_path import PrioritizedPath
 from spacelang.engines.rehearse import Rehearsal, rehearse
 
 QUICK = ("--epochs", "1", "-b", "20", "--warmup-epochs", "0", "--progress", "quiet")
@@ -79,3 +91,59 @@ def test_a_rehearsal_ends_at_the_first_work() -> None:
     assert (engine.begun, engine.length) == (False, 7)
     with pytest.raises(SpaceError):
         rehearse(Engine(wrong=True), None, Rehearsal(steps=lambda part: 7), 0)
+
+
+def own(engine: PrioritizedPath, data: Dataset, folder: Path) -> None:
+    graph = spacelang.load(Source("<paths>", PATHS))
+    search_own(engine, graph, data, Recipe(recalibrate=100), folder)
+
+
+def scratch(engine: RandomSearch, data: Dataset, folder: Path) -> None:
+    graph = spacelang.load(Source("<paths>", PATHS))
+    search_scratch(engine, graph, data, Recipe(), folder)
+
+
+def cycles(engine: CyclicDifferentiable, data: Dataset, folder: Path) -> None:
+    search_program(engine, cells(), data, Recipe(), folder)
+
+
+@pytest.mark.parametrize(
+    ("search", "engine", "writes"),
+    [
+        (own, PrioritizedPath(), "answers.jsonl"),
+        (scratch, RandomSearch(2), "scores.jsonl"),
+        (cycles, CyclicDifferentiable(regular_on=("pool", "skip")), "program/manifest.json"),
+    ],
+)
+def test_what_is_refused_late_takes_back_what_it_wrote(
+    search: Callable[[object, Dataset, Path], None],
+    engine: object,
+    writes: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """All of it, with the folders above; and nothing that others put there in the meantime."""
+    folder = tmp_path / "runs" / "new" / "run"
+    theirs = [folder / "notes.txt", folder / "more" / "notes.txt", folder.parent / "notes.txt"]
+    others = False
+
+    def refuse(*given: object) -> None:
+        assert (folder / "run.json").exists()
+        assert (folder / writes).exists()
+        for place in theirs if others else ():
+            place.parent.mkdir(exist_ok=True)
+            place.write_text("theirs")
+        raise SpaceError(error("SP701", "refused late"))
+
+    monkeypatch.setattr(type(engine), "run", refuse)
+    for module in ("own", "search"):
+        monkeypatch.setattr(f"spacelang.backends.torch.{module}.rehearse", lambda *given: None)
+    data = open_data("digits")
+    with pytest.raises(SpaceError, match="refused late"):
+        search(engine, data, folder)
+    assert list(tmp_path.iterdir()) == []
+    others = True
+    for _ in range(2):  # the second time the folder is there
+        with pytest.raises(SpaceError, match="refused late"):
+            search(engine, data, folder)
+        assert sorted(p for p in tmp_path.rglob("*") if p.is_file()) == sorted(theirs)

@@ -224,6 +224,7 @@ def test_files_are_decoded_as_those_of_a_folder(name: str, tmp_path: Path) -> No
     assert theirs.split_digest == ours.split_digest
     assert (theirs.train.images == ours.train.images).all()
     assert len(theirs.train.images.unique()) > 50
+    assert open_data(f"timm:{name} root={tmp_path}", size=(8, 8)).shape == (3, 8, 8)
     picture(0, 1).save(tmp_path / "bee" / "1.png", "WEBP")
     with pytest.raises(SpaceError, match=r"bee/1.png\) cannot be read"):
         open_data(f"timm:{name} root={tmp_path}", size=(8, 8))

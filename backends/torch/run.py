@@ -19,6 +19,7 @@ import os
 import platform
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar, cast
@@ -28,7 +29,7 @@ import torch
 from spacelang import __version__
 from spacelang.backends.torch.ranks import current
 from spacelang.diagnostics import Source, SpaceError, error
-from spacelang.files import Lock, PathLike, atomic_write, sweep
+from spacelang.files import LOCK_NAME, MARKER, Lock, PathLike, atomic_write, sweep
 from spacelang.ir.graph import Graph
 from spacelang.ir.text import write
 from spacelang.syntax.ir_parse import CHARACTERS
@@ -36,6 +37,13 @@ from spacelang.syntax.ir_text import read
 
 RECORD, LOG, SUMMARY, GRAPH = "run.json", "log.jsonl", "summary.csv", "graph.spaceir"
 SETTINGS = "settings.json"
+# What runs that can be taken back write, files of a folder before the folder.
+WRITTEN = (
+    *(SETTINGS, RECORD, GRAPH, LOG, SUMMARY, LOCK_NAME),
+    *("scores.jsonl", "answers.jsonl", "hull.spaceir"),
+    *("manifest.jsonl", "checkpoint-*.safetensors", "nan-*.json"),
+    *("program/*.spaceir", "program/manifest.json", f"program/{MARKER}", "program"),
+)
 MAX_RECORD = 1 << 20  # bytes
 FORMAT = 1
 _COLUMNS = {"step": int, "epoch": int, "loss": float}  # of every line of a log
@@ -49,7 +57,7 @@ class RunFolder:
     Entering makes the folder, takes its lock (`Locked` where another process holds it), and writes
     or compares `run.json`: SP702 with what differs if the folder belongs to another run. What its
     `settings.json` says stays; where it has none, `settings` are written. Of processes that run
-    together the first does all that. What entering made is taken back where a SpaceError leaves the
+    together the first does all that. What was `WRITTEN` is taken back where a SpaceError leaves the
     run before it has `begun`; unless told otherwise, it has at once.
     """
 
@@ -97,16 +105,20 @@ class RunFolder:
         self._lock.release()
 
     def _take_back(self) -> None:
+        """Remove what a run wrote, and folders that are empty then: others may have files here."""
         if self._before is None:
             return
-        for place in {*self.path.iterdir()} - self._before:
-            if place.is_dir() and not place.is_symlink():
-                shutil.rmtree(place)
-            else:
-                place.unlink()
-        for place in (self.path, *self.path.parents):
-            if place not in self._before:
-                place.rmdir()
+        for place in (place for pattern in WRITTEN for place in self.path.glob(pattern)):
+            if self.path / place.relative_to(self.path).parts[0] not in self._before:
+                with suppress(OSError):
+                    if place.is_dir() and not place.is_symlink():
+                        place.rmdir()
+                    else:
+                        place.unlink()
+        with suppress(OSError):  # what is not empty stays, and so does all above it
+            for place in (self.path, *self.path.parents):
+                if place not in self._before:
+                    place.rmdir()
 
     def _claim(self) -> None:
         place = self.path / RECORD

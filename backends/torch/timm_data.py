@@ -192,8 +192,10 @@ def read_timm(spec: str, size: tuple[int, int] | None, channels: int | None) -> 
                 origins.append(Origin(number))
     except ImportError as missing:
         raise DataError(f"{spec}: {missing}", "pip install 'spacelang-nas[timm]'") from missing
-    if len({image.shape for image in pixels}) != 1:
+    if len({image.shape[:2] for image in pixels}) != 1:
         raise DataError(f"{spec}: no images, or of different sizes", "say the size they shall have")
+    depth = max(image.shape[2] for image in pixels)  # grey and colour together become colour
+    whole = np.stack([np.broadcast_to(image, (*image.shape[:2], depth)) for image in pixels])
     present = max(labels) + 1
     if min(labels) < 0 or (classes and present > len(classes)):
         raise DataError(
@@ -201,7 +203,7 @@ def read_timm(spec: str, size: tuple[int, int] | None, channels: int | None) -> 
         )
     cut = tuple(part for part in ("test", "validation") if part not in fixed.values())
     return Images(
-        asked.name or Path(asked.root).name, np.stack(pixels), np.array(labels, np.int64),
+        asked.name or Path(asked.root).name, whole, np.array(labels, np.int64),
         classes or tuple(map(str, range(present))), tuple(digests), fixed, cut, 0, tuple(origins),
     )  # fmt: skip
 
