@@ -139,10 +139,10 @@ def _finite(number: Dim) -> Condition:
 
 
 def _powers(base: Dim, exponent: Dim) -> Condition:
-    inverse = compare("<=", 0, exponent)
+    upward = compare("<=", 0, exponent)
     if surely_whole(exponent):
-        return disjunction(inverse, compare("!=", base, 0))
-    return disjunction(compare("<", 0, base), conjunction(compare("<=", 0, base), inverse))
+        return disjunction(upward, compare("!=", base, 0))
+    return disjunction(compare("<", 0, base), conjunction(compare("<=", 0, base), upward))
 
 
 DOMAINS: Mapping[str, Callable[..., Condition]] = {
