@@ -314,11 +314,23 @@ def test_what_has_no_value_is_not_forgotten(formula: str) -> None:
         "0 8 i0 // 2 min i0 1 < 8 i0 // 9 < or if",
         "1 i0 1 + / 0 * i0 sqrt 2 min 0 * +",
         "i0 1 - sqrt 2 min 0 0 i0 < if",
+        "8 i0 i0 * 2 - // 0 max",
     ],
 )
 def test_only_what_is_read_needs_a_value(formula: str, places: int) -> None:
     """The side that an `if` takes, and the right of `and` and `or` where the left leaves it open."""
     assert by_formula(formula, places)
+
+
+@pytest.mark.parametrize(("below", "valued"), [("<", True), ("<=", False)])
+def test_a_divisor_of_two_indices_is_tried_at_each_place(below: str, valued: bool) -> None:
+    formula = f"8 i0 i1 - // 0 i1 i0 {below} if"
+    text = WRITTEN.replace("AT", TABLE.format(f'"{formula}"')).replace("4, 4", "80, 80")
+    if valued:
+        assert verified(read(Source("s.spaceir", text)))
+    else:
+        with pytest.raises(SpaceError, match="may be zero and divides: i0 - i1"):
+            verified(read(Source("s.spaceir", text)))
 
 
 @pytest.mark.parametrize(("type", "axis"), [("[]", "0"), ("[B, 9, 3]", "1/2"), ("[B, 9, 3]", "3")])

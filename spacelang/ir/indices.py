@@ -14,15 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from itertools import product
-from types import MappingProxyType
 from typing import NamedTuple
 
 from spacelang.diagnostics import Diagnostic, Span, error
 from spacelang.ir.block import Block
 from spacelang.ir.condition import Condition, conjunction, negate
-from spacelang.ir.dim import LIMIT, Dim, Symbol, Value
+from spacelang.ir.dim import LIMIT, Dim
 from spacelang.ir.graph import Entered, Graph, Instance, conditions
 from spacelang.ir.node import Attribute, Node, TensorType, join
 from spacelang.ir.node import Value as Result
@@ -39,14 +37,12 @@ from spacelang.ir.op import (
     shown,
     values_of,
 )
-from spacelang.ir.prove import Answer, Proved, Refuted, Unsettled, at_most, feasible
-from spacelang.ir.search import domains, nearest, satisfied, span
+from spacelang.ir.places import TRIED, at_each
+from spacelang.ir.prove import Proved, Refuted, at_most, feasible
 
 WHOLE = "i64"
 WAYS = 64
 """How many combinations of sources an op on indices may have."""
-TRIED = 1 << 18
-"""Of tables that no proof settles so many places are computed, those of all decisions together."""
 NO_ROW = OpDef("", (), {})
 
 
@@ -277,7 +273,7 @@ def _outside(node: Node, read: _Read) -> Diagnostic | None:
     for small, large, reach in sides:
         verdict = at_most(small, large, guards)
         if not isinstance(verdict, Proved | Refuted):
-            verdict = _tried(small - large, guards) or verdict
+            verdict = at_each("<=", small - large, guards) or verdict
         if isinstance(verdict, Proved):
             continue
         if isinstance(verdict, Refuted):
@@ -296,48 +292,6 @@ def _outside(node: Node, read: _Read) -> Diagnostic | None:
             "keep the entries inside: min(.., n - 1)"
         )
     return None
-
-
-@lru_cache(maxsize=1024)
-def _tried(subject: Dim, guards: tuple[Condition, ...]) -> Answer | None:
-    """Whether a number is at most 0, by each assignment of its decisions, and there by all places
-    of its tables; None where a guard on what is not in it, or a symbol, leaves that open."""
-    if any(symbol.free for symbol in subject.symbols):
-        return None
-    own = frozenset(symbol for symbol in subject.symbols if MARK.match(symbol.name))
-    near = [guard for guard in guards if guard.symbols <= subject.symbols]
-    outer = [guard for guard in near if not guard.symbols & own]
-    decided = domains(subject.symbols - own, outer)
-    if span(decided, decided) > LIMIT:
-        return None
-    names = tuple(sorted(symbol.name for symbol in subject.symbols))
-    assigned: list[tuple[dict[str, Value], Dim, list[Condition], dict[Symbol, tuple[Value, ...]]]]
-    assigned, points = [], 0
-    for point in nearest(decided, decided):
-        if not all(satisfied(guard, point) for guard in outer):
-            continue
-        try:
-            inside = [guard.substitute(point) for guard in near if guard.symbols & own]
-            number = subject.substitute(point)
-        except ArithmeticError:
-            return None
-        places = domains(own, inside)
-        assigned.append((point, number, inside, places))
-        points += span(places, places)
-    if points > TRIED:
-        return Unsettled(names, points)
-    for point, number, inside, places in assigned:
-        for place in nearest(places, places):
-            if not all(satisfied(guard, place) for guard in inside):
-                continue
-            try:
-                above = number.at(place) > 0
-            except ArithmeticError:
-                return None
-            if above:
-                apart = len(near) == len(guards)
-                return Refuted(MappingProxyType(point | place)) if apart else None
-    return Proved(points)
 
 
 def _made_of(number: Dim, what: str, end: int) -> str:

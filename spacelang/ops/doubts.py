@@ -25,8 +25,9 @@ from spacelang.ir.condition import (
     negate,
 )
 from spacelang.ir.dim import Dim
-from spacelang.ir.facts import never_zero, surely_whole
-from spacelang.ir.prove import Proved, holds
+from spacelang.ir.facts import irrational, never_zero, surely_whole
+from spacelang.ir.places import at_each
+from spacelang.ir.prove import Proved, Unsettled, holds
 
 LARGEST_EXPONENT = 700
 """Of e, so that the power is a float."""
@@ -49,8 +50,14 @@ class Doubt:
         """
         joint = conjunction(*self.path)
         parts = joint.operands if isinstance(joint, All) else (joint,)
-        known = (part for part in parts if not doubts(part))
-        return isinstance(holds(_claim(self.what), (*guards, *known)), Proved)
+        known = (*guards, *(part for part in parts if not doubts(part)))
+        claim = _claim(self.what)
+        answer = holds(claim, known)
+        if isinstance(answer, Unsettled) and isinstance(claim, Compare):
+            apart = claim.left - claim.right
+            if not irrational(apart):
+                answer = at_each(claim.op, apart, known)
+        return isinstance(answer, Proved)
 
     def __str__(self) -> str:
         why = "may be zero and divides:" if isinstance(self.what, Dim) else "may have no value:"
@@ -132,10 +139,10 @@ def _finite(number: Dim) -> Condition:
 
 
 def _powers(base: Dim, exponent: Dim) -> Condition:
-    inverse = compare("<=", 0, exponent)
+    upward = compare("<=", 0, exponent)
     if surely_whole(exponent):
-        return disjunction(inverse, compare("!=", base, 0))
-    return disjunction(compare("<", 0, base), conjunction(compare("<=", 0, base), inverse))
+        return disjunction(upward, compare("!=", base, 0))
+    return disjunction(compare("<", 0, base), conjunction(compare("<=", 0, base), upward))
 
 
 DOMAINS: Mapping[str, Callable[..., Condition]] = {
