@@ -158,7 +158,10 @@ def _fold(heads: Sequence[Head]) -> Folded:
 
 
 def _trained(x: Tensor, heads: Sequence[Head], offsets: Tensor) -> Tensor:
-    """With norms of the batch, which the running ones move towards."""
+    """With norms of the batch, which the running ones move towards.
+
+    Weights are taken in the type of x, as automatic mixed precision has them.
+    """
     count = x.numel() // x.shape[1]
     if count == 1:
         raise ValueError(f"expected more than 1 value per channel in training, not {x.shape}")
@@ -166,8 +169,8 @@ def _trained(x: Tensor, heads: Sequence[Head], offsets: Tensor) -> Tensor:
     learnt = (torch.stack([torch.stack([n.scale, n.shift]) for n in side], 1) for side in sides)
     qkv_norms, conv_norms = learnt
     out, *moments = cascade_training(
-        x, torch.stack([head.qkv.flatten(1) for head in heads]), qkv_norms,
-        torch.cat([head.conv.flatten() for head in heads]), conv_norms, offsets,
+        x, torch.stack([head.qkv.flatten(1) for head in heads]).to(x.dtype), qkv_norms,
+        torch.cat([head.conv.flatten() for head in heads]).to(x.dtype), conv_norms, offsets,
         [head.conv.shape[2] for head in heads], heads[0].qkv_norm.eps,
     )  # fmt: skip
     with torch.no_grad():

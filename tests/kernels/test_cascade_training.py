@@ -112,6 +112,18 @@ def test_it_is_the_cascade_in_training(
             assert part == 1
 
 
+def test_mixed_precision() -> None:
+    """Weights in float32 and windows in float16, as automatic mixed precision gives them."""
+    heads = Heads((2, 3), (3, 3), 4, 6)
+    double = Heads((2, 3), (3, 3), 4, 6).double()
+    for layer in (*double.qkvs, *double.dws):  # as they are when they are cast
+        layer.weight.data = layer.weight.data.half().double()
+    x = torch.randn(3, 12, 2, 3).half()
+    found = heads.results(heads.fused, x)
+    assert {part.dtype for part in found[2:]} == {torch.float32}
+    agree(found, double.results(double, x.double()), TOLERANCE[torch.float16], exact=True)
+
+
 def operands(dtype: torch.dtype = torch.float32) -> list[Tensor]:
     generator = torch.Generator().manual_seed(0)
     shapes = ((3, 8, 3, 4), (2, 10, 4), (2, 2, 10), (3 * (9 + 25),), (2, 2, 3), (2, 12))
