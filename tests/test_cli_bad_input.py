@@ -99,7 +99,10 @@ def small(tmp_path: Path) -> str:
         (["new", "mine", "--like", "swin.space:swin_t"], "--like swin"),
         (["check", ""], "the address of a space is empty"),
         (["fmt", "graph.spaceir"], "IR text"),
-        (["train", TINY, "-o", "out", "--data", "mnist5k", "--backend", "foo"], "installed: fused, torch"),
+        (
+            ["train", TINY, "-o", "out", "--data", "mnist5k", "--backend", "foo"],
+            "installed: fused, torch",
+        ),
         (["compile", TINY], "Missing option '-o'"),
         (["compile", TINY, "-o", "out", "--backend", "torhc"], "did you mean torch?"),
     ],

@@ -41,7 +41,7 @@ def lacks(graph: Graph, name: str) -> str:
 
 def flexible(graph: Graph, name: str, compiled: bool) -> Supernet:
     """A network whose attention, a fused block, is computed by `flex_attention`."""
-    lowering = Lowering(graph, kernels=True)
+    lowering = Lowering(graph, kernels="triton")
     module = lowering.block(name).module
     function = plugins.load("spacelang.kernels", "attention")
     run = torch.compile(flex_attention, dynamic=False) if compiled else flex_attention
