@@ -101,8 +101,11 @@ def verified(graph: Graph) -> None:
 
 def parts(text: str) -> dict[str, Work]:
     """Each part of the compiler, for one space."""
-    source = Source("<grown>", text)
-    found = {"parse": measured(lambda: parse(source)), "load": measured(lambda: load(source))}
+
+    def source() -> Source:
+        return Source("<grown>", text)  # of which nothing has been found yet, as of `fresh`
+
+    found = {"parse": measured(lambda: parse(source())), "load": measured(lambda: load(source()))}
     graph: Graph = found["load"].made
     found["verify"] = measured(lambda: verified(fresh(graph)))
     found["decisions"] = measured(lambda: fresh(graph).decisions)
