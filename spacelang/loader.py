@@ -132,7 +132,7 @@ def load_after(address: str | Path | Source, step: str, /, **parameters: object)
 
 def _steps(wanted: str, names: Sequence[str], file: str) -> int:
     """How many steps there are up to one by its number or name."""
-    if wanted.isdigit() and len(wanted) < 9 and int(wanted) <= len(names):
+    if wanted.isdecimal() and len(wanted) < 9 and int(wanted) <= len(names):
         return int(wanted)
     labels = [
         f"{STEP}{name}[{names[:i].count(name)}]" if names.count(name) > 1 else f"{STEP}{name}"

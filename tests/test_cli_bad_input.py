@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner, Result
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from spacelang.cli import errors
@@ -369,6 +369,7 @@ VALUES = st.recursive(
 
 @settings(max_examples=60)
 @given(text=TEXTS)
+@example(text="²")  # a digit that is no number
 @pytest.mark.parametrize("option", ["--set", "--where", "--after"])
 def test_any_text_is_an_answer_or_a_diagnostic(
     option: str, text: str, tmp_path_factory: pytest.TempPathFactory

@@ -267,7 +267,7 @@ def _last_space(folder: Path) -> int:
         for path in folder.glob(f"space-*/{MANIFEST}")
         if read_journal(path, salvage=True).entries
     )
-    return max((int(text) for text in begun if text.isdigit()), default=0)
+    return max((int(text) for text in begun if text.isdecimal()), default=0)
 
 
 def _run(

@@ -89,7 +89,7 @@ def load(address: str, settings: Mapping[str, object], after: str = "") -> Graph
     """The graph of a space with parameters set, or of a checked artifact, after some passes."""
     first, _, rest = after.partition(",")
     step = first.strip()
-    if step.isdigit() or step.startswith("rewrite."):
+    if step.isdecimal() or step.startswith("rewrite."):
         after = rest
     else:
         step = ""

@@ -282,7 +282,7 @@ def number_of(text: object) -> int | None:
     """A number of images as it was given, if it was."""
     if text is None:
         return None
-    if not str(text).isdigit() or len(str(text)) > 9:
+    if not str(text).isdecimal() or len(str(text)) > 9:
         raise click.UsageError(f"--recalibrate is a number of images, not {text!r}")
     return int(str(text))
 

@@ -35,13 +35,13 @@ def order_of(storage: Storage, layout: Layout) -> tuple[int, ...]:
     taken: dict[int, int] = {}
     for place, word in enumerate(layout.order):
         for index, size in left.items():
-            wanted = size.constant == int(word) if word.isdigit() else _named(size) == word
+            wanted = size.constant == int(word) if word.isdecimal() else _named(size) == word
             if wanted:
                 taken[place] = index
                 del left[index]
                 break
     for place, word in enumerate(layout.order):
-        if place not in taken and left and not word.isdigit():
+        if place not in taken and left and not word.isdecimal():
             taken[place] = min(left)
             del left[taken[place]]
     if left or len(taken) != len(layout.order):

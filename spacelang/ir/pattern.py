@@ -126,7 +126,7 @@ def _parse_index(text: str) -> Index:
     first, dots, last = text.partition("..")
     if dots:
         return int(first), int(last)
-    return int(text) if text.lstrip("-").isdigit() else text
+    return int(text) if text.lstrip("-").isdecimal() else text
 
 
 def literal(path: str) -> Pattern:

@@ -63,7 +63,7 @@ class Spot:
 def stem(block: str) -> str:
     """The name that the text gives to a block: `encoder` of `encoder.2`."""
     name, _, count = block.rpartition(".")
-    return name if name and count.isdigit() else block
+    return name if name and count.isdecimal() else block
 
 
 def spots(graph: Graph) -> Iterator[Spot]:

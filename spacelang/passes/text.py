@@ -141,7 +141,7 @@ class _Reader:
                 self._wrong(start, "is no path, as in layers[_].blocks")
         if (found := NUMBER.match(self.text, self.position)) is not None:
             self.position = found.end()
-            whole = found[0].lstrip("-").isdigit()
+            whole = found[0].lstrip("-").isdecimal()
             if len(found[0]) > DIGITS or not isfinite(float(found[0])):
                 span = Span(self.source, start, self.position)
                 raise SpaceError(error("SP103", "a number out of range", span))

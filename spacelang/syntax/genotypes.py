@@ -172,7 +172,7 @@ class _Record:
             raise SpaceError(found.note(f"there are {', '.join(OPERATIONS)}"))
         self.take(",")
         state, place = self.word()
-        if not state.isdigit():
+        if not state.isdecimal():
             self.fail("the number of a state", place)
         self.take(")")
         return plain, int(state), span.to(place)
@@ -191,7 +191,7 @@ class _Record:
             ends = (start, stop) == ("2", str(2 + NODES))
             states = list(range(2, 2 + NODES)) if ends else []
         else:
-            states = self.listed(lambda: int(w) if (w := self.word()[0]).isdigit() else -1)
+            states = self.listed(lambda: int(w) if (w := self.word()[0]).isdecimal() else -1)
         if states != list(range(2, 2 + NODES)):
             self.wrong("a cell joins all its nodes", span)
 

@@ -225,7 +225,7 @@ class Values:
             return is_value(self.symbol(token), self.candidate(value))
         # `inputs[1] is 4`: only a pick is compared with a number, and the position is in its name.
         pick, _, position = self.word(token).rpartition("[")
-        if not pick or not position.rstrip("]").isdigit():
+        if not pick or not position.rstrip("]").isdecimal():
             self.fail("a position of a pick is wanted here", token)
         return self._source(token, pick, int(position.rstrip("]")), value.children[0])
 
