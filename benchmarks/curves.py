@@ -41,6 +41,9 @@ def line(axes: Axes, curve: Curve, name: str) -> None:
 
 def panel(axes: Axes, title: str, x: str, y: str) -> None:
     axes.set(title=title, xlabel=x, ylabel=y, xscale="log", yscale="log")
+    sizes = sorted({size for drawn in axes.lines for size in drawn.get_xdata()})
+    axes.set_xticks(sizes, [f"{size:,}" for size in sizes], rotation=45 if len(sizes) > 6 else 0)
+    axes.minorticks_off()
     axes.grid(visible=True, which="major", linewidth=0.3)
     axes.legend(fontsize=6, frameon=False)
 
@@ -65,6 +68,8 @@ def picture(growth: dict[str, Any], curves: dict[str, Curve]) -> None:
     panel(grid[1][1], "a training step of 8 images", "width, depth, tokens", "seconds")
     line(grid[1][2], curves["candidates a second by processes"], "evolution")
     panel(grid[1][2], "a search", "processes", "candidates a second")
+    most = max(curves["candidates a second by processes"].values())
+    grid[1][2].set(yscale="linear", ylim=(0, 1.1 * most))
     figure.savefig(PICTURE, metadata={"Date": None})
 
 
