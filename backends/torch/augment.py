@@ -21,7 +21,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from spacelang.backends.torch.counter import stream_key, uniforms, words
-from spacelang.diagnostics import SpaceError, error
 
 VERSION = 1
 Draws = dict[str, NDArray[np.float64]]  # name -> a number in [0, 1) for every sample
@@ -100,19 +99,6 @@ def words_of(seed: int, epoch: int, ids: NDArray[np.int64]) -> NDArray[np.int64]
     """A word of each sample's own stream, 31 bits: what a stored record keeps of its view."""
     drawn = words(stream_key(seed, "augment"), epoch, ids, 1)[:, 0]
     return (drawn >> np.uint64(1)).astype(np.int64)
-
-
-def named_values(text: str) -> dict[str, object]:
-    """The settings of `NAME a=1 b=2:3`, colons read as commas (SP209)."""
-    settings: dict[str, object] = {}
-    for word in text.split()[1:]:
-        name, equals, value = word.partition("=")
-        if not equals:
-            raise SpaceError(error("SP209", f"--aug {text}: {word!r} is not NAME=VALUE"))
-        if name in settings:
-            raise SpaceError(error("SP209", f"--aug {text}: {name} stands twice"))
-        settings[name] = value.replace(":", ",")
-    return settings
 
 
 def _crop(

@@ -25,13 +25,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from spacelang.backends.torch.augment import named_values
+from spacelang.backends.torch.augment_settings import check_cuts, read_named
 from spacelang.diagnostics import SpaceError, error
-from spacelang.engines.settings import read_fields
 from spacelang.engines.stream import seed_of
 
 PREFIX = "timm"
-MOST_ERASED = 100  # boxes of an image
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,24 +54,14 @@ class TimmAugmentation:
     recount: int = 1
 
     def __post_init__(self) -> None:
-        if len(self.scale) != 2 or len(self.ratio) != 2:
-            raise ValueError("scale and ratio are pairs: scale=0.08:1")
-        low, high = self.scale
-        narrow, wide = self.ratio
-        shares = (self.hflip, self.vflip, self.reprob)
-        if not (0 < low <= high <= 1 and 0 < narrow <= wide and all(0 <= p <= 1 for p in shares)):
-            raise ValueError("0 < scale <= 1, ratio > 0 and probabilities in 0..1 are needed")
-        if self.color_jitter < 0 or not 1 <= self.recount <= MOST_ERASED:
-            raise ValueError(f"color_jitter >= 0 and recount in 1..{MOST_ERASED} are needed")
+        check_cuts(self.scale, self.ratio, self.recount, (self.hflip, self.vflip, self.reprob))
+        if self.color_jitter < 0:
+            raise ValueError("color_jitter >= 0 is needed")
 
     @classmethod
     def read(cls, text: str) -> TimmAugmentation:
         """From `timm NAME=VALUE ..`, pairs with a colon (SP204, SP209, SP103; ImportError)."""
-        settings = named_values(text)
-        try:
-            return cls(**read_fields(cls, "--aug timm", settings))
-        except ValueError as problem:
-            raise SpaceError(error("SP103", f"--aug {text}: {problem}")) from problem
+        return read_named(cls, "timm", text)
 
     def check(self) -> None:
         """ImportError without timm, SP103 for a policy that it does not know."""

@@ -23,17 +23,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from spacelang.backends.torch.augment import named_values, words_of
+from spacelang.backends.torch.augment import words_of
+from spacelang.backends.torch.augment_settings import check_cuts, read_named
 from spacelang.backends.torch.rand_augment import Draws, Policy
-from spacelang.diagnostics import SpaceError, error
-from spacelang.engines.settings import read_fields
 
 PREFIX = "tinyvit"
 TRIES = 10  # for a crop, and for a box to erase, that fits
 ERASED = (0.02, 1 / 3)  # of the area
 SHAPES = (0.3, 1 / 0.3)  # of the boxes
 FRAME = 224  # pixels of the square that boxes are drawn in
-MOST_ERASED = 100
 
 
 @dataclass(frozen=True)
@@ -56,26 +54,14 @@ class TinyvitAugmentation:
     recount: int = 1
 
     def __post_init__(self) -> None:
-        if len(self.scale) != 2 or len(self.ratio) != 2:
-            raise ValueError("scale and ratio are pairs: scale=0.08:1")
-        low, high = self.scale
-        narrow, wide = self.ratio
-        shares = (self.hflip, self.vflip, self.reprob)
-        if not (0 < low <= high <= 1 and 0 < narrow <= wide and all(0 <= p <= 1 for p in shares)):
-            raise ValueError("0 < scale <= 1, ratio > 0 and probabilities in 0..1 are needed")
-        if not 1 <= self.recount <= MOST_ERASED:
-            raise ValueError(f"recount is in 1..{MOST_ERASED}")
+        check_cuts(self.scale, self.ratio, self.recount, (self.hflip, self.vflip, self.reprob))
         if self.aa:
             Policy.read(self.aa)
 
     @classmethod
     def read(cls, text: str) -> TinyvitAugmentation:
         """From `tinyvit NAME=VALUE ..`, pairs with a colon (SP204, SP209, SP103)."""
-        settings = named_values(text)
-        try:
-            return cls(**read_fields(cls, "--aug tinyvit", settings))
-        except ValueError as problem:
-            raise SpaceError(error("SP103", f"--aug {text}: {problem}")) from problem
+        return read_named(cls, "tinyvit", text)
 
     def check(self) -> None:
         """ImportError without Pillow."""

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from small_networks import SMALL, images, model_of
 from torch import Tensor
 
 from spacelang.backends.torch import deploy as deploying
-from spacelang.backends.torch.bench.contenders import filled
 from spacelang.backends.torch.deploy import Deployed, deploy
 from spacelang.backends.torch.packed import available
 from spacelang.backends.torch.peephole import letters
@@ -28,32 +28,6 @@ from spacelang.ir.verify import verify
 from spacelang.loader import load
 from spacelang.passes.deploy import deployed
 from spacelang.passes.specialize import specialize
-
-# A small network of each system: its address, its settings.
-SMALL = {
-    "autoformer": ("autoformer.space:autoformer_t", {"image": 48, "classes": 7}),
-    "efficientvit": ("efficientvit.space:efficientvit_search", {"image": 64, "classes": 7}),
-    "efficientvit, padded": ("efficientvit.space:efficientvit_m0", {"image": 160, "classes": 7}),
-    "tinyvit": ("tinyvit.space:tinyvit_5m", {"image": 64, "classes": 7}),
-    "swin": ("swin.space:swin_t", {"classes": 7}),
-    "deit": ("deit.space:deit_ti", {"image": 32, "classes": 7}),
-    "irpe": ("irpe.space:deit_s_product_qkv", {"image": 48, "classes": 7}),
-    "s3": ("s3.space:s3_t", {"classes": 7}),
-    "minivit": ("minivit.space:mini_deit_ti", {"image": 32, "classes": 7}),
-    "cream": ("cream.space:cream", {"image": 64, "classes": 7}),
-    "cdarts": ("cdarts.space:cifar10_cdarts_cifar", {"cells": [1, 1, 1]}),
-    "mobilenetv3": ("mobilenetv3.space:mobilenetv3_large", {"image": 64, "classes": 7}),
-}
-
-
-def model_of(address: str, **settings: int) -> Supernet:
-    """A model in evaluation whose every weight and statistic matters."""
-    return filled(Supernet(load(address, **settings), seed=1))
-
-
-def images(model: Supernet, batch: int) -> Tensor:
-    sizes = [int(size.at({})) for size in model.graph.root.inputs[0].types[0].shape[1:]]
-    return torch.randn(batch, *sizes, generator=torch.Generator().manual_seed(3))
 
 
 def difference(network: Deployed, model: Supernet, x: Tensor) -> float:

@@ -9,45 +9,19 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from small_networks import SMALL, images, model_of
 from torch import Tensor
 
 from spacelang.backends.onnx import runner
 from spacelang.backends.onnx.network import Network
 from spacelang.backends.onnx.stem import paired, wider
-from spacelang.backends.torch.bench.contenders import filled
 from spacelang.backends.torch.deploy import deploy, deployment
-from spacelang.backends.torch.supernet import Supernet
 from spacelang.diagnostics import SpaceError
-from spacelang.loader import load
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
-# A small network of each system: its address, its settings.
-SMALL = {
-    "autoformer": ("autoformer.space:autoformer_t", {"image": 48, "classes": 7}),
-    "efficientvit": ("efficientvit.space:efficientvit_search", {"image": 64, "classes": 7}),
-    "efficientvit, padded": ("efficientvit.space:efficientvit_m0", {"image": 160, "classes": 7}),
-    "tinyvit": ("tinyvit.space:tinyvit_5m", {"image": 96, "classes": 7}),
-    "swin": ("swin.space:swin_t", {"classes": 7}),
-    "deit": ("deit.space:deit_ti", {"image": 32, "classes": 7}),
-    "irpe": ("irpe.space:deit_s_product_qkv", {"image": 48, "classes": 7}),
-    "s3": ("s3.space:s3_t", {"classes": 7}),
-    "minivit": ("minivit.space:mini_deit_ti", {"image": 32, "classes": 7}),
-    "cream": ("cream.space:cream", {"image": 64, "classes": 7}),
-    "cdarts": ("cdarts.space:cifar10_cdarts_cifar", {"cells": [1, 1, 1]}),
-    "mobilenetv3": ("mobilenetv3.space:mobilenetv3_large", {"image": 64, "classes": 7}),
-}
-
-
-def model_of(address: str, **settings: Any) -> Supernet:
-    """A model in evaluation whose every weight and statistic matters."""
-    return filled(Supernet(load(address, **settings), seed=1))
-
-
-def images(model: Supernet, batch: int) -> Tensor:
-    sizes = [int(size.at({})) for size in model.graph.root.inputs[0].types[0].shape[1:]]
-    return torch.randn(batch, *sizes, generator=torch.Generator().manual_seed(3))
+NETWORKS = {**SMALL, "tinyvit": ("tinyvit.space:tinyvit_5m", {"image": 96, "classes": 7})}
 
 
 def relative(found: Tensor, wanted: Tensor) -> float:
@@ -55,9 +29,9 @@ def relative(found: Tensor, wanted: Tensor) -> float:
 
 
 @pytest.mark.parametrize("batch", [1, 3])
-@pytest.mark.parametrize("system", SMALL)
+@pytest.mark.parametrize("system", NETWORKS)
 def test_outputs_are_those_of_the_model(system: str, batch: int) -> None:
-    address, settings = SMALL[system]
+    address, settings = NETWORKS[system]
     model = model_of(address, **settings)
     assignment = next(iter(model.graph.sample(1, seed=4))) if model.graph.decisions else {}
     network = deploy(model, assignment, batch=batch, runtime="onnxruntime")
