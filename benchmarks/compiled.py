@@ -20,7 +20,7 @@ from torch._dynamo.utils import counters
 
 from spacelang import compile as build
 from spacelang import load
-from spacelang.backends.torch.bench.contenders import filled, images
+from spacelang.backends.torch.bench.work import filled, images
 from spacelang.backends.torch.supernet import Supernet
 from spacelang.files import atomic_write
 from spacelang.ir.decision import Assignment

@@ -153,6 +153,49 @@ def counts(repeats: int) -> dict[str, float]:
     return found
 
 
+def accounting(repeats: int) -> dict[str, float]:
+    """What a candidate costs and one under a budget, beside the published way: weights are cut out
+    of the supernet and measured, and candidates are drawn until one fits."""
+    import numpy as np
+
+    from spacelang.analysis.cost import CostModel
+    from spacelang.analysis.count import Counter
+    from spacelang.backends.torch import weights
+    from spacelang.backends.torch.bench.published.autoformer import AutoFormer
+    from spacelang.backends.torch.supernet import Supernet
+    from spacelang.loader import load
+    from spacelang.syntax.budget import parse_where
+
+    graph = load(ROOT / "spaces" / SEARCHABLE["autoformer_t"])
+    state = weights.save(Supernet(graph), names="published")
+    counter, where = Counter(graph, CostModel(graph)), parse_where(graph, "params in 5.75M..5.85M")
+    many = counter.draw_indices(200_000, np.random.default_rng(0))
+    own = timed(lambda: counter.costs(many), 3) / len(many)
+    few = list(graph.sample(50, seed=0))
+
+    def count() -> None:
+        for candidate in few:
+            AutoFormer(state, graph, candidate).parameters()
+
+    published = timed(count, repeats) / len(few)
+    low, high = 5_750_000, 5_850_000
+    start, drawn, accepted = time.perf_counter(), 0, 0
+    while accepted < 3:
+        for candidate in graph.sample(100, seed=drawn):
+            accepted += low <= AutoFormer(state, graph, candidate).parameters() <= high
+        drawn += 100
+    rejecting = (time.perf_counter() - start) / accepted
+    draw = timed(lambda: counter.draw_indices(50_000, np.random.default_rng(0), where), 1) / 50_000
+    return {
+        "cost of a candidate, autoformer_t": own,
+        "the same as published": published,
+        "times the published": published / own,
+        "draw under a budget, autoformer_t": draw,
+        "the same by rejection, as published": rejecting,
+        "times the rejection": rejecting / draw,
+    }
+
+
 FIRST_EXTRACTION = """
 import sys, time
 import spacelang, torch
@@ -253,7 +296,10 @@ def texts(repeats: int) -> dict[str, float]:
     }
 
 
-PARTS = {"starts": starts, "loads": loads, "texts": texts, "counts": counts, "networks": networks}
+PARTS = {
+    "starts": starts, "loads": loads, "texts": texts, "counts": counts, "accounting": accounting,
+    "networks": networks,
+}  # fmt: skip
 
 
 def main() -> None:

@@ -1,6 +1,7 @@
 """Our networks beside what one would run instead: every row of `spacelang bench`, and the page.
 
     python benchmarks/networks.py [--threads 1] [NAME ..]    # measures, writes results and page
+    python benchmarks/networks.py --compiled                 # with the rows of torch.compile
     python benchmarks/networks.py --page                     # only the page, from the results
 
 Records are kept in benchmarks/results/networks.json; docs/benchmarks.md gets its table from there,
@@ -29,17 +30,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*")
     parser.add_argument("--threads", default="1")
+    parser.add_argument("--compiled", action="store_true")
     parser.add_argument("--page", action="store_true")
     given = parser.parse_args()
+    code = 0  # of rows that could not be measured; the page has the others
     if not given.page:
         command = [sys.executable, "-m", "spacelang", "bench", *given.names]
-        done = subprocess.run([*command, "--threads", given.threads, "-o", RESULTS], check=False)
-        if done.returncode:
-            sys.exit(done.returncode)
+        command += ["--threads", given.threads, *(["--compiled"] if given.compiled else [])]
+        code = subprocess.run([*command, "-o", RESULTS], check=False).returncode
     found = kept(RESULTS)
     atomic_write(PAGE, with_table(PAGE.read_text(encoding="utf-8"), found))
     atomic_write(PICTURE, chart(found))
     print(f"{len(found['records'])} records in {PAGE.relative_to(ROOT)}")
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from spacelang.diagnostics import NOWHERE, Report, Source, SpaceError, Span, error
-from spacelang.ir.op import NeedsValue
+from spacelang.ir.infer import NeedsValue
 from spacelang.ir.param import Init
 from spacelang.loader import thing as thing_of
 from spacelang.syntax import tree

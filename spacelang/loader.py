@@ -232,9 +232,7 @@ def from_scope(
             from spacelang.syntax.subnets import subnet
 
             return subnet(space, session, values)
-        from spacelang.passes.storage_layout import lay_out
-
-        graph = lay_out(elaborate(space, definition.name, session, values))
+        graph = elaborate(space, definition.name, session, values)
         if not values and not hulls and until is None:
             library.graphs[id(definition)] = space, graph
         return graph

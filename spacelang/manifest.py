@@ -23,21 +23,25 @@ from spacelang.render import visible
 MANIFEST, GRAPH = "manifest.json", "graph.spaceir"
 MAX_MANIFEST = 1 << 20
 MAX_GRAPH = 256 << 20
+COMPILE = "compile SPACE"
 
 
-def read_manifest(folder: Path) -> Mapping[str, object]:
-    """What a folder says of itself (SP702 where it says nothing that can be read)."""
+def read_manifest(folder: Path, writer: str = COMPILE) -> Mapping[str, object]:
+    """What a folder says of itself (SP702 where it says nothing that can be read); `writer` is the
+    command that writes such folders."""
     path = folder / MANIFEST
     try:
         if not path.is_file():
-            raise unusable(folder, f"it has no {MANIFEST}")
+            raise unusable(folder, f"it has no {MANIFEST}", writer)
         if path.stat().st_size > MAX_MANIFEST:
-            raise unusable(folder, f"its {MANIFEST} is larger than {MAX_MANIFEST >> 20} MiB")
+            raise unusable(
+                folder, f"its {MANIFEST} is larger than {MAX_MANIFEST >> 20} MiB", writer
+            )
         data: object = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as failed:
-        raise unusable(folder, f"its {MANIFEST} cannot be read: {failed}") from failed
+        raise unusable(folder, f"its {MANIFEST} cannot be read: {failed}", writer) from failed
     if not isinstance(data, dict):
-        raise unusable(folder, f"its {MANIFEST} is no JSON object")
+        raise unusable(folder, f"its {MANIFEST} is no JSON object", writer)
     return cast("Mapping[str, object]", data)
 
 
@@ -92,7 +96,7 @@ def check_free(folder: Path, kind: str) -> None:
     check_replaceable(folder)
 
 
-def unusable(folder: Path, reason: str, flags: str = "") -> SpaceError:
-    """SP702; the hint names the command that writes such a folder, with these flags."""
+def unusable(folder: Path, reason: str, writer: str = COMPILE) -> SpaceError:
+    """SP702; the hint names the command that writes such a folder."""
     found = error("SP702", f"{visible(str(folder))} cannot be used: {reason}")
-    return SpaceError(found.hint(f"`spacelang compile SPACE {flags}-o DIR` writes one"))
+    return SpaceError(found.hint(f"`spacelang {writer} -o DIR` writes one"))

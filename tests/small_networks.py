@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spacelang.backends.torch.bench.contenders import filled
+from spacelang.backends.torch.bench.work import filled
 from spacelang.backends.torch.supernet import Supernet
 from spacelang.loader import load
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,20 @@ import pytest
 import torch
 from command import data, good, refused
 
-from spacelang.backends.torch.bench.kernels import CASES
+from spacelang import load
+from spacelang.backends.torch import weights
+from spacelang.backends.torch.bench.contenders import BUILDERS, build
+from spacelang.backends.torch.bench.kernels import CASES, TRAINED, learnt
+from spacelang.backends.torch.bench.published.autoformer import AutoFormer
+from spacelang.backends.torch.supernet import Supernet
 from spacelang.bench import kernels
 from spacelang.bench import measure as measuring
 from spacelang.bench.chart import chart
 from spacelang.bench.page import with_table
 from spacelang.bench.process import Contender
-from spacelang.bench.rows import ROWS, Row, UnknownRow, select
+from spacelang.bench.rows import COMPILED_ROWS, OWN, ROWS, Row, UnknownRow, select
 from spacelang.bench.store import kept, merged
-from spacelang.diagnostics import SpaceError
+from spacelang.diagnostics import SpaceError, error
 from spacelang.passes.fuse import GROUPS
 from spacelang.plugins import BUILTIN
 
@@ -109,6 +115,12 @@ def test_rows_by_name() -> None:
     by_runtime = select(["onnxruntime"])
     assert len(by_runtime) == 10 * 2
     assert {row.against for row in by_runtime} == {("onnxruntime",)}
+    (first, *_) = COMPILED_ROWS
+    assert first.name == "efficientvit_m0@1/compiled"
+    assert first not in select(["efficientvit_m0"])
+    assert first in select(["efficientvit_m0"], compiled=True)
+    assert select([first.name]) == (first,)
+    assert select([], compiled=True) == (*ROWS, *COMPILED_ROWS)
     with pytest.raises(UnknownRow, match="did you mean efficientvit_m0"):
         select(["eficientvit_m0"])
     assert "efficientvit_m0@64" in good("bench", "--list")
@@ -124,6 +136,7 @@ def test_rows_by_name() -> None:
         (("--device", "interpret"), "--device goes with"),
         (("kernels", "efficientvit_m0"), "stands alone"),
         (("kernels", "--list"), "stands alone"),
+        (("kernels", "--compiled"), "stands alone"),
     ],
 )
 def test_bad_options(words: tuple[str, ...], message: str) -> None:
@@ -150,6 +163,73 @@ def test_results_are_compared_first() -> None:
             measuring._compared(ROW, {"inference": Fake(ours), "timm": Fake(theirs)})  # pyright: ignore
     with pytest.raises(SpaceError, match=r"y of timm is \[1, 2\], not \[2\]"):
         measuring._compared(ROW, {"inference": Fake(1), "timm": Fake(1, (1, 2))})  # pyright: ignore
+
+    rounding = Fake(1e-4), Fake(2e-4)
+    apart = measuring._compared(ROW, {"inference": rounding[0], "timm": rounding[1]})["timm"]  # pyright: ignore
+    assert apart == pytest.approx(1e-6)
+
+
+def test_what_computes_something_else_is_not_compared() -> None:
+    for row in (replace(ROW, same=False), replace(ROW, against=(), beside=("timm",))):
+        assert "timm" in row.contenders
+        there = {"inference": Fake(1), "timm": Fake(2)}
+        assert "timm" not in measuring._compared(row, there)  # pyright: ignore
+    there = {"inference": Fake(1), "timm": Fake(1.0005)}
+    with pytest.raises(SpaceError, match="gives other results"):
+        measuring._compared(replace(ROW, tolerance=1e-7), there)  # pyright: ignore
+
+
+# Contenders compute the same.
+
+CYCLES = """
+  use cdarts
+  program small {
+    network shallow = mixed([1, 1, 1])
+    network deep = darts(16, stem: 48, cells: [1, 1, 2], image: 32, classes: 10, affine: false, distilled: true)
+    share feature_extractor, distill_aux_head1, distill_aux_head2
+    pool memory = mixed([1, 1, 2]) of deep: nas_layers
+  }
+"""
+PAIRS = {
+    "deit_tiny_irpe_k": ("irpe.space:deit_ti_product_k", "extracted", "published"),
+    "deit_tiny_irpe_qkv": (f"{OWN}:deit_tiny_irpe_qkv", "extracted", "published"),
+    "mini_deit_tiny": ("minivit.space:mini_deit_ti", "inference", "published"),
+    "autoformer_t_subnet": ("autoformer.space:autoformer_t_subnet", "extracted", "published"),
+    "autoformer_t_step": ("autoformer.space:autoformer_t", "step", "step.published"),
+    "autoformer_t_attention": ("", "attention", "attention.published"),
+    "cream_step": ("cream.space:cream_to_50", "step", "step.published"),
+    "cdarts_search_step": (CYCLES, "cycle", "cycle.published"),
+}
+
+
+@pytest.mark.parametrize("network", PAIRS)
+def test_a_published_form_computes_the_same(network: str, tmp_path: Path) -> None:
+    space, ours, theirs = PAIRS[network]
+    if "\n" in space:
+        (tmp_path / "cycles.space").write_text(space)
+        space = str(tmp_path / "cycles.space")
+    row = next(row for row in ROWS if row.network == network)
+    assert (ours in row.contenders, theirs in row.contenders) == (True, True)
+    given = {"space": space, "network": network, "batch": 2, "threads": 1, "double": row.double}
+    own, other = (build({**given, "contender": name}).results() for name in (ours, theirs))
+    assert own.keys() == other.keys()
+    assert len(own) > 200 or row.network not in ("autoformer_t_step", "cdarts_search_step")
+    largest = max(float(tensor.abs().max()) for tensor in own.values())
+    for name, tensor in own.items():
+        scale = max(float(tensor.abs().max()), measuring.ROUNDING * largest)
+        assert float((tensor - other[name]).abs().max()) <= 1e-5 * scale, name
+
+
+def test_every_contender_of_every_row_has_a_builder() -> None:
+    for row in (*ROWS, *COMPILED_ROWS):
+        assert {*row.contenders} <= BUILDERS.keys()
+
+
+def test_the_published_accounting_counts_what_ours_does() -> None:
+    graph = load("autoformer.space:autoformer_t")
+    state = weights.save(Supernet(graph), names="published")
+    for path in graph.sample(3, seed=0):
+        assert AutoFormer(state, graph, path).parameters() == graph.cost(path).params
 
 
 def test_a_row_in_fresh_processes(tmp_path: Path) -> None:
@@ -189,6 +269,25 @@ def test_a_row_that_cannot_be_ours() -> None:
         measuring.measure(row, threads=1)
 
 
+def test_a_row_that_fails_leaves_the_others(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    first, second = ROWS[:2]
+
+    def measure(row: Row, threads: int, repeats: int) -> dict[str, Any]:
+        if row is first:
+            raise SpaceError(error("SP703", "it cannot be built"))
+        taken = {name.replace(".", "__"): [1.0] * 4 for name in row.contenders}
+        return {**record(**taken), "row": row.name}
+
+    monkeypatch.setattr(measuring, "measure", measure)
+    path = tmp_path / "found.json"
+    told = refused("bench", first.name, second.name, "-o", path)
+    assert "it cannot be built" in told
+    assert f"{first.name} is left out" in told
+    assert [*kept(path)["records"]] == [f"{second.name} x1"]
+
+
 # bench kernels.
 
 
@@ -212,7 +311,9 @@ def test_kernels_in_the_interpreter(tmp_path: Path) -> None:
     path = tmp_path / "kernels.json"
     found = data("bench", "kernels", "--device", "interpret", "-o", path)["records"]
     losses = ["soft_labels", "relations"]
-    assert [r["name"] for r in found] == [*CASES, *losses]
+    assert [r["name"] for r in found] == [
+        name + more for name in (*CASES, *losses) for more in ("", TRAINED)
+    ]
     tested = {case.kernel for case in CASES.values()}
     assert tested == GROUPS.keys(), "every kernel that `fuse` looks for"
     triton = {name for name in BUILTIN["spacelang.kernels"] if not name.startswith("fused.")}
@@ -221,7 +322,10 @@ def test_kernels_in_the_interpreter(tmp_path: Path) -> None:
     for one in found:
         assert {"kernel", "eager"} <= one["seconds"].keys()
         assert max(one["errors"].values()) <= 1e-5
-        assert min(one["modelled"].values()) > 0
+        if one["name"].endswith(TRAINED):
+            assert one["modelled"] is one["bytes_a_second"] is one["flops_a_second"] is None
+        else:
+            assert min(one["modelled"].values()) > 0
         assert "torch.compile" in one["left_out"]
     by_name = {one["name"]: one for one in found}
     assert "scaled_dot_product_attention" in by_name["attention, plain"]["seconds"]
@@ -234,6 +338,16 @@ def test_kernels_in_the_interpreter(tmp_path: Path) -> None:
     assert drawn.startswith("<svg")
     assert drawn.count("<rect") == sum(len(one["seconds"]) for one in found)
     assert "say nothing of a GPU" in drawn
+
+
+def test_gradients_of_kernels_tell_places_apart() -> None:
+    """Of a sum of equal slopes those of a layer and of its mirror image are the same."""
+    x, weight = torch.randn(1, 2, 6, requires_grad=True), torch.randn(2, 2, 3)
+    one, other = (
+        learnt(lambda x, w=w: torch.conv1d(x, w, padding=1), [x]) for w in (weight, weight.flip(2))
+    )
+    assert torch.equal(one(), one())
+    assert (one() - other())[..., 1:-1].abs().max() > 1e-3
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -532,7 +532,7 @@ def test_a_misspelt_budget_is_told_the_name(where: str, hint: str) -> None:
 @pytest.mark.parametrize(
     ("where", "asked"),
     [
-        ("params in 1..2", "asked for at most 2"),
+        ("params in 1..2", "asked for 1 to 2"),
         ("params <= 2", "asked for at most 2"),
         ("params >= 1G", "asked for at least 1,000,000,000"),
         ("params in 10..20", "asked for 10 to 20"),

@@ -120,6 +120,12 @@ def test_training_goes_on_where_it_stopped(trained: Path, place: Path) -> None:
     again = data("train", place / "tiny.space", "-o", place / "again", *words)
     assert again["weights"] == first["weights"], "the same command gives the same bits"
     assert len(again["log"]) == 2
+    report = Path(again["report"]).read_text()
+    assert "tiny, trained" in report
+    assert "Training loss" in report
+    graph = run_graph(trained)
+    for end in ("largest", "smallest"):
+        assert f"{graph.cost(graph.decisions.extreme(end)).params:,}" in report
 
 
 def test_an_artifact_is_trained_without_its_source(place: Path, trained: Path) -> None:
@@ -282,6 +288,30 @@ def test_a_changed_run_is_exit_5(trained: Path, tmp_path: Path) -> None:
     assert refused("info", changed)
 
 
+@pytest.mark.parametrize(
+    ("name", "old", "new", "state"),
+    [
+        ("run.json", '"seed": 42', '"seed": 43', "changed"),
+        ("log.jsonl", '"step"', '"stop"', "damaged"),
+        ("log.jsonl", "{", "[", "damaged"),
+        ("log.jsonl", '"epoch": 1,', '"epoch": true,', "damaged"),
+    ],
+)
+def test_doctor_reads_what_a_run_says_of_itself(
+    name: str, old: str, new: str, state: str, trained: Path, tmp_path: Path
+) -> None:
+    changed = tmp_path / "run"
+    shutil.copytree(trained, changed)
+    text = (changed / name).read_text()
+    assert old in text
+    (changed / name).write_text(text.replace(old, new, 1))
+    result = run("doctor", changed, "--json")
+    assert result.exit_code == 5
+    states = {f["file"]: f["state"] for f in json.loads(result.stdout)["files"]}
+    assert {f for f, found in states.items() if found != "ok"} == {name}
+    assert states[name] == state
+
+
 def test_a_device_that_is_not_there_is_exit_3(place: Path, tmp_path: Path) -> None:
     words = ("--data", place / "images.npz", "--device", "cuda:99")
     assert "cuda" in refused("train", place / "tiny.space", "-o", tmp_path / "run", *words, code=3)
@@ -306,12 +336,15 @@ def test_a_signal_ends_a_run_in_good_order(
         command, cwd=place, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as child:
         log = tmp_path / "run" / "log.jsonl"
-        for _ in range(600):
-            time.sleep(0.1)
-            if log.exists() or child.poll() is not None:
-                break
-        child.send_signal(number)
-        _, told = child.communicate(timeout=60)
+        try:
+            for _ in range(600):
+                time.sleep(0.1)
+                if log.exists() or child.poll() is not None:
+                    break
+            child.send_signal(number)
+            _, told = child.communicate(timeout=60)
+        finally:
+            child.kill()
     assert child.returncode == code, told
     assert b"the same command goes on" in told
     assert b"Traceback" not in told

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command import FIXED, SHIPPED, SPACE, TINY, data, good, run
+from command import FIXED, SHIPPED, SPACE, TINY, data, good, refused, run
 
 import spacelang
 
@@ -212,6 +212,34 @@ def test_show_folds_repeated_blocks_and_marks_presence() -> None:
     assert re.search(r"encoder\[13\] = encoder\(encoder\[12\], .*\) +when depth > 13 ", text)
     assert "choose heads in {3, 4}" in text
     assert 'pattern: "...ihd,...jhd->...hij"' in text
+
+
+def test_show_tells_shared_weights() -> None:
+    """Of one layer whose they are, of several in a row how many sets; in text and in drawings."""
+    text = good("show", "minivit.space:mini_swin_t")
+    assert len(re.findall(r" weights of layers\[2\]\.blocks\[0\] ", text)) == 5
+    assert re.search(
+        r"blocks\[0\.\.11\] = .* x 12   6 sets of weights ",
+        good("show", "minivit.space:mini_deit_ti"),
+    )
+    pairs = good("show", "combinations/autoformer_pairs.space", "--as", "dot")
+    assert "x 12\\n6 sets of weights" in pairs
+    assert "x 2\\n1 set of weights\\nwhen depth > 12" in pairs
+    for name in ("swin.space:swin_t", "autoformer.space:autoformer_t"):
+        assert not re.search("weights of|of weights", good("show", name))
+
+
+def test_a_block_is_drawn_alone() -> None:
+    address = "irpe.space:deit_ti_product_k"
+    text = good("show", address, "--block", "attention", "--as", "dot")
+    assert '"rpe_k\\n[B, 3, 197, 197]"' in text
+    assert "%B" not in text
+    ElementTree.fromstring(good("show", address, "--block", "attention", "--as", "svg"))
+    told = refused("show", address, "--block", "atention", "--as", "svg")
+    assert "SP201" in told
+    assert "did you mean attention?" in told
+    for whole in (address, "cdarts.space:cifar10_cycles"):
+        assert "--block is of a drawing" in refused("show", whole, "--block", "attention")
 
 
 def test_a_page_stands_alone(tmp_path: Path) -> None:

@@ -377,7 +377,11 @@ def test_a_run_moves_everything_and_can_be_taken_from(whole: Path, data: Dataset
     first, last = (record["cycles"][i]["alphas"] for i in (0, -1))
     assert all(first[p] != last[p] for p in first if p.endswith("op"))
     assert all(set(first[p]) == {torch.tensor(0.1).item()} for p in first if "inputs" in p)
-    assert "best of cyclic_differentiable" in (whole / "report.html").read_text()
+    report = (whole / "report.html").read_text()
+    assert "best of cyclic_differentiable" in report
+    assert all(f"<td>cycle {cycle + 1}</td>" in report for cycle in range(ENGINE.cycles))
+    op = next(path for path in record["best"]["assignment"] if path.endswith("op"))
+    assert f"{op} = {record['cycles'][0]['assignment'][op]}" in report
     graph = cells().networks["deep"]
     trained = load_trained(graph, data, whole)
     trained.model.activate(record["best"]["assignment"])

@@ -395,6 +395,9 @@ def test_skipped_records_are_left_out(
     made = learn(tmp_path / "run", data, STORED, stored=replay)
     assert replay.bad == 7
     assert len(made.log) == 3
+    trainer = trainer_of(data, STORED, stored=Replay(thin, on_bad="skip"))
+    seen = [trainer.step(plan_of(trainer, step)).total for step in range(3, 6)]
+    assert sum(seen) == 100 - 7, "what is left out is no wrong answer"
     with pytest.raises(SpaceError, match="no image of step 3 has a record"):
         learn(
             tmp_path / "none",

@@ -200,15 +200,22 @@ def test_top1_and_scores_that_are_no_numbers(chain: Graph) -> None:
 def test_paths_are_uniform_or_as_the_prior_says(chain: Graph) -> None:
     for sampling, share in (("uniform", 0.5), ("prior", 0.9)):
         script = Script()
-        script.length = 400
+        script.length = 200
         engine = PrioritizedPath(
-            epochs=1, warm_epochs=0, sampling=sampling, probabilities=(0.1, 0.9)
+            epochs=2, warm_epochs=0, sampling=sampling, probabilities=(0.1, 0.9), pick="top1"
         )
-        with pytest.raises(SpaceError, match="before a path could enter"):
-            list(engine.run(chain, script, seed=5))
+        list(engine.run(chain, script, seed=5))
         drawn = Counter(op for plan in script.plans for op in plan.assignment.values())
         assert drawn.total() == 1200
         assert drawn["wide"] / 1200 == pytest.approx(share, abs=0.05)
+
+
+def test_a_board_that_stays_empty_is_refused_before_training(chain: Graph) -> None:
+    script = Script()
+    engine = PrioritizedPath(epochs=3, warm_epochs=2)
+    with pytest.raises(SpaceError, match=r"(?s)SP701.*before a path could enter.*warm_epochs \+ 2"):
+        list(engine.run(chain, script, seed=5))
+    assert not script.plans
 
 
 def test_sampling_as_the_board_does(chain: Graph) -> None:

@@ -282,7 +282,12 @@ def test_a_run_learns_and_can_be_taken_from(whole: Path, graph: Graph, data: Dat
     assert log[-1]["train_accuracy"] > 0.25
     record = json.loads((whole / "prioritized_path.json").read_text())
     assert 1 <= record["evaluated"] <= 3
-    assert "best of prioritized_path" in (whole / "report.html").read_text()
+    report = (whole / "report.html").read_text()
+    assert "best of prioritized_path" in report
+    # Epoch 1 is of uniform paths, and the board is empty.
+    assert ["<td>epoch 2</td>" in report, "<td>epoch 4</td>" in report] == [True, True]
+    assert "<td>epoch 1</td>" not in report
+    assert "3 paths, 3 new; " in report
     trained = load_trained(graph, data, whole)
     assert trained.recipe.epochs == 4
     trained.model.activate(record["best"]["assignment"])

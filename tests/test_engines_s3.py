@@ -266,7 +266,15 @@ def test_ranges_move_and_weights_are_kept(whole: Path, graph: Graph, data: Datas
     assert 0 < record["inherited"][0] <= max(sizes)
     trained = load_trained(now, data, last)
     trained.model.activate(record["best"]["assignment"])
-    assert "best of space_evolution" in (whole / "report.html").read_text()
+    report = (whole / "report.html").read_text()
+    assert "best of space_evolution" in report
+    for number, move in enumerate(record["moves"], 1):
+        assert f"<td>space {number}</td>" in report
+        for name, values in move["after"].items():
+            told = f"{name}: {', '.join(map(str, move['before'][name]))} -&gt; "
+            assert (told + ", ".join(map(str, values)) in report) == (
+                values != move["before"][name]
+            )
 
 
 class Dies(BaseException):
@@ -329,8 +337,11 @@ def test_from_the_command_line(tmp_path: Path) -> None:
         "search", space, *engine, *words, "--inherit", "--data", "digits", "--epochs", "1",
         "-b", "200", "--lr", "0.01", "--warmup-epochs", "0", "-o", tmp_path / "run",
     )  # fmt: skip
-    assert 1 <= found["evaluated"] <= 3
     record = json.loads((tmp_path / "run" / "space_evolution.json").read_text())
+    numbers = [candidate["number"] for candidate in record["candidates"]]
+    assert numbers == list(range(found["evaluated"])), "those that judged the ranges count too"
+    assert 6 + 1 <= found["evaluated"] <= 6 + 3
+    assert record["best"] in record["candidates"]
     assert record["settings"]["inherit"] is True
     space.unlink()
     assert answer("search", tmp_path / "run", *engine) == found | {"run": str(tmp_path / "run")}

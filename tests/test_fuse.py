@@ -18,7 +18,7 @@ from spacelang.ir.text import write
 from spacelang.ir.verify import verified
 from spacelang.loader import load
 from spacelang.passes.bucketise import bucketised
-from spacelang.passes.fuse import OPENED, for_kernels, fused
+from spacelang.passes.fuse import GROUPS, OPENED, for_kernels, fused
 from spacelang.passes.fused_cost import all_variants, group_of
 from spacelang.passes.fusion import kernel_of
 from spacelang.passes.opened import Helpers, open_helpers
@@ -318,6 +318,12 @@ def test_the_command() -> None:
     assert found["network"]["fused"]["bytes"] < found["network"]["unfused"]["bytes"]
     assert found["variants"] == {"cascade": 3, "depthwise": 3}
     assert found["refused"] == []
+
+
+def test_the_command_without_a_space() -> None:
+    found = json.loads(CliRunner().invoke(commands, ["kernels", "--json"]).output)
+    assert found["kernels"].keys() >= GROUPS.keys() | {"soft_labels", "relations"}
+    assert "cascade: cascaded attention" in CliRunner().invoke(commands, ["kernels"]).output
 
 
 def test_the_command_says_what_does_not_fuse(tmp_path: Path) -> None:

@@ -10,8 +10,9 @@ import pytest
 from spacelang.backends.torch.tables import FUNCTIONS
 from spacelang.diagnostics import Source, SpaceError
 from spacelang.ir.dim import Dim
+from spacelang.ir.entries import IndexOf
 from spacelang.ir.graph import Graph
-from spacelang.ir.op import IndexOf, lookup
+from spacelang.ir.op import lookup
 from spacelang.ir.text import write
 from spacelang.ir.verify import verified
 from spacelang.loader import load

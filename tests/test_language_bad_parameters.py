@@ -20,6 +20,12 @@ WRONG = {
     "deit(192, heads: 5)": ("SP302", "deit.space", "linear(x, [3, heads, dim])"),
     "mini_deit(192, heads: 5)": ("SP302", "deit.space", "linear(x, [3, heads, dim])"),
     "irpe_deit(192, heads: 5)": ("SP302", "deit.space", "linear(x, [3, heads, dim])"),
+    "swin(96, [2, 2, 6, 2], heads: [5, 6, 12, 24])": (
+        "SP302", "swin.space", "linear(t, [3, heads, dim])",
+    ),
+    "mini_swin(96, [2, 2, 6, 2], [5, 6, 12, 24], every: [2, 2, 6, 2])": (
+        "SP302", "swin.space", "linear(t, [3, heads, dim])",
+    ),
     "tinyvit([64, 130, 160, 320])": ("SP302", "tinyvit.space", "linear([heads, 3, dim])"),
     "efficientvit([64, 128, 192], [3, 3, 3], [5, 5, 5, 5])": (
         "SP302", "efficientvit.space", "split(x, heads",
@@ -53,6 +59,10 @@ WRONG = {
     # A window larger than the map is the map; one that does not divide it is refused.
     "swin(96, [2, 2, 6, 2], heads: [3, 6, 12, 24], windows: [9, 7, 7, 7])": (
         "SP302", "vit.space", "rearrange",
+    ),
+    # A supernet that is narrower than its networks.
+    "autoformer(192..240 by 24, 12..14, {3, 4}, {3.5, 4}, stored: 128)": (
+        "SP403", "autoformer.space", "width: store(stored)",
     ),
     # Lists that are too short.
     "swin(96, [2, 2, 6, 2], heads: [3, 6, 12])": ("SP307", "swin.space", "s"),
@@ -102,6 +112,36 @@ def test_a_wrong_parameter_is_told_in_the_file_and_at_the_caller(text: str, tmp_
     assert all(span.position[0] == len(FILES) + 1 for span in caller)
 
 
+BORROWED = """use blocks
+space s {
+  input x: [B, 196, 12]
+  y = pair(x, 5) as pair
+  output mean(y, axes: [1]) |> linear(2) as head
+}
+"""
+BLOCKS = """use deit
+block pair(x: [B, N, C], heads) { return attention(x, 3) as one |> attention(heads) as other }
+"""
+
+
+def test_what_is_wrong_in_a_borrowed_block_is_told_at_every_call_on_the_way(tmp_path: Path) -> None:
+    """A block of another file, called by a block of a third one: of each file its own call."""
+    (tmp_path / "blocks.space").write_text(BLOCKS, "utf-8")
+    (tmp_path / "users.space").write_text(BORROWED, "utf-8")
+    with pytest.raises(SpaceError) as failed:
+        load(tmp_path / "users.space")
+    (found,) = failed.value.diagnostics
+    assert found.primary.span.text == "linear(x, [3, heads, dim])"
+    shown = [
+        (Path(label.span.source.name).name, label.span.text, label.text)
+        for label in found.secondary
+    ]
+    assert shown == [
+        ("blocks.space", "attention(heads)", "called here"),
+        ("users.space", "pair(x, 5)", "called here"),
+    ]
+
+
 def test_a_window_larger_than_the_map_is_the_map() -> None:
     graph = load("swin.space:swin_t", windows=(60, 7, 7, 7))
     assert graph.cost().params > load("swin.space:swin_t").cost().params
@@ -115,6 +155,27 @@ def test_the_parameters_of_a_subnet_are_its_caller(tmp_path: Path) -> None:
     found = failed.value.diagnostics[0]
     assert found.primary.span.text == "s"  # of depths[s]
     assert [label.span.text for label in found.secondary] == ["cream([1, 1, 1])"]
+
+
+@pytest.mark.parametrize(
+    ("line", "place"),
+    [
+        ("normal.dag[_][_].op = [sep_3, sep_3, sep_3, sep_7, skip, skip, skip, skip]", "sep_7"),
+        ("normal.dag[1][0].op = sep_7", "sep_7"),
+        ("reduction.inputs[_] = [[1, 0], [1, 3], [0, 1], [0, 2]]", "[1, 3]"),
+    ],
+)
+def test_a_genotype_is_told_at_the_entry_that_is_wrong(
+    line: str, place: str, tmp_path: Path
+) -> None:
+    """An operation or a source that there is not."""
+    file = tmp_path / "users.space"
+    file.write_text(f"use cdarts\nsubnet wrong of cifar10 {{ {line} }}\n")
+    with pytest.raises(SpaceError) as failed:
+        load(f"{file}:wrong")
+    found = failed.value.diagnostics[0]
+    assert found.code == "SP501"
+    assert found.primary.span.text == place
 
 
 def words(default: tree.Expr | None) -> list[str]:

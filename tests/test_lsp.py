@@ -145,7 +145,7 @@ def test_a_session(uri: str) -> None:
         # Hover: counts, costs, candidates, signatures.
         for words, shift, told in (
             ("space small", 8, "**small**: 2 architectures, 1 decision"),
-            ("subnet least", 8, "1 architectures"),
+            ("subnet least", 8, "1 architecture, no decisions"),
             ("choose width", 8, "small: 8, 16"),
             ("linear(x, width)", 2, "208 parameters, 192 mult"),
             ("block layer", 7, "block layer(x: [B, C], factor) -> [B, C]"),
@@ -254,6 +254,26 @@ def test_diagnostics_as_one_types(uri: str) -> None:
         assert len(client.published) == 1
         client.change(uri, len(text) + 2, "", lsp.Range(at(text, " / 3"), at(text, ") as stem")))
         assert await client.diagnostics(uri, len(text) + 2) == []
+
+    talk(story)
+
+
+def test_an_error_in_a_borrowed_block_stands_at_its_call(uri: str) -> None:
+    text = """use vit
+space s {
+  input x: [B, 3, 10, 10]
+  y = patch_embed(x, 8, patch: 3) as stem
+  output mean(y, axes: [1, 2]) |> linear(2) as head
+}
+"""
+
+    async def story(client: Client) -> None:
+        client.open(uri, text)
+        (found,) = await client.diagnostics(uri, 1)
+        assert found.code == "SP303"
+        assert found.range.start == at(text, "patch_embed(x")
+        assert found.related_information is not None
+        assert any(r.location.uri.endswith("vit.space") for r in found.related_information)
 
     talk(story)
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from spacelang.analysis.queries import model
 from spacelang.backends.torch.interpret import interpret
+from spacelang.backends.torch.supernet import Supernet
 from spacelang.diagnostics import Report, Source, SpaceError
 from spacelang.ir.canonical import canonical
 from spacelang.ir.decision import Assignment
@@ -691,6 +692,22 @@ def test_choices_written_in_the_region_follow_their_source() -> None:
     every = after(graph, Relax({"inputs": "plain", "op": "plain", "inner": "plain"}))
     assert not every.decisions
     assert every.storages["alphas.op[1][2].deep.inner"].sizes == (2,)
+
+
+@pytest.mark.parametrize("order", [["op inner"], ["op", "inner"], ["inner", "op"]], ids=str)
+def test_a_choice_inside_of_a_choice(order: list[str]) -> None:
+    """Both have parameters, none inside of the other, so a module holds them."""
+    made = text_graph(
+        "space net() { input x: [B, 2, 6]\n"
+        "  output choose op { a: linear(choose inner { p: relu(x)  q: -x }, 6) as fc  b: x } }"
+    )
+    for names in order:
+        made = after(made, Relax(dict.fromkeys(names.split(), "softmax")))
+    assert {p for p in made.storages if "alphas" in p} == {"alphas.op.alphas", "alphas.op.a.inner"}
+    model = Supernet(made).double()
+    x = torch.randn(3, 2, 6, dtype=torch.float64)
+    weights = {name: tensor.detach() for name, tensor in model.named_parameters()}
+    assert torch.allclose(model(x), interpret(made, weights, [x])["output"])
 
 
 def test_relax_drops_rules_of_what_is_gone() -> None:

@@ -87,6 +87,15 @@ def test_ablations_of_mini_swin(
     assert tuple(found) == figures
 
 
+def test_heads_of_swin_share_its_width() -> None:
+    """A head has what the number of heads leaves of the width."""
+    published = load("spaces/swin.space:swin_t")
+    more = load("spaces/swin.space:swin_t", heads=[4, 8, 16, 32])
+    added = 2 * 1 + 2 * 2 + 6 * 4 + 2 * 8  # tables of 13 x 13, one a head
+    assert more.cost().params == published.cost().params + added * 13 * 13
+    assert more.cost().macs == published.cost().macs
+
+
 @pytest.mark.parametrize(
     ("name", "params"),
     [("mini_deit_ti", 5754880), ("mini_deit_s", 22088392), ("mini_deit_b", 86607208)],

@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 import torch
 from command import data as data_of
-from command import refused
 from hypothesis import given
 from hypothesis import strategies as st
 from processes import run_together
@@ -379,13 +378,6 @@ def test_half_an_environment_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 # The command line.
-
-
-def test_a_program_trains_in_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    words = ("small_cells.space", "--engine", "cyclic_differentiable", "--data", "digits")
-    assert "SP708" in refused("search", *words, "-o", tmp_path / "run")
-    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.soak  # a minute of imports

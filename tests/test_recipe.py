@@ -389,6 +389,8 @@ def test_checkpointing_changes_no_bit_and_keeps_less(
         ("maps", {"grad_checkpointing": True}),
         ("maps", {"shards": 2}),
         ("maps", {"channels_last": True}),
+        ("digits", {"amp": True}),
+        ("maps", {"amp": True}),
     ],
     ids=lambda given: given if isinstance(given, str) else "+".join(given) or "alone",
 )
@@ -447,7 +449,7 @@ def test_no_compiler(
     torch._dynamo.reset()
 
 
-@pytest.mark.parametrize("setting", [{"reduce": "ddp"}, {"reduce": "fsdp"}, {"amp": True}])
+@pytest.mark.parametrize("setting", [{"reduce": "ddp"}, {"reduce": "fsdp"}])
 def test_what_compiling_does_not_go_with(setting: dict[str, Any]) -> None:
     recipe = Recipe(torchcompile=True, shards=2, **setting)
     with pytest.raises(SpaceError, match=f"SP708.*--{next(iter(setting))}"):

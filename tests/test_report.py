@@ -27,6 +27,7 @@ from spacelang.report import (
     Report,
     ReportError,
     Score,
+    Stage,
     from_json,
     page,
     to_json,
@@ -78,6 +79,11 @@ def example() -> Report:
         chosen=chosen,
         commands=(Command("spacelang search runs/a --seed 0", "Search again"), Command("true")),
         environment={"torch": "2.13.0", "cores": "2"},
+        stages=(
+            Stage("generation 0", (0.91, 0.90, 0.93)),
+            Stage("generation 1", (0.95, 0.92), ("width: 32 -> 48", "depth: 1 -> 2")),
+            Stage("generation 2"),
+        ),
         checks={"ONNX against eager": "2e-07"},
         version="0.1.0",
     )
@@ -151,6 +157,19 @@ def check(report: Report) -> ElementTree.Element:
 # --- what is in it
 
 
+def test_a_search_over_time() -> None:
+    root = check(example())
+    assert "Best accuracy so far" in text_of(root)
+    rows = ["".join(row.itertext()) for row in root.iter("tr")]
+    assert "generation 0391.0 %93.0 %93.0 %" in rows
+    assert "generation 1293.5 %95.0 %95.0 %width: 32 -> 48depth: 1 -> 2" in rows
+    assert "generation 20––95.0 %" in rows  # noqa: RUF001
+    one = dataclasses.replace(example(), stages=(Stage("generation 0", (0.5,)),))
+    assert "Over time" not in text_of(check(one)), "what has no course has none shown"
+    with pytest.raises(ValueError, match="is no accuracy"):
+        Stage("generation 0", (91.0,))
+
+
 def test_all_parts_are_there() -> None:
     root = check(example())
     heads = [h.text for h in root.iter("h2")]
@@ -158,6 +177,7 @@ def test_all_parts_are_there() -> None:
         "The space",
         "Results",
         "Search",
+        "Over time",
         "The chosen architecture",
         "Training",
         "Proofs",

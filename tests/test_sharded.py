@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import warnings
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import test_engines_s3 as s3
 import torch
 from cells import cells
 from lessons import MINIVIT, a_teacher, digits, learn
@@ -30,7 +32,7 @@ import spacelang
 from spacelang.backends.torch import training
 from spacelang.backends.torch.checkpoint import Checkpoints
 from spacelang.backends.torch.cycles import search_program
-from spacelang.backends.torch.data import Dataset
+from spacelang.backends.torch.data import Dataset, first_samples, open_data
 from spacelang.backends.torch.own import search_own
 from spacelang.backends.torch.recipe import Recipe
 from spacelang.backends.torch.run import read_log
@@ -43,6 +45,7 @@ from spacelang.engines.baselines import RandomSearch
 from spacelang.engines.cyclic_differentiable import CyclicDifferentiable
 from spacelang.engines.paths import Plans
 from spacelang.ir.graph import Graph
+from spacelang.loader import load_hull
 
 __all__ = ["alone", "data", "graph"]  # fixtures
 CUT = replace(SHARDED, reduce="fsdp")
@@ -258,6 +261,39 @@ def test_a_student_may_be_cut_too(tmp_path: Path) -> None:
     assert different(tensors_of(tmp_path / "two"), tensors_of(tmp_path / "one")) == []
 
 
+def test_spaces_that_move_inherit_whole_weights(tmp_path: Path) -> None:
+    """Two processes: pieces are gathered for what the next space takes over, and cut again."""
+    hull, start = load_hull(s3.SOURCE), spacelang.load(s3.SOURCE)
+    whole = open_data("digits")
+    images = replace(
+        whole,
+        train=first_samples(whole.train, 180),
+        validation=first_samples(whole.validation, 100),
+    )
+    recipe = replace(s3.RECIPE, opt="momentum", lr=0.05, shards=2, reduce="fsdp")
+
+    def run(rank: int, name: str = "two") -> None:
+        search_own(s3.ENGINE, start, images, recipe, tmp_path / name, seed=4, hull=hull)
+
+    run(0, "one")
+    assert run_together(2, run) == [0, 0]
+    found = s3.fingerprint(tmp_path / "two")
+    assert found == s3.fingerprint(tmp_path / "one")
+    assert json.loads((tmp_path / "two" / "space_evolution.json").read_text())["inherited"]
+
+
+def test_networks_trained_anew_may_be_cut(graph: Graph, data: Dataset, tmp_path: Path) -> None:
+    recipe = replace(PLAIN, model_ema=False, epochs=1, recalibrate=60)
+
+    def run(rank: int, name: str = "two") -> None:
+        search_scratch(RandomSearch(3), graph, data, recipe, tmp_path / name)
+
+    run(0, "one")
+    assert run_together(2, run) == [0, 0]
+    for name in ("scores.jsonl", "random.json"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
 # What does not go with it, said before a folder is made.
 
 
@@ -293,12 +329,20 @@ def test_layers_that_are_compared_are_refused(tmp_path: Path, capfd: Any) -> Non
     assert not (tmp_path / "run").exists()
 
 
-def test_engines_that_train_by_themselves_refuse_it(data: Dataset, tmp_path: Path) -> None:
+def test_who_needs_whole_weights_refuses_it(data: Dataset, tmp_path: Path, capfd: Any) -> None:
     paths = spacelang.load(Source("<paths>", PATHS))
-    with pytest.raises(SpaceError, match=r"(?s)SP708.*reduce explicit"):
+    with pytest.raises(
+        SpaceError, match=r"(?s)SP708.*prioritized_path trains with whole.*explicit"
+    ):
         search_own(ENGINE, paths, data, replace(CREAM, reduce="fsdp"), tmp_path / "run", seed=1)
-    with pytest.raises(SpaceError, match=r"(?s)SP708.*reduce explicit"):
-        search_scratch(RandomSearch(2), paths, data, replace(CUT, law="choices"), tmp_path / "run")
     with pytest.raises(SpaceError, match=r"(?s)SP708.*cyclic_diff.*reduce explicit"):
         search_program(CyclicDifferentiable(), cells(), data, CUT, tmp_path / "run")
+    hull, start = load_hull(s3.SOURCE), spacelang.load(s3.SOURCE)
+
+    def action(rank: int) -> None:
+        recipe = replace(s3.RECIPE, shards=4, reduce="fsdp")
+        search_own(s3.ENGINE, start, data, recipe, tmp_path / "run", hull=hull)
+
+    assert run_together(2, action) == [1, 1]
+    assert "at most 1 shards a process here, not 2" in capfd.readouterr().err
     assert not (tmp_path / "run").exists()

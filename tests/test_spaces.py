@@ -14,6 +14,7 @@ import pytest
 
 from spacelang.analysis.queries import counter
 from spacelang.diagnostics import Report
+from spacelang.ir.dim import Dim
 from spacelang.ir.param import Slice
 from spacelang.ir.verify import verify
 from spacelang.loader import load, open_address
@@ -110,3 +111,22 @@ def test_windows_read_the_middle_of_their_tables() -> None:
     for path, found in starts.items():
         side = graph.storages[path].shape[0][0]
         assert found == {((side - n) // 2, n) for n in (13, side)}, path
+
+
+@pytest.mark.parametrize(
+    ("address", "options"),
+    [
+        ("deit.space:deit_ti", {"depth": 1}),
+        ("autoformer.space:autoformer_t", {"depths": {1}}),
+        ("swin.space:swin_t", {"depths": [1]}),
+    ],
+)
+def test_a_network_of_one_layer(address: str, options: dict[str, object]) -> None:
+    """Rates of path drop grow with the layers; the first is never dropped."""
+    rates: list[Dim] = []
+    for place in load(SPACES / address, **options).places():
+        if place.node.op == "drop_path":
+            rate = place.node.attributes["rate"]
+            assert isinstance(rate, Dim)
+            rates.append(place.instance.absolute(rate))
+    assert rates == [0, 0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import sys
 import tarfile
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
+import torch
 from command import data as answer
 from command import refused
 from lessons import SPACE
@@ -113,13 +115,30 @@ def test_torchvision_by_name_is_trained_on(
     assert answer("train", run, "--progress", "quiet")["weights"] == made["weights"]
 
 
+def test_what_is_refused_is_written_to_folders(
+    folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lines of docs/cli.md, of a data set that is there, give the images of that."""
+    page = (Path(__file__).parents[1] / "docs" / "cli.md").read_text("utf-8")
+    (lines,) = re.findall(r"^```python\n(.*?create_dataset.*?)^```", page, re.M | re.S)
+    assert lines.count('"hfds/NAME"') == 1
+    monkeypatch.chdir(tmp_path)
+    exec(lines.replace('"hfds/NAME"', f'"", root={str(folders)!r}'), {})
+    found = open_data("photos", size=(8, 8), channels=3)
+    wanted = open_data(str(folders), size=(8, 8), channels=3)
+    assert found.classes == ("0", "1")
+    assert found.counts == wanted.counts
+    assert torch.equal(found.train.images, wanted.train.images)
+    assert torch.equal(found.train.labels, wanted.train.labels)
+
+
 @pytest.mark.parametrize(
     ("spec", "says"),
     [
         ("timm:torch/mnist", "root=DIR is missing"),
         ("timm:torch/mnist root=ROOT/none", "download=true lets torchvision load it"),
         ("timm:torch/mist root=ROOT", "Unknown torchvision dataset mist"),
-        ("timm:hfds/food101 root=ROOT", "folders, archives and torch/NAME"),
+        ("timm:hfds/food101 root=ROOT", "write its images to class folders once"),
         ("timm: root=ROOT/none", "cannot be opened"),
         ("timm:torch/mnist root=ROOT rot=1", "no setting rot"),
         ("timm:torch/mnist root=ROOT root=x", "is not NAME=VALUE, once"),

@@ -21,6 +21,7 @@ from torch import Tensor
 from unreliable import Unreliable, calls_of, full, install
 
 import spacelang
+from spacelang.backends.torch import interrupt as interrupts
 from spacelang.backends.torch import run as run_folder
 from spacelang.backends.torch import train as train_module
 from spacelang.backends.torch import training
@@ -228,6 +229,14 @@ def test_a_folder_takes_only_its_own_run(whole: Path, graph: Graph, data: Datase
     other = RunFolder(whole, "search", {})
     with pytest.raises(SpaceError, match=r"SP702(.|\n)*kind: training there, search here"), other:
         pytest.fail("entered")
+
+
+@pytest.mark.parametrize("line", [b"\xff", b"[" * 100_000, b"[]", b'{"step": true}'])
+def test_a_damaged_log_is_told_by_its_line(line: bytes, whole: Path, tmp_path: Path) -> None:
+    good = (whole / "log.jsonl").read_bytes().splitlines()[0]
+    (tmp_path / "log.jsonl").write_bytes(good + b"\n" + line + b"\n")
+    with pytest.raises(SpaceError, match=r"SP702(.|\n)*line 2 cannot be read"):
+        read_log(tmp_path)
 
 
 def test_a_locked_folder_is_refused(graph: Graph, data: Dataset, tmp_path: Path) -> None:
@@ -922,6 +931,24 @@ def test_progress_in_bars(capsys: pytest.CaptureFixture[str]) -> None:
     _, err = capsys.readouterr()
     assert "[bold]training" in err
     assert "0.5123" in err
+
+
+def test_a_signal_that_comes_while_one_asks_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes that ask together must hear one answer: this time it is none, next time it is."""
+    with Interrupt() as interrupt:
+
+        class Ranks:
+            def largest(self, number: int) -> int:
+                if not interrupt.number:
+                    signal.raise_signal(signal.SIGTERM)
+                return number
+
+        monkeypatch.setattr(interrupts, "current", Ranks)
+        assert not interrupt.asked()
+        assert interrupt.asked()
+        with pytest.raises(Interrupted) as stopped:
+            interrupt.check()
+    assert stopped.value.code == 143
 
 
 def test_the_second_signal_is_not_kept() -> None:

@@ -13,10 +13,11 @@ from spacelang.ir.block import Block
 from spacelang.ir.condition import FALSE, TRUE, compare, is_value
 from spacelang.ir.decision import Choice
 from spacelang.ir.dialect import Dialect, ForeignHop, Layout, Rename
-from spacelang.ir.dim import Dim, Symbol
+from spacelang.ir.dim import Dim, Symbol, sqrt
 from spacelang.ir.graph import Graph
+from spacelang.ir.infer import Infer
 from spacelang.ir.node import Call, Node, TensorType, Value
-from spacelang.ir.op import Infer, lookup
+from spacelang.ir.op import lookup
 from spacelang.ir.options import complete
 from spacelang.ir.param import Gather, Init, Param, Slice
 from spacelang.ir.pattern import parse_pattern
@@ -272,6 +273,18 @@ BROKEN: list[tuple[str, str, Callable[[Graph], Graph]]] = [
     ("bindings", "of a size that nothing has", lambda g: _idle(g)),
     ("bindings", "another value", lambda g: _bound(g, Dim.of(10))),
     ("rates", "in a shape", lambda g: _rated(g)),
+    ("batches", "whether something is there", lambda g: attributes(
+        g, 3, conditions=(compare(">", B, 3),))),
+    ("batches", "whether something is decided", lambda g: decide(
+        g, "depth", live=compare(">", B, 3))),
+    ("values", "a divisor of zero", lambda g: _divided(g, 1 / (Dim.of(WIDTH) - 8))),
+    ("values", "a root below zero", lambda g: _divided(g, sqrt(Dim.of(WIDTH) - 9))),
+    ("values", "in a condition", lambda g: attributes(
+        g, 3, conditions=(compare(">", 8 // (Dim.of(WIDTH) - 8), 1),))),
+    ("values", "whether something is decided", lambda g: decide(
+        g, "depth", live=compare(">", 8 // (Dim.of(WIDTH) - 8), 1))),
+    ("values", "in a requirement", lambda g: replace(
+        g, require=(compare(">", 8 // (Dim.of(WIDTH) - 8), 1),))),
     ("ranges", "a rate of 2 at one use", lambda g: _bound(g, Dim.of(2), "%drop")),
     ("reads", "an entry past the end", lambda g: _taken(g, 6)),
     ("types", "of a result", lambda g: at(g, 11, types=(dim(B, 6),))),
@@ -363,6 +376,12 @@ def _chain(graph: Graph, length: int, width: int) -> Graph:
     top = Node(91, "call", (Value(90),), call=Call(last, "", "", ""), types=(type,))
     graph = replace(graph, blocks={**graph.blocks, **blocks})
     return append(graph, source, top)
+
+
+def _divided(graph: Graph, by: Dim) -> Graph:
+    """A value that is divided by a number."""
+    made = complete(lookup("div"), {"number": by}, NOWHERE)
+    return append(graph, Node(60, "div", (Value(11),), made, types=(dim(B, 5),)))
 
 
 def _bound(graph: Graph, size: Dim, name: str = "%width") -> Graph:

@@ -9,7 +9,7 @@ import numpy as np
 from spacelang.backends.onnx.emit import Emit, Result, row
 from spacelang.backends.onnx.network import Tensor
 from spacelang.ir.dim import Dim
-from spacelang.ir.op import Infer
+from spacelang.ir.infer import Infer
 from spacelang.ops.patterns import Group, bind_rearrange, parse_rearrange
 
 

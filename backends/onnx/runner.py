@@ -47,7 +47,11 @@ class Runner:
         except Exception as failed:  # whatever a damaged file makes of its reader
             found = error("SP702", "ONNX Runtime cannot read the file").note(str(failed)[:2000])
             raise SpaceError(found) from failed
-        self._input = self._session.get_inputs()[0].name
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        if (len(inputs), len(outputs)) != (1, 1):
+            found = error("SP702", f"a file of {len(inputs)} inputs and {len(outputs)} outputs")
+            raise SpaceError(found.note("a deployed network has one of each"))
+        self._input = inputs[0].name
 
     def __call__(self, x: Array) -> Array:
         return self._session.run(None, {self._input: x})[0]

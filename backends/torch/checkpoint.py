@@ -30,10 +30,10 @@ from torch.optim import Optimizer
 
 from spacelang.backends.torch.optimizer import optimizer_tensors, restore_optimizer
 from spacelang.diagnostics import SpaceError, error
-from spacelang.files import PathLike, atomic_write
+from spacelang.files import PathLike, atomic_write, sha256
 from spacelang.journal import Journal, JournalContent, format_journal, read_journal
 
-MANIFEST = "manifest.jsonl"
+MANIFEST, RUN = "manifest.jsonl", "run.json"
 Tensors = Mapping[
     str, Mapping[str, Tensor]
 ]  # group ("model", "average", "optimizer") -> name -> tensor
@@ -66,7 +66,7 @@ class Record:
     graph: str  # hash of the graph that was trained
     step: int
     epoch: int
-    state: dict[str, object]  # whatever else a run needs to go on: JSON
+    state: dict[str, object]  # whatever else a run needs to go on: JSON; `run` is run.json's hash
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -148,7 +148,8 @@ class Checkpoints:
             for group, members in tensors.items()
             for name, tensor in members.items()
         }
-        content = save_tensors(flat)
+        content, run = save_tensors(flat), self.folder / RUN
+        of = {"run": sha256(run)} if run.is_file() else {}  # for `doctor`
         record = Record(
             sequence,
             _name(sequence),
@@ -157,7 +158,7 @@ class Checkpoints:
             self.graph,
             step,
             epoch,
-            dict(state),
+            {**state, **of},
         )
         entry = {field.name: getattr(record, field.name) for field in fields(record)}
         format_journal((entry,))  # refuse what JSON cannot hold before anything is written

@@ -18,11 +18,9 @@ def check_compiling(recipe: Recipe, ranks: Ranks, device: str) -> None:
     it is for a CPU and there is no C++ compiler."""
     if not recipe.torchcompile:
         return
-    apart = recipe.reduce != "explicit" and ranks.size > 1
-    for wrong, flag in ((apart, f"--reduce {recipe.reduce}"), (recipe.amp, "--amp")):
-        if wrong:
-            found = error("SP708", f"--torchcompile does not go with {flag}")
-            raise SpaceError(found.hint("leave out one of them"))
+    if recipe.reduce != "explicit" and ranks.size > 1:
+        found = error("SP708", f"--torchcompile does not go with --reduce {recipe.reduce}")
+        raise SpaceError(found.hint("leave out one of them"))
     if by_triton():
         found = error("SP605", "--torchcompile does not go with kernels of the triton backend")
         raise SpaceError(found.hint("--backend fused, or leave out --torchcompile"))

@@ -29,14 +29,16 @@ from spacelang.backends.torch.checkpoint import (
     shapes_of,
     unpack,
 )
-from spacelang.backends.torch.data import Batch, Dataset
+from spacelang.backends.torch.data import Dataset
 from spacelang.backends.torch.evaluate import main_output, ran_out_of_memory, score
 from spacelang.backends.torch.feed import Feed
 from spacelang.backends.torch.losses import INTROSPECTING, LABELLED, REGULAR
 from spacelang.backends.torch.networks import Networks
 from spacelang.backends.torch.optimizer import optimizer_tensors, restore_optimizer
-from spacelang.backends.torch.plans import refuse
+from spacelang.backends.torch.plans import check_joint_plan
+from spacelang.backends.torch.ranks import current
 from spacelang.backends.torch.recipe import Recipe
+from spacelang.backends.torch.shards import Shards
 from spacelang.backends.torch.steady import NotFinite
 from spacelang.diagnostics import SpaceError, error
 from spacelang.engines.derive import Derivation
@@ -63,6 +65,9 @@ class CycleTrainer:
         self.graph = self.derivation.space
         self.networks = Networks(program, seed, device)
         self.model = self.networks[self.derivation.evaluation]
+        self.ranks = current()
+        self.shards = Shards(self.ranks, recipe.shards, self.networks)
+        self._parameters = list(self.networks.parameters())
         self.feed = Feed(data, recipe.batch_size, seed, recipe.augmentation, device)
         self.device = torch.device(device)
         self.note: Callable[[Mapping[str, object]], None] = lambda record: None
@@ -131,14 +136,16 @@ class CycleTrainer:
 
         NotFinite, and no weight changed, if a loss or gradient is not finite.
         """
-        self._refuse(plan)
-        batch = self.feed.batch(plan)
+        check_joint_plan(plan, self.program.networks, self.optimizers)
         self.networks.train()
         self.networks.zero_grad(set_to_none=True)
         rate = self._set_rates(plan)
+        count, names = len(self.feed.positions(plan)), [term.name for term in plan.losses]
         try:
-            logits, terms = self._backward(plan, batch)
-            self._update(plan, batch, terms)
+            correct, terms = self.shards.learn(
+                count, names, self._parameters, lambda *shard: self._backward(plan, *shard)
+            )
+            self._update(plan, terms)
         except NotFinite as failed:
             self.networks.zero_grad(set_to_none=True)
             self.note(failed.record)
@@ -149,9 +156,7 @@ class CycleTrainer:
             found = error("SP703", f"out of memory in step {plan.step}")
             less = max(1, self.recipe.batch_size // 2)
             raise SpaceError(found.hint(f"try --batch-size {less}")) from failed
-        correct = int((logits.argmax(1).cpu() == batch.labels).sum())
-        loss = _total(plan, terms)
-        return Metrics(loss, terms, correct, len(batch.labels), rate)
+        return Metrics(_total(plan, terms), terms, correct, count, rate)
 
     def _set_rates(self, plan: StepPlan) -> float:
         """The rates of a step's optimisers; that of the first of them."""
@@ -161,12 +166,16 @@ class CycleTrainer:
                 part["lr"] = rates[name]
         return rates[plan.groups[0]]
 
-    def _backward(self, plan: StepPlan, batch: Batch) -> tuple[Tensor, dict[str, float]]:
-        """Logits of the first pass, and the loss terms, whose gradients are summed."""
+    def _backward(self, plan: StepPlan, shard: int, share: float) -> tuple[int, dict[str, float]]:
+        """Right answers of the first pass, and the loss terms, whose gradients are summed.
+
+        `share` is what the samples of the shard are of their batch.
+        """
+        batch = self.feed.batch(plan, shard, self.recipe.shards)
         labels = batch.labels.to(self.device)
         compared = {n for t in plan.losses if t.kind in INTROSPECTING for n in (t.of, t.against)}
         outputs: list[Outputs] = []
-        with self._randomness(plan.step):
+        with self._randomness(plan.step, shard):
             for number, forward in enumerate(plan.forwards):
                 self._activate(forward.network, forward.assignment)
                 outputs.append(self._run(forward.network, batch.images, number in compared))
@@ -174,8 +183,10 @@ class CycleTrainer:
         terms = {name: value.item() for name, value in values.items()}
         if all(map(math.isfinite, terms.values())):
             weighed = [term.weight * values[term.name] for term in plan.losses]
-            torch.stack(weighed).sum().backward()
-        return outputs[0][self._logits[plan.forwards[0].network]].detach(), terms
+            loss = torch.stack(weighed).sum()
+            (loss if share == 1 else loss * share).backward()
+        logits = outputs[0][self._logits[plan.forwards[0].network]].detach()
+        return int((logits.argmax(1).cpu() == batch.labels).sum()), terms
 
     def _run(self, network: str, images: Tensor, every: bool) -> Outputs:
         """The logits of a network by name; with `every`, those inside of it too."""
@@ -205,58 +216,30 @@ class CycleTrainer:
         one, other = (tuple(outputs[number].values()) for number in (term.of, term.against))
         return INTROSPECTING[term.kind](one, other, self.networks.ensemble, term.options)
 
-    def _update(self, plan: StepPlan, batch: Batch, terms: Mapping[str, float]) -> None:
-        ids, masks = batch.ids.tolist(), self._masks(plan.step)
+    def _update(self, plan: StepPlan, terms: Mapping[str, float]) -> None:
+        ids, masks = self.feed.ids(plan), self._masks(plan.step)
         if not all(map(math.isfinite, terms.values())):
             raise NotFinite("loss", plan, ids, masks)
-        parameters = list(self.networks.parameters())
-        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        norm = nn.utils.get_total_norm([p.grad for p in self._parameters if p.grad is not None])
         if not math.isfinite(norm.item()):
             raise NotFinite("gradient", plan, ids, masks)
         if self.recipe.clip_grad is not None:
-            nn.utils.clip_grads_with_norm_(parameters, self.recipe.clip_grad, norm)
+            nn.utils.clip_grads_with_norm_(self._parameters, self.recipe.clip_grad, norm)
         for name in plan.groups:
             self.optimizers[name].step()
         self.taken = plan.step + 1
 
     @contextmanager
-    def _randomness(self, step: int) -> Generator[None]:
+    def _randomness(self, step: int, shard: int) -> Generator[None]:
         """torch's own generators as a function of the step, for masks; as before afterwards."""
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(self._masks(step))
+            torch.manual_seed(self._masks(step, shard))
             yield
 
-    def _masks(self, step: int) -> int:
-        return seed_of(self.seed, "masks", step)
-
-    def _refuse(self, plan: StepPlan) -> None:
-        """SP701 for a step that this trainer cannot take."""
-        passes, losses = range(len(plan.forwards)), plan.losses
-        known = (*LABELLED, *INTROSPECTING, *REGULAR)
-        foreign = {f.network for f in plan.forwards} - self.program.networks.keys()
-        astray = [
-            t.name
-            for t in losses
-            if t.of not in passes
-            or (t.against not in passes if t.kind in INTROSPECTING else t.against is not None)
-        ]
-        reasons = (
-            (bool(foreign), f"there is no network {', '.join(sorted(foreign))}"),
-            (not all(f.learns for f in plan.forwards), "every pass has to learn"),
-            (
-                not plan.groups or not self.optimizers.keys() >= set(plan.groups),
-                f"there are no parameter groups {plan.groups!r}",
-            ),
-            (not losses, "it has no loss"),
-            (len({t.name for t in losses}) < len(losses), "it has a loss twice"),
-            (
-                any(t.kind not in known for t in losses),
-                f"there is no such loss; known: {', '.join(known)}",
-            ),
-            (bool(astray), f"{', '.join(astray)} reads no pass that it can"),
-        )
-        refuse(plan, reasons)
+    def _masks(self, step: int, shard: int = 0) -> int:
+        """The seed of what a shard of a step drops."""
+        return seed_of(self.seed, "masks", step, *([shard] if shard else []))
 
     # Scores.
 
@@ -273,6 +256,8 @@ class CycleTrainer:
 
         The weights of the network that has the decisions stand where those of a training do.
         """
+        if not self.ranks.first:
+            return
         tensors, settings = self._pack()
         store.save(tensors, step=self.taken, epoch=0, state={**state, **settings})
 

@@ -23,12 +23,11 @@ from spacelang.backends.torch.data import Dataset
 from spacelang.backends.torch.feed import FIRST, SECOND
 from spacelang.backends.torch.interrupt import Interrupt
 from spacelang.backends.torch.own import ANSWERS, Told
-from spacelang.backends.torch.pieces import refuse_pieces
 from spacelang.backends.torch.program_folder import hashes, read_program, write_program
 from spacelang.backends.torch.progress import Reporter, progress
 from spacelang.backends.torch.ranks import current
 from spacelang.backends.torch.recipe import Recipe
-from spacelang.backends.torch.run import Json, Log, RunFolder, write_graph
+from spacelang.backends.torch.run import Json, Log, RunFolder, write_graph, write_json
 from spacelang.backends.torch.search import open_journal
 from spacelang.backends.torch.search_report import write_search_report
 from spacelang.backends.torch.searched import Searched, settings_of
@@ -47,7 +46,7 @@ from spacelang.engines.protocol import (
     Stepped,
 )
 from spacelang.engines.replay import Answers, ReplayedCycles
-from spacelang.files import PathLike, atomic_write
+from spacelang.files import PathLike
 from spacelang.ir.program import Program
 
 FOLDER = "program"
@@ -91,12 +90,13 @@ def search_program(
 
     Of the recipe the batch size, augmentation and precision count; the optimisers are the engine's.
     Raises Interrupted after a signal (state saved), NotFinite, Locked, OSError, SP701 where engine
-    and program do not fit, SP702 for a folder of another run, and SP708 for several processes and
-    for weights in pieces.
+    and program do not fit, SP702 for a folder of another run, and SP708 for processes that cannot
+    share a batch and for gradients that are not added explicitly.
     """
-    if current().size > 1:
-        raise SpaceError(error("SP708", f"{engine.name} runs in one process").hint("no torchrun"))
-    refuse_pieces(recipe, engine.name)
+    if recipe.reduce != "explicit":
+        found = error("SP708", f"{engine.name} has gradients of several networks to add")
+        raise SpaceError(found.hint(f"--reduce explicit, not {recipe.reduce}"))
+    current().shards(recipe.shards)
     refuse_compiling(recipe, engine.name)
     graph = engine.derivation(program).space
     for network in program.networks.values():
@@ -117,7 +117,7 @@ def search_program(
         answers = Answers(journal)
         run.begun = lambda: len(answers) > 0
         write_graph(run.path, graph)
-        write_program(run.path / FOLDER, program)
+        current().lead(lambda: write_program(run.path / FOLDER, program))
         trainer = CycleTrainer(program, data, recipe, seed, device)
         trainer.note = lambda record: note(run.path, record)
         room_for(run.path, trainer.networks, keep)
@@ -125,8 +125,7 @@ def search_program(
         work = Work(run.path, trainer, store, answers, interrupt)
         work.resume()
         result = work.run(engine, program, Told(reporter or progress("quiet")))
-        text = json.dumps(result.as_json(), indent=1, allow_nan=False) + "\n"
-        atomic_write(run.path / f"{engine.name}.json", text)
+        write_json(run.path / f"{engine.name}.json", result.as_json())
         write_search_report(run.path, graph, data, result, work.log.entries)
     return result
 
@@ -156,6 +155,10 @@ class Work:
             self.trainer.restore(found)
             self.answered = _answered(found.state)
         self.log = Log(self.path, self.trainer.taken)
+        self.trainer.ranks.same(
+            str((self.trainer.taken, self.answered, len(self.log.entries))),
+            "the checkpoint that they see: is the folder shared?",
+        )
 
     def save(self) -> None:
         """A checkpoint, after the answers that lead to it."""
@@ -175,7 +178,7 @@ class Work:
                 case Stepped(plan):
                     epoch.add(event)
                     told.step(plan, total, epoch.whole)
-                    if self.interrupt.number is not None and replayed.live:
+                    if replayed.live and self.interrupt.asked():
                         self.save()
                         self.interrupt.check()
                 case EpochEnded(number):

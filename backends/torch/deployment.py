@@ -33,6 +33,7 @@ from spacelang.manifest import GRAPH, MANIFEST, differences, read_manifest, read
 from spacelang.syntax.ir_text import read
 
 WEIGHTS, FILE = "weights.safetensors", "network.onnx"
+WRITER = "compile SPACE --for inference"
 FILES = {deploy.TORCH: WEIGHTS, deploy.ONNX: FILE}
 
 
@@ -78,7 +79,7 @@ def load_deployed(folder: PathLike) -> Deployed:
 
 def _checked(folder: Path) -> Mapping[str, object]:
     """The manifest of a folder, after every hash was checked (SP702)."""
-    manifest = read_manifest(folder)
+    manifest = read_manifest(folder, WRITER)
     if manifest.get("runtime") not in deploy.RUNTIMES:
         raise _unusable(folder, "it holds no network that is compiled for inference")
     wrong = differences(folder, manifest, GRAPH, FILES[str(manifest["runtime"])])
@@ -113,4 +114,4 @@ def _sizes(storage: Storage) -> tuple[int, ...]:
 
 
 def _unusable(folder: Path, reason: str) -> SpaceError:
-    return unusable(folder, reason, "--for inference ")
+    return unusable(folder, reason, WRITER)

@@ -249,12 +249,12 @@ class DistillTrainer(TorchTrainer):
             return logits.sum() * 0 if found is None else found
         return super()._value(term, logits, labels, outputs)
 
-    def _update(self, plan: StepPlan, batch: Batch, loss: float) -> None:
+    def _update(self, plan: StepPlan, loss: float) -> None:
         slopes = [p.grad for p in self.bridges.parameters() if p.grad is not None]
         if not all(bool(torch.isfinite(slope).all()) for slope in slopes):
             self.optimizer.zero_grad()
             raise NotFinite("gradient", plan, self.feed.ids(plan), self._masks(plan.step))
-        super()._update(plan, batch, loss)
+        super()._update(plan, loss)
         if self.builder is not None:
             for group in self.builder.param_groups:
                 group["lr"] = self._rate(plan)

@@ -20,7 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim import AdamW
 
 from spacelang.backends.torch.checkpoint import Checkpoint, Tensors, unpack
-from spacelang.backends.torch.data import Batch, Dataset
+from spacelang.backends.torch.data import Dataset
 from spacelang.backends.torch.evaluate import main_output
 from spacelang.backends.torch.losses import LOSSES
 from spacelang.backends.torch.matching import (
@@ -36,6 +36,7 @@ from spacelang.backends.torch.recipe import Recipe
 from spacelang.backends.torch.steady import NotFinite
 from spacelang.backends.torch.supernet import Supernet
 from spacelang.backends.torch.train import TorchTrainer
+from spacelang.diagnostics import SpaceError, error
 from spacelang.engines.protocol import LossTerm, Metrics, StepPlan
 from spacelang.engines.stream import seed_of
 from spacelang.ir.graph import Graph
@@ -68,6 +69,9 @@ class EngineTrainer(TorchTrainer):
         """
         if self.last is None or plan.step != self.taken - 1:
             raise ValueError(f"step {plan.step} is not the step just taken")
+        if self.pieces is not None:
+            found = error("SP708", "paths are matched by whole weights: fsdp cuts them")
+            raise SpaceError(found.hint("--reduce explicit"))
         seen, outputs = self.last
         self.memory.images[slot] = self.ranks.from_first(_some(seen, 0, images).clone())
         features = self.ranks.from_first(_some(outputs[of], 0, images).softmax(1))
@@ -128,10 +132,10 @@ class EngineTrainer(TorchTrainer):
         score = self._score(int(term.options["slot"]))
         return matched(logits, outputs[term.against or 0], labels, score, term.options)
 
-    def _update(self, plan: StepPlan, batch: Batch, loss: float) -> None:
+    def _update(self, plan: StepPlan, loss: float) -> None:
         if "match" in plan.groups:
-            self._check_slopes(plan, batch)
-        super()._update(plan, batch, loss)
+            self._check_slopes(plan)
+        super()._update(plan, loss)
         if "match" in plan.groups:
             self._move_matching(plan)
 
@@ -162,7 +166,7 @@ class EngineTrainer(TorchTrainer):
         for parameter, slope in zip(network.parameters(), slopes, strict=True):
             parameter.grad = slope
         try:
-            self._check_slopes(plan, batch)
+            self._check_slopes(plan)
         except NotFinite as failed:
             self.steady.note(failed.record)
             if not self.steady.skips(plan.step):
@@ -174,7 +178,7 @@ class EngineTrainer(TorchTrainer):
         self.taken = plan.step + 1
         return Metrics(loss.item(), {term.name: loss.item()}, 0, 0, rate)
 
-    def _check_slopes(self, plan: StepPlan, batch: Batch) -> None:
+    def _check_slopes(self, plan: StepPlan) -> None:
         """NotFinite, and nothing changed, for a gradient of the matching network that is not."""
         assert self.network is not None
         slopes = [p.grad for p in self.network.parameters() if p.grad is not None]

@@ -27,13 +27,13 @@ from spacelang.backends.torch.tables import TABLES, listed_key
 from spacelang.backends.torch.views import Axes, Part, block_key
 from spacelang.ir.decision import Assignment
 from spacelang.ir.dialect import dotted
-from spacelang.ir.dim import Dim, Symbol
+from spacelang.ir.dim import ZERO, Dim, Symbol
 from spacelang.ir.dim import Value as DecisionValue
 from spacelang.ir.gather import in_order, joined, read
 from spacelang.ir.graph import Graph, Instance
 from spacelang.ir.needed import Computed, computed
 from spacelang.ir.node import Node, Value, join
-from spacelang.ir.param import ZERO, Gather, View
+from spacelang.ir.param import Gather, View
 from spacelang.ir.storage import Shape, bank_of, bank_position
 
 if TYPE_CHECKING:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from spacelang.backends.torch.inputs import parsed
-from spacelang.backends.torch.subnet import MANIFEST, load_subnet
+from spacelang.backends.torch.subnet import read_subnet
 from spacelang.diagnostics import SpaceError, error
 from spacelang.files import PathLike
+from spacelang.manifest import MANIFEST
 
 
 def open_subnet(folder: PathLike, seed: int = 0) -> tuple[nn.Module, tuple[Tensor, ...]]:
@@ -19,11 +19,10 @@ def open_subnet(folder: PathLike, seed: int = 0) -> tuple[nn.Module, tuple[Tenso
 
     Its source runs, so only of a folder that you trust. SP702 where it is no subnet.
     """
-    network = load_subnet(folder)
-    manifest = json.loads((Path(folder) / MANIFEST).read_bytes())
+    network, manifest = read_subnet(folder)
     generator = torch.Generator().manual_seed(seed)
     listed = manifest.get("inputs")
-    texts = list(listed.values()) if isinstance(listed, dict) else []
+    texts = list(cast("dict[str, object]", listed).values()) if isinstance(listed, dict) else []
     inputs: list[Tensor] = []
     for text in texts:
         found = parsed(text) if isinstance(text, str) else None

@@ -93,6 +93,12 @@ class Pieces:
                     found[group][name] = value.cpu()
         return found
 
+    def network(self) -> Supernet:
+        """The network whole again, in every process; all have to ask."""
+        made = Supernet(self.model.graph)
+        made.load_state_dict({n: _whole(t) for n, t in self.model.state_dict().items()})
+        return made
+
     def cut(self, tensors: Tensors) -> Tensors:
         """Tensors of a checkpoint as this process keeps them, by the parameter that they are of."""
         places = {n: t for n, t in self.model.state_dict().items() if isinstance(t, DTensor)}

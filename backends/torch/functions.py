@@ -124,8 +124,30 @@ class _SlicedLinear(torch.autograd.Function):
         return back, outer, added.sum(over) if ctx.needs_input_grad[2] else None
 
 
+def _read_as_dense(weight: Tensor) -> bool:
+    """Whether a product adds in the order in which it does for a copy of the weight.
+
+    It does not where neither rows nor columns are side by side, and F.linear makes a copy of its
+    own; nor, for doubles, where rows begin at other multiples of 16 bytes than the copy's do, since
+    that decides which entries MKL reads together.
+    """
+    if 1 not in weight.stride():
+        return False
+    if weight.dtype != torch.float64:
+        return True
+    over = weight.stride(0) - weight.shape[-1]
+    if weight.shape[-1] == 1 and over:
+        return False  # a vector whose entries lie apart
+    return bool(weight.storage_offset() % 2 == 0 and over % 2 == 0)
+
+
 def sliced_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """F.linear, with gradients that do not depend on whether the weight is a slice."""
+    """F.linear, with a result and gradients that do not depend on whether the weight is a slice.
+
+    Those of a matrix by a single row or column do in float32, by a rounding.
+    """
+    if not _read_as_dense(weight):
+        weight = weight.clone(memory_format=torch.contiguous_format)
     plain = weight.is_contiguous() or not torch.is_grad_enabled()
     if plain or torch.is_autocast_enabled(x.device.type):
         return F.linear(x, weight, bias)

@@ -21,14 +21,14 @@ from spacelang.backends.torch.frame import Frame, Size
 from spacelang.backends.torch.ports import table_of
 from spacelang.backends.torch.tables import table
 from spacelang.ir.block import Block
-from spacelang.ir.dim import Dim
+from spacelang.ir.dim import ONE, Dim
 from spacelang.ir.node import Attribute, Node, Value
 from spacelang.passes.attention_parts import Attention, Operand, Table, Term
 from spacelang.passes.fuse_cascade import Cascade
 from spacelang.passes.fuse_chains import Mixture, Mlp
 from spacelang.passes.fuse_depthwise import Depthwise, Gate
 from spacelang.passes.fused_cost import group_of
-from spacelang.passes.fusion import ONE, Group, making
+from spacelang.passes.fusion import Group, making
 
 Row = Callable[["Work", Any], fx.Node]
 ROWS: dict[str, Row] = {}

@@ -37,9 +37,14 @@ class Interrupt:
         self._before: dict[int, Any] = {}
 
     def asked(self) -> bool:
-        """Whether a signal has come, here or to another process of the run."""
-        self.number = current().largest(self.number or 0) or None
-        return self.number is not None
+        """Whether a signal had come, here or to another process of the run, when it was asked.
+
+        One that comes meanwhile is kept for the next time: all processes give the same answer.
+        """
+        agreed = current().largest(self.number or 0)
+        if agreed:
+            self.number = agreed
+        return agreed > 0
 
     def check(self) -> None:
         """Raise Interrupted if a signal has come."""

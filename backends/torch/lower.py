@@ -317,7 +317,7 @@ class FunctionFrame(Frame):
     @property
     def conv2d(self) -> Callable[..., Tensor]:
         """PyTorch's, or for a compiler one that it does not open."""
-        return conv2d if self.lowering.compiled else F.conv2d
+        return conv2d if self.lowering.compiled or self.lowering.kernels == "fused" else F.conv2d
 
     def drop_path(self, node: Node, x: fx.Node, rate: Dim) -> fx.Node:
         if rate == 0:

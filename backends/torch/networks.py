@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from spacelang.backends.torch.storage import grow, tensor_names
 from spacelang.backends.torch.supernet import Supernet
-from spacelang.engines.derive import ALPHAS
+from spacelang.engines.derive import ALPHAS, decision_of
 from spacelang.engines.protocol import Group, Slots
 from spacelang.engines.stream import seed_of
 from spacelang.ir.graph import Graph
@@ -98,8 +98,10 @@ class Networks(nn.Module):
         """The parameters of an optimiser."""
         found: list[Tensor] = []
         for path, storage in self.program.networks[group.network].storages.items():
-            decision = path.removeprefix(ALPHAS)
-            if storage.param.role != "weight" or (decision != path) != (group.what == "alphas"):
+            decision = decision_of(path)
+            if storage.param.role != "weight" or path.startswith(ALPHAS) != (
+                group.what == "alphas"
+            ):
                 continue
             if not any(below(decision, omitted) for omitted in group.omitted):
                 found += self.tensors(Slots(group.network, (path,)))
@@ -110,7 +112,7 @@ class Networks(nn.Module):
         """The architecture parameters of a network by the path of their decision."""
         paths = [p for p in self.program.networks[network].storages if p.startswith(ALPHAS)]
         tensors = self.tensors(Slots(network, tuple(paths)))
-        return {p.removeprefix(ALPHAS): t for p, t in zip(paths, tensors, strict=True)}
+        return {decision_of(p): t for p, t in zip(paths, tensors, strict=True)}
 
 
 def _drawn(graph: Graph, seed: int) -> dict[str, Tensor]:

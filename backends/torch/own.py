@@ -24,7 +24,7 @@ from spacelang.backends.torch.engine_trainer import EngineTrainer
 from spacelang.backends.torch.inherit import inherit as inherit_weights
 from spacelang.backends.torch.interrupt import Interrupt
 from spacelang.backends.torch.optimizers import check_optimizer
-from spacelang.backends.torch.pieces import refuse_pieces
+from spacelang.backends.torch.pieces import check_pieces, refuse_pieces
 from spacelang.backends.torch.progress import Reporter, progress
 from spacelang.backends.torch.ranks import current
 from spacelang.backends.torch.recalibrate import warn_if_mixed
@@ -136,6 +136,9 @@ class Work:
         if found is not None:
             self.trainer.restore(found)
             self.answered = cast(int, found.state["answers"])
+        current().same(
+            str(self.trainer.taken), "the checkpoint that they see: is the folder shared?"
+        )
         self.log = Log(folder, self.trainer.taken)
 
     # Spaces.
@@ -146,9 +149,9 @@ class Work:
 
     def rebuild(self, ranges: Mapping[str, Sequence[float]], inherit: bool) -> Graph:
         """Go on in another space."""
-        graph, before = self.space(ranges), self.trainer.model
+        graph = self.space(ranges)
         model = Supernet(graph, seed=self.seed)
-        self.inherited = inherit_weights(model, cast(Supernet, before)) if inherit else 0
+        self.inherited = inherit_weights(model, self.trainer.whole()) if inherit else 0
         self.number += 1
         self._enter(graph, model, fresh=True)
         return graph
@@ -206,17 +209,18 @@ def search_own(
 
     Epochs and smoothing of the recipe are the engine's; `hull` is the space over all that its text
     allows, for engines that move ranges, and is kept in the folder. Raises Interrupted after a
-    signal (state saved), NotFinite, Locked, OSError, SP701 where engine and space do not fit, and
-    SP702 for a folder of another run.
+    signal (state saved), NotFinite, Locked, OSError, SP701 where engine and space do not fit, SP702
+    for a folder of another run, and SP708 where weights are cut that are needed whole.
     """
     fits(graph, data)
     check_optimizer(recipe)
-    refuse_pieces(recipe, engine.name)
+    if getattr(engine, "matches", False):
+        refuse_pieces(recipe, engine.name)
+    check_pieces(recipe, current(), several=True)
     refuse_compiling(recipe, engine.name)
     if recipe.law != "choices":
         found = error("SP701", f"{engine.name} has a law of its own, not {recipe.law}")
         raise SpaceError(found.hint("leave --law out"))
-    warn_if_mixed(graph, recipe.recalibrate)
     recipe = replace(recipe, epochs=engine.epochs, smoothing=engine.smoothing)
     about = identity(graph, data, recipe, seed)
     about["engine"] = {"name": engine.name, "settings": settings_of(engine)}
@@ -227,6 +231,7 @@ def search_own(
         space=lambda ranges: _within(graph, hull, ranges),
     )
     rehearse(engine, graph, trainer, seed)
+    warn_if_mixed(graph, recipe.recalibrate)
     with (
         RunFolder(folder, OWN, about, settings) as run,
         ExitStack() as stack,
@@ -281,7 +286,7 @@ def _run(
 ) -> Searched:
     """The events of an engine; what was answered before is not logged or saved again."""
     candidates: list[Candidate] = []
-    moves: list[SpaceMoved] = []
+    moves, judged, boards = list[SpaceMoved](), list[int](), list[EpochEnded]()
     found: Found | None = None
     tally = Tally()
     length = work.steps("train")
@@ -295,6 +300,7 @@ def _run(
                     work.save(answers)
                     interrupt.check()
             case EpochEnded(epoch):
+                boards += [event] if event.board else []
                 if replayed.live:
                     work.log.add(epoch_line(work.trainer, epoch, tally))
                     work.save(answers)
@@ -307,13 +313,16 @@ def _run(
             case GenerationEnded(_, best):
                 told.reporter.advance(0, best=best.score.accuracy)
             case SpaceMoved():
+                judged.append(len(candidates) - sum(judged))
                 moves.append(event)
             case Found():
                 found = event
                 told.reporter.done(best=event.best.score.accuracy)
     if found is None:
         raise SpaceError(error("SP701", f"{engine.name} ended without a result"))
-    return Searched(engine, found, tuple(candidates), tuple(moves))
+    return Searched(
+        engine, found, tuple(candidates), tuple(moves), (), tuple(judged), tuple(boards)
+    )
 
 
 @dataclass

@@ -5,6 +5,7 @@
     softmax(q k + bias) v      scaled_dot_product_attention, where q and v are equally wide
     einsum of two tensors      one batched product, a bias added in it
     views of views             one, or none
+    linear along the heads     one product from the left (`mixing.py`)
     permute, then pointwise    pointwise, then permute, so that permutes meet and cancel
     relu of what nobody reads  in place
 
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -23,6 +25,8 @@ import torch.nn.functional as F
 from torch import Tensor, fx
 from torch.fx import Node
 from torch.fx.node import map_arg
+
+from spacelang.backends.torch.mixing import mixed
 
 UNARY = frozenset(
     {torch.relu, F.gelu, F.silu, torch.sigmoid, F.hardsigmoid, F.hardswish, torch.tanh}
@@ -47,7 +51,9 @@ def lean(network: fx.GraphModule, *example: Tensor) -> fx.GraphModule:
     with torch.inference_mode():
         _Recorder(network).run(*example)
     work = Rewriter(network)
-    for rule in (work.attention, work.product, work.sunk, work.joined, work.biased, work.in_place):
+    heads = partial(mixed, work)
+    views = (work.sunk, work.joined, work.biased, work.in_place)
+    for rule in (heads, work.attention, work.product, *views):
         work.apply(rule)
     work.computed()
     network.graph.lint()

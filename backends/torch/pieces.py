@@ -20,13 +20,14 @@ if TYPE_CHECKING:
     from spacelang.backends.torch.fsdp import Pieces
 
 
-def check_pieces(recipe: Recipe, ranks: Ranks) -> None:
-    """SP708 for settings that do not go with weights in pieces."""
+def check_pieces(recipe: Recipe, ranks: Ranks, several: bool = False) -> None:
+    """SP708 for settings that do not go with weights in pieces; `several` says that a step may have
+    several passes, whatever the law of the recipe is."""
     if recipe.reduce != "fsdp" or ranks.size == 1:
         return
     # A process adds the passes of all its shards one by one: for two of one pass each, and for one
     # of several, that is the order of the tree.
-    most = 1 if recipe.law == "sandwich" else 2
+    most = 1 if several or recipe.law == "sandwich" else 2
     count = len(ranks.shards(recipe.shards))
     fewer = f"takes at most {most} shards a process here, not {count}"
     reasons = (
@@ -43,7 +44,7 @@ def check_pieces(recipe: Recipe, ranks: Ranks) -> None:
 def refuse_pieces(recipe: Recipe, who: str) -> None:
     """SP708 where somebody trains who needs whole weights."""
     if recipe.reduce == "fsdp":
-        found = error("SP708", f"{who} trains with whole weights: fsdp is for train and distill")
+        found = error("SP708", f"{who} trains with whole weights: fsdp cuts them")
         raise SpaceError(found.hint("--reduce explicit"))
 
 

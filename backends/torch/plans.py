@@ -1,6 +1,7 @@
 """Whether a trainer can take a step that an engine plans.
 
 check_plan(trainer, plan)        # SP701 with the reason
+check_joint_plan(plan, networks, groups)      # of the networks of a program
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Protocol
 
+from spacelang.backends.torch.losses import INTROSPECTING, LABELLED, REGULAR
 from spacelang.diagnostics import SpaceError, error
 from spacelang.engines.protocol import StepPlan
 
@@ -61,6 +63,37 @@ def check_plan(trainer: Takes, plan: StepPlan, *, mixed: bool = False) -> None:
             ),
             (bool(astray), f"{', '.join(astray)} reads no pass that it can"),
             (bool(unmixed), f"mixed labels are nothing for {', '.join(unmixed)}"),
+        ),
+    )
+
+
+def check_joint_plan(plan: StepPlan, networks: Collection[str], groups: Collection[str]) -> None:
+    """SP701 for a step that these networks of a program, with these groups, cannot take."""
+    passes, losses = range(len(plan.forwards)), plan.losses
+    known = (*LABELLED, *INTROSPECTING, *REGULAR)
+    foreign = {f.network for f in plan.forwards} - {*networks}
+    astray = [
+        t.name
+        for t in losses
+        if t.of not in passes
+        or (t.against not in passes if t.kind in INTROSPECTING else t.against is not None)
+    ]
+    refuse(
+        plan,
+        (
+            (bool(foreign), f"there is no network {', '.join(sorted(foreign))}"),
+            (not all(f.learns for f in plan.forwards), "every pass has to learn"),
+            (
+                not plan.groups or not {*groups} >= {*plan.groups},
+                f"there are no parameter groups {plan.groups!r}",
+            ),
+            (not losses, "it has no loss"),
+            (len({t.name for t in losses}) < len(losses), "it has a loss twice"),
+            (
+                any(t.kind not in known for t in losses),
+                f"there is no such loss; known: {', '.join(known)}",
+            ),
+            (bool(astray), f"{', '.join(astray)} reads no pass that it can"),
         ),
     )
 

@@ -20,11 +20,13 @@ from spacelang.files import atomic_folder, sha256
 from spacelang.ir.graph import Graph
 from spacelang.ir.program import Pool, Program
 from spacelang.ir.text import write
+from spacelang.manifest import MANIFEST
+from spacelang.manifest import hashes as files_of
 from spacelang.syntax.ir_parse import CHARACTERS
 from spacelang.syntax.ir_text import read
 from spacelang.syntax.programs import edges, stands
 
-MANIFEST, KIND = "manifest.json", "program"
+KIND = "program"
 
 
 def hashes(program: Program) -> dict[str, str]:
@@ -42,17 +44,13 @@ def write_program(folder: Path, program: Program) -> None:
     with atomic_folder(folder) as made:
         for name, graph in graphs.items():
             (made / f"{name}.spaceir").write_text(write(graph), "utf-8", newline="\n")
-        files = {
-            path.name: {"sha256": sha256(path), "size": path.stat().st_size}
-            for path in sorted(made.iterdir())
-        }
         record = {
             "kind": KIND,
             "name": program.name,
             "networks": list(program.networks),
             "shared": {path: list(names) for path, names in program.shared.items()},
             "pool": pool and {"name": pool.name, "of": pool.of, "paths": list(pool.paths)},
-            "files": files,
+            "files": files_of(made),
         }
         (made / MANIFEST).write_text(json.dumps(record, indent=2) + "\n", "utf-8")
 

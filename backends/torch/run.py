@@ -263,19 +263,20 @@ def read_log(folder: PathLike) -> list[Json]:
     """The lines of a log, none where there is no file (SP702 if one cannot be read)."""
     place = Path(folder) / LOG
     try:
-        lines = place.read_text("utf-8").splitlines()
+        lines = place.read_bytes().splitlines()
     except FileNotFoundError:
         return []
     entries: list[Json] = []
     for number, line in enumerate(lines, 1):
         try:
             entry: object = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             entry = None
         known = isinstance(entry, dict) and all(
             type(cast(Json, entry).get(name)) is kind for name, kind in _COLUMNS.items()
         )
         if not known:
-            raise SpaceError(error("SP702", f"{place}: line {number} cannot be read"))
+            found = error("SP702", f"{place}: line {number} cannot be read")
+            raise SpaceError(found.hint(f"restore it from a copy; {SUMMARY} has the same figures"))
         entries.append(cast(Json, entry))
     return entries

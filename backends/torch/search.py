@@ -19,7 +19,7 @@ from spacelang.backends.torch.compiling import refuse_compiling
 from spacelang.backends.torch.data import Dataset
 from spacelang.backends.torch.interrupt import Interrupt
 from spacelang.backends.torch.optimizers import check_optimizer
-from spacelang.backends.torch.pieces import refuse_pieces
+from spacelang.backends.torch.pieces import check_pieces
 from spacelang.backends.torch.progress import Reporter, progress
 from spacelang.backends.torch.ranks import current
 from spacelang.backends.torch.recalibrate import warn_if_mixed
@@ -74,9 +74,9 @@ def search(
     basis |= {"recalibrate": recalibrate} if recalibrate else {}
     # The model holds the moving average already, where there is one; nothing is compiled here.
     recipe = replace(trained.recipe, model_ema=False, torchcompile=False, recalibrate=recalibrate)
-    warn_if_mixed(graph, recalibrate)
     trainer = TorchTrainer(trained.model, graph, data, recipe, seed)
     rehearse(engine, graph, Rehearsal(), seed)
+    warn_if_mixed(graph, recalibrate)
     with RunFolder(folder, "search", basis) as run, Interrupt() as interrupt:
         result = _searched(engine, graph, trainer, run, interrupt, seed, reporter)
         write_search_report(run.path, graph, data, result, trained.log)
@@ -101,7 +101,7 @@ def search_scratch(
     """
     fits(graph, data)
     check_optimizer(recipe)
-    refuse_pieces(recipe, "--scratch")
+    check_pieces(recipe, current())
     refuse_compiling(recipe, "--scratch")
     about = identity(graph, data, recipe, seed)
     rehearse(engine, graph, Rehearsal(), seed)
@@ -167,6 +167,8 @@ def open_journal(path: Path) -> Journal:
         ranks.wait()  # until a torn line is cut off
         return made or ReadJournal(path)
     except JournalError as damaged:
+        # Scores are found again; without its answers a trained run leads nowhere.
+        anew = "remove it to search anew" if path.name == SCORES else "start in another folder"
         raise SpaceError(
-            error("SP702", str(damaged)).hint("restore the file, or remove it to search anew")
+            error("SP702", str(damaged)).hint(f"restore the file from a copy, or {anew}")
         ) from damaged

@@ -20,6 +20,7 @@ from spacelang.backends.torch.data import Dataset
 from spacelang.backends.torch.ranks import current
 from spacelang.backends.torch.run import Json, environment
 from spacelang.backends.torch.searched import Searched
+from spacelang.backends.torch.stages import stages_of
 from spacelang.ir.decision import plain
 from spacelang.ir.dim import Value as DecisionValue
 from spacelang.ir.graph import Graph
@@ -67,6 +68,7 @@ def write_search_report(
         size_within=within if where else None,
         cost=axis,
         limit=limit,
+        stages=stages_of(searched),
         version=__version__,
     )
     write(folder, report)

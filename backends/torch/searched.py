@@ -9,14 +9,15 @@ from dataclasses import asdict, dataclass, fields
 from typing import cast
 
 from spacelang.backends.torch.run import Json
-from spacelang.engines.protocol import Able, Candidate, Derived, Found, SpaceMoved
+from spacelang.engines.protocol import Able, Candidate, Derived, EpochEnded, Found, SpaceMoved
 
 
 @dataclass(frozen=True, slots=True)
 class Searched:
     """What an engine found, with all candidates in the order of their evaluation.
 
-    `moves` are those of a search of spaces, `cycles` those of a differentiable one.
+    `moves` are those of a search of spaces, and `judged` says how many candidates led to each;
+    `cycles` are those of a differentiable search, `boards` the epochs that ended with paths on one.
     """
 
     engine: Able
@@ -24,6 +25,8 @@ class Searched:
     candidates: tuple[Candidate, ...]
     moves: tuple[SpaceMoved, ...] = ()
     cycles: tuple[Derived, ...] = ()
+    judged: tuple[int, ...] = ()
+    boards: tuple[EpochEnded, ...] = ()
 
     def as_json(self) -> Json:
         """The record `<engine>.json`."""

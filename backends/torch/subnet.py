@@ -25,12 +25,12 @@ from spacelang.backends.torch.proof import Proof, prove
 from spacelang.backends.torch.source import NETWORK, print_network
 from spacelang.backends.torch.supernet import Supernet
 from spacelang.backends.torch.weights import read_file
-from spacelang.diagnostics import SpaceError, error
-from spacelang.files import PathLike, atomic_folder, sha256
+from spacelang.files import PathLike, atomic_folder
 from spacelang.ir.decision import Assignment
+from spacelang.manifest import MANIFEST, differences, hashes, read_manifest, unusable
 
 KIND, FORMAT = "subnet", 1
-SOURCE, WEIGHTS, MANIFEST = "model.py", "weights.safetensors", "manifest.json"
+SOURCE, WEIGHTS, WRITER = "model.py", "weights.safetensors", "extract RUN"
 
 
 @dataclass(frozen=True)
@@ -71,10 +71,7 @@ def write_subnet(
             "params": params,
             "inputs": {node.label or "x": str(input_of(node)) for node in graph.root.inputs},
             "proof": [asdict(part) for part in proof],
-            "files": {
-                name: {"sha256": sha256(made / name), "size": (made / name).stat().st_size}
-                for name in (SOURCE, WEIGHTS)
-            },
+            "files": hashes(made),
         }
         (made / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", "utf-8")
     return Subnet(Path(folder), taken, params, proof)
@@ -85,19 +82,19 @@ def load_subnet(folder: PathLike) -> nn.Module:
 
     SP702 where it is no subnet, or where a file is not the one that was written.
     """
+    return read_subnet(folder)[0]
+
+
+def read_subnet(folder: PathLike) -> tuple[nn.Module, Mapping[str, object]]:
+    """As `load_subnet`, and what the subnet says of itself."""
     place = Path(folder)
-    try:
-        manifest = json.loads((place / MANIFEST).read_bytes())
-        files = cast(Mapping[str, Mapping[str, object]], manifest["files"])
-        kind, listed = manifest["kind"], {name: files[name]["sha256"] for name in (SOURCE, WEIGHTS)}
-    except (OSError, ValueError, TypeError, KeyError, RecursionError) as problem:
-        found = error("SP702", f"{place} is no subnet").note(f"its {MANIFEST}: {problem}")
-        raise SpaceError(found) from problem
-    changed = [n for n, h in listed.items() if not (place / n).is_file() or sha256(place / n) != h]
-    if kind != KIND or changed:
-        reason = f"{changed[0]} is not as it was written" if changed else f"it is a {kind}"
-        raise SpaceError(error("SP702", f"{place} cannot be used: {reason}"))
-    return _network(place)
+    manifest = read_manifest(place, WRITER)
+    if manifest.get("kind") != KIND:
+        raise unusable(place, f"its {MANIFEST} is not that of a subnet", WRITER)
+    wrong = differences(place, manifest, SOURCE, WEIGHTS)
+    if wrong:
+        raise unusable(place, wrong[0], WRITER)
+    return _network(place), manifest
 
 
 def _network(folder: Path) -> nn.Module:

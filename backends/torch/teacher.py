@@ -24,12 +24,13 @@ from spacelang.backends.torch.data import Dataset
 from spacelang.backends.torch.evaluate import main_output
 from spacelang.backends.torch.recalibrate import calibrate
 from spacelang.backends.torch.run import RECORD, part, read_graph, read_record
-from spacelang.backends.torch.subnet import MANIFEST, load_subnet
+from spacelang.backends.torch.subnet import read_subnet
 from spacelang.backends.torch.taps import Tapped
 from spacelang.backends.torch.training import load_trained
 from spacelang.backends.torch.weights import read_file
 from spacelang.diagnostics import SpaceError, error
 from spacelang.ir.decision import Assignment
+from spacelang.manifest import MANIFEST
 
 TIMM = "timm:"
 # What modules raise for images of a size or number of channels that is not theirs.
@@ -163,9 +164,8 @@ def open_teacher(
     if (folder / MANIFEST).is_file():
         if arch is not None:
             raise SpaceError(error("SP705", f"{spec} is one network: there is nothing to choose"))
-        network = load_subnet(folder)
-        source = json.loads((folder / MANIFEST).read_bytes())["files"]
-        return Teacher.of(network, spec, about={"files": source})
+        network, manifest = read_subnet(folder)
+        return Teacher.of(network, spec, about={"files": manifest["files"]})
     found = error("SP705", f"{spec} is no teacher")
     raise SpaceError(found.hint("a folder of `train` or `extract`, or timm:NAME"))
 

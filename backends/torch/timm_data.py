@@ -68,7 +68,12 @@ class TimmData:
         found = cls(**{"name": first, **read_fields(cls, "--data timm", settings)})
         if first and not first.startswith(TORCH):
             told = error("SP704", f"{spec}: of timm's data sets, folders, archives and {TORCH}NAME")
-            raise SpaceError(told.hint("write others to class folders or an .npz file first"))
+            told = told.note(
+                "a stream has no images by number, and passes over those it cannot read"
+            )
+            raise SpaceError(
+                told.hint("write its images to class folders once, as docs/cli.md does")
+            )
         if not found.root:
             named = ", ".join(field.name for field in fields(cls) if field.name != "name")
             told = error("SP704", f"{spec}: root=DIR is missing: where the images are")

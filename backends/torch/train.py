@@ -35,7 +35,6 @@ from spacelang.backends.torch.data import (
     Dataset,
     first_samples,
     ordered_batches,
-    shard_sizes,
 )
 from spacelang.backends.torch.evaluate import BATCH, main_output, ran_out_of_memory, score
 from spacelang.backends.torch.feed import Feed
@@ -43,9 +42,10 @@ from spacelang.backends.torch.losses import LABELLED, LOSSES
 from spacelang.backends.torch.optimizers import optimizer_of
 from spacelang.backends.torch.pieces import pieces_of
 from spacelang.backends.torch.plans import check_plan
-from spacelang.backends.torch.ranks import Branch, current
+from spacelang.backends.torch.ranks import current
 from spacelang.backends.torch.recalibrate import recalibrated
 from spacelang.backends.torch.recipe import Recipe
+from spacelang.backends.torch.shards import Shards
 from spacelang.backends.torch.steady import NotFinite, Steady
 from spacelang.backends.torch.supernet import Supernet
 from spacelang.backends.torch.touched import Regions, frozen
@@ -90,7 +90,6 @@ class TorchTrainer:
         self.taken = 0
         self.steady = Steady()
         self.ranks = current()
-        self.shards = self.ranks.shards(recipe.shards)  # of a batch, those that are ours
         like = next(model.parameters())
         self.device, self.dtype = like.device, like.dtype
         self.pieces = pieces_of(model, recipe, self.ranks)
@@ -101,7 +100,9 @@ class TorchTrainer:
             if recipe.torchcompile:
                 model.compile()
         self._own_parameters = list(model.parameters())
-        self._cut = 0 if self.pieces is None else len(self._own_parameters)  # so many of them
+        apart = self.pieces is not None or self._network is not model  # PyTorch adds gradients
+        given = len(self._own_parameters) if apart else 0
+        self.shards = Shards(self.ranks, recipe.shards, model, given)
         self._own = dict(model.state_dict())  # the very tensors, as long as the module lives
         self.average = Average(self._own) if recipe.model_ema else None
         self.feed = Feed(
@@ -133,7 +134,7 @@ class TorchTrainer:
         kept = [(b, b.clone()) for b in self.model.buffers()] if skips else []
         self.optimizer.zero_grad(set_to_none=self.recipe.unsampled != "decay")
         try:
-            batch, correct, total, terms = self._learn(plan)
+            correct, total, terms = self._learn(plan)
         except RuntimeError as failed:
             if not ran_out_of_memory(failed):
                 raise
@@ -144,7 +145,7 @@ class TorchTrainer:
             ) from failed
         loss = sum(term.weight * terms[term.name] for term in plan.losses)
         try:
-            self._update(plan, batch, loss)
+            self._update(plan, loss)
         except NotFinite as failed:
             self.steady.note(failed.record)
             if not self.steady.skips(plan.step):
@@ -161,41 +162,21 @@ class TorchTrainer:
         step = plan.epoch * length + plan.batch
         return self.recipe.rate(step, length) * self.steady.scale
 
-    def _learn(self, plan: StepPlan) -> tuple[Batch, int, int, dict[str, float]]:
-        """The gradients of a batch, in parts that processes share; right answers and loss terms.
+    def _learn(self, plan: StepPlan) -> tuple[int, int, dict[str, float]]:
+        """The gradients of a batch, shard by shard; right answers of so many, and loss terms."""
 
-        Each part is a forward and backward pass of its own. What they give is added in one order,
-        whoever computed it. The batch is the first part of this process.
-        """
-        count, shards = len(self.feed.positions(plan)), self.recipe.shards
-        sizes = shard_sizes(count, shards)
-        names = [term.name for term in plan.losses]
-        buffers = [(b, b.clone()) for b in self.model.buffers()] if shards > 1 else []
-        statistics = [(b, kept) for b, kept in buffers if b.is_floating_point()]
-        sums, rows, batch = Branch(), list[list[float]](), None
-        for number in self.shards:
-            for buffer, kept in buffers:
-                buffer.copy_(kept)
+        def one(number: int, share: float) -> tuple[int, dict[str, float]]:
+            nonlocal seen
             shard = self.images_of(plan, number)
-            logits, terms = self._backward(plan, shard, sizes[number] / count, number)
-            right = int((logits.argmax(1).cpu() == _chief(shard)).sum()) if sizes[number] else 0
-            share = sizes[number] / count
-            rows.append([right, *(share * terms[name] for name in names)])
-            batch = batch or shard
-            if shards > 1:
-                moved = [share * (b - kept) for b, kept in statistics]
-                sums.push(self._taken_gradients() | dict(enumerate(moved, -len(moved))))
-        assert batch is not None
-        found = self.ranks.gather(rows)
-        terms = {name: sum(row[i] for row in found) for i, name in enumerate(names, 1)}
-        if shards > 1 and all(map(math.isfinite, terms.values())):
-            added = self._added(sums.total())
-            for number, parameter in enumerate(self._learning()):
-                if number >= self._cut:
-                    parameter.grad = added.get(number)
-            for number, (buffer, kept) in enumerate(statistics, -len(statistics)):
-                buffer.copy_(kept + added[number])
-        return batch, int(sum(row[0] for row in found)), count, terms
+            if share == 1:  # a record may be left out, of a batch that is not cut
+                seen = len(shard.labels)
+            logits, terms = self._backward(plan, shard, share, number)
+            return int((logits.argmax(1).cpu() == _chief(shard)).sum()), terms
+
+        count, names = len(self.feed.positions(plan)), [term.name for term in plan.losses]
+        seen = count
+        correct, terms = self.shards.learn(count, names, self._learning(), one)
+        return correct, seen, terms
 
     def images_of(self, plan: StepPlan, shard: int = 0) -> Batch:
         """The images of a shard of a step's batch, and what is known of them."""
@@ -205,8 +186,8 @@ class TorchTrainer:
         """The model, in PyTorch's wrapper where the recipe leaves adding gradients to it."""
         if self.recipe.reduce != "ddp" or self.ranks.size == 1:
             return self.model
-        if len(self.shards) > 1:
-            found = error("SP708", f"ddp has one shard a process, not {len(self.shards)}")
+        if (shards := len(self.ranks.shards(self.recipe.shards))) > 1:
+            found = error("SP708", f"ddp has one shard a process, not {shards}")
             raise SpaceError(found.hint(f"--shards {self.ranks.size}, or --reduce explicit"))
         known = signature(DistributedDataParallel).parameters  # it was renamed
         buffers = next(n for n in ("forward_sync_buffers", "broadcast_buffers") if n in known)
@@ -216,23 +197,6 @@ class TorchTrainer:
     def _learning(self) -> list[nn.Parameter]:
         """The parameters that a step may have gradients of, in one order everywhere."""
         return self._own_parameters
-
-    def _added(self, ours: dict[int, Tensor]) -> dict[int, Tensor]:
-        """The sums of what all processes have, but for what PyTorch has added already."""
-        done = range(0 if self._network is self.model else len(self._own_parameters))
-        added = self.ranks.add({n: t for n, t in ours.items() if n not in done})
-        return added | {n: t for n, t in ours.items() if n in done}
-
-    def _taken_gradients(self) -> dict[int, Tensor]:
-        """The gradients there are, by the number of their parameter, which has none afterwards.
-
-        Those of pieces stay, to be added by PyTorch.
-        """
-        found: dict[int, Tensor] = {}
-        for number, parameter in enumerate(self._learning()):
-            if number >= self._cut and parameter.grad is not None:
-                found[number], parameter.grad = parameter.grad, None
-        return found
 
     def _backward(
         self, plan: StepPlan, batch: Batch, share: float = 1.0, shard: int = 0
@@ -276,11 +240,11 @@ class TorchTrainer:
                 if not joint and not all(map(math.isfinite, found.values())):
                     break
                 if self.pieces is not None:
-                    self.pieces.reduce(shard == self.shards[-1] and number == last)
+                    self.pieces.reduce(shard == self.shards.own[-1] and number == last)
                 total = [t.weight * value for t, value in zip(asked, values, strict=True)]
                 loss = torch.stack(total).sum()
                 (loss if scale == 1 else loss * scale).backward()
-        if shard == self.shards[0]:
+        if shard == self.shards.own[0]:
             self.last = images, outputs
         return outputs[0], {**dict.fromkeys((t.name for t in plan.losses), math.nan), **terms}
 
@@ -301,7 +265,7 @@ class TorchTrainer:
             found = main_output(self._network(images))
         return found.float() if found.dtype == torch.bfloat16 else found
 
-    def _update(self, plan: StepPlan, batch: Batch, loss: float) -> None:
+    def _update(self, plan: StepPlan, loss: float) -> None:
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         if not math.isfinite(loss):
             self.optimizer.zero_grad()
@@ -361,6 +325,10 @@ class TorchTrainer:
     def averaged(self) -> AbstractContextManager[None]:
         """The model with its moving average for weights; nothing changes where there is none."""
         return nullcontext() if self.average is None else self.average.taken()
+
+    def whole(self) -> Supernet:
+        """The supernet with whole weights; where they are cut all processes have to ask."""
+        return cast(Supernet, self.model) if self.pieces is None else self.pieces.network()
 
     def activate(self, assignment: Assignment) -> None:
         """Make the model the network of an architecture."""

@@ -16,13 +16,12 @@ from math import prod
 
 from spacelang.diagnostics import SpaceError, error
 from spacelang.ir.block import Block
-from spacelang.ir.dim import Dim
+from spacelang.ir.dim import ONE, ZERO, Dim
 from spacelang.ir.graph import Graph, Instance
 from spacelang.ir.node import Node, Value
-from spacelang.ir.param import ZERO, Gather, Slice, View
+from spacelang.ir.param import Gather, Slice, View
 from spacelang.ir.storage import Extents, Sizer, bank_of, largest
 
-ONE = Dim.of(1)
 MOST = 4096  # points that are tried
 THROUGH = frozenset({"batch_norm", "buffer"})
 """Ops that read a buffer through a table: they write it back, or never write."""

@@ -25,7 +25,7 @@ import triton
 from torch import Tensor
 
 from spacelang.backends.triton import attention_kernels as kernels
-from spacelang.backends.triton.launch import launches, refusal
+from spacelang.backends.triton.launch import launches, operator, refusal
 
 NAME = "attention"
 Term = tuple[Tensor, Tensor]  # tables [H or 1, R, C, ...], index [R, N, N]
@@ -168,7 +168,7 @@ def _launch(kernel: str, grid: tuple[int, ...], common: dict[str, Any], **own: A
     kernels.KERNELS[kernel][grid](**common, **own, **chosen)
 
 
-@torch.library.custom_op("spacelang::attention", mutates_args=())
+@operator("attention", NAME)
 def _op(
     q: Tensor, k: Tensor, v: Tensor, scale: float, table: Tensor, table_index: Tensor, rows: Tensor,
     row_index: Tensor, columns: Tensor, column_index: Tensor, mass_index: Tensor, buckets: int,
@@ -199,7 +199,7 @@ def _empty(x: Operands) -> tuple[Tensor, Tensor, Tensor]:
     return out, lse, torch.empty(shape, dtype=kind, device=device)
 
 
-@torch.library.custom_op("spacelang::attention_backward", mutates_args=())
+@operator("attention_backward", NAME)
 def _backward_op(
     slopes: Tensor, mass_slopes: Tensor, out: Tensor, lse: Tensor, mass: Tensor,
     q: Tensor, k: Tensor, v: Tensor, scale: float, table: Tensor, table_index: Tensor, rows: Tensor,

@@ -26,7 +26,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.nn import functional
 
-from spacelang.backends.triton.launch import launches, refusal
+from spacelang.backends.triton.launch import launches, operator, refusal
 from spacelang.backends.triton.mlp import product
 from spacelang.backends.triton.resources import Build
 
@@ -190,6 +190,9 @@ def unable(
         return "it takes the sizes of its kernels as int32 beside its input"
     if qkv.dtype != x.dtype:
         return "its input and its weights are of different types"
+    reach = sum((s - 1) * abs(t) for s, t in zip(x.shape[1:], x.stride()[1:], strict=True))
+    if reach >= 2**31:
+        return "the channels of a window lie too far apart"
     return refusal(x, qkv, qkv_bias, conv, conv_bias, offsets)
 
 
@@ -203,7 +206,7 @@ def _tile(tokens: int, d: int, value: int, dtype: torch.dtype) -> dict[str, int 
     }
 
 
-@torch.library.custom_op("spacelang::cascade", mutates_args=())
+@operator("cascade", NAME)
 def _op(
     x: Tensor,
     qkv: Tensor,

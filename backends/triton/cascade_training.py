@@ -32,7 +32,7 @@ from torch.nn import functional
 
 from spacelang.backends.triton import cascade_training_kernels as kernels
 from spacelang.backends.triton.cascade import DEEPEST, TOKENS, distances
-from spacelang.backends.triton.launch import launches, refusal
+from spacelang.backends.triton.launch import launches, operator, refusal
 from spacelang.backends.triton.resources import Build
 
 NAME = "cascade in training"
@@ -159,7 +159,7 @@ class _Launcher:
         function[(programs,)](**taken, **options(HIP))
 
 
-@torch.library.custom_op("spacelang::cascade_training", mutates_args=())
+@operator("cascade_training", NAME)
 def _op(
     x: Tensor, qkv: Tensor, qkv_norm: Tensor, conv: Tensor, conv_norm: Tensor, offsets: Tensor,
     sizes: Sequence[int], eps: float,
@@ -213,7 +213,7 @@ def _empty(x: Operands) -> list[Tensor]:
     return [torch.empty(x.x.shape, device=x.x.device, dtype=x.x.dtype), *norms, *kept]
 
 
-@torch.library.custom_op("spacelang::cascade_training_backward", mutates_args=())
+@operator("cascade_training_backward", NAME)
 def _backward_op(
     g: Tensor, norms: Tensor, conv_norms: Tensor, z: Tensor, c: Tensor, u: Tensor,
     x: Tensor, qkv: Tensor, qkv_norm: Tensor, conv: Tensor, conv_norm: Tensor, offsets: Tensor,

@@ -28,7 +28,7 @@ from spacelang.backends.triton.depthwise_kernels import (
     _input_kernel,
     _squeeze_kernel,
 )
-from spacelang.backends.triton.launch import launches, refusal
+from spacelang.backends.triton.launch import launches, operator, refusal
 from spacelang.backends.triton.resources import Build
 
 PLANES, PIXELS = 8, 64
@@ -103,7 +103,7 @@ def _sizes(x: Tensor, stride: int, gate: Tensor | None = None) -> list[int]:
     ]
 
 
-@torch.library.custom_op("spacelang::depthwise", mutates_args=())
+@operator("depthwise", NAME)
 def _op(
     x: Tensor,
     weight: Tensor,
@@ -132,7 +132,7 @@ def _op(
     return out
 
 
-@torch.library.custom_op("spacelang::depthwise_backward", mutates_args=())
+@operator("depthwise_backward", NAME)
 def _backward_op(
     gradients: Tensor,
     x: Tensor,

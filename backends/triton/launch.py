@@ -1,6 +1,11 @@
 """Whether tensors can go to a kernel; where not: the reason, one warning, and the reference.
 
-    if launches("soft_labels", refusal(logits)): ...   # else compute the reference
+    @operator("soft_labels", NAME)
+    def _op(logits): ...
+        if launches(NAME, refusal(logits)): ...   # else compute the reference
+
+A kernel that fails (it cannot be compiled, or needs more than the device has) is launched no more:
+its operators compute their references.
 
 Kernels run on CUDA and HIP devices, and on the CPU in Triton's interpreter, where the environment
 has had TRITON_INTERPRET=1 since before the first import.
@@ -8,21 +13,30 @@ has had TRITON_INTERPRET=1 since before the first import.
 
 from __future__ import annotations
 
+import functools
+import subprocess
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any
 
 import torch
 from torch import Tensor
 from triton import knobs
+from triton.errors import TritonError
+from triton.runtime.errors import InterpreterError
 
 from spacelang.diagnostics import SpaceError, error
 
 FLOATS = frozenset({torch.float32, torch.bfloat16, torch.float16})
+ABSENT = "there are no kernels for "  # a device: the same of all kernels, so the network is named
 INTERPRETED: bool = knobs.runtime.interpret
 _required: ContextVar[bool] = ContextVar("fused kernels are required", default=False)
 _told: set[tuple[str, str]] = set()
+_failed: dict[str, str] = {}  # kernel -> what it failed with
+FAILURES = (TritonError, RuntimeError, OSError, subprocess.SubprocessError)
+"""What compiling and launching raise: by Triton, its driver, and the compilers that it calls."""
 
 
 class NotFused(UserWarning):
@@ -45,11 +59,38 @@ def refusal(*tensors: Tensor, dtypes: Collection[torch.dtype] = FLOATS) -> str:
     if any(t.device != first.device for t in tensors):
         return "its operands are on different devices"
     if first.device.type != "cuda" and not INTERPRETED:
-        return f"there are no kernels for {first.device.type}"
+        return f"{ABSENT}{first.device.type}"
     foreign = [t.dtype for t in tensors if t.dtype not in dtypes]
     if foreign:
         return f"no kernel takes {str(foreign[0]).removeprefix('torch.')}"
     return ""
+
+
+def operator(name: str, kernel: str) -> Callable[[Callable[..., Any]], Any]:
+    """Make a function an operator: by its reference where its kernel has failed, which is told."""
+
+    def make(function: Callable[..., Any]) -> Any:
+        @functools.wraps(function)
+        def run(*operands: Any) -> Any:
+            try:
+                return function(*operands)
+            except (InterpreterError, torch.OutOfMemoryError):
+                raise  # a defect of a kernel; and what a reference would need more of
+            except FAILURES as failed:
+                if kernel in _failed:
+                    raise  # no kernel did that
+                told = str(failed).strip().splitlines() or [type(failed).__name__]
+                _failed[kernel] = f"it failed: {told[0]}"
+            try:
+                return function(*operands)
+            except FAILURES:
+                del _failed[kernel]  # its reference fails too: no kernel did that
+                raise
+
+        schema = torch.library.infer_schema(function, mutates_args=())
+        return torch.library.custom_op(f"spacelang::{name}", run, mutates_args=(), schema=schema)
+
+    return make
 
 
 def launches(kernel: str, reason: str) -> bool:
@@ -57,11 +98,13 @@ def launches(kernel: str, reason: str) -> bool:
 
     SP605 within `require_fused`.
     """
+    reason = reason or _failed.get(kernel, "")
     if not reason:
         return True
     if _required.get():
         raise SpaceError(error("SP605", f"{kernel} cannot run fused: {reason}"))
-    if (kernel, reason) not in _told:
-        _told.add((kernel, reason))
-        warnings.warn(f"{kernel} does not run fused: {reason}", NotFused, stacklevel=4)
+    what = "the network" if reason.startswith(ABSENT) else kernel
+    if (what, reason) not in _told:
+        _told.add((what, reason))
+        warnings.warn(f"{what} does not run fused: {reason}", NotFused, stacklevel=4)
     return False

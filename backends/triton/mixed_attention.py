@@ -32,7 +32,7 @@ from spacelang.backends.triton.attention import (
     lined,
     looked_up,
 )
-from spacelang.backends.triton.launch import launches, refusal
+from spacelang.backends.triton.launch import launches, operator, refusal
 from spacelang.backends.triton.mixed_attention_kernels import KERNELS
 
 NAME = "mixed_attention"
@@ -200,7 +200,7 @@ def _launch(kernel: str, grid: tuple[int, ...], common: dict[str, Any], **own: A
     function[grid](**taken, **own, **options(HIP))
 
 
-@torch.library.custom_op("spacelang::mixed_attention", mutates_args=())
+@operator("mixed_attention", NAME)
 def _op(
     q: Tensor, k: Tensor, v: Tensor, scale: float, before: Tensor, before_bias: Tensor,
     after: Tensor, after_bias: Tensor, table: Tensor, table_index: Tensor, key_table: Tensor,
@@ -232,7 +232,7 @@ def _empty(x: Operands) -> tuple[Tensor, Tensor]:
     return out, torch.empty(batch, heads, n, device=device, dtype=torch.float32)
 
 
-@torch.library.custom_op("spacelang::mixed_attention_backward", mutates_args=())
+@operator("mixed_attention_backward", NAME)
 def _backward_op(
     slopes: Tensor, lse: Tensor, q: Tensor, k: Tensor, v: Tensor, scale: float, before: Tensor,
     before_bias: Tensor, after: Tensor, after_bias: Tensor, table: Tensor, table_index: Tensor,

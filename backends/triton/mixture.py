@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from spacelang.backends.triton.launch import launches, refusal
+from spacelang.backends.triton.launch import launches, operator, refusal
 from spacelang.backends.triton.resources import Build
 
 BLOCK = 1024  # elements of a program
@@ -114,7 +114,7 @@ def _spread(parts: Sequence[Tensor], places: Sequence[int]) -> list[Tensor]:
     return [there.get(place, parts[0]) for place in range(MOST)]
 
 
-@torch.library.custom_op("spacelang::mixture", mutates_args=())
+@operator("mixture", NAME)
 def _op(candidates: list[Tensor], weights: Tensor, places: list[int]) -> Tensor:
     """The sum, of the shape and type of a candidate."""
     dense = _dense(candidates)
@@ -130,7 +130,7 @@ def _op(candidates: list[Tensor], weights: Tensor, places: list[int]) -> Tensor:
     return out
 
 
-@torch.library.custom_op("spacelang::mixture_backward", mutates_args=())
+@operator("mixture_backward", NAME)
 def _backward_op(
     gradients: Tensor, candidates: list[Tensor], weights: Tensor, places: list[int]
 ) -> list[Tensor]:

@@ -23,7 +23,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.nn import functional
 
-from spacelang.backends.triton.launch import INTERPRETED, launches, refusal
+from spacelang.backends.triton.launch import INTERPRETED, launches, operator, refusal
 from spacelang.backends.triton.resources import Build
 
 ROWS, COLUMNS, DEPTH = 64, 64, 32  # the tile of a program, and the channels of a step
@@ -151,7 +151,7 @@ def _arguments(x: Tensor, weight: Tensor, out: Tensor) -> tuple[list[int], int]:
     return [len(x), len(weight), c, x_m, w_f, weight.stride(1), out.stride(0)], aligned
 
 
-@torch.library.custom_op("spacelang::linear", mutates_args=())
+@operator("linear", NAME)
 def _op(
     x: Tensor,
     weight: Tensor,

@@ -28,7 +28,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from spacelang.backends.triton.launch import launches, refusal
+from spacelang.backends.triton.launch import launches, operator, refusal
 from spacelang.backends.triton.mlp import product
 from spacelang.backends.triton.resources import Build
 
@@ -206,7 +206,7 @@ def _integers(student: Sequence[Tensor], teacher: Sequence[Tensor], heads: int) 
     return [heads, tokens, channels // heads, teacher[0].shape[2] // heads, *strides]
 
 
-@torch.library.custom_op("spacelang::relations", mutates_args=())
+@operator("relations", NAME)
 def _op(student: list[Tensor], teacher: list[Tensor], heads: int) -> tuple[Tensor, Tensor, Tensor]:
     """Losses, and both normalisers, of all rows [9, B, heads, N]."""
     shape = (9, student[0].shape[0], heads, student[0].shape[1])
@@ -223,7 +223,7 @@ def _op(student: list[Tensor], teacher: list[Tensor], heads: int) -> tuple[Tenso
     return made[0], made[1], made[2]
 
 
-@torch.library.custom_op("spacelang::relations_backward", mutates_args=())
+@operator("relations_backward", NAME)
 def _backward_op(
     gradients: Tensor,
     student: list[Tensor],

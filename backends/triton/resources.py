@@ -23,6 +23,9 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from spacelang.backends.triton.launch import INTERPRETED
+from spacelang.diagnostics import SpaceError, error
+
 KERNELS = (  # modules beside this one, each with BUILDS
     "soft_labels", "attention_builds", "mixture", "mlp", "depthwise", "relations", "cascade",
     "cascade_training", "mixed_attention_builds",
@@ -110,6 +113,26 @@ def _read_cubin(cubin: bytes) -> tuple[int, int, int]:
 def column(target: str) -> dict[str, dict[str, int]]:
     """Build -> what it needs of a target."""
     return {build.name: asdict(measure(build, TARGETS[target])) for build in builds()}
+
+
+FAMILIES: Mapping[str, tuple[str, ...]] = {
+    "mlp": ("linear",),
+    "cascade": ("cascade", "cascade_training"),
+}
+"""Kernels of fused groups whose builds have other names than theirs."""
+
+
+def needs(kernel: str, target: str) -> dict[str, dict[str, int]]:
+    """Build -> what it needs of a target, of those of a fused group's kernel.
+
+    SP605 in the interpreter.
+    """
+    if INTERPRETED:
+        found = error("SP605", "kernels are interpreted here, not compiled")
+        raise SpaceError(found.hint("unset TRITON_INTERPRET"))
+    names = FAMILIES.get(kernel, (kernel,))
+    mine = (build for build in builds() if re.split(r"[.\[]", build.name)[0] in names)
+    return {build.name: asdict(measure(build, TARGETS[target])) for build in mine}
 
 
 def table() -> dict[str, dict[str, dict[str, int]]]:

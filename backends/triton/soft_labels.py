@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from spacelang.backends.triton.launch import FLOATS, launches, refusal
+from spacelang.backends.triton.launch import FLOATS, launches, operator, refusal
 from spacelang.backends.triton.resources import Build
 
 BLOCK = 1024  # classes a step
@@ -39,7 +39,8 @@ def _labels(classes, probabilities, row, K, C, TOP: tl.constexpr):
     """The kept classes of a row, their probabilities, which are there, and the residual."""
     k = tl.arange(0, TOP)
     index = tl.load(classes + row * K + k, mask=k < K, other=-1).to(tl.int64)
-    inside = (index >= 0) & (index < C)  # nothing is read or written for a class there is not
+    # Nothing is read or written for a class there is not. -1 of an unsigned type may be one.
+    inside = (k < K) & (index >= 0) & (index < C)
     kept = tl.load(probabilities + row * K + k, mask=inside, other=0.0).to(tl.float32)
     residual = (1.0 - tl.sum(kept, 0)) / tl.maximum(C - K, 1)
     return index, kept, inside, residual
@@ -114,7 +115,7 @@ def unable(logits: Tensor, classes: Tensor, probabilities: Tensor) -> str:
     )
 
 
-@torch.library.custom_op("spacelang::soft_labels", mutates_args=())
+@operator("soft_labels", NAME)
 def _op(logits: Tensor, classes: Tensor, probabilities: Tensor) -> tuple[Tensor, Tensor]:
     """Losses [B] and what normalises each row [B]."""
     losses = torch.empty(len(logits), dtype=torch.float32, device=logits.device)
@@ -132,7 +133,7 @@ def _op(logits: Tensor, classes: Tensor, probabilities: Tensor) -> tuple[Tensor,
     return losses, normalisers
 
 
-@torch.library.custom_op("spacelang::soft_labels_backward", mutates_args=())
+@operator("soft_labels_backward", NAME)
 def _backward_op(
     gradients: Tensor,
     logits: Tensor,

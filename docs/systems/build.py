@@ -40,6 +40,7 @@ class System:
     searched: tuple[str, ...] = ()
     others: tuple[str, ...] = ()
     convention: str = ""
+    block: str = ""  # what of the space is drawn, if not the whole network
 
 
 SYSTEMS: Mapping[str, System] = {
@@ -60,7 +61,7 @@ SYSTEMS: Mapping[str, System] = {
         ("efficientvit_m1", "efficientvit_m4"),
         "efficientvit",
     ),
-    "irpe": System("deit_ti_product_k", (), ("deit_s_product_qk",), "fvcore"),
+    "irpe": System("deit_ti_product_k", (), ("deit_s_product_qk",), "fvcore", "attention"),
     "mobilenetv3": System(
         "mobilenetv3_search",
         ("mobilenetv3_search",),
@@ -73,7 +74,8 @@ SYSTEMS: Mapping[str, System] = {
 
 def picture(name: str) -> str:
     """The drawing of a system: what `spacelang show --as svg` gives."""
-    return svg(sketch(load(f"{name}.space:{SYSTEMS[name].drawn}")))
+    system = SYSTEMS[name]
+    return svg(sketch(load(f"{name}.space:{system.drawn}"), system.block))
 
 
 def page(name: str, text: str) -> str:
@@ -106,7 +108,8 @@ def _parts(name: str) -> Iterator[str]:
     if system.convention:
         about = CONVENTIONS[system.convention].about
         yield f"\nThe convention `{system.convention}`: {about}.\n"
-    yield f"\n## The graph of `{system.drawn}`\n\n![{system.drawn}]({name}.svg)\n\n"
+    part = f"The block `{system.block}` of" if system.block else "The graph of"
+    yield f"\n## {part} `{system.drawn}`\n\n![{system.drawn}]({name}.svg)\n\n"
     yield f"## The file\n\n[`spaces/{name}.space`](../../spaces/{name}.space)\n\n```text\n"
     yield (ROOT / "spaces" / f"{name}.space").read_text(encoding="utf-8").rstrip() + "\n```\n"
 

@@ -12,17 +12,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from spacelang.ir.dim import Dim
+from spacelang.ir.dim import ONE, ZERO, Dim
 from spacelang.ir.graph import Instance
+from spacelang.ir.infer import Infer
 from spacelang.ir.node import Node
-from spacelang.ir.op import Infer, lookup
+from spacelang.ir.op import lookup
 from spacelang.ops.patterns import parse_einsum, parse_rearrange
 
 if TYPE_CHECKING:
     from spacelang.analysis.parts import Parts
 
 Axes = Sequence[int]
-ONE, ZERO = Dim.of(1), Dim.of(0)
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING
 
 from spacelang.analysis.together import Part, together
 from spacelang.ir.condition import FALSE, Condition, conjunction, disjunction, is_value
-from spacelang.ir.dim import Dim, Symbol
+from spacelang.ir.dim import ONE, ZERO, Dim, Symbol
 from spacelang.ir.dim import Value as DecisionValue
 from spacelang.ir.gather import joined, read
-from spacelang.ir.op import CostOf, ops
+from spacelang.ir.infer import CostOf
+from spacelang.ir.op import ops
 from spacelang.ir.param import sized
 from spacelang.ir.prove import Proved, feasible, holds
 from spacelang.ir.storage import bank_of, bank_position
@@ -31,8 +32,6 @@ from spacelang.ir.storage import bank_of, bank_position
 if TYPE_CHECKING:
     from spacelang.ir.graph import Graph, Instance, Place
     from spacelang.ir.node import Node
-
-ZERO, ONE = Dim.of(0), Dim.of(1)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from typing import TypeVar
 from spacelang.analysis.axes import Step, row_of
 from spacelang.diagnostics import Span
 from spacelang.ir.block import Block
-from spacelang.ir.dim import Dim, Symbol
+from spacelang.ir.dim import ZERO, Dim, Symbol
 from spacelang.ir.facts import exact_table
 from spacelang.ir.gather import PARTS
 from spacelang.ir.graph import Entered, Graph, Instance
@@ -32,7 +32,6 @@ from spacelang.ir.words import bare
 Chain = tuple[int, ...]
 Sizes = tuple[Dim, ...]
 Told = TypeVar("Told")
-ZERO = Dim.of(0)
 
 
 @dataclass(frozen=True)

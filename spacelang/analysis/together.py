@@ -14,12 +14,11 @@ from operator import methodcaller
 
 from spacelang.diagnostics import SpaceError, error
 from spacelang.ir.condition import TRUE, Condition, conjunction, disjunction, is_value
-from spacelang.ir.dim import Dim, conditional, maximum, minimum
+from spacelang.ir.dim import ZERO, Dim, conditional, maximum, minimum
 from spacelang.ir.facts import enumerable, points
 from spacelang.ir.gather import INNER, PARTS, read, sizes_of
 from spacelang.ir.param import Gather, Slice
 
-ZERO, ONE = Dim.of(0), Dim.of(1)
 Part = Slice | Gather
 Reader = tuple[Condition, Part]
 """What is read of a factor, in the decisions of the whole space, and when."""

@@ -21,8 +21,9 @@ from spacelang.ir.decision import Assignment
 from spacelang.ir.dim import Dim
 from spacelang.ir.dim import Value as DecisionValue
 from spacelang.ir.graph import Graph, Instance
+from spacelang.ir.infer import CostOf, Infer
 from spacelang.ir.node import Node, TensorType
-from spacelang.ir.op import CostOf, Infer, ops
+from spacelang.ir.op import ops
 from spacelang.ops.patterns import bind_rearrange, parse_rearrange
 
 VIEWS = frozenset({

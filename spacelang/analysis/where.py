@@ -13,12 +13,15 @@ from fractions import Fraction
 from math import ceil, floor
 
 from spacelang.diagnostics import NOWHERE, SpaceError, Span, error
-from spacelang.ir.condition import All, Compare, Condition
+from spacelang.ir.condition import Compare, Condition
 from spacelang.ir.dim import Dim
+from spacelang.ir.doubts import conjuncts
 from spacelang.ir.known import LATENCY
 
 FIGURES = ("params", "macs", "activations")
 Band = tuple[int | None, int | None]
+LONG = 100
+"""Of a condition in a message, in characters."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +59,7 @@ def of_conditions(conditions: Iterable[Condition], span: Span = NOWHERE) -> Wher
     """Bands and conditions of `require` statements (SP508 for what cannot be solved exactly)."""
     found = Where()
     for condition in conditions:
-        parts = condition.operands if isinstance(condition, All) else (condition,)
-        for part in parts:
+        for part in conjuncts(condition):
             found = found.both(_one(part, span))
     return found
 
@@ -81,8 +83,10 @@ def _one(condition: Condition, span: Span) -> Where:
 
 
 def _refused(condition: Condition, span: Span) -> SpaceError:
+    text = str(condition)
+    text = text if len(text) <= LONG else f"{text[: LONG - 20]} .. {text[-16:]}"
     return SpaceError(
-        error("SP508", f"{condition} cannot be solved exactly", span).hint(
+        error("SP508", f"{text} cannot be solved exactly", span).hint(
             "bound each figure by numbers: params in 5M..6M and macs <= 1.3G"
         )
     )
@@ -91,7 +95,7 @@ def _refused(condition: Condition, span: Span) -> SpaceError:
 def _band(op: str, slope: Fraction, bound: Fraction) -> Band:
     """`slope * (figure - bound) op 0` for a whole figure."""
     if op == "==":
-        return (int(bound), int(bound)) if bound.denominator == 1 else (1, 0)
+        return ceil(bound), floor(bound)
     if op == "!=":
         raise SpaceError(error("SP508", "`!=` on a figure cannot be solved exactly"))
     strict = op == "<"

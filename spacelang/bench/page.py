@@ -71,9 +71,9 @@ def _wanted(row: Row, record: Mapping[str, Any], rival: str | None, share: float
         return ""
     compared = None if rival is None else ratio(record, row.ours, rival)
     met = compared is not None and compared[0] >= row.wanted
-    near = share is not None and share >= NEAR
+    near = row.same and share is not None and share >= NEAR
     told = "met" if met else "met at the limit" if near else "missed"
-    return f">= {row.wanted:g}: {told}"
+    return f">= {row.wanted:.3g}: {told}"
 
 
 def _memory(record: Mapping[str, Any], ours: str, rival: str | None) -> str:
@@ -86,9 +86,11 @@ def _memory(record: Mapping[str, Any], ours: str, rival: str | None) -> str:
 def _others(row: Row, record: Mapping[str, Any]) -> Iterator[str]:
     """What else was measured, as a ratio to ours; what was missing, by name."""
     rival = best(record, row.against)
-    for name in (*row.against, *row.also):
-        found = record["contenders"][name]
+    for name in (*row.against, *row.also, *row.beside):
+        found = record["contenders"].get(name)
         compared = ratio(record, row.ours, name)
+        if found is None:
+            continue  # the record is older than this contender
         if compared is None:
             yield f"{name}: {found['missing']}"
         elif name != rival:

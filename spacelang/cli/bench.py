@@ -30,6 +30,8 @@ KERNELS = "kernels"
               help="Threads of every contender.")  # fmt: skip
 @click.option("--repeats", type=click.IntRange(7, 1000), default=7, show_default=True,
               help="Rounds that are counted.")  # fmt: skip
+@click.option("--compiled", is_flag=True,
+              help="Also the rows of torch.compile, which takes minutes a network.")  # fmt: skip
 @click.option("-o", "--output", metavar="FILE", help="Put the records into this JSON file.")
 @click.option("--device", type=click.Choice(["cuda", "interpret"]),
               help="Of `bench kernels`: a GPU, or tiny shapes in the interpreter.")  # fmt: skip
@@ -39,6 +41,7 @@ def bench(
     listed: bool,
     threads: int,
     repeats: int,
+    compiled: bool,
     output: str | None,
     device: str | None,
     as_json: bool,
@@ -49,10 +52,10 @@ def bench(
     `compile --for inference` wrote, which has no rival; none is all rows.
     Results are compared before anything is timed. A ratio above 1 says that ours is faster.
     What is wanted of a row is against its best rival in PyTorch; ONNX Runtime is told beside.
-    `bench kernels` times every Triton kernel against eager PyTorch.
+    `bench kernels` times every Triton kernel against eager PyTorch, in evaluation and in training.
     """
     if KERNELS in names:
-        if len(names) > 1 or listed:
+        if len(names) > 1 or listed or compiled:
             raise click.UsageError("bench kernels stands alone")
         _kernels(device or "cuda", repeats, output, as_json)
         return
@@ -62,7 +65,7 @@ def bench(
     try:
         own = tuple(_row_of(Path(name)) for name in folders)
         given = [name for name in names if name not in folders]
-        rows = (*own, *(select(given) if given or not own else ()))
+        rows = (*own, *(select(given, compiled) if given or not own else ()))
     except UnknownRow as unknown:
         raise click.UsageError(str(unknown)) from None
     if listed:
@@ -73,8 +76,16 @@ def bench(
 
     before = None if output is None else kept(Path(output))
     records: list[dict[str, Any]] = []
+    failed: SpaceError | None = None
     for row in rows:
-        record = measure(row, threads, repeats)
+        try:
+            record = measure(row, threads, repeats)
+        except SpaceError as wrong:  # the other rows are measured nevertheless
+            if as_json:
+                raise
+            failed = failed or wrong
+            complain(f"{row.name} is left out: {wrong.diagnostics[0].headline}")
+            continue
         records.append(record)
         if not as_json:
             _print_row(row, record)
@@ -85,6 +96,8 @@ def bench(
         emit({"records": records})
     elif output is not None:
         say(f"{many(len(records), 'record')} in {visible(output)}")
+    if failed is not None:
+        raise failed
 
 
 def _row_of(folder: Path) -> Row:
@@ -114,11 +127,12 @@ def _kernels(device: str, repeats: int, output: str | None, as_json: bool) -> No
     rows: list[tuple[str, ...]] = []
     for record in records:
         for name in record["seconds"]:
-            seconds, own = median(record, name), name == "kernel"
+            seconds = median(record, name)
+            modelled = name == "kernel" and record["modelled"] is not None
             rows.append((
                 record["name"], name, f"{seconds * 1e6:,.1f} us", f"{record['errors'][name]:.0e}",
-                f"{record['bytes_a_second'] / 1e9:.2f} GB/s" if own else "",
-                f"{record['flops_a_second'] / 1e9:.2f} GFLOP/s" if own else "",
+                f"{record['bytes_a_second'] / 1e9:.2f} GB/s" if modelled else "",
+                f"{record['flops_a_second'] / 1e9:.2f} GFLOP/s" if modelled else "",
             ))  # fmt: skip
         rows += [
             (record["name"], n, "left out", why, "", "") for n, why in record["left_out"].items()
@@ -134,20 +148,23 @@ def _print_list(rows: Sequence[Row], as_json: bool) -> None:
         emit({"rows": [_told(row) for row in rows], "all": len(ROWS)})
         return
     columns = ("name", "ours", "PyTorch rivals", "also measured", "wanted")
-    lines = [(r.name, r.ours, ", ".join(r.against), ", ".join(r.also), _wanted(r)) for r in rows]
+    lines = [
+        (r.name, r.ours, ", ".join(r.against), ", ".join((*r.also, *r.beside)), _wanted(r))
+        for r in rows
+    ]
     table(columns, lines)
 
 
 def _told(row: Row) -> dict[str, object]:
     return {
         "name": row.name, "space": row.space, "batch": row.batch, "ours": row.ours,
-        "against": list(row.against), "also": list(row.also), "wanted": row.wanted,
+        "against": list(row.against), "also": [*row.also, *row.beside], "wanted": row.wanted,
         "memory": row.memory,
     }  # fmt: skip
 
 
 def _wanted(row: Row) -> str:
-    return "" if row.wanted is None else f">= {row.wanted:g}"
+    return "" if row.wanted is None else f">= {row.wanted:.3g}"
 
 
 def _print_row(row: Row, record: Mapping[str, Any]) -> None:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal, cast
 
 import click
@@ -25,6 +26,8 @@ State = Literal["ok", "missing", "changed", "damaged", "torn"]
 GOOD: frozenset[State] = frozenset(("ok", "torn"))
 JOURNALS = "*.jsonl"
 JOURNALS_OF_RUNS = ("manifest.jsonl", "scores.jsonl")
+LOG = "log.jsonl"
+EPOCH: Mapping[str, type] = MappingProxyType({"step": int, "epoch": int, "loss": float})
 CHECKED = b'{"check":"'
 
 
@@ -80,6 +83,7 @@ def examined(folder: Path) -> Iterator[Finding]:
             yield from _of_manifest(here, folder)
         if runs.is_run(here):
             yield _of_run(here, folder)
+            yield from _of_log(here / LOG, folder)
         for journal in sorted(here.glob(JOURNALS)):
             if journal.is_file() and _has_checks(journal):
                 yield from _of_journal(journal, folder)
@@ -124,6 +128,28 @@ def _of_run(here: Path, folder: Path) -> Finding:
     return Finding(shown, "ok", "the graph of the run")
 
 
+def _of_log(log: Path, folder: Path) -> Iterator[Finding]:
+    """The log of a training, whose lines have no checksums: whether they are lines of one."""
+    if not log.is_file():
+        return
+    lines = log.read_bytes().splitlines()
+    wrong = [str(number) for number, line in enumerate(lines, 1) if not _is_epoch(line)]
+    note = f"{len(lines)} lines" + (f", damaged at {', '.join(wrong)}" if wrong else "")
+    yield Finding(os.path.relpath(log, folder), "damaged" if wrong else "ok", note)
+
+
+def _is_epoch(line: bytes) -> bool:
+    """Whether a line says of an epoch what every one says."""
+    try:
+        entry: object = json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    if not isinstance(entry, dict):
+        return False
+    known = cast("Mapping[str, object]", entry)
+    return all(type(known.get(name)) is kind for name, kind in EPOCH.items())
+
+
 def _of_store(here: Path, folder: Path) -> Iterator[Finding]:
     """The epochs of a store of a teacher's outputs, every record of them."""
     shown = os.path.relpath(here / runs.STORE, folder)
@@ -155,6 +181,10 @@ def _of_journal(journal: Path, folder: Path) -> Iterator[Finding]:
         path = journal.parent / str(entry["file"])
         if path.is_file() or entry is recorded[-1]:
             yield _compared(path, entry["sha256"], folder)
+    state = recorded[-1].get("state") if recorded else None
+    wanted = cast("Mapping[str, object]", state).get("run") if isinstance(state, dict) else None
+    if wanted is not None:
+        yield _compared(journal.parent / runs.RECORD, wanted, folder)
 
 
 def _compared(path: Path, wanted: object, folder: Path) -> Finding:

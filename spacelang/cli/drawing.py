@@ -1,4 +1,4 @@
-"""The network's own block as boxes and arrows: DOT text, and an SVG made without the `dot` binary.
+"""A network, or a block of it, as boxes and arrows: DOT text, and an SVG made without `dot`.
 
 Boxes stand in layers, each below all that it reads (longest path); an arrow over several layers
 runs through a narrow slot in each, and a layer is ordered by where its boxes and slots come from.
@@ -7,14 +7,17 @@ runs through a narrow slot in each, and a layer is ordered by where its boxes an
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
-from spacelang.cli.listing import condition_text, guarded, options, span_of
+from spacelang.cli.listing import condition_text, guarded, options, sharing, span_of, unmarked
 from spacelang.cli.steps import label_of, named, remarks, spanned, steps
-from spacelang.ir.graph import conditions
+from spacelang.diagnostics import SpaceError, error
+from spacelang.ir.graph import Output, conditions
 from spacelang.ir.node import Node, Value
+from spacelang.render import visible
 from spacelang.report.text import html
 
 if TYPE_CHECKING:
@@ -54,33 +57,44 @@ class Sketch:
     arrows: tuple[tuple[int, int], ...]
 
 
-def sketch(graph: Graph) -> Sketch:
-    """The root block of a graph; what goes together is one box."""
+def sketch(graph: Graph, block: str = "") -> Sketch:
+    """A block of a graph, by default the network's own; what goes together is one box.
+
+    Errors: SP201 for a block that there is not.
+    """
+    if block and block not in graph.blocks:
+        near = get_close_matches(block, graph.blocks, 1)
+        found = error("SP201", f"{graph.name} has no block {visible(block)}")
+        found = found.note(f"its blocks: {', '.join(graph.blocks)}")
+        raise SpaceError(found.hint(f"did you mean {near[0]}?") if near else found)
+    drawn = graph.blocks[block] if block else graph.root
+    outputs = tuple(Output("output", v) for v in drawn.outputs) if block else graph.outputs
     boxes: list[Box] = []
     arrows: dict[tuple[int, int], None] = {}
     owner: dict[Value, int] = {}
-    for step in steps(graph):
+    for step in steps(drawn):
         number = len(boxes)
-        boxes.append(_box(step))
+        box = _box(step)
+        boxes.append(replace(box, lines=tuple(map(unmarked, box.lines))))
         for node in step:
             for value in node.operands:
                 if owner[value] != number:
                     arrows[owner[value], number] = None
             for value in node.values:
                 owner[value] = number
-    for output in graph.outputs:
+    for output in outputs:
         arrows[owner[output.value], len(boxes)] = None
         remark = ("while training",) if output.training else ()
         boxes.append(Box(output.name, "output", remark))
-    return Sketch(graph.name, tuple(boxes), tuple(arrows))
+    return Sketch(block or graph.name, tuple(boxes), tuple(arrows))
 
 
 def _box(step: Sequence[Node]) -> Box:
     node, last = step[0], step[-1]
     shape = ", ".join(map(str, last.types))
-    only = guarded(node)
-    if only is not None:
-        inner = _box([only])
+    within = [only for only in map(guarded, step) if only is not None]
+    if within:
+        inner = _box(within)
         title = span_of(label_of(node), label_of(last)) if len(step) > 1 else inner.title
         return Box(title, "choice", (*inner.lines[:-1], *remarks(step), shape))
     if node.op == "input":
@@ -90,7 +104,8 @@ def _box(step: Sequence[Node]) -> Box:
         title = spanned(step) or block
         what = (block,) if title != block else ()
         many = (f"x {len(step)}",) if len(step) > 1 else ()
-        return Box(title, "call", (*what, *many, shape))
+        shared = (sharing(step),) if sharing(step) else ()
+        return Box(title, "call", (*what, *many, *shared, shape))
     if node.regions:
         word = "when" if node.op == "guard" else "one of"
         return Box(node.label or word, "choice", (*_alternatives(node), shape))

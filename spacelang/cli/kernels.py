@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import click
 
 from spacelang.analysis.traffic import Traffic, traffic
-from spacelang.cli import options
+from spacelang.cli import options, runs
 from spacelang.cli.output import emit, exact, many, millions, say
+from spacelang.diagnostics import SpaceError, error
 from spacelang.render import visible
 
 if TYPE_CHECKING:
@@ -17,16 +18,30 @@ if TYPE_CHECKING:
     from spacelang.passes.fused_cost import Row
 
 WIDTHS = {"float32": 4, "bfloat16": 2, "float16": 2}
+TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
+KERNELS: Mapping[str, str] = {
+    "attention": "attention with relative positions",
+    "mixed_attention": "the same where heads are mixed before and after the softmax",
+    "cascade": "cascaded attention of a window",
+    "mlp": "layer norm, linear, activation and linear on slices of weights",
+    "depthwise": "depthwise convolution, norm, activation and squeeze-excite",
+    "mixture": "the weighted sum of candidates",
+    "soft_labels": "the loss against sparse soft labels, of `distill`",
+    "relations": "the loss of attention relations, of `distill`",
+}
 
 
 @click.command(short_help="What runs as fused kernels, and what that saves.")
-@options.space
+@click.argument("space", metavar="[SPACE]", default="")
+@options.settings
 @options.arch
 @click.option("--passes", default="", metavar="PASSES", help="Passes to run first.")
 @click.option("--batch", type=click.IntRange(1, 1 << 20), default=1, show_default=True,
               help="Images at a time.")  # fmt: skip
 @click.option("--dtype", type=click.Choice(list(WIDTHS)), default="float32", show_default=True,
               help="The type that everything is held in.")  # fmt: skip
+@click.option("--target", type=click.Choice(TARGETS),
+              help="Compile the kernels for it: registers, spills, shared memory.")  # fmt: skip
 @options.as_json
 def kernels(
     space: str,
@@ -35,6 +50,7 @@ def kernels(
     passes: str,
     batch: int,
     dtype: str,
+    target: str | None,
     as_json: bool,
 ) -> None:
     """The groups of a space that --backend triton computes by a kernel each, and what it does not.
@@ -42,8 +58,12 @@ def kernels(
     Bytes, launches and FLOPs are those of one architecture (the largest, or --arch) in evaluation:
     node by node as the space is written, and fused. They are modelled from the graph: every tensor
     is read and written once by each operation. Variants are compiled for the whole space, for one
-    type and target.
+    type and target. With --target what kernels need of it is read from the binaries of the variants
+    that published networks launch; no device is needed. Without SPACE all kernels are listed.
     """
+    if not space:
+        _list(target, as_json)
+        return
     from spacelang.passes.fuse import for_kernels
     from spacelang.passes.fused_cost import all_variants, compare, models
 
@@ -54,29 +74,62 @@ def kernels(
     rows = compare(graph, result.graph, assignment, batch, width)
     whole = traffic(graph, assignment, batch, width)
     fused = traffic(result.graph, assignment, batch, width, models(result.graph))
+    variants = all_variants(result.graph)
+    needs = {kernel: _needs(kernel, target) for kernel in variants} if target else {}
     if as_json:
         emit({
             "name": graph.name,
             "batch": batch,
             "dtype": dtype,
             "groups": [_row(row) for row in rows],
-            "variants": all_variants(result.graph),
+            "variants": variants,
+            "binaries": needs,
             "network": {"unfused": _figures(whole), "fused": _figures(fused)},
             "refused": [_refusal(refusal) for refusal in result.refusals],
         })  # fmt: skip
         return
     say(f"{visible(graph.name)}, {many(batch, 'image')} of {dtype}; modelled")
-    for kernel, count in all_variants(result.graph).items():
+    for kernel, count in variants.items():
         mine = [row for row in rows if row.kernel == kernel]
         places, blocks = sum(row.places for row in mine), many(len(mine), "block")
         say(f"  {kernel}: {many(places, 'place')}, {blocks}, {many(count, 'variant')}")
         before = sum((row.before for row in mine), Traffic())
         say(f"    {_change(before, sum((row.after for row in mine), Traffic()))}")
+        for build, found in needs.get(kernel, {}).items():
+            say(f"    {build}: {_need(found)}")
     if not rows:
         say("  nothing runs fused")
     say(f"  the network: {_change(whole, fused)}")
     for refusal in result.refusals:
         say(f"  not fused: {visible(str(refusal))}")
+
+
+def _list(target: str | None, as_json: bool) -> None:
+    """The kernels that there are, whatever the space."""
+    needs = {kernel: _needs(kernel, target) for kernel in KERNELS} if target else {}
+    if as_json:
+        emit({"kernels": dict(KERNELS), "binaries": needs})
+        return
+    for kernel, what in KERNELS.items():
+        say(f"{kernel}: {what}")
+        for build, found in needs.get(kernel, {}).items():
+            say(f"  {build}: {_need(found)}")
+
+
+def _needs(kernel: str, target: str) -> dict[str, dict[str, int]]:
+    """What the variants of a kernel need of a target (SP605 where Triton is not installed)."""
+    try:
+        return runs.work("triton", "needs")(kernel, target)
+    except ImportError as failed:
+        found = error("SP605", f"the triton backend cannot be loaded: {failed}")
+        raise SpaceError(
+            found.hint("install spacelang-nas[triton]; it is made for Linux")
+        ) from failed
+
+
+def _need(found: Mapping[str, int]) -> str:
+    registers, spilled = many(found["registers"], "register"), many(found["spilled"], "byte")
+    return f"{registers}, {spilled} spilled, {found['shared'] / 1024:g} KiB shared"
 
 
 def _figures(traffic: Traffic) -> dict[str, int]:

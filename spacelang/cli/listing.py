@@ -12,10 +12,11 @@ It shows shapes, sizes and conditions; `--as ir` is the exact form.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from spacelang.diagnostics import counted
 from spacelang.ir.decision import plain
 from spacelang.ir.dim import Dim, Symbol
 from spacelang.ir.graph import conditions
@@ -31,14 +32,14 @@ if TYPE_CHECKING:
     from spacelang.ir.node import Attribute
 
 Names = dict[Value, str]
-WIDTH = 76  # of the column before the types
+WIDTH = 90  # of the column before the types
 _INDEX = re.compile(r"\[(\d+)\](?!.*\[\d+\])")
 
 
 def listing(graph: Graph) -> str:
     """The whole text."""
     parts = ["\n".join(_block(f"network {graph.name}", graph.root))]
-    parts += ["\n".join(_block(f"block {_plain(b.name)}", b)) for b in used(graph)]
+    parts += ["\n".join(_block(f"block {unmarked(b.name)}", b)) for b in used(graph)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -119,21 +120,22 @@ def _level(block: Block, names: Names, depth: int) -> Iterator[Line]:
         run = run_of(nodes, position)
         node = nodes[position]
         position += len(run)
-        types = _plain(", ".join(map(str, run[-1].types)))
+        types = unmarked(", ".join(map(str, run[-1].types)))
         only = guarded(node)
         if only is not None:
             text = _call(only, inside(node.regions[0], node, names))
             when = condition_text(conditions(node)[0])
-            yield Line(f"{indent}{_name(node, names)} = {text}   when {when}", types)
+            yield Line(f"{indent}{_name(node, names)} = {text}   when {when}{_shared(run)}", types)
         elif len(run) > 1:
             made = span_of(_name(node, names), _name(run[-1], names))
-            yield Line(f"{indent}{made} = {_call(node, names, run[-1])}   x {len(run)}", types)
+            text = f"{made} = {_call(node, names, run[-1])}   x {len(run)}"
+            yield Line(f"{indent}{text}{_shared(run)}", types)
         elif node.op == "input":
             yield Line(f"{indent}{_name(node, names)}", types)
         elif node.regions:
             yield from _regions(node, names, depth, types)
         else:
-            yield Line(f"{indent}{_name(node, names)} = {_call(node, names)}", types)
+            yield Line(f"{indent}{_name(node, names)} = {_call(node, names)}{_shared(run)}", types)
 
 
 def _regions(node: Node, names: Names, depth: int, types: str) -> Iterator[Line]:
@@ -171,12 +173,29 @@ def _kind(node: Node) -> object:
     return call.block, _INDEX.sub("[_]", node.label), tuple(fixed.items()), node.types
 
 
+def sharing(step: Sequence[Node]) -> str:
+    """Whose weights calls read that have none of their own: of one call the other's path, of
+    several how many sets there are; nothing where each has its own."""
+    inside = (guarded(node) if node.regions else node for node in step)
+    calls = [node.call for node in inside if node is not None and node.call is not None]
+    stores = dict.fromkeys(call.store for call in calls)
+    if len(calls) == 1:
+        (store,) = stores
+        return f"weights of {store}" if store != calls[0].path else ""
+    return counted(len(stores), "set") + " of weights" if len(stores) < len(calls) else ""
+
+
 def span_of(first: str, last: str) -> str:
     """encoder[0] and encoder[11] -> encoder[0..11]."""
     low, high = _INDEX.search(first), _INDEX.search(last)
     if low is None or high is None:
         return f"{first} .. {last}"
     return f"{first[: low.start()]}[{low[1]}..{high[1]}]{first[low.end() :]}"
+
+
+def _shared(run: Sequence[Node]) -> str:
+    found = sharing(run)
+    return f"   {found}" if found else ""
 
 
 def _name(node: Node, names: Names) -> str:
@@ -193,9 +212,9 @@ def _call(node: Node, names: Names, last: Node | None = None) -> str:
         sizes = [
             (name, size) for name, size in node.call.sizes.items() if other.sizes[name] == size
         ]
-        named = ((_plain(name), _plain(_size(size))) for name, size in sizes)
+        named = ((unmarked(name), unmarked(_size(size))) for name, size in sizes)
         given += [f"{name}: {size}" for name, size in named if name != size]
-        return f"{_plain(node.call.block)}({', '.join(given)})"
+        return f"{unmarked(node.call.block)}({', '.join(given)})"
     given += [f"{name}: {text}" for name, text in options(node).items()]
     return f"{node.op}({', '.join(given)})"
 
@@ -210,7 +229,7 @@ def options(node: Node) -> Mapping[str, str]:
         if isinstance(default, int) and not isinstance(default, bool):
             default = Dim.of(default)
         if not isinstance(value, Init | None) and value != default and name != "conditions":
-            found[name] = _plain(attribute_text(value))
+            found[name] = unmarked(attribute_text(value))
     return found
 
 
@@ -237,25 +256,25 @@ def choice_text(choice: Choice) -> str:
 
     values = ", ".join(str(plain(value)) for value in choice.values)
     when = "" if choice.live == TRUE else f"   when {condition_text(choice.live)}"
-    return _plain(f"{choice.path} in {{{values}}}{when}")
+    return unmarked(f"{choice.path} in {{{values}}}{when}")
 
 
 def condition_text(condition: Condition) -> str:
     """A condition without the marks of sizes."""
-    return _plain(str(condition))
+    return unmarked(str(condition))
 
 
 def size_text(symbol: Symbol) -> str:
     """A size of a block, and what it may be."""
     if not symbol.values:
-        return _plain(symbol.name)
-    return _plain(f"{symbol.name} in {{{', '.join(str(plain(v)) for v in symbol.values)}}}")
+        return unmarked(symbol.name)
+    return unmarked(f"{symbol.name} in {{{', '.join(str(plain(v)) for v in symbol.values)}}}")
 
 
 def _size(size: Dim | Symbol) -> str:
     return size.name if isinstance(size, Symbol) else str(size)
 
 
-def _plain(text: str) -> str:
+def unmarked(text: str) -> str:
     """`%width` -> `width`: what the caller binds needs no mark for a reader."""
     return re.sub(r"%(?=[A-Za-z_'])", "", text)

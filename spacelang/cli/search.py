@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 SCRATCH = "scratch"  # the kind of a run whose networks are trained anew
 OF_ENGINES = ("epochs", "smoothing")  # flags of training that an engine which trains has as its own
-OF_PROGRAMS = ("batch_size", "aug", "amp")  # those that an engine for programs has not
+OF_PROGRAMS = ("batch_size", "aug", "amp", "shards")  # those that an engine for programs has not
 
 
 @click.command(short_help="Search a trained supernet, or train while searching.")
@@ -95,13 +95,13 @@ def search(
     asked_of_it |= {"latency": os.path.abspath(latency)} if latency is not None else {}
     place = runs.work(backend, "device")(device)
     if weights == "program":
-        runs.alone(engine)
         folder = _folder(space, output, weights)
-        with runs.together(backend, place, progress) as (told, _):
+        with runs.together(backend, place, progress) as (told, first):
             made = _program(space, settings, engine, asked_of_it, folder, data, seed, file, flags,
                             backend, place, told)  # fmt: skip
-        _genotype(made.found.best.assignment, folder / f"{engine}-genotype.json")
-        _show(made, space, engine, folder, as_json)
+        if first:
+            _genotype(made.found.best.assignment, folder / f"{engine}-genotype.json")
+            _show(made, space, engine, folder, as_json)
         return
     graph = runs.run_graph(Path(space)) if weights == "shared" else options.load(space, settings)
     if weights == "shared":

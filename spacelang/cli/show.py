@@ -33,16 +33,16 @@ def _space(graph: Graph) -> str:
     return write_space(graph)
 
 
-def _dot(graph: Graph) -> str:
+def _dot(graph: Graph, block: str = "") -> str:
     from spacelang.cli.drawing import dot, sketch
 
-    return dot(sketch(graph))
+    return dot(sketch(graph, block))
 
 
-def _svg(graph: Graph) -> str:
+def _svg(graph: Graph, block: str = "") -> str:
     from spacelang.cli.drawing import sketch, svg
 
-    return svg(sketch(graph))
+    return svg(sketch(graph, block))
 
 
 PAGE = """<!DOCTYPE html>
@@ -122,12 +122,15 @@ FORMS: Mapping[str, Callable[[Graph], str]] = {
     "svg": _svg,
     "html": _html,
 }
+DRAWN = {"svg": _svg, "dot": _dot}
 
 
 @click.command(short_help="The graph as text, IR, a .space file, DOT, SVG or HTML.")
 @options.space
 @click.option("--as", "form", type=click.Choice(list(FORMS)), default="text", show_default=True,
               help="The form.")  # fmt: skip
+@click.option("--block", metavar="NAME", default="",
+              help="Draw this block of the network in place of the whole (svg, dot).")  # fmt: skip
 @options.after
 @click.option("-o", "--output", metavar="FILE", help="Write to a file instead of stdout.")
 @options.as_json
@@ -135,6 +138,7 @@ def show(
     space: str,
     settings: Mapping[str, object],
     form: str,
+    block: str,
     after: str,
     output: str | None,
     as_json: bool,
@@ -148,6 +152,8 @@ def show(
     from spacelang.cli.program import listing, program_at, record
     from spacelang.files import atomic_write
 
+    if block and form not in DRAWN:
+        raise click.UsageError(f"--block is of a drawing: --as {' or '.join(DRAWN)}")
     program = program_at(space, settings)
     if program is not None:
         if form != "text" or output is not None:
@@ -155,7 +161,7 @@ def show(
         emit(record(program)) if as_json else listing(program)
         return
     graph = options.load(space, settings, after)
-    made = FORMS[form](graph)
+    made = DRAWN[form](graph, block) if block else FORMS[form](graph)
     if output is not None:
         atomic_write(output, made)
     if as_json:

@@ -16,7 +16,7 @@ from spacelang.ir.graph import conditions
 from spacelang.ir.node import Node
 
 if TYPE_CHECKING:
-    from spacelang.ir.graph import Graph
+    from spacelang.ir.block import Block
 
 MOST_OPS = 5  # in one box
 _VARIANT = re.compile(r"\.\d+$")
@@ -25,16 +25,16 @@ _LAST = re.compile(r"\[\d+\](?=[^\[]*$)")
 Step = list[Node]
 
 
-def steps(graph: Graph) -> list[Step]:
-    """The nodes of the root block, in order, by boxes."""
+def steps(block: Block) -> list[Step]:
+    """The nodes of a block, in order, by boxes."""
     readers: dict[int, set[int]] = {}
-    for node in graph.root.nodes:
+    for node in block.nodes:
         for value in node.operands:
             readers.setdefault(value.node, set()).add(node.id)
-    for output in graph.outputs:
-        readers.setdefault(output.value.node, set()).add(-1)
+    for value in block.outputs:
+        readers.setdefault(value.node, set()).add(-1)
     found: list[Step] = []
-    for node in graph.root.nodes:
+    for node in block.nodes:
         if found and _continues(found[-1], node, readers):
             found[-1].append(node)
         else:

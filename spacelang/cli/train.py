@@ -153,12 +153,15 @@ def train(
     if not first:
         return
     last: Mapping[str, Any] = made.log[-1]
+    report = str(run / "report.html")
     if as_json:
         found = {"run": str(run), "space": graph.name, "epochs": last["epoch"], "steps": made.steps}
-        emit({**found, "weights": made.weights, "last": dict(last), "log": list(made.log)})
+        found |= {"weights": made.weights, "last": dict(last), "log": list(made.log)}
+        emit({**found, "report": report})
         return
     say(f"{run}: {graph.name} trained for {last['epoch']} epochs, {exact(made.steps)} steps")
-    pairs([(f"  {name}", f"{value:.4g}") for name, value in last.items() if shown(name, value)])
+    rows = [(f"  {name}", f"{value:.4g}") for name, value in last.items() if shown(name, value)]
+    pairs([*rows, ("  report", report)])
 
 
 def recipe_of(

@@ -347,8 +347,9 @@ def _figures(name: str, graph: Graph) -> str:
     from spacelang.analysis.extent import extent
 
     reach = extent(graph)
-    size = f"{reach.size:,}" if isinstance(reach.size, int) else "too many to count exactly"
-    rows = [f"**{name}**: {size} architectures, {counted(len(graph.decisions), 'decision')}"]
+    many = "too many architectures to count exactly"
+    size = counted(reach.size, "architecture") if isinstance(reach.size, int) else many
+    rows = [f"**{name}**: {size}, {counted(len(graph.decisions), 'decision')}"]
     for figure, (low, high) in (("params", reach.params), ("macs", reach.macs)):
         rows.append(f"- {figure} {low:,}" + (f" to {high:,}" if low != high else ""))
     return "\n".join(rows)

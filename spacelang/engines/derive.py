@@ -24,6 +24,12 @@ from spacelang.ir.program import Program, below, slot_of
 ALPHAS = "alphas."
 """What architecture parameters are found under, before the path of their decision."""
 
+
+def decision_of(path: str) -> str:
+    """The decision of which a tensor is the architecture parameters (`passes/hand_down.py`)."""
+    return path.removeprefix(ALPHAS).removesuffix(".alphas")
+
+
 Numbers = Sequence[float]
 Alphas = Mapping[str, Numbers]
 
@@ -67,7 +73,7 @@ class Derivation:
         mixed, self.space = program.networks[self.search], program.networks[self.evaluation]
         self.decisions = self.space.decisions
         self.sizes = {
-            path.removeprefix(ALPHAS): storage.numel
+            decision_of(path): storage.numel
             for path, storage in mixed.storages.items()
             if path.startswith(ALPHAS)
         }
@@ -184,7 +190,7 @@ def roles(program: Program) -> tuple[str, str]:
 def _weightings(mixed: Graph) -> Iterator[tuple[str, str]]:
     """The op that makes weights of the parameters of each decision."""
     values = {
-        node.values[0]: node.label.removeprefix(ALPHAS)
+        node.values[0]: decision_of(node.label)
         for node in mixed.root.nodes
         if node.op == "parameter" and node.label.startswith(ALPHAS)
     }

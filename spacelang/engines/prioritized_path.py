@@ -92,6 +92,7 @@ class PrioritizedPath:
     name: ClassVar[str] = "prioritized_path"
     kinds: ClassVar[frozenset[Kind]] = frozenset(("path", "presence"))
     weights: ClassVar[Weights] = "own"
+    matches: ClassVar[bool] = True
 
     epochs: int = 120
     board: int = 10
@@ -131,10 +132,14 @@ class PrioritizedPath:
         """Stepped for each step, EpochEnded; then the board as Evaluated, and Found.
 
         SP701 for decisions other than paths and presences, for a prior that does not fit them, and
-        where training ended before any path could enter the board.
+        where training would end before any path could enter the board.
         """
         check(self, space)
         self._check_prior(space)
+        if self.epochs < self.warm_epochs + 2:
+            found = error("SP701", "training would end before a path could enter the board")
+            needed = f"epochs is {self.epochs}: at least warm_epochs + 2 = {self.warm_epochs + 2}"
+            raise SpaceError(found.hint(needed))
         pool = Pool(space, self.where)
         board = Board(self.board, self.gap, self.ties)
         length = trainer.steps("train")
@@ -162,7 +167,8 @@ class PrioritizedPath:
                         of = 1 if self.features == "teacher" and lesson is not None else 0
                         trainer.remember(slot, plan, of, self.images)
                 yield Stepped(plan, metrics)
-            yield EpochEnded(epoch, self.epochs)
+            kept = tuple((entry.accuracy / 100, entry.assignment) for entry in board.entries)
+            yield EpochEnded(epoch, self.epochs, kept)
         yield from self._end(board, trainer)
 
     # A path, drawn.
@@ -246,12 +252,6 @@ class PrioritizedPath:
 
     def _end(self, board: Board, trainer: Matcher) -> Iterator[Event]:
         """The board, scored; its first is what was found."""
-        if not board.entries:
-            raise SpaceError(
-                error("SP701", "training ended before a path could enter the board").hint(
-                    f"epochs is {self.epochs}: more than warm_epochs + 1 = {self.warm_epochs + 1}"
-                )
-            )
         distinct = {encoding(e.assignment): e for e in reversed(board.entries)}
         entries = sorted(distinct.values(), key=board.entries.index)
         scores = trainer.probe((e.assignment for e in entries), Samples(self.part, self.samples))

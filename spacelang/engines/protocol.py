@@ -249,10 +249,12 @@ class Stepped:
 
 @dataclass(frozen=True, slots=True)
 class EpochEnded:
-    """The last step of an epoch was taken; epochs count from 0."""
+    """The last step of an epoch, counted from 0, was taken; `board` are paths that are remembered,
+    the best first, each with its share of right answers on the batch it was trained on."""
 
     epoch: int
     epochs: int
+    board: tuple[tuple[float, Assignment], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,8 +320,8 @@ class Able(Protocol):
     """What is known of an engine before it runs.
 
     An engine that does not search the weights of a trained supernet says in `weights` whose it
-    does: a class attribute of type `Weights`, "shared" where there is none. One that moves ranges
-    has a true class attribute `moves`, and is given the hull of the space.
+    does: a class attribute of type `Weights`, "shared" where there is none. A true one `moves` has
+    one that moves ranges and is given the hull, and `matches` one that asks a `Matcher`.
     """
 
     name: ClassVar[str]

@@ -24,6 +24,8 @@ from spacelang.engines.protocol import (
     Candidate,
     Evaluated,
     Event,
+    Found,
+    GenerationEnded,
     Rebuilder,
     Samples,
     SpaceMoved,
@@ -153,7 +155,25 @@ class SpaceEvolution:
                 break
             space = trainer.rebuild(event.after, self.inherit)
         yield from self._train(space, trainer, seed_of(seed, "space", self.iterations))
-        yield from self._evolution().run(space, trainer, seed)
+        for event in self._evolution().run(space, trainer, seed):
+            yield self._counted(event, number)
+
+    def _counted(self, event: Event, before: int) -> Event:
+        """An event of the evolution, its candidates counted on from those that judged ranges."""
+
+        def on(candidate: Candidate) -> Candidate:
+            return replace(candidate, number=before + candidate.number)
+
+        match event:
+            case Evaluated(candidate):
+                return Evaluated(on(candidate), self.planned)
+            case GenerationEnded():
+                return replace(event, best=on(event.best))
+            case Found(best, front, evaluated):
+                front = tuple(map(on, front))
+                return replace(event, best=on(best), front=front, evaluated=before + evaluated)
+            case _:
+                return event
 
     def _knows(self, space: Graph, trainer: Rebuilder) -> None:
         """SP512 where the table lacks operations of the hull, as far as they can be listed."""

@@ -18,11 +18,13 @@ from dataclasses import replace
 from spacelang.diagnostics import NOWHERE, Diagnostic, SpaceError, Span, error, warning
 from spacelang.ir.block import Block
 from spacelang.ir.condition import Condition, disjunction
+from spacelang.ir.conflict import Conflict, open_question, plainly, shown
 from spacelang.ir.decision import Choice
 from spacelang.ir.dim import Dim, Symbol
+from spacelang.ir.infer import Infer
 from spacelang.ir.level import Level, Tensor
 from spacelang.ir.node import Call, Node, TensorType, Value, join
-from spacelang.ir.op import Conflict, Infer, lookup, open_question, plainly, shown
+from spacelang.ir.op import lookup
 from spacelang.ir.options import complete
 from spacelang.ir.owned import DECISION, PARAMETER, Held, Owned, take
 from spacelang.ir.param import Param, View, larger
@@ -113,6 +115,16 @@ class BlockBuilder:
             self.params, self.decisions, self.unlabelled = params, decisions, unlabelled
             self.claims, self.level = claims, level
 
+    @contextmanager
+    def under(self, condition: Condition) -> Generator[None]:
+        """Sizes and conditions that are read where one holds; no node is made there."""
+        level = self.level
+        self.open(condition)
+        try:
+            yield
+        finally:
+            self.level = level
+
     # Nodes.
 
     def one(
@@ -161,7 +173,9 @@ class BlockBuilder:
         for size in dict.fromkeys(n for type in types for n in type.shape if n not in known):
             infer.need_some(size, f"a size of {op}")
         if found.params:
-            prefix = join(prefix, self._unlabelled(prefix, op, span) if label is None else label)
+            if label is None:
+                label = self._unlabelled(prefix, op, span, itself="" in found.params)
+            prefix = join(prefix, label)
         else:
             prefix = join(prefix, label) if label else ""
         views: dict[str, View] = {}
@@ -229,15 +243,20 @@ class BlockBuilder:
         self._next += 1
         return self._next - 1
 
-    def _unlabelled(self, prefix: str, op: str, span: Span) -> str:
-        """The name of an op without a label among those of its scope; a second one is remarked."""
+    def _unlabelled(self, prefix: str, op: str, span: Span, itself: bool) -> str:
+        """The name of an op without a label among those of its scope; a second one is remarked.
+
+        An op that is a tensor `itself`, and holds none, has no list of others in it.
+        """
         path = join(prefix, op)
         count = self.unlabelled[path] = self.unlabelled.get(path, -1) + 1
         if not count:
             return op
-        remark = warning("SP212", f"a second {op} without a label", span, f"called {path}[{count}]")
+        name = f"{op}_{count}" if itself else f"{op}[{count}]"
+        called = f"called {join(prefix, name)}"
+        remark = warning("SP212", f"a second {op} without a label", span, called)
         self.remarks.append(remark.hint(f"{op}(..) as name"))
-        return f"{op}[{count}]"
+        return name
 
     def _declare(self, param: Param) -> None:
         self.claim([(PARAMETER, param.path)], param.span)

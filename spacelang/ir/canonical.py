@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 
 from spacelang.ir.block import Block
-from spacelang.ir.condition import All
 from spacelang.ir.dim import symbol_of
+from spacelang.ir.doubts import conjuncts
 from spacelang.ir.graph import Graph
 from spacelang.ir.mentions import mentions
 from spacelang.ir.names import Names, renamed
@@ -32,8 +32,7 @@ def canonical(graph: Graph) -> Graph:
     root = work.form(graph.root, graph.name, labels=True)[0]
     outputs = (replace(o, value=v) for o, v in zip(graph.outputs, root.outputs, strict=True))
     # A conjunction is the same limits as its parts.
-    parts = (c.operands if isinstance(c, All) else (c,) for c in graph.require)
-    require = tuple(dict.fromkeys(part for found in parts for part in found))
+    require = tuple(dict.fromkeys(part for found in graph.require for part in conjuncts(found)))
     return replace(graph, root=root, blocks=work.blocks, outputs=tuple(outputs), require=require)
 
 

@@ -7,10 +7,14 @@ from dataclasses import dataclass, replace
 
 from spacelang.diagnostics import Diagnostic, SpaceError
 from spacelang.ir.block import Block
+from spacelang.ir.condition import Condition
+from spacelang.ir.dim import ZERO, Dim, Symbol
+from spacelang.ir.doubts import Doubts, doubts
 from spacelang.ir.gather import refused
 from spacelang.ir.graph import Instance
+from spacelang.ir.mentions import of_node
 from spacelang.ir.node import STRUCTURAL, Node
-from spacelang.ir.param import ZERO, Gather, Slice, View
+from spacelang.ir.param import Gather, Slice, View
 from spacelang.ir.prove import Proved, at_most
 from spacelang.ir.retype import (
     At,
@@ -102,6 +106,45 @@ def choices(subject: Subject) -> Iterator[Diagnostic]:
         lambda block, level, node, at: wrong_choice(node, at),
         lambda node: node.op == "choose",
     )
+
+
+def values(subject: Subject) -> Iterator[Diagnostic]:
+    """Every number and condition has a value wherever it is read."""
+    yield from _claimed(
+        subject,
+        lambda block, level, node, at: _undefined(node, at),
+        lambda node: any(map(_doubts, of_node(node))),
+    )
+    for block in subject.blocks:
+        for choice in block.decisions:
+            for doubt in doubts(choice.live):
+                if not doubt.settled(()):
+                    yield broken(
+                        f"the decision {choice.path} of {block.name}: {doubt}", choice.span
+                    )
+    for condition in subject.graph.require:
+        for doubt in doubts(condition):
+            figures = any(symbol.rate for symbol in doubt.what.symbols)  # refused where counted
+            if not figures and not doubt.settled(()):
+                yield broken(f"the requirement {condition}: {doubt}", subject.graph.root.span)
+
+
+def _undefined(node: Node, at: At) -> str:
+    """What of a node has no value at a place."""
+    try:
+        found = (
+            at.dim(w) if isinstance(w, Dim) else at.condition(w)
+            for w in of_node(node)
+            if not isinstance(w, Symbol)
+        )
+        doubt = next((d for what in found for d in doubts(what) if not d.settled(at.guards)), None)
+    except ArithmeticError as failed:
+        return str(failed)
+    return "" if doubt is None else str(doubt)
+
+
+def _doubts(what: Dim | Condition | Symbol) -> Doubts:
+    return () if isinstance(what, Symbol) else doubts(what)
 
 
 def storage(subject: Subject) -> Iterator[Diagnostic]:

@@ -51,6 +51,17 @@ def rates(subject: Subject) -> Iterator[Diagnostic]:
                 yield broken(f"a shape of {block.name} holds the rate {symbol}", block.span)
 
 
+def batches(subject: Subject) -> Iterator[Diagnostic]:
+    """No condition hangs on a free size, for which a network is compiled once."""
+    for block in subject.blocks:
+        for what, where, span in mentions(block):
+            if isinstance(what, CONDITIONS):
+                for symbol in sorted(what.symbols, key=str):
+                    if symbol.free and not symbol.rate:
+                        text = f"a condition of {where} of {block.name} hangs on {symbol}"
+                        yield broken(f"{text}, which is any size", span)
+
+
 def ranges(subject: Subject) -> Iterator[Diagnostic]:
     """A number with a rate in it keeps to the interval of its option at every use; no parameter
     starts by a number that hangs on a decision."""

@@ -24,6 +24,8 @@ from spacelang.ir.polynomial import Dim, symbol_of
 
 __all__ = [
     "LIMIT",
+    "ONE",
+    "ZERO",
     "Dim",
     "Monomial",
     "Number",
@@ -40,3 +42,5 @@ __all__ = [
     "sqrt",
     "symbol_of",
 ]
+
+ZERO, ONE = Dim.of(0), Dim.of(1)

@@ -20,23 +20,13 @@ from typing import NamedTuple
 from spacelang.diagnostics import Diagnostic, Span, error
 from spacelang.ir.block import Block
 from spacelang.ir.condition import Condition, conjunction, negate
+from spacelang.ir.conflict import LONG, bare, example_text, open_question, shown, values_of
 from spacelang.ir.dim import LIMIT, Dim
+from spacelang.ir.entries import MARK, Entries, IndexOf
 from spacelang.ir.graph import Entered, Graph, Instance, conditions
 from spacelang.ir.node import Attribute, Node, TensorType, join
 from spacelang.ir.node import Value as Result
-from spacelang.ir.op import (
-    LONG,
-    MARK,
-    Entries,
-    IndexOf,
-    OpDef,
-    bare,
-    example_text,
-    open_question,
-    ops,
-    shown,
-    values_of,
-)
+from spacelang.ir.op import OpDef, ops
 from spacelang.ir.places import TRIED, at_each
 from spacelang.ir.prove import Proved, Refuted, at_most, feasible
 

@@ -17,8 +17,15 @@ FIGURES = ("params", "macs", "activations")
 """What a requirement may limit besides decisions: symbols without values."""
 LATENCY = "latency"
 """What a budget may limit too, in nanoseconds: it is measured, not a figure of the graph."""
+MEASURED = (*FIGURES, LATENCY)
+"""All of these."""
 
 Symbols = Mapping[str, Symbol]
+
+
+def figure(name: str) -> Symbol:
+    """The symbol of a figure: any number, 0 among them, unlike a free size."""
+    return Symbol(name, rate=True)
 
 
 class Known:
@@ -51,7 +58,7 @@ class Known:
 
     def space(self) -> Symbols:
         """The symbols of requirements: the root's decisions by path, and the figures."""
-        figures = {figure: Symbol(figure) for figure in FIGURES}
+        figures = {name: figure(name) for name in FIGURES}
         return {**figures, **{c.path: c.symbol for c in self.graph.decisions.values()}}
 
     def decisions(self, block: Block) -> Symbols:

@@ -16,12 +16,11 @@ from functools import cached_property
 from typing import Literal
 
 from spacelang.diagnostics import NOWHERE, Span
-from spacelang.ir.dim import Dim, maximum
+from spacelang.ir.dim import ZERO, Dim, maximum
 
 Role = Literal["weight", "buffer"]
 Known = tuple[tuple[int, ...], ...] | None
 """The factors of each axis as numbers, None where a decision is in one."""
-ZERO = Dim.of(0)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from types import MappingProxyType
 
 from spacelang.ir.condition import RELATIONS, Condition
 from spacelang.ir.dim import LIMIT, Dim, Symbol, Value
-from spacelang.ir.op import MARK
+from spacelang.ir.entries import MARK
 from spacelang.ir.prove import Answer, Proved, Refuted, Unsettled
 from spacelang.ir.search import domains, nearest, satisfied, span
 

@@ -8,15 +8,20 @@ the uses of its block, where the rate has a value.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
+from math import isfinite
 from typing import TYPE_CHECKING
 
 from spacelang.diagnostics import Diagnostic, SpaceError, error, placed
+from spacelang.ir.atom import Function
 from spacelang.ir.condition import Condition
-from spacelang.ir.dim import Dim
+from spacelang.ir.conflict import SETTLE, example_text, shown
+from spacelang.ir.dim import Dim, Value
+from spacelang.ir.facts import enumerable, points
+from spacelang.ir.infer import Infer
 from spacelang.ir.node import Attribute, Node, join
-from spacelang.ir.op import SETTLE, Infer, Interval, OpDef, example_text, ops, shown
+from spacelang.ir.op import Interval, OpDef, ops
 from spacelang.ir.param import Param
 from spacelang.ir.prove import Proved, Refuted, holds
 
@@ -25,8 +30,13 @@ if TYPE_CHECKING:
     from spacelang.ir.graph import Graph
 
 
+NUMBERS = ("size", "number", "rate")
+"""Kinds of options that are no part of a shape: what is lowered once, for every batch."""
+
+
 def check_options(definition: OpDef, infer: Infer) -> None:
-    """SP103 for a number outside of its interval, SP204 for a word that the op does not know."""
+    """SP103 for a number outside of its interval, SP204 for a word that the op does not know, SP210
+    for a number larger than a float can be, SP308 for one that hangs on the batch."""
     for name, option in definition.options.items():
         value = infer.options.get(name)
         if option.words and isinstance(value, str) and value not in option.words:
@@ -37,6 +47,13 @@ def check_options(definition: OpDef, infer: Infer) -> None:
                 f"it has {', '.join(option.words)}",
                 f"did you mean {near[0]}?" if near else "",
             )
+        if option.kind in NUMBERS:
+            for number in _numbers(value):
+                infer.need_bound(number, f"{name} of {infer.name}")
+                where = _overflow(number, infer.guards)
+                if where is not None:
+                    headline = f"{name} of {infer.name} is larger than a float can be"
+                    infer.fail("SP210", headline, example_text(where) if where else "")
         if option.within is None:
             continue
         for number in _numbers(value):
@@ -45,6 +62,25 @@ def check_options(definition: OpDef, infer: Infer) -> None:
                 found = outside(option.within, number, infer.guards, what)
                 if found is not None:
                     raise SpaceError(placed(found, infer.span))
+
+
+def _overflow(number: Dim, guards: Sequence[Condition]) -> Mapping[str, Value] | None:
+    """Where a product of functions is no finite float; None where it is, or no point is tried."""
+    functions = any(
+        isinstance(atom, Function) for monomial, _ in number.terms for atom, _ in monomial
+    )
+    if not functions or not enumerable(number.symbols):
+        return None
+    for point in points(number.symbols):
+        try:
+            there = all(g.at(point) for g in guards if g.symbols <= number.symbols)
+            if there and not isfinite(number.at(point)):
+                return point
+        except OverflowError:
+            return point
+        except ArithmeticError:
+            continue  # a function without a value there, which `doubts.py` tells
+    return None
 
 
 def _numbers(value: Attribute) -> Iterator[Dim]:
@@ -89,11 +125,19 @@ def _starting(block: Block, node: Node) -> Iterator[tuple[Param, Dim]]:
 
 
 def rates(graph: Graph) -> Iterator[Diagnostic]:
-    """SP103 for numbers with a rate that leave their interval at some use of their block."""
+    """SP103 for numbers with a rate that leave their interval at some use of their block, SP210 for
+    those without a value there, SP308 for those that hang on the batch."""
     told: set[tuple[int, str]] = set()
     for instance, node, (name, interval, number) in graph.nodes_of(_rated):
-        here = instance.absolute(number)
-        found = outside(interval, here, instance.guards, f"{name} of {node.op}")
+        what = f"{name} of {node.op}"
+        try:
+            here = instance.absolute(number)
+        except ArithmeticError as failed:
+            found = error("SP210", f"{what} has no value").note(str(failed))
+        else:
+            found = outside(interval, here, instance.guards, what)
+            if found is None and any(symbol.free for symbol in here.symbols):
+                found = error("SP308", f"{what} must be known, not {shown(here)}")
         if found is not None and (id(node), name) not in told:
             told.add((id(node), name))
             path = join(instance.path, node.label)

@@ -16,10 +16,11 @@ from spacelang.ir.block import Block
 from spacelang.ir.condition import Condition, disjunction
 from spacelang.ir.dim import Dim, Symbol
 from spacelang.ir.graph import Graph, Instance, conditions
+from spacelang.ir.infer import Infer, NeedsValue
 from spacelang.ir.known import Symbols
 from spacelang.ir.names import under
 from spacelang.ir.node import STRUCTURAL, Attribute, Call, Node, TensorType
-from spacelang.ir.op import Infer, NeedsValue, lookup
+from spacelang.ir.op import lookup
 from spacelang.ir.param import Init
 from spacelang.ir.prove import Proved, equal, feasible, holds
 from spacelang.ir.row import Inferred

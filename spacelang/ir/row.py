@@ -13,8 +13,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from spacelang.ir.infer import Infer
 from spacelang.ir.node import TensorType
-from spacelang.ir.op import Infer, OpDef
+from spacelang.ir.op import OpDef
 from spacelang.ir.param import Param, View
 from spacelang.ir.ranges import check_options
 

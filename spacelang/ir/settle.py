@@ -12,10 +12,11 @@ from dataclasses import dataclass, field, replace
 from spacelang.diagnostics import SpaceError
 from spacelang.ir.block import Block
 from spacelang.ir.condition import Condition
+from spacelang.ir.dim import ZERO
 from spacelang.ir.graph import Graph, conditions
 from spacelang.ir.known import Known
 from spacelang.ir.node import STRUCTURAL, Node, TensorType, Value
-from spacelang.ir.param import ZERO, Param, Slice, View
+from spacelang.ir.param import Param, Slice, View
 from spacelang.ir.retype import At, differs, inferred, names_of
 from spacelang.ir.uses import ROOT, blocks_of, with_blocks
 

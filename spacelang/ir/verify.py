@@ -19,9 +19,10 @@ STAGES: tuple[tuple[Row, ...], ...] = (
     (structure.names, structure.ids, structure.order, structure.forms),
     (structure.regions, structure.calls, structure.recursion),
     (declared.symbols, declared.options, declared.params),
-    (declared.decisions, declared.bindings, declared.rates),
+    (declared.decisions, declared.bindings, declared.rates, declared.batches),
     (
         declared.ranges,
+        claims.values,
         claims.types,
         claims.identities,
         claims.borders,

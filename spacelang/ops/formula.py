@@ -42,8 +42,8 @@ from spacelang.ir.condition import (
     negate,
 )
 from spacelang.ir.dim import Dim, Monomial, conditional, function, maximum, minimum
+from spacelang.ir.doubts import Doubts, doubt, doubts, joined, under
 from spacelang.ir.functions import FUNCTIONS
-from spacelang.ops.doubts import Doubts, doubt, doubts, joined, under
 from spacelang.ops.limits import MAX_BITS, MAX_TERMS, Beyond, held, held_size, raised
 
 MAX_WORDS = 2_000

@@ -9,13 +9,13 @@ from __future__ import annotations
 from math import prod
 
 from spacelang.diagnostics import counted
-from spacelang.ir.dim import Dim
+from spacelang.ir.conflict import shown
+from spacelang.ir.dim import ONE, Dim
+from spacelang.ir.infer import CostOf, Infer
 from spacelang.ir.node import TensorType
-from spacelang.ir.op import COUNTED, CostOf, Infer, Interval, op, option, shown
+from spacelang.ir.op import COUNTED, Interval, op, option
 from spacelang.ir.param import Init
 from spacelang.ops.patterns import bind_einsum, parse_einsum
-
-ONE = Dim.of(1)
 
 linear = op(
     "linear",

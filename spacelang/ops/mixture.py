@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from spacelang.ir.dim import Dim
+from spacelang.ir.infer import Infer
 from spacelang.ir.node import TensorType
-from spacelang.ir.op import Infer, op
+from spacelang.ir.op import op
 
 mixture = op("mixture", "weights xs*")
 

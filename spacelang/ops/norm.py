@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from spacelang.diagnostics import counted
 from spacelang.ir.dim import Dim
+from spacelang.ir.infer import Infer
 from spacelang.ir.node import TensorType
-from spacelang.ir.op import COUNTED, POSITIVE, Infer, Interval, op, option
+from spacelang.ir.op import COUNTED, POSITIVE, Interval, op, option
 from spacelang.ir.param import Init
 
 ONES, ZEROS = Init("ones"), Init("zeros")

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import prod
 
-from spacelang.ir.dim import Dim
-from spacelang.ir.op import Infer, shown
-
-ONE = Dim.of(1)
+from spacelang.ir.conflict import shown
+from spacelang.ir.dim import ONE, Dim
+from spacelang.ir.infer import Infer
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,14 @@ from collections.abc import Callable, Mapping
 from functools import partial, reduce
 
 from spacelang.diagnostics import counted
-from spacelang.ir.dim import Dim, maximum, minimum
+from spacelang.ir.conflict import shown
+from spacelang.ir.dim import ONE, Dim, maximum, minimum
+from spacelang.ir.entries import Entries, IndexOf
+from spacelang.ir.infer import Infer
 from spacelang.ir.node import TensorType
-from spacelang.ir.op import Entries, IndexOf, Infer, Interval, op, option, shown
+from spacelang.ir.op import Interval, op, option
 from spacelang.ir.prove import Proved, whole
 
-ONE = Dim.of(1)
 RATE = Interval(0, 1, below=True)
 ACTIVATIONS = (
     "relu", "gelu", "swish", "sigmoid", "hard_sigmoid", "hard_swish", "softmax", "tanh", "exp",

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from spacelang.diagnostics import counted
-from spacelang.ir.dim import Dim
+from spacelang.ir.dim import ONE
+from spacelang.ir.infer import Infer
 from spacelang.ir.node import TensorType
-from spacelang.ir.op import COUNTED, Infer, Interval, op, option
-
-ONE = Dim.of(1)
+from spacelang.ir.op import COUNTED, Interval, op, option
 
 
 def _pooled(infer: Infer) -> TensorType:

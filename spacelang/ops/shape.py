@@ -6,12 +6,13 @@ from __future__ import annotations
 from math import prod
 
 from spacelang.diagnostics import counted
-from spacelang.ir.dim import Dim, maximum, minimum
+from spacelang.ir.conflict import shown
+from spacelang.ir.dim import ONE, ZERO, Dim, maximum, minimum
+from spacelang.ir.entries import Entries, IndexOf
+from spacelang.ir.infer import Infer
 from spacelang.ir.node import TensorType
-from spacelang.ir.op import Entries, IndexOf, Infer, op, option, shown
+from spacelang.ir.op import op, option
 from spacelang.ops.patterns import bind_rearrange, parse_rearrange
-
-ONE, ZERO = Dim.of(1), Dim.of(0)
 
 rearrange = op("rearrange", "x", "open moves", pattern=option("string"), sizes=option("any", ()))
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from spacelang.ir.dim import Dim
+from spacelang.ir.infer import Infer
 from spacelang.ir.node import TensorType
-from spacelang.ir.op import Infer, op, option
+from spacelang.ir.op import op, option
 from spacelang.ir.param import Init
 
 buffer = op("buffer", "", shape=option("shape"), init=option("init", None))

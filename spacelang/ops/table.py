@@ -12,25 +12,28 @@ from math import prod
 
 from spacelang.ir.atom import LIMIT, Number, exact
 from spacelang.ir.condition import compare
-from spacelang.ir.dim import Dim, Symbol, conditional, floor, function, maximum, minimum, sqrt
-from spacelang.ir.node import TensorType
-from spacelang.ir.op import (
-    COUNTED,
-    POSITIVE,
-    Entries,
-    IndexOf,
-    Infer,
-    Interval,
-    op,
-    option,
-    shown,
+from spacelang.ir.conflict import shown
+from spacelang.ir.dim import (
+    ONE,
+    ZERO,
+    Dim,
+    Symbol,
+    conditional,
+    floor,
+    function,
+    maximum,
+    minimum,
+    sqrt,
 )
+from spacelang.ir.entries import Entries, IndexOf
+from spacelang.ir.infer import Infer
+from spacelang.ir.node import TensorType
+from spacelang.ir.op import COUNTED, POSITIVE, Interval, op, option
 from spacelang.ops.buckets import METHODS
 from spacelang.ops.formula import depth, entry_at, entry_of, mistake
 from spacelang.ops.limits import MAX_DEPTH, MAX_ENTRIES, MAX_SIDE, Beyond
 
 INDEX = "i64"
-ZERO, ONE = Dim.of(0), Dim.of(1)
 
 take = op("take", "table index", axis=option("whole", 0))
 
@@ -245,6 +248,8 @@ def _table(infer: Infer) -> TensorType:
         infer.need_at_most(size, Dim.of(MAX_SIDE), "SP507", f"{LARGEST}: {MAX_SIDE:,} on an axis")
     entries = prod(shape, start=ONE)
     infer.need_at_most(entries, Dim.of(MAX_ENTRIES), "SP507", f"{LARGEST}: {MAX_ENTRIES:,} entries")
+    for size in sizes:
+        infer.need_bound(size, "a number in a table")
     wrong = mistake(words, len(shape), len(sizes))
     if wrong:
         infer.fail("SP209", f"a formula that has no value: {wrong}")

@@ -16,15 +16,14 @@ from typing import Literal
 
 from spacelang.ir.block import Block
 from spacelang.ir.condition import Condition
-from spacelang.ir.dim import Dim
+from spacelang.ir.dim import ONE, Dim
+from spacelang.ir.infer import Infer
 from spacelang.ir.node import Node, TensorType, Value
-from spacelang.ir.op import Infer
 from spacelang.ir.prove import Proved, equal
 from spacelang.ops.patterns import parse_einsum
 from spacelang.passes.flow import Flow
 from spacelang.passes.places import level_guards
 
-ONE = Dim.of(1)
 Letters = tuple[str, ...]
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from spacelang.ir.block import Block
-from spacelang.ir.dim import Dim
+from spacelang.ir.dim import ONE, Dim
 from spacelang.ir.node import Node, Value
 from spacelang.passes.attention_parts import (
     Index,
@@ -23,7 +23,7 @@ from spacelang.passes.attention_parts import (
     scales,
     signed,
 )
-from spacelang.passes.fusion import ONE, Misfit, constant, is_table, making
+from spacelang.passes.fusion import Misfit, constant, is_table, making
 from spacelang.passes.head_mixes import Mixes, beyond, mix_of, moved
 
 

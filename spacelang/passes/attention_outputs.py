@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from spacelang.ir.block import Block
-from spacelang.ir.dim import Dim
+from spacelang.ir.dim import ONE, Dim
 from spacelang.ir.node import Node, Value
 from spacelang.passes.attention_parts import SUMS, adds, made_by, scaled_by, signed
-from spacelang.passes.fusion import ONE, Misfit, constant, only_reader
+from spacelang.passes.fusion import Misfit, constant, only_reader
 from spacelang.passes.head_mixes import beyond, mix_of
 
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from spacelang.ir.block import Block
-from spacelang.ir.dim import Dim
+from spacelang.ir.dim import ONE, Dim
 from spacelang.ir.node import Node, Value
-from spacelang.passes.fusion import ONE, Group, Layout, spelt
+from spacelang.passes.fusion import Group, Layout, spelt
 
 SUMS = frozenset({"add", "sub", "sum_of"})
 Kind = Literal["product", "query", "key", "offsets", "regions"]

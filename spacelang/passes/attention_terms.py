@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from spacelang.ir.block import Block
-from spacelang.ir.dim import Dim
+from spacelang.ir.dim import ONE, Dim
 from spacelang.ir.node import Node, Value
 from spacelang.passes.attention_parts import (
     Index,
@@ -18,7 +18,7 @@ from spacelang.passes.attention_parts import (
     made_by,
     unscaled,
 )
-from spacelang.passes.fusion import ONE, Misfit, constant, is_table
+from spacelang.passes.fusion import Misfit, constant, is_table
 
 
 class Terms:

@@ -19,14 +19,13 @@ from typing import ClassVar
 
 from spacelang.diagnostics import Report, error
 from spacelang.ir.block import Block
-from spacelang.ir.dim import Dim
+from spacelang.ir.dim import ONE, ZERO, Dim
 from spacelang.ir.graph import Graph
 from spacelang.ir.names import names_of
 from spacelang.ir.node import Node, Value
 from spacelang.passes.base import Pass
 from spacelang.passes.remake import Body, each_block
 
-ZERO, ONE = Dim.of(0), Dim.of(1)
 DONE = frozenset({"gather", "bucket_sum"})
 Letters = tuple[str, ...]
 

@@ -24,9 +24,9 @@ from typing import ClassVar
 
 from spacelang.diagnostics import NOWHERE, Report, SpaceError, Span, error, spelt
 from spacelang.ir.block import Block
+from spacelang.ir.conflict import shown
 from spacelang.ir.graph import Graph
 from spacelang.ir.node import Node, Value
-from spacelang.ir.op import shown
 from spacelang.ir.pattern import Pattern
 from spacelang.ir.retype import At, differs
 from spacelang.passes.base import Pass

@@ -16,7 +16,7 @@ from functools import cached_property
 
 from spacelang.diagnostics import SpaceError, error
 from spacelang.ir.block import Block
-from spacelang.ir.dim import Dim, Symbol
+from spacelang.ir.dim import ONE, Dim, Symbol
 from spacelang.ir.graph import Graph
 from spacelang.ir.node import Call, Node, TensorType, Value, join
 from spacelang.passes.places import ROOT
@@ -24,7 +24,6 @@ from spacelang.passes.places import ROOT
 At = tuple[str, Value]
 Stack = tuple[tuple[str, Node], ...]
 
-ONE = Dim.of(1)
 PASSIVE = frozenset(
     {"identity", "rearrange", "slice", "unstack", "split", "roll", "expand", "dropout"}
 )

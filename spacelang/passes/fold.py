@@ -19,7 +19,7 @@ from itertools import count
 from spacelang.diagnostics import SpaceError, error
 from spacelang.ir.block import Block
 from spacelang.ir.dialect import dotted
-from spacelang.ir.dim import Dim
+from spacelang.ir.dim import ONE, Dim
 from spacelang.ir.graph import Graph, Output
 from spacelang.ir.node import Node, TensorType, Value, join
 from spacelang.ir.op import ops
@@ -27,7 +27,6 @@ from spacelang.ir.param import Init, Param, View, leading
 from spacelang.passes.inline import inlined
 from spacelang.passes.remake import Body, each_block, with_root
 
-ONE = Dim.of(1)
 PRODUCTS = frozenset({"conv", "linear"})
 STORED = frozenset({"parameter", "buffer"})
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from spacelang.ir.block import Block
-from spacelang.ir.dim import Dim
+from spacelang.ir.dim import ONE, Dim
 from spacelang.ir.node import Node, Value
 from spacelang.passes.attention_logits import Logits
 from spacelang.passes.attention_outputs import Outputs
@@ -36,7 +36,7 @@ from spacelang.passes.attention_parts import (
     unscaled,
 )
 from spacelang.passes.attention_terms import Terms
-from spacelang.passes.fusion import ONE, Axis, Misfit, Unfit, alone, making
+from spacelang.passes.fusion import Axis, Misfit, Unfit, alone, making
 from spacelang.passes.head_mixes import KERNEL, MIXED, Mixes, mix_of
 
 WIDEST = 128

@@ -10,12 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from spacelang.ir.block import Block
-from spacelang.ir.dim import Dim
+from spacelang.ir.conflict import values_of
+from spacelang.ir.dim import ONE, Dim
 from spacelang.ir.node import Node, Value
-from spacelang.ir.op import values_of
 from spacelang.passes.attention_parts import Attention
 from spacelang.passes.fuse_attention import find as find_attention
-from spacelang.passes.fusion import ONE, Group, Misfit, Unfit, alone, gathered, maker, making, whole
+from spacelang.passes.fusion import Group, Misfit, Unfit, alone, gathered, maker, making, whole
 
 KERNEL = "cascade"
 TOKENS, DEEPEST = 64, 64

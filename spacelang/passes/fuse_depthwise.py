@@ -12,19 +12,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from spacelang.ir.block import Block
-from spacelang.ir.dim import Dim
+from spacelang.ir.conflict import shown, values_of
+from spacelang.ir.dim import ONE, Dim
 from spacelang.ir.node import Node, Value
-from spacelang.ir.op import shown, values_of
-from spacelang.passes.fusion import (
-    ONE,
-    Group,
-    Misfit,
-    Unfit,
-    gathered,
-    maker,
-    only_reader,
-    whole,
-)
+from spacelang.passes.fusion import Group, Misfit, Unfit, gathered, maker, only_reader, whole
 
 KERNEL = "depthwise"
 ACTIVATIONS = frozenset({"relu", "gelu", "swish", "hard_swish"})

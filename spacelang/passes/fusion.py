@@ -15,14 +15,14 @@ from dataclasses import dataclass
 
 from spacelang.ir.block import Block
 from spacelang.ir.dim import Dim
+from spacelang.ir.infer import Infer
 from spacelang.ir.node import Node, TensorType, Value
-from spacelang.ir.op import Infer, ops
+from spacelang.ir.op import ops
 from spacelang.ir.param import Gather
 from spacelang.ir.words import base_name
 from spacelang.ops.patterns import parse_einsum
 
 PREFIX = "triton."
-ONE = Dim.of(1)
 STORED = frozenset({"parameter", "buffer"})
 SHAPELESS = frozenset({"take", "slice", "rearrange", "identity", "mul", "div", "add"})
 Axis = tuple[str, ...]

@@ -2,7 +2,8 @@
 
     %2 parameter as alphas.normal.dag[0][0].op    %3 softmax %2    %9 call normal %0, %1, %3, ..
 
-Every block that has a mixture, or calls a block that has one, gets an input for its weights.
+Every block that has a mixture, or calls a block that has one, gets an input for its weights. Those
+of a decision with others inside, `alphas.op.a.inner`, are `alphas.op.alphas`: no tensor holds one.
 """
 
 from __future__ import annotations
@@ -38,9 +39,13 @@ def hand_down(
         body.put(node)
     have: dict[str, Value] = {}
     params: list[Param] = []
+    before = (p.path for p in root.params if p.path.startswith("alphas."))
+    taken = {*graph.decisions, *(path.removeprefix("alphas.") for path in before)}
     for key, size in work.level(root.nodes).items():
         op, spread = weightings[split(key)[-1].name]
-        param = _alphas(key.removeprefix("/"), size, spread)
+        path = key.removeprefix("/")
+        holds = any(other.startswith(f"{path}.") for other in taken)
+        param = _alphas(f"{path}.alphas" if holds else path, size, spread)
         params.append(param)
         have[key] = _weights(body, param, op)
     work.write(root.nodes, have, body)

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from spacelang.ir.dim import Dim
+from spacelang.ir.dim import ONE, Dim
+from spacelang.ir.infer import Infer
 from spacelang.ir.node import Node, TensorType
-from spacelang.ir.op import Infer, ops
+from spacelang.ir.op import ops
 from spacelang.ops.patterns import parse_rearrange
 
 Axis = int | None
 Axes = Sequence[Axis]
 Types = Sequence[TensorType]
-ONE = Dim.of(1)
 Rule = Callable[[Node, Types, Axes], list[int]]
 
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from spacelang.ir.block import Block
-from spacelang.ir.dim import Dim
+from spacelang.ir.dim import ONE, Dim
 from spacelang.ir.node import Node, Value
 from spacelang.passes.attention_parts import Leaf, called, made_by, most
-from spacelang.passes.fusion import ONE, Layout, Misfit, whole
+from spacelang.passes.fusion import Layout, Misfit, whole
 from spacelang.passes.rearranging import move_of
 
 KERNEL, MIXED = "attention", "mixed_attention"

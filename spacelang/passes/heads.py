@@ -18,10 +18,10 @@ from itertools import count
 
 from spacelang.diagnostics import NOWHERE, SpaceError, Span, error
 from spacelang.ir.block import Block
+from spacelang.ir.conflict import shown
 from spacelang.ir.dim import Dim
 from spacelang.ir.names import names_of
 from spacelang.ir.node import Node, TensorType, Value
-from spacelang.ir.op import shown
 from spacelang.ir.prove import Proved, whole
 from spacelang.ir.retype import At, differs
 from spacelang.passes.head_axis import Blocked, head_axes, joins_heads, operand_axis

@@ -17,7 +17,7 @@ from typing import ClassVar, cast, get_args
 
 from spacelang.diagnostics import Diagnostic, Report, SpaceError, error, spelt
 from spacelang.ir.block import Block
-from spacelang.ir.dim import Dim
+from spacelang.ir.dim import ONE, Dim
 from spacelang.ir.graph import Graph
 from spacelang.ir.node import Call, Node, TensorType, Value, join
 from spacelang.ir.pattern import Pattern
@@ -42,7 +42,6 @@ from spacelang.passes.places import (
 from spacelang.passes.raster import Raster, squares, traced
 from spacelang.passes.relative import Law, Side, term
 
-ONE = Dim.of(1)
 MODES = ("contextual", "bias")
 SIDES: tuple[Side, ...] = get_args(Side)
 LARGEST = 1000

@@ -19,12 +19,12 @@ from spacelang.diagnostics import SpaceError, error
 from spacelang.ir.block import Block
 from spacelang.ir.condition import FALSE, TRUE
 from spacelang.ir.decision import Choice, exact
-from spacelang.ir.dim import Dim, Symbol
+from spacelang.ir.dim import ZERO, Dim, Symbol
 from spacelang.ir.dim import Value as DecisionValue
 from spacelang.ir.graph import Graph, Instance, conditions
 from spacelang.ir.names import Names
 from spacelang.ir.node import Node, Value, join
-from spacelang.ir.param import ZERO, Gather, Param, Slice, View
+from spacelang.ir.param import Gather, Param, Slice, View
 from spacelang.passes.below import Below
 from spacelang.passes.release import released
 from spacelang.passes.remake import each_block, with_root, without_stale_rules

@@ -20,8 +20,9 @@ from spacelang.diagnostics import NOWHERE, Diagnostic, SpaceError, Span, error
 from spacelang.ir.block import Block
 from spacelang.ir.condition import FALSE, Condition, conjunction
 from spacelang.ir.graph import Graph, Instance, conditions
+from spacelang.ir.infer import Infer
 from spacelang.ir.node import Node, TensorType, Value, join
-from spacelang.ir.op import Infer, lookup
+from spacelang.ir.op import lookup
 from spacelang.ir.options import complete
 from spacelang.ir.pattern import Pattern
 from spacelang.ir.prove import feasible

@@ -16,14 +16,13 @@ from dataclasses import replace
 from itertools import count
 
 from spacelang.ir.block import Block
-from spacelang.ir.dim import Dim
+from spacelang.ir.dim import ONE, Dim
 from spacelang.ir.graph import Graph
 from spacelang.ir.node import Node, Value
 from spacelang.passes.fold import PRODUCTS, read
 from spacelang.passes.remake import Body, with_root
 from spacelang.passes.scaling import factor_of
 
-ONE = Dim.of(1)
 TINY = 1 << 14  # multiply-adds up to which a dense product is over before a convolution has begun
 Change = Callable[["_Products", Node], Value | None]
 """What a node becomes; None where it stays."""

@@ -12,14 +12,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from spacelang.ir.dim import Dim, sqrt
+from spacelang.ir.dim import ONE, Dim, sqrt
+from spacelang.ir.infer import Infer
 from spacelang.ir.node import Node, TensorType
-from spacelang.ir.op import Infer
 from spacelang.ir.prove import Proved, equal, whole
 from spacelang.ops.patterns import bind_rearrange, parse_einsum, parse_rearrange
 from spacelang.passes.flow import At, Flow
 
-ONE = Dim.of(1)
 MOST = 64
 """More tokens than this before a grid are not looked for: a block may add one at every use."""
 

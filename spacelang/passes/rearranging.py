@@ -10,12 +10,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from spacelang.ir.dim import Dim
+from spacelang.ir.dim import ONE, Dim
+from spacelang.ir.infer import Infer
 from spacelang.ir.node import Attribute, Node, TensorType
-from spacelang.ir.op import Infer
 from spacelang.ops.patterns import Group, bind_rearrange, parse_rearrange
 
-ONE = Dim.of(1)
 Groups = tuple[Group, ...]
 
 

@@ -22,14 +22,13 @@ from typing import Literal
 
 from spacelang.ir.block import Block
 from spacelang.ir.build import BlockBuilder, Tensor
-from spacelang.ir.dim import Dim, Symbol
+from spacelang.ir.dim import ONE, Dim, Symbol
 from spacelang.ir.node import TensorType
 from spacelang.ir.param import Init
 from spacelang.ops.buckets import METHODS, bucket_count
 from spacelang.passes.attention import Letters, Product
 from spacelang.passes.raster import Raster
 
-ONE = Dim.of(1)
 ZEROS = Init("constant", (Dim.of(0),))
 PREFIX = {"cross_rows": "rp_rows.", "cross_cols": "rp_cols."}
 

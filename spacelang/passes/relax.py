@@ -25,6 +25,7 @@ from typing import ClassVar
 from spacelang.diagnostics import Diagnostic, Report, Span, error, spelt
 from spacelang.ir.block import Block
 from spacelang.ir.condition import FALSE, TRUE, Condition, disjunction
+from spacelang.ir.conflict import shown
 from spacelang.ir.decision import Choice
 from spacelang.ir.dim import Dim, Symbol
 from spacelang.ir.dim import Value as DecisionValue
@@ -32,7 +33,6 @@ from spacelang.ir.graph import Graph, conditions
 from spacelang.ir.mentions import mentions
 from spacelang.ir.names import Names, Replacement
 from spacelang.ir.node import Node, Value
-from spacelang.ir.op import shown
 from spacelang.ir.param import Param
 from spacelang.ir.pattern import split
 from spacelang.passes.base import Pass

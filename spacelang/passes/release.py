@@ -12,10 +12,10 @@ from collections.abc import Collection
 from dataclasses import replace
 
 from spacelang.ir.block import Block
-from spacelang.ir.dim import Dim
+from spacelang.ir.dim import ZERO, Dim
 from spacelang.ir.graph import Graph
 from spacelang.ir.node import Node
-from spacelang.ir.param import ZERO, Gather, Param, Slice, View
+from spacelang.ir.param import Gather, Param, Slice, View
 from spacelang.ir.retype import At, inferred
 from spacelang.passes.places import Chain, level_guards, level_of, rewrite, spots
 

@@ -14,12 +14,11 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from spacelang.ir.block import Block
-from spacelang.ir.dim import Dim
+from spacelang.ir.dim import ONE, Dim
 from spacelang.ir.node import Node, TensorType, Value
 from spacelang.ir.prove import Proved, at_most
 from spacelang.passes.remake import Body
 
-ONE = Dim.of(1)
 PASSED = frozenset({"identity", "rearrange", "gather", "slice", "bucket_sum"})
 Edge = tuple[int, int]
 """A node, and one of its operands."""

@@ -16,7 +16,7 @@ from spacelang.diagnostics import SpaceError, error
 from spacelang.ir.block import Block
 from spacelang.ir.condition import Condition
 from spacelang.ir.decision import Assignment, exact
-from spacelang.ir.dim import Dim, Symbol
+from spacelang.ir.dim import ZERO, Dim, Symbol
 from spacelang.ir.dim import Value as DecisionValue
 from spacelang.ir.gather import ascending, in_order, joined, picked, read
 from spacelang.ir.graph import Graph, Instance, conditions
@@ -26,7 +26,6 @@ from spacelang.ir.storage import bank_of, bank_position
 from spacelang.passes.below import Below
 from spacelang.passes.unflatten import unflattened
 
-ZERO = Dim.of(0)
 Shape = tuple[tuple[Dim, ...], ...]
 Reads = tuple[tuple[Sequence[int], ...], ...]
 """Entries of each factor of each axis, in order."""

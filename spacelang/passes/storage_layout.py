@@ -15,7 +15,7 @@ A read along an axis that `concat` joined goes to the places of its parts (`anal
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import prod
 
@@ -23,23 +23,20 @@ from spacelang.analysis.parts import Chain, Parts, Terms
 from spacelang.diagnostics import NOWHERE, Report, SpaceError, error
 from spacelang.diagnostics import placed as at
 from spacelang.ir.block import Block
-from spacelang.ir.condition import Condition
-from spacelang.ir.dim import Dim, Symbol
-from spacelang.ir.dim import Value as DecisionValue
+from spacelang.ir.dim import ZERO, Dim, Symbol
 from spacelang.ir.gather import refused
 from spacelang.ir.graph import Entered, Graph, Instance
 from spacelang.ir.node import Node
-from spacelang.ir.param import ZERO, Gather, Param, Slice, View
+from spacelang.ir.param import Gather, Param, Slice, View
 from spacelang.ir.prove import Proved, at_most, whole
 from spacelang.ir.rule import StorageRule
 from spacelang.ir.storage import Unstorable, bank_of, check_bank, largest
 from spacelang.ir.tidy import without_dead
+from spacelang.passes.factor_rules import ByFactor, FactorRules, merged
 from spacelang.passes.sharing import Rules, placed, start_of, table_of
 
-Change = tuple[tuple[StorageRule | None, ...], ...]
 Joined = dict[tuple[int, str, int, int], Gather]
 """What reads a factor (node, role, axis, factor) along an axis that `concat` joined."""
-Use = tuple[tuple[Condition, ...], tuple[tuple[Dim, ...], ...]]  # guards, and what is read
 
 
 def lay_out(graph: Graph) -> Graph:
@@ -98,15 +95,7 @@ class _Writer:
         self.changed = False
         self.parts = Parts(self.graph)
         self.asked: dict[Chain, dict[Symbol, Dim]] = {}
-        self.uses: dict[str, list[Use]] = {}
-        self.shared: set[str] = set()
-        if any(rule.kind == "separate" for rule in self.graph.rules):
-            for place in self.graph.places():
-                for view in place.node.params.values():
-                    path = place.instance.param(view.param)
-                    absolute = place.instance.absolute
-                    lengths = tuple(tuple(map(absolute, axis)) for axis in view.lengths)
-                    self.uses.setdefault(path, []).append((place.guards, lengths))
+        self.factors = FactorRules(self.graph, self.rules, self.report)
 
     def visit(self, entered: Entered, chain: Chain = ()) -> str:
         """The name of the block that this use calls after the rewriting."""
@@ -128,19 +117,19 @@ class _Writer:
             if (asked := self.asked.pop((*chain, node), None))
         }
         joined: Joined = {}
-        changes: dict[str, Change] = {}
-        asked_for: dict[str, Change] = {}  # by every use, also by those that need no other view
+        changes: dict[str, ByFactor] = {}
+        asked_for: dict[str, ByFactor] = {}  # by every use, also by those that need no other view
         for level, node in levels:
             here = level.instance
             for role, view in node.params.items():
-                change = self._change(here, block.param[view.param], view)
+                change = self.factors.of(here, block.param[view.param], view)
                 found = self._joined(terms, node, role, change)
                 joined.update(found)
                 before = asked_for.get(view.param, change)
-                asked_for[view.param] = self._agreed(here, view.param, before, change)
+                asked_for[view.param] = self.factors.agreed(here, view.param, before, change)
                 if found or _matters(change, view, block.param[view.param]):
                     before = changes.get(view.param, change)
-                    changes[view.param] = _merged(before, change)
+                    changes[view.param] = merged(before, change)
         centres = ((p, str(self._centres(instance, block.param[p], c))) for p, c in changes.items())
         key = (
             block.name,
@@ -176,109 +165,7 @@ class _Writer:
         self.blocks[name] = block
         return name
 
-    def _change(self, instance: Instance, param: Param, view: View) -> Change:
-        """The rule of each factor of a parameter, None where no decision sizes it."""
-        path = instance.param(param.path)
-        own = self.rules.of_tensor(path)
-        stored = self.graph.storages[path].shape
-        touched = False
-        axes: list[tuple[StorageRule | None, ...]] = []
-        for a, axis in enumerate(view.lengths):
-            factors: list[StorageRule | None] = []
-            for f, length in enumerate(axis):
-                symbols = [s for s in instance.absolute(length).symbols if len(s.points) > 1]
-                if symbols:
-                    rule = self._rule(own, symbols, param, path)
-                else:
-                    rule = self._rule_of_case(own, instance, length, stored[a][f])
-                    self._check_case(own, path, (a, f), param)
-                touched = touched or bool(symbols) or rule is not None
-                factors.append(rule)
-            axes.append(tuple(factors))
-        if own is not None and not touched:
-            self.report.add(error("SP403", f"no decision sizes {path}", own.span))
-        flat = next((r for a in axes for r in a if r is not None and r.argument == "flat"), None)
-        if flat is not None and len(axes) > 1:
-            headline = f"{path} has {len(axes)} axes; only a tensor of one axis is stored flat"
-            self.report.add(error("SP403", headline, flat.span))
-        return tuple(axes)
-
-    def _rule_of_case(
-        self, own: StorageRule | None, instance: Instance, length: Dim, stored: int
-    ) -> StorageRule | None:
-        """The rule of a factor that is a number here because its decision is taken.
-
-        Where a number had to be known, every value has an alternative under its condition.
-        """
-        if length == stored:
-            return None
-        taken = {s.name for guard in instance.guards for s in guard.symbols}
-        rules = (own,) if own is not None else map(self.rules.of_decision, sorted(taken))
-        return next((r for r in rules if placed(r)), None) if taken else None
-
-    def _check_case(
-        self, own: StorageRule | None, path: str, factor: tuple[int, int], param: Param
-    ) -> None:
-        """SP403 where `separate` would have to give the alternatives for the values of a decision
-        tensors of their own: they read one, by its label."""
-        uses = self.uses.get(path, [])
-        if len(uses) < 2 or path in self.shared:
-            return
-        taken = [_taken(guards) for guards, _ in uses]
-        lengths = [lengths[factor[0]][factor[1]] for _, lengths in uses]
-        for name in sorted(frozenset(taken[0]).intersection(*taken)):
-            rule = own or self.rules.of_decision(name)
-            by_value: dict[DecisionValue, set[Dim]] = {}
-            for values, length in zip(taken, lengths, strict=True):
-                by_value.setdefault(values[name], set()).add(length)
-            sizes = not all(each == next(iter(by_value.values())) for each in by_value.values())
-            if rule is not None and rule.kind == "separate" and sizes:
-                self.shared.add(path)
-                headline = f"{path} cannot be separate for the values of {name}"
-                self.report.add(
-                    error("SP403", headline, rule.span)
-                    .also(param.span, "this parameter")
-                    .note(f"there are alternatives for the values of {name}, which share {path}")
-                    .hint(f"weights {{ {name}: entangle }}, or a label for each alternative")
-                )  # fmt: skip
-
-    def _rule(
-        self, own: StorageRule | None, symbols: list[Symbol], param: Param, path: str
-    ) -> StorageRule | None:
-        if not symbols:
-            return None
-        if own is not None:
-            return own
-        found = {s.name: self.rules.of_decision(s.name) for s in symbols}
-        missing = sorted(name for name, rule in found.items() if rule is None)
-        if missing:
-            hint = f"weights {{ {missing[0]}: entangle }} shares leading slices"
-            self.report.add(
-                error(
-                    "SP401", f"no storage rule for {missing[0]}", param.span, f"it sizes {path}"
-                ).hint(f"{hint}, `separate` shares nothing")
-            )
-            return None
-        rules = [r for r in found.values() if r is not None]
-        if _differ(rules):
-            headline = f"{' and '.join(sorted(found))} size one factor of {path} by different rules"
-            self.report.add(error("SP404", headline, rules[-1].span).also(rules[0].span))
-        return next((rule for rule in rules if rule.kind != "store"), rules[0])
-
-    def _agreed(self, instance: Instance, name: str, before: Change, after: Change) -> Change:
-        """What two uses of a parameter ask for together (SP404 where they differ on a factor)."""
-        pairs = [
-            pair for axes in zip(before, after, strict=True) for pair in zip(*axes, strict=True)
-        ]
-        for a, b in pairs:
-            if a is not None and b is not None and _differ((a, b)):
-                headline = f"uses of {instance.param(name)} ask for different rules of one factor"
-                found = error("SP404", headline, b.span).also(a.span)
-                param = instance.block.param[name]
-                self.report.add(found.also(param.span, "this parameter"))
-        return _merged(before, after)
-
-    def _joined(self, terms: Terms, node: Node, role: str, change: Change) -> Joined:
+    def _joined(self, terms: Terms, node: Node, role: str, change: ByFactor) -> Joined:
         """Gathers for the factors of leading entries that lie along a joined axis."""
         if not self.parts.reads:
             return {}
@@ -295,7 +182,7 @@ class _Writer:
                         joined[node.id, role, a, f] = found
         return joined
 
-    def _centres(self, instance: Instance, param: Param, change: Change) -> tuple[int, ...]:
+    def _centres(self, instance: Instance, param: Param, change: ByFactor) -> tuple[int, ...]:
         """The stored sizes on which what is read depends."""
         if not any(placed(r) for axis in change for r in axis):
             return ()
@@ -310,7 +197,7 @@ class _Writer:
         name: str,
         callees: Mapping[int, str],
         bound: Mapping[int, Mapping[str, Dim]],
-        changes: Mapping[str, Change],
+        changes: Mapping[str, ByFactor],
         joined: Joined,
     ) -> Block:
         def view(node: Node, role: str, old: View) -> View:
@@ -346,7 +233,7 @@ class _Writer:
             block, name=name, nodes=tuple(rewrite(n) for n in block.nodes), params=params
         )
 
-    def _view(self, instance: Instance, block: Block, old: View, change: Change) -> View:
+    def _view(self, instance: Instance, block: Block, old: View, change: ByFactor) -> View:
         if _is(change, "flat"):
             return View(old.param, ((Slice(ZERO, _total(old.lengths)),),))
         stored = self.graph.storages[instance.param(old.param)].shape
@@ -389,7 +276,7 @@ class _Writer:
             )
         return Slice(start, length)
 
-    def _param(self, instance: Instance, param: Param, change: Change) -> Param:
+    def _param(self, instance: Instance, param: Param, change: ByFactor) -> Param:
         if _is(change, "flat"):
             return replace(param, shape=((_total(param.shape),),))
         bank = {
@@ -413,23 +300,6 @@ class _Writer:
         return made
 
 
-def _merged(before: Change, after: Change) -> Change:
-    """The rules that two uses of a parameter ask for, which agree on every factor: where one has
-    none, or says how much is stored and not where, that of the other."""
-    return tuple(tuple(map(_of_two, *axes)) for axes in zip(before, after, strict=True))
-
-
-def _of_two(a: StorageRule | None, b: StorageRule | None) -> StorageRule | None:
-    return a if b is None or (a is not None and b.kind == "store") else b
-
-
-def _differ(rules: Sequence[StorageRule]) -> bool:
-    """Whether rules of one factor read it differently."""
-    slicing = [rule for rule in rules if rule.kind != "store"]
-    kinds = {(rule.kind, rule.argument) for rule in slicing}
-    return len(kinds) > 1 or (("separate", "") in kinds and len(slicing) < len(rules))
-
-
 def _settled(block: Block) -> bool:
     """Whether all that a block reads is of one size and no bank's: there is nothing to lay out."""
     return not any(param.bank for param in block.params) and all(
@@ -437,18 +307,7 @@ def _settled(block: Block) -> bool:
     )
 
 
-def _taken(guards: tuple[Condition, ...]) -> dict[str, DecisionValue]:
-    """The decisions of which guards leave one value."""
-    found: dict[str, tuple[DecisionValue, ...]] = {}
-    for guard in guards:
-        if len(guard.symbols) == 1:
-            (symbol,) = guard.symbols
-            left = found.get(symbol.name, symbol.values)
-            found[symbol.name] = tuple(v for v in left if guard.at({symbol.name: v}))
-    return {name: left[0] for name, left in found.items() if len(left) == 1}
-
-
-def _matters(change: Change, view: View, param: Param) -> bool:
+def _matters(change: ByFactor, view: View, param: Param) -> bool:
     """Whether rules ask for anything else than a view and its parameter have."""
     if param.bank or _is(change, "flat") or _is(change, "separate"):
         return True
@@ -473,7 +332,7 @@ def _everywhere(here: Entered) -> Iterator[tuple[Entered, Node]]:
                 yield from _everywhere(inside)
 
 
-def _is(change: Change, word: str) -> bool:
+def _is(change: ByFactor, word: str) -> bool:
     return any(r is not None and word in (r.kind, r.argument) for axis in change for r in axis)
 
 

@@ -17,6 +17,7 @@ from spacelang.report.model import (
     Network,
     Report,
     Score,
+    Stage,
     Value,
 )
 from spacelang.report.page import REPORT_NAME, page, write_report
@@ -33,6 +34,7 @@ __all__ = [
     "Report",
     "ReportError",
     "Score",
+    "Stage",
     "Value",
     "from_json",
     "page",

@@ -66,8 +66,8 @@ def ticks(low: float, high: float, wanted: int = 5) -> list[float]:
     return [number * step for number in range(first, last + 1)]
 
 
-def curve(points: Sequence[Point], name: str, css: str, show: Format) -> str:
-    """One line over the epochs; a single epoch is a dot."""
+def curve(points: Sequence[Point], name: str, css: str, show: Format, along: str = "epoch") -> str:
+    """One line over the epochs, or what else it goes `along`; a single one is a dot."""
     points = [point for point in points if all(map(math.isfinite, point))]
     if not points:
         return '<p class="note">Not measured.</p>'
@@ -75,12 +75,12 @@ def curve(points: Sequence[Point], name: str, css: str, show: Format) -> str:
     path = " ".join(axes.point(point) for point in points)
     last_x, last_y = points[-1]
     parts = [
-        _axes(axes, "epoch", whole=True, show=show),
+        _axes(axes, along, whole=True, show=show),
         f'<polyline class="curve stroke-{css}" points="{path}"/>',
         f'<g transform="translate({axes.point(points[-1])})"><circle class="{css}-dot" r="4">'
-        f"<title>epoch {last_x:g}: {html(show(last_y))}</title></circle></g>",
+        f"<title>{along} {last_x:g}: {html(show(last_y))}</title></circle></g>",
     ]
-    return _svg(axes, f"{name} over {len(points)} epochs, at the end {show(last_y)}", parts)
+    return _svg(axes, f"{name} over {len(points)} {along}s, at the end {show(last_y)}", parts)
 
 
 def cloud(report: Report) -> str:

@@ -80,6 +80,22 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
+class Stage:
+    """A part of a search, in the order of time: a generation, a move of the space, a cycle.
+
+    `accuracies` (0..1) are those of its candidates, `changes` what it decided, in words.
+    """
+
+    name: str
+    accuracies: tuple[float, ...] = ()
+    changes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for accuracy in self.accuracies:
+            _check_share(accuracy)
+
+
+@dataclass(frozen=True, slots=True)
 class Network:
     """A row of the table of results. Of every role but `other` there is at most one network."""
 
@@ -127,6 +143,7 @@ class Report:
     size_within: int | None = None  # exact number of architectures that meet it
     cost: str = "params"  # what the candidates' cost counts
     limit: tuple[int | None, int | None] = (None, None)  # of that cost, both inclusive
+    stages: tuple[Stage, ...] = ()  # of the search that found the winner
     checks: Mapping[str, str] = field(default_factory=dict[str, str])  # what was proved -> outcome
     version: str = ""  # of spacelang
 

@@ -10,7 +10,9 @@ from spacelang.report.chart import cloud, curve, forest, mark, role_mark
 from spacelang.report.drawing import architecture, grouped
 from spacelang.report.model import Network, Report, Score, Value
 from spacelang.report.read import from_json
+from spacelang.report.stages import over_time
 from spacelang.report.style import STYLE
+from spacelang.report.table import table
 from spacelang.report.text import (
     compact,
     cost_name,
@@ -43,6 +45,7 @@ def page(report: Report) -> str:
         ("The space", _space(report)),
         ("Results", _results(report)),
         ("Search", _search(report)),
+        ("Over time", over_time(report.stages)),
         ("The chosen architecture", _chosen(report)),
         ("Training", _training(report)),
         ("Proofs", _facts(report.checks)),
@@ -121,14 +124,14 @@ def _space(report: Report) -> str:
             size += f" leaves <b>{exact(report.size_within)}</b>"
         else:
             size += " limits the search"
-    table = _table(("decision", "kind", "candidates", "places#"), rows)
+    rows_of = table(("decision", "kind", "candidates", "places#"), rows)
     split = f", split {html(data.split[:12])}" if data.split else ""
     images = (
         f'<p class="note">Images: {html(data.name)}, {exact(data.classes)} classes; '
         f"{exact(data.train)} to train, {exact(data.validation)} to validate, "
         f"{exact(data.test)} to test{split}.</p>"
     )
-    return f"{size}.</p>{images}{table}"
+    return f"{size}.</p>{images}{rows_of}"
 
 
 def _chips(candidates: Sequence[Value]) -> str:
@@ -160,7 +163,7 @@ def _results(report: Report) -> str:
             )
         )
     heads = ("network", "validation#", "test, 95 % interval#", "", "parameters#", "MACs#")
-    table = _table(heads, rows, [network.role for network in report.networks])
+    results = table(heads, rows, [network.role for network in report.networks])
     tested = any(network.test for network in report.networks)
     drawn, held = "validation", "the test images were not read"
     if tested:
@@ -170,7 +173,7 @@ def _results(report: Report) -> str:
         f"networks, so their accuracy there flatters them; {held}. The bars show {drawn} "
         f"accuracy, {percent(bounds[0])} to {percent(bounds[1])}.</p>"
     )
-    return table + note
+    return results + note
 
 
 def _accuracy(score: Score | None, *, with_interval: bool) -> str:
@@ -256,16 +259,3 @@ def _commands(report: Report) -> str:
 def _facts(facts: Mapping[str, str]) -> str:
     rows = "".join(f"<dt>{html(name)}</dt><dd>{html(text)}</dd>" for name, text in facts.items())
     return f'<dl class="facts">{rows}</dl>' if rows else ""
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], classes: Sequence[str] = ()) -> str:
-    """A table of ready HTML; a head that ends in # has numbers below it."""
-    css = [' class="number"' if head.endswith("#") else "" for head in heads]
-    top = "".join(f"<th{c}>{head.rstrip('#')}</th>" for c, head in zip(css, heads, strict=True))
-    lines: list[str] = []
-    for position, row in enumerate(rows):
-        cells = "".join(f"<td{c}>{cell}</td>" for c, cell in zip(css, row, strict=True))
-        kind = f' class="{classes[position]}"' if classes else ""
-        lines.append(f"<tr{kind}>{cells}</tr>")
-    head, body = f"<thead><tr>{top}</tr></thead>", f"<tbody>{''.join(lines)}</tbody>"
-    return f'<div class="scroll"><table>{head}{body}</table></div>'

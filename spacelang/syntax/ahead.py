@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from spacelang.diagnostics import SpaceError
-from spacelang.ir.op import NeedsValue
+from spacelang.ir.infer import NeedsValue
 from spacelang.syntax import tree
 from spacelang.syntax.evaluate import evaluate
 from spacelang.syntax.frame import Frame

@@ -4,16 +4,24 @@ b`."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import chain
 from typing import NoReturn
 
-from spacelang.diagnostics import SpaceError, Span, error
+from spacelang.diagnostics import NOWHERE, SpaceError, Span, error
 from spacelang.ir.build import Level, Tensor
-from spacelang.ir.condition import TRUE, Condition, compare, conjunction, disjunction, negate
+from spacelang.ir.condition import (
+    CONDITIONS,
+    TRUE,
+    Condition,
+    compare,
+    conjunction,
+    disjunction,
+    negate,
+)
 from spacelang.ir.condition import is_value as is_word
 from spacelang.ir.dim import Dim, conditional
-from spacelang.ir.op import SETTLE, Conflict, open_question
-from spacelang.ir.prove import Proved, Refuted, holds
 from spacelang.syntax import tree
+from spacelang.syntax.defined import never_zero
 from spacelang.syntax.evaluate import MAX_LIST, each, entries, evaluate, limited, row, split_on
 from spacelang.syntax.frame import Frame
 from spacelang.syntax.scope import Scope
@@ -106,26 +114,6 @@ def _apply(expr: tree.Binary, left: Thing, right: Thing, frame: Frame) -> Thing:
     return limited(ARITHMETIC[operator](a, b), expr.span)
 
 
-def never_zero(divisor: Dim, expr: tree.Binary, frame: Frame) -> None:
-    """SP210 if a divisor is zero for some architecture that reaches this place, SP308 where that is
-    not settled."""
-    if divisor.constant == 0:
-        raise SpaceError(error("SP210", f"{expr.span.text} divides by zero", expr.right.span))
-    if divisor.constant is not None or any(s.free for s in divisor.symbols):
-        return
-    verdict = holds(compare("!=", divisor, 0), frame.builder.guards)
-    if isinstance(verdict, Proved):
-        return
-    hint = f"max({expr.right.span.text}, 1)"
-    if isinstance(verdict, Refuted):
-        found = error("SP210", f"{expr.span.text} divides by zero", expr.right.span)
-        found = frame.builder.explain(found, Conflict((divisor,), verdict.example), ())
-        raise SpaceError(found.hint(hint))
-    headline = "not settled for the whole space: a divisor is never zero"
-    found = error("SP308", headline, expr.right.span).note(open_question(verdict))
-    raise SpaceError(found.hint(f"{hint}; or {SETTLE}"))
-
-
 def _tensor(operator: str, left: Thing, right: Thing, expr: tree.Binary, frame: Frame) -> Tensor:
     if operator not in OPS:
         raise SpaceError(error("SP209", f"tensors know no {operator}", expr.span))
@@ -184,7 +172,10 @@ def compared(operator: str, left: Thing, right: Thing, span: Span) -> bool | Con
         raise SpaceError(error("SP209", "tensors are not compared", span))
     if operator not in ("==", "!="):
         _no_order(left, right, span)
-    if isinstance(left, Text) and isinstance(right, Text):
+    if _truths(left, right):
+        a, b = condition(left, span), condition(right, span)
+        same = decided(disjunction(*_both(a, b), *_both(_not(a), _not(b))))
+    elif isinstance(left, Text) and isinstance(right, Text):
         same = _same_words(left, right)
     elif isinstance(left, Text):
         same = _is(left, right)
@@ -195,6 +186,13 @@ def compared(operator: str, left: Thing, right: Thing, span: Span) -> bool | Con
     else:
         same = type(left) is type(right) and left == right
     return same if operator == "==" else _not(same)
+
+
+def _truths(*values: Thing) -> bool:
+    """Whether all are true or false, and a condition is among them."""
+    return any(isinstance(v, CONDITIONS) for v in values) and all(
+        isinstance(v, (bool, *CONDITIONS)) or (isinstance(v, Text) and v.boolean) for v in values
+    )
 
 
 def _placed(operator: str, left: Thing, right: Thing, span: Span) -> bool | Condition:
@@ -277,7 +275,7 @@ def _either(expr: tree.Either, frame: Frame, scope: Scope) -> Thing:
     from spacelang.syntax.branches import settled
 
     truth = condition(evaluate(expr.condition, frame, scope), expr.condition.span)
-    truth = settled(truth, frame)
+    truth = settled(truth, frame, expr.condition.span)
     if isinstance(truth, bool):
         return evaluate(expr.value if truth else expr.other, frame, scope)
     build = frame.builder
@@ -305,16 +303,14 @@ def either(truth: Condition, a: Thing, b: Thing) -> Dim | bool | Condition | Non
     """A size or a truth value that is `a` where the condition holds, else `b`; None for others."""
     if isinstance(a, Dim) and isinstance(b, Dim):
         return conditional(truth, a, b)
-    if kind(a) in TRUTHS and kind(b) in TRUTHS:
-        return decided(disjunction(*_both(truth, a), *_both(negate(truth), b)))
+    if _truths(a, b) or (isinstance(a, bool) and isinstance(b, bool)):
+        sides = _both(truth, condition(a, NOWHERE)), _both(negate(truth), condition(b, NOWHERE))
+        return decided(disjunction(*chain(*sides)))
     return None
 
 
-TRUTHS = ("a boolean", "a condition")
-
-
-def _both(truth: Condition, value: Thing) -> list[Condition]:
-    if isinstance(value, bool):
-        return [truth] if value else []
-    assert isinstance(value, Condition)
-    return [conjunction(truth, value)]
+def _both(truth: bool | Condition, value: Thing) -> list[Condition]:
+    """Where both hold, if anywhere."""
+    if truth is False or value is False:
+        return []
+    return [conjunction(*(v for v in (truth, value) if isinstance(v, CONDITIONS)))]

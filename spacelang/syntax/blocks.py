@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from spacelang.diagnostics import SpaceError, Span, counted, error
+from spacelang.diagnostics import Diagnostic, SpaceError, Span, counted, error
 from spacelang.ir.build import BlockBuilder, Level, Tensor
 from spacelang.ir.condition import Condition, conjunction, disjunction, is_value, negate
+from spacelang.ir.conflict import SETTLE
 from spacelang.ir.dim import Dim, Symbol, conditional
+from spacelang.ir.infer import NeedsValue
 from spacelang.ir.names import under
 from spacelang.ir.node import Call, TensorType, join
-from spacelang.ir.op import SETTLE, NeedsValue
 from spacelang.ir.prove import Proved, equal, feasible
 from spacelang.syntax import tree
 from spacelang.syntax.bodies import Fixed, below, compiled
@@ -87,10 +88,18 @@ def _called(
         made = compiled(closure, bound, span, frame, label, fixed)
     except NeedsValue as need:
         return _split(closure, bound, span, frame, label, fixed, ways, need)
-    frame.errors.extend(made.errors)
+    frame.errors.extend(_with_caller(found, span) for found in made.errors)
     if isinstance(made.result, Broken):
         raise SpaceError(())
     return _emit(made, made.result, closure, bound, span, frame, label)
+
+
+def _with_caller(found: Diagnostic, call: Span) -> Diagnostic:
+    """What is wrong inside of a block, also with its call where that is in another file."""
+    shown = (found.primary, *found.secondary)
+    if any(label.span.source == call.source for label in shown):
+        return found
+    return found.also(call, "called here")
 
 
 # One alternative per value.

@@ -13,10 +13,11 @@ from spacelang.diagnostics import SpaceError, Span, counted, error
 from spacelang.ir.block import Block
 from spacelang.ir.build import Tensor
 from spacelang.ir.condition import Condition
+from spacelang.ir.conflict import SETTLE, Conflict, open_question, shown
 from spacelang.ir.dim import Dim, Symbol
 from spacelang.ir.dim import Value as DecisionValue
+from spacelang.ir.infer import NeedsValue
 from spacelang.ir.node import Call, TensorType
-from spacelang.ir.op import SETTLE, Conflict, NeedsValue, open_question, shown
 from spacelang.ir.owned import DECISION, PARAMETER, Owned
 from spacelang.ir.param import Init
 from spacelang.ir.prove import Proved, Refuted, equal

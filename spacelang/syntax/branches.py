@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from spacelang.diagnostics import SpaceError, Span, error
 from spacelang.ir.build import Level, Tensor
 from spacelang.ir.condition import FALSE, TRUE, Condition, conjunction, negate
-from spacelang.ir.op import NeedsValue
+from spacelang.ir.infer import NeedsValue
 from spacelang.ir.prove import Proved, feasible, holds
 from spacelang.syntax import tree
 from spacelang.syntax.arithmetic import either
@@ -37,6 +37,7 @@ from spacelang.syntax.values import (
     condition,
     flat,
     has_tensor,
+    not_of_the_batch,
     shaped,
 )
 
@@ -48,14 +49,15 @@ Row = tuple[Tensor, ...]
 Statements = Sequence[tree.Statement]
 
 
-def settled(truth: bool | Condition, frame: Frame) -> bool | Condition:
-    """A condition as decided as the present guards allow."""
+def settled(truth: bool | Condition, frame: Frame, span: Span) -> bool | Condition:
+    """A condition as decided as the present guards allow; SP209 where the batch would decide it."""
     if isinstance(truth, bool):
         return truth
     if truth == TRUE or isinstance(holds(truth, frame.builder.guards), Proved):
         return True
     if truth == FALSE or feasible((*frame.builder.guards, truth)) is False:
         return False
+    not_of_the_batch(truth, "decides nothing", span)
     return truth
 
 
@@ -63,7 +65,7 @@ def guarded(truth: Condition, body: tree.Body, frame: Frame, scope: Scope, span:
     """Run a body that is there only where a condition holds; what it rebinds falls back else."""
     from spacelang.syntax.statements import run
 
-    known = settled(truth, frame)
+    known = settled(truth, frame, span)
     if known is True:
         run(body.statements, frame, scope)
     if isinstance(known, bool):
@@ -108,7 +110,8 @@ def _ways(
     one choice; or whether it is the first of two, where that is known."""
     both = (statement.body.statements, tuple(statement.others))
     value = evaluate(statement.condition, frame, scope)
-    truth = settled(condition(value, statement.condition.span), frame)
+    span = statement.condition.span
+    truth = settled(condition(value, span), frame, span)
     if isinstance(truth, bool):
         return truth, both
     links = [statement]
@@ -127,10 +130,10 @@ def _others(links: Sequence[tree.When], frame: Frame, scope: Scope) -> Iterator[
     """The conditions of the further links of a chain, up to one that is not open by itself."""
     for link in links:
         try:
-            truth = condition(evaluate(link.condition, frame, scope), link.condition.span)
+            span = link.condition.span
+            truth = settled(condition(evaluate(link.condition, frame, scope), span), frame, span)
         except (SpaceError, NeedsValue):
             return  # as an `else` of its own it is read under more conditions, and reported there
-        truth = settled(truth, frame)
         if truth is True:
             return
         yield FALSE if truth is False else truth

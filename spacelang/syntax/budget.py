@@ -13,12 +13,12 @@ from spacelang.diagnostics import Diagnostic, Source, SpaceError, error
 from spacelang.ir.condition import Condition
 from spacelang.ir.decision import Choice
 from spacelang.ir.graph import Graph
-from spacelang.ir.known import LATENCY
-from spacelang.ir.op import NeedsValue
+from spacelang.ir.infer import NeedsValue
+from spacelang.ir.known import LATENCY, MEASURED
 from spacelang.syntax import tree
 from spacelang.syntax.conflicts import not_known
 from spacelang.syntax.frame import Frame
-from spacelang.syntax.limits import MEASURED, Reader
+from spacelang.syntax.limits import Reader
 from spacelang.syntax.parse import expression
 from spacelang.syntax.scope import Library, Scope
 from spacelang.syntax.session import Session

@@ -15,6 +15,7 @@ from spacelang.ir.op import lookup
 from spacelang.ir.param import Init
 from spacelang.ir.ranges import outside
 from spacelang.syntax import tree
+from spacelang.syntax.defined import in_domain
 from spacelang.syntax.evaluate import each, evaluate, label, row
 from spacelang.syntax.frame import Frame
 from spacelang.syntax.functions import function_called
@@ -142,7 +143,9 @@ def apply(
                 raise SpaceError(error("SP207", "a label on a number", given.span))
             if given.named:
                 raise SpaceError(error("SP204", f"{name} takes no named arguments", given.span))
-            return function_called(name)(given.positional, given.span)
+            found = function_called(name)(given.positional, given.span)
+            in_domain(name, given.positional, given.span, frame)
+            return found
         case _:
             raise SpaceError(error("SP209", f"{kind(callee)} cannot be called", span))
 

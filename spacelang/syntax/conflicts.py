@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING
 from spacelang.diagnostics import NOWHERE, Diagnostic, Span, error
 from spacelang.ir.build import Tensor
 from spacelang.ir.condition import Condition
+from spacelang.ir.conflict import LONG, Conflict, bare, example_text, shown, values_of
 from spacelang.ir.decision import plain
 from spacelang.ir.dim import Dim, Symbol, symbol_of
 from spacelang.ir.dim import Value as DecisionValue
+from spacelang.ir.infer import NeedsValue
 from spacelang.ir.node import join
-from spacelang.ir.op import LONG, Conflict, NeedsValue, bare, example_text, shown, values_of
 from spacelang.ir.search import Wanted, domains, found, satisfied
 
 if TYPE_CHECKING:
@@ -44,8 +45,7 @@ def explained(
             diagnostic = diagnostic.also(span, f"{spelled(frame, size)} is from here")
     if conflict.example is None:
         return diagnostic
-    named = any(f.builder.decisions for f in frame.chain) or any(map(indexes, conflict.example))
-    if not named:
+    if not conflict.example and not any(f.builder.decisions for f in frame.chain):
         return diagnostic
     return diagnostic.note(example_text(_example(frame, conflict.example)))
 

@@ -17,8 +17,9 @@ from typing import Any, TypeVar
 from spacelang.diagnostics import NOWHERE, Diagnostic, SpaceError, Span, error, placed
 from spacelang.ir.atom import atom_text
 from spacelang.ir.condition import Condition
+from spacelang.ir.conflict import shown
 from spacelang.ir.dim import Dim
-from spacelang.ir.op import NeedsValue, shown
+from spacelang.ir.infer import NeedsValue
 from spacelang.ir.pattern import Hop
 from spacelang.ops.limits import BITS
 from spacelang.syntax import tree

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 from spacelang.diagnostics import Diagnostic, Report, SpaceError, Span, error
 from spacelang.ir.build import BlockBuilder, Tensor
 from spacelang.ir.condition import Condition
+from spacelang.ir.conflict import Conflict
 from spacelang.ir.dim import Dim, Symbol
 from spacelang.ir.dim import Value as DecisionValue
 from spacelang.ir.node import TensorType, join
-from spacelang.ir.op import Conflict
 from spacelang.ir.param import Init
 from spacelang.syntax.conflicts import explained
 from spacelang.syntax.session import Import, Session

@@ -10,6 +10,7 @@ from typing import cast
 from spacelang import plugins
 from spacelang.diagnostics import SpaceError, Span, counted, error
 from spacelang.ir.condition import compare
+from spacelang.ir.conflict import shown
 from spacelang.ir.dim import (
     Dim,
     conditional,
@@ -20,7 +21,6 @@ from spacelang.ir.dim import (
     rsqrt,
     sqrt,
 )
-from spacelang.ir.op import shown
 from spacelang.ops.limits import Beyond, raised
 from spacelang.syntax.evaluate import MAX_LIST, entries, known_number, limited, listed
 from spacelang.syntax.values import Candidates, Numbers, Thing, kind, number
@@ -126,18 +126,11 @@ def _power(arguments: Sequence[Thing], span: Span) -> Dim:
         raise SpaceError(error(failed.code, str(failed), span)) from None
 
 
-def _unary(
-    name: str, make: Callable[[Dim], Dim], above: str = ""
-) -> Callable[[Sequence[Thing], Span], Dim]:
-    """A function of one number; `above` says which numbers have a value ("<= 0" have none)."""
+def _unary(name: str, make: Callable[[Dim], Dim]) -> Callable[[Sequence[Thing], Span], Dim]:
+    """A function of one number."""
 
     def run(arguments: Sequence[Thing], span: Span) -> Dim:
         (value,) = _numbers(_one(arguments, name, span), name, span)
-        if above and value.symbols and all(s.values for s in value.symbols):
-            low, _ = value.bounds()
-            if low < 0 or (low == 0 and above == "> 0"):
-                found = error("SP210", f"{name} of {shown(value)} has no value", span)
-                raise SpaceError(found.note(f"it is {low} for some architecture"))
         return make(value)
 
     return run
@@ -206,10 +199,10 @@ FUNCTIONS: dict[str, Callable[[Sequence[Thing], Span], Thing]] = {
     "reversed": _reversed,
     "power": _power,
     "floor": _unary("floor", floor),
-    "rsqrt": _unary("rsqrt", rsqrt, "> 0"),
-    "sqrt": _unary("sqrt", sqrt, ">= 0"),
+    "rsqrt": _unary("rsqrt", rsqrt),
+    "sqrt": _unary("sqrt", sqrt),
     "exp": _unary("exp", lambda d: function("exp", d)),
-    "log": _unary("log", lambda d: function("log", d), "> 0"),
+    "log": _unary("log", lambda d: function("log", d)),
     "sin": _unary("sin", lambda d: function("sin", d)),
     "cos": _unary("cos", lambda d: function("cos", d)),
     "abs": _unary("abs", lambda d: maximum(d, -d)),

@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import TypeGuard, get_args
 
 from spacelang.ir.decision import Choice, Kind
-from spacelang.ir.dim import Dim, Symbol
-from spacelang.ir.param import ZERO, Gather, Init, Param, Slice, View
+from spacelang.ir.dim import ZERO, Dim, Symbol
+from spacelang.ir.param import Gather, Init, Param, Slice, View
 from spacelang.syntax.ir_sizes import Part, Piece, Values
 
 KINDS: Mapping[str, Kind] = {kind: kind for kind in get_args(Kind)}

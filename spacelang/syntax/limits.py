@@ -18,10 +18,11 @@ from itertools import product
 from typing import cast
 
 from spacelang.diagnostics import Diagnostic, SpaceError, Span, error, spelt
-from spacelang.ir.condition import FALSE, TRUE, Condition, compare, conjunction, disjunction, negate
+from spacelang.ir.condition import FALSE, TRUE, Condition, conjunction, disjunction, negate
 from spacelang.ir.decision import Choice
 from spacelang.ir.dim import Dim, Symbol
-from spacelang.ir.known import FIGURES, LATENCY
+from spacelang.ir.doubts import total
+from spacelang.ir.known import FIGURES, figure
 from spacelang.ir.pattern import Hop, Index, Pattern
 from spacelang.syntax import tree
 from spacelang.syntax.evaluate import evaluate
@@ -37,14 +38,11 @@ from spacelang.syntax.values import (
     Torn,
     Unbound,
     condition,
-    kind,
-    number,
+    not_of_the_batch,
 )
 
 COMPARED = {"==", "!=", "in", "not in"}
 MAX_MATCHES = 10_000
-MEASURED = (*FIGURES, LATENCY)
-"""What a budget may limit besides decisions."""
 
 
 @dataclass
@@ -60,21 +58,26 @@ class Reader:
     def conditions(self, expr: tree.Expr, strict: bool = True) -> Iterator[Condition]:
         """What an expression demands, joined by `and`; what always holds is left out.
 
-        What never does is SP502, or without `strict` the condition FALSE.
+        What never does is SP502, or without `strict` the condition FALSE. A part is read where
+        those before it hold, and stays with them where it has no value else.
         """
-        waiting = [expr]
+        waiting, before = [expr], list[Condition]()
         while waiting:
             part = waiting.pop(0)
             if isinstance(part, tree.Binary) and part.operator == "and":
                 waiting[:0] = [part.left, part.right]
                 continue
-            for found in self._instances(part):
+            with self.frame.builder.under(conjunction(*before)):
+                limits = list(self._instances(part))
+            for found in limits:
                 if found is False and not strict:
                     yield FALSE
                 elif found is False:
                     raise SpaceError(self._false(part))
                 elif found is not True:
-                    yield found
+                    yield found if total(found) else conjunction(*before, found)
+                    if all(symbol.values for symbol in found.symbols):
+                        before.append(found)
 
     def _false(self, part: tree.Expr) -> Diagnostic:
         """SP502 for what never holds, with the values of the names in it."""
@@ -131,14 +134,13 @@ class Reader:
         inner = scope.inside(self.frame)
         resolver = _Resolver(self, inner, each)
         made = resolver.visit(part)
-        band = _band(made, self.frame, inner)
-        truth = condition(evaluate(made, self.frame, inner), part.span) if band is None else band
+        present = conjunction(*resolver.lives)
+        with self.frame.builder.under(present):
+            truth = condition(evaluate(made, self.frame, inner), part.span)
         if not isinstance(truth, bool):
-            _known(truth, part.span)
-        lives = [live for live in dict.fromkeys(resolver.lives) if live != TRUE]
-        if not lives or truth is True:
+            not_of_the_batch(truth, "limits nothing", part.span)
+        if present == TRUE or truth is True:
             return truth
-        present = conjunction(*lives)
         return negate(present) if truth is False else disjunction(negate(present), truth)
 
     def open(self, node: object) -> bool:
@@ -240,7 +242,7 @@ class Reader:
     def one(self, path: tree.Expr, scope: Scope, each: Choice | None) -> Choice | Symbol:
         """The decision or figure that a path names; one with `_` is the match at hand."""
         if self._figure(path) and isinstance(path, tree.Name) and path.name not in self.decisions:
-            return Symbol(path.name)
+            return figure(path.name)
         if self._wild(path, scope):
             assert each is not None
             return each
@@ -297,6 +299,8 @@ class _Resolver:
                 a, b = self.visit(left), self.visit(right)
                 if operator in COMPARED:
                     a, b = self._keys(a, b), self._keys(b, a)
+                if isinstance(b, tree.Range) and b.step is None and operator in ("in", "not in"):
+                    return _between(a, b, operator == "in", node.span)
                 return tree.Binary(operator, a, b, span=node.span)
             case tree.Unary(operator, operand):
                 return tree.Unary(operator, self.visit(operand), span=node.span)
@@ -367,11 +371,12 @@ class _Resolver:
         return tree.String(key, span=node.span)
 
 
-def _known(truth: Condition, span: Span) -> None:
-    """SP209 for a limit on the batch, which is any size."""
-    free = next((s.name for s in truth.symbols if s.free and s.name not in MEASURED), None)
-    if free is not None:
-        raise SpaceError(error("SP209", f"{free} is any size, and limits nothing", span))
+def _between(value: tree.Expr, ends: tree.Range, inside: bool, span: Span) -> tree.Expr:
+    """`macs in 4G..5G`: both ends and all between, rather than the whole numbers."""
+    low = tree.Binary("<=", ends.start, value, span=span)
+    high = tree.Binary("<" if ends.open else "<=", value, ends.stop, span=span)
+    both = tree.Binary("and", low, high, span=span)
+    return both if inside else tree.Unary("not", both, span=span)
 
 
 def _opposite(truth: bool | Condition) -> bool | Condition:
@@ -380,21 +385,3 @@ def _opposite(truth: bool | Condition) -> bool | Condition:
 
 def _value(choice: Choice) -> Thing:
     return Dim.of(choice.symbol) if choice.symbol.numeric else Text(choice.symbol)
-
-
-def _band(expr: tree.Expr, frame: Frame, scope: Scope) -> bool | Condition | None:
-    """`macs in 4G..5G`: both ends, rather than the whole numbers between."""
-    if not isinstance(expr, tree.Binary) or expr.operator not in ("in", "not in"):
-        return None
-    if not isinstance(expr.right, tree.Range) or expr.right.step is not None:
-        return None
-    left = evaluate(expr.left, frame, scope)
-    if not isinstance(left, Dim):
-        wrong = f"{kind(left)} lies between no numbers"
-        raise SpaceError(error("SP209", wrong, expr.left.span))
-    low = number(evaluate(expr.right.start, frame, scope), "the start", expr.right.span)
-    high = number(evaluate(expr.right.stop, frame, scope), "the end", expr.right.span)
-    inside = conjunction(
-        compare("<=", low, left), compare("<" if expr.right.open else "<=", left, high)
-    )
-    return inside if expr.operator == "in" else negate(inside)

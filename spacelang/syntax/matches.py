@@ -10,9 +10,7 @@ from collections.abc import Sequence
 from spacelang.diagnostics import SpaceError, Span, error
 from spacelang.ir.condition import FALSE, TRUE, Condition, disjunction
 from spacelang.ir.decision import Choice
-from spacelang.ir.dim import Dim, conditional, maximum, minimum
-
-ZERO, ONE = Dim.of(0), Dim.of(1)
+from spacelang.ir.dim import ONE, ZERO, Dim, conditional, maximum, minimum
 
 
 def fold(name: str, choices: Sequence[Choice], span: Span) -> Dim:

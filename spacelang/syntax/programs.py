@@ -23,7 +23,6 @@ from spacelang.ir.graph import Graph, Instance
 from spacelang.ir.node import join
 from spacelang.ir.program import Pool, Position, Program, below
 from spacelang.passes.picks import drawn, sources, sums
-from spacelang.passes.storage_layout import lay_out
 from spacelang.syntax import tree
 from spacelang.syntax.evaluate import label
 from spacelang.syntax.frame import Frame
@@ -94,7 +93,7 @@ def _graph(member: tree.Network, scope: Scope, library: Library) -> Graph:
             return proved.restated(name=member.name)
     instance = tree.Instance(member.name, (), member.base, span=member.span)
     session = Session(library, made=library.made[False])
-    return lay_out(elaborate(SpaceValue(instance, scope), member.name, session, {}))
+    return elaborate(SpaceValue(instance, scope), member.name, session, {})
 
 
 # Checks.

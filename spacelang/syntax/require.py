@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from spacelang.diagnostics import SpaceError, Span, warning
 from spacelang.ir.condition import Condition, conjunction, disjunction, negate
 from spacelang.ir.decision import Choice
-from spacelang.ir.op import NeedsValue
+from spacelang.ir.infer import NeedsValue
 from spacelang.syntax import tree
 from spacelang.syntax.conflicts import not_known
 from spacelang.syntax.frame import Frame
@@ -33,8 +33,10 @@ def deferred(frame: Frame, decisions: Mapping[str, Choice]) -> Iterator[tuple[Co
     """The limits of a space, in the decisions of its graph, and where they are written."""
     for expr, scope, guards in frame.deferred:
         reader = Reader(frame, scope, decisions)
+        here = conjunction(*guards)
         try:
-            limits = list(reader.conditions(expr))
+            with frame.builder.under(here):
+                limits = list(reader.conditions(expr))
         except NeedsValue as need:
             frame.errors.add(not_known(need, frame))
             continue
@@ -42,7 +44,7 @@ def deferred(frame: Frame, decisions: Mapping[str, Choice]) -> Iterator[tuple[Co
             frame.errors.extend(failed.diagnostics)
             continue
         for limit in limits:
-            yield disjunction(negate(conjunction(*guards)), limit), expr.span
+            yield disjunction(negate(here), limit), expr.span
         if not limits and reader.open(expr):
             text = " ".join(expr.span.text.split())
             frame.session.remarks.append(warning("SP511", f"{text} excludes nothing", expr.span))

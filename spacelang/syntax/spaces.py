@@ -13,10 +13,11 @@ from spacelang.diagnostics import Diagnostic, SpaceError, Span, error
 from spacelang.ir.block import Block
 from spacelang.ir.graph import Graph, Output
 from spacelang.ir.indices import indices
-from spacelang.ir.op import NeedsValue
+from spacelang.ir.infer import NeedsValue
 from spacelang.ir.pattern import Pattern
 from spacelang.ir.ranges import rates, starts
 from spacelang.ir.rule import StorageRule
+from spacelang.passes.storage_layout import lay_out
 from spacelang.syntax import tree
 from spacelang.syntax.ahead import look_ahead
 from spacelang.syntax.blocks import bind_arguments
@@ -38,13 +39,13 @@ MAX_CHAIN = 16
 def elaborate(
     space: SpaceValue, name: str, session: Session, overrides: Mapping[str, Thing]
 ) -> Graph:
-    """The graph of a space, an instance or a derived space, before storage is laid out.
+    """The graph of a space, an instance or a derived space, with its storage laid out.
 
     `overrides` set parameters by name, wherever in the chain they are first declared (SP204). All
     that is wrong with the space is raised at once, with the places where its parameters are given.
     """
     with at_callers(space):
-        return _elaborated(space, name, session, overrides)
+        return lay_out(_elaborated(space, name, session, overrides))
 
 
 @contextmanager

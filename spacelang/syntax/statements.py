@@ -13,7 +13,7 @@ from typing import Any
 from spacelang.diagnostics import SpaceError, Span, error
 from spacelang.ir.condition import compare
 from spacelang.ir.dim import Dim
-from spacelang.ir.op import NeedsValue
+from spacelang.ir.infer import NeedsValue
 from spacelang.syntax import tree
 from spacelang.syntax.ahead import look_ahead
 from spacelang.syntax.branches import guarded, when

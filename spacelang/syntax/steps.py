@@ -8,8 +8,8 @@ from typing import Any, get_type_hints
 
 from spacelang.diagnostics import SpaceError, counted, error
 from spacelang.ir.graph import Graph
+from spacelang.ir.infer import NeedsValue
 from spacelang.ir.node import TensorType
-from spacelang.ir.op import NeedsValue
 from spacelang.passes.base import Insertion, Pass, options
 from spacelang.plugins import load
 from spacelang.syntax import tree

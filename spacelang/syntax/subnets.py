@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from spacelang.diagnostics import Report, SpaceError, counted, error
+from spacelang.diagnostics import Report, SpaceError, Span, counted, error
 from spacelang.ir.decision import Choice, exact, not_taken
 from spacelang.ir.dim import Dim
 from spacelang.ir.dim import Value as DecisionValue
 from spacelang.ir.graph import Graph
 from spacelang.ir.pattern import Pattern
 from spacelang.passes.specialize import specialize
-from spacelang.passes.storage_layout import lay_out
 from spacelang.syntax import tree
 from spacelang.syntax.calls import arguments
 from spacelang.syntax.evaluate import evaluate
@@ -60,7 +59,7 @@ def subnet_of(
         }
     frame.errors.check()
     with at_callers(space):
-        graph = lay_out(elaborate(base, definition.name, session, given))
+        graph = elaborate(base, definition.name, session, given)
     return graph, take(graph, lines(space, ()), frame, scope)
 
 
@@ -103,7 +102,7 @@ def take(
                 later.append((line, where, value))
                 continue
             for choice in matches:
-                _set(choice, value, line, taken, report)
+                _set(choice, value, line.value.span, taken, report)
         except SpaceError as failed:
             report.extend(failed.diagnostics)
     for line, where, value in later:
@@ -121,8 +120,8 @@ def take(
                 )
             )
             continue
-        for choice, item in zip(places, value, strict=True):
-            _set(choice, item, line, taken, report)
+        for choice, item, span in zip(places, value, _spans(line.value, len(value)), strict=True):
+            _set(choice, item, span, taken, report)
     report.check()
     values = graph.decisions.complete(taken)
     missing = [c.path for c in graph.decisions.live(values) if c.path not in taken]
@@ -140,24 +139,29 @@ def _value(expr: tree.Expr, frame: Frame, scope: Scope) -> Thing:
     return evaluate(expr, frame, scope)
 
 
+def _spans(expr: tree.Expr, count: int) -> list[Span]:
+    """Where each entry of a list stands: the whole of what is no list of the text."""
+    if isinstance(expr, tree.List):
+        return [item.span for item in expr.items]
+    return [expr.span] * count
+
+
 def _set(
     choice: Choice,
     value: Thing,
-    line: tree.DecisionOf,
+    span: Span,
     taken: dict[str, DecisionValue],
     report: Report,
 ) -> None:
     try:
         found = exact(_plain(value))
     except (TypeError, ValueError):
-        report.add(
-            error("SP501", f"{kind(value)} is no candidate of {choice.path}", line.value.span)
-        )
+        report.add(error("SP501", f"{kind(value)} is no candidate of {choice.path}", span))
         return
     if not choice.admits(found):
         shown = ", ".join(str(v) for v in choice.values[:12])
         report.add(
-            error("SP501", f"{found} is no candidate of {choice.path}", line.value.span).note(
+            error("SP501", f"{found} is no candidate of {choice.path}", span).note(
                 f"{choice.path} takes {shown}"
             )
         )

@@ -14,8 +14,9 @@ from math import prod
 from spacelang.diagnostics import SpaceError, Span, error
 from spacelang.ir.build import BlockBuilder, Tensor
 from spacelang.ir.condition import compare, conjunction
+from spacelang.ir.conflict import SETTLE, Conflict, open_question
 from spacelang.ir.dim import Dim, Symbol
-from spacelang.ir.op import SETTLE, Conflict, NeedsValue, open_question
+from spacelang.ir.infer import NeedsValue
 from spacelang.ir.prove import Answer, Proved, Refuted, at_most, whole
 from spacelang.ops.formula import formula
 from spacelang.ops.limits import MAX_ENTRIES, MAX_SIDE

@@ -27,9 +27,11 @@ from spacelang.ir.condition import (
     disjunction,
 )
 from spacelang.ir.condition import is_value as _is_value
+from spacelang.ir.conflict import bare
 from spacelang.ir.dim import Dim, Symbol
 from spacelang.ir.dim import Value as DecisionValue
-from spacelang.ir.op import NeedsValue
+from spacelang.ir.infer import NeedsValue
+from spacelang.ir.known import MEASURED
 from spacelang.ir.param import Init
 from spacelang.syntax import tree
 
@@ -281,6 +283,14 @@ def condition(value: Thing, span: Span) -> bool | Condition:
     if isinstance(value, (bool, *CONDITIONS)):
         return value
     raise SpaceError(error("SP209", f"a condition is wanted here, not {kind(value)}", span))
+
+
+def not_of_the_batch(truth: Condition, why: str, span: Span) -> None:
+    """SP209 for a condition on the batch, which is any size; figures of limits are measured."""
+    open_symbols = (s for s in truth.symbols if s.free and not s.rate)
+    free = next((s.name for s in open_symbols if s.name not in MEASURED), None)
+    if free is not None:
+        raise SpaceError(error("SP209", f"{bare(free)} is any size, and {why}", span))
 
 
 def decided(value: Condition) -> bool | Condition:

@@ -16,7 +16,6 @@ from spacelang.ir.canonical import merged
 from spacelang.ir.dim import Dim
 from spacelang.ir.graph import Graph, Output
 from spacelang.ir.node import Node, Value
-from spacelang.passes.storage_layout import lay_out
 from spacelang.syntax.format import format
 from spacelang.syntax.parse import parse
 from spacelang.syntax.scope import Library
@@ -49,7 +48,7 @@ def _loaded(source: Source, name: str) -> Graph:
     library = Library(None)
     space = library.scope(parse(source), None).names[name]
     assert isinstance(space, SpaceValue)
-    return lay_out(elaborate(space, name, Session(library), {}))
+    return elaborate(space, name, Session(library), {})
 
 
 def _lines(graph: Graph) -> Iterator[str]:

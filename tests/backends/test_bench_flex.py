@@ -11,8 +11,8 @@ from rewriting import text_graph
 from spacelang import load
 from spacelang.analysis.traffic import Traffic
 from spacelang.backends.torch.bench import flex
-from spacelang.backends.torch.bench.contenders import filled
 from spacelang.backends.torch.bench.kernels import Work, cut, measured
+from spacelang.backends.torch.bench.work import filled
 from spacelang.backends.torch.lower import Lowering
 from spacelang.backends.torch.supernet import Supernet
 from spacelang.passes.fuse import for_kernels

@@ -48,10 +48,13 @@ def fresh() -> Iterator[None]:
     torch._dynamo.reset()
 
 
-def learnt(model: Supernet, assignment: Assignment, x: Tensor) -> dict[str, Tensor]:
+def learnt(
+    model: Supernet, assignment: Assignment, x: Tensor, amp: bool = False
+) -> dict[str, Tensor]:
     """The output and all gradients of a step."""
     model.zero_grad(set_to_none=True)
-    y = model.activate(assignment)(x)
+    with torch.autocast("cpu", torch.bfloat16, enabled=amp):
+        y = model.activate(assignment)(x)
     assert isinstance(y, Tensor)
     torch.nn.functional.cross_entropy(y, torch.arange(len(x)) % y.shape[1]).backward()
     found = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
@@ -98,6 +101,23 @@ def test_convolutions_of_any_width() -> None:
             assert (found[name] - value).abs().max() <= TOLERANCE * value.abs().max(), name
     for (name, value), moved in zip(eager.named_buffers(), compiled.buffers(), strict=True):
         assert torch.allclose(moved, value, rtol=TOLERANCE), name
+    assert counters["stats"]["unique_graphs"] == len(functions)
+
+
+@pytest.mark.parametrize("backend", ["torch", "fused"])
+def test_mixed_precision(backend: str) -> None:
+    """What is traced narrows where autocast does, convolutions too: the bits of no compiler."""
+    graph = load(Source("mixed.space", WIDTHS))
+    eager, compiled = (build(graph, backend).train() for _ in range(2))
+    functions = {run.step.function.module for run in compiled._plan.runs}
+    compiled.compile(backend="eager")
+    # As `fused` lays them out where nothing is compiled.
+    x = images(graph, 2).contiguous(memory_format=torch.channels_last)
+    for path in graph.sample(6, seed=0):
+        wanted, found = (learnt(model, path, x, amp=True) for model in (eager, compiled))
+        assert wanted["output"].dtype == torch.bfloat16
+        assert wanted.keys() == found.keys()
+        assert all(torch.equal(found[name], value) for name, value in wanted.items())
     assert counters["stats"]["unique_graphs"] == len(functions)
 
 

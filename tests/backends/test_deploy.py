@@ -87,6 +87,26 @@ def test_attention_is_taken_as_one() -> None:
     assert left["softmax"] == left[torch.einsum] == left[operator.mul] == 0
 
 
+@pytest.mark.parametrize("bias", ["true", "false"])
+def test_heads_are_mixed_from_the_left(bias: str, tmp_path: Path) -> None:
+    """No map is copied to bring its heads side by side; wide layers stay layers."""
+    space = tmp_path / "mixed.space"
+    space.write_text(f"""
+      space net() {{
+        input a: [B, 3, 9, 10]
+        x = rearrange(a, "b h i j -> b i j h") |> linear(5, bias: {bias}) as mix
+        x = rearrange(x, "b i j h -> b h i j") |> softmax
+        y = rearrange(x, "b h i j -> b i j h") |> linear(80) as wide
+        output mean(y, axes: [1, 2])
+      }}""")
+    model = model_of(f"{space}:net")
+    network = deploy(model, batch=2)
+    assert difference(network, model, images(model, 2)) < 1e-5
+    counted = ops(network)
+    assert counted[torch.baddbmm if bias == "true" else torch.bmm] == 1
+    assert counted[F.linear] == 1
+
+
 def test_without_packed_operators_it_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     from spacelang.backends.torch import packed
 

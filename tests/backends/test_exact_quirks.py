@@ -169,6 +169,31 @@ def test_biases_of_head_mixing() -> None:
     assert changed["proj_w"] > 1e-2 * scale
 
 
+def test_mixing_without_biases() -> None:
+    published, plain = (load("minivit.space:mini_swin_t", mix_bias=b) for b in (True, False))
+    added = {p for p in published.storages if p not in plain.storages}
+    assert len(added) == 24
+    assert all(p.endswith(("proj_l.bias", "proj_w.bias")) for p in added)
+    assert published.cost().params - plain.cost().params == 2 * (2 * 3 + 2 * 6 + 6 * 12 + 2 * 24)
+
+
+def test_a_norm_that_replaces_the_stream() -> None:
+    """With convolutions of zero the usual branch gives nothing, whatever its norm; the published
+    one gives the norm."""
+    sizes = {"image": 64, "windows": [4, 4, 4, 2], "depths": [1, 1, 1, 1], "every": [1, 1, 1, 1]}
+    for keeps in (False, True):
+        graph = load("minivit.space:mini_swin_t", keep_stream=keeps, **sizes)
+        model = randomised(graph)
+        images = images_of(graph)
+        with torch.no_grad():
+            for name, tensor in model.named_parameters():
+                tensor.mul_(0 if "local_conv" in name else 1)
+            before = logits(model, images)
+            for name, tensor in model.named_parameters():
+                tensor.mul_(2 if "local_norm" in name else 1)
+        assert torch.equal(logits(model, images), before) is keeps
+
+
 def test_a_remainder_of_layers() -> None:
     """The published codes drop it or refuse; here the last run is shorter: 11 layers make 6 sets."""
     base = load("deit.space:deit_ti", token=False, depth=11)

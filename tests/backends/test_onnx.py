@@ -139,6 +139,15 @@ def test_an_op_without_a_row(tmp_path: Any) -> None:
         deploy(model_of(f"{path}:s"), runtime="onnxruntime")
 
 
+def test_a_file_of_another_network() -> None:
+    made = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["": 17]>'
+        "sum (float[1] a, float[1] b) => (float[1] y) { y = Add(a, b) }"
+    )
+    with pytest.raises(SpaceError, match=r"SP702.*2 inputs"):
+        runner.Runner(made.SerializeToString())
+
+
 def test_a_damaged_file() -> None:
     with pytest.raises(SpaceError, match="SP702"):
         runner.Runner(b"no model")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from itertools import product
 
 import pytest
 import torch
@@ -135,6 +136,59 @@ def test_gradients_do_not_depend_on_slicing(
             [y, own.grad[:, :192], *(leaf.grad for leaf in leaves if leaf.grad is not None)]
         )
     assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("grad", [False, True])
+def test_products_do_not_depend_on_strides(grad: bool) -> None:
+    """A slice of an inner factor of one entry is a view in which nothing lies side by side."""
+    stored = torch.randn(8, 3, 2, dtype=torch.float64, requires_grad=grad)
+    x, bias = torch.randn(2, 3, dtype=torch.float64), torch.randn(8, dtype=torch.float64)
+    weight = stored[..., :1].flatten(1)
+    assert 1 not in weight.stride()
+    y = sliced_linear(x, weight, bias)
+    assert torch.equal(y, F.linear(x, weight.detach().contiguous(), bias))
+    if grad:
+        dense = weight.detach().clone().requires_grad_()
+        for found in (y, F.linear(x, dense, bias)):
+            scored(found).backward()
+        assert stored.grad is not None
+        assert dense.grad is not None
+        assert torch.equal(stored.grad[..., 0], dense.grad)
+
+
+ODD = """
+space odd {
+  input x: [B, 7]
+  choose width in {5, 7, 9}
+  choose inner in {3, 11, 12}
+  x = linear(x, width) as one |> gelu |> linear(inner) as two |> gelu |> linear(width) as three
+  output x
+  weights { _: entangle  inner: SHARING }
+}
+"""
+
+
+@pytest.mark.parametrize("sharing", ["entangle", "entangle(centre)"])
+@pytest.mark.parametrize("rows", [1, 2, 6])
+def test_rows_of_doubles_that_lie_otherwise_than_in_a_copy(rows: int, sharing: str) -> None:
+    """Products read two doubles at once, from where a row begins at a multiple of 16 bytes."""
+    values = "{1, 3, 11, 13}" if "centre" in sharing else "{1, 3, 11, 12}"
+    model = supernet(ODD.replace("{3, 11, 12}", values).replace("SHARING", sharing)).eval()
+    images = inputs(model.graph, rows)
+    for choice in product((5, 7, 9), (1, 3, 11)):
+        model.zero_grad()
+        assignment = model.graph.decisions.assignment(
+            dict(zip(("width", "inner"), choice, strict=True))
+        )
+        subnet = model.extract(assignment)
+        one, other = model.activate(assignment)(*images), subnet(*images)
+        assert torch.equal(one, other)
+        scored(one).backward()
+        scored(other).backward()
+        wanted = slices(model, assignment)
+        for name, weight in subnet.named_parameters():
+            assert weight.grad is not None
+            assert torch.equal(weight.grad, wanted[name]), name
 
 
 def test_sliced_products_have_second_derivatives() -> None:

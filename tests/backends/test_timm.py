@@ -34,17 +34,24 @@ LARGE = {
     "swin_base_patch4_window7_224": "swin.space:swin_b",
     "swin_base_patch4_window12_384": "swin.space:swin_b_384",
     "swin_large_patch4_window7_224": "swin.space:swin_l",
+    "swin_large_patch4_window12_384": "swin.space:swin_l_384",
     "swin_s3_small_224": "s3.space:s3_s",
     "swin_s3_base_224": "s3.space:s3_b",
     "deit_small_distilled_patch16_224": "deit.space:deit_s_distilled",
     "deit_base_patch16_224": "deit.space:deit_b",
     "deit_base_patch16_384": "deit.space:deit_b_384",
     "deit_base_distilled_patch16_224": "deit.space:deit_b_distilled",
+    "deit_base_distilled_patch16_384": "deit.space:deit_b_distilled_384",
 }
+FAMILIES = ("efficientvit_m[0-9]", "tiny_vit_*", "swin_*", "deit_*")
 NETWORKS = [
     *(pytest.param(*pair, id=pair[0]) for pair in SMALL.items()),
     *(pytest.param(*pair, id=pair[0], marks=pytest.mark.soak) for pair in LARGE.items()),
 ]
+
+
+def test_every_network_of_the_families_is_here() -> None:
+    assert {*SMALL, *LARGE} == {name for f in FAMILIES for name in timm.list_models(f)}
 
 
 @pytest.mark.parametrize(("name", "address"), NETWORKS)
@@ -64,6 +71,18 @@ def test_weights_go_both_ways_and_logits_agree(name: str, address: str) -> None:
     other.load_state_dict(saved, strict=True)
     with torch.no_grad():
         assert torch.equal(other(images), wanted)
+
+
+def test_swin_of_other_sizes() -> None:
+    """Heads of another width, and fewer stages: the last one has no merging."""
+    sizes = {"embed_dim": 48, "depths": (2, 1, 2), "num_heads": (2, 4, 8)}
+    theirs = perturbed(timm.create_model("swin_tiny_patch4_window7_224", pretrained=False, **sizes))
+    graph = load("swin.space:swin", width=48, depths=[2, 1, 2], heads=[2, 4, 8])
+    model = Supernet(graph).eval()
+    weights.load(model, theirs.state_dict(), names="timm")
+    images = torch.randn(1, 3, 224, 224, generator=generator(3))
+    with torch.no_grad():
+        assert relative(model(images), theirs(images)) < 1e-5
 
 
 def perturbed(model: nn.Module) -> nn.Module:

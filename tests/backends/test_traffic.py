@@ -130,6 +130,22 @@ def test_relative_positions_move_an_eighth_of_the_published_form(batch: int, roo
     assert 8 * after.bytes <= before.bytes
 
 
+@pytest.mark.parametrize(
+    ("on", "space", "share"),
+    [("keys", "deit_s_product_k", 4.9), ("queries, keys and values", "deit_s_product_qkv", 7.8)],
+)
+def test_lookups_of_irpe_move_a_part_of_its_own(
+    on: str, space: str, share: float, root: Path
+) -> None:
+    """Its published form looks products up, and gathers N x N x D for values alone; float16."""
+    before, after, places = moved(f"irpe.space:{space}", "attention", 1)
+    assert places == 12
+    less = f"{after.bytes / 1e6:.3f} MB (1/{before.bytes / after.bytes:.1f}), {after.launches}"
+    row = f"iRPE on {on} | 1 | {before.bytes / 1e6:.3f} MB, {before.launches} launches | {less}"
+    assert row in (root / "docs" / "kernels.md").read_text("utf-8")
+    assert share * after.bytes <= before.bytes
+
+
 @pytest.mark.parametrize(("name", "share"), [("Mini-DeiT-Ti", 8), ("Mini-Swin-T", 6)])
 def test_mixed_heads_move_a_part_of_the_published_form(name: str, share: int, root: Path) -> None:
     """Maps of all heads, written and read by each mix, against none; float16.

@@ -190,6 +190,6 @@ def make_block(body: Body, t: Type, cell: bool) -> BlockText:
     inside.add(f"return {branch(inside, 'x', t, deeper=3)}")
     text = "\n".join(inside.lines)
     file.items.append(f"{word} {name}({', '.join(params)}){result} {{\n{text}\n}}")
-    made = BlockText(name, t, tuple(arguments), cell)
+    made = BlockText(name, t, tuple(arguments), cell, frozenset(inside.used))
     file.blocks.append(made)
     return made

@@ -65,6 +65,7 @@ class BlockText:
     type: Type
     arguments: tuple[str, ...]  # "size", "flag", "rate", "count", "inner"
     cell: bool = False
+    spliced: frozenset[str] = frozenset()  # blocks whose names it has for its own: `as _`
 
     def fits(self, t: Type) -> bool:
         """Whether it was made for such tensors; what stands on a grid stays there."""

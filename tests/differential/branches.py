@@ -81,10 +81,11 @@ def called(body: Body, block: BlockText, x: str) -> str:
                 given.append(rng.choice(["1", "2", ""]) or body.choose_count())
             case _:
                 given.append(rng.choice(INNER[block.type.kind]))
-    label = f" as {body.label(block.name)}"
-    if not body.suffix and not block.cell and block.name not in body.used and rng.random() < 0.15:
+    label, spliced = f" as {body.label(block.name)}", {block.name, *block.spliced}
+    free = not body.suffix and not block.cell and body.used.isdisjoint(spliced)
+    if free and rng.random() < 0.15:
         label = " as _"
-        body.used.add(block.name)
+        body.used |= spliced
     elif not body.suffix and "choose {" not in "".join(given) and rng.random() < 0.1:
         label = ""
     if rng.random() < 0.3:

@@ -109,6 +109,8 @@ def core(rng: random.Random, wide: bool = False, brief: bool = False) -> Program
     if "choose " in text:
         # What is written out as alternatives shares tensors by its labels.
         alternatives = "block apart" in text or "block masked" in text
+        # So do branches of one label in which a size of cases is a number.
+        alternatives = alternatives or ("as both" in text and " else 8)" in text)
         made.rules.append("_: entangle" if alternatives or file.rules else first)
         made.rules += file.rules
     if given and rng.random() < 0.5:

@@ -9,7 +9,7 @@ import torch
 from kernels.agreement import agree, gradients
 from torch import Tensor
 
-from spacelang.backends.triton.cascade import _op, cascade, reference
+from spacelang.backends.triton.cascade import _op, cascade, reference, unable
 from spacelang.backends.triton.launch import NotFused, require_fused
 from spacelang.diagnostics import SpaceError
 
@@ -127,6 +127,10 @@ def test_what_the_kernel_cannot_take_goes_to_the_reference() -> None:
     parts[5] = parts[5].long()
     with require_fused(), pytest.raises(SpaceError, match="int32"):
         cascade(*parts)
+    x, *rest = operands(1, (3, 4), (3, 3), 4, 4)
+    assert unable(x, *rest) == ""
+    apart = torch.empty_strided((2, 8, 3, 4), (1, 2**29, 4, 1), device="meta")
+    assert "too far apart" in unable(apart, *(part.to("meta") for part in rest))
 
 
 def test_the_operators_keep_their_promises() -> None:

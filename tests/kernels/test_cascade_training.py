@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from spacelang.backends.triton import cascade_training, normed
-from spacelang.backends.triton.cascade_training import BUILDS, Operands, _op, reference, unable
+from spacelang.backends.triton.cascade_training import Operands, _op, reference, unable
 from spacelang.backends.triton.launch import NotFused, require_fused
 from spacelang.diagnostics import SpaceError
 
@@ -207,17 +205,6 @@ def test_the_operators_keep_their_promises() -> None:
     free = [part.requires_grad_() for part in operands()]
     utilities = ("test_schema", "test_faketensor", "test_autograd_registration")
     torch.library.opcheck(_op, (*free, SIZES, EPS), test_utils=utilities)
-
-
-def test_the_document_says_what_the_binaries_need(root: Path) -> None:
-    golden = json.loads((root / "tests" / "golden" / "kernels.json").read_text("utf-8"))
-    document = (root / "docs" / "kernels.md").read_text("utf-8")
-    for build in BUILDS:
-        cells = [
-            f"{found['registers']}, {found['spilled']}, {found['shared'] / 1024:g}"
-            for found in golden[build.name].values()
-        ]
-        assert f"| {' | '.join((build.name.partition('.')[2], *cells))} |" in document
 
 
 def test_the_reference_is_published_code() -> None:

@@ -33,7 +33,7 @@ block layer(x: [B, H, W, C]) -> [B, H, W, C] {
   choose window in {2, 4}
   choose heads in {1, 2}
   choose ratio in {1, 2}
-  return encoder(x, heads, window, false, ratio, 0) as _
+  return encoder(x, heads, 32, window, false, ratio, 0) as _
 }
 space t {
   input pixels: [B, 3, 16, 16]
@@ -56,12 +56,12 @@ NETWORKS = {
     "irpe": (DEIT, IRPE, {"attention": 2, "mlp": 2}),
     "mini_deit": (MINI_DEIT, "", {"mixed_attention": 2, "mlp": 2}),
     "mini_swin": (
-        "use minivit\nspace t = mini_swin(16, [1, 1, 1, 1], heads: [3, 2, 2, 2], every: [1, 1, 1, 1], windows: [4, 2, 2, 1], image: 32)",
+        "use minivit\nspace t = mini_swin(24, [1, 1, 1, 1], heads: [3, 2, 2, 2], every: [1, 1, 1, 1], windows: [4, 2, 2, 1], image: 32)",
         "",
         {"mixed_attention": 4, "mlp": 4},
     ),
     "swin": (
-        "use swin\nspace t = swin(16, [2, 1, 1, 1], heads: [1, 1, 1, 1], windows: [2, 2, 2, 1], drop: 0, image: 32, classes: 3)",
+        "use swin\nspace t = swin(16, [2, 1, 1, 1], heads: [1, 1, 2, 4], windows: [2, 2, 2, 1], drop: 0, image: 32, classes: 3)",
         "",
         {"attention": 5, "mlp": 5},
     ),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -72,18 +74,31 @@ def test_rows_may_lie_apart() -> None:
     assert torch.equal(soft_labels(view, index, kept), soft_labels(logits, index, kept))
 
 
-def test_nothing_is_touched_beyond_its_buffers() -> None:
-    """Guards around logits and gradient stay as they were, also for a class that there is not."""
+def test_nothing_is_touched_beyond_its_buffers(guarded: Callable[[], int]) -> None:
+    """Neither forward nor backward, also for a class that there is not: it stands for no label."""
     logits, index, kept = operands(3, 37, 4)
-    guard = torch.full((5, 64), 7.0)
-    guard[1:4, 5:42] = logits
-    view = guard[1:4, 5:42]
+    around = torch.full((5, 64), torch.nan)
+    around[1:4, 5:42] = logits
+    view = around[1:4, 5:42].requires_grad_()
     index[0, 2], index[2, 0] = 10**6, -5
-    found = soft_labels(view.requires_grad_(False), index, kept)
+    found = soft_labels(view, index, kept)
+    (slope,) = torch.autograd.grad(found.sum(), view)
     assert found.isfinite().all()
-    outside = torch.ones_like(guard, dtype=torch.bool)
-    outside[1:4, 5:42] = False
-    assert (guard[outside] == 7.0).all()
+    assert slope.isfinite().all()
+    assert guarded() == 3  # losses, normalisers, the gradient
+
+
+def test_more_classes_than_a_short_index_has() -> None:
+    """What pads a row of three labels to four is no class: all bits of one are 65,535, which is."""
+    logits, index, kept = operands(2, 65_540, 3)
+    index %= 65_536
+    results: list[list[Tensor]] = []
+    for kind in (torch.uint16, torch.int64):
+        free = logits.clone().requires_grad_()
+        losses = soft_labels(free, index.to(kind), kept)
+        results.append([losses.detach(), *torch.autograd.grad(losses.sum(), free)])
+    for short, long in zip(*results, strict=True):
+        assert torch.equal(short, long)
 
 
 def test_what_the_kernel_cannot_take_goes_to_the_reference() -> None:

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from spacelang.backends.torch.bench.contenders import Missing, Work, build
+from spacelang.backends.torch.bench.contenders import build
+from spacelang.backends.torch.bench.work import Missing, Work
 from spacelang.diagnostics import SpaceError
 
 

@@ -4,10 +4,11 @@
 
 A kernel's group is the heaviest of its kind in a published network, cut out of it by the compiler:
 its body is the eager contender, under `torch.compile` the second; `scaled_dot_product_attention`
-and `flex_attention` are others where they can express it. Results are compared first. Bytes and
-FLOPs are those of the traffic model. In the interpreter sizes are tiny and times say nothing of a
-GPU: it shows that the command works. It runs in a process of its own, as Triton reads at its import
-where it runs.
+and `flex_attention` are others where they can express it. Then the same in training: forward and
+backward, to the gradients of all inputs and weights. Results are compared first. Bytes and FLOPs
+are those of the traffic model, which has forward passes alone. In the interpreter sizes are tiny
+and times say nothing of a GPU: it shows that the command works. It runs in a process of its own,
+as Triton reads at its import where it runs.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -29,7 +30,7 @@ from spacelang import plugins
 from spacelang.analysis.traffic import Traffic
 from spacelang.backends.torch import losses
 from spacelang.backends.torch.bench import flex
-from spacelang.backends.torch.bench.contenders import filled
+from spacelang.backends.torch.bench.work import filled
 from spacelang.backends.torch.deploy import folded
 from spacelang.backends.torch.lower import Lowering
 from spacelang.backends.torch.peephole import lean
@@ -44,9 +45,11 @@ from spacelang.passes.fuse import for_kernels
 from spacelang.passes.fused_cost import Row, compare
 
 TOLERANCE = 1e-5  # of the largest magnitude, in float32
+SUMMED = 1e-4  # of gradients, which are sums over all tokens of a batch, each in its own order
 WARM_UP = 3
 OURS = ("kernel", "eager")  # have to run; what fails of the others is left out
 GPU = "only measured on a GPU"
+TRAINED = ", in training"
 CALLS = 10  # in a row between two events of a GPU
 FREE = Symbol("B", (), False)
 
@@ -92,7 +95,7 @@ class Work:
 
     name: str
     what: str
-    traffic: Traffic
+    traffic: Traffic | None  # of what is modelled
     contenders: Mapping[str, Callable[[], Tensor]]
     left_out: Mapping[str, str]
 
@@ -132,10 +135,13 @@ def groups(cases: Mapping[str, Case], device: str) -> Iterator[Work]:
         if not rows:
             raise SpaceError(error("SP605", f"{case.space} has no group for {case.kernel}"))
         heaviest = max(rows, key=lambda r: r.before.bytes / r.places)
-        yield _group(name, fused, heaviest, batch, case.space, device)
+        yield from _group(name, fused, heaviest, batch, case.space, device)
 
 
-def _group(name: str, fused: Graph, row: Row, batch: int, space: str, device: str) -> Work:
+def _group(
+    name: str, fused: Graph, row: Row, batch: int, space: str, device: str
+) -> Iterator[Work]:
+    """A group in evaluation, and then in training."""
     graph = cut(fused, fused.blocks[row.block])
     where = "cpu" if device == "interpret" else device
     plain = filled(Supernet(graph, lowering=Lowering(graph))).to(where)
@@ -169,7 +175,44 @@ def _group(name: str, fused: Graph, row: Row, batch: int, space: str, device: st
         left_out["torch.compile"] = GPU
     after = Traffic(*(figure // row.places for figure in row.after))
     shapes = ", ".join(str(list(x.shape)) for x in inputs)
-    return Work(name, f"{space}: {shapes}", after, contenders, left_out)
+    what = f"{space}: {shapes}"
+    yield Work(name, what, after, contenders, left_out)
+    weights = list(plain.train().parameters())
+    trained = {
+        "kernel": learnt(quick.train(), inputs, list(quick.parameters())),
+        "eager": learnt(plain, inputs, weights),
+    }
+    if device == "cuda":
+        again: Any = torch.compile(plain)
+        trained["torch.compile"] = learnt(again, inputs, weights)
+    left_out = {} if device == "cuda" else {"torch.compile": GPU}
+    yield Work(f"{name}{TRAINED}", what, None, trained, left_out)
+
+
+def learnt(
+    function: Callable[..., Tensor], inputs: Sequence[Tensor], weights: Sequence[Tensor] = ()
+) -> Callable[[], Tensor]:
+    """Forward and backward: the gradients of inputs and weights, one after the other.
+
+    Slopes are random, the same for all contenders: equal ones cannot tell a place from another.
+    """
+    made: list[Tensor] = []
+
+    def slopes(out: Tensor) -> Tensor:
+        if not made:
+            random = torch.Generator().manual_seed(1)
+            made.append(torch.randn(out.shape, generator=random).to(out))
+        return made[0]
+
+    def step() -> Tensor:
+        with torch.enable_grad():
+            free = [x.detach().requires_grad_() for x in inputs]
+            out = function(*free)
+            wanted = [*free, *(w for w in weights if w.requires_grad)]
+            found = torch.autograd.grad(out, wanted, slopes(out), materialize_grads=True)
+        return torch.cat([part.flatten() for part in found])
+
+    return step
 
 
 def _random(type: TensorType, batch: int) -> Tensor:
@@ -189,13 +232,21 @@ def loss_kernels(device: str) -> Iterator[Work]:
     order = torch.rand(rows, classes, generator=random).argsort(1)[:, :kept].int().to(where)
     shares = torch.rand(rows, kept, generator=random).softmax(1).mul(0.9).to(where)
     quick = plugins.load("spacelang.kernels", "soft_labels")
+    none = {"torch.compile": "the loss is no graph of a space"}
     read = 4 * (rows * classes + 2 * rows * kept + rows)
     yield Work(
         "soft_labels", f"{rows} x {classes}, {kept} kept", Traffic(read, 1, 5 * rows * classes),
         {
             "kernel": lambda: quick(logits, order, shares),
             "eager": lambda: losses.soft_labels(logits, order, shares),
-        }, {"torch.compile": "the loss is no graph of a space"},
+        }, none,
+    )  # fmt: skip
+    yield Work(
+        f"soft_labels{TRAINED}", f"{rows} x {classes}, {kept} kept", None,
+        {
+            "kernel": learnt(lambda z: quick(z, order, shares), [logits]),
+            "eager": learnt(lambda z: losses.soft_labels(z, order, shares), [logits]),
+        }, none,
     )  # fmt: skip
     batch, tokens, width, heads = (1, 9, 16, 2) if tiny else (64, 197, 768, 12)
     own = [torch.randn(batch, tokens, width, generator=random).to(where) for _ in range(3)]
@@ -204,11 +255,18 @@ def loss_kernels(device: str) -> Iterator[Work]:
     flops = 9 * 2 * 2 * batch * tokens * tokens * width
     yield Work(
         "relations", f"6 x {[batch, tokens, width]}, {heads} heads",
-        Traffic(6 * 4 * batch * tokens * width, 9, flops),
+        Traffic(6 * 4 * batch * tokens * width, 1, flops),
         {
             "kernel": lambda: relate(own, given, heads),
             "eager": lambda: losses.relations(own, given, heads),
-        }, {"torch.compile": "the loss is no graph of a space"},
+        }, none,
+    )  # fmt: skip
+    yield Work(
+        f"relations{TRAINED}", f"6 x {[batch, tokens, width]}, {heads} heads", None,
+        {
+            "kernel": learnt(lambda *own: relate(own, given, heads), own),
+            "eager": learnt(lambda *own: losses.relations(own, given, heads), own),
+        }, none,
     )  # fmt: skip
 
 
@@ -219,7 +277,7 @@ def measured(work: Work, device: str, repeats: int) -> dict[str, Any]:
     """The record of one kernel (SP703 where a contender computes something else)."""
     contenders, left_out = dict(work.contenders), dict(work.left_out)
     required = plugins.load("spacelang.kernels", "required")
-    with torch.inference_mode(), required():
+    with torch.no_grad(), required():
         wanted = work.contenders["eager"]()
         errors: dict[str, float] = {}
         for name, call in work.contenders.items():
@@ -233,7 +291,7 @@ def measured(work: Work, device: str, repeats: int) -> dict[str, Any]:
                 del contenders[name]
                 continue
             errors[name] = float((found - wanted).abs().max() / wanted.abs().max())
-            if not errors[name] <= TOLERANCE:
+            if not errors[name] <= (SUMMED if work.traffic is None else TOLERANCE):
                 told = f"{work.name}: {name} gives other results than eager ({errors[name]:.1e})"
                 raise SpaceError(error("SP703", told))
         times: dict[str, list[float]] = {name: [] for name in contenders}
@@ -243,12 +301,13 @@ def measured(work: Work, device: str, repeats: int) -> dict[str, Any]:
                 seconds = _timed(call, device)
                 if turn >= warm_up:
                     times[name].append(seconds)
-    best = statistics.median(times["kernel"])
+    best, traffic = statistics.median(times["kernel"]), work.traffic
     return {
         "name": work.name, "what": work.what, "device": device,
         "seconds": times, "errors": errors, "left_out": left_out,
-        "modelled": dict(zip(("bytes", "launches", "flops"), work.traffic, strict=True)),
-        "bytes_a_second": work.traffic.bytes / best, "flops_a_second": work.traffic.flops / best,
+        "modelled": None if traffic is None else asdict(traffic),
+        "bytes_a_second": None if traffic is None else traffic.bytes / best,
+        "flops_a_second": None if traffic is None else traffic.flops / best,
     }  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from torch import fx
 from spacelang.backends.torch.emit import Emit, lowers
 from spacelang.backends.torch.frame import Entries
 from spacelang.ir.dim import Dim
-from spacelang.ir.op import Infer
+from spacelang.ir.infer import Infer
 from spacelang.ops.patterns import Group, bind_rearrange, parse_rearrange
 
 

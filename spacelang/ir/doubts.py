@@ -27,7 +27,7 @@ from spacelang.ir.condition import (
 from spacelang.ir.dim import Dim
 from spacelang.ir.facts import irrational, never_zero, surely_whole
 from spacelang.ir.places import at_each
-from spacelang.ir.prove import Proved, Unsettled, holds
+from spacelang.ir.prove import Answer, Proved, Unsettled, holds
 
 LARGEST_EXPONENT = 700
 """Of e, so that the power is a float."""
@@ -51,17 +51,22 @@ class Doubt:
         joint = conjunction(*self.path)
         parts = joint.operands if isinstance(joint, All) else (joint,)
         known = (*guards, *(part for part in parts if not doubts(part)))
-        claim = _claim(self.what)
-        answer = holds(claim, known)
-        if isinstance(answer, Unsettled) and isinstance(claim, Compare):
-            apart = claim.left - claim.right
-            if not irrational(apart):
-                answer = at_each(claim.op, apart, known)
-        return isinstance(answer, Proved)
+        return isinstance(answer(_claim(self.what), known), Proved)
 
     def __str__(self) -> str:
         why = "may be zero and divides:" if isinstance(self.what, Dim) else "may have no value:"
         return f"{why} {self.what}"
+
+
+def answer(claim: Condition, guards: Iterable[Condition]) -> Answer:
+    """Whether a claim holds wherever the guards do, by a proof or by each place of a table."""
+    known = tuple(guards)
+    found = holds(claim, known)
+    if isinstance(found, Unsettled) and isinstance(claim, Compare):
+        apart = claim.left - claim.right
+        if not irrational(apart):
+            return at_each(claim.op, apart, known) or found
+    return found
 
 
 Doubts = tuple[Doubt, ...]
@@ -98,6 +103,27 @@ def doubts(size: Dim | Condition) -> Doubts:
             return _in_order(operands, tuple(map(negate, operands)))
         case _:
             return ()
+
+
+def conjuncts(condition: Condition) -> tuple[Condition, ...]:
+    """The operands of a conjunction, to be asked apart from each other.
+
+    One that has no value by itself stays with those before it that speak of decisions alone.
+    """
+    if not isinstance(condition, All):
+        return (condition,)
+    found: list[Condition] = []
+    before: list[Condition] = []
+    for operand in condition.operands:
+        found.append(operand if total(operand) else conjunction(*before, operand))
+        if all(symbol.values for symbol in operand.symbols):
+            before.append(operand)
+    return tuple(found)
+
+
+def total(condition: Condition) -> bool:
+    """Whether a condition has a value wherever its decisions have one."""
+    return all(one.settled(()) for one in doubts(condition))
 
 
 def _in_order(operands: Sequence[Condition], passed: Sequence[Condition]) -> Doubts:

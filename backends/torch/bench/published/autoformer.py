@@ -45,6 +45,33 @@ class AutoFormer:
         stored = self.state[f"blocks.{layer}.fc1.weight"].shape[0]
         return stored if found is None else int(self.width * float(str(found)))
 
+    def parameters(self) -> int:
+        """How many there are, counted as published: every weight is cut out anew, then measured."""
+        state, width = self.state, self.width
+        found = [state["cls_token"][..., :width], state["pos_embed"][..., :width]]
+        found += [state[f"patch_embed_super.proj.{role}"][:width] for role in ("weight", "bias")]
+        for layer in range(self.depth):
+            name, hidden, inner = f"blocks.{layer}", self.hidden[layer], self.heads[layer] * HEAD
+            for norm in ("attn_layer_norm", "ffn_layer_norm"):
+                found += [state[f"{name}.{norm}.{role}"][:width] for role in ("weight", "bias")]
+            found += [self._qkv(layer), state[f"{name}.attn.qkv.bias"][: 3 * inner]]
+            found += [state[f"{name}.attn.proj.weight"][:width, :inner]]
+            found += [state[f"{name}.attn.proj.bias"][:width]]
+            found += [t for n, t in state.items() if n.startswith(f"{name}.attn.rel_pos_embed")]
+            found += [state[f"{name}.fc1.weight"][:hidden, :width]]
+            found += [state[f"{name}.fc1.bias"][:hidden]]
+            found += [state[f"{name}.fc2.weight"][:width, :hidden]]
+            found += [state[f"{name}.fc2.bias"][:width]]
+        found += [state[f"norm.{role}"][:width] for role in ("weight", "bias")]
+        found += [state["head.weight"][:, :width], state["head.bias"]]
+        return sum(tensor.numel() for tensor in found)
+
+    def _qkv(self, layer: int) -> Tensor:
+        """Rows of q, k and v, each gathered with a stride of three."""
+        rows = self.heads[layer] * HEAD * 3
+        stored = self.state[f"blocks.{layer}.attn.qkv.weight"][:, : self.width]
+        return torch.cat([stored[i:rows:3] for i in range(3)], dim=0)
+
     def __call__(self, x: Tensor) -> Tensor:
         state, width = self.state, self.width
         weight, bias = (state[f"patch_embed_super.proj.{role}"] for role in ("weight", "bias"))
@@ -75,10 +102,7 @@ class AutoFormer:
     def _attention(self, x: Tensor, layer: int) -> Tensor:
         state, heads, name = self.state, self.heads[layer], f"blocks.{layer}.attn"
         batch, tokens, width = x.shape
-        rows = heads * HEAD * 3
-        stored = state[f"{name}.qkv.weight"][:, :width]
-        weight = torch.cat([stored[i:rows:3] for i in range(3)], dim=0)
-        qkv = F.linear(x, weight, state[f"{name}.qkv.bias"][:rows])
+        qkv = F.linear(x, self._qkv(layer), state[f"{name}.qkv.bias"][: heads * HEAD * 3])
         q, k, v = qkv.reshape(batch, tokens, 3, heads, HEAD).permute(2, 0, 3, 1, 4)
         tables = [self._relative(f"{name}.rel_pos_embed_{side}", tokens) for side in "kv"]
         y = explicit(q, k, v, *tables).transpose(1, 2).reshape(batch, tokens, -1)

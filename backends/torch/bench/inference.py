@@ -1,0 +1,158 @@
+"""Networks for inference: ours as they are deployed, those of timm, ONNX Runtime, published forms.
+
+Networks of timm get their weights by the space's own `names timm`, published forms by `names
+published`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spacelang.backends.torch import weights
+from spacelang.backends.torch.bench.published import FORMS
+from spacelang.backends.torch.bench.work import (
+    Request,
+    Work,
+    about,
+    forward,
+    images,
+    library,
+    model_of,
+)
+from spacelang.backends.torch.deploy import deploy
+from spacelang.backends.torch.deployment import load_deployed
+from spacelang.backends.torch.onnx import OnnxNetwork
+from spacelang.loader import load
+
+
+def by_torch(request: Request, compiled: bool = False) -> Work:
+    """The network as it is deployed for this batch; `compiled`: by PyTorch's compiler too."""
+    graph, batch = load(request["space"]), request["batch"]
+    model = model_of(graph)
+    start = time.perf_counter()
+    network: Callable[[Tensor], Tensor] = deploy(model, batch=batch)
+    x = images(graph, batch)
+    if x.dim() == 4:  # given as the rival in this format is; else it would be copied in each call
+        x = x.contiguous(memory_format=torch.channels_last)
+    if compiled:
+        network = _compiled(network, x)
+    seconds = time.perf_counter() - start
+    return forward(network, x, {**about(graph, None, batch), "compile_seconds": seconds})
+
+
+def by_runtime(request: Request) -> Work:
+    """The same for ONNX Runtime, arrays in and out as of the rival."""
+    for name in ("onnxruntime", "onnx"):
+        library(name)
+    graph, batch = load(request["space"]), request["batch"]
+    model = model_of(graph)
+    start = time.perf_counter()
+    network = deploy(model, batch=batch, runtime="onnxruntime")
+    told = {**about(graph, None, batch), "compile_seconds": time.perf_counter() - start}
+    assert isinstance(network, OnnxNetwork)
+    run, x = network.runner, images(graph, batch).numpy()
+
+    def call() -> None:
+        run(x)
+
+    return Work(call, lambda: {"logits": torch.from_numpy(run(x))}, told)
+
+
+def in_folder(request: Request) -> Work:
+    """A network in a folder."""
+    start = time.perf_counter()
+    network = load_deployed(request["space"])
+    seconds = time.perf_counter() - start
+    told = {**about(network.graph, None, request["batch"]), "compile_seconds": seconds}
+    return forward(network, images(network.graph, request["batch"]), told)
+
+
+def extracted(request: Request) -> Work:
+    """The network as `extract` gives it."""
+    graph = load(request["space"])
+    network = model_of(graph).extract()
+    return forward(network, images(graph, request["batch"]), about(graph, None, request["batch"]))
+
+
+def published(request: Request) -> Work:
+    """A network in its published form."""
+    graph = load(request["space"])
+    network = FORMS[request["network"]](weights.save(model_of(graph), names="published"), graph, {})
+    return forward(network, images(graph, request["batch"]), {})
+
+
+def of_timm(
+    request: Request, folded: bool = False, last: bool = False, compiled: bool = False
+) -> Work:
+    """The network of timm, its batch norms folded by its own function, or channels last too."""
+    graph = load(request["space"])
+    network, x = _timm(request), images(graph, request["batch"])
+    start = time.perf_counter()
+    if folded:
+        network = import_module("timm.models").reparameterize_model(network)
+    if last:
+        network = network.to(memory_format=torch.channels_last)
+        x = x.to(memory_format=torch.channels_last)
+    if compiled:
+        network = _compiled(network, x)
+    return forward(network, x, {"compile_seconds": time.perf_counter() - start} if compiled else {})
+
+
+def _timm(request: Request) -> Any:
+    network = library("timm").create_model(request["network"], pretrained=False, num_classes=1000)
+    network.load_state_dict(weights.save(model_of(load(request["space"])), names="timm"))
+    return network.eval()
+
+
+def _compiled(network: Callable[[Tensor], Tensor], x: Tensor) -> Callable[[Tensor], Tensor]:
+    """By inductor for this shape, weights as constants; its own cache on the disk is kept."""
+    config: Any = import_module("torch._inductor.config")
+    config.freezing = True
+    fast: Callable[[Tensor], Tensor] = torch.compile(network, dynamic=False)
+    with torch.inference_mode():
+        fast(x)
+    return fast
+
+
+def of_onnxruntime(request: Request) -> Work:
+    """ONNX Runtime on the export of timm's folded network, for this batch, all optimisations on."""
+    runtime = library("onnxruntime")
+    library("onnxscript")
+    graph = load(request["space"])
+    network = import_module("timm.models").reparameterize_model(_timm(request))
+    x = images(graph, request["batch"])
+    program = torch.onnx.export(network, (x,), dynamo=True, verbose=False)
+    assert program is not None
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = request["threads"]
+    options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    model = program.model_proto.SerializeToString()
+    session = runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    given = {session.get_inputs()[0].name: x.numpy()}
+
+    def call() -> None:
+        session.run(None, given)
+
+    return Work(call, lambda: {"logits": torch.from_numpy(session.run(None, given)[0])})
+
+
+BUILDERS: dict[str, Callable[[Request], Work]] = {
+    "inference": by_torch,
+    "inference.compiled": partial(by_torch, compiled=True),
+    "inference.onnxruntime": by_runtime,
+    "deployed": in_folder,
+    "extracted": extracted,
+    "published": published,
+    "timm": of_timm,
+    "timm.folded": partial(of_timm, folded=True),
+    "timm.channels_last": partial(of_timm, folded=True, last=True),
+    "timm.compiled": partial(of_timm, folded=True, last=True, compiled=True),
+    "onnxruntime": of_onnxruntime,
+}

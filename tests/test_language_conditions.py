@@ -1,0 +1,132 @@
+"""Conditions mean what Python's of the same text mean, for each architecture."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+
+from spacelang.analysis.claims import claims
+from spacelang.diagnostics import Source, SpaceError
+from spacelang.ir.text import write
+from spacelang.loader import load
+from spacelang.syntax.ir_text import read
+
+A, B, ON = (3, 3.5, 5), (2, 3), (True, False)
+TEXT = """
+space s {
+  input x: [B, 12]
+  choose a in {3, 3.5, 5}
+  choose b in {2, 3}
+  choose on in {true, false}
+  let large = a > 3
+  when on { x = relu(x) }
+  output linear(x, 2 * a) as f |> linear(b) as g
+  weights { _: entangle }
+"""
+
+
+def between(low: float, value: float, high: float) -> bool:
+    return low <= value <= high
+
+
+LIMITS = {
+    # A range is both ends and all between, wherever it stands.
+    "a in 3..4": lambda a, b, on: between(3, a, 4),
+    "a not in 3..4": lambda a, b, on: not between(3, a, 4),
+    "not (a in 3..4)": lambda a, b, on: not between(3, a, 4),
+    "b == 2 or a in 3..4": lambda a, b, on: b == 2 or between(3, a, 4),
+    "b == 2 or a not in 3..4": lambda a, b, on: b == 2 or not between(3, a, 4),
+    "not (b == 2 and a in 3..<3.5)": lambda a, b, on: not (b == 2 and 3 <= a < 3.5),
+    "(b in 1..2.5) == (a in 3..4)": lambda a, b, on: between(1, b, 2.5) == between(3, a, 4),
+    "(a if b == 2 else 3) in 3..4": lambda a, b, on: between(3, a if b == 2 else 3, 4),
+    "a in 3..4 if on else b in 3..9": lambda a, b, on: between(3, a, 4) if on else b == 3,
+    # With a step, and in a set, it is these numbers.
+    "b == 2 or a in 3..4 by 1": lambda a, b, on: b == 2 or a in (3, 4),
+    "not (a in {3, 4})": lambda a, b, on: a not in (3, 4),
+    # Conditions are compared with conditions, booleans and decisions among booleans.
+    "large == true": lambda a, b, on: a > 3,
+    "large != true": lambda a, b, on: not a > 3,
+    "false == (b > 2)": lambda a, b, on: b <= 2,
+    "on == (a > 3)": lambda a, b, on: on == (a > 3),
+    "(a > 3) != on": lambda a, b, on: on != (a > 3),
+    "(a > 4) == large": lambda a, b, on: (a > 4) == (a > 3),
+    "on == true or b == 3": lambda a, b, on: on or b == 3,
+    "(b > 2) in {on, false}": lambda a, b, on: (b > 2) in (on, False),
+    # One of two, a decision among booleans beside a condition.
+    "(a > 3) if b == 2 else on": lambda a, b, on: a > 3 if b == 2 else on,
+    "on if b == 2 else not large": lambda a, b, on: on if b == 2 else a <= 3,
+    "large == b": lambda a, b, on: False,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("limit", LIMITS)
+def test_a_limit_admits_what_python_does(limit: str) -> None:
+    expected = {point for point in product(A, B, ON) if LIMITS[limit](*point)}
+    text = f"{TEXT}  require {limit}\n}}"
+    if not expected:
+        with pytest.raises(SpaceError, match="SP502"):
+            load(Source("s.space", text))
+        return
+    graph = load(Source("s.space", text))
+    found = {(s["a"], s["b"], s["on"]) for s in graph.sample(400, seed=0)}
+    assert found == expected
+    assert graph.size() == len(expected)
+
+
+@pytest.mark.parametrize(
+    "limit",
+    [
+        "params in 100..200 or b == 2",
+        "not (params in 2K..9M)",
+        "b == 2 or macs in 5M..6G",
+        "params in 1..999 by 2",
+    ],
+)
+def test_a_range_of_a_figure_inside_of_a_condition_is_told_as_it_is(limit: str) -> None:
+    graph = load(Source("s.space", f"{TEXT}  require {limit}\n}}"))
+    with pytest.raises(SpaceError) as failed:
+        graph.size()
+    (found,) = failed.value.diagnostics
+    assert found.code == "SP508"
+    assert len(found.headline) < 150
+
+
+@pytest.mark.parametrize(
+    ("limit", "size"),
+    [
+        ("params >= 1", 1),
+        ("params > 0 and macs > 0", 1),
+        ("params <= 0", 1),
+        ("macs == 0", 1),
+        ("params in 0..0", 1),
+        ("params <= 1 / 2", 1),
+        ("params >= 0", 2),
+        ("activations >= 0 - 1", 2),
+        ("params == 1 / 2", 0),
+        ("macs <= 0 - 3", 0),
+        ("params in 6..5", 0),
+    ],
+)
+def test_a_network_may_have_no_parameters(limit: str, size: int) -> None:
+    """A figure may be 0; an empty budget says what it reaches."""
+    body = "input x: [B, 4] choose on in {true, false} when on { x = linear(x, 4) as f } output x"
+    text = f"space s {{ {body}"
+    assert load(Source("s.space", f"{text} }}")).size(limit) == size
+    graph = load(Source("s.space", f"{text} require {limit} }}"))
+    assert graph.size() == size
+    assert read(Source("s.spaceir", write(graph))).size() == size
+    (*_, last) = [*claims(graph)] or [None]
+    if size == 1:
+        assert last is None
+    else:
+        assert last is not None
+        assert (last.code, size) in (("SP511", 2), ("SP502", 0))
+        assert size or "reaches 0 to" in last.notes[0]
+
+
+@pytest.mark.parametrize("value", ["on", "[x]", "\"word\""])  # fmt: skip
+def test_only_numbers_lie_between_numbers(value: str) -> None:
+    with pytest.raises(SpaceError) as failed:
+        load(Source("s.space", f"{TEXT}  require {value} in 1..2\n}}"))
+    assert failed.value.diagnostics[0].code == "SP209"
