@@ -256,6 +256,28 @@ space s {
 """,
         [("SP203", 3, "two parameters called fc.weight")],
     ),
+    "a parameter called like a layer": (
+        """\
+space s {
+  input x: [B, 8]
+  x = x + parameter([8]) as a
+  output linear(x, 8) as a
+}
+""",
+        [("SP203", 3, "a parameter and a layer called a")],
+    ),
+    "a parameter of a block called like layers beside it": (
+        """\
+block shifted(x) { return x + parameter([8]) as layers }
+space s {
+  input x: [B, 8]
+  for i in 0..2 { x = linear(x, 8) as layers[i].up }
+  x = shifted(x) as _
+  output x
+}
+""",
+        [("SP203", 5, "a parameter and a layer called layers")],
+    ),
     "a decision in a loop without its index": (
         """\
 space s {

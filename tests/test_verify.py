@@ -176,6 +176,13 @@ def banked(graph: Graph, start: int) -> Graph:
         v, index=(v.index[0], (slices(start, WIDTH),))))  # fmt: skip
 
 
+def renamed(graph: Graph, id: int, role: str, path: str) -> Graph:
+    """A parameter that a node reads, by another path."""
+    old = node(graph, id).params[role].param
+    params = tuple(replace(p, path=path) if p.path == old else p for p in graph.root.params)
+    return view(root(graph, params=params), id, role, lambda v: replace(v, param=path))
+
+
 def _taken(graph: Graph, side: int) -> Graph:
     """Columns of what the head gives, of which there are 5, by an index of entries below `side`."""
     options = {"h": Dim.of(1), "w": Dim.of(side), "kind": "absolute"}
@@ -336,6 +343,7 @@ BROKEN: list[tuple[str, str, Callable[[Graph], Graph]]] = [
     ("storage", "gathered by other numbers", lambda g: gather(g, "band", 6)),
     ("storage", "gathered by fractions", lambda g: gather(g, "band", Fraction(11, 2))),
     ("storage", "of a bank past the end", lambda g: banked(g, 1)),
+    ("storage", "named like a layer", lambda g: renamed(g, 11, "weight", "op.mix")),
 ]  # fmt: skip
 
 OP = Symbol("op", ("keep", "mix"))

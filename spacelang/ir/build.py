@@ -26,7 +26,7 @@ from spacelang.ir.level import Level, Tensor
 from spacelang.ir.node import Call, Node, TensorType, Value, join
 from spacelang.ir.op import lookup
 from spacelang.ir.options import complete
-from spacelang.ir.owned import DECISION, PARAMETER, Held, Owned, take
+from spacelang.ir.owned import DECISION, PARAMETER, Held, Owned, apart, take
 from spacelang.ir.param import Param, View, larger
 from spacelang.ir.prove import Proved, Refuted, Unsettled, equal
 from spacelang.ir.row import inferred
@@ -386,8 +386,9 @@ class BlockBuilder:
         return outputs
 
     def finish(self, outputs: Sequence[Tensor], name: str | None = None) -> Block:
-        """The block; every region has been closed."""
+        """The block; every region has been closed. SP203 for one name of a parameter and a layer."""
         assert self.level.parent is None, "a region is still open"
+        apart(self.claims)
         return Block(
             name or self.name,
             tuple(self.level.nodes.values()),

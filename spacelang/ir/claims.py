@@ -14,6 +14,7 @@ from spacelang.ir.gather import refused
 from spacelang.ir.graph import Instance
 from spacelang.ir.mentions import of_node
 from spacelang.ir.node import STRUCTURAL, Node
+from spacelang.ir.owned import below_another
 from spacelang.ir.param import Gather, Slice, View
 from spacelang.ir.prove import Proved, at_most
 from spacelang.ir.retype import (
@@ -148,12 +149,16 @@ def _doubts(what: Dim | Condition | Symbol) -> Doubts:
 
 
 def storage(subject: Subject) -> Iterator[Diagnostic]:
-    """What a node reads of a parameter lies inside its storage."""
+    """What a node reads of a parameter lies inside its storage; no storage is named like a layer
+    that holds others."""
     try:
         kept = subject.graph.storages
     except SpaceError as failed:
         yield from failed.diagnostics
         return
+    if found := below_another(kept):
+        layer, path = found
+        yield broken(f"{layer} is a parameter, and {path} stands below it", kept[path].param.span)
     for place in subject.graph.places():
         for view in place.node.params.values():
             use = Use(place.instance, view, kept[place.instance.param(view.param)])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, MutableMapping
+from collections.abc import Collection, Iterable, Mapping, MutableMapping
 
 from spacelang.diagnostics import SpaceError, Span, error
 from spacelang.ir.condition import Condition
@@ -42,3 +42,32 @@ def take(
                     .hint(hint)
                 )
         claims[one] = (*held, *mine)
+
+
+def apart(claims: Mapping[Owned, Held]) -> None:
+    """SP203 for a parameter whose name a layer has too: a tensor `a` beside `a.weight`."""
+    held = {path: held for (kind, path), held in claims.items() if kind is PARAMETER}
+    if found := below_another(held):
+        layer, path = found
+        raise SpaceError(
+            error("SP203", f"a parameter and a layer called {layer}", held[layer][0][1], "this one")
+            .also(held[path][0][1], f"and one called {path}")
+            .hint(f"give one of them another label; in a state dict {layer} is a tensor or a layer")
+        )
+
+
+def below_another(paths: Collection[str]) -> tuple[str, str] | None:
+    """A path and one below it, where there are two such among them: `a`, and `a.b` or `a[0]`."""
+    seen: set[str] = set()
+    for path in paths:
+        layer = _above(path)
+        while layer and layer not in seen:
+            if layer in paths:
+                return layer, path
+            seen.add(layer)
+            layer = _above(layer)
+    return None
+
+
+def _above(path: str) -> str:
+    return path[: max(path.rfind("."), path.rfind("["), 0)]
