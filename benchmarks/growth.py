@@ -103,6 +103,7 @@ def parts(text: str) -> dict[str, Work]:
     """Each part of the compiler, for one space."""
 
     def source() -> Source:
+        parse.cache_clear()
         return Source("<grown>", text)  # of which nothing has been found yet, as of `fresh`
 
     found = {"parse": measured(lambda: parse(source())), "load": measured(lambda: load(source()))}

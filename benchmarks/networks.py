@@ -1,6 +1,7 @@
 """Our networks beside what one would run instead: every row of `spacelang bench`, and the page.
 
-    python benchmarks/networks.py [--threads 1] [NAME ..]    # measures, writes results and page
+    python benchmarks/networks.py [NAME ..]                  # measures, writes results and page
+    python benchmarks/networks.py --threads 1                # with one thread alone
     python benchmarks/networks.py --compiled                 # with the rows of torch.compile
     python benchmarks/networks.py --page                     # only the page, from the results
 
@@ -29,15 +30,15 @@ PICTURE = ROOT / "docs" / "benchmarks.svg"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*")
-    parser.add_argument("--threads", default="1")
+    parser.add_argument("--threads", nargs="+", default=["1", "2"])
     parser.add_argument("--compiled", action="store_true")
     parser.add_argument("--page", action="store_true")
     given = parser.parse_args()
     code = 0  # of rows that could not be measured; the page has the others
-    if not given.page:
+    for threads in [] if given.page else given.threads:
         command = [sys.executable, "-m", "spacelang", "bench", *given.names]
-        command += ["--threads", given.threads, *(["--compiled"] if given.compiled else [])]
-        code = subprocess.run([*command, "-o", RESULTS], check=False).returncode
+        command += ["--threads", threads, *(["--compiled"] if given.compiled else [])]
+        code = subprocess.run([*command, "-o", RESULTS], check=False).returncode or code
     found = kept(RESULTS)
     atomic_write(PAGE, with_table(PAGE.read_text(encoding="utf-8"), found))
     atomic_write(PICTURE, chart(found))

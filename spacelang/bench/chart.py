@@ -8,6 +8,7 @@ from xml.sax.saxutils import escape
 
 from spacelang.bench.measure import best, ratio
 from spacelang.bench.rows import BY_NAME
+from spacelang.bench.verdict import verdict
 
 LEFT, WIDTH, BAR = 270, 380, 20
 
@@ -18,14 +19,15 @@ def chart(data: Mapping[str, Any]) -> str:
     order = list(BY_NAME)
     records = [r for r in data["records"].values() if r["row"] in BY_NAME]
     records.sort(key=lambda r: (order.index(r["row"]), r["threads"]))
-    found: list[tuple[str, tuple[float, float, float], float | None]] = []
+    found: list[tuple[str, tuple[float, float, float], float | None, bool]] = []
     for record in records:
         row = BY_NAME[record["row"]]
-        rival = best(record, row.against)
+        rival = best(record, row.ours, row.against)
         compared = None if rival is None else ratio(record, row.ours, rival)
         if compared is not None:
+            met = verdict(row, record).met
             name = f"{row.name}, {record['threads']} thread{'s' * (record['threads'] > 1)}"
-            found.append((name, compared, row.wanted))
+            found.append((name, compared, row.wanted, met))
     most = max([1.0, *(max(x[1][2], x[2] or 0) for x in found)]) * 1.05
 
     def at(value: float) -> float:
@@ -33,9 +35,8 @@ def chart(data: Mapping[str, Any]) -> str:
 
     height = 30 + BAR * len(found)
     parts = [f'<path d="M{at(1):.1f} 16V{height}" stroke="#39424e"/>', _text(at(1), 12, "1")]
-    for place, (name, (middle, low, high), wanted) in enumerate(found):
+    for place, (name, (middle, low, high), wanted, met) in enumerate(found):
         y = 22 + BAR * place
-        met = wanted is None or middle >= wanted
         colour = "#0a7d5c" if met else "#c2620a"
         parts.append(_text(8, y + 11, name))
         parts.append(

@@ -2,31 +2,33 @@
 
     record = measure(row, threads=1, repeats=7)
 
-All are built and compared first: a rival whose outputs differ by more than the row allows, 1e-5 of
-the largest, is an error, not a figure. Then each round calls every contender once, one after the
-other, and the limits of the machine with them, so that what else runs there slows all alike. A
-ratio is the median over rounds of the ratio within a round; its spread is the quartiles.
+Ours is built alone, so that the time of making it is its own. All are compared first: a rival
+whose outputs differ by more than the row allows, 1e-5 of the largest, is an error, not a figure.
+Then each round calls every contender once, one after the other, and the limits of the machine with
+them, so that what else runs there slows all alike. A ratio is the median over rounds of the ratio
+within a round; its spread is the quartiles.
 """
 
 from __future__ import annotations
 
-import os
-import platform
 import statistics
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from datetime import date
 from pathlib import Path
 from typing import Any, cast
 
+from spacelang.bench.machine import Idle, machine
 from spacelang.bench.process import Answer, Contender
-from spacelang.bench.rows import Row
+from spacelang.bench.rows import COMPILED, Row
 from spacelang.diagnostics import SpaceError, error
 
 LEAST_REPEATS = 7
 WARM_UP = 2  # rounds that are not counted
 LONG = 1.0  # seconds of a repeat from which comparing and sizing have warmed it up enough
-ROUNDING = 1e-3  # of the largest result of all: a gradient below it may be rounding alone
+DOUBLE = 1e-7  # what results in float64 may differ by
+ROUNDING = 1e-3  # of the largest gradient of all: one below it may be rounding alone
 REPEAT_SECONDS = 0.25  # a repeat makes as many calls as take about so long
 LIMITS = "limits"
 
@@ -40,26 +42,29 @@ def measure(row: Row, threads: int, repeats: int = LEAST_REPEATS) -> dict[str, A
         there: dict[str, Contender] = {}
         about: dict[str, Answer] = {}
         started: dict[str, Contender] = {}
-        for name in (*row.contenders, LIMITS):  # they are built beside each other
+        for name in (*row.contenders, LIMITS):
             request = {"contender": name, "space": row.space, "network": row.network,
                        "batch": row.batch, "threads": threads, "double": row.double}  # fmt: skip
             started[name] = stack.enter_context(Contender(request))
+            if name == row.ours or row.runtime == COMPILED:  # alone; the rest beside each other
+                about[name] = started[name].started()
         for name, process in started.items():
-            about[name] = process.started()
+            about[name] = about.get(name) or process.started()
             if "missing" not in about[name]:
                 there[name] = process
             elif name == row.ours:
                 raise SpaceError(error("SP703", f"{row.name}: {about[name]['missing']}"))
-        errors = _compared(row, there)
         sized = {name: _sized(process, about[name]) for name, process in there.items()}
+        # Comparing takes memory of its own, above all in float64.
+        peaks = {name: process.peak() for name, process in there.items()}
+        errors = _compared(row, there)
         calls = {name: count for name, (count, _) in sized.items()}
         warm = 0 if max(taken for _, taken in sized.values()) >= LONG else WARM_UP
-        load = os.getloadavg()[0]
-        rounds: list[dict[str, Answer]] = []
-        for _ in range(warm + repeats):
-            rounds.append({name: process.run(calls[name]) for name, process in there.items()})
-        counted = rounds[warm:]
-        peaks = {name: process.peak() for name, process in there.items()}
+        for _ in range(warm):
+            _round(there, calls)
+        idle = Idle()
+        counted = [_round(there, calls) for _ in range(repeats)]
+        others = idle.others(sum(t["cpu"] for found in counted for t in found.values()))
     contenders: dict[str, Any] = {}
     for name in row.contenders:
         if name not in there:
@@ -70,24 +75,33 @@ def measure(row: Row, threads: int, repeats: int = LEAST_REPEATS) -> dict[str, A
             "wall": [round(t["wall"] / calls[name], 7) for t in times],
             "cpu": [round(t["cpu"] / calls[name], 7) for t in times],
             "calls": calls[name],
-            "error": errors.get(name, 0.0),
+            "error": errors.get(name),
+            "compile_seconds": round(about[name].get("compile_seconds", 0.0), 2),
+            "setting": about[name].get("setting", ""),
             **peaks[name],
         }
     work = calls[LIMITS]
     return {
         "row": row.name,
         "threads": threads,
+        "date": date.today().isoformat(),
         "flops": about[row.ours].get("flops", 0),
+        "narrow": about[row.ours].get("narrow", False),
         "contenders": contenders,
         "limits": {
             "flops": [_rate(found[LIMITS], "flops", work) for found in counted],
             "plain": [_rate(found[LIMITS], "plain", work) for found in counted],
+            "narrow": [_rate(found[LIMITS], "narrow", work) for found in counted],
             "bandwidth": [_rate(found[LIMITS], "bytes", work) for found in counted],
         },
-        "machine": machine(load),
+        "machine": machine(others),
         "versions": about[row.ours].get("versions", {}),
-        "compile_seconds": round(about[row.ours].get("compile_seconds", 0.0), 2),
     }
+
+
+def _round(there: Mapping[str, Contender], calls: Mapping[str, int]) -> dict[str, Answer]:
+    """Every contender once, one after the other."""
+    return {name: process.run(calls[name]) for name, process in there.items()}
 
 
 def _rate(answer: Answer, what: str, calls: int) -> float:
@@ -106,16 +120,11 @@ def _sized(process: Contender, about: Answer) -> tuple[int, float]:
 
 
 def _compared(row: Row, there: Mapping[str, Contender]) -> dict[str, float]:
-    """The largest difference of each contender's results from ours, relative to the largest.
-
-    Some gradients are nothing but rounding, as those of a shift before a norm: none is measured by
-    less than `ROUNDING` of the largest.
-    """
+    """What `compared` finds of the results of processes."""
     import numpy as np
 
-    errors: dict[str, float] = {}
+    found: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        found: dict[str, dict[str, Any]] = {}
         for name, process in there.items():
             if name != row.ours and name not in row.compared:
                 continue
@@ -123,38 +132,41 @@ def _compared(row: Row, there: Mapping[str, Contender]) -> dict[str, float]:
             process.results(str(path))
             with np.load(path) as arrays:
                 found[name] = {key: arrays[key] for key in arrays.files}
-        own = found[row.ours]
-        largest = {key: float(np.max(np.abs(array))) for key, array in own.items()}
-        least = max(ROUNDING * max(largest.values()), 1e-30)
-        sizes = {key: max(size, least) for key, size in largest.items()}
-        for name, others in found.items():
-            if own.keys() != others.keys():
-                odd = sorted(own.keys() ^ others.keys())[0]
-                raise SpaceError(error("SP703", f"{row.name}: {odd} is not computed by both"))
-            for key in own:
-                if own[key].shape != others[key].shape:
-                    shapes = f"{list(others[key].shape)}, not {list(own[key].shape)}"
-                    raise SpaceError(error("SP703", f"{row.name}: {key} of {name} is {shapes}"))
-            # NaN is the largest of all to numpy, and is then no match; Python's max may lose it.
-            off = [np.max(np.abs(own[key] - others[key])) / sizes[key] for key in own]
-            worst = float(np.max(off))
-            if not worst <= row.tolerance:
-                told = f"{row.name}: {name} gives other results than {row.ours} ({worst:.1e})"
-                raise SpaceError(error("SP703", told))
-            errors[name] = worst
+    return compared(row, found)
+
+
+def compared(row: Row, found: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """The largest difference of each contender's arrays from ours, relative to the largest; SP703
+    where they differ: in float64 by more than `DOUBLE`, else than the tolerance of the row.
+
+    Some gradients are nothing but rounding, as those of a shift before a norm: none is measured by
+    less than `ROUNDING` of the largest, losses apart.
+    """
+    import numpy as np
+
+    own = found[row.ours]
+    largest = {key: float(np.max(np.abs(array))) for key, array in own.items()}
+    floor = ROUNDING * max((largest[key] for key in own if own[key].ndim), default=0.0)
+    sizes = {k: max(largest[k], floor if own[k].ndim else 0.0, 1e-30) for k in own}
+    errors: dict[str, float] = {}
+    for name, others in found.items():
+        if name == row.ours:
+            continue
+        if own.keys() != others.keys():
+            odd = sorted(own.keys() ^ others.keys())[0]
+            raise SpaceError(error("SP703", f"{row.name}: {odd} is not computed by both"))
+        for key in own:
+            if own[key].shape != others[key].shape:
+                shapes = f"{list(others[key].shape)}, not {list(own[key].shape)}"
+                raise SpaceError(error("SP703", f"{row.name}: {key} of {name} is {shapes}"))
+        off = {k: float(np.max(np.abs(own[k] - others[k])) / sizes[k]) for k in own}
+        for key, apart in off.items():
+            allowed = DOUBLE if own[key].dtype == np.float64 else row.tolerance
+            if not apart <= allowed:  # also where it is no number
+                told = f"{row.name}: {name} gives other results than {row.ours}"
+                raise SpaceError(error("SP703", f"{told} ({key}: {apart:.1e})"))
+        errors[name] = max(off.values())
     return errors
-
-
-def machine(load: float) -> dict[str, object]:
-    """Facts of the machine; `load` is how many processes wanted a core before the rounds."""
-    model = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        lines = (line.partition(":") for line in info.read_text(errors="replace").splitlines())
-        names = (value.strip() for key, _, value in lines if key.strip() == "model name")
-        model = next(names, model)
-    return {"processor": model, "cores": os.cpu_count(), "load": round(load, 2),
-            "system": platform.system(), "python": platform.python_version()}  # fmt: skip
 
 
 # What a record says.
@@ -166,10 +178,10 @@ def seconds(record: Mapping[str, Any], name: str, clock: str = "wall") -> list[f
     return None if found is None else cast(list[float], found)
 
 
-def best(record: Mapping[str, Any], names: Sequence[str]) -> str | None:
-    """The contender with the least median; None where all are missing."""
-    there = {name: times for name in names if (times := seconds(record, name)) is not None}
-    return min(there, key=lambda name: statistics.median(there[name])) if there else None
+def best(record: Mapping[str, Any], ours: str, names: Sequence[str]) -> str | None:
+    """The contender with the least ratio to ours; None where all are missing."""
+    there = {name: found[0] for name in names if (found := ratio(record, ours, name)) is not None}
+    return min(there, key=lambda name: there[name]) if there else None
 
 
 def ratio(
@@ -184,14 +196,15 @@ def ratio(
 
 
 def share_of_limit(record: Mapping[str, Any], name: str) -> float | None:
-    """Which part of the matrix-product rate of the same rounds a contender reaches."""
+    """Which part of the matrix-product rate of the same rounds, in the type of numbers that ours
+    has, a contender reaches."""
     times = seconds(record, name)
     if times is None or not record["flops"]:
         return None
-    rates = record["limits"]["flops"]
+    rates = record["limits"]["narrow" if record["narrow"] else "flops"]
     return statistics.median(
         record["flops"] / t / rate for t, rate in zip(times, rates, strict=True)
     )
 
 
-__all__ = ["LEAST_REPEATS", "best", "machine", "measure", "ratio", "seconds", "share_of_limit"]
+__all__ = ["LEAST_REPEATS", "best", "compared", "measure", "ratio", "seconds", "share_of_limit"]

@@ -12,11 +12,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from spacelang.bench.measure import best, ratio, seconds, share_of_limit
-from spacelang.bench.rows import BY_NAME, TORCH, Row
+from spacelang.bench.rows import BY_NAME, ONNX, TORCH, Row
+from spacelang.bench.verdict import memory, verdict
 
 BEGIN = "<!-- networks: made by benchmarks/networks.py --page -->"
 END = "<!-- end of networks -->"
-NEAR = 0.85  # a row is also met at this share of the matrix-product rate
+WANTED_OF_RUNTIME = 0.7  # times as fast as ONNX Runtime, of ours by PyTorch
 HEAD = (
     "| work | threads | ours | best {} rival | ratio | of CPU time | wanted | of the limit |"
     " peak | also |\n|---|---|---|---|---|---|---|---|---|---|"
@@ -45,9 +46,8 @@ def rendered(data: Mapping[str, Any]) -> str:
 
 
 def _line(row: Row, record: Mapping[str, Any]) -> str:
-    rival = best(record, row.against)
-    made = record["compile_seconds"]
-    own = _time(record, row.ours) + (f", made in {made:.1f} s" if made else "")
+    rival = best(record, row.ours, row.against)
+    own = _time(record, row.ours)
     cells = [row.name, str(record["threads"]), own]
     share = share_of_limit(record, row.ours)
     if rival is None:
@@ -60,32 +60,19 @@ def _line(row: Row, record: Mapping[str, Any]) -> str:
         middle, low, high = compared
         cells += [f"{rival} {_time(record, rival)}", f"{middle:.2f} ({low:.2f}..{high:.2f})"]
         cells.append(f"{processor[0]:.2f}")
-    cells += [_wanted(row, record, rival, share), "" if share is None else f"{share:.0%}"]
+    cells += [verdict(row, record).text, "" if share is None else f"{share:.0%}"]
     cells += [_memory(record, row.ours, rival), ", ".join(_others(row, record))]
     return f"| {' | '.join(cells)} |"
 
 
-def _wanted(row: Row, record: Mapping[str, Any], rival: str | None, share: float | None) -> str:
-    """What was asked for, and whether it is met."""
-    if row.wanted is None:
-        return ""
-    compared = None if rival is None else ratio(record, row.ours, rival)
-    met = compared is not None and compared[0] >= row.wanted
-    near = row.same and share is not None and share >= NEAR
-    told = "met" if met else "met at the limit" if near else "missed"
-    return f">= {row.wanted:.3g}: {told}"
-
-
 def _memory(record: Mapping[str, Any], ours: str, rival: str | None) -> str:
-    own = record["contenders"][ours]["peak_mib"]
-    if rival is None:
-        return f"{own:.0f} MiB"
-    return f"{own:.0f} against {record['contenders'][rival]['peak_mib']:.0f} MiB"
+    own = memory(record, ours)
+    return f"{own:.0f}{'' if rival is None else f' against {memory(record, rival):.0f}'} MiB"
 
 
 def _others(row: Row, record: Mapping[str, Any]) -> Iterator[str]:
     """What else was measured, as a ratio to ours; what was missing, by name."""
-    rival = best(record, row.against)
+    rival = best(record, row.ours, row.against)
     for name in (*row.against, *row.also, *row.beside):
         found = record["contenders"].get(name)
         compared = ratio(record, row.ours, name)
@@ -98,27 +85,39 @@ def _others(row: Row, record: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _time(record: Mapping[str, Any], name: str) -> str:
-    times = seconds(record, name)
-    return "" if times is None else f"{statistics.median(times) * 1e3:.2f} ms"
+    """Milliseconds a call, and how long it took to make."""
+    times, found = seconds(record, name), record["contenders"][name]
+    if times is None:
+        return ""
+    made, setting = found["compile_seconds"], found["setting"]
+    more = [f"made in {made:.1f} s" if made else "", setting]
+    return ", ".join([f"{statistics.median(times) * 1e3:.2f} ms", *filter(None, more)])
 
 
 def _facts(records: list[Any]) -> Iterator[str]:
-    """Machines, loads, limits and versions of the records."""
+    """Machines, what else ran there, limits and versions of the records."""
     if not records:
         return
     machines = {(r["machine"]["processor"], r["machine"]["cores"]) for r in records}
-    loads = [r["machine"]["load"] for r in records]
     told = "; ".join(f"{name}, {cores} cores" for name, cores in sorted(machines))
-    yield f"Machine: {told}. Processes that wanted a core before a row began: {min(loads):g} to"
-    yield f"{max(loads):g}{', so it was busy with other work' if max(loads) > 1 else ''}."
+    days = sorted({r["date"] for r in records})
+    yield f"Machine: {told}. Measured {' to '.join(dict.fromkeys((days[0], days[-1])))}."
+    others = [r["machine"]["others"] for r in records if r["machine"]["others"] is not None]
+    if others:
+        yield (
+            f"While a row was timed, other processes took {statistics.median(others):.2f} cores"
+            f" (the median of the rows; at most {max(others):.2f})."
+        )
     for threads in sorted({r["threads"] for r in records}):
         rates = [x for r in records if r["threads"] == threads for x in r["limits"]["flops"]]
         plain = [x for r in records if r["threads"] == threads for x in r["limits"]["plain"]]
+        narrow = [x for r in records if r["threads"] == threads for x in r["limits"]["narrow"]]
         moved = [x for r in records if r["threads"] == threads for x in r["limits"]["bandwidth"]]
         yield (
             f"Limit with {threads} thread{'s' * (threads > 1)}, measured in the same rounds:"
             f" {statistics.median(rates) / 1e9:.0f} GFLOP/s of float32 matrix product by oneDNN"
             f" (best {max(rates) / 1e9:.0f}), {statistics.median(plain) / 1e9:.0f} by `torch.mm`,"
+            f" {statistics.median(narrow) / 1e9:.0f} in bfloat16,"
             f" {statistics.median(moved) / 1e9:.0f} GB/s copied."
         )
     yield from _runtime(records)
@@ -129,7 +128,7 @@ def _facts(records: list[Any]) -> Iterator[str]:
 def _runtime(records: list[Any]) -> Iterator[str]:
     """How ours stands beside ONNX Runtime, which is no rival of the ratios above."""
     rows = [(r, BY_NAME[r["row"]]) for r in records]
-    compared = [ratio(r, row.ours, "onnxruntime") for r, row in rows if row.runtime == TORCH]
+    compared = [ratio(r, row.ours, ONNX) for r, row in rows if row.runtime == TORCH]
     found = [one[0] for one in compared if one is not None]
     if not found:
         return
@@ -137,7 +136,9 @@ def _runtime(records: list[Any]) -> Iterator[str]:
     where = "every row" if faster == len(found) else f"{faster} of the {len(found)} rows"
     yield (
         f"**ONNX Runtime is faster than ours by PyTorch in {where} where it was measured**:"
-        f" it takes {min(found):.2f} to {max(found):.2f} times as long as ours."
+        f" it takes {min(found):.2f} to {max(found):.2f} times as long as ours, in"
+        f" {sum(one >= WANTED_OF_RUNTIME for one in found)} of {len(found)} at least"
+        f" {WANTED_OF_RUNTIME}, which is wanted."
     )
 
 

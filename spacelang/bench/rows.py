@@ -22,6 +22,9 @@ TORCH, ONNX, COMPILED = "torch", "onnxruntime", "compiled"
 # Networks that nobody has published.
 OWN = Path(__file__).parent.parent / "backends" / "torch" / "bench" / "networks.space"
 TOLERANCE = 1e-5  # of the largest magnitude of an output
+# Of losses in float32 behind ReLUs and maxima, some inputs of which rounding puts on either side:
+# that moves CDARTS' loss by 3e-5. The equality itself is shown in float64.
+IN_SINGLE = 1e-4
 
 
 class UnknownRow(LookupError):
@@ -36,7 +39,8 @@ class Row:
     memory     the share of the rival's peak memory that is asked for
     tolerance  by how much results may differ, as a part of their largest magnitude
     same       whether ours and the rivals compute the same; else nothing is compared
-    double     whether gradients are compared in float64, as rounding decides them in float32
+    double     whether gradients are compared in float64, as rounding decides them in float32; in
+               float32 losses have to agree to the tolerance
     """
 
     network: str
@@ -117,22 +121,26 @@ ROWS: tuple[Row, ...] = (
         for batch, wanted in batches.items()
     ),
     Row("autoformer_t_step", AUTOFORMER, 8, "step", ("step.published",),
-        ("step.checkpointed",), 1.45, 0.53, beside=("step.plain",)),
+        (), 1.45, 0.53, beside=("step.plain",)),
+    Row("autoformer_t_step_checkpointed", AUTOFORMER, 8, "step.checkpointed",
+        ("step.published",), (), 1.0, 0.42),
     Row("autoformer_t_step_bfloat16", AUTOFORMER, 8, "step.bfloat16", ("step",), (), 1.5,
         tolerance=2e-2),
     Row("autoformer_t_attention", AUTOFORMER, 8, "attention", ("attention.published",), (), 2.5),
     Row("autoformer_t_attention_and_plain", AUTOFORMER, 8, "attention", ("attention.plain",), (),
         1 / 1.7, same=False),
     Row("cream_step", "cream.space:cream", 8, "step", ("step.published",), (), 1.25,
-        double=True),
+        tolerance=IN_SINGLE, double=True),
     Row("cdarts_search_step", "cdarts.space:cifar10_cycles", 8, "cycle", ("cycle.published",), (),
-        1.25, double=True),
+        1.25, tolerance=IN_SINGLE, double=True),
 )  # fmt: skip
 # With PyTorch's compiler on both sides, which takes minutes a row: only when it is asked for.
 COMPILED_ROWS: tuple[Row, ...] = tuple(
-    Row(network, space, 1, "inference.compiled", ("timm.compiled",), ("inference",), 1.15,
+    Row(network, space, batch, "inference.compiled", ("timm.compiled",), ("inference",), 1.15,
         runtime=COMPILED)
-    for network, (space, _) in INFERENCE.items()
+    for network, (space, batches) in INFERENCE.items()
+    for batch in batches
+    if batch == 1 or network.startswith("efficientvit")
 )  # fmt: skip
 BY_NAME = {row.name: row for row in (*ROWS, *COMPILED_ROWS)}
 

@@ -171,7 +171,9 @@ def _print_row(row: Row, record: Mapping[str, Any]) -> None:
     from spacelang.bench.measure import ratio, seconds, share_of_limit
 
     threads = many(record["threads"], "thread")
-    say(f"{row.name}, {threads}, load {record['machine']['load']}")
+    others = record["machine"]["others"]
+    busy = "" if others is None else f", other processes took {others:g} cores"
+    say(f"{row.name}, {threads}{busy}")
     lines: list[tuple[str, ...]] = []
     for name in row.contenders:
         found, times = record["contenders"][name], seconds(record, name)

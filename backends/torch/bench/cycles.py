@@ -109,12 +109,12 @@ def _stepped(
         return loss.detach()
 
     def results() -> dict[str, Tensor]:
-        """Losses, and gradients as they are in float64."""
+        """Losses, and losses and gradients in float64."""
         found = {"first loss": joint(), "second loss": alone()}
         held = (first, second, *networks.parameters(), *networks.buffers())
         with in_float64(held):
             for name, part in (("first", joint), ("second", alone)):
-                part()
+                found[f"{name} loss in float64"] = part()
                 for path, tensor in networks.named_parameters():
                     if tensor.grad is not None:
                         found[f"{name} {path}"] = tensor.grad

@@ -24,6 +24,7 @@ from spacelang.backends.torch.supernet import Supernet
 from spacelang.ir.decision import Assignment
 from spacelang.ir.graph import Graph
 from spacelang.loader import load
+from spacelang.passes.bucketise import bucketised
 
 PLAIN = f"{Path(__file__).with_name('networks.space')}:autoformer_t_plain"
 PATHS = 2  # random paths that a repeat goes through
@@ -63,13 +64,14 @@ def _stepped(model: Supernet, request: Request, space: Graph, narrow: bool = Fal
         loss = forth_and_back(paths[0])
         if request.get("double"):
             with in_float64((x, *model.parameters(), *model.buffers())):
-                forth_and_back(paths[0])
-                return {"loss": loss} | _gradients(model, graph)
+                double = forth_and_back(paths[0])
+                return {"loss": loss, "loss in float64": double} | _gradients(model, graph)
         return {"loss": loss} | _gradients(model, graph)
 
-    costs = [graph.cost(path).macs for path in paths]
+    fewest = bucketised(graph)  # relative terms as ours computes them
+    costs = [fewest.cost(path).macs for path in paths]
     flops = 3 * 2 * request["batch"] * sum(costs) // PATHS
-    told = {**about(graph, paths[0], request["batch"]), "flops": flops}
+    told = {**about(graph, paths[0], request["batch"]), "flops": flops, "narrow": narrow}
     return Work(_in_turn(forth_and_back, paths), results, told, PATHS)
 
 
@@ -109,8 +111,8 @@ def published(request: Request) -> Work:
         loss = forth_and_back(paths[0])
         if request.get("double"):
             with in_float64((x, *state.values())):
-                forth_and_back(paths[0])
-                return {"loss": loss} | gradients()
+                double = forth_and_back(paths[0])
+                return {"loss": loss, "loss in float64": double} | gradients()
         return {"loss": loss} | gradients()
 
     return Work(_in_turn(forth_and_back, paths), results, cycle=PATHS)

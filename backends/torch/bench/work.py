@@ -118,7 +118,7 @@ def images(graph: Graph, batch: int) -> Tensor:
 
 
 def about(graph: Graph, assignment: Assignment | None, batch: int) -> dict[str, Any]:
-    """FLOPs of a call, two for each multiply-add of the graph as written; and what is installed."""
+    """FLOPs of a call, two for each multiply-add of a graph; and what is installed."""
     macs = graph.cost(assignment).macs
     return {"flops": 2 * batch * macs, "versions": versions()}
 

@@ -27,6 +27,7 @@ Form = Callable[[Mapping[str, Tensor], Graph, Assignment], Callable[[Tensor], Te
 FORMS: Mapping[str, Form] = MappingProxyType(
     {
         "autoformer_t_step": AutoFormer,
+        "autoformer_t_step_checkpointed": AutoFormer,
         "autoformer_t_subnet": AutoFormer,
         "cream_step": Cream,
         "deit_tiny_irpe_k": DeiT,

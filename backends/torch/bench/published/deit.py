@@ -99,9 +99,7 @@ class DeiT:
         on_values = self._table(layer, "rpe_v")
         if on_values is not None:
             rows = on_values[0][self.index.flatten()].view(tokens, tokens, HEAD)
-            by_token = p.permute(2, 0, 1, 3).reshape(tokens, batch * self.heads, tokens)
-            moved = (by_token @ rows).view(tokens, batch, self.heads, HEAD)
-            y = y + moved.permute(1, 2, 0, 3)
+            y = y + (p.permute(1, 2, 0, 3) @ rows).permute(2, 0, 1, 3)
         return self._linear(y.transpose(1, 2).reshape(batch, tokens, width), layer, "attn.proj")
 
     def _table(self, layer: int, name: str) -> Tensor | None:

@@ -1,0 +1,49 @@
+"""Facts of the machine that something is measured on, and how busy it was with other work."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from pathlib import Path
+
+
+def machine(others: float | None) -> dict[str, object]:
+    """Facts of the machine; `others` is how many cores others took during the rounds."""
+    model = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        lines = (line.partition(":") for line in info.read_text(errors="replace").splitlines())
+        names = (value.strip() for key, _, value in lines if key.strip() == "model name")
+        model = next(names, model)
+    return {
+        "processor": model, "cores": os.cpu_count(), "system": platform.system(),
+        "python": platform.python_version(), "others": None if others is None else round(others, 2),
+    }  # fmt: skip
+
+
+class Idle:
+    """How busy the machine is with what is not ours, from when this is made (Linux alone)."""
+
+    def __init__(self) -> None:
+        self.start, self.busy = time.monotonic(), _busy()
+
+    def others(self, own: float) -> float | None:
+        """Cores that other processes took on the mean, when ours took `own` seconds of processor
+        time; None where the system does not tell."""
+        now, busy = time.monotonic(), _busy()
+        if self.busy is None or busy is None:
+            return None
+        return max(0.0, (busy - self.busy - own) / (now - self.start))
+
+
+def _busy() -> float | None:
+    """Seconds of processor time that all processes have taken."""
+    file = Path("/proc/stat")
+    if not file.is_file():
+        return None
+    user, nice, system, _, _, *rest = map(int, file.read_text().split("\n", 1)[0].split()[1:9])
+    return (user + nice + system + sum(rest)) / os.sysconf("SC_CLK_TCK")
+
+
+__all__ = ["Idle", "machine"]
