@@ -360,9 +360,8 @@ def table(figures: Mapping[str, float]) -> str:
     for name, value in figures.items():
         sign, bound = wanted(name) or ("", 0.0)
         verdict = "" if met(name, value) else ": missed"
-        lines.append(
-            f"| {name} | {shown(name, value)} | {sign and f'{sign} {bound:,g}'}{verdict} |"
-        )
+        asked = f"{sign} {bound:,.10g}" if sign else ""
+        lines.append(f"| {name} | {shown(name, value)} | {asked}{verdict} |")
     return "\n".join(lines)
 
 

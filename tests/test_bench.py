@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import time
 from dataclasses import replace
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,7 @@ from spacelang.bench.chart import chart
 from spacelang.bench.machine import Idle
 from spacelang.bench.page import with_table
 from spacelang.bench.process import Contender
-from spacelang.bench.rows import COMPILED_ROWS, OWN, ROWS, Row, UnknownRow, select
+from spacelang.bench.rows import BY_NAME, COMPILED_ROWS, OWN, ROWS, Row, UnknownRow, select
 from spacelang.bench.store import kept, merged
 from spacelang.bench.verdict import Verdict, verdict
 from spacelang.diagnostics import SpaceError, error
@@ -153,6 +155,37 @@ def test_the_page_of_the_documents_is_made_from_the_results(root: Path) -> None:
     assert found["records"]
     assert with_table(page, found) == page
     assert chart(found) == (root / "docs" / "benchmarks.svg").read_text()
+
+
+def test_every_row_that_falls_short_is_explained(root: Path) -> None:
+    """By its name, with what it reached; rows that are met, on any number of threads, are not."""
+    page = (root / "docs" / "benchmarks.md").read_text()
+    section = page.partition("### Rows that fall short")[2].partition("\n#")[0]
+    explained = {n for line in section.splitlines() if line.startswith("* `") for n in told(line)}
+    records = kept(root / "benchmarks" / "results" / "networks.json")["records"].values()
+    missed = {r["row"] for r in records if not verdict(BY_NAME[r["row"]], r).met}
+    assert explained == missed
+
+
+def told(line: str) -> list[str]:
+    """The rows that a line is about: the names before its colon."""
+    return re.findall(r"`([^`]+)`", line.partition(":")[0])
+
+
+def test_the_table_of_the_compiler_is_made_from_its_results(root: Path) -> None:
+    spec = spec_from_file_location("compiler", root / "benchmarks" / "compiler.py")
+    assert spec is not None
+    assert spec.loader is not None
+    compiler = module_from_spec(spec)
+    spec.loader.exec_module(compiler)
+    page = (root / "docs" / "benchmarks.md").read_text()
+    figures = json.loads(compiler.RESULTS.read_text())["figures"]
+    assert compiler.with_table(page, figures) == page
+    assert compiler.wanted("uniform draws a second, cream") == (">=", 5_000)
+    assert compiler.wanted("uniform draws a second, autoformer_t") == (">=", 50_000)
+    assert not compiler.met("load + verify autoformer_t", 0.2)
+    assert compiler.met("load + verify cream", 0.2)
+    assert "| activate x | 2 ms | <= 0.001: missed |" in compiler.table({"activate x": 2e-3})
 
 
 def test_records_are_kept_by_row_and_threads(tmp_path: Path) -> None:
