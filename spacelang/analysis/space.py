@@ -72,12 +72,7 @@ def _unread(graph: Graph) -> Iterator[Diagnostic]:
 def _readers(graph: Graph) -> Mapping[str, list[Mention]]:
     """The sizes and conditions in which each decision stands, each once."""
     found: dict[str, dict[Mention, None]] = {}
-    seen: set[tuple[int, int]] = set()
-    for instance, _, mentions in graph.nodes_of(_mentions):
-        use = id(mentions), id(instance.binding)
-        if use in seen:  # uses of one binding mention the same
-            continue
-        seen.add(use)
+    for instance, _, mentions in graph.nodes_of(_mentions, once=True):
         for mention in mentions:
             absolute = (
                 instance.absolute(mention)

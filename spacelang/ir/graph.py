@@ -256,11 +256,12 @@ class Graph:
             yield Place(instance, node)
 
     def nodes_of(
-        self, find: Callable[[Block, Node], Iterable[Made]]
+        self, find: Callable[[Block, Node], Iterable[Made]], once: bool = False
     ) -> Iterator[tuple[Instance, Node, Made]]:
         """Every node, at each use, of which `find` tells something, with each thing that it tells.
 
-        It is asked once a node of each block; what holds no such node is not entered.
+        It is asked once a node of each block; what holds no such node is not entered. `once`: of
+        uses in which all symbols stand for the same, under the same conditions, the first alone.
         """
         told: dict[tuple[int, int], list[tuple[Node, tuple[Made, ...]]]] = {}
 
@@ -281,6 +282,12 @@ class Graph:
         def inside(here: Entered) -> tuple[Entered, Iterator[tuple[Node, tuple[Made, ...]]]]:
             return here, iter(telling(here.instance.block, here.level))
 
+        entered: set[tuple[int, int, tuple[Condition, ...]]] = set()
+
+        def new(here: Entered) -> bool:
+            use = id(here.level), id(here.instance.binding), here.instance.guards
+            return use not in entered and not entered.add(use)
+
         waiting = [inside(self.entered)]
         while waiting:
             here, nodes = waiting[-1]
@@ -288,8 +295,8 @@ class Graph:
                 for what in things:
                     yield here.instance, node, what
                 if node.holds:
-                    inner = (x for x in reversed(here.inside(node)) if not x.never)
-                    waiting += map(inside, inner)
+                    inner = [x for x in here.inside(node) if not x.never and (not once or new(x))]
+                    waiting += map(inside, reversed(inner))
                     break
             else:
                 waiting.pop()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, MutableMapping
+from itertools import pairwise
 
 from spacelang.diagnostics import SpaceError, Span, error
 from spacelang.ir.condition import Condition
@@ -58,16 +59,10 @@ def apart(claims: Mapping[Owned, Held]) -> None:
 
 def below_another(paths: Collection[str]) -> tuple[str, str] | None:
     """A path and one below it, where there are two such among them: `a`, and `a.b` or `a[0]`."""
-    seen: set[str] = set()
-    for path in paths:
-        layer = _above(path)
-        while layer and layer not in seen:
-            if layer in paths:
-                return layer, path
-            seen.add(layer)
-            layer = _above(layer)
+    # A dot sorts before all that a name is made of, so what is below a path comes right after it.
+    found = sorted(path.replace("[", ".") + "." for path in paths)
+    for layer, path in pairwise(found):
+        if path.startswith(layer):
+            named = {path.replace("[", ".") + ".": path for path in paths}
+            return named[layer], named[path]
     return None
-
-
-def _above(path: str) -> str:
-    return path[: max(path.rfind("."), path.rfind("["), 0)]

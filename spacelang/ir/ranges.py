@@ -108,7 +108,7 @@ def outside(
 def starts(graph: Graph) -> Iterator[Diagnostic]:
     """SP308 for parameters that start by a number which hangs on a decision."""
     told: set[tuple[str, str]] = set()
-    for instance, _, (param, number) in graph.nodes_of(_starting):
+    for instance, _, (param, number) in graph.nodes_of(_starting, once=True):
         here, block = instance.absolute(number), instance.block.name
         if here.constant is None and (block, param.path) not in told:
             told.add((block, param.path))
@@ -128,7 +128,7 @@ def rates(graph: Graph) -> Iterator[Diagnostic]:
     """SP103 for numbers with a rate that leave their interval at some use of their block, SP210 for
     those without a value there, SP308 for those that hang on the batch."""
     told: set[tuple[int, str]] = set()
-    for instance, node, (name, interval, number) in graph.nodes_of(_rated):
+    for instance, node, (name, interval, number) in graph.nodes_of(_rated, once=True):
         what = f"{name} of {node.op}"
         try:
             here = instance.absolute(number)
