@@ -147,7 +147,7 @@ def _print_list(rows: Sequence[Row], as_json: bool) -> None:
     if as_json:
         emit({"rows": [_told(row) for row in rows], "all": len(ROWS)})
         return
-    columns = ("name", "ours", "PyTorch rivals", "also measured", "wanted")
+    columns = ("name", "ours", "rivals", "also measured", "wanted")
     lines = [
         (r.name, r.ours, ", ".join(r.against), ", ".join((*r.also, *r.beside)), _wanted(r))
         for r in rows
