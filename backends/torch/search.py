@@ -73,7 +73,12 @@ def search(
     basis: Json = {"graph": graph.hash, "weights": trained.weights, "split": data.split_digest}
     basis |= {"recalibrate": recalibrate} if recalibrate else {}
     # The model holds the moving average already, where there is one; nothing is compiled here.
-    recipe = replace(trained.recipe, model_ema=False, torchcompile=False, recalibrate=recalibrate)
+    # A score has no gradients: how a batch was cut, and the weights, is the training's alone.
+    size = current().size
+    recipe = replace(
+        trained.recipe, model_ema=False, torchcompile=False, recalibrate=recalibrate,
+        reduce="explicit", shards=size, batch_size=max(size, trained.recipe.batch_size),
+    )  # fmt: skip
     trainer = TorchTrainer(trained.model, graph, data, recipe, seed)
     rehearse(engine, graph, Rehearsal(), seed)
     warn_if_mixed(graph, recalibrate)
