@@ -602,7 +602,11 @@ def test_what_was_touched_decays_after_a_skipped_step(
 
 @pytest.mark.parametrize("opt", [{}, {"opt": "sgd", "momentum": 0.0}])
 def test_decay_goes_on_after_a_skipped_step_and_a_stop(
-    opt: dict[str, Any], graph: Graph, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    opt: dict[str, Any],
+    graph: Graph,
+    data: Dataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Also with an optimiser that keeps nothing of what it moved."""
     recipe = replace(RECIPE, unsampled="decay", epochs=2, weight_decay=0.5, **opt)

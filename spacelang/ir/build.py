@@ -386,7 +386,7 @@ class BlockBuilder:
         return outputs
 
     def finish(self, outputs: Sequence[Tensor], name: str | None = None) -> Block:
-        """The block; every region has been closed. SP203 for one name of a parameter and a layer."""
+        """The block; every region has been closed. SP203: one name of a parameter and a layer."""
         assert self.level.parent is None, "a region is still open"
         apart(self.claims)
         return Block(
