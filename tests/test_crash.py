@@ -89,7 +89,9 @@ def works(data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     write_store(place / "store", teacher, data, about, epochs=2)
     return {
         "train": Work(lambda folder: train(digits, data, SHORT, folder, seed=3)),
-        "evolution": Work(lambda folder: search(evolution, digits, trained, data, folder, seed=1)),
+        "evolution": Work(
+            lambda folder: search(evolution, digits, trained, data, folder, seed=1, baselines=True)
+        ),
         "front": Work(lambda folder: search(front, digits, trained, data, folder, seed=1)),
         "contraction": Work(
             lambda folder: search_scratch(contraction, digits, data, ALONE, folder, seed=5)

@@ -21,7 +21,8 @@ import spacelang
 from spacelang.analysis.cost import Cost
 from spacelang.diagnostics import Source, SpaceError
 from spacelang.engines import variation
-from spacelang.engines.baselines import Extreme, RandomSearch
+from spacelang.engines.baselines import Extreme, RandomSearch, beside
+from spacelang.engines.contraction import Contraction
 from spacelang.engines.evolution import DEVIATIONS, Evolution, best_of, point, ranked
 from spacelang.engines.pareto import best_first, crowding, dominates, front, fronts
 from spacelang.engines.paths import Plans, SinglePath
@@ -731,6 +732,42 @@ def test_extremes(which: str, tiny: Graph) -> None:
     assert end.best.origin == which
     every = [tiny.cost(a).params for a, _ in Pool(tiny).draw(42, "all")]
     assert end.best.cost.params == {"largest": max, "smallest": min}[which](every)
+
+
+@pytest.mark.parametrize(
+    "where", ["params in 900..1500", "depth == 1", "macs <= 2K and depth >= 2"]
+)
+def test_extremes_within_a_budget(where: str, tiny: Graph) -> None:
+    """Against all that the budget leaves."""
+    every = [cost.params for _, cost in Pool(tiny, where).draw(1000, "all")]
+    toy = Toy.new()
+    events = list(Extreme("both", where).run(tiny, toy, 0))
+    ends = [event.candidate for event in events if isinstance(event, Evaluated)]
+    assert [(c.origin, c.cost.params) for c in ends] == [
+        ("largest", max(every)), ("smallest", min(every))
+    ]  # fmt: skip
+    assert [encoding(c.assignment) for c in ends] == toy.asked
+    assert all(Pool(tiny, where).take(c.assignment) for c in ends)
+    with pytest.raises(SpaceError, match="SP502"):
+        list(Extreme("largest", "params <= 3").run(tiny, toy, 0))
+
+
+def test_an_extreme_keeps_to_what_the_space_requires() -> None:
+    text = TINY.replace("weights {", "require params <= 1500\n  weights {")
+    bound = spacelang.load(Source("<bound>", text))
+    assert text != TINY
+    every = [cost.params for _, cost in Pool(bound).draw(1000, "all")]
+    assert result(Extreme().run(bound, Toy.new(), 0)).best.cost.params == max(every)
+
+
+def test_baselines_of_an_engine() -> None:
+    evolution = Evolution(where="params <= 6M", samples=100, part="test")
+    chance, ends = beside(evolution, 70)
+    assert chance == RandomSearch(70, "params <= 6M", "", "test", 100)
+    assert ends == Extreme("both", "params <= 6M", "test", 100)
+    chance, _ = beside(Contraction(bounds=("params <= 9M", "params <= 6M"), latency="t.json"), 5)
+    assert chance == RandomSearch(5, "params <= 6M", "t.json")
+    assert beside(RandomSearch(), 5) == beside(Extreme(), 1) == ()
 
 
 def test_plans_are_functions_of_seed_and_step(tiny: Graph) -> None:

@@ -210,7 +210,7 @@ WORDS = (
 
 
 def test_a_killed_search_goes_on_from_its_folder_alone(tmp_path: Path) -> None:
-    """By kill -9, in a process of its own; then by DIR, the space gone."""
+    """By kill -9, in a process of its own; then by DIR and nothing else, the space gone."""
     space = tmp_path / "digits.space"
     space.write_text(SPACE)
     folder = tmp_path / "run"
@@ -226,11 +226,11 @@ def test_a_killed_search_goes_on_from_its_folder_alone(tmp_path: Path) -> None:
         running.kill()
         running.wait()
     space.unlink()
-    engine = ("--engine", "contraction", *WORDS[10:])
-    found = answer("search", folder, *engine)
+    found = answer("search", folder, *WORDS[14:])
+    assert json.loads((folder / "contraction.json").read_text())["settings"]["population"] == 3
     assert found["evaluated"] == 6
     assert answer("doctor", folder)["ok"]
-    assert answer("search", folder, *engine) == found
+    assert answer("search", folder, *WORDS[14:]) == found
     assert json.loads(Path(found["file"]).read_text()) == found["best"]["assignment"]
 
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -33,6 +34,7 @@ from spacelang.backends.torch.supernet import Supernet
 from spacelang.backends.torch.train import TorchTrainer
 from spacelang.backends.torch.training import load_trained, train
 from spacelang.diagnostics import Source, SpaceError
+from spacelang.engines.baselines import RandomSearch
 from spacelang.engines.evolution import Evolution
 from spacelang.engines.paths import Plans
 from spacelang.engines.prioritized_path import PrioritizedPath
@@ -257,6 +259,25 @@ def test_scores_are_shared_and_are_those_of_one(
     run(tmp_path / "one")
     assert run_together(2, lambda rank: run(tmp_path / "two")) == [0, 0]
     for name in ("evolution.json", "scores.jsonl"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+@pytest.mark.parametrize("more", [{"batch_size": 97}, {"shards": 2, "reduce": "fsdp"}])
+def test_a_search_does_not_ask_how_its_weights_were_trained(
+    more: dict[str, Any], graph: Graph, data: Dataset, tmp_path: Path
+) -> None:
+    """One shard, as trained by default, and weights that were cut: scores have no gradients."""
+    recipe = replace(SHARDED, **{"epochs": 1, "shards": 1, **more})
+    train(graph, data, recipe, tmp_path / "train", seed=3)
+
+    def run(folder: Path) -> None:
+        trained = load_trained(graph, data, tmp_path / "train")
+        search(RandomSearch(3), graph, trained, data, folder, seed=1)
+        assert not trained.model.cut
+
+    run(tmp_path / "one")
+    assert run_together(2, lambda rank: run(tmp_path / "two")) == [0, 0]
+    for name in ("random.json", "scores.jsonl"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
 

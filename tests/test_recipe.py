@@ -570,6 +570,65 @@ def test_unused_weights_after_a_stop(
     assert fingerprint(tmp_path / "parts") == fingerprint(tmp_path / "whole")
 
 
+def poisoned(patch: pytest.MonkeyPatch, *steps: int) -> None:
+    """The loss of some steps is not finite."""
+    value = TorchTrainer._value
+
+    def bad(self: TorchTrainer, *given: Any) -> Tensor:
+        return value(self, *given) * (torch.nan if self.taken in steps else 1.0)
+
+    patch.setattr(TorchTrainer, "_value", bad)
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+def test_what_was_touched_decays_after_a_skipped_step(
+    shards: int, graph: Graph, data: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A skipped step neither ends the decay of a weight nor begins it."""
+    poisoned(monkeypatch, 1)
+    recipe = replace(RECIPE, unsampled="decay", weight_decay=0.5, warmup_epochs=0, shards=shards)
+    shrunk: dict[tuple[str, ...], bool] = {}
+    for order in (("largest", "smallest", "smallest"), ("smallest", "largest", "smallest")):
+        trainer = TorchTrainer(Supernet(graph, seed=0), graph, data, recipe, seed=0)
+        trainer.steady.policy = "skip"
+        for plan, which in zip(plans(trainer, 3), order, strict=True):
+            forwards = (Forward(graph.decisions.extreme(which)),)
+            before = trainer.model.get_parameter("layer.1.mlp.fc1.weight").detach().clone()
+            assert (trainer.step(replace(plan, forwards=forwards)).total == 0) == (plan.step == 1)
+        after = trainer.model.get_parameter("layer.1.mlp.fc1.weight")
+        shrunk[order] = not torch.equal(after, before)
+    assert list(shrunk.values()) == [True, False]
+
+
+@pytest.mark.parametrize("opt", [{}, {"opt": "sgd", "momentum": 0.0}])
+def test_decay_goes_on_after_a_skipped_step_and_a_stop(
+    opt: dict[str, Any],
+    graph: Graph,
+    data: Dataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also with an optimiser that keeps nothing of what it moved."""
+    recipe = replace(RECIPE, unsampled="decay", epochs=2, weight_decay=0.5, **opt)
+    poisoned(monkeypatch, *range(2, 6))
+    train(graph, data, recipe, tmp_path / "whole", seed=3, on_nan="skip")
+    original = TorchTrainer.step
+    for stop in range(1, 10):
+
+        def step(self, plan, stop=stop):
+            metrics = original(self, plan)
+            if self.taken == stop:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return metrics
+
+        with monkeypatch.context() as patch:
+            patch.setattr(TorchTrainer, "step", step)
+            with pytest.raises(Interrupted):
+                train(graph, data, recipe, tmp_path / "parts", seed=3, on_nan="skip")
+    train(graph, data, recipe, tmp_path / "parts", seed=3, on_nan="skip")
+    assert fingerprint(tmp_path / "parts") == fingerprint(tmp_path / "whole")
+
+
 # Statistics of batch norms.
 
 

@@ -30,7 +30,7 @@ from spacelang.backends.torch.recipe import Recipe
 from spacelang.backends.torch.run import Json, Log, RunFolder, write_graph, write_json
 from spacelang.backends.torch.search import open_journal
 from spacelang.backends.torch.search_report import write_search_report
-from spacelang.backends.torch.searched import Searched, settings_of
+from spacelang.backends.torch.searched import Searched
 from spacelang.backends.torch.training import PROGRAM, Tally, fits, identity, note, room_for
 from spacelang.diagnostics import SpaceError, error
 from spacelang.engines.derive import Derivation
@@ -46,6 +46,7 @@ from spacelang.engines.protocol import (
     Stepped,
 )
 from spacelang.engines.replay import Answers, ReplayedCycles
+from spacelang.engines.settings import settings_of
 from spacelang.files import PathLike
 from spacelang.ir.program import Program
 

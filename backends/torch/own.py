@@ -32,7 +32,7 @@ from spacelang.backends.torch.recipe import Recipe
 from spacelang.backends.torch.run import Log, RunFolder, read_graph, write_graph, write_json
 from spacelang.backends.torch.search import open_journal
 from spacelang.backends.torch.search_report import write_search_report
-from spacelang.backends.torch.searched import Searched, settings_of
+from spacelang.backends.torch.searched import Searched
 from spacelang.backends.torch.supernet import Supernet
 from spacelang.backends.torch.training import (
     KIND,
@@ -63,6 +63,7 @@ from spacelang.engines.protocol import (
 from spacelang.engines.ranges import dimensions
 from spacelang.engines.rehearse import Rehearsal, rehearse
 from spacelang.engines.replay import Answers, FullTrainer, Replayed
+from spacelang.engines.settings import settings_of
 from spacelang.files import PathLike, atomic_write
 from spacelang.ir.decision import Assignment
 from spacelang.ir.graph import Graph

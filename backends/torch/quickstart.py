@@ -36,7 +36,7 @@ from spacelang.backends.torch.search import Searched, search
 from spacelang.backends.torch.subnet import load_subnet, write_subnet
 from spacelang.backends.torch.training import Trained, train
 from spacelang.diagnostics import SpaceError, error
-from spacelang.engines.baselines import Extreme, RandomSearch
+from spacelang.engines.baselines import Extreme, beside
 from spacelang.engines.evolution import Evolution
 from spacelang.engines.pool import Pool
 from spacelang.engines.settings import check, configure
@@ -218,20 +218,11 @@ def search_all(
         found["evolution"] = search(
             evolution, graph, trained, data, place, seed=seed, reporter=told
         )
-    count = found["evolution"].found.evaluated
-    shared = ("where", "latency", "part", "samples")
-    samples = {name: getattr(evolution, name) for name in shared}
+    chance, _ = beside(evolution, found["evolution"].found.evaluated)
     with clock.times("random search"):
-        found["random"] = search(
-            RandomSearch(evaluations=count, **samples),
-            graph,
-            trained,
-            data,
-            place,
-            seed=seed,
-            reporter=told,
-        )
-    largest = Extreme("largest", evolution.part, evolution.samples)
+        found["random"] = search(chance, graph, trained, data, place, seed=seed, reporter=told)
+    # That of the whole space, within the budget or not: what it costs to keep to the budget.
+    largest = Extreme("largest", part=evolution.part, samples=evolution.samples)
     found["largest"] = search(largest, graph, trained, data, place, seed=seed)
     return found
 

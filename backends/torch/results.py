@@ -25,11 +25,12 @@ from spacelang.backends.torch.search_report import (
     surroundings,
     value_of,
 )
-from spacelang.backends.torch.searched import Searched, settings_of
+from spacelang.backends.torch.searched import Searched
 from spacelang.backends.torch.subnet import Subnet
 from spacelang.backends.torch.training import Trained
 from spacelang.engines.evolution import Evolution
 from spacelang.engines.protocol import Score
+from spacelang.engines.settings import settings_of
 from spacelang.files import atomic_write
 from spacelang.ir.decision import Assignment
 from spacelang.ir.graph import Graph
@@ -243,7 +244,7 @@ def commands(results: Results) -> tuple[Command, ...]:
             f"spacelang train {place['artifact']} {images} {words(*recipe)} -o {place['train']}",
             "train the supernet",
         ),
-        (f"{search} --engine evolution {words(*tuning)}", "search it"),
+        (f"{search} --engine evolution --no-baselines {words(*tuning)}", "search it"),
         (
             f"{search} --engine random {words(f'--setting=evaluations={count}', *budget)}",
             "random search, with as many evaluations",

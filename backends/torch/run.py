@@ -40,7 +40,7 @@ SETTINGS = "settings.json"
 # What runs that can be taken back write, files of a folder before the folder.
 WRITTEN = (
     *(SETTINGS, RECORD, GRAPH, LOG, SUMMARY, LOCK_NAME),
-    *("scores.jsonl", "answers.jsonl", "hull.spaceir"),
+    *("begun.json", "scores.jsonl", "answers.jsonl", "hull.spaceir"),
     *("manifest.jsonl", "checkpoint-*.safetensors", "nan-*.json"),
     *("program/*.spaceir", "program/manifest.json", f"program/{MARKER}", "program"),
 )

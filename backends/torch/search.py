@@ -5,7 +5,8 @@
 
 The first scores networks of a trained supernet, the second trains each of them anew. The folder
 holds `scores.jsonl`, a line for every architecture that was scored, shared by all engines that
-search alike, and for each that came to its end `<engine>.json`; `report.html` shows them all.
+search alike, `begun.json`, how each was set, and for each that came to its end `<engine>.json`;
+`report.html` shows them all.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ from spacelang.backends.torch.searched import Searched
 from spacelang.backends.torch.train import TorchTrainer
 from spacelang.backends.torch.training import Trained, fits, identity
 from spacelang.diagnostics import SpaceError, error
+from spacelang.engines.baselines import beside
+from spacelang.engines.begun import Begun, begin, end
 from spacelang.engines.protocol import (
     Candidate,
     Engine,
@@ -42,12 +45,14 @@ from spacelang.engines.protocol import (
 )
 from spacelang.engines.record import Recorded
 from spacelang.engines.rehearse import Rehearsal, rehearse
+from spacelang.engines.settings import settings_of
 from spacelang.files import PathLike
 from spacelang.ir.graph import Graph
 from spacelang.journal import Journal, JournalError, ReadJournal
 
 SCORES = "scores.jsonl"
-SCRATCH = "scratch"
+SHARED, SCRATCH = "search", "scratch"  # kinds of runs
+CANNOT = frozenset(("SP508", "SP701", "SP703"))  # a space or budget has no such baseline
 ABOUT = ("format", "kind")  # of a folder's identity, what scores do not depend on
 
 
@@ -61,9 +66,12 @@ def search(
     seed: int = 0,
     recalibrate: int | None = None,
     reporter: Reporter | None = None,
+    settings: Mapping[str, object] | None = None,
+    baselines: bool = False,
 ) -> Searched:
     """Run an engine to its end; what an earlier call scored is not scored again.
 
+    With `baselines` those that belong to it (`engines/baselines.py`) are searched after it.
     Each network gets batch-norm statistics of its own from the first `recalibrate` training images
     before it is scored; by default from as many as the recipe of the training says.
     Raises Interrupted after a signal, SP701 where engine and space do not fit, SP702 for a folder
@@ -73,12 +81,17 @@ def search(
     basis: Json = {"graph": graph.hash, "weights": trained.weights, "split": data.split_digest}
     basis |= {"recalibrate": recalibrate} if recalibrate else {}
     # The model holds the moving average already, where there is one; nothing is compiled here.
-    recipe = replace(trained.recipe, model_ema=False, torchcompile=False, recalibrate=recalibrate)
+    # A score has no gradients: how a batch was cut, and the weights, is the training's alone.
+    size = current().size
+    recipe = replace(
+        trained.recipe, model_ema=False, torchcompile=False, recalibrate=recalibrate,
+        reduce="explicit", shards=size, batch_size=max(size, trained.recipe.batch_size),
+    )  # fmt: skip
     trainer = TorchTrainer(trained.model, graph, data, recipe, seed)
     rehearse(engine, graph, Rehearsal(), seed)
     warn_if_mixed(graph, recalibrate)
-    with RunFolder(folder, "search", basis) as run, Interrupt() as interrupt:
-        result = _searched(engine, graph, trainer, run, interrupt, seed, reporter)
+    with RunFolder(folder, SHARED, basis, settings) as run, Interrupt() as interrupt:
+        result = _searched(engine, graph, trainer, run, interrupt, seed, reporter, baselines)
         write_search_report(run.path, graph, data, result, trained.log)
     return result
 
@@ -94,6 +107,7 @@ def search_scratch(
     device: str = "cpu",
     reporter: Reporter | None = None,
     settings: Mapping[str, object] | None = None,
+    baselines: bool = False,
 ) -> Searched:
     """Run an engine over networks that are each trained anew by a recipe, alone.
 
@@ -108,7 +122,7 @@ def search_scratch(
     with RunFolder(folder, SCRATCH, about, settings) as run, Interrupt() as interrupt:
         write_graph(run.path, graph)
         prober = Scratch(graph, data, recipe, seed, device, interrupt.check)
-        result = _searched(engine, graph, prober, run, interrupt, seed, reporter)
+        result = _searched(engine, graph, prober, run, interrupt, seed, reporter, baselines)
         write_search_report(run.path, graph, data, result)
     return result
 
@@ -121,39 +135,69 @@ def _searched(
     interrupt: Interrupt,
     seed: int,
     reporter: Reporter | None,
+    baselines: bool,
 ) -> Searched:
-    """What an engine finds by the scores of a folder's journal and, beyond it, of a prober."""
+    """What an engine finds by the scores of a folder's journal and, beyond it, of a prober, and
+    what those do that it is measured against."""
     told = reporter or progress("quiet")
-    candidates: list[Candidate] = []
-    found: Found | None = None
+    ranks = current()
     with open_journal(run.path / SCORES) as journal:
-        current().same(str(len(journal.entries)), "the scores that they see: is the folder shared?")
+        ranks.same(str(len(journal.entries)), "the scores that they see: is the folder shared?")
         basis = {n: v for n, v in run.identity.items() if n not in ABOUT}
         recorded = Recorded(prober, journal, basis)
         run.begun = lambda: len(recorded) > 0
-        began = False
-        for event in engine.run(graph, cast(Trainer, recorded), seed):
-            match event:
-                case Evaluated(candidate, planned):
-                    if not began:
-                        told.begin(f"search: {engine.name}", planned, "architectures")
-                        began = True
-                    candidates.append(candidate)
-                    told.advance(1)
-                case GenerationEnded(_, best):
-                    told.advance(0, best=best.score.accuracy)
-                case Found():
-                    found = event
-                    told.done(best=event.best.score.accuracy)
-                case _:
-                    pass
-            if found is None:
-                interrupt.check()
+        entry = Begun(settings_of(engine), seed, baselines)
+        ranks.lead(lambda: begin(run.path, engine.name, entry))
+
+        def one(engine: Engine) -> Searched:
+            made = _found(engine, graph, recorded, interrupt, seed, told)
+            write_json(run.path / f"{engine.name}.json", made.as_json())
+            return made
+
+        result = one(engine)
+        others: list[Searched] = []
+        for other in beside(engine, result.found.evaluated) if baselines else ():
+            interrupt.check()
+            try:
+                others.append(one(other))
+            except SpaceError as failed:
+                if not {d.code for d in failed.diagnostics} <= CANNOT:
+                    raise
+                told.say(f"no baseline {other.name}: {failed.diagnostics[0].headline}")
+        ranks.lead(lambda: end(run.path, engine.name))
+    return replace(result, baselines=tuple(others))
+
+
+def _found(
+    engine: Engine,
+    graph: Graph,
+    recorded: Recorded,
+    interrupt: Interrupt,
+    seed: int,
+    told: Reporter,
+) -> Searched:
+    """What an engine finds by scores, told as it goes on."""
+    candidates: list[Candidate] = []
+    found: Found | None = None
+    for event in engine.run(graph, cast(Trainer, recorded), seed):
+        match event:
+            case Evaluated(candidate, planned):
+                if not candidates:
+                    told.begin(f"search: {engine.name}", planned, "architectures")
+                candidates.append(candidate)
+                told.advance(1)
+            case GenerationEnded(_, best):
+                told.advance(0, best=best.score.accuracy)
+            case Found():
+                found = event
+                told.done(best=event.best.score.accuracy)
+            case _:
+                pass
+        if found is None:
+            interrupt.check()
     if found is None:
         raise SpaceError(error("SP701", f"{engine.name} ended without a result"))
-    result = Searched(engine, found, tuple(candidates))
-    write_json(run.path / f"{engine.name}.json", result.as_json())
-    return result
+    return Searched(engine, found, tuple(candidates))
 
 
 def open_journal(path: Path) -> Journal:

@@ -29,7 +29,8 @@ from spacelang.report import write_report as write
 from spacelang.report.model import Method, Role
 
 METHODS: Mapping[str, Method] = {"evolution": "evolution", "random": "random"}
-ROLES: Mapping[str, Role] = {"random": "random", "extreme": "largest"}
+EXTREME = "extreme"
+ROLES: Mapping[str, Role] = {"random": "random", "largest": "largest"}
 
 
 def write_search_report(
@@ -86,14 +87,24 @@ def _records(folder: Path) -> Iterator[dict[str, object]]:
 
 
 def _networks(records: Sequence[Json], winner: str) -> Iterator[Network]:
-    """The best of each engine, that of the last one first."""
+    """The best of each engine, that of the last one first; of the extremes each."""
     for record in sorted(records, key=lambda r: r["engine"] != winner):
-        name, best = str(record["engine"]), cast(Json, record["best"])
-        counted = cast(dict[str, int], best["score"])
+        name = str(record["engine"])
+        if name == EXTREME and name != winner:
+            for row in cast(list[Json], record["candidates"]):
+                which = str(row["origin"])
+                if not cast(Json, row["score"])["failure"]:
+                    yield _network(f"{which} network", ROLES.get(which, "other"), row)
+            continue
         role: Role = "winner" if name == winner else ROLES.get(name, "other")
-        score = Score(counted["correct"], counted["total"])
-        params, macs = cast(int, best["params"]), cast(int, best["macs"])
-        yield Network(f"best of {name}", role, params, macs, score)
+        yield _network(f"best of {name}", role, cast(Json, record["best"]))
+
+
+def _network(name: str, role: Role, row: Json) -> Network:
+    """A candidate, as its record holds it."""
+    counted = cast(dict[str, int], row["score"])
+    score = Score(counted["correct"], counted["total"])
+    return Network(name, role, cast(int, row["params"]), cast(int, row["macs"]), score)
 
 
 # What every report shows.

@@ -5,11 +5,11 @@ Searched(engine, found, candidates).as_json()       # the content of `<engine>.j
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
-from typing import cast
+from dataclasses import asdict, dataclass
 
 from spacelang.backends.torch.run import Json
 from spacelang.engines.protocol import Able, Candidate, Derived, EpochEnded, Found, SpaceMoved
+from spacelang.engines.settings import settings_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +18,7 @@ class Searched:
 
     `moves` are those of a search of spaces, and `judged` says how many candidates led to each;
     `cycles` are those of a differentiable search, `boards` the epochs that ended with paths on one.
+    `baselines` were searched beside it.
     """
 
     engine: Able
@@ -27,6 +28,7 @@ class Searched:
     cycles: tuple[Derived, ...] = ()
     judged: tuple[int, ...] = ()
     boards: tuple[EpochEnded, ...] = ()
+    baselines: tuple[Searched, ...] = ()
 
     def as_json(self) -> Json:
         """The record `<engine>.json`."""
@@ -41,12 +43,6 @@ class Searched:
             **({"moves": [asdict(move) for move in self.moves]} if self.moves else {}),
             **({"cycles": [cycle_json(cycle) for cycle in self.cycles]} if self.cycles else {}),
         }
-
-
-def settings_of(engine: Able) -> Json:
-    """The settings of an engine as JSON."""
-    named = ((field.name, getattr(engine, field.name)) for field in fields(cast(type, engine)))
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in named}
 
 
 def cycle_json(cycle: Derived) -> Json:

@@ -72,8 +72,9 @@ class Activates(Protocol):
 class TorchTrainer:
     """Trains and scores a supernet on a data set. Implements the engines' `Trainer`.
 
-    model   a module with `activate(assignment)`; its parameters are named by storage
-    taken   steps taken, also those before a checkpoint it was restored from
+    model     a module with `activate(assignment)`; its parameters are named by storage
+    taken     steps taken, also those before a checkpoint it was restored from
+    touched   parameters that a step has moved, in their order, where these keep decaying
     """
 
     kinds: Collection[str] = LOSSES  # of loss terms
@@ -94,6 +95,7 @@ class TorchTrainer:
         self.device, self.dtype = like.device, like.dtype
         self.pieces = pieces_of(model, recipe, self.ranks)
         self.optimizer = optimizer_of(model, graph, recipe)
+        self.touched: dict[nn.Parameter, None] = {}
         self._network = self._distributed()
         if isinstance(model, Supernet):
             model.checkpointing = recipe.grad_checkpointing
@@ -132,7 +134,7 @@ class TorchTrainer:
         self.model.train()
         skips = self.steady.policy == "skip"
         kept = [(b, b.clone()) for b in self.model.buffers()] if skips else []
-        self.optimizer.zero_grad(set_to_none=self.recipe.unsampled != "decay")
+        self._clear()
         try:
             correct, total, terms = self._learn(plan)
         except RuntimeError as failed:
@@ -155,6 +157,12 @@ class TorchTrainer:
             self.taken = plan.step + 1
             return Metrics(0.0, {}, 0, 0, rate)
         return Metrics(loss, terms, correct, total, rate)
+
+    def _clear(self) -> None:
+        """No gradients, but zeros for what keeps decaying where no step uses it."""
+        self.optimizer.zero_grad()
+        for parameter in self.touched:
+            parameter.grad = torch.zeros_like(parameter)
 
     def _rate(self, plan: StepPlan) -> float:
         """The learning rate of a step, by its place in the run."""
@@ -279,6 +287,9 @@ class TorchTrainer:
             MODES[self.recipe.clip_mode](named, self.recipe.clip_grad, norm, self._last_layer)
         with self._rest_frozen(plan):
             self.optimizer.step()
+        if self.recipe.unsampled == "decay":
+            learned = (p for p in self.model.parameters() if p.grad is not None)
+            self.touched |= dict.fromkeys(learned)
         self.taken = plan.step + 1
         if self.average is not None:
             self.average.move(self.recipe.average_decay(plan.step))
@@ -353,7 +364,8 @@ class TorchTrainer:
         tensors, settings = pack(self.model, self.optimizer, self._kept_average)
         if self.pieces is not None:
             tensors = self.pieces.whole(tensors)
-        return tensors, {"optimizer": settings}
+        touched = [name for name, p in self.model.named_parameters() if p in self.touched]
+        return tensors, {"optimizer": settings, **({"touched": touched} if touched else {})}
 
     @property
     def _kept_average(self) -> dict[str, Tensor] | None:
@@ -368,9 +380,12 @@ class TorchTrainer:
         unpack(tensors, settings, self.model, self.optimizer, self._kept_average)
         self.steady.restore(cast(Mapping[str, object], checkpoint.state.get("steady", {})))
         self.taken = checkpoint.record.step
-        if self.recipe.unsampled == "decay":  # what was touched has a gradient, zero where unused
-            for parameter in self.optimizer.state:
-                parameter.grad = torch.zeros_like(parameter)
+        self.touched = {}
+        if self.recipe.unsampled == "decay":
+            held = {name for name, p in self.model.named_parameters() if p in self.optimizer.state}
+            names = set(cast(Iterable[str], checkpoint.state.get("touched", held)))
+            named = self.model.named_parameters()
+            self.touched = {p: None for name, p in named if name in names}
 
 
 def _chief(batch: Batch) -> Tensor:

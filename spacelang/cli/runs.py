@@ -34,7 +34,7 @@ MAX_RECORD = 1 << 20
 Json = dict[str, object]
 # What settings.json may hold; what it lacks was not given.
 KEPT: Mapping[str, tuple[type, ...]] = MappingProxyType(
-    dict.fromkeys(("data", "store", "on_bad", "aug", "teacher"), (str,))
+    dict.fromkeys(("data", "store", "on_bad", "aug", "teacher", "run"), (str,))
     | dict.fromkeys(("teacher_arch", "teacher_weights", "teacher_norm"), (str,))
     | dict.fromkeys(("image", "channels", "epochs", "k", "seed"), (int,))
     | {"temperature": (float, int), "teacher_untrained": (bool,)}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from contextlib import suppress
@@ -13,7 +12,9 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 
 from spacelang.cli import options, runs
-from spacelang.cli.output import both, complain, count_of, emit, exact, pairs, say, table
+from spacelang.cli.continued import SCRATCH, continued, tell
+from spacelang.cli.found import show
+from spacelang.cli.output import complain
 from spacelang.cli.train import recipe, recipe_file, recipe_of
 from spacelang.diagnostics import SpaceError
 from spacelang.files import atomic_write
@@ -22,14 +23,14 @@ if TYPE_CHECKING:
     from spacelang.ir.decision import Assignment
     from spacelang.ir.graph import Graph
 
-SCRATCH = "scratch"  # the kind of a run whose networks are trained anew
 OF_ENGINES = ("epochs", "smoothing")  # flags of training that an engine which trains has as its own
 OF_PROGRAMS = ("batch_size", "aug", "amp", "shards")  # those that an engine for programs has not
 
 
 @click.command(short_help="Search a trained supernet, or train while searching.")
 @options.space
-@click.option("--engine", default="evolution", show_default=True, help="Who searches.")
+@click.option("--engine", metavar="NAME",
+              help="Who searches.  [that of DIR if SPACE is one, else evolution]")  # fmt: skip
 @click.option("-s", "--setting", "texts", multiple=True, metavar="NAME=VALUE",
               help="A setting of the engine: population=50. May be repeated.")  # fmt: skip
 @options.where
@@ -39,6 +40,9 @@ OF_PROGRAMS = ("batch_size", "aug", "amp", "shards")  # those that an engine for
               help="Train every network anew, by the settings of training below.")  # fmt: skip
 @click.option("--inherit", is_flag=True,
               help="Begin each space with the weights it shares with the last.")  # fmt: skip
+@click.option("--baselines/--no-baselines", default=None,
+              help="Then random search at equal cost, the largest and the smallest network."
+              "  [yes, but not where networks are trained anew]")  # fmt: skip
 @click.option("--data", metavar="DATA", help="The data set, if not the one it was trained on.")
 @click.option("--seed", type=click.IntRange(0, (1 << 63) - 1), help="Of everything drawn.  [0]")
 @click.option("-o", "--output", metavar="DIR", help="Where the results go.  [RUN/search]")
@@ -51,12 +55,13 @@ OF_PROGRAMS = ("batch_size", "aug", "amp", "shards")  # those that an engine for
 def search(
     space: str,
     settings: Mapping[str, object],
-    engine: str,
+    engine: str | None,
     texts: tuple[str, ...],
     where: str,
     latency: str | None,
     scratch: bool,
     inherit: bool,
+    baselines: bool | None,
     data: str | None,
     seed: int | None,
     output: str | None,
@@ -72,7 +77,8 @@ def search(
     With --scratch, and by engines that share no weights (contraction), SPACE is a space or an
     artifact, and every network is trained anew by the settings of training. Engines that train
     while they search (prioritized_path, space_evolution) take a space too, and one that trains
-    several networks (cyclic_differentiable) a program. All is kept in DIR, and DIR alone goes on.
+    several networks (cyclic_differentiable) a program. All is kept in DIR, and DIR alone goes on
+    as it was begun.
 
     Settings of the engine come from the space's `search { }`, then from here. What was scored
     before is not scored again. The best architecture is written to ENGINE-best.json.
@@ -82,6 +88,8 @@ def search(
     from spacelang.loader import load_hull
     from spacelang.plugins import load
 
+    known = continued(space, output, engine)
+    named, space, engine = space, known.space, known.engine
     record = runs.record_of(Path(space)) if runs.is_run(Path(space)) else {}
     weights = weights_of(load(GROUP, engine))
     if scratch and weights in ("own", "program"):
@@ -93,6 +101,13 @@ def search(
     asked_of_it |= {"where": where} if where else {}
     asked_of_it |= {"inherit": True} if inherit else {}
     asked_of_it |= {"latency": os.path.abspath(latency)} if latency is not None else {}
+    if baselines and weights in ("own", "program"):
+        raise click.UsageError(
+            f"--baselines is not for {engine}, which trains while it searches: search its weights"
+            " afterwards, or train at random"
+        )
+    if baselines is None:
+        baselines = known.begun.baselines if known.begun is not None else weights == "shared"
     place = runs.work(backend, "device")(device)
     if weights == "program":
         folder = _folder(space, output, weights)
@@ -101,7 +116,7 @@ def search(
                             backend, place, told)  # fmt: skip
         if first:
             _genotype(made.found.best.assignment, folder / f"{engine}-genotype.json")
-            _show(made, space, engine, folder, as_json)
+            show(made, named, engine, folder, as_json)
         return
     graph = runs.run_graph(Path(space)) if weights == "shared" else options.load(space, settings)
     if weights == "shared":
@@ -110,23 +125,37 @@ def search(
         if asked or file:
             name = f"--{asked[0].replace('_', '-')}" if asked else "--recipe"
             raise click.UsageError(f"{name} is of training: a run has its weights already")
-        chosen = configure(engine, graph.search.get(engine, {}), asked_of_it)
+        written = graph.search.get(engine, {})
+        chosen = configure(engine, written, known.settings, asked_of_it)
+        tell(known, chosen, configure(engine, written, asked_of_it))
         _timed(chosen, graph, backend, place)
-        images = runs.data_for(backend, data or runs.data_of(Path(space)), graph)
+        folder = known.folder or Path(space) / runs.SEARCH
+        before = runs.record_of(folder) if (folder / runs.RECORD).is_file() else None
+        spec = data or runs.data_of(folder if known.alone else Path(space))
+        images = runs.data_for(backend, spec, graph)
         trained = runs.work(backend, "trained")(graph, images, space, device=place)
-        folder = Path(output) if output is not None else Path(space) / runs.SEARCH
+        kept_seed = known.begun.seed if known.begun is not None else 0
+        number = seed if seed is not None else kept_seed
+        count = number_of(recalibrate)
+        if count is None and before is not None:
+            count = int(cast("int", before.get("recalibrate", 0)))
         with runs.together(backend, place, progress) as (told, first):
             made = runs.work(backend, "search")(
                 chosen, graph, trained, images, folder,
-                seed=seed or 0, recalibrate=number_of(recalibrate), reporter=told,
+                seed=number, recalibrate=count, reporter=told, baselines=baselines,
+                settings=runs.settings_for(spec, run=os.path.abspath(space)),
             )  # fmt: skip
     else:
         folder = _folder(space, output, weights)
         before = runs.record_of(folder) if runs.is_run(folder) else {}
-        kept = _settings_of(before, engine)
+        kept = known.settings if weights == SCRATCH else _settings_of(before, engine)
         if weights == "own":  # which says itself how long it trains
             kept |= {n: flags.pop(n) for n in OF_ENGINES if flags.get(n) is not None}
-        chosen = configure(engine, graph.search.get(engine, {}), kept, asked_of_it)
+        written = graph.search.get(engine, {})
+        chosen = configure(engine, written, kept, asked_of_it)
+        if weights == SCRATCH:
+            tell(known, chosen, configure(engine, written, asked_of_it))
+        more: dict[str, Any] = {"baselines": baselines} if weights == SCRATCH else {}
         hull: dict[str, Any] = {}
         if getattr(chosen, "moves", False) and not os.path.isdir(space):
             hull["hull"] = load_hull(space, **settings)
@@ -138,10 +167,10 @@ def search(
         with runs.together(backend, place, progress) as (told, first):
             made = runs.work(backend, f"search_{weights}")(
                 chosen, graph, images, used, folder, seed=number, device=place, reporter=told,
-                settings=runs.settings_for(spec), **hull,
+                settings=runs.settings_for(spec), **hull, **more,
             )  # fmt: skip
     if first:
-        _show(made, space, engine, folder, as_json, graph)
+        show(made, named, engine, folder, as_json, graph)
 
 
 def _folder(space: str, output: str | None, weights: str) -> Path:
@@ -217,46 +246,6 @@ def _timed(chosen: object, graph: Graph, backend: str, device: str) -> None:
         complain(f"warning: {name} was measured elsewhere: {'; '.join(other)}")
 
 
-def _latency(made: Any, graph: Graph | None) -> dict[str, int]:
-    """The latency of the best, in nanoseconds, where the engine has a table that knows it."""
-    from spacelang.analysis.latency import open_model
-
-    name = getattr(made.engine, "latency", "")
-    if not name or graph is None:
-        return {}
-    with suppress(SpaceError):  # of another space, which the engine moved to
-        values = graph.decisions.check(made.found.best.assignment)
-        return {"latency": open_model(graph, name).at(values)}
-    return {}
-
-
-def _show(
-    made: Any, space: str, engine: str, folder: Path, as_json: bool, graph: Graph | None = None
-) -> None:
-    """What was found, and the best of it as a file."""
-    from spacelang.analysis.latency_table import shown
-
-    latency = _latency(made, graph)
-    best = made.found.best
-    file = folder / f"{engine}-best.json"
-    atomic_write(file, json.dumps(dict(best.assignment), indent=2) + "\n")
-    front = [_candidate(candidate) for candidate in made.found.front]
-    if as_json:
-        found = {"run": space, "engine": engine, "evaluated": made.found.evaluated}
-        emit({**found, "best": _candidate(best) | latency, "front": front, "file": str(file)})
-        return
-    say(f"{engine}: {count_of(made.found.evaluated)} architectures evaluated")
-    pairs([
-        ("  best", f"{best.score.correct} of {best.score.total} right ({_percent(best)})"),
-        ("  params", both(best.cost.params)),
-        ("  macs", both(best.cost.macs)),
-        *[("  latency", f"{shown(ns)} by {made.engine.latency}") for ns in latency.values()],
-        ("  kept in", str(file)),
-    ])  # fmt: skip
-    rows = [(_percent(c), exact(c.cost.params), exact(c.cost.macs)) for c in made.found.front]
-    table(("accuracy", "params", "macs"), rows, title="the front", right="rrr")
-
-
 def _settings_of(record: Mapping[str, object], engine: str) -> dict[str, object]:
     """The settings that a run was begun with, where it is one of the engine."""
     kept = record.get("engine")
@@ -285,16 +274,3 @@ def number_of(text: object) -> int | None:
     if not str(text).isdecimal() or len(str(text)) > 9:
         raise click.UsageError(f"--recalibrate is a number of images, not {text!r}")
     return int(str(text))
-
-
-def _percent(candidate: Any) -> str:
-    return f"{100 * candidate.score.accuracy:.2f} %"
-
-
-def _candidate(candidate: Any) -> dict[str, object]:
-    return {
-        "accuracy": candidate.score.accuracy,
-        "params": candidate.cost.params,
-        "macs": candidate.cost.macs,
-        "assignment": dict(candidate.assignment),
-    }

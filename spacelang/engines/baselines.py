@@ -6,11 +6,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from spacelang.analysis.queries import counter, parsed
+from spacelang.analysis.where import Band, Where
 from spacelang.diagnostics import SpaceError, error
 from spacelang.engines.evolution import best_of, found
 from spacelang.engines.pool import Pool
 from spacelang.engines.protocol import (
     ALL_KINDS,
+    Able,
     Candidate,
     Evaluated,
     Event,
@@ -19,10 +22,11 @@ from spacelang.engines.protocol import (
     Samples,
 )
 from spacelang.engines.settings import check
-from spacelang.ir.decision import Kind
+from spacelang.ir.decision import Assignment, Kind
 from spacelang.ir.graph import Graph
 
 CHUNK = 50  # evaluations between two GenerationEnded
+End = Literal["largest", "smallest"]
 
 
 @dataclass(frozen=True)
@@ -69,27 +73,79 @@ class RandomSearch:
 
 @dataclass(frozen=True)
 class Extreme:
-    """One architecture: every number the largest (or the smallest) of its candidates."""
+    """The largest or the smallest network, or both.
+
+    Every number of it is the largest (or the smallest) of its candidates; where a budget or the
+    space's requirements exclude that network, it is one with the most (or the fewest) parameters
+    that they allow. A window of latency is left aside, which no count knows.
+    """
 
     name: ClassVar[str] = "extreme"
     kinds: ClassVar[frozenset[Kind]] = ALL_KINDS
 
-    which: Literal["largest", "smallest"] = "largest"
+    which: Literal["largest", "smallest", "both"] = "largest"
+    where: str = ""
     part: str = "validation"
     samples: int | None = None
 
     def run(self, space: Graph, trainer: Prober, seed: int) -> Iterator[Event]:
-        """One Evaluated, then Found. SP701 if the space's requirements exclude that network."""
+        """One Evaluated each, then Found. SP502 for an empty budget, SP701 where the budget
+        excludes the network and no exact count finds another."""
         check(self, space)
-        assignment = space.decisions.extreme(self.which)
-        taken = Pool(space).take(assignment)
-        if taken is None:
+        ends: tuple[End, ...] = ("largest", "smallest") if self.which == "both" else (self.which,)
+        assignments = [self._end(space, which) for which in ends]
+        scores = trainer.probe(assignments, Samples(self.part, self.samples))
+        tried: list[Candidate] = []
+        for which, assignment, score in zip(ends, assignments, scores, strict=True):
+            cost = space.cost(assignment)
+            tried.append(Candidate(len(tried), 0, which, assignment, cost, score))
+            yield Evaluated(tried[-1], len(ends))
+        yield found(tried, ("accuracy",), exhausted=False)
+
+    def _end(self, space: Graph, which: End) -> Assignment:
+        """The network at one end of what is allowed."""
+        known = counter(space)
+        asked = (parsed(space, self.where) or Where()).exact
+        allowed = known.required.both(asked)
+        plain = space.decisions.extreme(which)
+        if known.meets(space.decisions.check(plain), allowed):
+            return plain
+        size = known.size(asked)
+        if size == 0:
+            raise known.empty(allowed)
+        if not isinstance(size, int):
             raise SpaceError(
-                error("SP701", f"the {self.which} network of {space.name} is none of the space")
-                .note("its `require` excludes it")
-                .hint("search under a budget instead: --engine random --where ..")
+                error("SP701", f"the {which} network of {space.name} is not within the budget")
+                .note("what the budget leaves is more than can be counted")
+                .hint("search at random instead: --engine random --where ..")
             )
-        for score in trainer.probe((assignment,), Samples(self.part, self.samples)):
-            candidate = Candidate(0, 0, self.which, *taken, score)
-            yield Evaluated(candidate, 1)
-            yield found([candidate], ("accuracy",), exhausted=False)
+        low, high = known.extremes("params")
+
+        def none(band: Band) -> bool:
+            return known.size(asked.both(Where({"params": band}))) == 0
+
+        while low < high:  # the end is in low..high
+            middle = (low + high) // 2
+            if which == "smallest":
+                low, high = (middle + 1, high) if none((None, middle)) else (low, middle)
+            else:
+                low, high = (low, middle) if none((middle + 1, None)) else (middle + 1, high)
+        (found_there,) = known.draw(1, 0, asked.both(Where({"params": (low, low)})))
+        return found_there
+
+
+def beside(engine: Able, evaluated: int) -> tuple[RandomSearch | Extreme, ...]:
+    """What a search that scored so many networks is measured against, by the same images and within
+    the same budget (the last, where there are several): luck at equal cost, and the ends of the
+    space. Nothing for baselines themselves."""
+    if isinstance(engine, RandomSearch | Extreme):
+        return ()
+    bounds: tuple[str, ...] = getattr(engine, "bounds", ("",))
+    budget: str = getattr(engine, "where", bounds[-1])
+    part: str = getattr(engine, "part", Samples().part)
+    samples: int | None = getattr(engine, "samples", None)
+    latency: str = getattr(engine, "latency", "")
+    return (
+        RandomSearch(evaluated, budget, latency, part, samples),
+        Extreme("both", budget, part, samples),
+    )

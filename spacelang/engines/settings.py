@@ -76,6 +76,12 @@ def read_fields(kind: Any, name: str, *layers: Mapping[str, object]) -> dict[str
     return values
 
 
+def settings_of(engine: Able) -> dict[str, object]:
+    """The settings of an engine as JSON, which `configure` takes again."""
+    named = ((field.name, getattr(engine, field.name)) for field in fields(cast(type, engine)))
+    return {n: list(cast(tuple[object], v)) if isinstance(v, tuple) else v for n, v in named}
+
+
 def check(engine: Able, space: Graph, fixed: bool = False) -> None:
     """SP701 if a space has decisions of a kind that the engine cannot take, or has none at all.
 

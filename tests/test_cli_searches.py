@@ -1,0 +1,222 @@
+"""Searches on the command line: a folder goes on as it was begun, and what is searched beside it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from command import data as answer
+from command import good, refused, run
+from test_engines_scratch import SPACE
+
+from spacelang.backends.torch.train import TorchTrainer
+from spacelang.engines.protocol import Score
+from spacelang.engines.trials import read_trials
+from spacelang.journal import read_journal
+
+QUIET = ("--progress", "quiet")
+QUICK = ("--epochs", "1", "-b", "100", "--lr", "0.01", "--warmup-epochs", "0", *QUIET)
+SMALL = ("-s", "population=4", "-s", "generations=1", "-s", "parents=2", "-s", "mutants=2",
+         "-s", "crossovers=1")  # fmt: skip
+BUDGET = ("--where", "params <= 2000")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("searches")
+    (folder / "digits.space").write_text(SPACE)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(place: Path) -> Path:
+    done = run("train", place / "digits.space", "--data", "digits", "-o", place / "run", *QUICK)
+    assert done.exit_code == 0, done.output
+    return place / "run"
+
+
+@pytest.fixture
+def again(trained: Path, tmp_path: Path) -> Path:
+    """The trained run, nothing searched yet."""
+    return Path(shutil.copytree(trained, tmp_path / "run"))
+
+
+def killed(scores: int, *words: object) -> None:
+    """A command in a process that is killed (-9) before it takes one score more."""
+    child = os.fork()
+    if child == 0:
+        try:
+            torch.set_num_threads(1)
+            taken = iter(range(scores))
+
+            def mortal(probe):
+                def probing(self, *given) -> Iterator[Score]:
+                    for score in probe(self, *given):
+                        if next(taken, None) is None:
+                            os.kill(os.getpid(), signal.SIGKILL)
+                        yield score
+
+                return probing
+
+            TorchTrainer.probe = mortal(TorchTrainer.probe)  # type: ignore[method-assign]
+            run(*words)
+        finally:
+            os._exit(0)
+    _, status = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(status)
+
+
+def scored(folder: Path) -> list[str]:
+    """The architectures in a journal of scores, as text."""
+    entries = read_journal(folder / "scores.jsonl").entries[1:]
+    return [json.dumps(entry["assignment"], sort_keys=True) for entry in entries]
+
+
+@pytest.fixture(scope="module")
+def whole(trained: Path, place: Path) -> dict[str, bytes]:
+    """The files of a search that nothing happened to."""
+    words = ("search", trained, *BUDGET, *SMALL, "--seed", "3", "-o", place / "whole", *QUIET)
+    answer(*words)
+    names = ("evolution.json", "random.json", "extreme.json", "scores.jsonl", "begun.json")
+    return {name: (place / "whole" / name).read_bytes() for name in names}
+
+
+# A folder goes on.
+
+
+@pytest.mark.parametrize("after", [2, 7, 9])
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_killed_search_goes_on_as_it_was_begun(
+    alone: bool, after: int, whole: dict[str, bytes], again: Path
+) -> None:
+    """By its own folder, or by the run: in the search, in random search, at the ends of the space."""
+    killed(after, "search", again, *BUDGET, *SMALL, "--seed", "3", *QUIET)
+    done = run("search", again / "search" if alone else again, *QUIET)
+    assert done.exit_code == 0, done.output
+    for name, content in whole.items():
+        assert (again / "search" / name).read_bytes() == content, name
+    said = "" if alone else "search: evolution goes on as it was begun: generations=1, population=4"
+    assert said in done.stderr
+    assert bool(done.stderr) != alone
+    assert max(Counter(scored(again / "search")).values()) == 1
+
+
+def test_another_setting_is_told_where_a_search_was_stopped(again: Path) -> None:
+    killed(2, "search", again, *BUDGET, *SMALL, *QUIET)
+    done = run("search", again, "-s", "generations=2", *QUIET)
+    assert done.exit_code == 0, done.output
+    assert "was begun with other settings: generations: 1 there, 2 here" in done.stderr
+    found = json.loads((again / "search" / "evolution.json").read_text())
+    assert found["settings"]["generations"] == 2
+    assert found["settings"]["where"] == BUDGET[1], "what was not said again stays"
+
+
+def test_after_its_end_a_run_is_searched_anew(again: Path) -> None:
+    """A search that ended is repeated by its folder alone; by the run it is another one."""
+    answer("search", again, *BUDGET, *SMALL, *QUIET, "--no-baselines")
+    answer("search", again, "--engine", "random", "-s", "evaluations=3", *QUIET)
+    first = json.loads((again / "search" / "evolution.json").read_text())
+    assert answer("search", again / "search", *QUIET)["engine"] == "random"
+    answer("search", again / "search", "--engine", "evolution", *QUIET)
+    assert json.loads((again / "search" / "evolution.json").read_text()) == first
+    assert not (again / "search" / "extreme.json").exists()
+    found = answer("search", again, *SMALL, *QUIET)
+    assert found["engine"] == "evolution"
+    record = json.loads((again / "search" / "evolution.json").read_text())
+    assert record["settings"]["where"] == ""
+
+
+@pytest.mark.parametrize("engine", ["random", "contraction"])
+def test_networks_trained_anew_go_on_by_their_folder(
+    engine: str, place: Path, tmp_path: Path
+) -> None:
+    """The engine, its budget and its seed are the folder's."""
+    asked = {
+        "random": ("--scratch", "-s", "evaluations=3", "--where", "params <= 700"),
+        "contraction": ("-s", "population=2", "-s", "bounds=params <= 2000,params <= 700"),
+    }
+    words = ("search", place / "digits.space", "--engine", engine, "--data", "digits", *QUICK)
+    killed(1, *words, *asked[engine], "--seed", "4", "-o", tmp_path / "run")
+    found = answer("search", tmp_path / "run", *QUIET)
+    assert found["engine"] == engine
+    record = json.loads((tmp_path / "run" / f"{engine}.json").read_text())
+    assert record["best"]["params"] <= 700
+    whole = answer(*words, *asked[engine], "--seed", "4", "-o", tmp_path / "whole")
+    assert {**whole, "run": "", "file": ""} == {**found, "run": "", "file": ""}
+
+
+def test_an_engine_that_trains_goes_on_without_its_name(place: Path, tmp_path: Path) -> None:
+    space = place / "ranges.space"
+    space.write_text(SPACE.replace("choose ratio in {1, 2}", "choose ratio in {1, 2} within 1..3"))
+    settings = ("iterations=0", "population=2", "generations=0", "probes=2", "top=1", "mutants=0",
+                "crossovers=0", "parents=1")  # fmt: skip
+    words = [word for setting in settings for word in ("-s", setting)]
+    words += ["--data", "digits", *QUICK, "-o", str(tmp_path / "run")]
+    found = answer("search", space, "--engine", "space_evolution", *words)
+    assert answer("search", tmp_path / "run", *QUIET) == found | {"run": str(tmp_path / "run")}
+    assert "--baselines is not for space_evolution" in refused(
+        "search", tmp_path / "run", "--baselines"
+    )
+
+
+def test_a_search_that_does_not_know_its_run(again: Path, tmp_path: Path) -> None:
+    answer("search", again, "--engine", "extreme", "-o", tmp_path / "far", *QUIET)
+    moved = again.rename(tmp_path / "moved")
+    told = refused("search", tmp_path / "far")
+    assert "does not say which run it searches" in told
+    good("search", moved, "--engine", "extreme", "-o", tmp_path / "far", *QUIET)
+    # In its run it moves with it.
+    answer("search", moved, "--engine", "extreme", *QUIET)
+    after = moved.rename(tmp_path / "again")
+    assert answer("search", after / "search", *QUIET)["engine"] == "extreme"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[", "[]", '{"evolution": {}}', '{"evolution": 3}', '{"a": {"settings": [], "seed": 1}}'],
+)
+def test_a_damaged_record_is_told(text: str, again: Path) -> None:
+    (again / "search").mkdir()
+    (again / "search" / "begun.json").write_text(text)
+    assert "SP702" in refused("search", again)
+    assert "begun.json" in refused("search", again)
+
+
+# What is searched beside it.
+
+
+def test_baselines_have_the_same_cost_and_the_same_budget(again: Path) -> None:
+    found = answer("search", again, *BUDGET, *SMALL, *QUIET)
+    names = [(row["name"], row["evaluated"]) for row in found["baselines"]]
+    assert names == [("random", found["evaluated"]), ("largest", 1), ("smallest", 1)]
+    trials = read_trials(again)
+    assert Counter(t.engine for t in trials) == {
+        "evolution": found["evaluated"], "random": found["evaluated"], "extreme": 2
+    }  # fmt: skip
+    assert all(trial.params <= 2000 for trial in trials)
+    page = (again / "search" / "report.html").read_text()
+    for network in ("best of evolution", "best of random", "largest network", "smallest network"):
+        assert network in page
+    assert "smallest" in good("search", again / "search", *QUIET)
+    alone = answer("search", again, *SMALL, "--no-baselines", "-o", again / "alone", *QUIET)
+    assert "baselines" not in alone
+    assert not (again / "alone" / "random.json").exists()
+
+
+def test_networks_trained_anew_have_baselines_where_asked(place: Path, tmp_path: Path) -> None:
+    words = ("search", place / "digits.space", "--engine", "contraction", "--data", "digits",
+             "-s", "population=2", "-s", "bounds=params <= 700", *QUICK)  # fmt: skip
+    found = answer(*words, "-o", tmp_path / "run")
+    assert "baselines" not in found
+    found = answer(*words, "--baselines", "-o", tmp_path / "run")
+    assert [row["name"] for row in found["baselines"]] == ["random", "largest", "smallest"]
+    assert all(row["params"] <= 700 for row in found["baselines"])
+    # Each of them was trained once.
+    assert max(Counter(scored(tmp_path / "run")).values()) == 1
