@@ -43,6 +43,9 @@ def chain() -> Graph:
     return spacelang.load(Source("<chain>", TEXT))
 
 
+LEFT_OUT = -1  # no accuracy: the policy left the step out, and no image was seen
+
+
 class Script:
     """Gives the accuracies and matches of a list, and records what was asked."""
 
@@ -66,7 +69,7 @@ class Script:
         assert plan.step == len(self.plans)
         self.plans.append(plan)
         correct = 0 if plan.groups == ("match",) else next(self.accuracies, 50)
-        return Metrics(1.0, {}, correct, 100, 0.1)
+        return Metrics(1.0, {}, max(correct, 0), 0 if correct == LEFT_OUT else 100, 0.1)
 
     def probe(self, assignments: Iterable[Assignment], samples: Samples) -> Iterator[Score]:
         for number, _ in enumerate(assignments):
@@ -168,6 +171,18 @@ def test_a_trace_by_hand(chain: Graph) -> None:
     assert isinstance(found, Found)
     assert found.best.assignment == taught[4].assignment  # the first of the board, not of the probe
     assert sum(isinstance(event, Evaluated) for event in events) == 2
+
+
+def test_a_step_that_was_left_out_enters_no_board(chain: Graph) -> None:
+    """Of the second epoch the first and third step: 60 and 40 stand there, of steps 5 and 7."""
+    script = Script([1, 1, 1, 1, LEFT_OUT, 60, LEFT_OUT, 40])
+    engine = PrioritizedPath(epochs=2, warm_epochs=0, board=3, second_order=False)
+    *_, ended, _, _, found = engine.run(chain, script, seed=0)
+    assert [step for _, step, _ in script.remembered] == [5, 7]
+    assert isinstance(ended, EpochEnded)
+    assert [accuracy for accuracy, _ in ended.board] == [0.6, 0.4]
+    assert isinstance(found, Found)
+    assert found.best.assignment == script.plans[5].assignment
 
 
 def test_reference_weights_a_teacher_by_the_last_of_the_board(chain: Graph) -> None:

@@ -135,7 +135,7 @@ class TorchTrainer:
         self.optimizer.zero_grad(set_to_none=self.recipe.unsampled != "decay")
         try:
             correct, total, terms = self._learn(plan)
-        except RuntimeError as failed:
+        except (RuntimeError, MemoryError) as failed:
             if not ran_out_of_memory(failed):
                 raise
             raise SpaceError(

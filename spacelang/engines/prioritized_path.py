@@ -161,7 +161,7 @@ class PrioritizedPath:
                     plan = replace(plan, step=step, losses=losses, groups=groups)
                 metrics = trainer.step(plan)
                 step += 1
-                if epoch > self.warm_epochs:
+                if epoch > self.warm_epochs and metrics.total:  # 0: the step was left out
                     slot = board.offer(path, cost, 100 * metrics.correct / metrics.total)
                     if slot is not None:
                         of = 1 if self.features == "teacher" and lesson is not None else 0
