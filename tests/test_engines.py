@@ -359,9 +359,7 @@ space uneven {
 def test_drawing_ends_where_only_bounds_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     """35 networks are within the budget, 8 to 376 by the count; 40 are asked for."""
     graph = spacelang.load(Source("<uneven>", UNEVEN))
-    least, most = (
-        graph.cost(graph.decisions.extreme(e)).params for e in ("smallest", "largest")
-    )
+    least, most = (graph.cost(graph.decisions.extreme(e)).params for e in ("smallest", "largest"))
     where = f"params <= {least + (most - least) // 8}"
     assert graph.size(where) == 35
     monkeypatch.setattr(count, "Elimination", partial(Elimination, entries=8))
