@@ -234,12 +234,17 @@ def test_a_board_that_stays_empty_is_refused_before_training(chain: Graph) -> No
 
 
 def test_sampling_as_the_board_does(chain: Graph) -> None:
-    """With only `wide` on the board everything drawn is wide."""
-    script = Script([1] * 4 + [99] + [0] * 400)
-    engine = PrioritizedPath(epochs=3, warm_epochs=0, board=1, sampling="board", pick="top1")
+    """What stands on a board of one is drawn twice as often as what does not; nothing is lost."""
+    script = Script([1] * 300 + [99] + [0] * 300)
+    script.length = 300
+    engine = PrioritizedPath(epochs=2, warm_epochs=0, board=1, sampling="board", pick="top1")
     list(engine.run(chain, script, seed=2))
-    teacher = script.plans[4].assignment
-    assert all(plan.assignment == teacher for plan in script.plans[5:])
+    teacher = script.plans[300].assignment
+    drawn = [
+        plan.assignment[path] == op for plan in script.plans[301:] for path, op in teacher.items()
+    ]
+    assert len(drawn) == 3 * 299
+    assert sum(drawn) / len(drawn) == pytest.approx(2 / 3, abs=0.06)  # 3.8 standard deviations
 
 
 def test_a_budget_binds_the_paths(chain: Graph) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields
 from typing import cast
 
+from spacelang.analysis.eliminate import Between
 from spacelang.backends.torch.run import Json
 from spacelang.engines.protocol import Able, Candidate, Derived, EpochEnded, Found, SpaceMoved
 
@@ -38,7 +39,7 @@ class Searched:
             "best": candidate_json(self.found.best),
             "front": [c.number for c in self.found.front],
             "candidates": [candidate_json(c) for c in self.candidates],
-            **({"moves": [asdict(move) for move in self.moves]} if self.moves else {}),
+            **({"moves": [move_json(move) for move in self.moves]} if self.moves else {}),
             **({"cycles": [cycle_json(cycle) for cycle in self.cycles]} if self.cycles else {}),
         }
 
@@ -47,6 +48,17 @@ def settings_of(engine: Able) -> Json:
     """The settings of an engine as JSON."""
     named = ((field.name, getattr(engine, field.name)) for field in fields(cast(type, engine)))
     return {name: list(value) if isinstance(value, tuple) else value for name, value in named}
+
+
+def move_json(move: SpaceMoved) -> Json:
+    """A move of the ranges as JSON; numbers of architectures, which may be very large, as text."""
+
+    def counted(size: int | Between) -> object:
+        if isinstance(size, int):
+            return str(size)
+        return {"at_least": str(size.lower), "at_most": str(size.upper)}
+
+    return {**asdict(move), "sizes": [counted(size) for size in move.sizes]}
 
 
 def cycle_json(cycle: Derived) -> Json:

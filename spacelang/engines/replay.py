@@ -43,11 +43,6 @@ PROBE = "probe"
 class FullTrainer(Matcher, Rebuilder, Protocol):
     """A trainer that can do all that an engine may ask."""
 
-    @property
-    def inherited(self) -> int:
-        """How many elements the last `rebuild` took over."""
-        ...
-
 
 class Answers:
     """The answers of a run, in a journal; an entry holds some and says where they stand.
@@ -92,8 +87,9 @@ class Answers:
         All that led to it has come out as it did then: where something does not, the end is
         forgotten.
         """
-        lost = self._lost[0] if self._lost else {}
-        return lost["answer"] if lost.get(PROBE) == assignment else None
+        if not self._lost or self._lost[0].get(PROBE) != assignment:
+            return None
+        return self._lost[0]["answer"]
 
     def __len__(self) -> int:
         return len(self._all) + len(self._new)
@@ -180,12 +176,9 @@ class Replaying(Generic[Asked]):
 
 
 class Replayed(Replaying[FullTrainer]):
-    """As `FullTrainer`; `inherited` says of each space but the first how many elements of weights
-    it took over."""
+    """As `FullTrainer`."""
 
-    def __init__(self, trainer: FullTrainer, answers: Answers, known: Sequence[Answer]) -> None:
-        super().__init__(trainer, answers, known)
-        self.inherited: list[int] = []
+    inherited: int = 0
 
     def remember(self, slot: int, plan: StepPlan, of: int, images: int) -> None:
         """As the trainer's, once: what a record has is not done again."""
@@ -210,11 +203,11 @@ class Replayed(Replaying[FullTrainer]):
         wanted = {name: list(values) for name, values in ranges.items()}
         kept = self._kept("rebuild", wanted)
         if kept is not None:
-            self.inherited.append(cast(int, kept))
+            self.inherited = cast(int, kept)
             return self._trainer.space(ranges)
         graph = self._trainer.rebuild(ranges, inherit)
-        self.inherited.append(self._trainer.inherited)
-        self._answers.add({"rebuild": wanted, "answer": self._trainer.inherited})
+        self.inherited = self._trainer.inherited
+        self._answers.add({"rebuild": wanted, "answer": self.inherited})
         return graph
 
 
