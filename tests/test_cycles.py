@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -40,7 +40,7 @@ from spacelang.backends.torch.training import load_trained
 from spacelang.diagnostics import SpaceError
 from spacelang.engines.cyclic_differentiable import CyclicDifferentiable
 from spacelang.engines.derive import Derivation
-from spacelang.engines.protocol import Forward, LossTerm, Samples, Slots, StepPlan
+from spacelang.engines.protocol import Forward, LossTerm, Samples, Score, Slots, StepPlan
 from spacelang.engines.replay import Answers
 
 ENGINE = CyclicDifferentiable(
@@ -344,6 +344,18 @@ def test_a_loss_that_is_not_finite_moves_nothing(data: Dataset) -> None:
     assert not changed
 
 
+@pytest.mark.parametrize("short", [torch.OutOfMemoryError("out of memory"), MemoryError()])
+def test_too_little_memory_is_told(
+    short: Exception, data: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def explode(*_: object) -> None:
+        raise short
+
+    monkeypatch.setattr(CycleTrainer, "_backward", explode)
+    with pytest.raises(SpaceError, match=r"SP703(.|\n)*try --batch-size"):
+        trainer(data).step(joint(ENGINE))
+
+
 # Runs.
 
 
@@ -437,9 +449,16 @@ def test_resumed_runs_are_bit_identical(
 def test_a_run_killed_at_every_save_goes_on(
     whole: Path, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between the answers and the checkpoint that belongs to them, and after every score."""
-    lives = [0]
-    flush = Answers.flush
+    """Between the answers and the checkpoint that belongs to them, and after every score.
+
+    No score is made twice, though the weights that were copied before it are copied again.
+    """
+    lives, scores = [0], [0]
+    flush, probe = Answers.flush, CycleTrainer.probe
+
+    def counting(self: CycleTrainer, *asked: Any) -> Iterator[Score]:
+        scores[0] += 1
+        return probe(self, *asked)
 
     def dying(self: Answers) -> None:
         flush(self)
@@ -448,6 +467,7 @@ def test_a_run_killed_at_every_save_goes_on(
             raise Dies
 
     monkeypatch.setattr(Answers, "flush", dying)
+    monkeypatch.setattr(CycleTrainer, "probe", counting)
     for _ in range(40):
         try:
             search_program(ENGINE, cells(), data, RECIPE, tmp_path / "run", seed=3)
@@ -455,6 +475,7 @@ def test_a_run_killed_at_every_save_goes_on(
         except Dies:
             continue
     assert lives[0] > 8
+    assert scores[0] == ENGINE.planned
     assert fingerprint(tmp_path / "run") == fingerprint(whole)
 
 

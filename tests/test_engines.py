@@ -8,6 +8,7 @@ import random as python_random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy
@@ -18,7 +19,9 @@ from pymoo.operators.survival.rank_and_crowding.metrics import get_crowding_func
 from pymoo.util.nds.non_dominated_sorting import NonDominatedSorting
 
 import spacelang
+from spacelang.analysis import count
 from spacelang.analysis.cost import Cost
+from spacelang.analysis.eliminate import Between, Elimination
 from spacelang.diagnostics import Source, SpaceError
 from spacelang.engines import variation
 from spacelang.engines.baselines import Extreme, RandomSearch, beside
@@ -336,6 +339,43 @@ def test_pool_keeps_budgets_and_remembers(tiny: Graph, monkeypatch: pytest.Monke
     outside = next(a for a in everything if encoding(a) not in legal)
     assert [pool.take(outside) for _ in range(3)] == [None] * 3
     assert len(costed) == 1  # rejected once, then remembered
+
+
+# Costs too large for the tables of a test: of a budget only bounds are counted.
+UNEVEN = """
+space uneven {
+  input x: [B, 97]
+  block layer(x: [B, C], times, ratios) -> [B, C] {
+    choose ratio in ratios
+    return linear(x, times * ratio) |> linear(C)
+  }
+  for i in 0..2 { x = layer(x, 1000003, {1, 2, 3, 4}) as layers[i] }
+  for i in 0..2 { x = layer(x, 1000033, {1, 5, 7, 11}) as others[i] }
+  output linear(x, 2) as head
+  weights { _: entangle }
+}
+"""
+
+
+def test_drawing_ends_where_only_bounds_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """35 networks are within the budget, 8 to 376 by the count; 40 are asked for."""
+    graph = spacelang.load(Source("<uneven>", UNEVEN))
+    least, most = (graph.cost(graph.decisions.extreme(e)).params for e in ("smallest", "largest"))
+    where = f"params <= {least + (most - least) // 8}"
+    assert graph.size(where) == 35
+    monkeypatch.setattr(count, "Elimination", partial(Elimination, entries=8))
+    graph = spacelang.load(Source("<uneven>", UNEVEN))
+    assert graph.size(where) == Between(8, 376)
+    pool = Pool(graph, where)
+    assert pool.size is None
+    drawn = pool.draw(40, "all")
+    assert len({encoding(a) for a, _ in drawn}) == len(drawn) == 35
+    assert not pool.exhausted, "which nobody knows"
+    toy = Toy.new()
+    end = result(RandomSearch(evaluations=60, where=where).run(graph, toy, 0))
+    assert end.evaluated == len(toy.asked) == 35
+    engine = Evolution(2, population=20, parents=4, mutants=5, crossovers=5, where=where)
+    assert result(engine.run(graph, Toy.new(), 0)).evaluated == 35
 
 
 def test_pool_respects_the_requirements_of_the_space() -> None:

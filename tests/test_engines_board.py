@@ -43,6 +43,9 @@ def chain() -> Graph:
     return spacelang.load(Source("<chain>", TEXT))
 
 
+LEFT_OUT = -1  # no accuracy: the policy left the step out, and no image was seen
+
+
 class Script:
     """Gives the accuracies and matches of a list, and records what was asked."""
 
@@ -66,7 +69,7 @@ class Script:
         assert plan.step == len(self.plans)
         self.plans.append(plan)
         correct = 0 if plan.groups == ("match",) else next(self.accuracies, 50)
-        return Metrics(1.0, {}, correct, 100, 0.1)
+        return Metrics(1.0, {}, max(correct, 0), 0 if correct == LEFT_OUT else 100, 0.1)
 
     def probe(self, assignments: Iterable[Assignment], samples: Samples) -> Iterator[Score]:
         for number, _ in enumerate(assignments):
@@ -170,6 +173,18 @@ def test_a_trace_by_hand(chain: Graph) -> None:
     assert sum(isinstance(event, Evaluated) for event in events) == 2
 
 
+def test_a_step_that_was_left_out_enters_no_board(chain: Graph) -> None:
+    """Of the second epoch the first and third step: 60 and 40 stand there, of steps 5 and 7."""
+    script = Script([1, 1, 1, 1, LEFT_OUT, 60, LEFT_OUT, 40])
+    engine = PrioritizedPath(epochs=2, warm_epochs=0, board=3, second_order=False)
+    *_, ended, _, _, found = engine.run(chain, script, seed=0)
+    assert [step for _, step, _ in script.remembered] == [5, 7]
+    assert isinstance(ended, EpochEnded)
+    assert [accuracy for accuracy, _ in ended.board] == [0.6, 0.4]
+    assert isinstance(found, Found)
+    assert found.best.assignment == script.plans[5].assignment
+
+
 def test_reference_weights_a_teacher_by_the_last_of_the_board(chain: Graph) -> None:
     script = Script([1, 1, 1, 1, 60, 40, 30, 30], [[0.0], [0.9, 0.1]])
     engine = PrioritizedPath(
@@ -219,12 +234,17 @@ def test_a_board_that_stays_empty_is_refused_before_training(chain: Graph) -> No
 
 
 def test_sampling_as_the_board_does(chain: Graph) -> None:
-    """With only `wide` on the board everything drawn is wide."""
-    script = Script([1] * 4 + [99] + [0] * 400)
-    engine = PrioritizedPath(epochs=3, warm_epochs=0, board=1, sampling="board", pick="top1")
+    """What stands on a board of one is drawn twice as often as what does not; nothing is lost."""
+    script = Script([1] * 300 + [99] + [0] * 300)
+    script.length = 300
+    engine = PrioritizedPath(epochs=2, warm_epochs=0, board=1, sampling="board", pick="top1")
     list(engine.run(chain, script, seed=2))
-    teacher = script.plans[4].assignment
-    assert all(plan.assignment == teacher for plan in script.plans[5:])
+    teacher = script.plans[300].assignment
+    drawn = [
+        plan.assignment[path] == op for plan in script.plans[301:] for path, op in teacher.items()
+    ]
+    assert len(drawn) == 3 * 299
+    assert sum(drawn) / len(drawn) == pytest.approx(2 / 3, abs=0.06)  # 3.8 standard deviations
 
 
 def test_a_budget_binds_the_paths(chain: Graph) -> None:

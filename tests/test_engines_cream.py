@@ -355,6 +355,30 @@ def test_a_run_killed_at_every_save_goes_on(
     assert fingerprint(tmp_path / "run") == fingerprint(whole)
 
 
+def test_a_score_of_a_lost_end_is_kept_where_all_comes_out_again(tmp_path: Path) -> None:
+    """What stands between the checkpoint and the score is answered anew, the score is not."""
+    between, asked = {"copy": ["a", "b"], "answer": True}, {"op": "wide"}
+    made = {"probe": asked, "answer": {"correct": 3, "total": 4, "failure": ""}}
+    with Journal(tmp_path / "a.jsonl") as journal:
+        answers = Answers(journal)
+        for answer in ({"step": 0, "answer": {}}, between, made):
+            answers.add(answer)
+        answers.flush()
+    with Journal(tmp_path / "a.jsonl") as journal:
+        answers = Answers(journal)
+        assert len(answers.known(1)) == 1, "the copy is not in the checkpoint"
+        assert answers.score(asked) is None, "it is not its turn"
+        answers.add(between)
+        assert answers.score({"op": "narrow"}) is None
+        assert answers.score(asked) == made["answer"]
+        answers.add(made)
+        assert answers.score(asked) is None
+        again = Answers(journal)
+        again.known(1)
+        again.add({"copy": ["a", "c"], "answer": True})
+        assert again.score(asked) is None, "another way led here"
+
+
 def test_answers_of_another_run_are_refused(
     whole: Path, graph: Graph, data: Dataset, tmp_path: Path
 ) -> None:

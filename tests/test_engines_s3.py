@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -261,6 +262,10 @@ def test_ranges_move_and_weights_are_kept(whole: Path, graph: Graph, data: Datas
     assert record["weights"] == f"space-{len(moves)}"
     last = whole / record["weights"]
     now = read_graph(last)
+    graphs = [graph, *(read_graph(whole / f"space-{n}") for n in range(1, len(moves) + 1))]
+    had = [str(g.size()) for g in graphs]
+    assert [m["sizes"] for m in moves] == [list(pair) for pair in pairwise(had)]
+    assert [m["inherited"] for m in moves] == record["inherited"]
     assert {d.name: list(map(int, d.values)) for d in dimensions(now)} == moves[-1]["after"]
     sizes = [sum(s.numel for s in g.storages.values()) for g in (graph, now)]
     assert 0 < record["inherited"][0] <= max(sizes)
@@ -270,6 +275,11 @@ def test_ranges_move_and_weights_are_kept(whole: Path, graph: Graph, data: Datas
     assert "best of space_evolution" in report
     for number, move in enumerate(record["moves"], 1):
         assert f"<td>space {number}</td>" in report
+        before, after = (f"{int(size):,}" for size in move["sizes"])
+        said = f"{before} -&gt; {after} architectures" if move in moves else f"; {after} archit"
+        assert said in report
+        if move in moves:
+            assert f"{move['inherited']:,} elements of weights inherited" in report
         for name, values in move["after"].items():
             told = f"{name}: {', '.join(map(str, move['before'][name]))} -&gt; "
             assert (told + ", ".join(map(str, values)) in report) == (

@@ -19,6 +19,7 @@ from command import data as answer
 from command import refused
 
 import spacelang
+from spacelang.backends.torch import evaluate as evaluate_module
 from spacelang.backends.torch import scratch as scratch_module
 from spacelang.backends.torch.data import Dataset, first_samples, open_data
 from spacelang.backends.torch.interrupt import Interrupt, Interrupted
@@ -177,12 +178,19 @@ def test_what_cannot_be_trained_is_a_failed_score(
     (found,) = Scratch(graph, data, steep, 0).probe([assignment], Samples())
     assert "is not finite" in found.failure
 
-    def short(*given: object, **named: object) -> None:
-        raise torch.OutOfMemoryError("out of memory")
+    # Of a device, and of the host: while it is made, trained, scored.
+    for failure in (torch.OutOfMemoryError("out of memory"), MemoryError()):
 
-    monkeypatch.setattr(scratch_module, "Supernet", short)
-    (found,) = Scratch(graph, data, RECIPE, 0).probe([assignment], Samples())
-    assert found.failure == "out of memory"
+        def short(*given: object, failed: Exception = failure, **named: object) -> None:
+            raise failed
+
+        for owner, name in (
+            (scratch_module, "Supernet"), (TorchTrainer, "_learn"), (evaluate_module, "main_output")
+        ):  # fmt: skip
+            with monkeypatch.context() as patch:
+                patch.setattr(owner, name, short)
+                (found,) = Scratch(graph, data, RECIPE, 0).probe([assignment], Samples())
+            assert "out of memory" in found.failure, (failure, name)
 
 
 def test_a_signal_ends_the_training_under_way(graph: Graph, data: Dataset) -> None:

@@ -84,7 +84,8 @@ class Surface:
     def __init__(self) -> None:
         self.taken = 0
         self.plans: list[StepPlan] = []
-        self.inherited: list[bool] = []
+        self.rebuilt: list[bool] = []
+        self.inherited = 0
 
     def steps(self, data: str) -> int:
         return 2
@@ -114,7 +115,8 @@ class Surface:
 
     def rebuild(self, ranges: Mapping[str, Sequence[float]], inherit: bool) -> Graph:
         self.taken = 0
-        self.inherited.append(inherit)
+        self.rebuilt.append(inherit)
+        self.inherited = 1000 * len(self.rebuilt) if inherit else 0
         return staged(ranges)
 
 
@@ -206,11 +208,14 @@ def test_every_range_moves_the_way_its_error_falls() -> None:
     assert [m.after["width[0]"] for m in moves] == [[40, 48, 56], [48, 56, 64], [56, 64, 72]]
     assert [m.after["width[1]"] for m in moves] == [[24, 32, 40], [16, 24, 32], [8, 16, 24]]
     assert all(m.after["stages[0].blocks[_].ratio"] == [3, 4] for m in moves)
+    # A stage has 3 widths, and 2 ratios of one layer or 2 x 2 of two: 18; there are two stages.
+    assert {m.sizes for m in moves} == {(324, 324)}
+    assert not any(m.inherited for m in moves)
     found = events[-1]
     assert isinstance(found, Found)
     assert found.best.assignment["width[0]"] == 64
     assert found.best.assignment["width[1]"] == 16
-    assert trainer.inherited == [False] * 3
+    assert trainer.rebuilt == [False] * 3
 
 
 def test_supernets_of_a_space_search_are_trained_by_the_sandwich_rule() -> None:
@@ -240,7 +245,7 @@ def test_a_space_that_does_not_move_is_not_built_again() -> None:
     events = list(engine.run(staged(START), trainer, seed=0))
     (only,) = [event for event in events if isinstance(event, SpaceMoved)]
     assert only.before == only.after == START
-    assert trainer.inherited == []
+    assert trainer.rebuilt == []
 
 
 def test_a_move_beyond_the_budget_is_not_made() -> None:
@@ -258,7 +263,7 @@ def test_a_move_beyond_the_budget_is_not_made() -> None:
     events = list(bounded.run(staged(START), trainer, seed=0))
     (last,) = [event for event in events if isinstance(event, SpaceMoved)]
     assert last.before == last.after == START
-    assert trainer.inherited == []
+    assert trainer.rebuilt == []
     assert isinstance(events[-1], Found)
     assert events[-1].best.cost.params < least
 
@@ -296,7 +301,7 @@ def test_a_move_out_of_time_is_not_made(tmp_path: Path) -> None:
     *made, last = [event for event in events if isinstance(event, SpaceMoved)]
     assert last.before == last.after, "the next step is too slow"
     assert any(slope <= -bounded.threshold for slope in last.slopes.values()), "yet wanted"
-    assert len(trainer.inherited) == len(made) < 9
+    assert len(trainer.rebuilt) == len(made) < 9
     assert isinstance(events[-1], Found)
     assert model.at(hull.decisions.check(events[-1].best.assignment)) < least
 

@@ -646,11 +646,19 @@ def test_a_disk_that_fills_up_loses_no_epoch(
     assert fingerprint(folder) == fingerprint(whole)
 
 
+@pytest.mark.parametrize(
+    "short",
+    [
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 8 bytes"),
+        MemoryError(),  # NumPy's and Python's own
+    ],
+    ids=["torch", "host"],
+)
 def test_out_of_memory_names_the_architecture(
-    trainer: TorchTrainer, monkeypatch: pytest.MonkeyPatch
+    short: Exception, trainer: TorchTrainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def explode(*_: object) -> None:
-        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 8 bytes")
+        raise short
 
     (plan,) = plans(trainer, 1)
     with monkeypatch.context() as patch:

@@ -150,7 +150,7 @@ class CycleTrainer:
             self.networks.zero_grad(set_to_none=True)
             self.note(failed.record)
             raise
-        except RuntimeError as failed:
+        except (RuntimeError, MemoryError) as failed:
             if not ran_out_of_memory(failed):
                 raise
             found = error("SP703", f"out of memory in step {plan.step}")

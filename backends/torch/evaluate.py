@@ -72,7 +72,7 @@ def _counted(
                     return 0, 0, 1
                 correct += int((logits.argmax(1).cpu() == batch.labels).sum())
                 total += len(batch.labels)
-    except RuntimeError as failed:
+    except (RuntimeError, MemoryError) as failed:
         if not ran_out_of_memory(failed):
             raise
         return 0, 0, 2
@@ -92,8 +92,8 @@ def main_output(result: object) -> Tensor:
     raise TypeError(f"a network gave {type(result).__name__}, not logits")
 
 
-def ran_out_of_memory(failed: RuntimeError) -> bool:
-    """Whether an error of torch means that memory is short, on the CPU or on a device."""
-    if isinstance(failed, torch.OutOfMemoryError):
+def ran_out_of_memory(failed: Exception) -> bool:
+    """Whether an error, of torch or of Python, means that memory is short, on any device."""
+    if isinstance(failed, torch.OutOfMemoryError | MemoryError):
         return True
     return any(words in str(failed).lower() for words in _MEMORY)

@@ -33,6 +33,7 @@ from spacelang.backends.torch.run import Log, RunFolder, read_graph, write_graph
 from spacelang.backends.torch.search import open_journal
 from spacelang.backends.torch.search_report import write_search_report
 from spacelang.backends.torch.searched import Searched
+from spacelang.backends.torch.stages import changes
 from spacelang.backends.torch.supernet import Supernet
 from spacelang.backends.torch.training import (
     KIND,
@@ -249,7 +250,8 @@ def search_own(
         told = Told(reporter or progress("quiet"))
         result = _run(engine, graph, replayed, work, answers, told, interrupt)
         where = os.path.relpath(work.folder, run.path)
-        record = {**result.as_json(), "weights": where, "inherited": replayed.inherited}
+        inherited = [move.inherited for move in result.moves if move.before != move.after]
+        record = {**result.as_json(), "weights": where, "inherited": inherited}
         write_json(run.path / f"{engine.name}.json", record)
         write_search_report(run.path, work.trainer.graph, data, result, work.log.entries)
     return result
@@ -316,6 +318,7 @@ def _run(
             case SpaceMoved():
                 judged.append(len(candidates) - sum(judged))
                 moves.append(event)
+                told.reporter.say(f"space {len(moves)}: {'; '.join(changes(event))}")
             case Found():
                 found = event
                 told.reporter.done(best=event.best.score.accuracy)

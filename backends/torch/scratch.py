@@ -53,7 +53,7 @@ class Scratch:
         for assignment in assignments:
             try:
                 yield self._score(specialize(self.graph, assignment), samples)
-            except (SpaceError, RuntimeError) as failed:
+            except (SpaceError, RuntimeError, MemoryError) as failed:
                 told = _told(failed)
                 if told.code != CANNOT_GO_ON:
                     raise
@@ -72,7 +72,7 @@ class Scratch:
         return score
 
 
-def _told(failed: SpaceError | RuntimeError) -> Diagnostic:
+def _told(failed: Exception) -> Diagnostic:
     """What a training says that failed; the error itself where that is no matter of ours."""
     if isinstance(failed, SpaceError):
         return failed.diagnostics[0]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
+from spacelang.analysis.eliminate import Between
 from spacelang.backends.torch.run import Json
 from spacelang.engines.protocol import Able, Candidate, Derived, EpochEnded, Found, SpaceMoved
 from spacelang.engines.settings import settings_of
@@ -40,9 +41,20 @@ class Searched:
             "best": candidate_json(self.found.best),
             "front": [c.number for c in self.found.front],
             "candidates": [candidate_json(c) for c in self.candidates],
-            **({"moves": [asdict(move) for move in self.moves]} if self.moves else {}),
+            **({"moves": [move_json(move) for move in self.moves]} if self.moves else {}),
             **({"cycles": [cycle_json(cycle) for cycle in self.cycles]} if self.cycles else {}),
         }
+
+
+def move_json(move: SpaceMoved) -> Json:
+    """A move of the ranges as JSON; numbers of architectures, which may be very large, as text."""
+
+    def counted(size: int | Between) -> object:
+        if isinstance(size, int):
+            return str(size)
+        return {"at_least": str(size.lower), "at_most": str(size.upper)}
+
+    return {**asdict(move), "sizes": [counted(size) for size in move.sizes]}
 
 
 def cycle_json(cycle: Derived) -> Json:

@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 
+from spacelang.analysis.eliminate import Between
 from spacelang.backends.torch.searched import Searched
 from spacelang.engines.protocol import Candidate, SpaceMoved
 from spacelang.ir.decision import Assignment
 from spacelang.report import Stage
+from spacelang.report.text import exact
 
 MOST = 12  # decisions of a cell that are listed; the rest is counted
 
@@ -31,16 +33,22 @@ def _moves(searched: Searched) -> Iterator[Stage]:
     for move, count in zip(searched.moves, searched.judged, strict=True):
         judged = searched.candidates[start : start + count]
         start += count
-        yield Stage(f"space {move.iteration + 1}", _accuracies(judged), tuple(_changes(move)))
+        yield Stage(f"space {move.iteration + 1}", _accuracies(judged), tuple(changes(move)))
 
 
-def _changes(move: SpaceMoved) -> Iterator[str]:
+def changes(move: SpaceMoved) -> Iterator[str]:
+    """How the ranges of a space moved, and how many architectures it had and has."""
     for name, before in move.before.items():
         if list(before) != list(move.after[name]):
             slope = f"{move.slopes[name]:+.2g} points a candidate" if name in move.slopes else ""
             yield f"{name}: {_values(before)} -> {_values(move.after[name])} ({slope})"
+    had, has = map(_counted, move.sizes)
     if move.before == move.after:
-        yield "no range moved"
+        yield f"no range moved; {has} architectures"
+        return
+    yield f"{had} -> {has} architectures"
+    if move.inherited:
+        yield f"{move.inherited:,} elements of weights inherited"
 
 
 def _generations(candidates: Sequence[Candidate]) -> Iterator[Stage]:
@@ -85,6 +93,12 @@ def _listed(decisions: Iterable[tuple[str, object]]) -> list[str]:
 
 def _accuracies(candidates: Iterable[Candidate]) -> tuple[float, ...]:
     return tuple(c.score.accuracy for c in candidates if not c.score.failure)
+
+
+def _counted(size: int | Between) -> str:
+    if isinstance(size, int):
+        return exact(size)
+    return f"between {exact(size.lower)} and {exact(size.upper)}"
 
 
 def _values(values: Sequence[float]) -> str:

@@ -137,7 +137,7 @@ class TorchTrainer:
         self._clear()
         try:
             correct, total, terms = self._learn(plan)
-        except RuntimeError as failed:
+        except (RuntimeError, MemoryError) as failed:
             if not ran_out_of_memory(failed):
                 raise
             raise SpaceError(

@@ -29,7 +29,7 @@ from spacelang.ir.graph import Graph
 
 Taken = tuple[Assignment, Cost]
 MISSES = 10_000
-"""Draws in a row that may all be outside of a window of latency."""
+"""Draws in a row that may all give nothing new, where nobody knows how much is left."""
 AT_ONCE = 256  # draws, where most of them may be rejected
 
 
@@ -68,7 +68,6 @@ class Pool:
         self._outside = 0  # of the window alone
         self._latencies: tuple[int, int] | None = None  # the least and the largest seen
         size = self._counter.size(self._asked)
-        # Where only bounds are known the space is far larger than any search.
         self.size: int | None = size if isinstance(size, int) else None
         if self.size == 0:
             raise self._counter.empty(self._wanted)
@@ -115,15 +114,16 @@ class Pool:
         return assignment, cost
 
     def draw(self, count: int, *name: int | str) -> list[Taken]:
-        """Up to `count` architectures not yet taken, uniform over those; fewer if no more are left,
-        or if `MISSES` draws in a row gave none within a window of latency.
+        """Up to `count` architectures not yet taken, uniform over those; fewer if no more are left.
 
-        The draws are a function of the seed and the name alone. SP502 where a window of latency was
-        never met.
+        Where it is not known how many are left, under a window of latency or a budget of which
+        only bounds are counted, also fewer if `MISSES` draws in a row gave none. The draws are a
+        function of the seed and the name alone. SP502 where a window of latency was never met.
         """
         found: list[Taken] = []
         turn, missed = 0, 0
-        at_once = count if self._window is None else max(count, AT_ONCE)
+        known = self._window is None and self.size is not None
+        at_once = count if known else max(count, AT_ONCE)
         while len(found) < count and not self.exhausted and missed < MISSES:
             seed = seed_of(self.seed, "pool", *name, turn)
             for assignment in self._counter.draw(at_once, seed, self._asked):
@@ -132,7 +132,7 @@ class Pool:
                 taken = self.take(assignment)
                 if taken is not None:
                     found.append(taken)
-                missed = 0 if taken is not None or self._window is None else missed + 1
+                missed = 0 if taken is not None or known else missed + 1
             turn += 1
         if count and not self._taken:
             raise self.never_met(missed)

@@ -49,6 +49,9 @@ DEVIATIONS: Mapping[str, str] = MappingProxyType(
         "rate of the weights; published: through the first tensor of the path alone, by its own "
         "learning rate, and the inner step is really taken",
         "ties": "of equally accurate paths the cheaper leads; published: the dearer",
+        "frequencies": "sampling = board counts a candidate of a decision once more than the board "
+        "has it, so that none is lost; published: the board's of all decisions together, and never "
+        "in use",
         "features": "a path is remembered by its own outputs; published: by its teacher's",
         "unscored": "where no score is a number the first of the board teaches; published: a crash",
         "optimiser": "the matching network has an AdamW of its own, without decay, at a constant "
@@ -84,7 +87,7 @@ class PrioritizedPath:
     gap            percentage points by which a dearer path must beat the worst of the board
     pick           who teaches: the best matched entry (meta), or the first of the board (top1)
     sampling       uniform; prior (`probabilities`, by the number of a candidate); or board, as
-                   often as the board has a candidate
+                   often as the board has a candidate, and once more
     second_order   also train the matching network through the student's next loss
     match_lr       the learning rate of the matching network
     """
@@ -161,7 +164,7 @@ class PrioritizedPath:
                     plan = replace(plan, step=step, losses=losses, groups=groups)
                 metrics = trainer.step(plan)
                 step += 1
-                if epoch > self.warm_epochs:
+                if epoch > self.warm_epochs and metrics.total:  # 0: the step was left out
                     slot = board.offer(path, cost, 100 * metrics.correct / metrics.total)
                     if slot is not None:
                         of = 1 if self.features == "teacher" and lesson is not None else 0
@@ -191,7 +194,7 @@ class PrioritizedPath:
             weights = self.probabilities
         elif self.sampling == "board":
             counted = board.frequencies(choice.path)
-            weights = [counted[plain(value)] for value in choice.values]
+            weights = [1 + counted[plain(value)] for value in choice.values]  # so none is lost
         if sum(weights) == 0:
             return stream.choice(choice.values)
         reached = stream.uniform() * math.fsum(weights)

@@ -13,12 +13,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
 from spacelang.analysis.cost import Cost
 from spacelang.engines.taps import Tap
 from spacelang.ir.decision import Assignment, Kind
 from spacelang.ir.graph import Graph
+
+if TYPE_CHECKING:
+    from spacelang.analysis.eliminate import Between
 
 Origin = Literal["random", "mutation", "crossover", "largest", "smallest", "derived"]
 Objective = Literal["accuracy", "params", "macs", "activations"]
@@ -174,6 +177,11 @@ class Trainer(Prober, Protocol):
 class Rebuilder(Trainer, Protocol):
     """What a search of spaces needs besides."""
 
+    @property
+    def inherited(self) -> int:
+        """How many elements of weights the last `rebuild` took over."""
+        ...
+
     def space(self, ranges: Mapping[str, Sequence[float]]) -> Graph:
         """The graph that `rebuild` of these ranges gives, and nothing else is done."""
         ...
@@ -295,13 +303,17 @@ class Found:
 class SpaceMoved:
     """The ranges of a space moved: their candidates before and after, by the name of a dimension.
 
-    `slopes` are percentage points of error per candidate, what made them move.
+    `slopes` are percentage points of error per candidate, what made them move; `sizes` how many
+    architectures the space had and has, exactly or between exact bounds; `inherited` how many
+    elements of weights went over.
     """
 
     iteration: int
     slopes: Mapping[str, float]
     before: Mapping[str, Sequence[float]]
     after: Mapping[str, Sequence[float]]
+    sizes: tuple[int | Between, int | Between]
+    inherited: int = 0
 
 
 @dataclass(frozen=True, slots=True)

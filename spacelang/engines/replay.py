@@ -7,11 +7,13 @@
 An engine is a function of its settings, its seed and the trainer's answers. Started again over the
 answers up to a checkpoint it makes the same plans and keeps the same board, without work; then the
 trainer, restored from that checkpoint, goes on. So a step's answer is written with the checkpoint
-that holds its weights; a score, which changes no weight, as soon as it is there.
+that holds its weights; a score, which changes no weight, as soon as it is there. Work between a
+checkpoint and a score (weights that are copied) is done again, and the score is taken as written.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Generic, Protocol, TypeVar, cast
@@ -41,11 +43,6 @@ PROBE = "probe"
 class FullTrainer(Matcher, Rebuilder, Protocol):
     """A trainer that can do all that an engine may ask."""
 
-    @property
-    def inherited(self) -> int:
-        """How many elements the last `rebuild` took over."""
-        ...
-
 
 class Answers:
     """The answers of a run, in a journal; an entry holds some and says where they stand.
@@ -57,6 +54,7 @@ class Answers:
         self._journal = journal
         self._all: list[Answer] = []
         self._new: list[Answer] = []
+        self._lost: deque[Answer] = deque()  # what may come again, the next first
         for entry in journal.entries:
             start, some = entry.get("from"), entry.get("answers")
             if not (isinstance(start, int) and isinstance(some, list)) or not 0 <= start <= len(
@@ -68,7 +66,8 @@ class Answers:
     def known(self, count: int) -> tuple[Answer, ...]:
         """The answers up to a checkpoint that counted them, and the scores right after it.
 
-        What comes later is forgotten. SP702 where the journal is shorter than the checkpoint says.
+        What comes later has to be worked for again, but for scores (`score`). SP702 where the
+        journal is shorter than the checkpoint says.
         """
         if count > len(self._all):
             raise SpaceError(
@@ -78,8 +77,19 @@ class Answers:
             )
         while count < len(self._all) and PROBE in self._all[count]:
             count += 1
+        self._lost = deque(self._all[count:])
         del self._all[count:]
         return tuple(self._all)
+
+    def score(self, assignment: object) -> object:
+        """The score in an end that was lost, where the same is asked next; None without one.
+
+        All that led to it has come out as it did then: where something does not, the end is
+        forgotten.
+        """
+        if not self._lost or self._lost[0].get(PROBE) != assignment:
+            return None
+        return self._lost[0]["answer"]
 
     def __len__(self) -> int:
         return len(self._all) + len(self._new)
@@ -87,6 +97,8 @@ class Answers:
     def add(self, answer: Answer) -> None:
         """A new answer, not yet on disk."""
         self._new.append(answer)
+        if self._lost and self._lost.popleft() != answer:
+            self._lost.clear()
 
     def flush(self) -> None:
         """All answers are on disk when this returns."""
@@ -130,14 +142,16 @@ class Replaying(Generic[Asked]):
     def probe(self, assignments: Iterable[Assignment], samples: Samples) -> Iterator[Score]:
         """Scores in order; new ones are on disk first."""
         for assignment in assignments:
-            kept = self._kept(PROBE, dict(assignment))
+            asked = dict(assignment)
+            kept = self._kept(PROBE, asked)
             if kept is None:
-                (score,) = self._trainer.probe([assignment], samples)
-                self._answers.add({PROBE: dict(assignment), "answer": asdict(score)})
+                kept = self._answers.score(asked)
+                if kept is None:
+                    (score,) = self._trainer.probe([assignment], samples)
+                    kept = asdict(score)
+                self._answers.add({PROBE: asked, "answer": kept})
                 self._answers.flush()
-            else:
-                score = Score(**cast(dict[str, Any], kept))
-            yield score
+            yield Score(**cast(dict[str, Any], kept))
 
     def _once(self, kind: str, what: object, work: Callable[[], None]) -> None:
         """What has no answer and changes the trainer: done once, and told to be done."""
@@ -162,12 +176,9 @@ class Replaying(Generic[Asked]):
 
 
 class Replayed(Replaying[FullTrainer]):
-    """As `FullTrainer`; `inherited` says of each space but the first how many elements of weights
-    it took over."""
+    """As `FullTrainer`."""
 
-    def __init__(self, trainer: FullTrainer, answers: Answers, known: Sequence[Answer]) -> None:
-        super().__init__(trainer, answers, known)
-        self.inherited: list[int] = []
+    inherited: int = 0
 
     def remember(self, slot: int, plan: StepPlan, of: int, images: int) -> None:
         """As the trainer's, once: what a record has is not done again."""
@@ -192,11 +203,11 @@ class Replayed(Replaying[FullTrainer]):
         wanted = {name: list(values) for name, values in ranges.items()}
         kept = self._kept("rebuild", wanted)
         if kept is not None:
-            self.inherited.append(cast(int, kept))
+            self.inherited = cast(int, kept)
             return self._trainer.space(ranges)
         graph = self._trainer.rebuild(ranges, inherit)
-        self.inherited.append(self._trainer.inherited)
-        self._answers.add({"rebuild": wanted, "answer": self._trainer.inherited})
+        self.inherited = self._trainer.inherited
+        self._answers.add({"rebuild": wanted, "answer": self.inherited})
         return graph
 
 

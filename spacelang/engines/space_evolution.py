@@ -150,10 +150,12 @@ class SpaceEvolution:
             moves = event.before != event.after
             if moves and not self._reaches(trainer.space(event.after), seed):
                 event = replace(event, after=event.before)
-            yield event
             if event.before == event.after:
+                yield event
                 break
             space = trainer.rebuild(event.after, self.inherit)
+            sizes = event.sizes[0], space.size()
+            yield replace(event, sizes=sizes, inherited=trainer.inherited)
         yield from self._train(space, trainer, seed_of(seed, "space", self.iterations))
         for event in self._evolution().run(space, trainer, seed):
             yield self._counted(event, number)
@@ -208,7 +210,8 @@ class SpaceEvolution:
             d.name: tendency([et_error(e, self.top) for e in by_value(d, errors)]) for d in ranges
         }
         after = moved(ranges, slopes, self.threshold, self.rounding)
-        return SpaceMoved(iteration, slopes, candidates(ranges), candidates(after))
+        size = space.size()
+        return SpaceMoved(iteration, slopes, candidates(ranges), candidates(after), (size, size))
 
     def _evolution(self) -> Evolution:
         return Evolution(
