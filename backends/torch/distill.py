@@ -99,6 +99,9 @@ class Lesson:
         if recipe.mixup or recipe.cutmix:
             told = error("SP705", "a store knows nothing of mixed images")
             raise SpaceError(told.hint("--mixup 0 --cutmix 0"))
+        if recipe.aug_repeats:
+            told = error("SP705", "a store knows one view of an image in an epoch")
+            raise SpaceError(told.hint("--aug-repeats 0"))
         self.stored.check(data, recipe.aug, self.teacher)
 
 
@@ -339,8 +342,8 @@ def _name_of(lesson: Lesson) -> str:
 
 def engine_of(recipe: Recipe, settings: Mapping[str, object]) -> Distillation:
     """The engine of a recipe with settings of its own (SP204, SP209, SP103)."""
-    names = ("epochs", "law", "law_weights", "smoothing")
-    of_recipe = {name: getattr(recipe, name) for name in names}
+    names = ("law", "law_weights", "smoothing")
+    of_recipe = {name: getattr(recipe, name) for name in names} | {"epochs": recipe.all_epochs}
     return cast(Distillation, made(Distillation, {**of_recipe, **settings}))
 
 

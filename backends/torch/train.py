@@ -106,8 +106,9 @@ class TorchTrainer:
         self._own = dict(model.state_dict())  # the very tensors, as long as the module lives
         self.average = Average(self._own) if recipe.model_ema else None
         self.feed = Feed(
-            data, recipe.batch_size, seed, recipe.augmentation, self.device, recipe.mixing
-        )
+            data, recipe.batch_size, seed, recipe.augmentation, self.device, recipe.mixing,
+            recipe.aug_repeats,
+        )  # fmt: skip
         self._regions = Regions(graph)
         self._trained = Regions(graph, training=True)
         self._last_layer = last_layer(graph) if recipe.clip_mode == "agc" else frozenset[str]()
@@ -128,7 +129,7 @@ class TorchTrainer:
         check_plan(self, plan, mixed=self.recipe.mixing(plan.epoch) is not None)
         rate = self._rate(plan)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("lr_scale", 1.0)
         self.model.train()
         skips = self.steady.policy == "skip"
         kept = [(b, b.clone()) for b in self.model.buffers()] if skips else []

@@ -179,7 +179,7 @@ def train(
         followers = trackers(log_to, run.path)
         log = Log(run.path, trainer.taken, followers)
         length = trainer.steps("train")
-        told.begin("training", recipe.epochs * length, "steps")
+        told.begin("training", recipe.all_epochs * length, "steps")
         told.advance(trainer.taken)
         while True:
             try:
@@ -196,7 +196,7 @@ def train(
                             log.add(epoch_line(trainer, epoch, tally))
                             tally = Tally()
                             trainer.save(store, {"tally": vars(tally)})
-                            if epoch + 1 < recipe.epochs:
+                            if epoch + 1 < recipe.all_epochs:
                                 interrupt.check()
                         case _:
                             pass
@@ -239,10 +239,10 @@ def load_trained(
     except RuntimeError as problem:
         raise CheckpointError(f"{folder}: {problem}") from problem
     log = tuple(e for e in read_log(folder) if cast(int, e["step"]) <= found.record.step)
-    if not log or cast(int, log[-1]["epoch"]) < recipe.epochs:
+    if not log or cast(int, log[-1]["epoch"]) < recipe.all_epochs:
         done = cast(int, log[-1]["epoch"]) if log else 0
         raise SpaceError(
-            error("SP702", f"{folder}: {done} of {recipe.epochs} epochs are trained").hint(
+            error("SP702", f"{folder}: {done} of {recipe.all_epochs} epochs are trained").hint(
                 "repeat the command that trains: it goes on"
             )
         )
@@ -289,7 +289,7 @@ def epoch_line(trainer: TorchTrainer, epoch: int, tally: Tally) -> Json:
         "rate": recipe.rate((epoch + 1) * length - 1, length),
         **tally.means,
     }
-    last = epoch + 1 == recipe.epochs
+    last = epoch + 1 == recipe.all_epochs
     if recipe.val_interval and ((epoch + 1) % recipe.val_interval == 0 or last):
         trainer.activate(trainer.graph.decisions.extreme("largest"))
         with trainer.averaged(), trainer.calibrated():

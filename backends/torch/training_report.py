@@ -40,7 +40,7 @@ def train_and_report(
     made = train(graph, data, recipe, folder, **options)
     networks = ends(graph, data, made, "network")
     law = "" if not graph.decisions else f" each step by the law {made.recipe.law},"
-    summary = f"Trained for {made.recipe.epochs} epochs,{law} {right(networks[0])}."
+    summary = f"Trained for {made.recipe.all_epochs} epochs,{law} {right(networks[0])}."
     write_training_report(folder, graph, data, made, networks, summary, f"{graph.name}, trained")
     return made
 
