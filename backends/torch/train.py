@@ -38,6 +38,7 @@ from spacelang.backends.torch.data import (
 )
 from spacelang.backends.torch.evaluate import BATCH, main_output, ran_out_of_memory, score
 from spacelang.backends.torch.feed import Feed
+from spacelang.backends.torch.fixed import Fixed
 from spacelang.backends.torch.losses import LABELLED, LOSSES
 from spacelang.backends.torch.optimizers import optimizer_of
 from spacelang.backends.torch.pieces import pieces_of
@@ -333,7 +334,8 @@ class TorchTrainer:
 
     def activate(self, assignment: Assignment) -> None:
         """Make the model the network of an architecture."""
-        cast(Activates, self.model).activate(assignment)
+        if not isinstance(self.graph, Fixed):
+            cast(Activates, self.model).activate(assignment)
 
     # Checkpoints.
 
