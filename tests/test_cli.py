@@ -320,7 +320,9 @@ def test_a_full_disk_is_exit_3() -> None:
     assert done.stderr == "error: No space left on device\n"
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 143)]
+)
 def test_signals_end_a_command_with_their_code(number: int, code: int) -> None:
     root = Path(__file__).parents[1]
     command = [sys.executable, "-m", "spacelang", "fmt", "-"]  # waits for its input

@@ -323,7 +323,9 @@ def test_a_locked_run_is_exit_4(trained: Path) -> None:
     assert f"process {os.getpid()}" in told
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 143)]
+)
 def test_a_signal_ends_a_run_in_good_order(
     number: int, code: int, place: Path, tmp_path: Path
 ) -> None:

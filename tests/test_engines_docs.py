@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import subprocess
+import sys
 from collections.abc import Iterable, Iterator
 from importlib import import_module
 from pathlib import Path
@@ -30,6 +32,12 @@ space small {
 """
 
 
+def example(heading: str) -> str:
+    """The Python example below a heading of the page."""
+    (text,) = re.findall(rf"#+ {heading}\n(?:(?!\n#).)*?```python\n(.*?)```", PAGE, re.S)
+    return text
+
+
 class Wide:
     """The wider and the shallower, the better."""
 
@@ -42,7 +50,7 @@ class Wide:
 
 
 def test_an_engine_of_your_own_in_under_forty_lines(tmp_path: Path) -> None:
-    (text,) = re.findall(r"```python\n(.*?)```", PAGE, re.S)
+    text = example("An engine of your own")
     assert len(text.splitlines()) < 40
     assert max(map(len, text.splitlines())) <= 110
     (tmp_path / "climbing.py").write_text(text)
@@ -60,6 +68,16 @@ def test_an_engine_of_your_own_in_under_forty_lines(tmp_path: Path) -> None:
     *_, bounded = module.Climb(steps=60, where=f"params <= {limit}").run(graph, Wide(), seed=1)
     assert isinstance(bounded, Found)
     assert bounded.best.cost.params <= limit
+
+
+def test_a_student_of_your_own(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(example("Students of your own"))
+    made = subprocess.run([sys.executable, "own.py"], cwd=tmp_path, capture_output=True, text=True)
+    assert made.returncode == 0, made.stderr
+    assert "'epoch': 2" in made.stdout
+    assert "VisionTransformer(" in made.stdout
+    report = (tmp_path / "runs" / "small" / "report.html").read_text()
+    assert "small vit, distilled" in report
 
 
 def test_every_engine_stands_in_the_table() -> None:

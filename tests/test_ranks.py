@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,16 @@ from spacelang.backends.torch import training
 from spacelang.backends.torch.data import Dataset, Epochs, first_samples, open_data, shard_sizes
 from spacelang.backends.torch.mix import Mixing
 from spacelang.backends.torch.own import search_own
-from spacelang.backends.torch.ranks import ALONE, Branch, Lost, Ranks, divides, together, tree
+from spacelang.backends.torch.ranks import (
+    ALONE,
+    Branch,
+    Lost,
+    Ranks,
+    current,
+    divides,
+    together,
+    tree,
+)
 from spacelang.backends.torch.run import RunFolder, read_log
 from spacelang.backends.torch.scratch import Scratch
 from spacelang.backends.torch.search import search
@@ -185,6 +195,38 @@ def test_the_number_of_processes_may_change_between_runs(
         assert len(read_log(folder)) == step // 5
     train(graph, data, SHARDED, folder, seed=3)
     assert fingerprint(folder) == fingerprint(alone)
+
+
+def test_who_hangs_is_waited_for_as_long_as_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPACELANG_TIMEOUT", "1")
+    waited: dict[str, float] = {}
+
+    def hanging(rank: int) -> None:
+        current().wait()
+        if rank == 1:
+            time.sleep(8)
+            os._exit(7)
+        began = time.monotonic()
+        with pytest.raises(Lost, match="another process of the run is gone"):
+            current().wait()
+        waited["seconds"] = time.monotonic() - began
+        assert 0.5 < waited["seconds"] < 6
+
+    assert run_together(2, hanging) == [0, 7]
+
+
+@pytest.mark.parametrize("text", ["soon", "0", "-1", "nan", "1e9", ""])
+def test_a_time_that_is_none_is_told(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPACELANG_TIMEOUT", text)
+    for name, value in (
+        ("WORLD_SIZE", "2"),
+        ("RANK", "0"),
+        ("MASTER_ADDR", "x"),
+        ("MASTER_PORT", "1"),
+    ):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(OSError, match="not a number of seconds above 0"), together("cpu"):
+        pass
 
 
 @pytest.mark.parametrize("size", [2, 4])

@@ -28,9 +28,11 @@ from spacelang.backends.torch.mix import Drawn, Mixing, draw, mixed
 from spacelang.backends.torch.pictures import DataError, Images, Origin
 from spacelang.backends.torch.split import PARTS, Split, divide, published_split, split_record
 from spacelang.backends.torch.variation import Views
+from spacelang.engines.stream import seed_of
 
 # Data sets of fixed content, whose split is committed and compared.
 PUBLISHED = ("mnist5k",)
+ROUND = 256  # an epoch of repeated samples has a multiple of so many
 
 
 class Batch(NamedTuple):
@@ -141,6 +143,8 @@ class Epochs:
 
     A shard is the same to the bit whoever loads it, and its images are those of the whole batch:
     what is mixed in comes from the mirrored place in the batch, which may be in another shard.
+
+    repeats   each image comes so many times in a row, varied anew each time (`repeated`)
     """
 
     part: Part
@@ -148,16 +152,21 @@ class Epochs:
     seed: int
     recipe: Views = RECIPES["none"]
     replay: Callable[[int], tuple[int, int]] | None = None  # seed and epoch that images vary by
+    repeats: float = 0
     _epoch: int = field(default=-1, init=False)
     _order: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64), init=False)
+    _copies: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64), init=False)
 
     def positions(self, epoch: int, number: int) -> NDArray[np.int64]:
         """Where in the part the samples of a batch are, in their order."""
         if epoch != self._epoch:
             order = shuffled(stream_key(self.seed, "order"), epoch, self.part.ids.numpy())
-            self._epoch, self._order = epoch, order
-        first = number * self.batch_size
-        return self._order[first : first + self.batch_size]
+            which, self._copies = repeated(len(order), self.repeats)
+            self._epoch, self._order = epoch, order[which]
+        return self._order[self._slice(number)]
+
+    def _slice(self, number: int) -> slice:
+        return slice(number * self.batch_size, (number + 1) * self.batch_size)
 
     def load(
         self,
@@ -169,20 +178,29 @@ class Epochs:
     ) -> Batch:
         """A shard of a batch, all of it where there is one; of an empty shard the first sample."""
         chosen = self.positions(epoch, number)
+        copies = self._copies[self._slice(number)]
         first = sum(shard_sizes(len(chosen), shards)[:shard])
         own = first + np.arange(shard_sizes(len(chosen), shards)[shard] or 1)
         own %= len(chosen)
-        batch = self._varied(epoch, chosen[own])
+        batch = self._varied(epoch, chosen[own], copies[own])
         drawn = _drawn(self.part, mixing, self.seed, epoch, number)
         if drawn is None:
             return batch
-        others = self._varied(epoch, chosen[len(chosen) - 1 - own])
+        mirrored = len(chosen) - 1 - own
+        others = self._varied(epoch, chosen[mirrored], copies[mirrored])
         images = mixed(batch.images, others.images, drawn)
         return batch._replace(images=images, others=others.labels, share=drawn.share)
 
-    def _varied(self, epoch: int, chosen: NDArray[np.int64]) -> Batch:
+    def _varied(self, epoch: int, chosen: NDArray[np.int64], copies: NDArray[np.int64]) -> Batch:
+        """Samples by position; those that come again vary by a seed of their own each time."""
         seed, of = self.replay(epoch) if self.replay else (self.seed, epoch)
-        return views(self.part, chosen, self.recipe, seed=seed, epoch=of)
+        found = views(self.part, chosen, self.recipe, seed=seed, epoch=of)
+        for copy in np.unique(copies[copies > 0]).tolist():
+            these = copies == copy
+            anew = seed_of(seed, "copy", copy)
+            again = views(self.part, chosen[these], self.recipe, seed=anew, epoch=of)
+            found.images[torch.from_numpy(these)] = again.images
+        return found
 
 
 def _drawn(part: Part, mixing: Mixing | None, seed: int, epoch: int, number: int) -> Drawn | None:
@@ -211,9 +229,27 @@ def ordered_batches(part: Part, batch_size: int) -> Iterator[Batch]:
         yield batch._replace(images=_normalised(part, batch.images))
 
 
-def batch_count(part: Part, batch_size: int) -> int:
+def batch_count(part: Part, batch_size: int, repeats: float = 0) -> int:
     """How many batches an epoch has."""
-    return -(-len(part) // batch_size)
+    return -(-_shown(len(part), repeats) // batch_size)
+
+
+def repeated(count: int, repeats: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Which of so many samples an epoch shows, in its order, and the how manieth time from 0.
+
+    Repeated augmentation (Hoffer and others, 2020) as timm and DeiT have it: each comes `repeats`
+    times in a row, in all as many as there are, cut to a multiple of 256; so an epoch sees one of
+    `repeats` samples. Where these authors give the copies to different processes, which then see
+    one batch of them together, here the batch is that one whatever the processes.
+    """
+    shown = np.arange(_shown(count, repeats))
+    which = (shown // repeats).astype(np.int64) if repeats else shown
+    return which, shown - np.searchsorted(which, which)
+
+
+def _shown(count: int, repeats: float) -> int:
+    """How many samples an epoch shows."""
+    return count // ROUND * ROUND if repeats and count >= ROUND else count
 
 
 def shard_sizes(count: int, shards: int) -> list[int]:
@@ -331,6 +367,7 @@ __all__ = [
     "first_samples",
     "open_data",
     "ordered_batches",
+    "repeated",
     "shard_sizes",
     "test_part",
     "views",

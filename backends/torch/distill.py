@@ -2,6 +2,7 @@
 
     lesson = Lesson(Distillation(losses=("soft_cross_entropy",)), teacher=teacher)
     trained = distill(graph, data, Recipe(epochs=60), "runs/student", lesson, seed=0)
+    trained = distill(module, data, Recipe(epochs=60), "runs/other", lesson)   # any nn.Module
 
 The folder is that of a training: searched, extracted and gone on with like any other. The teacher
 and what is learned from it are part of its identity.
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from spacelang.backends.torch.checkpoint import Checkpoint, Tensors, unpack
 from spacelang.backends.torch.data import Batch, Dataset, first_samples, ordered_batches
 from spacelang.backends.torch.distill_report import write_distill_report
+from spacelang.backends.torch.fixed import TRIED, graph_of, module_of
 from spacelang.backends.torch.logits.asked import Asked
 from spacelang.backends.torch.logits.published import published_epochs
 from spacelang.backends.torch.logits.published_replay import PublishedReplay
@@ -32,7 +34,6 @@ from spacelang.backends.torch.recipe import Recipe
 from spacelang.backends.torch.relating import Values, parts, related
 from spacelang.backends.torch.run import Json
 from spacelang.backends.torch.steady import NotFinite
-from spacelang.backends.torch.supernet import Supernet
 from spacelang.backends.torch.taps import Tapped
 from spacelang.backends.torch.teacher import Teacher, open_teacher, takes
 from spacelang.backends.torch.train import TorchTrainer
@@ -46,7 +47,6 @@ from spacelang.files import PathLike
 from spacelang.ir.graph import Graph
 
 STORED = "soft_labels"
-TRIED = 2  # images of the pass that is tried before a run
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -99,6 +99,9 @@ class Lesson:
         if recipe.mixup or recipe.cutmix:
             told = error("SP705", "a store knows nothing of mixed images")
             raise SpaceError(told.hint("--mixup 0 --cutmix 0"))
+        if recipe.aug_repeats:
+            told = error("SP705", "a store knows one view of an image in an epoch")
+            raise SpaceError(told.hint("--aug-repeats 0"))
         self.stored.check(data, recipe.aug, self.teacher)
 
 
@@ -300,7 +303,7 @@ class DistillTrainer(TorchTrainer):
 
 
 def distill(
-    graph: Graph,
+    student: Graph | nn.Module,
     data: Dataset,
     recipe: Recipe,
     folder: PathLike,
@@ -313,21 +316,26 @@ def distill(
     on_nan: str = "error",
     settings: Mapping[str, object] | None = None,
     log_to: Sequence[str] = (),
-) -> Trained:
+    name: str = "",
+) -> Trained[Any]:
     """Train a student in a folder, going on where an earlier call stopped, and write its report.
+
+    The student is a space, or any module, of which a copy is trained (`fixed.py`); `name` is what
+    such a one is called, else its class. Its taps are the names of its modules.
 
     What cannot teach it is refused before the folder is there: SP705 for a teacher that does not
     fit, SP702 for a store of other contents or that is not whole. Else as `training.train`.
     """
+    graph = graph_of(student, data, recipe, name)
     fits(graph, data)
     lesson.check(data, recipe)
-    lesson.trainer(Supernet(graph, seed=seed).to(device), graph, data, recipe, seed)
+    lesson.trainer(module_of(graph, seed).to(device), graph, data, recipe, seed)
     made = train(
         graph, data, recipe, folder, seed=seed, keep=keep, device=device, reporter=reporter,
         on_nan=on_nan, settings=settings, log_to=log_to, lesson=lesson,
     )  # fmt: skip
-    name, who = _name_of(lesson), lesson.teacher
-    write_distill_report(folder, graph, data, made, lesson.engine, name, who)
+    source, who = _name_of(lesson), lesson.teacher
+    write_distill_report(folder, graph, data, made, lesson.engine, source, who)
     return made
 
 
@@ -339,8 +347,8 @@ def _name_of(lesson: Lesson) -> str:
 
 def engine_of(recipe: Recipe, settings: Mapping[str, object]) -> Distillation:
     """The engine of a recipe with settings of its own (SP204, SP209, SP103)."""
-    names = ("epochs", "law", "law_weights", "smoothing")
-    of_recipe = {name: getattr(recipe, name) for name in names}
+    names = ("law", "law_weights", "smoothing")
+    of_recipe = {name: getattr(recipe, name) for name in names} | {"epochs": recipe.all_epochs}
     return cast(Distillation, made(Distillation, {**of_recipe, **settings}))
 
 

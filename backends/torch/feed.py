@@ -43,6 +43,7 @@ class Feed:
     """Batches, each a function of the seed and of what was asked; several parts may take turns.
 
     mixing   how the images of an epoch are mixed
+    repeats  how often an image of training comes in a row (`data.repeated`)
     replay   the seed and epoch that the images of an epoch vary by, where it is not their own
     """
 
@@ -54,10 +55,11 @@ class Feed:
         recipe: Views = RECIPES["none"],
         device: torch.device | str = "cpu",
         mixing: Callable[[int], Mixing | None] = lambda epoch: None,
+        repeats: float = 0,
     ) -> None:
         self.batch_size, self.seed = batch_size, seed
         self.recipe: Views = recipe
-        self.device, self.mixing = torch.device(device), mixing
+        self.device, self.mixing, self.repeats = torch.device(device), mixing, repeats
         self.parts = {
             "train": data.train,
             FIRST: _half(data.train, FIRST, 0),
@@ -77,7 +79,7 @@ class Feed:
 
     def steps(self, name: str) -> int:
         """How many batches an epoch of a part has."""
-        return batch_count(self.part(name), self.batch_size)
+        return batch_count(self.part(name), self.batch_size, self.repeats)
 
     def positions(self, plan: StepPlan) -> NDArray[np.int64]:
         """Where the samples of a step's batch are in their part."""
@@ -96,7 +98,7 @@ class Feed:
     def _of(self, name: str) -> Epochs:
         if name not in self._epochs:
             self._epochs[name] = Epochs(
-                self.part(name), self.batch_size, self.seed, self.recipe, self.replay
+                self.part(name), self.batch_size, self.seed, self.recipe, self.replay, self.repeats
             )
         return self._epochs[name]
 

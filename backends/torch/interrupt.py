@@ -3,7 +3,7 @@
     with Interrupt() as interrupt:
         for step in steps:
             ...
-            interrupt.check()          # raises Interrupted once SIGINT or SIGTERM has come
+            interrupt.check()          # raises Interrupted once one of SIGNALS has come
 
 The first signal asks, a second one ends the process at once. Processes that run together ask each
 other, so that all end after the same step.
@@ -18,7 +18,8 @@ from typing import Any, Self
 
 from spacelang.backends.torch.ranks import current
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)  # the last is Slurm's warning, by habit
+TERMINATED = 128 + signal.SIGTERM  # the exit code, whoever asked: to a shell both are one event
 
 
 class Interrupted(Exception):
@@ -26,11 +27,11 @@ class Interrupted(Exception):
 
     def __init__(self, number: int) -> None:
         super().__init__(f"stopped by {signal.Signals(number).name}; the same command goes on")
-        self.code = 128 + number
+        self.code = 128 + number if number == signal.SIGINT else TERMINATED
 
 
 class Interrupt:
-    """Notes the first SIGINT or SIGTERM. Outside the main thread signals are not touched."""
+    """Notes the first of SIGNALS. Outside the main thread signals are not touched."""
 
     def __init__(self) -> None:
         self.number: int | None = None

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from spacelang.backends.torch.layer_decay import layer_scales
 from spacelang.backends.torch.optimizer import optimizer_tensors, restore_optimizer
 from spacelang.backends.torch.schedule import timm_module
 from spacelang.backends.torch.storage import tensor_names
@@ -64,22 +65,25 @@ def check_optimizer(recipe: Recipe) -> None:
 
 
 def parameter_groups(model: nn.Module, graph: Graph, recipe: Recipe) -> Groups:
-    """Two groups: with weight decay, and without (vectors, norms, and `no_decay`)."""
+    """Two groups: with weight decay, and without (vectors, norms, and `no_decay`); with
+    `layer_decay` so many for each layer, whose rate is that of the step times `lr_scale`."""
     bare = {
         name
         for storage in graph.storages.values()
         if not storage.param.decay
         for name in tensor_names(storage)
     }
-    decayed: list[nn.Parameter] = []
-    spared: list[nn.Parameter] = []
+    scales = {} if recipe.layer_decay is None else layer_scales(graph, recipe.layer_decay)
+    kinds: list[tuple[float | None, bool]] = [] if scales else [(None, False), (None, True)]
+    members: dict[tuple[float | None, bool], list[nn.Parameter]] = {kind: [] for kind in kinds}
     for name, parameter in model.named_parameters():
         label = name.rpartition(".")[2]
         spare = parameter.ndim <= 1 or label in recipe.no_decay or name in bare
-        (spared if spare else decayed).append(parameter)
+        members.setdefault((scales.get(name), spare), []).append(parameter)
     return [
-        {"params": decayed, "weight_decay": recipe.weight_decay},
-        {"params": spared, "weight_decay": 0.0},
+        {"params": found, "weight_decay": 0.0 if spare else recipe.weight_decay}
+        | ({} if scale is None else {"lr_scale": scale})
+        for (scale, spare), found in members.items()
     ]
 
 

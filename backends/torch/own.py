@@ -223,13 +223,16 @@ def search_own(
     if recipe.law != "choices":
         found = error("SP701", f"{engine.name} has a law of its own, not {recipe.law}")
         raise SpaceError(found.hint("leave --law out"))
+    if recipe.cooldown_epochs:
+        found = error("SP701", f"{engine.name} says itself how long it trains, without cooldown")
+        raise SpaceError(found.hint("leave --cooldown-epochs out"))
     recipe = replace(recipe, epochs=engine.epochs, smoothing=engine.smoothing)
     about = identity(graph, data, recipe, seed)
     about["engine"] = {"name": engine.name, "settings": settings_of(engine)}
     hull = hull or _kept_hull(Path(folder))
     about["hull"] = None if hull is None else hull.hash
     trainer = Rehearsal(
-        steps=lambda part: batch_count(data.train, recipe.batch_size),
+        steps=lambda part: batch_count(data.train, recipe.batch_size, recipe.aug_repeats),
         space=lambda ranges: _within(graph, hull, ranges),
     )
     rehearse(engine, graph, trainer, seed)

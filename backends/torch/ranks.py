@@ -29,7 +29,9 @@ from torch import Tensor
 from spacelang.diagnostics import SpaceError, error
 
 Item = TypeVar("Item")
-TIMEOUT = timedelta(minutes=30)  # of one exchange: an epoch's end is validated in between
+TIMEOUT = "SPACELANG_TIMEOUT"  # in the environment: seconds of one exchange
+USUAL = 1800.0  # of these: an epoch's end is validated in between
+MOST = 1e6
 EXCHANGED = ("gloo", "nccl")  # in errors of exchanges
 GATHERED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # what torchrun says
 
@@ -219,7 +221,8 @@ def together(device: str = "cpu") -> Generator[Ranks]:
     cuda = device.startswith("cuda")
     if cuda:
         torch.cuda.set_device(device)
-    _exchange(lambda: _join("nccl" if cuda else "gloo"))
+    limit = timeout()
+    _exchange(lambda: _join("nccl" if cuda else "gloo", limit))
     try:
         yield current()
     except RuntimeError as failed:  # in what PyTorch exchanges by itself
@@ -230,13 +233,25 @@ def together(device: str = "cpu") -> Generator[Ranks]:
         dist.destroy_process_group()
 
 
-def _join(backend: str) -> None:
+def timeout() -> timedelta:
+    """How long processes wait for each other in one exchange (OSError for what is no time)."""
+    text = os.environ.get(TIMEOUT, str(USUAL))
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds <= MOST:
+        raise OSError(errno.EINVAL, f"{TIMEOUT} is {text!r}, not a number of seconds above 0")
+    return timedelta(seconds=seconds)
+
+
+def _join(backend: str, limit: timedelta) -> None:
     """Meet the others. After a restart torchrun's store may still hold addresses of the dead."""
     given: Any = dist  # which has these two without saying so to type checkers
-    store, rank, size = next(given.rendezvous("env://", timeout=TIMEOUT))
+    store, rank, size = next(given.rendezvous("env://", timeout=limit))
     life = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     store = given.PrefixStore(f"spacelang-{life}", store)
-    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=limit)
 
 
 def local(device: str) -> str:

@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 from spacelang.backends.torch.mix import Mixing
-from spacelang.backends.torch.schedule import NAMES, Schedule
-from spacelang.backends.torch.variation import Variation, variation
+from spacelang.backends.torch.schedule import COOLED, NAMES, REFUSED, Schedule
+from spacelang.backends.torch.variation import Variation, variation, with_aug
 from spacelang.diagnostics import SpaceError, error
 from spacelang.engines.laws import Law, check_weights
 from spacelang.engines.paths import SinglePath
@@ -22,6 +22,9 @@ from spacelang.engines.settings import read_fields
 
 # Settings that make a schedule.
 _OF_SCHEDULE = tuple(name for name in Schedule.__dataclass_fields__ if name != "updates")
+# Settings that are recorded only where they are set: runs without them are older, and go on.
+LATER = ("cooldown_epochs", "layer_decay", "aug_repeats")
+MOST_REPEATS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +32,12 @@ class Recipe:
     """Settings of training; the defaults are timm's and AutoFormer's.
 
     opt             adamw, sgd (Nesterov's), momentum (the heavy ball), or any of timm's
+    layer_decay     the rate of each layer as a share of the next one's (`layer_decay.py`)
     opt_eps, opt_betas   the optimiser's own where None
     sched           cosine, step, multistep, constant; with timm poly, tanh, wsd, rsqrt
     warmup_epochs   linear from `warmup_lr` to `lr`; the schedule counts from epoch 0 all the same
     sched_on_updates   a new rate every step; else every epoch
+    cooldown_epochs at `min_lr`, after the `epochs` of cosine, tanh and poly
     decay_epochs    between two decays of `step` (90), of the last phase of wsd and rsqrt
     clip_grad       none where None; what it limits is `clip_mode`: the norm of all gradients
                     together, each value, or the norm of each unit against its weights' (agc)
@@ -47,6 +52,7 @@ class Recipe:
                     these run today: whole tensors stay, the rest of a slice decays with it
     aug             how images vary: none, digits, photos, or by a library: "timm aa=rand-m9
                     reprob=0.25", "tinyvit aa=rand-m9-mstd0.5-inc1"
+    aug_repeats     how often an image comes in a row, varied anew each time (`data.repeated`)
     law             what a step draws: choices (as published), architectures, sandwich or weighted
     law_weights     of the candidates of decisions, for the law weighted: "depth=1:1:2"
     no_decay        labels of parameters without weight decay, besides vectors and norms
@@ -99,6 +105,9 @@ class Recipe:
     reduce: Literal["explicit", "ddp", "fsdp"] = "explicit"
     recalibrate: int = 0
     val_interval: int = 1
+    cooldown_epochs: int = 0
+    layer_decay: float | None = None
+    aug_repeats: float = 0
 
     def __post_init__(self) -> None:
         wrong = [message for message, holds in self._limits() if not holds]
@@ -112,13 +121,24 @@ class Recipe:
 
     def _limits(self) -> tuple[tuple[str, bool], ...]:
         betas, eps = self.opt_betas, self.opt_eps
-        milestones = self.decay_milestones
+        milestones, layers = self.decay_milestones, self.layer_decay
+        unlike = REFUSED.get(self.sched, "")
         return (
             ("epochs are at least 1", self.epochs >= 1),
             ("the batch size is at least 1", self.batch_size >= 1),
             ("learning rates are not negative", min(self.lr, self.min_lr, self.warmup_lr) >= 0),
             ("warmup_epochs are not negative", self.warmup_epochs >= 0),
-            (f"sched is one of {', '.join(NAMES)}", self.sched in NAMES),
+            (f"sched is one of {', '.join(NAMES)}{unlike}", self.sched in NAMES),
+            ("cooldown_epochs are not negative", self.cooldown_epochs >= 0),
+            (
+                f"cooldown_epochs follow {', '.join(COOLED)}; timm has none after {self.sched}",
+                not self.cooldown_epochs or self.sched in COOLED,
+            ),
+            ("layer_decay is above 0, at most 1", layers is None or 0 < layers <= 1),
+            (
+                f"aug_repeats are 0, or in 1..{MOST_REPEATS}",
+                not self.aug_repeats or 1 <= self.aug_repeats <= MOST_REPEATS,
+            ),
             ("decay_epochs are above 0", self.decay_epochs is None or self.decay_epochs > 0),
             ("decay_rate is above 0", self.decay_rate > 0),
             ("decay_milestones rise", list(milestones) == sorted({*milestones})),
@@ -152,9 +172,14 @@ class Recipe:
         return Mixing(self.mixup, self.cutmix, self.mixup_prob, self.mixup_switch_prob)
 
     @property
+    def all_epochs(self) -> int:
+        """The epochs of a run: those of the schedule, and its cooldown."""
+        return self.epochs + self.cooldown_epochs
+
+    @property
     def engine(self) -> SinglePath:
         """The engine that plans the steps."""
-        return SinglePath(self.epochs, self.law, self.smoothing, law_weights=self.law_weights)
+        return SinglePath(self.all_epochs, self.law, self.smoothing, law_weights=self.law_weights)
 
     def rate(self, step: int, steps_per_epoch: int) -> float:
         """The learning rate of a step."""
@@ -172,9 +197,14 @@ class Recipe:
         return {
             name: list(value) if isinstance(value, tuple) else value
             for name, value in asdict(self).items()
+            if name not in LATER or value != getattr(Recipe(), name)
         }
 
 
 def recipe_from(settings: Mapping[str, object]) -> Recipe:
-    """A recipe from settings by name, texts read as the types of their fields (SP204, SP209)."""
-    return Recipe(**read_fields(Recipe, "training", settings))
+    """A recipe from settings by name, texts read as the types of their fields (SP204, SP209).
+
+    Beside the fields of `Recipe`, those of timm's augmentation that are `IN_AUG` make or change
+    the text of `aug` (SP103 where that is no library's).
+    """
+    return Recipe(**read_fields(Recipe, "training", with_aug(settings)))

@@ -75,6 +75,11 @@ RATES: Mapping[str, Callable[[Schedule, int], float]] = MappingProxyType(
     {"cosine": _cosine, "step": _step, "multistep": _multistep, "constant": _constant}
 )
 NAMES: Sequence[str] = (*RATES, *OF_TIMM)
+COOLED = ("cosine", "tanh", "poly")  # in timm those of cycles, which cooldown epochs may follow
+# What timm has and a run here cannot, with the reason.
+REFUSED: Mapping[str, str] = MappingProxyType(
+    {"plateau": "; of plateau the rate follows scores, and here it is a function of the step alone"}
+)
 
 
 @lru_cache(maxsize=8)

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from spacelang.backends.torch.data import Dataset
 from spacelang.backends.torch.evaluate import main_output
+from spacelang.backends.torch.fixed import unfit
 from spacelang.backends.torch.recalibrate import calibrate
 from spacelang.backends.torch.run import RECORD, part, read_graph, read_record
 from spacelang.backends.torch.subnet import read_subnet
@@ -33,8 +34,6 @@ from spacelang.ir.decision import Assignment
 from spacelang.manifest import MANIFEST
 
 TIMM = "timm:"
-# What modules raise for images of a size or number of channels that is not theirs.
-UNFIT = (RuntimeError, AssertionError, ValueError, TypeError, ArithmeticError, LookupError)
 Pixels = tuple[tuple[float, ...], tuple[float, ...]]  # mean and deviation a channel, of 0..1
 
 
@@ -105,15 +104,9 @@ class Teacher:
         return Tapped(self.network, paths)
 
 
-@contextmanager
-def takes(teacher: Teacher, shape: Sequence[int]) -> Generator[None]:
-    """SP705 where a teacher fails here at images of a shape."""
-    try:
-        yield
-    except UNFIT as failed:
-        told = error("SP705", f"{teacher.name} cannot take images {list(shape)}")
-        told = told.note(str(failed).partition("\n")[0])
-        raise SpaceError(told) from failed
+def takes(teacher: Teacher, shape: Sequence[int]) -> AbstractContextManager[None]:
+    """SP705 where a teacher fails there at images of a shape."""
+    return unfit("SP705", teacher.name, shape)
 
 
 class Seeing(nn.Module):

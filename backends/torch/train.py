@@ -38,6 +38,7 @@ from spacelang.backends.torch.data import (
 )
 from spacelang.backends.torch.evaluate import BATCH, main_output, ran_out_of_memory, score
 from spacelang.backends.torch.feed import Feed
+from spacelang.backends.torch.fixed import Fixed
 from spacelang.backends.torch.losses import LABELLED, LOSSES
 from spacelang.backends.torch.optimizers import optimizer_of
 from spacelang.backends.torch.pieces import pieces_of
@@ -108,8 +109,9 @@ class TorchTrainer:
         self._own = dict(model.state_dict())  # the very tensors, as long as the module lives
         self.average = Average(self._own) if recipe.model_ema else None
         self.feed = Feed(
-            data, recipe.batch_size, seed, recipe.augmentation, self.device, recipe.mixing
-        )
+            data, recipe.batch_size, seed, recipe.augmentation, self.device, recipe.mixing,
+            recipe.aug_repeats,
+        )  # fmt: skip
         self._regions = Regions(graph)
         self._trained = Regions(graph, training=True)
         self._last_layer = last_layer(graph) if recipe.clip_mode == "agc" else frozenset[str]()
@@ -130,7 +132,7 @@ class TorchTrainer:
         check_plan(self, plan, mixed=self.recipe.mixing(plan.epoch) is not None)
         rate = self._rate(plan)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("lr_scale", 1.0)
         self.model.train()
         skips = self.steady.policy == "skip"
         kept = [(b, b.clone()) for b in self.model.buffers()] if skips else []
@@ -343,7 +345,8 @@ class TorchTrainer:
 
     def activate(self, assignment: Assignment) -> None:
         """Make the model the network of an architecture."""
-        cast(Activates, self.model).activate(assignment)
+        if not isinstance(self.graph, Fixed):
+            cast(Activates, self.model).activate(assignment)
 
     # Checkpoints.
 

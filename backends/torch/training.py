@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Generic, Protocol, TypeVar, cast
 
 from torch import nn
 
@@ -20,6 +20,7 @@ from spacelang.backends.torch.checkpoint import CheckpointError, Checkpoints, sh
 from spacelang.backends.torch.compiling import check_compiling
 from spacelang.backends.torch.data import Dataset
 from spacelang.backends.torch.evaluate import evaluate
+from spacelang.backends.torch.fixed import Fixed, module_of
 from spacelang.backends.torch.interrupt import Interrupt
 from spacelang.backends.torch.optimizers import check_optimizer
 from spacelang.backends.torch.pieces import check_pieces
@@ -48,17 +49,19 @@ from spacelang.engines.protocol import Engine, EpochEnded, Stepped
 from spacelang.files import PathLike
 from spacelang.ir.graph import Graph
 
+Network = TypeVar("Network", bound=nn.Module)
 KIND = "training"
 OWN = "own"  # an engine that trains its supernet while it searches
 PROGRAM = "program"  # one that trains the networks of a program
 COPIES = 4  # of the weights in a checkpoint: the model, its average, two moments of AdamW
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Trained:
-    """A trained supernet: the weights to search and extract from are in `model`."""
+@dataclass(frozen=True, eq=False)
+class Trained(Generic[Network]):
+    """A trained supernet: the weights to search and extract from are in `model`. Or a module that
+    was given, which is trained and that is all."""
 
-    model: Supernet
+    model: Network
     recipe: Recipe
     seed: int
     steps: int
@@ -142,8 +145,10 @@ def train(
     lesson: Lesson | None = None,
     settings: Mapping[str, object] | None = None,
     log_to: Sequence[str] = (),
-) -> Trained:
+) -> Trained[Supernet]:
     """Train the supernet of a space in a folder, going on where an earlier call stopped.
+
+    A module as a graph (`fixed.py`) is trained likewise: `model` is then a copy of that.
 
     `settings` are for `settings.json`, as those of `search_scratch` and `search_own`.
 
@@ -165,12 +170,13 @@ def train(
     about = identity(graph, data, recipe, seed) | (lesson.identity() if lesson else {})
     engine = lesson.engine if lesson else recipe.engine
     with RunFolder(folder, KIND, about, settings) as run, Interrupt() as interrupt:
-        model = Supernet(graph, seed=seed).to(device)
+        model = module_of(graph, seed).to(device)
         store = Checkpoints(run.path, graph=cast(str, about["graph"]), keep=keep)
         make = lesson.trainer if lesson else TorchTrainer
         trainer = make(model, graph, data, recipe, seed)
         room_for(run.path, model, keep)
-        write_graph(run.path, graph)
+        if not isinstance(graph, Fixed):
+            write_graph(run.path, graph)
         trainer.steady = steady
         steady.note = lambda record: note(run.path, record)
         tally = _resume(trainer, store)
@@ -179,7 +185,7 @@ def train(
         followers = trackers(log_to, run.path)
         log = Log(run.path, trainer.taken, followers)
         length = trainer.steps("train")
-        told.begin("training", recipe.epochs * length, "steps")
+        told.begin("training", recipe.all_epochs * length, "steps")
         told.advance(trainer.taken)
         while True:
             try:
@@ -196,7 +202,7 @@ def train(
                             log.add(epoch_line(trainer, epoch, tally))
                             tally = Tally()
                             trainer.save(store, {"tally": vars(tally)})
-                            if epoch + 1 < recipe.epochs:
+                            if epoch + 1 < recipe.all_epochs:
                                 interrupt.check()
                         case _:
                             pass
@@ -215,14 +221,14 @@ def train(
 
 def load_trained(
     graph: Graph, data: Dataset | None, folder: PathLike, *, device: str = "cpu"
-) -> Trained:
+) -> Trained[Supernet]:
     """The supernet of a finished training (SP702 where it is not finished, SP606 if not its)."""
     record = read_record(folder)
     if record.get("kind") not in (KIND, OWN, PROGRAM):
         raise SpaceError(error("SP702", f"{folder}: holds no training but {record.get('kind')}"))
     recipe = recipe_from(cast(Json, part(record, "recipe", dict)))
     images = cast(Json, part(record, "data", dict))
-    model = Supernet(graph)
+    model = module_of(graph, 0)
     store = Checkpoints(folder, graph=graph.hash)
     found = store.load(shapes_of(model.state_dict()))
     if found is None:
@@ -239,15 +245,15 @@ def load_trained(
     except RuntimeError as problem:
         raise CheckpointError(f"{folder}: {problem}") from problem
     log = tuple(e for e in read_log(folder) if cast(int, e["step"]) <= found.record.step)
-    if not log or cast(int, log[-1]["epoch"]) < recipe.epochs:
+    if not log or cast(int, log[-1]["epoch"]) < recipe.all_epochs:
         done = cast(int, log[-1]["epoch"]) if log else 0
         raise SpaceError(
-            error("SP702", f"{folder}: {done} of {recipe.epochs} epochs are trained").hint(
+            error("SP702", f"{folder}: {done} of {recipe.all_epochs} epochs are trained").hint(
                 "repeat the command that trains: it goes on"
             )
         )
     return Trained(
-        model.to(device).eval(),
+        cast(Supernet, model.to(device).eval()),
         recipe,
         part(record, "seed", int),
         found.record.step,
@@ -289,7 +295,7 @@ def epoch_line(trainer: TorchTrainer, epoch: int, tally: Tally) -> Json:
         "rate": recipe.rate((epoch + 1) * length - 1, length),
         **tally.means,
     }
-    last = epoch + 1 == recipe.epochs
+    last = epoch + 1 == recipe.all_epochs
     if recipe.val_interval and ((epoch + 1) % recipe.val_interval == 0 or last):
         trainer.activate(trainer.graph.decisions.extreme("largest"))
         with trainer.averaged(), trainer.calibrated():
@@ -301,6 +307,9 @@ def epoch_line(trainer: TorchTrainer, epoch: int, tally: Tally) -> Json:
 
 def fits(graph: Graph, data: Dataset) -> None:
     """SP704 where the images or their classes are not what the network takes."""
+    if isinstance(graph, Fixed):
+        graph.check(data)
+        return
     shape = tuple(graph.root.inputs[0].types[0].shape[1:])
     wanted = tuple(int(size.at({})) for size in shape)
     if wanted != data.shape:

@@ -13,6 +13,7 @@ from typing import Any
 from spacelang import __version__
 from spacelang.backends.torch.data import Dataset, first_samples, ordered_batches
 from spacelang.backends.torch.evaluate import BATCH, evaluate
+from spacelang.backends.torch.fixed import Fixed
 from spacelang.backends.torch.ranks import current
 from spacelang.backends.torch.recalibrate import recalibrated
 from spacelang.backends.torch.recipe import Recipe
@@ -28,6 +29,7 @@ from spacelang.backends.torch.touched import Regions
 from spacelang.backends.torch.training import Trained, train
 from spacelang.engines.protocol import Score
 from spacelang.files import PathLike
+from spacelang.ir.decision import Assignment
 from spacelang.ir.graph import Graph
 from spacelang.report import Network, Report, write_report
 from spacelang.report import Score as ReportScore
@@ -40,7 +42,7 @@ def train_and_report(
     made = train(graph, data, recipe, folder, **options)
     networks = ends(graph, data, made, "network")
     law = "" if not graph.decisions else f" each step by the law {made.recipe.law},"
-    summary = f"Trained for {made.recipe.epochs} epochs,{law} {right(networks[0])}."
+    summary = f"Trained for {made.recipe.all_epochs} epochs,{law} {right(networks[0])}."
     write_training_report(folder, graph, data, made, networks, summary, f"{graph.name}, trained")
     return made
 
@@ -53,14 +55,19 @@ def ends(graph: Graph, data: Dataset, made: Trained, noun: str) -> tuple[Network
     rows: list[Network] = []
     for end in ("largest", "smallest") if graph.decisions else ("largest",):
         taken = graph.decisions.extreme(end)
-        made.model.activate(taken)
+        _activate(made, graph, taken)
         found, cost = _score(made, data), graph.cost(taken)
         score = None if found.failure else ReportScore(found.correct, found.total)
         title = f"{end} {noun}" if graph.decisions else noun
         role = "largest" if end == "largest" else "other"
         rows.append(Network(title, role, cost.params, cost.macs, score))
-    made.model.activate(graph.decisions.extreme("largest"))
+    _activate(made, graph, graph.decisions.extreme("largest"))
     return tuple(rows)
+
+
+def _activate(made: Trained, graph: Graph, assignment: Assignment) -> None:
+    if not isinstance(graph, Fixed):
+        made.model.activate(assignment)
 
 
 def right(network: Network) -> str:

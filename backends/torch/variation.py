@@ -46,6 +46,32 @@ READERS: Mapping[str, Callable[[str], OfLibraries]] = MappingProxyType(
 )
 
 
+# Settings of timm's augmentation that are settings of training too, as flags of its script.
+IN_AUG = ("aa", "color_jitter", "hflip", "vflip", "reprob", "remode", "recount")
+
+
+def with_aug(settings: Mapping[str, object]) -> dict[str, object]:
+    """The settings with what is `IN_AUG` put into the text of `aug` (SP103 where it has no place).
+
+    `{"aa": "original", "reprob": "0.25"}` is `{"aug": "timm aa=original reprob=0.25"}`.
+    """
+    own = {name: value for name, value in settings.items() if name in IN_AUG}
+    rest = {name: value for name, value in settings.items() if name not in IN_AUG}
+    if not own:
+        return rest
+    aug = str(rest.get("aug", "none"))
+    first, *words = aug.split() or [""]
+    if aug == "none":
+        first = timm_augment.PREFIX
+    elif first not in READERS:
+        names = ", ".join(own)
+        told = error("SP103", f"training: {names} say how timm varies images, and aug is {aug}")
+        raise SpaceError(told.hint("--aug timm"))
+    texts = {word.partition("=")[0]: word for word in words}
+    texts |= {name: f"{name}={value}" for name, value in own.items()}
+    return {**rest, "aug": " ".join([first, *texts.values()])}
+
+
 def variation(text: str) -> Variation:
     """How images vary, by the name of a recipe or `timm ..`, `tinyvit ..` (SP103, SP204, SP209)."""
     first = next(iter(text.split()), "")

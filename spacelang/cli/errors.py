@@ -41,11 +41,11 @@ def unverified(headline: str, *notes: str, hint: str = "") -> VerificationError:
 
 
 class Terminated(BaseException):
-    """SIGTERM arrived; what is open is closed on the way out."""
+    """SIGTERM or SIGUSR1 arrived; what is open is closed on the way out."""
 
 
 def terminate(number: int, frame: FrameType | None) -> None:
-    """A handler of SIGTERM."""
+    """A handler of these."""
     raise Terminated
 
 

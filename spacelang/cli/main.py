@@ -174,7 +174,8 @@ def _warn(
 def main() -> None:
     """The entry point of the command line."""
     gc.set_threshold(500_000, 20, 20)  # a graph is made of many small objects: a tenth of the time
-    signal.signal(signal.SIGTERM, terminate)
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, terminate)
     warnings.showwarning = _warn
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

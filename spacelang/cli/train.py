@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import click
 
-from spacelang.cli import options, runs
+from spacelang.cli import options, runs, timm_flags
 from spacelang.cli.output import emit, exact, pairs, say
 from spacelang.diagnostics import SpaceError, error
 
@@ -24,10 +24,12 @@ RECIPE: dict[str, str] = {
     "warmup_lr": "The learning rate at the start.",
     "warmup_epochs": "Epochs from there to the peak.",
     "sched": "cosine, step, multistep, constant; with timm poly, tanh, wsd, rsqrt.",
+    "cooldown_epochs": "Epochs at the least rate after cosine, tanh and poly.",
     "decay_epochs": "Epochs between two decays of step, or of the last phase of wsd and rsqrt.",
     "decay_milestones": "Epochs of the decays of multistep, with commas between.",
     "decay_rate": "The factor of a decay; the power of poly.",
     "weight_decay": "Of the optimiser; vectors and norms have none.",
+    "layer_decay": "The rate of each layer as a share of the next one's.",
     "momentum": "Of sgd, momentum, and those of timm's that have one.",
     "opt_eps": "Of the optimiser; its own without.",
     "opt_betas": "Of the optimiser, with a comma between; its own without.",
@@ -42,6 +44,14 @@ RECIPE: dict[str, str] = {
     "model_ema_decay": "Of the moving average.",
     "amp_dtype": "The type of --amp: bfloat16.",
     "aug": "How images vary: none, digits, photos, 'timm aa=rand-m9-mstd0.5 ..', 'tinyvit ..'.",
+    "aa": "Short for --aug 'timm aa=..', as the six below are for theirs: a policy by its name.",
+    "color_jitter": "How much colours vary by timm.",
+    "hflip": "How often timm mirrors an image.",
+    "vflip": "How often timm turns it upside down.",
+    "reprob": "How often timm erases a part of it.",
+    "remode": "By what: const, rand, pixel.",
+    "recount": "In how many pieces.",
+    "aug_repeats": "How often an image comes in a row, varied anew each time; 0 for once an epoch.",
     "law": "How a step draws its architectures: choices, architectures, sandwich, weighted.",
     "law_weights": "For weighted: PATH=W:W.., a weight a candidate; with commas between.",
     "no_decay": "Labels of parameters without weight decay, with commas between.",
@@ -71,7 +81,7 @@ def recipe(function: Callable[..., Any]) -> Callable[..., Any]:
     for name, text in reversed(SWITCHES.items()):
         flag = name.replace("_", "-")
         function = click.option(f"--{flag}/--no-{flag}", name, default=None, help=text)(function)
-    return function
+    return timm_flags.answered(function)
 
 
 RUN_OPTIONS = (
