@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from fractions import Fraction
 from functools import lru_cache
 from itertools import product
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from spacelang.ir.atom import (
     Atom,
@@ -36,11 +36,11 @@ from spacelang.ir.bounds import (
     powered,
     reciprocal,
 )
-from spacelang.ir.functions import FUNCTIONS
+from spacelang.ir.functions import FUNCTIONS, Rational
 
 if TYPE_CHECKING:
-    from spacelang.ir.condition import Condition
-    from spacelang.ir.dim import Dim
+    from spacelang.ir.condition import Compare, Condition
+    from spacelang.ir.dim import Dim, Monomial
 
 ERROR = Fraction(1, 1 << 46)
 """A float of a function is so near to the true value, relative to it: some 64 of the last bits."""
@@ -75,19 +75,16 @@ def irrational(what: Dim | Atom | Condition) -> bool:
 
 
 def _parts(what: Dim | Condition) -> Iterable[Dim | Atom | Condition]:
-    """The atoms of a size, the sides or operands of a condition."""
-    from spacelang.ir.condition import All, Any, Compare
-    from spacelang.ir.polynomial import Dim
-
-    match what:
-        case Dim():
-            return (atom for monomial, _ in what.terms for atom, _ in monomial)
-        case Compare():
-            return what.left, what.right
-        case All() | Any():
-            return what.operands
-        case _:
-            return ()
+    """The atoms of a size, the sides or operands of a condition: by their fields, for the modules
+    of their classes import this one."""
+    terms: tuple[tuple[Monomial, Rational], ...] = getattr(what, "terms", ())
+    if terms:
+        return (atom for monomial, _ in terms for atom, _ in monomial)
+    if hasattr(what, "left"):
+        compared = cast("Compare", what)
+        return compared.left, compared.right
+    inner: tuple[Condition, ...] = getattr(what, "operands", ())
+    return inner
 
 
 def enclosed(size: Dim | Atom, values: Mapping[str, Value]) -> Interval:
