@@ -469,6 +469,15 @@ def test_the_smallest_graph():
     assert read(Source("t", "# a remark\n" + WHOLE + " # and another")).name == "g"
 
 
+def nested(form: str, inner: str, times: int) -> str:
+    for _ in range(times):
+        inner = form.format(inner)
+    return inner
+
+
+FREE = [chr(65 + i) + chr(65 + j) for i in range(5) for j in range(5)]
+
+
 @pytest.mark.parametrize(
     ("text", "place", "words"),
     [
@@ -483,7 +492,14 @@ def test_the_smallest_graph():
         (WHOLE.replace("[B, 3]", "[B, 3/0]"), None, "no size"),
         (WHOLE.replace("[B, 3]", "[B, " + "9" * 65 + "]"), None, "64 digits"),
         (WHOLE.replace("[B, 3]", "[B, frob(3)]"), None, "no function is called frob"),
-        (WHOLE.replace("[B, 3]", "[B, power(2, 1000000)]"), None, "power above"),
+        (WHOLE.replace("[B, 3]", "[B, power(2, 1000000)]"), None, "a power of more"),
+        (WHOLE.replace("[B, 3]", "[" + nested("power({}, 64)", "9", 5) + "]"), None, "a power of more"),
+        (WHOLE.replace("[B, 3]", "[" + nested("power({}, 8)", "B", 5) + "]"), None, "4,096 bits"),
+        (WHOLE.replace("[B, 3]", "[power(A + B + C + D + E + F, 9)]"), None, "a sum to the power"),
+        (WHOLE.replace("[B, 3]", "[power(" + " + ".join(FREE) + ", 8)]"), None, "terms"),
+        (WHOLE.replace("[B, 3]", "[B, " + "*".join(["9" * 60] * 6) + "]"), None, "1,024 bits"),
+        (WHOLE.replace("[B, 3]", "[" + "*".join(["B"] * 300) + "]"), None, "4,096 bits"),
+        (WHOLE.replace("[B, 3]", "[min(" + ", ".join(FREE * 50) + ")]"), None, "500 numbers"),
         (WHOLE.replace("input()", "linear(out=C)"), None, "C is neither"),
         (WHOLE.replace("{ %0", "{ decide odd a in {1} %0"), None, "of the kind odd"),
         (WHOLE.replace("{ %0", "{ decide dim a in {1/0} %0"), None, "over 0"),

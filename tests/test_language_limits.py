@@ -42,6 +42,9 @@ WAYS = " + ".join(f"[0, 1][a{i}]" for i in range(20))
 OPEN = "\n".join(f"choose n{i} in 0..1" for i in range(20))
 DEEP = "choose r in {1, 2} return linear(x, 8 * r) as up |> linear(8) as down"
 NESTED = doubled("a", "[1]", "[{0}, {0}]", 60)
+SUM = " ".join(f"choose s{i} in 1..9" for i in range(20))
+ALL = " + ".join(f"s{i}" for i in range(20))
+SQUARES = " ".join(f"let a{k} = a{k - 1} * a{k - 1}" for k in range(1, 8))
 
 BOMBS = {
     # Rows 2 and 3 of the threats: depth and length of the text.
@@ -54,6 +57,27 @@ BOMBS = {
     "a power": (space("output x * power(9, power(9, 9))"), "SP103"),
     "squares": (space("output x * a59", doubled("a", "9", "{0} * {0}", 60)), "SP103"),
     "a small power": (space("output x * power(1 / 9, 9999)"), "SP103"),
+    "powers with a decision": (
+        space(f"choose w in {{2, 3}}\n{doubled('a', 'w', '{0} * {0}', 60)}\noutput x * a59"),
+        "SP103",
+    ),
+    "powers of a free size": (
+        space(f"{doubled('a', '1 / B', '{0} * {0}', 60)}\noutput x * a59"),
+        "SP103",
+    ),
+    "powers that are rounded": (
+        space(
+            "choose w in {20, 30} let a0 = w "
+            + " ".join(f"let a{k} = a{k - 1} * a{k - 1} // 7" for k in range(1, 40))
+            + " output x * a39"
+        ),
+        "SP103",
+    ),
+    "a long sum to a power": (space(f"{SUM} output x * power({ALL}, 8)"), "SP507"),
+    "a divisor to a power": (
+        space(f"{SUM} let a0 = 1 / ({ALL}) {SQUARES} output x * floor(a7)"),
+        "SP507",
+    ),
     "by zero": (space("output x * (1 // (1 - 1))"), "SP210"),
     # Row 5: loops, lists, sets, blocks.
     "a loop": (space("for i in 0..1000000000000 { x = relu(x) } output x"), "SP507"),

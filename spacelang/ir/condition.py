@@ -67,7 +67,10 @@ class Compare(_Form):
 
     def substitute(self, values: Mapping[str, Replacement]) -> Condition:
         """The condition with decisions replaced, decided at once where it can be."""
-        return compare(self.op, self.left.substitute(values), self.right.substitute(values))
+        made = compare(self.op, self.left.substitute(values), self.right.substitute(values))
+        if made.symbols or not isinstance(made, Compare):
+            return made
+        return TRUE if made.at({}) else FALSE  # floats that no proof tells apart: as they are
 
     def __str__(self) -> str:
         if self.left.constant is not None:

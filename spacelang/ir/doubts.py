@@ -25,7 +25,8 @@ from spacelang.ir.condition import (
     negate,
 )
 from spacelang.ir.dim import Dim
-from spacelang.ir.facts import irrational, never_zero, surely_whole
+from spacelang.ir.enclosure import irrational
+from spacelang.ir.facts import never_zero, surely_whole
 from spacelang.ir.places import at_each
 from spacelang.ir.prove import Answer, Proved, Unsettled, holds
 

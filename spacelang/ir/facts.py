@@ -7,11 +7,11 @@ free sizes, from interval arithmetic.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from functools import lru_cache
 from itertools import product
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from spacelang.ir.atom import (
     LIMIT,
@@ -25,17 +25,19 @@ from spacelang.ir.atom import (
     Symbol,
     Value,
 )
-from spacelang.ir.functions import Rational
+from spacelang.ir.bounds import (
+    EVERYTHING,
+    Interval,
+    floored,
+    multiplied,
+    reciprocal,
+)
+from spacelang.ir.enclosure import RANGES, enclosed, irrational, summed, told
+from spacelang.ir.functions import Rational, plain
 
 if TYPE_CHECKING:
     from spacelang.ir.condition import Condition
     from spacelang.ir.dim import Dim
-
-Bound = Fraction | float
-"""An end of a range: exact, or an infinity."""
-Interval = tuple[Bound, Bound]
-
-EVERYTHING: Interval = (-math.inf, math.inf)
 
 
 def count(symbols: Iterable[Symbol]) -> int | None:
@@ -116,52 +118,55 @@ def table(size: Dim | Atom) -> tuple[Number, ...] | None:
 
 @lru_cache(maxsize=65536)
 def truths(condition: Condition) -> frozenset[bool] | None:
-    """The truth values a condition takes; None if too many points, free or undefined."""
+    """The truth values a condition takes; None if too many points, free, undefined or too close to
+    tell."""
     if not enumerable(condition.symbols):
         return None
     try:
-        return frozenset(condition.at(point) for point in points(condition.symbols))
+        found = [told(condition, point) for point in points(condition.symbols)]
+    except ArithmeticError:
+        return None
+    kept = frozenset(truth for truth in found if truth is not None)
+    return None if None in found else kept
+
+
+def exact_table(size: Dim | Atom) -> tuple[Rational, ...] | None:
+    """As `table`, but None if a value is not known exactly: a float, or what one decides."""
+    if not irrational(size):
+        values = table(size)
+        return None if values is None else cast("tuple[Rational, ...]", values)
+    ranges = enclosures(size) or (EVERYTHING,)
+    kept = [plain(low) for low, high in ranges if low == high and isinstance(low, Fraction)]
+    return tuple(dict.fromkeys(kept)) if len(kept) == len(ranges) else None
+
+
+@lru_cache(maxsize=4096)
+def enclosures(size: Dim | Atom) -> tuple[Interval, ...] | None:
+    """A range that holds the true value, for each point; None if too many, free or undefined."""
+    if not enumerable(size.symbols):
+        return None
+    try:
+        return tuple(enclosed(size, point) for point in points(size.symbols))
     except ArithmeticError:
         return None
 
 
-def exact_table(size: Dim | Atom) -> tuple[int | Fraction, ...] | None:
-    """As `table`, but None if a value is a float, of which nothing exact follows."""
+def _visited(size: Dim | Atom) -> Interval | None:
+    """The range of a size by each of its points; None if too many, free or undefined."""
     values = table(size)
     if values is None:
         return None
-    kept = tuple(value for value in values if not isinstance(value, float))
-    return kept if len(kept) == len(values) else None
-
-
-def _times(a: Bound, b: Bound) -> Bound:
-    return Fraction(0) if a == 0 or b == 0 else a * b
-
-
-def _multiply(a: Interval, b: Interval) -> Interval:
-    corners = [_times(x, y) for x in a for y in b]
-    return min(corners), max(corners)
-
-
-def _reciprocal(a: Interval) -> Interval:
-    low, high = a
-    if low <= 0 <= high:
-        return EVERYTHING
-    return _inverse(high), _inverse(low)
-
-
-def _inverse(a: Bound) -> Bound:
-    return Fraction(0) if isinstance(a, float) else 1 / a
-
-
-def _floor(a: Bound) -> Bound:
-    return a if isinstance(a, float) else Fraction(math.floor(a))
-
-
-def _atom_interval(atom: Atom) -> Interval:
-    values = table(atom)
-    if values is not None:
+    if not irrational(size):
         return Fraction(min(values)), Fraction(max(values))
+    lows, highs = zip(*(enclosures(size) or (EVERYTHING,)), strict=True)
+    return min(lows), max(highs)
+
+
+def atom_interval(atom: Atom) -> Interval:
+    """The same of an atom."""
+    visited = _visited(atom)
+    if visited is not None:
+        return visited
     match atom:
         case Symbol():
             # Enumerable symbols were settled above: this one is free or has too many values.
@@ -172,8 +177,8 @@ def _atom_interval(atom: Atom) -> Interval:
             assert isinstance(high, int | Fraction)
             return Fraction(low), Fraction(high)
         case FloorDivide():
-            low, high = _multiply(interval(atom.numerator), _reciprocal(interval(atom.denominator)))
-            return _floor(low), _floor(high)
+            below = reciprocal(interval(atom.denominator))
+            return floored(multiplied(interval(atom.numerator), below))
         case Extremum():
             lows, highs = zip(*(interval(operand) for operand in atom.operands), strict=True)
             pick = min if atom.name == "min" else max
@@ -187,37 +192,18 @@ def _atom_interval(atom: Atom) -> Interval:
             return RANGES.get(atom.name, EVERYTHING)
 
 
-RANGES: Mapping[str, Interval] = {
-    **dict.fromkeys(("sqrt", "rsqrt", "exp"), (Fraction(0), math.inf)),
-    **dict.fromkeys(("sin", "cos"), (Fraction(-1), Fraction(1))),
-}
-
-
 @lru_cache(maxsize=65536)
 def interval(dim: Dim) -> Interval:
-    """A range that holds every value: exact ends if enumerable, else by interval arithmetic."""
+    """A range that holds every value: exact ends if enumerable and without functions that are not
+    rational, else by interval arithmetic."""
     if grows(dim):
         smallest = {symbol.name: symbol.points[-1] for symbol in dim.symbols}
         largest = {symbol.name: symbol.points[0] for symbol in dim.symbols}
         return Fraction(dim.at(smallest)), Fraction(dim.at(largest))
-    values = table(dim)
-    if values is not None:
-        return Fraction(min(values)), Fraction(max(values))
-    low: Bound = Fraction(0)
-    high: Bound = Fraction(0)
-    for monomial, coefficient in dim.terms:
-        term: Interval = (coefficient, coefficient)
-        for atom, exponent in monomial:
-            factor = _atom_interval(atom)
-            if exponent < 0:
-                factor = _reciprocal(factor)
-            if exponent % 2 == 0:
-                factor = _even(factor)
-            steps = abs(exponent) // 2 if exponent % 2 == 0 else abs(exponent)
-            for _ in range(steps):
-                term = _multiply(term, factor)
-        low, high = low + term[0], high + term[1]
-    return low, high
+    visited = _visited(dim)
+    if visited is not None:
+        return visited
+    return summed(dim, atom_interval)
 
 
 def grows(dim: Dim) -> bool:
@@ -238,17 +224,12 @@ def _never_negative(symbol: Symbol) -> bool:
     return isinstance(smallest, int | Fraction) and smallest >= 0
 
 
-def _even(a: Interval) -> Interval:
-    """The range of a square."""
-    ends = [_times(end, end) for end in a]
-    return (Fraction(0) if a[0] <= 0 <= a[1] else min(ends)), max(ends)
-
-
 def never_zero(dim: Dim) -> bool:
     """Whether the size is certainly not zero anywhere."""
     values = table(dim)
     if values is not None:
-        return 0 not in values
+        ranges = (enclosures(dim) or (EVERYTHING,)) if irrational(dim) else ()
+        return 0 not in values and all(low > 0 or high < 0 for low, high in ranges)
     if len(dim.terms) == 1:  # a product is zero only if a factor is
         return all(_atom_never_zero(atom) for atom, exponent in dim.terms[0][0] if exponent > 0)
     low, high = interval(dim)
@@ -258,7 +239,7 @@ def never_zero(dim: Dim) -> bool:
 def _atom_never_zero(atom: Atom) -> bool:
     if isinstance(atom, Symbol):
         return 0 not in atom.points and not atom.rate
-    low, high = _atom_interval(atom)
+    low, high = atom_interval(atom)
     return low > 0 or high < 0
 
 
@@ -326,25 +307,3 @@ def surely_whole(dim: Dim) -> bool:
     """Whether the terms show it whole everywhere: each term's common divisor is whole."""
     known = content(dim)
     return known is not None and known.denominator == 1
-
-
-@lru_cache(maxsize=65536)
-def irrational(dim: Dim) -> bool:
-    """Whether a function such as sqrt is in it, so that its values may be floats."""
-    return any(_irrational(atom) for monomial, _ in dim.terms for atom, _ in monomial)
-
-
-def _irrational(atom: Atom) -> bool:
-    match atom:
-        case Symbol():
-            return False
-        case FloorDivide():
-            return irrational(atom.numerator) or irrational(atom.denominator)
-        case Extremum():
-            return any(irrational(operand) for operand in atom.operands)
-        case Conditional():
-            return irrational(atom.then) or irrational(atom.otherwise)
-        case Divisor():
-            return irrational(atom.divisor)
-        case Function():
-            return True

@@ -42,9 +42,7 @@ def _whole_root(radicand: int, degree: int) -> int | None:
 
 def _power(base: Number, exponent: Number) -> Number:
     if isinstance(base, float) or isinstance(exponent, float):
-        if base < 0 or (base == 0 and exponent < 0):
-            raise ArithmeticError(f"{base} to the power of {exponent}")
-        return math.pow(base, exponent)
+        return _float_power(float(base), float(exponent))
     base, exponent = Fraction(base), Fraction(exponent)
     if base == 0 and exponent < 0:
         raise ZeroDivisionError(f"0 to the power of {exponent}")
@@ -55,8 +53,14 @@ def _power(base: Number, exponent: Number) -> Number:
     top = _whole_root(base.numerator, exponent.denominator)
     bottom = _whole_root(base.denominator, exponent.denominator)
     if top is None or bottom is None:
-        return math.pow(base, exponent)
+        return _float_power(float(base), float(exponent))
     return tidy(Fraction(top, bottom) ** exponent.numerator)
+
+
+def _float_power(base: float, exponent: float) -> float:
+    if base < 0 or (base == 0 and exponent < 0):  # 0 is also what is smaller than any float
+        raise ArithmeticError(f"{base} to the power of {exponent}")
+    return math.pow(base, exponent)
 
 
 def _sqrt(number: Number) -> Number:
@@ -74,6 +78,8 @@ def _exp(number: Number) -> Number:
 def _log(number: Number) -> Number:
     if number <= 0:
         raise ArithmeticError(f"the logarithm of {number}")
+    if isinstance(number, Fraction):  # apart: its float may be 0 or none at all
+        return math.log(number.numerator) - math.log(number.denominator)
     return 0 if number == 1 else math.log(number)
 
 

@@ -22,7 +22,8 @@ from spacelang.ir.atom import (
     Symbol,
 )
 from spacelang.ir.condition import FALSE, TRUE, Compare, Condition, Not, negate
-from spacelang.ir.facts import columns, exact_table, interval, irrational, surely_whole, truths
+from spacelang.ir.enclosure import irrational
+from spacelang.ir.facts import columns, exact_table, interval, surely_whole, truths
 from spacelang.ir.functions import Rational
 from spacelang.ir.monomial import Monomial, by_name, joined
 from spacelang.ir.polynomial import Dim, of_atom
@@ -79,7 +80,11 @@ def _floor_of_rest(rest: Dim) -> Dim:
     if values is None and irrational(rest):  # nothing exact follows from floats
         return of_atom(FloorDivide(numerator, denominator))
     low, high = interval(rest)
-    if math.isfinite(low) and math.isfinite(high) and math.floor(low) == math.floor(high):
+    if (
+        isinstance(low, Fraction)
+        and isinstance(high, Fraction)
+        and math.floor(low) == math.floor(high)
+    ):
         return Dim.of(math.floor(low))
     if values is not None:
         parts = {Fraction(value) - math.floor(value) for value in values}
@@ -193,7 +198,7 @@ def _conditional(condition: Condition, a: Dim, b: Dim) -> Dim:
     if decided is not None and len(decided) == 1:
         return a if True in decided else b
     atom = Conditional(condition, a, b)
-    for side in (a, b):
+    for side in () if irrational(atom) else (a, b):
         rows = columns(atom, side)
         if rows is not None and all(x == y for x, y in rows):
             return side

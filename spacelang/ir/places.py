@@ -10,6 +10,7 @@ from types import MappingProxyType
 
 from spacelang.ir.condition import RELATIONS, Condition
 from spacelang.ir.dim import LIMIT, Dim, Symbol, Value
+from spacelang.ir.enclosure import irrational
 from spacelang.ir.entries import MARK
 from spacelang.ir.prove import Answer, Proved, Refuted, Unsettled
 from spacelang.ir.search import domains, nearest, satisfied, span
@@ -26,7 +27,7 @@ def at_each(relation: str, subject: Dim, guards: tuple[Condition, ...]) -> Answe
     if any(symbol.free for symbol in subject.symbols):
         return None
     own = frozenset(symbol for symbol in subject.symbols if MARK.match(symbol.name))
-    near = [guard for guard in guards if guard.symbols <= subject.symbols]
+    near = [g for g in guards if g.symbols <= subject.symbols and not irrational(g)]
     outer = [guard for guard in near if not guard.symbols & own]
     decided = domains(subject.symbols - own, outer)
     if span(decided, decided) > LIMIT:

@@ -15,7 +15,8 @@ from fractions import Fraction
 from functools import cached_property, lru_cache
 
 from spacelang.ir.atom import LIMIT, Atom, Divisor, Number, Symbol, Value, atom_order, exact, tidy
-from spacelang.ir.facts import interval, never_zero, table
+from spacelang.ir.enclosure import irrational
+from spacelang.ir.facts import exact_table, interval, never_zero, table
 from spacelang.ir.functions import Rational, plain
 from spacelang.ir.monomial import Monomial, joined, long_division, order, shared, without
 from spacelang.ir.spell import spell
@@ -185,7 +186,8 @@ class Dim:
     def at(self, values: Mapping[str, Value]) -> Number:
         """Its value: int when whole, float only with an irrational function in it.
 
-        Unbound without the value of a decision, ArithmeticError where it is undefined.
+        Unbound without the value of a decision, ArithmeticError where it is undefined or a float
+        of it would not be finite.
         """
         total: Number = 0
         for monomial, top, bottom in self._ratios:
@@ -207,6 +209,8 @@ class Dim:
                 total = total + above / below
             else:
                 total = total + Fraction(above) / below
+        if isinstance(total, float) and not math.isfinite(total):
+            raise OverflowError(f"{self} is no finite number")
         return tidy(total)
 
     def substitute(self, values: Mapping[str, Dim | Symbol | Value]) -> Dim:
@@ -234,7 +238,11 @@ class Dim:
         return tuple(sorted({Fraction(value) for value in values}))
 
     def bounds(self) -> tuple[Fraction, Fraction]:
-        """Its range: exact up to LIMIT points, else by interval arithmetic; ValueError if open."""
+        """Its range, of floats as they are: exact up to LIMIT points, else by interval arithmetic;
+        ValueError if open."""
+        values = table(self) if irrational(self) else None
+        if values is not None:
+            return Fraction(min(values)), Fraction(max(values))
         low, high = interval(self)
         if not isinstance(low, Fraction) or not isinstance(high, Fraction):
             raise ValueError(f"{self} has no bounds")
@@ -283,8 +291,8 @@ def _symbol(symbol: Symbol) -> Dim:
 
 def of_atom(atom: Atom) -> Dim:
     """An atom as a size; a number if it takes one value."""
-    values = table(atom)
-    if values is not None and len(values) == 1 and not isinstance(values[0], float):
+    values = exact_table(atom)
+    if values is not None and len(values) == 1:
         return _rational(values[0])
     return _raw(((atom, 1),))
 

@@ -10,15 +10,18 @@ reported breaks the claim and satisfies every guard.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 from types import MappingProxyType
 
-from spacelang.ir.atom import LIMIT, Number, Symbol, Value
+from spacelang.ir.atom import LIMIT, Atom, Number, Symbol, Value
+from spacelang.ir.bounds import Bound, Interval
 from spacelang.ir.condition import FALSE, TRUE, All, Any, Compare, Condition, conjunction
-from spacelang.ir.facts import content, enumerable, interval
+from spacelang.ir.enclosure import enclosed, irrational, summed, told
+from spacelang.ir.facts import atom_interval, content, enumerable, interval
 from spacelang.ir.polynomial import Dim
 from spacelang.ir.search import Wanted, domains, found, nearest, satisfied, span
 
@@ -110,8 +113,7 @@ def _feasible(parts: tuple[Condition, ...]) -> bool | None:
     known = domains(frozenset[Symbol]().union(*(part.symbols for part in parts)), parts)
     wanted = [
         Wanted(part.symbols, lambda point, part=part: satisfied(part, point))
-        for part in parts
-        if len(part.symbols) > 1
+        for part in _joint(parts)
     ]
     return found(known, wanted)[0]
 
@@ -126,18 +128,37 @@ def feasible(guards: Iterable[Condition]) -> bool | None:
 CLAIMS = {"<": "below zero", "<=": "at most zero", "==": "zero", "!=": "not zero"}
 BY_RANGE = ("below zero", "at most zero", "not zero")
 
-ROUNDING = 1e-9
-"""Floats closer than this decide nothing."""
+
+def _true_at(claim: str, subject: Dim | Condition, point: Mapping[str, Value]) -> bool | None:
+    """Whether the claim holds at a point; None if a float is too close to tell."""
+    if not isinstance(subject, Dim):
+        return told(subject, point)
+    verdict = _true_of(claim, subject.at(point))
+    if not irrational(subject):
+        return verdict
+    low, high = enclosed(subject, point)
+    return verdict if _true_within(claim, low, high) is verdict else None
 
 
-def _true_at(claim: str, value: Number | bool) -> bool | None:
-    """Whether the claim holds of a value; None if a float is too close to tell."""
-    if claim == "holds":
-        return bool(value)
-    if isinstance(value, float):
-        nearest_break = value - round(value) if claim == "whole" else value
-        if abs(nearest_break) < ROUNDING * max(1.0, abs(value)):
-            return None
+def _true_within(claim: str, low: Bound, high: Bound) -> bool | None:
+    """Whether the claim holds of every number of a range, or of none; None if of some."""
+    match claim:
+        case "zero" | "not zero":
+            apart = low > 0 or high < 0
+            return (claim == "not zero") == apart if apart or low == high else None
+        case "at most zero":
+            return True if high <= 0 else False if low > 0 else None
+        case "below zero":
+            return True if high < 0 else False if low >= 0 else None
+        case _:
+            if isinstance(low, float) or isinstance(high, float):
+                return None
+            whole = math.floor(high) >= low
+            return whole if low == high or not whole else None
+
+
+def _true_of(claim: str, value: Number) -> bool:
+    """Whether the claim holds of a number."""
     match claim:
         case "zero":
             return value == 0
@@ -156,7 +177,7 @@ def _true_by_form(claim: str, subject: Dim | Condition) -> bool | None:
     if not isinstance(subject, Dim):
         return True if subject == TRUE else False if subject == FALSE else None
     if subject.constant is not None:
-        return _true_at(claim, subject.constant)
+        return _true_of(claim, subject.constant)
     if claim == "whole":
         known = content(subject)
         return True if known is not None and known.denominator == 1 else None
@@ -197,7 +218,7 @@ def _searched(
     known = domains(asked.union(*(part.symbols for part in parts)), parts)
     if FALSE in parts or any(not known[symbol] for symbol in known if not symbol.free):
         return Proved()  # nothing reaches it
-    joint = [part for part in parts if len(part.symbols) > 1]  # the others are in the domains
+    joint = _joint(parts)
     finite = frozenset(symbol for symbol in subject.symbols if not symbol.free)
     points = span(known, finite)
     unsettled = Unsettled(tuple(sorted(symbol.name for symbol in subject.symbols)), points)
@@ -213,7 +234,7 @@ def _searched(
     visited, doubt = 0, False
     for point in nearest(known, inner):
         visited += 1
-        if not all(satisfied(part, point) for part in used):
+        if any(satisfied(part, point) is False for part in used):
             continue
         verdict, rest = _verdict(claim, subject, point, inner)
         if verdict is False:
@@ -270,11 +291,33 @@ def _verdict(
     """The claim at a point of some decisions; what is left to break if others are open."""
     try:
         if subject.symbols <= inner:
-            return _true_at(claim, subject.at(point)), None
+            return _true_at(claim, subject, point), None
         rest = subject.substitute(point)
     except ArithmeticError:
         return False, None
+    if irrational(subject):  # floats may have decided what is left
+        return (True, None) if _true_in_range(claim, subject, point) else (False, subject)
     return (True, None) if _true_by_form(claim, rest) is True else (False, rest)
+
+
+def _true_in_range(claim: str, subject: Dim | Condition, point: Mapping[str, Value]) -> bool:
+    """Whether the claim holds wherever the known decisions are as at the point."""
+    if not isinstance(subject, Dim):
+        return False
+
+    def look(atom: Atom) -> Interval:
+        known = all(symbol.name in point for symbol in atom.symbols)
+        return enclosed(atom, point) if known else atom_interval(atom)
+
+    try:
+        return _true_within(claim, *summed(subject, look)) is True
+    except ArithmeticError:
+        return False
+
+
+def _joint(parts: Iterable[Condition]) -> list[Condition]:
+    """The guards that domains do not hold: of several decisions, or with floats."""
+    return [part for part in parts if len(part.symbols) > 1 or irrational(part)]
 
 
 def _completed(
@@ -287,21 +330,26 @@ def _completed(
     """Extends a point to an assignment that satisfies the guards and breaks the rest's claim."""
     open_symbols = {symbol: known[symbol] for symbol in known if symbol.name not in point}
     wanted: list[Wanted] = []
+    doubt = False
     for part in joint:
         left = frozenset(symbol for symbol in part.symbols if symbol in open_symbols)
         if left:
             wanted.append(Wanted(left, lambda more, part=part: satisfied(part, point | dict(more))))
-        elif not satisfied(part, point):
-            return False, {}
+        else:
+            holds = satisfied(part, point)
+            if holds is False:
+                return False, {}
+            doubt = doubt or holds is None
     if rest is not None:
-        wanted.append(Wanted(rest.symbols, lambda more: _broken(claim, rest, more)))
+        left = frozenset(symbol for symbol in rest.symbols if symbol in open_symbols)
+        wanted.append(Wanted(left, lambda more: _broken(claim, rest, point | dict(more))))
     state, more = found(open_symbols, wanted)
-    return state, point | more
+    return None if state and doubt else state, point | more
 
 
 def _broken(claim: str, rest: Dim | Condition, point: Mapping[str, Value]) -> bool | None:
     try:
-        verdict = _true_at(claim, rest.at(point))
+        verdict = _true_at(claim, rest, point)
     except ArithmeticError:
         return True
     return None if verdict is None else not verdict

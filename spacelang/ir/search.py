@@ -14,6 +14,7 @@ from itertools import combinations, compress, product
 
 from spacelang.ir.atom import LIMIT, Symbol, Value
 from spacelang.ir.condition import Condition
+from spacelang.ir.enclosure import told
 
 TRIALS: tuple[Value, ...] = (1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 31, 64, 100, 127, 1000, 1024)
 """Values tried for a free size."""
@@ -52,16 +53,17 @@ _kept_of_many = lru_cache(maxsize=64)(_left)
 
 @lru_cache(maxsize=4096)
 def _passed(symbol: Symbol, guard: Condition) -> int:
-    """Which of its values satisfy a guard, a bit for each, the first the highest: of one guard
+    """Which of its values may satisfy a guard, a bit for each, the first the highest: of one guard
     alone, for it stands in many lists of them."""
     values = symbol.points or TRIALS
-    return int("".join("01"[satisfied(guard, {symbol.name: v})] for v in values), 2)
+    return int("".join("10"[satisfied(guard, {symbol.name: v}) is False] for v in values), 2)
 
 
 def domains(
     symbols: Iterable[Symbol], guards: Iterable[Condition]
 ) -> dict[Symbol, tuple[Value, ...]]:
-    """What each symbol may be under the guards that read it alone, the default first.
+    """What each symbol may be under the guards that read it alone, the default first; where a float
+    is too close to tell, what it perhaps may be.
 
     ValueError if two different symbols have one name.
     """
@@ -78,10 +80,11 @@ def domains(
     return result
 
 
-def satisfied(guard: Condition, point: Mapping[str, Value]) -> bool:
-    """Whether a guard holds; where it is undefined, nothing is reached through it."""
+def satisfied(guard: Condition, point: Mapping[str, Value]) -> bool | None:
+    """Whether a guard holds, None where a float is too close to tell; where it is undefined,
+    nothing is reached through it."""
     try:
-        return guard.at(point)
+        return told(guard, point)
     except ArithmeticError:
         return False
 

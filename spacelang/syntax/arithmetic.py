@@ -20,8 +20,9 @@ from spacelang.ir.condition import (
 )
 from spacelang.ir.condition import is_value as is_word
 from spacelang.ir.dim import Dim, conditional
+from spacelang.ir.enclosure import irrational
 from spacelang.syntax import tree
-from spacelang.syntax.defined import never_zero
+from spacelang.syntax.defined import finite, never_zero, telling
 from spacelang.syntax.evaluate import MAX_LIST, each, entries, evaluate, limited, row, split_on
 from spacelang.syntax.frame import Frame
 from spacelang.syntax.scope import Scope
@@ -100,7 +101,10 @@ def _apply(expr: tree.Binary, left: Thing, right: Thing, frame: Frame) -> Thing:
         found = member(left, right, expr.right.span)
         return found if operator == "in" else _not(found)
     if operator in COMPARISONS:
-        return compared(operator, left, right, expr.span)
+        truth = compared(operator, left, right, expr.span)
+        if isinstance(truth, CONDITIONS):
+            telling(truth, expr.span, frame)
+        return truth
     if isinstance(left, Tensor) or isinstance(right, Tensor):
         return _tensor(operator, left, right, expr, frame)
     if isinstance(left, tuple) and isinstance(right, tuple) and operator == "+":
@@ -111,7 +115,11 @@ def _apply(expr: tree.Binary, left: Thing, right: Thing, frame: Frame) -> Thing:
     b = number(right, f"the right of {operator}", expr.right.span)
     if operator in ("/", "//", "%"):
         never_zero(b, expr, frame)
-    return limited(ARITHMETIC[operator](a, b), expr.span)
+    result = limited(ARITHMETIC[operator](a, b), expr.span)
+    if operator in ("//", "%") and (irrational(a) or irrational(b)):
+        telling(a // b, expr.span, frame)
+    finite(result, expr.span, frame)
+    return result
 
 
 def _tensor(operator: str, left: Thing, right: Thing, expr: tree.Binary, frame: Frame) -> Tensor:

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 
 from spacelang.diagnostics import SpaceError, Span, counted, error, placed
 from spacelang.ir.build import Tensor
+from spacelang.ir.dim import Dim
 from spacelang.ir.op import lookup
 from spacelang.ir.param import Init
 from spacelang.ir.ranges import outside
 from spacelang.syntax import tree
-from spacelang.syntax.defined import in_domain
+from spacelang.syntax.defined import WHOLE, finite, in_domain, telling
 from spacelang.syntax.evaluate import each, evaluate, label, row
 from spacelang.syntax.frame import Frame
 from spacelang.syntax.functions import function_called
@@ -145,6 +146,10 @@ def apply(
                 raise SpaceError(error("SP204", f"{name} takes no named arguments", given.span))
             found = function_called(name)(given.positional, given.span)
             in_domain(name, given.positional, given.span, frame)
+            if isinstance(found, Dim):
+                finite(found, given.span, frame)
+                if name in WHOLE:
+                    telling(found, given.span, frame)
             return found
         case _:
             raise SpaceError(error("SP209", f"{kind(callee)} cannot be called", span))

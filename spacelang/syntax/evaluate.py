@@ -21,7 +21,7 @@ from spacelang.ir.conflict import shown
 from spacelang.ir.dim import Dim
 from spacelang.ir.infer import NeedsValue
 from spacelang.ir.pattern import Hop
-from spacelang.ops.limits import BITS
+from spacelang.ops.limits import BITS, Beyond, held_product
 from spacelang.syntax import tree
 from spacelang.syntax.frame import Frame
 from spacelang.syntax.scope import Scope
@@ -113,9 +113,13 @@ def limited(value: Dim, span: Span) -> Dim:
     if len(value.terms) > MAX_TERMS or sum(len(atom_text(atom)) for atom in atoms) > MAX_TEXT:
         largest = f"a size of more than {MAX_TERMS} terms or {MAX_TEXT:,} letters"
         raise SpaceError(error("SP507", largest, span))
-    for _, coefficient in value.terms:
-        if max(coefficient.numerator.bit_length(), coefficient.denominator.bit_length()) > BITS:
-            raise SpaceError(error("SP103", f"a number of more than {BITS} bits", span))
+    try:
+        for monomial, coefficient in value.terms:
+            if max(coefficient.numerator.bit_length(), coefficient.denominator.bit_length()) > BITS:
+                raise Beyond("SP103", f"a number of more than {BITS} bits")
+            held_product(monomial)
+    except Beyond as beyond:
+        raise SpaceError(error(beyond.code, str(beyond), span)) from None
     return value
 
 

@@ -33,15 +33,15 @@ from spacelang.ir.dim import (
     function,
     maximum,
     minimum,
-    power,
 )
 from spacelang.ir.functions import FUNCTIONS
 from spacelang.ir.known import Symbols
+from spacelang.ops.limits import held_size, raised
 from spacelang.syntax.tokens import Token
 
 DIGITS = 64
 TERMS = 2_000
-EXPONENT = 64
+OPERANDS = 500
 
 
 class Piece(NamedTuple):
@@ -140,6 +140,10 @@ class Values:
         return found
 
     def _dim(self, part: Piece) -> Dim:
+        """A size that is held to the limits of all texts, as each part of it is."""
+        return held_size(self._read(part))
+
+    def _read(self, part: Piece) -> Dim:
         children = part.children
         match part.rule:
             case "number":
@@ -171,6 +175,8 @@ class Values:
     def _function(self, token: Token, arguments: list[Dim]) -> Dim:
         name = self.word(token)
         first, *rest = arguments
+        if len(arguments) > OPERANDS:
+            self.fail(f"a function of more than {OPERANDS} numbers", token)
         if name in FOLDS:
             for other in rest:
                 first = FOLDS[name](first, other)
@@ -183,10 +189,7 @@ class Values:
             self.fail(f"no function is called {name}", token)
         if name != "power":
             return function(name, first)
-        exponent = rest[0].constant
-        if exponent is not None and abs(exponent) > EXPONENT:
-            self.fail(f"a power above {EXPONENT}", token)
-        return power(first, rest[0])
+        return raised(first, rest[0])
 
     # Conditions.
 
