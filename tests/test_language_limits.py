@@ -275,8 +275,8 @@ AHEAD = {
 }
 
 
-def refused(made: Callable[[], object]) -> int:
-    """How many functions are called until something is refused for its size."""
+def called(made: Callable[[], object]) -> int:
+    """How many functions are called while something is made."""
     calls = 0
 
     def count(frame: object, event: str, argument: object) -> None:
@@ -285,12 +285,21 @@ def refused(made: Callable[[], object]) -> int:
 
     sys.setprofile(count)
     try:
-        with pytest.raises(SpaceError) as failed:
-            made()
+        made()
     finally:
         sys.setprofile(None)
-    assert [d.code for d in failed.value.diagnostics] == ["SP507"]
     return calls
+
+
+def refused(made: Callable[[], object], code: str = "SP507") -> int:
+    """How many functions are called until something is refused."""
+
+    def refuse() -> None:
+        with pytest.raises(SpaceError) as failed:
+            made()
+        assert [d.code for d in failed.value.diagnostics] == [code]
+
+    return called(refuse)
 
 
 @pytest.mark.parametrize("name", AHEAD)
@@ -298,6 +307,18 @@ def test_what_is_asked_for_together_is_counted_before_it_is_made(name: str) -> N
     load(Source("<warm>", space("for i in 0..1 { x = relu(x) } output x")))
     calls = refused(lambda: load(Source("<ahead>", space(f"{AHEAD[name]} output x"))))
     assert calls < 100_000  # many millions where it is made first
+
+
+def loading(body: str) -> Callable[[], Graph]:
+    return lambda: loads(space(f"{body}\noutput x"))
+
+
+def test_candidates_are_compared_by_sets() -> None:
+    many = ", ".join(map(str, range(1, 2_001)))
+    loading("choose a in {1, 2} within {1, 2, 3}")()
+    assert called(loading("choose a in 1..2000 within 1..2000")) < 200_000  # else two millions
+    assert refused(loading(f"choose a in {{{many}, 2000}}"), "SP503") < 200_000
+    assert refused(loading("choose a in 1..2000 within 1..1999"), "SP501") < 200_000
 
 
 def numbered(many: int) -> dict[str, Choice]:
