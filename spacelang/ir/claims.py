@@ -37,12 +37,12 @@ def _claimed(
 ) -> Iterator[Diagnostic]:
     """Nodes of which a claim holds neither in their block alone nor at every use of it."""
     for block in subject.blocks:
-        failed = [
+        failed = {
             node.id
             for level, at in levels(block, At())
             for node in level.nodes
             if applies(node) and claim(block, level, node, at)
-        ]
+        }
         if not failed:
             continue
         uses = [At(i.guards, i) for i in subject.uses.get(block.name, []) if i.block is block] or [
