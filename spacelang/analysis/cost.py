@@ -24,6 +24,7 @@ from spacelang.ir.dim import ONE, ZERO, Dim, Symbol
 from spacelang.ir.dim import Value as DecisionValue
 from spacelang.ir.gather import joined, read
 from spacelang.ir.infer import CostOf
+from spacelang.ir.known import FIGURES
 from spacelang.ir.op import ops
 from spacelang.ir.param import sized
 from spacelang.ir.prove import Proved, feasible, holds
@@ -65,9 +66,6 @@ class OpCost:
     params: int
     macs: int
     activations: int
-
-
-FIGURES = ("params", "macs", "activations")
 
 
 class CostModel:

@@ -18,7 +18,7 @@ from itertools import product
 from math import prod
 from typing import TYPE_CHECKING
 
-from spacelang.analysis.cost import FIGURES, Term
+from spacelang.analysis.cost import Term
 from spacelang.analysis.order import eliminated
 from spacelang.analysis.running import Running, apart
 from spacelang.diagnostics import SpaceError, error
@@ -26,6 +26,7 @@ from spacelang.ir.condition import TRUE, Condition
 from spacelang.ir.decision import Choice
 from spacelang.ir.dim import Dim, Symbol
 from spacelang.ir.dim import Value as DecisionValue
+from spacelang.ir.known import FIGURES
 
 if TYPE_CHECKING:
     from spacelang.analysis.cost import CostModel
