@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from spacelang.diagnostics import Diagnostic, SpaceError
 from spacelang.ir.block import Block
 from spacelang.ir.condition import Condition
-from spacelang.ir.dim import ZERO, Dim, Symbol
+from spacelang.ir.dim import Dim, Symbol
 from spacelang.ir.doubts import Doubts, doubts
 from spacelang.ir.gather import refused
 from spacelang.ir.graph import Instance
@@ -186,7 +186,7 @@ class Use:
         )
 
     def _sliced(self, part: Slice, extents: Extents) -> bool:
-        if part.start == ZERO and part.step == 1:  # there is room for the longest prefix
+        if part.leading:  # there is room for the longest prefix
             return True
         absolute, guards = self.instance.absolute, self.instance.guards
         start = absolute(part.start)
