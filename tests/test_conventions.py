@@ -10,8 +10,8 @@ import pytest
 from command import TINY, data, good, refused
 
 from spacelang.analysis.conventions import CONVENTIONS, counted
-from spacelang.analysis.cost import FIGURES
 from spacelang.diagnostics import SpaceError
+from spacelang.ir.known import FIGURES
 from spacelang.loader import load
 
 GOLDEN = {

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import product
+from itertools import pairwise, product
+from math import prod
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from spacelang.analysis import count
 from spacelang.analysis import extent as extents
 from spacelang.analysis.cost import Term
 from spacelang.analysis.extent import extent, median
+from spacelang.analysis.order import order
 from spacelang.analysis.queries import counter
 from spacelang.analysis.running import apart
 from spacelang.diagnostics import Source, SpaceError
@@ -210,3 +213,52 @@ def test_running_values_are_those_that_pairs_have(name: str) -> None:
     numbers = [pick(m, n) for m in second.of_operand({"b": b.values}) for n in second.of_before()]
     found = [second.symbol.values[number] for number in numbers]
     assert found == [pick(m, n) for m in b.values for n in first.symbol.values]
+
+
+# The order of elimination.
+
+
+def by_hand(scopes: list[tuple[str, ...]], sizes: dict[str, int]) -> list[str]:
+    """The same order, each cost worked out anew over all scopes that are left."""
+    left, found = [set(scope) for scope in scopes], list[str]()
+    while len(found) < len(sizes):
+        around = {
+            v: {v}.union(*(s for s in left if v in s)) for v in sizes if v not in found
+        }  # of two that cost the same, the first
+        chosen = min(around, key=lambda v: prod(sizes[w] for w in around[v]))
+        left = [s for s in left if chosen not in s] + [around[chosen] - {chosen}]
+        found.append(chosen)
+    return found
+
+
+def test_the_order_is_that_of_costs_worked_out_anew() -> None:
+    random = Random(0)
+    for _ in range(100):
+        names = [f"v{i}" for i in range(random.randint(1, 9))]
+        sizes = {name: random.randint(1, 4) for name in names}
+        scopes = [
+            tuple(random.sample(names, random.randint(0, min(3, len(names)))))
+            for _ in range(random.randint(0, 12))
+        ]
+        assert order(scopes, sizes) == by_hand(scopes, sizes)
+    assert order([("w", "h"), ("w", "r")], {"w": 3, "h": 2, "r": 4}) == ["h", "w", "r"]
+
+
+class Read(dict[str, int]):
+    """Numbers of candidates that count how often one is read."""
+
+    times = 0
+
+    def __getitem__(self, name: str) -> int:
+        self.times += 1
+        return super().__getitem__(name)
+
+
+def test_the_order_of_many_decisions_takes_few_steps() -> None:
+    """A depth that all layers hang on, and layers each beside the next."""
+    many = 2_000
+    layers = [f"layer[{i}]" for i in range(many)]
+    sizes = Read(dict.fromkeys(["depth", *layers], 3))
+    scopes = [("depth", a, b) for a, b in pairwise(layers)]
+    assert len(order(scopes, sizes)) == many + 1
+    assert sizes.times < 20 * many

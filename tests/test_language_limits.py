@@ -6,14 +6,19 @@ import os
 import resource
 import sys
 import time
+from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
 
-from spacelang.diagnostics import Source, SpaceError
+from spacelang.diagnostics import NOWHERE, Source, SpaceError
+from spacelang.ir.decision import Choice
 from spacelang.ir.graph import Graph
 from spacelang.loader import load
-from spacelang.syntax.session import MAX_OPEN, MAX_WAYS
+from spacelang.syntax.budget import budget
+from spacelang.syntax.matches import fold
+from spacelang.syntax.session import MAX_MATCHES, MAX_OPEN, MAX_WAYS
 
 SECONDS, MEGABYTES = 6, 120  # of a slow machine; each takes a tenth of that on an idle one
 
@@ -45,6 +50,7 @@ NESTED = doubled("a", "[1]", "[{0}, {0}]", 60)
 SUM = " ".join(f"choose s{i} in 1..9" for i in range(20))
 ALL = " + ".join(f"s{i}" for i in range(20))
 SQUARES = " ".join(f"let a{k} = a{k - 1} * a{k - 1}" for k in range(1, 8))
+DECIDED = "for i in 0..24 { choose a[i] in 1..2 }"
 
 BOMBS = {
     # Rows 2 and 3 of the threats: depth and length of the text.
@@ -135,6 +141,18 @@ BOMBS = {
         "SP507",
     ),
     "a large table": (space("output x + table([60000, 60000]) |i, j| { return i }"), "SP507"),
+    "limits by four names": (space(f"{DECIDED}\nrequire a[i] + a[j] <= a[k] + a[l]\noutput x"), "SP507"),
+    "one limit many times": (
+        space(f"{DECIDED}\n" + "require a[i] <= 1 + a[j]\n" * 17 + "output x"),
+        "SP507",
+    ),
+    "an extreme of what may be left out": (
+        space(
+            "choose d in 1..26 for i in 0..<d { choose a[i] in 1..3\nx = x * a }"
+            "\nrequire max(a[_]) <= 2\noutput x"
+        ),
+        "SP507",
+    ),
     # Row 7: files.
     "a file above": (f"use ..\n{space('output x')}", "SP101"),
     "a device": (f"use dev.zero\n{space('output x')}", "SP201"),
@@ -276,13 +294,13 @@ AHEAD = {
     "lists of lists": "let a = [i for i in 0..99999] let b = [a for i in 0..99999]",
     "computed lists": "let a = [[[0 for k in 0..99] for j in 0..999] for i in 0..999]",
     "candidates": "\n".join(f"choose k{i} in 1..9999" for i in range(50)),
+    "limits by names": f"{DECIDED}\nrequire a[i] + a[j] <= a[k] + a[l]\n",
     "candidates in a loop": "for i in 0..99 { choose k[i] in 1..9999 }",
 }
 
 
-@pytest.mark.parametrize("name", AHEAD)
-def test_what_is_asked_for_together_is_counted_before_it_is_made(name: str) -> None:
-    load(Source("<warm>", space("for i in 0..1 { x = relu(x) } output x")))
+def called(made: Callable[[], object]) -> int:
+    """How many functions are called while something is made."""
     calls = 0
 
     def count(frame: object, event: str, argument: object) -> None:
@@ -291,12 +309,57 @@ def test_what_is_asked_for_together_is_counted_before_it_is_made(name: str) -> N
 
     sys.setprofile(count)
     try:
-        with pytest.raises(SpaceError) as failed:
-            load(Source("<ahead>", space(f"{AHEAD[name]} output x")))
+        made()
     finally:
         sys.setprofile(None)
-    assert [d.code for d in failed.value.diagnostics] == ["SP507"]
-    assert calls < 100_000  # of functions; many millions where it is made first
+    return calls
+
+
+def refused(made: Callable[[], object], code: str = "SP507") -> int:
+    """How many functions are called until something is refused."""
+
+    def refuse() -> None:
+        with pytest.raises(SpaceError) as failed:
+            made()
+        assert [d.code for d in failed.value.diagnostics] == [code]
+
+    return called(refuse)
+
+
+@pytest.mark.parametrize("name", AHEAD)
+def test_what_is_asked_for_together_is_counted_before_it_is_made(name: str) -> None:
+    load(Source("<warm>", space("for i in 0..1 { x = relu(x) } output x")))
+    calls = refused(lambda: load(Source("<ahead>", space(f"{AHEAD[name]} output x"))))
+    assert calls < 100_000  # many millions where it is made first
+
+
+def loading(body: str) -> Callable[[], Graph]:
+    return lambda: loads(space(f"{body}\noutput x"))
+
+
+def test_candidates_are_compared_by_sets() -> None:
+    many = ", ".join(map(str, range(1, 2_001)))
+    loading("choose a in {1, 2} within {1, 2, 3}")()
+    assert called(loading("choose a in 1..2000 within 1..2000")) < 200_000  # else two millions
+    assert refused(loading(f"choose a in {{{many}, 2000}}"), "SP503") < 200_000
+    assert refused(loading("choose a in 1..2000 within 1..1999"), "SP501") < 200_000
+
+
+def numbered(many: int) -> dict[str, Choice]:
+    return {f"a[{i}]": Choice(f"a[{i}]", "dim", (Fraction(1), Fraction(2))) for i in range(many)}
+
+
+def test_a_sum_of_many_matches_is_refused_while_it_is_short() -> None:
+    calls = refused(lambda: fold("sum", [*numbered(2_000).values()], NOWHERE))
+    assert calls < 3_000_000  # twenty millions where it is made first
+
+
+def test_every_match_of_a_limit_is_limited_or_none() -> None:
+    """None of them is left out without a word."""
+    many = numbered(MAX_MATCHES + 1)
+    refused(lambda: [*budget(Source("<where>", "a[i] <= 1"), many)])
+    few = numbered(500)
+    assert len([*budget(Source("<where>", "a[i] <= 1"), few)]) == len(few)
 
 
 def test_what_is_perhaps_never_read_is_not_counted_ahead() -> None:

@@ -18,6 +18,7 @@ from spacelang.ir.canonical import canonical
 from spacelang.ir.decision import Assignment
 from spacelang.ir.dim import Dim
 from spacelang.ir.graph import Graph
+from spacelang.ir.node import Value
 from spacelang.ir.pattern import parse_pattern
 from spacelang.ir.text import write
 from spacelang.ir.verify import verify
@@ -218,6 +219,28 @@ def test_simplify_keeps_the_function() -> None:
     made = run(graph, [Inline(), Bucketise(), Simplify()])
     assert len(made.root.nodes) < len(run(graph, [Inline(), Bucketise()]).root.nodes)
     same_function(graph, made)
+
+
+def test_readers_are_counted_once_for_all_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rearranges in a row: values are compared as often as there are pairs, not pairs squared."""
+    pairs = "\n".join(
+        f'y = rearrange(y, "b (n m) c -> b n m c", n: {n}) |> rearrange("b n m c -> b c n m")'
+        ' |> gelu |> rearrange("b c n m -> b (n m) c")'
+        for n in [2, 3] * 30
+    )
+    graph = text_graph(f"space net() {{ input x: [B, 6, 4] y = gelu(x)\n{pairs}\noutput y }}")
+    equal = Value.__eq__
+    compared = 0
+
+    def counted(a: Value, b: object) -> bool:
+        nonlocal compared
+        compared += 1
+        return equal(a, b)
+
+    monkeypatch.setattr(Value, "__eq__", counted)
+    made = Simplify().run(graph, Report())
+    assert ops_of(made).count("rearrange") == 120
+    assert compared < 6_000
 
 
 def test_what_is_dead_and_nameless_goes() -> None:

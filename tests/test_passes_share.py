@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import ItemsView, Iterator
 from dataclasses import replace
 from fractions import Fraction
 
@@ -12,14 +12,18 @@ from rewriting import multiplex, sound, text_graph, weights
 
 from spacelang.analysis.cost import Term
 from spacelang.analysis.queries import counter, model
-from spacelang.diagnostics import SpaceError
+from spacelang.diagnostics import Report, SpaceError
 from spacelang.ir.dim import Dim
 from spacelang.ir.graph import Graph
+from spacelang.ir.pattern import parse_pattern
+from spacelang.ir.rule import Tie
+from spacelang.ir.storage import Storage
 from spacelang.loader import load
 from spacelang.passes.irpe import Irpe
 from spacelang.passes.multiplex import Multiplex
 from spacelang.passes.pipeline import run
 from spacelang.passes.specialize import specialize
+from spacelang.passes.tie import tied
 
 # The published networks.
 
@@ -176,6 +180,31 @@ def test_list_of_runs_and_remainders() -> None:
     for wrong in ((2, 2), ((5, 5),), ((),)):
         with pytest.raises(SpaceError, match="SP505"):
             run(graph, multiplex("blocks", wrong))
+
+
+class Seen(dict[str, Storage]):
+    """Storages that count how often all of them are gone through."""
+
+    times = 0
+
+    def __iter__(self) -> Iterator[str]:
+        self.times += 1
+        return super().__iter__()
+
+    def items(self) -> ItemsView[str, Storage]:
+        self.times += 1
+        return super().items()
+
+
+def test_storages_are_gone_through_once_for_all_instances() -> None:
+    graph = text_graph("use deit\nspace many = deit(192, 3, depth: 24, token: false)")
+    graph.__dict__["storages"] = seen = Seen(graph.storages)
+    for made in (
+        Multiplex(parse_pattern("blocks"), 2).run(graph, Report()),
+        tied(graph, [Tie(parse_pattern("blocks[_]"))]),
+    ):
+        assert len(made.storages) < len(seen)
+    assert seen.times == 1
 
 
 def test_followers_read_the_leader_but_for_what_they_own() -> None:

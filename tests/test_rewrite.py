@@ -171,6 +171,49 @@ def test_no_end(base):
         rewrite(base, swapped, limit=20)
 
 
+def chained(*ops: str) -> Graph:
+    """Ops in a row."""
+    names = ["input", *ops]
+    lines = [f"%{i}: [B, 8] = {names[i]}(%{i - 1})" for i in range(1, len(names))]
+    body = "\n  ".join(lines)
+    text = f"""
+spaceir 1
+graph chain
+root chain {{
+  %0: [B, 8] = input() as x
+  {body}
+  yield %{len(ops)}
+}}
+output %{len(ops)} as output
+rule "_" entangle
+"""
+    return read(Source("chain.spaceir", text))
+
+
+def test_what_a_rule_declines_is_not_built_anew_after_each_replacement():
+    tried = 0
+
+    @rule("gelu(x)")
+    def declined(at, x):
+        nonlocal tried
+        tried += 1
+
+    made = rewrite(chained(*(["gelu"] * 20 + ["relu", "relu", "swish"] * 20)), declined, once)
+    assert len(made.steps) == 20
+    assert tried <= 45  # each once, those beside a change again, and all at the end; else 420
+
+
+def test_a_rule_may_look_further_than_its_match():
+    """What it declined is tried again when nothing else is left to do."""
+
+    @rule("gelu(x)", where=lambda match: len(match.level.nodes) < 7)
+    def late(at, x):
+        return at.one("swish", [x])
+
+    made = rewrite(chained("gelu", "swish", "relu", "relu", "tanh", "sigmoid"), late, once)
+    assert [step.rule for step in made.steps] == ["once", "late"]
+
+
 def test_another_type_is_refused(base):
     @rule("add(x, y)")
     def wider(at, x, y):

@@ -10,7 +10,7 @@ present, where several readers share a tensor the box of what they read together
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
@@ -20,10 +20,12 @@ from typing import TYPE_CHECKING
 
 from spacelang.analysis.together import Part, together
 from spacelang.ir.condition import FALSE, Condition, conjunction, disjunction, is_value
-from spacelang.ir.dim import ONE, ZERO, Dim, Symbol
+from spacelang.ir.dim import ZERO, Dim, Symbol
 from spacelang.ir.dim import Value as DecisionValue
+from spacelang.ir.dim import product as multiplied
 from spacelang.ir.gather import joined, read
 from spacelang.ir.infer import CostOf
+from spacelang.ir.known import FIGURES
 from spacelang.ir.op import ops
 from spacelang.ir.param import sized
 from spacelang.ir.prove import Proved, feasible, holds
@@ -65,9 +67,6 @@ class OpCost:
     params: int
     macs: int
     activations: int
-
-
-FIGURES = ("params", "macs", "activations")
 
 
 class CostModel:
@@ -213,7 +212,7 @@ def _charged(uses: list[Use]) -> Iterator[Term]:
     """The terms of one tensor: per use where uses exclude each other, else their common box."""
     if len(uses) == 1 or _exclusive(uses):
         for guards, box in uses:
-            yield Term(guards, _product(part.length for part in box))
+            yield Term(guards, multiplied(part.length for part in box))
         return
     present = [conjunction(*guards) for guards, _ in uses]
     anywhere = disjunction(*present)
@@ -223,7 +222,7 @@ def _charged(uses: list[Use]) -> Iterator[Term]:
         guards = (anywhere,)
     factors = zip(*(box for _, box in uses), strict=True)
     lengths = (together([*zip(present, parts, strict=True)]) for parts in factors)
-    yield Term(guards, _product(lengths))
+    yield Term(guards, multiplied(lengths))
 
 
 def _exclusive(uses: list[Use]) -> bool:
@@ -232,10 +231,3 @@ def _exclusive(uses: list[Use]) -> bool:
         for i, (a, _) in enumerate(uses)
         for b, _ in uses[:i]
     )
-
-
-def _product(sizes: Iterable[Dim]) -> Dim:
-    total = ONE
-    for size in sizes:
-        total = total * size
-    return total

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from spacelang.analysis.cost import FIGURES, CostModel, Term
+from spacelang.analysis.cost import CostModel, Term
 from spacelang.analysis.eliminate import Between, Elimination, Exact
 from spacelang.analysis.problem import (
     BandTooNarrow,
@@ -33,6 +33,7 @@ from spacelang.ir.condition import TRUE, Condition
 from spacelang.ir.decision import Assignment, Choice
 from spacelang.ir.dim import Symbol
 from spacelang.ir.dim import Value as DecisionValue
+from spacelang.ir.known import FIGURES
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -13,17 +13,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from itertools import product
 from math import prod
 from typing import TYPE_CHECKING
 
-from spacelang.analysis.cost import FIGURES, Term
+from spacelang.analysis.cost import Term
+from spacelang.analysis.order import eliminated
 from spacelang.analysis.running import Running, apart
 from spacelang.diagnostics import SpaceError, error
 from spacelang.ir.condition import TRUE, Condition
 from spacelang.ir.decision import Choice
 from spacelang.ir.dim import Dim, Symbol
 from spacelang.ir.dim import Value as DecisionValue
+from spacelang.ir.known import FIGURES
 
 if TYPE_CHECKING:
     from spacelang.analysis.cost import CostModel
@@ -179,16 +182,9 @@ def _points(
 
 def _eliminate(factors: Sequence[Factor], sizes: Mapping[str, int]) -> Entry:
     """Join all factors and eliminate all decisions, the cheapest first."""
-    waiting = list(factors)
-    left = dict(sizes)
-    while left:
-        path = min(left, key=lambda p: (_cost(p, waiting, sizes), p))
-        mine = [factor for factor in waiting if path in factor.scope]
-        waiting = [factor for factor in waiting if path not in factor.scope]
-        waiting.append(_reduced(path, mine, sizes))
-        del left[path]
+    named = {path: sizes[path] for path in sorted(sizes)}
     result: Entry = ONE_WAY
-    for factor in waiting:
+    for factor in eliminated(factors, named, partial(_reduced, sizes=sizes)):
         found = factor.rows.get(())
         if found is None:
             return (0, NOTHING, NOTHING)
@@ -196,12 +192,7 @@ def _eliminate(factors: Sequence[Factor], sizes: Mapping[str, int]) -> Entry:
     return result
 
 
-def _cost(path: str, factors: Sequence[Factor], sizes: Mapping[str, int]) -> int:
-    scope = {name for factor in factors if path in factor.scope for name in factor.scope}
-    return prod(sizes[name] for name in scope)
-
-
-def _reduced(path: str, factors: Sequence[Factor], sizes: Mapping[str, int]) -> Factor:
+def _reduced(path: str, factors: Sequence[Factor], *, sizes: Mapping[str, int]) -> Factor:
     """The factors joined, and one decision summed out of them."""
     rest = sorted({name for factor in factors for name in factor.scope} - {path})
     scope = (*rest, path)

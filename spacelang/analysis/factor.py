@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from spacelang.analysis.order import eliminated
 from spacelang.analysis.problem import Integers, Problem
 
 # Sums and counts below it may be added once more within int64.
@@ -42,6 +43,14 @@ class Factor:
         allowed = self.allowed & other.allowed
         values = tuple(a + b for a, b in zip(self.values, other.values, strict=True))
         return Factor(self.scope, tuple(np.where(allowed, v, 0 * v) for v in values), allowed)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Table:
+    """One figure over a scope."""
+
+    scope: tuple[str, ...]
+    values: Integers
 
 
 def spread(
@@ -79,7 +88,7 @@ def simplify(problem: Problem, figures: Sequence[int]) -> tuple[Factor, ...]:
 def extreme(problem: Problem, figure: int, *, largest: bool) -> int | None:
     """The least (or largest) value of a figure over admissible assignments; None without any."""
     sign = -1 if largest else 1
-    tables: list[tuple[tuple[str, ...], Integers]] = []
+    tables: list[_Table] = []
     offset, width = 0, 0
     factors = simplify(problem, (figure,))
     for factor in factors:
@@ -93,19 +102,20 @@ def extreme(problem: Problem, figure: int, *, largest: bool) -> int | None:
         values = (sign * factor.values[0]).astype(np.int64 if exact else object)
         low = values[factor.allowed].min()
         # One more than any admissible sum stands for "never"; additions saturate there.
-        tables.append((factor.scope, np.where(factor.allowed, values - low, width + 1)))
-    while any(scope for scope, _ in tables):
-        variable = _cheapest([scope for scope, _ in tables], problem)
-        touched = [item for item in tables if variable in item[0]]
-        scope = _union([item[0] for item in touched])
+        tables.append(_Table(factor.scope, np.where(factor.allowed, values - low, width + 1)))
+
+    def reduced(variable: str, touched: list[_Table]) -> _Table:
+        scope = _union([table.scope for table in touched])
         shape = problem.shape(scope)
         sums = np.zeros(shape, np.int64 if exact else object)
-        for own, values in touched:
-            sums = np.minimum(sums + spread(values, own, scope, shape), width + 1)
+        for table in touched:
+            sums = np.minimum(sums + spread(table.values, table.scope, scope, shape), width + 1)
         rest = tuple(v for v in scope if v != variable)
-        tables = [item for item in tables if variable not in item[0]]
-        tables.append((rest, sums.min(axis=scope.index(variable))))
-    least = sum(int(values) for _, values in tables)
+        return _Table(rest, sums.min(axis=scope.index(variable)))
+
+    held = {v for table in tables for v in table.scope}
+    sizes = {v: number for v, number in problem.domains.items() if v in held}
+    least = sum(int(table.values) for table in eliminated(tables, sizes, reduced))
     return None if least > width else sign * (offset + least)
 
 
@@ -157,12 +167,3 @@ def _join(
 
 def _union(scopes: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(variable for scope in scopes for variable in scope))
-
-
-def _cheapest(scopes: Sequence[tuple[str, ...]], problem: Problem) -> str:
-    """The variable whose neighbourhood has the fewest joint values."""
-
-    def cost(variable: str) -> int:
-        return problem.points(_union([scope for scope in scopes if variable in scope]))
-
-    return min(_union(scopes), key=cost)

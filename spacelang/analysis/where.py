@@ -16,9 +16,8 @@ from spacelang.diagnostics import NOWHERE, SpaceError, Span, error
 from spacelang.ir.condition import Compare, Condition
 from spacelang.ir.dim import Dim
 from spacelang.ir.doubts import conjuncts
-from spacelang.ir.known import LATENCY
+from spacelang.ir.known import FIGURES, LATENCY
 
-FIGURES = ("params", "macs", "activations")
 Band = tuple[int | None, int | None]
 LONG = 100
 """Of a condition in a message, in characters."""

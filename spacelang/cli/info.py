@@ -47,9 +47,9 @@ def info(
     Ranges are over all architectures; where the space requires something of params or macs itself,
     they leave that limit out, and the size does not.
     """
-    from spacelang.analysis.cost import FIGURES
     from spacelang.analysis.extent import extent, median
     from spacelang.cli.program import listing, program_at, record
+    from spacelang.ir.known import FIGURES
 
     program = program_at(space, settings)
     if program is not None:

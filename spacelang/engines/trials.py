@@ -21,10 +21,10 @@ from spacelang import plugins
 from spacelang.diagnostics import SpaceError, error
 from spacelang.files import PathLike
 from spacelang.ir.decision import Plain
+from spacelang.ir.known import FIGURES
 
 GROUP, SEARCH = "spacelang.engines", "search"
 MAX_RECORD = 1 << 28
-FIGURES = ("params", "macs", "activations")
 
 
 @dataclass(frozen=True, slots=True)

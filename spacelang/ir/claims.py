@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from spacelang.diagnostics import Diagnostic, SpaceError
 from spacelang.ir.block import Block
 from spacelang.ir.condition import Condition
-from spacelang.ir.dim import ZERO, Dim, Symbol
+from spacelang.ir.dim import Dim, Symbol
 from spacelang.ir.doubts import Doubts, doubts
 from spacelang.ir.gather import refused
 from spacelang.ir.graph import Instance
@@ -37,12 +37,12 @@ def _claimed(
 ) -> Iterator[Diagnostic]:
     """Nodes of which a claim holds neither in their block alone nor at every use of it."""
     for block in subject.blocks:
-        failed = [
+        failed = {
             node.id
             for level, at in levels(block, At())
             for node in level.nodes
             if applies(node) and claim(block, level, node, at)
-        ]
+        }
         if not failed:
             continue
         uses = [At(i.guards, i) for i in subject.uses.get(block.name, []) if i.block is block] or [
@@ -186,7 +186,7 @@ class Use:
         )
 
     def _sliced(self, part: Slice, extents: Extents) -> bool:
-        if part.start == ZERO and part.step == 1:  # there is room for the longest prefix
+        if part.leading:  # there is room for the longest prefix
             return True
         absolute, guards = self.instance.absolute, self.instance.guards
         start = absolute(part.start)

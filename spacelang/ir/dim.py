@@ -8,6 +8,9 @@ forms are equal everywhere; the converse is what `spacelang.ir.prove` settles.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from math import prod
+
 from spacelang.ir.atom import LIMIT, Number, Symbol, Unbound, Value
 from spacelang.ir.monomial import Monomial
 from spacelang.ir.nonlinear import (
@@ -38,9 +41,15 @@ __all__ = [
     "maximum",
     "minimum",
     "power",
+    "product",
     "rsqrt",
     "sqrt",
     "symbol_of",
 ]
 
 ZERO, ONE = Dim.of(0), Dim.of(1)
+
+
+def product(sizes: Iterable[Dim]) -> Dim:
+    """All sizes multiplied: 1 for none."""
+    return prod(sizes, start=ONE)

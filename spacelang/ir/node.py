@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from spacelang.diagnostics import NOWHERE, Span
 from spacelang.ir.condition import Condition
-from spacelang.ir.dim import Dim, Symbol
+from spacelang.ir.dim import Dim, Symbol, product
 from spacelang.ir.param import Init, View
 
 if TYPE_CHECKING:
@@ -40,10 +40,7 @@ class TensorType:
 
     def elements(self) -> Dim:
         """The product of all sizes: 1 without an axis."""
-        total = Dim.of(1)
-        for size in self.shape:
-            total = total * size
-        return total
+        return product(self.shape)
 
     def substitute(self, values: Mapping[str, Dim | Symbol]) -> TensorType:
         """The type with decisions and sizes replaced."""

@@ -16,7 +16,7 @@ from functools import cached_property
 from typing import Literal
 
 from spacelang.diagnostics import NOWHERE, Span
-from spacelang.ir.dim import ZERO, Dim, maximum
+from spacelang.ir.dim import ZERO, Dim, maximum, product
 
 Role = Literal["weight", "buffer"]
 Known = tuple[tuple[int, ...], ...] | None
@@ -76,6 +76,11 @@ class Slice:
     length: Dim
     step: int = 1
 
+    @property
+    def leading(self) -> bool:
+        """Whether it reads the first entries, one after the other."""
+        return self.step == 1 and self.start == ZERO
+
 
 @dataclass(frozen=True)
 class Gather:
@@ -84,6 +89,11 @@ class Gather:
     table: str
     arguments: tuple[Dim, ...]
     length: Dim
+
+    @property
+    def leading(self) -> bool:
+        """No: which entries it reads, its table says."""
+        return False
 
 
 def sized(part: Slice | Gather, change: Callable[[Dim], Dim]) -> Slice | Gather:
@@ -112,11 +122,12 @@ class View:
 
     def numel(self) -> Dim:
         """Elements read."""
-        total = Dim.of(1)
-        for axis in self.index:
-            for part in axis:
-                total = total * part.length
-        return total
+        return product(length for axis in self.lengths for length in axis)
+
+    @property
+    def leading(self) -> bool:
+        """Whether it reads the first entries of every factor."""
+        return all(part.leading for axis in self.index for part in axis)
 
 
 def larger(first: Param, other: Param) -> Param:

@@ -70,6 +70,13 @@ class Pattern:
         return bound
 
     @cached_property
+    def plain(self) -> bool:
+        """Whether it fits one path alone, that which it is written as."""
+        return not self.anywhere and all(
+            hop.name != "_" and all(isinstance(i, int) for i in hop.indices) for hop in self.hops
+        )
+
+    @cached_property
     def weight(self) -> tuple[int, int]:
         """How particular the pattern is: labels it names, indices it fixes."""
         named = sum(h.name != "_" for h in self.hops)

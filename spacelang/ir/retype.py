@@ -14,7 +14,7 @@ from spacelang.diagnostics import SpaceError
 from spacelang.ir import row
 from spacelang.ir.block import Block
 from spacelang.ir.condition import Condition, disjunction
-from spacelang.ir.dim import Dim, Symbol
+from spacelang.ir.dim import Dim, Symbol, product
 from spacelang.ir.graph import Graph, Instance, conditions
 from spacelang.ir.infer import Infer, NeedsValue
 from spacelang.ir.known import Symbols
@@ -144,21 +144,14 @@ def _wrong_params(owner: Block, node: Node, found: Inferred, at: At) -> str:
         if (param.role, param.dtype) != (wanted.role, wanted.dtype):
             is_, shall = f"{param.role} of {param.dtype}", f"{wanted.role} of {wanted.dtype}"
             return f"{param.path} is a {is_}, not a {shall}"
-        read = [_product(at.dim(n) for n in axis) for axis in view.lengths]
-        need = [_product(axis) for axis in wanted.shape]
+        read = [product(at.dim(n) for n in axis) for axis in view.lengths]
+        need = [product(axis) for axis in wanted.shape]
         if len(read) != len(need):  # one flat prefix of all factors
-            read, need = [_product(read)], [_product(need)]
+            read, need = [product(read)], [product(need)]
         for m, n in zip(read, need, strict=True):
             if m != n and not isinstance(equal(m, n, at.guards), Proved):
                 return f"it reads {m} of {param.path} where it needs {n}"
     return ""
-
-
-def _product(sizes: Iterator[Dim] | list[Dim] | tuple[Dim, ...]) -> Dim:
-    total = Dim.of(1)
-    for size in sizes:
-        total = total * size
-    return total
 
 
 def _words(names: Mapping[str, object]) -> str:

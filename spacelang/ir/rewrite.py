@@ -21,6 +21,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from operator import is_
 from typing import Any
 
 from spacelang.diagnostics import SpaceError, Span, error
@@ -146,7 +147,7 @@ def rewrite(graph: Graph, *rules: Rule, limit: int = LIMIT) -> Rewritten:
     steps: list[Step] = []
     with edit(graph) as draft:
         for name in list(draft.blocks):
-            while step := _first(draft, name, rules):
+            for step in _replacements(draft, name, rules):
                 steps.append(step)
                 if len(steps) > limit:
                     names = ", ".join(rule.name for rule in rules)
@@ -155,18 +156,59 @@ def rewrite(graph: Graph, *rules: Rule, limit: int = LIMIT) -> Rewritten:
     return Rewritten(draft.result, tuple(steps))
 
 
-def _first(draft: Draft, name: str, rules: tuple[Rule, ...]) -> Step | None:
+Declined = dict[tuple[int, int], tuple[Node, ...]]
+"""Matches that nothing was made of, by the rule's place and the last node: what stood around."""
+
+
+def _replacements(draft: Draft, name: str, rules: tuple[Rule, ...]) -> Iterator[Step]:
+    """Make the replacements of a block, one after the other, until there is none.
+
+    What a rule declined is tried anew where a node beside it has changed; at the end all of it is,
+    as a rule may look further.
+    """
+    declined: Declined = {}
+    changed = False
+    while True:
+        step = _first(draft, name, rules, declined)
+        if step is not None:
+            changed = True
+            yield step
+        elif changed:
+            changed = False
+            declined.clear()
+        else:
+            return
+
+
+def _first(draft: Draft, name: str, rules: tuple[Rule, ...], declined: Declined) -> Step | None:
     """Make the first replacement that is to be made in a block."""
     for level in _levels(draft.blocks[name]):
         for node in level.nodes:
-            for rule in rules:
+            for place, rule in enumerate(rules):
                 match = find(level, node, rule.pattern)
-                if match is None or not rule.where(match):
+                if match is None:
                     continue
-                made = _apply(draft, Site(draft, name, node.id), rule, match)
-                if made is not None:
-                    return Step(rule.name, name, node.id, made, node.span)
+                around = _around(match)
+                if _same(around, declined.get((place, node.id), ())):
+                    continue
+                if rule.where(match):
+                    made = _apply(draft, Site(draft, name, node.id), rule, match)
+                    if made is not None:
+                        return Step(rule.name, name, node.id, made, node.span)
+                declined[place, node.id] = around
     return None
+
+
+def _around(match: Match) -> tuple[Node, ...]:
+    """The nodes of a match, those that make what it reads and those that read what it makes."""
+    level, inside = match.level, tuple(match.nodes.values())
+    makers = (level.by_id[v.node] for node in inside for v in node.operands)
+    readers = (r for node in inside for v in node.values for r in level.readers.get(v, ()))
+    return (*inside, *makers, *readers)
+
+
+def _same(a: tuple[Node, ...], b: tuple[Node, ...]) -> bool:
+    return len(a) == len(b) and all(map(is_, a, b))
 
 
 def _apply(draft: Draft, site: Site, rule: Rule, match: Match) -> tuple[int, ...] | None:

@@ -12,11 +12,10 @@ from dataclasses import dataclass, field, replace
 from spacelang.diagnostics import SpaceError
 from spacelang.ir.block import Block
 from spacelang.ir.condition import Condition
-from spacelang.ir.dim import ZERO
 from spacelang.ir.graph import Graph, conditions
 from spacelang.ir.known import Known
 from spacelang.ir.node import STRUCTURAL, Node, TensorType, Value
-from spacelang.ir.param import Param, Slice, View
+from spacelang.ir.param import Param, View
 from spacelang.ir.retype import At, differs, inferred, names_of
 from spacelang.ir.uses import ROOT, blocks_of, with_blocks
 
@@ -127,7 +126,7 @@ class _Settler:
             return node
         views = dict(node.params)
         for role, view in node.params.items():
-            if role in found.params and view.param in self.params and _prefix(view):
+            if role in found.params and view.param in self.params and view.leading:
                 wanted = found.params[role]
                 if wanted.shape != view.lengths and _alike(wanted, view):
                     path = view.param
@@ -145,14 +144,6 @@ class _Settler:
         ):
             return node
         return replace(node, types=types)
-
-
-def _prefix(view: View) -> bool:
-    return all(
-        isinstance(part, Slice) and part.start == ZERO and part.step == 1
-        for axis in view.index
-        for part in axis
-    )
 
 
 def _alike(param: Param, view: View) -> bool:

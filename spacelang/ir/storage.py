@@ -204,6 +204,21 @@ def storages(graph: Graph) -> dict[str, Storage]:
     return found
 
 
+def below(graph: Graph, place: str) -> Mapping[str, Storage]:
+    """What a graph stores below a path, by the rest of it; the index is made once for a graph."""
+    return graph.memo("stored below", _below).get(place, {})
+
+
+def _below(graph: Graph) -> dict[str, dict[str, Storage]]:
+    found: dict[str, dict[str, Storage]] = {}
+    for path, storage in graph.storages.items():
+        end = path.find(".")
+        while end >= 0:
+            found.setdefault(path[:end], {})[path[end + 1 :]] = storage
+            end = path.find(".", end + 1)
+    return found
+
+
 def _reads(block: Block, node: Node) -> Iterator[tuple[View, Param]]:
     """The views of a node, with the parameters that they read."""
     yield from ((view, block.param[view.param]) for view in node.params.values())

@@ -6,11 +6,9 @@ they own none, which is how tied embeddings and transformed weights are written.
 
 from __future__ import annotations
 
-from math import prod
-
 from spacelang.diagnostics import counted
 from spacelang.ir.conflict import shown
-from spacelang.ir.dim import ONE, Dim
+from spacelang.ir.dim import ONE, Dim, product
 from spacelang.ir.infer import CostOf, Infer
 from spacelang.ir.node import TensorType
 from spacelang.ir.op import COUNTED, Interval, op, option
@@ -26,10 +24,6 @@ linear = op(
     init=option("init", None),
     bias_init=option("init", None),
 )
-
-
-def _product(sizes: tuple[Dim, ...]) -> Dim:
-    return prod(sizes, start=ONE)
 
 
 def _given(infer: Infer, name: str, shape: tuple[Dim, ...]) -> None:
@@ -52,11 +46,11 @@ def _linear(infer: Infer) -> TensorType:
     for size in out:
         infer.need_whole(size, "the width of linear")
     if "weight" in infer.given:
-        _given(infer, "weight", (_product(out), _product(inner)))
+        _given(infer, "weight", (product(out), product(inner)))
     else:
         infer.param("weight", [out, inner], infer.init("init") or Init("linear"))
     if "bias" in infer.given:
-        _given(infer, "bias", (_product(out),))
+        _given(infer, "bias", (product(out),))
     elif infer.flag("bias"):
         start = infer.init("bias_init") or Init("linear_bias")
         infer.param("bias", [out], start, decay=False)
@@ -66,7 +60,7 @@ def _linear(infer: Infer) -> TensorType:
 @linear.macs
 def _linear_macs(cost: CostOf) -> Dim:
     axes = cost.whole("axes")
-    return cost.y.elements() * _product(cost.x.shape[cost.x.rank - axes :])
+    return cost.y.elements() * product(cost.x.shape[cost.x.rank - axes :])
 
 
 conv = op(
@@ -203,7 +197,7 @@ def _einsum_macs(cost: CostOf) -> Dim:
             else:
                 sizes[letter] = shape.shape[axis]
                 axis += 1
-    return _product((*leading, *sizes.values()))
+    return product((*leading, *sizes.values()))
 
 
 parameter = op("parameter", "", shape=option("shape"), init=option("init", None))
@@ -222,4 +216,4 @@ def _parameter(infer: Infer) -> TensorType:
         )  # fmt: skip
     start = infer.init("init") or Init("normal", (Dim.of(0.02),))
     infer.param("", axes, start, decay=len(axes) > 1)
-    return TensorType(tuple(_product(axis) for axis in axes))
+    return TensorType(tuple(product(axis) for axis in axes))

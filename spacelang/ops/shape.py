@@ -3,11 +3,9 @@ expand."""
 
 from __future__ import annotations
 
-from math import prod
-
 from spacelang.diagnostics import counted
 from spacelang.ir.conflict import shown
-from spacelang.ir.dim import ONE, ZERO, Dim, maximum, minimum
+from spacelang.ir.dim import ONE, ZERO, Dim, maximum, minimum, product
 from spacelang.ir.entries import Entries, IndexOf
 from spacelang.ir.infer import Infer
 from spacelang.ir.node import TensorType
@@ -27,7 +25,7 @@ def _rearrange(infer: Infer) -> TensorType:
         if group == ("...",):
             shape += leading
         else:
-            shape.append(prod((sizes[n] for n in group if n != "1"), start=ONE))
+            shape.append(product(sizes[n] for n in group if n != "1"))
     return TensorType(tuple(shape), infer.x.dtype)
 
 

@@ -19,6 +19,7 @@ from spacelang.ir.dim import Dim
 from spacelang.ir.graph import Graph, conditions
 from spacelang.ir.node import Node
 from spacelang.ir.param import Param, Slice, View
+from spacelang.ir.storage import below
 from spacelang.passes.places import Chain, Spot, rewrite, spots
 
 Names = tuple[tuple[str, str], ...]
@@ -70,12 +71,8 @@ def _groups(graph: Graph, spot: Spot, wanted: set[str]) -> Iterator[_Group]:
         if not isinstance(here, Is) or here.symbol.name not in wanted:
             return
         prefix = f"{node.label}.{condition.value}"
-        start = spot.instance.param(prefix) + "."
-        stored = {
-            p[len(start) :]: tuple(len(axis) for axis in s.shape)
-            for p, s in graph.storages.items()
-            if p.startswith(start)
-        }
+        kept = below(graph, spot.instance.param(prefix))
+        stored = {path: tuple(len(axis) for axis in s.shape) for path, s in kept.items()}
         if stored:
             found.setdefault(tuple(sorted(stored.items())), []).append((here.symbol.name, prefix))
     for alike in found.values():

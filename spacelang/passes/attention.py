@@ -10,13 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from math import prod
 from string import ascii_letters
 from typing import Literal
 
 from spacelang.ir.block import Block
 from spacelang.ir.condition import Condition
-from spacelang.ir.dim import ONE, Dim
+from spacelang.ir.dim import Dim, product
 from spacelang.ir.infer import Infer
 from spacelang.ir.node import Node, TensorType, Value
 from spacelang.ir.prove import Proved, equal
@@ -82,7 +81,7 @@ class Product:
         }
 
     def tokens(self, letters: Letters) -> Dim:
-        return prod((self.sizes[c] for c in letters), start=ONE)
+        return product(self.sizes[c] for c in letters)
 
     @property
     def head(self) -> str:

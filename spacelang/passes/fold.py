@@ -19,7 +19,7 @@ from itertools import count
 from spacelang.diagnostics import SpaceError, error
 from spacelang.ir.block import Block
 from spacelang.ir.dialect import dotted
-from spacelang.ir.dim import ONE, Dim
+from spacelang.ir.dim import ONE, product
 from spacelang.ir.graph import Graph, Output
 from spacelang.ir.node import Node, TensorType, Value, join
 from spacelang.ir.op import ops
@@ -114,20 +114,13 @@ def read(body: Body, owner: Block, node: Node, role: str) -> Value | None:
         return None
     param = owner.param[view.param]
     shape = tuple(axis[0] if len(axis) == 1 else axis for axis in view.lengths)
-    merged = tuple(_product(axis) for axis in view.lengths)
+    merged = tuple(product(axis) for axis in view.lengths)
     op = "buffer" if param.role == "buffer" else "parameter"
     made = Node(
         next(body.ids), op, (), {"shape": shape, "init": param.init}, {"": view},
         types=(TensorType(merged),), label=view.param, span=node.span,
     )  # fmt: skip
     return body.put(made)[0]
-
-
-def _product(sizes: Sequence[Dim]) -> Dim:
-    total = ONE
-    for size in sizes:
-        total = total * size
-    return total
 
 
 def _norm(body: Body, owner: Block, norm: Node) -> tuple[Value, Value]:

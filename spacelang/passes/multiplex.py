@@ -18,7 +18,7 @@ from spacelang.ir.block import Block
 from spacelang.ir.graph import Graph
 from spacelang.ir.node import Call, Node, join
 from spacelang.ir.pattern import Hop, Pattern, split
-from spacelang.ir.storage import Storage
+from spacelang.ir.storage import Storage, below
 from spacelang.passes.base import Pass
 from spacelang.passes.places import Chain, Spot, nothing, rewrite, spots
 
@@ -53,7 +53,7 @@ class Multiplex(Pass):
         for members, lengths in zip(groups.values(), self._lengths(groups), strict=True):
             names = list(members)
             for name in names:
-                kept.among(_stored(graph, name))
+                kept.among(below(graph, name))
             start = 0
             for length in lengths:
                 leader, *followers = names[start : start + length]
@@ -184,7 +184,7 @@ def _compare(
     report: Report,
 ) -> tuple[str, ...]:
     """What the follower owns; SP402 unless all else is stored as the leader stores it."""
-    first, second = (_stored(graph, path) for path in (leader, follower))
+    first, second = (below(graph, path) for path in (leader, follower))
     owned = kept.among([*first, *(p for p in second if p not in first)])
     for path in dict.fromkeys((*first, *second)):
         if any(path == o or path.startswith(o + ".") for o in owned):
@@ -200,12 +200,6 @@ def _compare(
         )
         break
     return owned
-
-
-def _stored(graph: Graph, place: str) -> dict[str, Storage]:
-    """What an instance stores under its own name, by the path inside it."""
-    start = place + "."
-    return {p[len(start) :]: s for p, s in graph.storages.items() if p.startswith(start)}
 
 
 def _alike(a: Storage, b: Storage) -> bool:

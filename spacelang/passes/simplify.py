@@ -11,6 +11,7 @@ What has a name stays, as a loss may read it.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import count
@@ -122,7 +123,7 @@ class _Simplifier:
     def _rearranged(self, level: Block) -> Block:
         """Rearranges joined with the one that they read, names without need dropped."""
         makers, seen = dict(level.by_id), dict[Value, Value]()
-        reads = [v for n in level.nodes for v in n.operands] + list(level.outputs)
+        reads = Counter([v for n in level.nodes for v in n.operands] + list(level.outputs))
         nodes: list[Node] = []
         for node in level.nodes:
             if any(v in seen for v in node.operands):
@@ -139,7 +140,7 @@ class _Simplifier:
         return replace(level, nodes=tuple(nodes), outputs=outputs)
 
     def _read_less(
-        self, node: Node, level: Block, makers: Mapping[int, Node], reads: list[Value]
+        self, node: Node, level: Block, makers: Mapping[int, Node], reads: Counter[Value]
     ) -> Node | Value:
         """A node that does the same from further up, or the value that it is anyway."""
         if node.op == "identity" and not node.label:
@@ -154,7 +155,7 @@ class _Simplifier:
             (further,) = maker.operands
             first = move_of(maker, makers[further.node].types[further.index], "x.")
             both = joined(first, move)
-            if both is not None and (both.idle or (reads.count(value) == 1 and not maker.label)):
+            if both is not None and (both.idle or (reads[value] == 1 and not maker.label)):
                 move, source = both, further
         if not move.idle:
             if source is value:

@@ -148,9 +148,7 @@ def _shared(graph: Graph) -> frozenset[str]:
         for view in place.node.params.values():
             path = place.instance.param(view.param)
             uses[path] = uses.get(path, 0) + 1
-            parts = [part for axis in view.index for part in axis]
-            plain = all(isinstance(p, Slice) and p.start == ZERO and p.step == 1 for p in parts)
-            if not plain or place.instance.block.param[view.param].bank:
+            if not view.leading or place.instance.block.param[view.param].bank:
                 odd.add(path)
     return frozenset(path for path in odd if uses[path] > 1)
 

@@ -17,13 +17,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from math import prod
 
 from spacelang.analysis.parts import Chain, Parts, Terms
 from spacelang.diagnostics import NOWHERE, Report, SpaceError, error
 from spacelang.diagnostics import placed as at
 from spacelang.ir.block import Block
-from spacelang.ir.dim import ZERO, Dim, Symbol
+from spacelang.ir.dim import ZERO, Dim, Symbol, product
 from spacelang.ir.gather import refused
 from spacelang.ir.graph import Entered, Graph, Instance
 from spacelang.ir.node import Node
@@ -235,7 +234,7 @@ class _Writer:
 
     def _view(self, instance: Instance, block: Block, old: View, change: ByFactor) -> View:
         if _is(change, "flat"):
-            return View(old.param, ((Slice(ZERO, _total(old.lengths)),),))
+            return View(old.param, ((Slice(ZERO, old.numel()),),))
         stored = self.graph.storages[instance.param(old.param)].shape
         index = tuple(
             tuple(
@@ -278,7 +277,7 @@ class _Writer:
 
     def _param(self, instance: Instance, param: Param, change: ByFactor) -> Param:
         if _is(change, "flat"):
-            return replace(param, shape=((_total(param.shape),),))
+            return replace(param, shape=((product(n for axis in param.shape for n in axis),),))
         bank = {
             s.name
             for axis, rules in zip(param.shape, change, strict=True)
@@ -312,7 +311,7 @@ def _matters(change: ByFactor, view: View, param: Param) -> bool:
     if param.bank or _is(change, "flat") or _is(change, "separate"):
         return True
     return any(
-        rule is not None and (placed(rule) or part != Slice(ZERO, part.length))
+        rule is not None and (placed(rule) or not part.leading)
         for parts, rules in zip(view.index, change, strict=True)
         for part, rule in zip(parts, rules, strict=True)
     )
@@ -334,7 +333,3 @@ def _everywhere(here: Entered) -> Iterator[tuple[Entered, Node]]:
 
 def _is(change: ByFactor, word: str) -> bool:
     return any(r is not None and word in (r.kind, r.argument) for axis in change for r in axis)
-
-
-def _total(shape: tuple[tuple[Dim, ...], ...]) -> Dim:
-    return prod((n for axis in shape for n in axis), start=Dim.of(1))

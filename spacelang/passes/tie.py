@@ -22,7 +22,7 @@ from spacelang.ir.graph import Graph
 from spacelang.ir.node import Node, join
 from spacelang.ir.param import Param, View, larger
 from spacelang.ir.rule import Tie
-from spacelang.ir.storage import Storage
+from spacelang.ir.storage import Storage, below
 from spacelang.passes.alternatives import centred
 from spacelang.passes.multiplex import Multiplex, Owned
 from spacelang.passes.places import Chain, Spot, nothing, rewrite, spots
@@ -203,8 +203,7 @@ def _seen(path: str, base: str) -> str:
 def _params(graph: Graph, owner: Owner) -> dict[str, str]:
     """The paths of an owner's parameters by what they are called inside it."""
     if owner.call:
-        start = owner.store + "."
-        return {p[len(start) :]: p for p in graph.storages if p.startswith(start)}
+        return {path: join(owner.store, path) for path in below(graph, owner.store)}
     instance, node = owner.spot.instance, owner.spot.node
     if owner.role is not None:
         return {"": instance.param(node.params[owner.role].param)}

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from math import prod
 
 from spacelang.ir.block import Block
-from spacelang.ir.dim import Dim
+from spacelang.ir.dim import Dim, product
 from spacelang.ir.graph import Graph
 from spacelang.ir.node import Attribute, Node
 from spacelang.ir.param import Slice, View, leading
@@ -60,7 +59,7 @@ def _factors(node: Node, view: View) -> Factors | None:
     if len(view.index) != 1 or len(view.index[0]) != 1 or not isinstance(given, tuple):
         return None
     factors = tuple(size for size in given if isinstance(size, Dim))
-    return factors if prod(factors, start=Dim.of(1)) == view.index[0][0].length else None
+    return factors if product(factors) == view.index[0][0].length else None
 
 
 def _made(block: Block, found: Mapping[str, Factors]) -> Block:

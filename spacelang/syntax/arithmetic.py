@@ -238,7 +238,8 @@ def _is(decision: Text, value: Thing) -> bool | Condition:
 def _same_words(left: Text, right: Text) -> bool | Condition:
     """Whether two decisions among words take one value."""
     a, b = left.symbol, right.symbol
-    values = [v for v in a.values if v in b.values]
+    others = set(b.values)
+    values = [v for v in a.values if v in others]
     return decided(disjunction(*(conjunction(is_word(a, v), is_word(b, v)) for v in values)))
 
 

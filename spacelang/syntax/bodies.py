@@ -12,7 +12,7 @@ from dataclasses import replace
 from spacelang.diagnostics import SpaceError, Span, counted, error
 from spacelang.ir.block import Block
 from spacelang.ir.build import Tensor
-from spacelang.ir.condition import Condition
+from spacelang.ir.condition import CONDITIONS, Condition
 from spacelang.ir.conflict import SETTLE, Conflict, open_question, shown
 from spacelang.ir.dim import Dim, Symbol
 from spacelang.ir.dim import Value as DecisionValue
@@ -29,7 +29,6 @@ from spacelang.syntax.scope import Scope
 from spacelang.syntax.session import MAX_CALLS, Compiled, Exhausted, Session, Spent
 from spacelang.syntax.values import (
     BROKEN,
-    CONDITIONS,
     Broken,
     Candidates,
     Closure,

@@ -57,9 +57,11 @@ def candidates(value: Thing, what: str, span: Span) -> tuple[DecisionValue, ...]
     kinds = {type(v) if isinstance(v, str | bool) else float for v in found}
     if len(kinds) > 1:
         raise SpaceError(error("SP209", f"the candidates of {what} are of different kinds", span))
-    if len(set(found)) < len(found):
-        twice = next(v for i, v in enumerate(found) if v in found[:i])
-        raise SpaceError(error("SP503", f"{twice} is twice among the candidates of {what}", span))
+    seen: set[DecisionValue] = set()
+    for v in found:
+        if v in seen:
+            raise SpaceError(error("SP503", f"{v} is twice among the candidates of {what}", span))
+        seen.add(v)
     return found
 
 
@@ -120,11 +122,10 @@ def _hull(
 ) -> tuple[DecisionValue, ...]:
     """The candidates that a range search may move to; those of the start are among them (SP501)."""
     hull = candidates(evaluate(expr, frame, scope), f"the hull of {path}", expr.span)
-    outside = [v for v in values if v not in hull]
-    if outside:
-        raise SpaceError(
-            error("SP501", f"{outside[0]} of {path} is not within its hull", expr.span)
-        )
+    inside = set(hull)
+    outside = next((v for v in values if v not in inside), None)
+    if outside is not None:
+        raise SpaceError(error("SP501", f"{outside} of {path} is not within its hull", expr.span))
     return hull
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from spacelang.diagnostics import Diagnostic, Report, SpaceError, Span, error
 from spacelang.ir.build import BlockBuilder, Tensor
-from spacelang.ir.condition import Condition
+from spacelang.ir.condition import CONDITIONS, Condition
 from spacelang.ir.conflict import Conflict
 from spacelang.ir.dim import Dim, Symbol
 from spacelang.ir.dim import Value as DecisionValue
@@ -22,7 +22,7 @@ from spacelang.ir.param import Init
 from spacelang.syntax.conflicts import explained
 from spacelang.syntax.session import Import, Session
 from spacelang.syntax.tree import BlockOf, Expr
-from spacelang.syntax.values import CONDITIONS, Candidates, Numbers, Picked, Place, Text, Thing
+from spacelang.syntax.values import Candidates, Numbers, Picked, Place, Text, Thing
 
 if TYPE_CHECKING:
     from spacelang.syntax.scope import Scope

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from fractions import Fraction
 from itertools import product
+from math import prod
 from typing import cast
 
 from spacelang.diagnostics import Diagnostic, SpaceError, Span, error, spelt
@@ -42,7 +43,6 @@ from spacelang.syntax.values import (
 )
 
 COMPARED = {"==", "!=", "in", "not in"}
-MAX_MATCHES = 10_000
 
 
 @dataclass
@@ -54,6 +54,8 @@ class Reader:
     scope: Scope
     decisions: Mapping[str, Choice]
     figures: tuple[str, ...] = FIGURES
+    _found: dict[Pattern, list[Choice]] = field(default_factory=dict[Pattern, list[Choice]])
+    _folded: dict[tuple[str, Pattern], Dim] = field(default_factory=dict[tuple[str, Pattern], Dim])
 
     def conditions(self, expr: tree.Expr, strict: bool = True) -> Iterator[Condition]:
         """What an expression demands, joined by `and`; what always holds is left out.
@@ -102,13 +104,14 @@ class Reader:
         if not bindings:
             yield from self._each(part, self.scope)
             return
-        names = list(bindings)
+        names, paths = list(bindings), list(self._paths(part))
+        self.frame.session.match(prod(map(len, bindings.values())), part.span)
         found = 0
         for values in product(*bindings.values()):
             inner = self.scope.inside(self.frame)
             for name, value in zip(names, values, strict=True):
                 inner.bind(name, Dim.of(value))
-            if all(self._exists(path, inner) for path in self._paths(part)):
+            if all(self._exists(path, inner) for path in paths):
                 found += 1
                 yield from self._each(part, inner)
         if not found:
@@ -127,7 +130,9 @@ class Reader:
         if not wild:
             yield self._truth(part, scope, None)
             return
-        for choice in self._matches(wild[0], scope):
+        matches = self._matches(wild[0], scope)
+        self.frame.session.match(len(matches), part.span)
+        for choice in matches:
             yield self._truth(part, scope, choice)
 
     def _truth(self, part: tree.Expr, scope: Scope, each: Choice | None) -> bool | Condition:
@@ -198,11 +203,10 @@ class Reader:
         found: dict[str, set[int]] = {}
         for path in self._paths(part):
             loose = Pattern(tuple(self._loose(hop) for hop in path_of(path).hops))
-            for decision in self.decisions:
-                bound = loose.match(decision)
-                for name, value in (bound or {}).items():
+            for choice in self._fitting(loose, path.span):
+                for name, value in (loose.match(choice.path) or {}).items():
                     found.setdefault(name, set()).add(value)
-        return {name: sorted(values)[:MAX_MATCHES] for name, values in found.items()}
+        return {name: sorted(values) for name, values in found.items()}
 
     def _loose(self, hop: tree.Hop) -> Hop:
         """A hop with its index names, anything for other indices."""
@@ -216,15 +220,23 @@ class Reader:
         return pattern(path_of(path), self.frame, scope)
 
     def _wild(self, path: tree.Expr, scope: Scope) -> bool:
-        found = self._pattern(path, scope)
-        return found.anywhere or any(
-            hop.name == "_" or any(not isinstance(i, int) for i in hop.indices)
-            for hop in found.hops
-        )
+        return not self._pattern(path, scope).plain
 
     def _exists(self, path: tree.Expr, scope: Scope) -> bool:
-        found = self._pattern(path, scope)
-        return any(found.match(p) is not None for p in self.decisions) or self._figure(path)
+        return bool(self._fitting(self._pattern(path, scope), path.span)) or self._figure(path)
+
+    def _fitting(self, where: Pattern, span: Span) -> list[Choice]:
+        """The decisions that a pattern fits; all of them are gone through once for each pattern
+        (counted, SP507), and for a plain path not at all."""
+        if where.plain:
+            choice = self.decisions.get(str(where))
+            return [] if choice is None else [choice]
+        if where not in self._found:
+            self.frame.session.walk(len(self.decisions), span)
+            self._found[where] = [
+                c for p, c in self.decisions.items() if where.match(p) is not None
+            ]
+        return self._found[where]
 
     def _figure(self, path: tree.Expr) -> bool:
         return isinstance(path, tree.Name) and path.name in self.figures
@@ -232,7 +244,7 @@ class Reader:
     def _matches(self, path: tree.Expr, scope: Scope) -> list[Choice]:
         """The decisions of a path (SP504 if there is none)."""
         where = self._pattern(path, scope)
-        found = [c for p, c in self.decisions.items() if where.match(p) is not None]
+        found = self._fitting(where, path.span)
         if not found:
             wrong = error("SP504", f"no decision has the path {where}", path.span)
             near = get_close_matches(str(where), list(self.decisions), 1)
@@ -248,9 +260,14 @@ class Reader:
             return each
         return self._matches(path, scope)[0]
 
-    def many(self, path: tree.Expr, scope: Scope) -> list[Choice] | None:
-        """The decisions of a path with `_`; None for one without."""
-        return self._matches(path, scope) if self._wild(path, scope) else None
+    def folded(self, name: str, path: tree.Expr, scope: Scope, span: Span) -> Dim | None:
+        """A function of the decisions of a path with `_`, made once; None for a path without."""
+        where = self._pattern(path, scope)
+        if where.plain:
+            return None
+        if (name, where) not in self._folded:
+            self._folded[name, where] = fold(name, self._matches(path, scope), span)
+        return self._folded[name, where]
 
 
 def _only(value: Entry, choice: Choice) -> bool:
@@ -333,9 +350,9 @@ class _Resolver:
     def _call(self, name: str, node: tree.CallOf, arguments: Sequence[tree.Argument]) -> tree.Expr:
         """A function of matches: they are its list, those that are absent left out."""
         if len(arguments) == 1 and self.reader.is_path(arguments[0].value):
-            choices = self.reader.many(arguments[0].value, self.scope)
-            if choices is not None:
-                return self._bound(fold(name, choices, node.span), node.span)
+            value = self.reader.folded(name, arguments[0].value, self.scope, node.span)
+            if value is not None:
+                return self._bound(value, node.span)
         kept = tuple(tree.Argument(a.name, self.visit(a.value), span=a.span) for a in arguments)
         return tree.CallOf(node.callee, kept, None, span=node.span)
 

@@ -13,6 +13,7 @@ from spacelang.syntax.conflicts import not_known
 from spacelang.syntax.frame import Frame
 from spacelang.syntax.limits import Reader
 from spacelang.syntax.scope import Scope
+from spacelang.syntax.session import Exhausted
 
 
 def require(statement: tree.Require, frame: Frame, scope: Scope) -> None:
@@ -40,6 +41,9 @@ def deferred(frame: Frame, decisions: Mapping[str, Choice]) -> Iterator[tuple[Co
         except NeedsValue as need:
             frame.errors.add(not_known(need, frame))
             continue
+        except Exhausted as spent:
+            frame.errors.extend(spent.diagnostics)
+            return
         except SpaceError as failed:
             frame.errors.extend(failed.diagnostics)
             continue

@@ -29,6 +29,8 @@ MAX_WAYS, MAX_SPLITS = 128, 4_096
 """Alternatives of one call, and of all calls together."""
 MAX_WALKED = 1_000_000
 """Entries of all lists that are made or compared."""
+MAX_MATCHES = 10_000
+"""Readings of limits, once for each match of a path or binding of an index."""
 MAX_TOGETHER = 100_000
 """Candidates of all decisions of a text together."""
 MAX_CALLS = 32
@@ -38,6 +40,7 @@ BUDGETS: Mapping[str, Callable[[], tuple[int, str]]] = {
     "nodes": lambda: (MAX_NODES, "the graph has more than {:,} nodes"),
     "turns": lambda: (MAX_TURNS, "loops take more than {:,} turns"),
     "walked": lambda: (MAX_WALKED, "lists of more than {:,} entries together"),
+    "matches": lambda: (MAX_MATCHES, "limits that are read more than {:,} times together"),
     "candidates": lambda: (MAX_TOGETHER, "decisions of more than {:,} candidates together"),
     "splits": lambda: (MAX_SPLITS, "calls that are more than {:,} alternatives together"),
 }
@@ -256,6 +259,10 @@ class Session:
         """Count candidates that no decision counted before, or surely will (SP507)."""
         self.total.take("candidates", candidates)
         self._check("candidates", span)
+
+    def match(self, matches: int, span: Span) -> None:
+        """Count readings of a limit, before the first (SP507)."""
+        self.take("matches", matches, span)
 
     def turn(self, turns: int, span: Span) -> None:
         """Count turns of loops against the limit, before they are taken (SP507)."""

@@ -14,15 +14,10 @@ from typing import TYPE_CHECKING, TypeAlias
 from spacelang.diagnostics import SpaceError, Span, error
 from spacelang.ir.build import Tensor
 from spacelang.ir.condition import (
+    CONDITIONS,
     FALSE,
     TRUE,
-    All,
-    Any,
-    Chosen,
-    Compare,
     Condition,
-    Is,
-    Not,
     chosen,
     disjunction,
 )
@@ -38,8 +33,6 @@ from spacelang.syntax import tree
 if TYPE_CHECKING:
     from spacelang.syntax.frame import Frame
     from spacelang.syntax.scope import Scope
-
-CONDITIONS = (Compare, Is, Chosen, Not, All, Any)
 
 
 @dataclass(frozen=True)
