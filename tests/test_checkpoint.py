@@ -6,6 +6,7 @@ import json
 import os
 import random
 import shutil
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ from unreliable import Unreliable, calls_of, full, install, killed_at
 from spacelang import files, journal
 from spacelang.backends.torch.checkpoint import (
     MANIFEST,
+    SAVES,
     CheckpointError,
     Checkpoints,
     CheckpointWarning,
@@ -261,7 +263,7 @@ def test_the_newest_are_kept(tmp_path: Path, keep: int) -> None:
         expected = [
             f"checkpoint-{i:06}.safetensors" for i in range(max(1, number - keep + 1), number + 1)
         ]
-        assert sorted(os.listdir(tmp_path)) == [*expected, MANIFEST]
+        assert sorted(os.listdir(tmp_path)) == [*expected, MANIFEST, SAVES]
         found = store.load()
         assert found is not None
         assert found.record.sequence == int(found.tensors["model"]["w"]) == number
@@ -472,3 +474,31 @@ def test_every_kill_of_a_save(tmp_path: Path, earlier: int) -> None:
         assert not [name for name in os.listdir(run) if ".tmp-" in name]
     assert set(steps) == {earlier, 3}  # before the last sync the line is whole already
     assert steps == sorted(steps)
+
+
+def test_what_a_save_takes_is_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a disk whose fsync is slow; a note that cannot be written stops nothing."""
+
+    class Slow:
+        def __getattr__(self, name: str) -> object:
+            return getattr(os, name)
+
+        def fsync(self, number: int) -> None:
+            time.sleep(0.05)
+            os.fsync(number)
+
+    store = Checkpoints(tmp_path, graph="g")
+    tensors = {"model": {"a": torch.zeros(1000)}}
+    records = [store.save(tensors, step=3, epoch=1, state={})]
+    for module in (files, journal):
+        monkeypatch.setattr(module, "os", Slow())
+    records.append(store.save(tensors, step=6, epoch=2, state={}))
+    head, *rows = [line.split("\t") for line in (tmp_path / SAVES).read_text().splitlines()]
+    assert head == ["step", "bytes", "seconds", "disk_seconds"]
+    assert [(int(s), int(b)) for s, b, _, _ in rows] == [(r.step, r.size) for r in records]
+    assert all(0 < float(disk) <= float(whole) for _, _, whole, disk in rows)
+    assert float(rows[1][3]) >= 3 * 0.05  # of the file, of its folder and of the manifest
+    (tmp_path / SAVES).unlink()
+    (tmp_path / SAVES).mkdir()
+    assert store.save(tensors, step=9, epoch=3, state={}).sequence == 3
+    assert store.load() is not None

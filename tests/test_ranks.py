@@ -198,19 +198,17 @@ def test_the_number_of_processes_may_change_between_runs(
 
 
 def test_who_hangs_is_waited_for_as_long_as_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SPACELANG_TIMEOUT", "1")
-    waited: dict[str, float] = {}
+    monkeypatch.setenv("SPACELANG_TIMEOUT", "3")
 
     def hanging(rank: int) -> None:
         current().wait()
         if rank == 1:
-            time.sleep(8)
+            time.sleep(10)
             os._exit(7)
         began = time.monotonic()
         with pytest.raises(Lost, match="another process of the run is gone"):
             current().wait()
-        waited["seconds"] = time.monotonic() - began
-        assert 0.5 < waited["seconds"] < 6
+        assert 1 < time.monotonic() - began < 9
 
     assert run_together(2, hanging) == [0, 7]
 

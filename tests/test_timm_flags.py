@@ -7,7 +7,7 @@ import json
 import os
 import re
 import signal
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,11 +26,13 @@ from spacelang.backends.torch.optimizers import parameter_groups
 from spacelang.backends.torch.own import search_own
 from spacelang.backends.torch.recipe import LATER, Recipe, recipe_from
 from spacelang.backends.torch.supernet import Supernet
+from spacelang.backends.torch.timm_augment import TimmAugmentation
 from spacelang.backends.torch.train import TorchTrainer
 from spacelang.backends.torch.training import load_trained, train
+from spacelang.backends.torch.variation import IN_AUG
 from spacelang.cli.timm_flags import INSTEAD
+from spacelang.cli.train import AUGMENTATION, SWITCHES
 from spacelang.cli.train import RECIPE as FLAGS
-from spacelang.cli.train import SWITCHES
 from spacelang.diagnostics import Source, SpaceError
 from spacelang.engines.contraction import Contraction
 from spacelang.engines.distillation import Distillation
@@ -267,6 +269,10 @@ def test_flags_of_an_augmentation(settings: dict[str, object], aug: str) -> None
     assert recipe_from(settings).aug == aug
 
 
+def test_they_are_those_of_the_command_line() -> None:
+    assert {*AUGMENTATION} == {*IN_AUG} <= {field.name for field in fields(TimmAugmentation)}
+
+
 def test_an_augmentation_that_is_not_timms_has_none_of_its_flags() -> None:
     with pytest.raises(SpaceError, match=r"aa, reprob say how timm(.|\n)*--aug timm"):
         recipe_from({"aug": "digits", "aa": "original", "reprob": "0.1"})
@@ -298,7 +304,7 @@ def test_the_documents_say_which_are_there() -> None:
     text = (DOCS / "cli.md").read_text()
     table = text.split("timm's flags\n")[1].split("\n## ")[0]
     rows = [line for line in table.splitlines() if line.startswith("| `--")]
-    here = {"--" + name.replace("_", "-") for name in (*FLAGS, *SWITCHES)}
+    here = {"--" + name.replace("_", "-") for name in (*FLAGS, *AUGMENTATION, *SWITCHES)}
     told = {flag: row for row in rows for flag in re.findall(r"`(--[\w-]+)", row.split("|")[1])}
     missing = {usage.partition(" ")[0] for usage in INSTEAD}
     assert missing <= told.keys()

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from unreliable import Unreliable, calls_of, full, install
 
 import spacelang
 from spacelang.backends.torch import interrupt as interrupts
+from spacelang.backends.torch import progress as reporters
 from spacelang.backends.torch import run as run_folder
 from spacelang.backends.torch import train as train_module
 from spacelang.backends.torch import training
@@ -929,6 +931,34 @@ def test_progress_in_lines(capsys: pytest.CaptureFixture[str]) -> None:
     out, err = capsys.readouterr()
     assert out == ""
     assert "training: 3 of 3 steps, loss 0.5123" in err
+
+
+def test_lines_say_how_long_it_takes(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that goes on with step 4,000 at 2 s a step; then 10 s, which the pace comes to."""
+    now = 1000.0
+    monkeypatch.setattr(reporters, "time", SimpleNamespace(monotonic=lambda: now))
+    told = Lines(reporters.WRITERS["auto"])
+    told.begin("training", 10_000, "steps")
+    told.advance(4_000)
+    for _ in range(10):
+        now += 2
+        told.advance()
+    told.advance(-100)  # gone back to a checkpoint
+    for _ in range(30):
+        now += 10
+        told.advance(loss=0.5)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[1] == "training: 4,010 of 10,000 steps, 20 s, 3:19:40 left"
+    assert lines[-1] == "training: 3,940 of 10,000 steps, loss 0.5, 320 s, 16:50:00 left"
+    json_lines = Lines(reporters.WRITERS["json"])
+    json_lines.begin("searching", 10, "candidates")
+    for _ in range(3):
+        now += 25
+        json_lines.advance()
+    records = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert [r.get("left", "none") for r in records] == ["none", None, 200.0, 175.0]
 
 
 def test_progress_in_bars(capsys: pytest.CaptureFixture[str]) -> None:

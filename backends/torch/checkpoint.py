@@ -8,15 +8,18 @@
 
 A file is written aside, synced and renamed; then its size and SHA-256 go into `manifest.jsonl`, and
 only then does the checkpoint exist. Loading proves the hash before it looks at the content, and
-falls back to the checkpoint before, with a warning. Hold the folder's Lock while saving.
+falls back to the checkpoint before, with a warning. Hold the folder's Lock while saving. What each
+save took is noted in `saves.tsv`, which nobody reads but people.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
+import time
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import cast
@@ -33,7 +36,7 @@ from spacelang.diagnostics import SpaceError, error
 from spacelang.files import PathLike, atomic_write, sha256
 from spacelang.journal import Journal, JournalContent, format_journal, read_journal
 
-MANIFEST, RUN = "manifest.jsonl", "run.json"
+MANIFEST, RUN, SAVES = "manifest.jsonl", "run.json", "saves.tsv"
 Tensors = Mapping[
     str, Mapping[str, Tensor]
 ]  # group ("model", "average", "optimizer") -> name -> tensor
@@ -138,6 +141,7 @@ class Checkpoints:
 
         `state` is JSON without infinities. On an OSError (a full disk) those before are intact.
         """
+        began = time.monotonic()
         manifest = self._repaired()
         last = manifest.entries[-1].get("sequence") if manifest.entries else 0
         sequence = (last if isinstance(last, int) else len(manifest.entries)) + 1
@@ -162,11 +166,20 @@ class Checkpoints:
         )
         entry = {field.name: getattr(record, field.name) for field in fields(record)}
         format_journal((entry,))  # refuse what JSON cannot hold before anything is written
+        ready = time.monotonic()
         atomic_write(self.folder / record.file, content)
         with Journal(self.folder / MANIFEST) as journal:
             journal.append(entry)
+        self._note(record, began, ready)
         self._prune({record.file, *(str(old.get("file")) for old in self._newest(manifest))})
         return record
+
+    def _note(self, record: Record, began: float, ready: float) -> None:
+        """Add what a save took, in all and on the disk; where that fails the save is good."""
+        now = time.monotonic()
+        row = f"{record.step}\t{record.size}\t{now - began:.4f}\t{now - ready:.4f}\n"
+        with suppress(OSError), (self.folder / SAVES).open("a", encoding="utf-8") as file:
+            file.write(row if file.tell() else f"step\tbytes\tseconds\tdisk_seconds\n{row}")
 
     def load(self, expected: Shapes | None = None) -> Checkpoint | None:
         """The newest checkpoint that is whole; None where none was ever finished.

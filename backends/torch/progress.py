@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Protocol, Self
@@ -19,8 +20,10 @@ from typing import TYPE_CHECKING, Literal, Protocol, Self
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
+OF_TIME = ("at", "total", "unit", "seconds", "left")  # in a record beside the figures of a run
 Style = Literal["auto", "quiet", "json"]
 PAUSE = 20.0  # seconds between two lines where there is no terminal
+WINDOW, BETWEEN = 60.0, 0.5  # seconds over which a pace is taken, and between two looks at it
 
 
 class Reporter(Protocol):
@@ -60,10 +63,12 @@ def _as_text(stage: str, event: str, record: Mapping[str, object]) -> None:
     elif event == "begin":
         text = f"{stage}: {record['total']:,} {record['unit']}"
     else:
-        figures = {k: v for k, v in record.items() if k not in ("at", "total", "unit", "seconds")}
+        figures = {k: v for k, v in record.items() if k not in OF_TIME}
         text = f"{stage}: {record['at']:,} of {record['total']:,} {record['unit']}"
         text += "".join(f", {name} {shown(value)}" for name, value in figures.items())
         text += f", {record['seconds']:.0f} s"
+        if isinstance(left := record.get("left"), float):
+            text += f", {clock(left)} left"
     print(text, file=sys.stderr, flush=True)
 
 
@@ -79,6 +84,38 @@ def shown(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
+def clock(seconds: float) -> str:
+    """A time as hours, minutes and seconds: 1:02:03."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}"
+
+
+class Pace:
+    """How fast something goes lately: steps that were done before, or only read again, are not long
+    taken for its speed."""
+
+    def __init__(self) -> None:
+        self._samples: deque[tuple[float, int]] = deque()
+
+    def note(self, now: float, at: int) -> None:
+        """So much is done by now (in seconds of some clock)."""
+        if self._samples and now - self._samples[-1][0] < BETWEEN:
+            return
+        self._samples.append((now, at))
+        while len(self._samples) > 2 and now - self._samples[0][0] > WINDOW:
+            self._samples.popleft()
+
+    def left(self, total: int) -> float | None:
+        """The seconds until all is done; None where nothing is known of that."""
+        if len(self._samples) < 2:
+            return None
+        (first, before), (last, at) = self._samples[0], self._samples[-1]
+        if at <= before:
+            return None
+        return round((total - at) * (last - first) / (at - before), 1)
+
+
 class Lines:
     """A line now and then, through one of the writers above."""
 
@@ -86,17 +123,21 @@ class Lines:
         self._write = write
         self._stage, self._unit, self._total, self._at = "", "", 0, 0
         self._began = self._told = time.monotonic()
+        self._pace = Pace()
 
     def begin(self, stage: str, total: int, unit: str) -> None:
         self._stage, self._total, self._unit, self._at = stage, total, unit, 0
+        self._pace = Pace()
         self._began = self._told = time.monotonic()
         self._write(stage, "begin", {"total": total, "unit": unit})
 
     def advance(self, count: int = 1, **figures: float) -> None:
         self._at += count
+        self._pace.note(time.monotonic(), self._at)
         if time.monotonic() - self._told >= PAUSE:
             self._told = time.monotonic()
-            self._write(self._stage, "progress", self._record(figures))
+            left = self._pace.left(self._total)
+            self._write(self._stage, "progress", {**self._record(figures), "left": left})
 
     def done(self, **figures: float) -> None:
         self._write(self._stage, "done", self._record(figures))

@@ -41,7 +41,7 @@ SETTINGS = "settings.json"
 WRITTEN = (
     *(SETTINGS, RECORD, GRAPH, LOG, SUMMARY, LOCK_NAME),
     *("begun.json", "scores.jsonl", "answers.jsonl", "hull.spaceir"),
-    *("manifest.jsonl", "checkpoint-*.safetensors", "nan-*.json"),
+    *("manifest.jsonl", "checkpoint-*.safetensors", "saves.tsv", "nan-*.json"),
     *("program/*.spaceir", "program/manifest.json", f"program/{MARKER}", "program"),
 )
 MAX_RECORD = 1 << 20  # bytes

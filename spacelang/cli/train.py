@@ -44,13 +44,6 @@ RECIPE: dict[str, str] = {
     "model_ema_decay": "Of the moving average.",
     "amp_dtype": "The type of --amp: bfloat16.",
     "aug": "How images vary: none, digits, photos, 'timm aa=rand-m9-mstd0.5 ..', 'tinyvit ..'.",
-    "aa": "Short for --aug 'timm aa=..', as the six below are for theirs: a policy by its name.",
-    "color_jitter": "How much colours vary by timm.",
-    "hflip": "How often timm mirrors an image.",
-    "vflip": "How often timm turns it upside down.",
-    "reprob": "How often timm erases a part of it.",
-    "remode": "By what: const, rand, pixel.",
-    "recount": "In how many pieces.",
     "aug_repeats": "How often an image comes in a row, varied anew each time; 0 for once an epoch.",
     "law": "How a step draws its architectures: choices, architectures, sandwich, weighted.",
     "law_weights": "For weighted: PATH=W:W.., a weight a candidate; with commas between.",
@@ -60,6 +53,16 @@ RECIPE: dict[str, str] = {
     "reduce": "How processes add gradients: explicit, ddp, or fsdp, which cuts the weights too.",
     "recalibrate": "Training images for the statistics of batch norms before a network is scored.",
     "val_interval": "Epochs between two validations; 0 for none.",
+}
+# Settings of timm's augmentation that have flags beside --aug.
+AUGMENTATION: dict[str, str] = {
+    "aa": "Short for --aug 'timm aa=..', as the six below are for theirs: a policy by its name.",
+    "color_jitter": "How much colours vary by timm.",
+    "hflip": "How often timm mirrors an image.",
+    "vflip": "How often timm turns it upside down.",
+    "reprob": "How often timm erases a part of it.",
+    "remode": "By what: const, rand, pixel.",
+    "recount": "In how many pieces.",
 }
 SWITCHES: dict[str, str] = {
     "sched_on_updates": "A new learning rate every step, or every epoch.",
@@ -74,7 +77,7 @@ MAX_RECIPE = 1 << 20
 
 def recipe(function: Callable[..., Any]) -> Callable[..., Any]:
     """A flag for each setting of training; those that were given come as one mapping."""
-    for name, text in reversed(RECIPE.items()):
+    for name, text in reversed((RECIPE | AUGMENTATION).items()):
         flag = "--" + name.replace("_", "-")
         short = ("-b",) if name == "batch_size" else ()
         function = click.option(*short, flag, name, metavar="VALUE", help=text)(function)
