@@ -165,7 +165,9 @@ def searching(repeats: int) -> dict[str, Curve]:
         for processes in PROCESSES:
             out = Path(folder) / f"search{processes}"
             start = time.perf_counter()
-            spacelang("search", trained, "-o", out, "--seed", "1", processes=processes)
+            spacelang(
+                "search", trained, "--no-baselines", "-o", out, "--seed", "1", processes=processes
+            )
             seconds = time.perf_counter() - start
             trials = spacelang("trials", out).count("\n") - 1
             rates[str(processes)] = trials / seconds

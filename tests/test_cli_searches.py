@@ -108,6 +108,20 @@ def test_a_killed_search_goes_on_as_it_was_begun(
     assert max(Counter(scored(again / "search")).values()) == 1
 
 
+def test_nothing_is_forgotten_from_the_first_moment_on(again: Path) -> None:
+    """The record of a search, `run.json`, is there only where its settings are."""
+    words = ("search", again, *BUDGET, *SMALL, *QUIET)
+    killed(0, *words)
+    folder = again / "search"
+    assert not scored(folder)
+    order = [(folder / name).stat().st_mtime_ns for name in ("begun.json", "run.json")]
+    assert order == sorted(order)
+    assert answer("search", folder, *QUIET)["best"]["params"] <= 2000
+    (folder / "begun.json").unlink()  # as versions before left it
+    assert "does not say how it was begun" in refused("search", folder)
+    answer("search", folder, "--engine", "extreme", *QUIET)
+
+
 def test_another_setting_is_told_where_a_search_was_stopped(again: Path) -> None:
     killed(2, "search", again, *BUDGET, *SMALL, *QUIET)
     done = run("search", again, "-s", "generations=2", *QUIET)

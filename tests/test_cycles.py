@@ -526,7 +526,7 @@ def test_a_killed_run_goes_on_from_its_folder_alone(tmp_path: Path) -> None:
     finally:
         running.kill()
         running.wait()
-    found = answer("search", folder, "--engine", "cyclic_differentiable", "--progress", "quiet")
+    found = answer("search", folder, "--progress", "quiet")
     assert answer("doctor", folder)["ok"]
     again = answer("search", space, "-o", other, *WORDS)
     assert found["best"] == again["best"]

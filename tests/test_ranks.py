@@ -294,11 +294,11 @@ def test_scores_are_shared_and_are_those_of_one(
 
     def run(folder: Path) -> None:
         trained = load_trained(graph, data, alone)
-        search(engine, graph, trained, data, folder, seed=1, recalibrate=60)
+        search(engine, graph, trained, data, folder, seed=1, recalibrate=60, baselines=True)
 
     run(tmp_path / "one")
     assert run_together(2, lambda rank: run(tmp_path / "two")) == [0, 0]
-    for name in ("evolution.json", "scores.jsonl"):
+    for name in ("evolution.json", "random.json", "extreme.json", "begun.json", "scores.jsonl"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
 

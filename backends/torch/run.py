@@ -56,9 +56,10 @@ class RunFolder:
 
     Entering makes the folder, takes its lock (`Locked` where another process holds it), and writes
     or compares `run.json`: SP702 with what differs if the folder belongs to another run. What its
-    `settings.json` says stays; where it has none, `settings` are written. Of processes that run
-    together the first does all that. What was `WRITTEN` is taken back where a SpaceError leaves the
-    run before it has `begun`; unless told otherwise, it has at once.
+    `settings.json` says stays; where it has none, `settings` are written. `first` is done before
+    `run.json` is there. Of processes that run together the first does all that. What was `WRITTEN`
+    is taken back where a SpaceError leaves the run before it has `begun`; unless told otherwise, it
+    has at once.
     """
 
     def __init__(
@@ -67,8 +68,9 @@ class RunFolder:
         kind: str,
         identity: Mapping[str, object],
         settings: Mapping[str, object] | None = None,
+        first: Callable[[], object] = lambda: None,
     ) -> None:
-        self.path, self.settings = Path(path), settings
+        self.path, self.settings, self.first = Path(path), settings, first
         self.identity: Json = {"format": FORMAT, "kind": kind, **identity}
         self.begun: Callable[[], bool] = lambda: True
         self._lock = Lock(self.path)
@@ -124,7 +126,8 @@ class RunFolder:
         place = self.path / RECORD
         wanted = cast(Json, json.loads(json.dumps(self.identity)))
         if not place.exists():
-            self._keep()  # first, so that every run has them
+            self._keep()  # so that every run has them
+            self.first()
             text = json.dumps({**wanted, "made_with": environment()}, indent=2) + "\n"
             atomic_write(place, text)
             return

@@ -11,7 +11,7 @@ search alike, `begun.json`, how each was set, and for each that came to its end 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -90,7 +90,8 @@ def search(
     trainer = TorchTrainer(trained.model, graph, data, recipe, seed)
     rehearse(engine, graph, Rehearsal(), seed)
     warn_if_mixed(graph, recalibrate)
-    with RunFolder(folder, SHARED, basis, settings) as run, Interrupt() as interrupt:
+    note = _note(engine, folder, seed, baselines)
+    with RunFolder(folder, SHARED, basis, settings, note) as run, Interrupt() as interrupt:
         result = _searched(engine, graph, trainer, run, interrupt, seed, reporter, baselines)
         write_search_report(run.path, graph, data, result, trained.log)
     return result
@@ -119,12 +120,19 @@ def search_scratch(
     refuse_compiling(recipe, "--scratch")
     about = identity(graph, data, recipe, seed)
     rehearse(engine, graph, Rehearsal(), seed)
-    with RunFolder(folder, SCRATCH, about, settings) as run, Interrupt() as interrupt:
+    note = _note(engine, folder, seed, baselines)
+    with RunFolder(folder, SCRATCH, about, settings, note) as run, Interrupt() as interrupt:
         write_graph(run.path, graph)
         prober = Scratch(graph, data, recipe, seed, device, interrupt.check)
         result = _searched(engine, graph, prober, run, interrupt, seed, reporter, baselines)
         write_search_report(run.path, graph, data, result)
     return result
+
+
+def _note(engine: Engine, folder: PathLike, seed: int, baselines: bool) -> Callable[[], None]:
+    """Keeps with a folder how a search is begun."""
+    entry = Begun(settings_of(engine), seed, baselines)
+    return lambda: begin(Path(folder), engine.name, entry)
 
 
 def _searched(
@@ -146,8 +154,7 @@ def _searched(
         basis = {n: v for n, v in run.identity.items() if n not in ABOUT}
         recorded = Recorded(prober, journal, basis)
         run.begun = lambda: len(recorded) > 0
-        entry = Begun(settings_of(engine), seed, baselines)
-        ranks.lead(lambda: begin(run.path, engine.name, entry))
+        ranks.lead(_note(engine, run.path, seed, baselines))
 
         def one(engine: Engine) -> Searched:
             made = _found(engine, graph, recorded, interrupt, seed, told)

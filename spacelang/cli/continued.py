@@ -55,6 +55,9 @@ def continued(space: str, output: str | None, engine: str | None) -> Continued:
     folder = given or (here if alone else here / runs.SEARCH if runs.is_run(here) else None)
     known = begun(folder) if folder is not None else {}
     name = engine or _engine_of(record)
+    if name is None and alone and not known:
+        told = f"{here} does not say how it was begun: repeat --engine and its settings"
+        raise click.UsageError(told)
     if name is None:
         last, entry = next(reversed(known.items()), (DEFAULT, None))
         name = last if alone or (entry is not None and not entry.ended) else DEFAULT
