@@ -20,6 +20,7 @@ from spacelang.backends.torch.data import Dataset, first_samples, open_data
 from spacelang.backends.torch.engine_trainer import EngineTrainer
 from spacelang.backends.torch.inherit import displaced, inherit
 from spacelang.backends.torch.own import search_own
+from spacelang.backends.torch.progress import progress
 from spacelang.backends.torch.recipe import Recipe
 from spacelang.backends.torch.run import read_graph
 from spacelang.backends.torch.supernet import Supernet
@@ -285,6 +286,24 @@ def test_ranges_move_and_weights_are_kept(whole: Path, graph: Graph, data: Datas
             assert (told + ", ".join(map(str, values)) in report) == (
                 values != move["before"][name]
             )
+
+
+def test_a_run_says_how_large_its_spaces_are(
+    whole: Path, graph: Graph, hull: Graph, data: Dataset, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And what was inherited; it is said again where a run that is done is gone through."""
+    told = progress("auto")
+    search_own(ENGINE, graph, data, RECIPE, whole, seed=4, hull=hull, reporter=told)
+    lines = capsys.readouterr().err.splitlines()
+    for number, move in enumerate(
+        json.loads((whole / "space_evolution.json").read_text())["moves"]
+    ):
+        (line,) = [line for line in lines if line.startswith(f"space {number + 1}: ")]
+        before, after = (f"{int(size):,}" for size in move["sizes"])
+        assert f"{after} architectures" in line
+        if move["before"] != move["after"]:
+            assert f"{before} -> {after} architectures" in line
+            assert line.endswith(f"{move['inherited']:,} elements of weights inherited")
 
 
 class Dies(BaseException):
