@@ -715,6 +715,10 @@ def test_choices_written_in_the_region_follow_their_source() -> None:
     every = after(graph, Relax({"inputs": "plain", "op": "plain", "inner": "plain"}))
     assert not every.decisions
     assert every.storages["alphas.op[1][2].deep.inner"].sizes == (2,)
+    assert every.storages["alphas.op[1][2].alphas"].sizes == (2,)
+    later = after(both, Relax({"inner": "plain"}))
+    assert {"alphas.op[1][2].alphas", "alphas.op[1][2].deep.inner"} <= set(later.storages)
+    assert Supernet(later)(torch.ones(1, 2, 6)).isfinite().all()
 
 
 @pytest.mark.parametrize("order", [["op inner"], ["op", "inner"], ["inner", "op"]], ids=str)

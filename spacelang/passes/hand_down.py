@@ -40,8 +40,11 @@ def hand_down(
     have: dict[str, Value] = {}
     params: list[Param] = []
     before = (p.path for p in root.params if p.path.startswith("alphas."))
-    taken = {*graph.decisions, *(path.removeprefix("alphas.") for path in before)}
-    for key, size in work.level(root.nodes).items():
+    keys = work.level(root.nodes)
+    decided = with_root(graph, root, blocks).decisions  # what stood for a draw is there by source
+    known = (*graph.decisions, *decided, *(key.removeprefix("/") for key in keys))
+    taken = {*known, *(path.removeprefix("alphas.") for path in before)}
+    for key, size in keys.items():
         op, spread = weightings[split(key)[-1].name]
         path = key.removeprefix("/")
         holds = any(other.startswith(f"{path}.") for other in taken)
