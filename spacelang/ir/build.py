@@ -11,14 +11,15 @@ where it stands. Conditional parts are levels that are opened, filled and closed
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
 from spacelang.diagnostics import NOWHERE, Diagnostic, SpaceError, Span, error, warning
+from spacelang.ir.agreement import Explain, same_type
 from spacelang.ir.block import Block
 from spacelang.ir.condition import Condition, disjunction
-from spacelang.ir.conflict import Conflict, open_question, plainly, shown
+from spacelang.ir.conflict import plainly
 from spacelang.ir.decision import Choice
 from spacelang.ir.dim import Dim, Symbol
 from spacelang.ir.infer import Infer
@@ -28,12 +29,7 @@ from spacelang.ir.op import lookup
 from spacelang.ir.options import complete
 from spacelang.ir.owned import DECISION, PARAMETER, Held, Owned, apart, take
 from spacelang.ir.param import Param, View, larger
-from spacelang.ir.prove import Proved, Refuted, Unsettled, equal
 from spacelang.ir.row import inferred
-
-Explain = Callable[[Diagnostic, Conflict, Sequence[Tensor]], Diagnostic]
-"""Completes a diagnostic by what its conflict is about; the tensors are those whose sizes
-conflict."""
 
 
 class BlockBuilder:
@@ -101,8 +97,11 @@ class BlockBuilder:
         return self.level.guards
 
     @contextmanager
-    def trial(self) -> Generator[None]:
-        """What is declared inside is taken back at the end."""
+    def trial(self, condition: Condition) -> Generator[Level]:
+        """A region whose nodes and declarations are taken back at the end.
+
+        Sizes, remarks and what it reads from around stay: whoever tries makes the same again.
+        """
         params, decisions, unlabelled = (
             dict(self.params),
             dict(self.decisions),
@@ -110,7 +109,7 @@ class BlockBuilder:
         )
         claims, level = dict(self.claims), self.level
         try:
-            yield
+            yield self.open(condition)
         finally:
             self.params, self.decisions, self.unlabelled = params, decisions, unlabelled
             self.claims, self.level = claims, level
@@ -291,7 +290,7 @@ class BlockBuilder:
     ) -> tuple[Tensor, ...]:
         """The region's results where the condition holds, else the fallbacks, of the same types."""
         for old, new in zip(fallbacks, results, strict=True):
-            self.same_type(new, old, region.guards, span)
+            same_type(new, old, region.guards, self.explain, span)
         outer = [self.use(t) for t in fallbacks]
         outputs = self._outputs(region, results)
         operands = [*outer, *(v for v in region.imports if v not in outer)]
@@ -337,47 +336,6 @@ class BlockBuilder:
         )
         return self._add(node)
 
-    def one_type(
-        self, ways: Sequence[Tensor], regions: Sequence[Level], spans: Sequence[Span]
-    ) -> TensorType:
-        """The type of what is one of several values, by region: the first of theirs that each other
-        has too where it is there, or of what the regions read (SP205)."""
-        refused: list[SpaceError] = []
-        for value in ways:
-            try:
-                for other, region, span in zip(ways, regions, spans, strict=True):
-                    if other is not value:
-                        self.same_type(value, other, region.guards, span)
-            except SpaceError as found:
-                refused.append(found)
-            else:
-                return value.type
-        for value in dict.fromkeys(v for region in regions for v in region.imports):
-            type = self.level.type_of(value)
-            pairs = zip(ways, regions, strict=True)
-            if all(_agree(type, way.type, region.guards) for way, region in pairs):
-                return type
-        raise refused[0]
-
-    def same_type(self, a: Tensor, b: Tensor, guards: tuple[Condition, ...], span: Span) -> None:
-        """SP205 unless both are of one type for every architecture that meets the guards."""
-        found = error(
-            "SP205",
-            "this value leaves with two shapes",
-            span,
-            f"{shown(a.type)} or {shown(b.type)}",
-        )
-        if a.type.rank != b.type.rank or a.type.dtype != b.type.dtype:
-            raise SpaceError(self.explain(found, Conflict((), {}), (a, b)))
-        for m, n in zip(a.shape, b.shape, strict=True):
-            verdict = equal(m, n, guards)
-            if isinstance(verdict, Refuted):
-                conflict = Conflict((m, n), verdict.example)
-                raise SpaceError(self.explain(found, conflict, (a, b)))
-            if isinstance(verdict, Unsettled):
-                found = self.explain(replace(found, code="SP308"), Conflict((m, n)), (a, b))
-                raise SpaceError(found.note(open_question(verdict)))
-
     def _outputs(self, level: Level, results: Sequence[Tensor]) -> tuple[Value, ...]:
         """The results of a region as it sees them; one made outside becomes an operand."""
         here, self.level = self.level, level
@@ -398,10 +356,3 @@ class BlockBuilder:
             tuple(self.params.values()),
             self.span,
         )
-
-
-def _agree(a: TensorType, b: TensorType, guards: tuple[Condition, ...]) -> bool:
-    """Whether two types are one for every architecture that meets the guards."""
-    return (a.rank, a.dtype) == (b.rank, b.dtype) and all(
-        isinstance(equal(m, n, guards), Proved) for m, n in zip(a.shape, b.shape, strict=True)
-    )

@@ -8,19 +8,18 @@ once what the normal form or an enumeration settles. `not` stands before `is` on
 
 from __future__ import annotations
 
-import json
 import operator
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from fractions import Fraction
 from functools import cached_property, lru_cache
 from typing import cast
 
-from spacelang.ir.atom import Number, Symbol, Unbound, Value, exact, is_numeric, normal_value
+from spacelang.ir.atom import Number, Symbol, Value, normal_value
 from spacelang.ir.facts import exact_table, interval
 from spacelang.ir.polynomial import Dim
 from spacelang.ir.replace import Replacement, check_replacement
+from spacelang.ir.values import has, looked_up, same, value_text
 
 Size = Dim | Symbol | int | float | Fraction
 
@@ -31,7 +30,6 @@ RELATIONS: dict[str, Callable[[Number, Number], bool]] = {
     "!=": operator.ne,
 }
 _MIRROR = {">": "<", ">=": "<="}
-_WORD = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 _WRITTEN_MIRROR = {"<": ">", "<=": ">=", "==": "==", "!=": "!="}
 
 
@@ -94,7 +92,7 @@ class Is(_Form):
 
     def at(self, values: Mapping[str, Value]) -> bool:
         """Whether the decision has the value; Unbound without it."""
-        return _same(_looked_up(self.symbol, values), self.value)
+        return same(looked_up(self.symbol, values), self.value)
 
     def substitute(self, values: Mapping[str, Replacement]) -> Condition:
         """The condition with the decision renamed, narrowed or decided."""
@@ -108,10 +106,10 @@ class Is(_Form):
             if isinstance(self.value, bool | str | tuple):
                 return FALSE
             return compare("==", new, self.value)
-        return TRUE if _same(new, self.value) else FALSE
+        return TRUE if same(new, self.value) else FALSE
 
     def __str__(self) -> str:
-        return f"{self.symbol.name} is {_value_text(self.value)}"
+        return f"{self.symbol.name} is {value_text(self.value)}"
 
 
 @dataclass(frozen=True)
@@ -131,7 +129,7 @@ class Chosen(_Form):
 
     def at(self, values: Mapping[str, Value]) -> bool:
         """Whether the source stands at the position of the pick; Unbound without it."""
-        return _has(_looked_up(self.symbol, values), self.position, self.source)
+        return has(looked_up(self.symbol, values), self.position, self.source)
 
     def substitute(self, values: Mapping[str, Replacement]) -> Condition:
         """The condition with the pick renamed or decided."""
@@ -143,7 +141,7 @@ class Chosen(_Form):
             return chosen(new, self.position, self.source)
         if isinstance(new, Dim):
             raise TypeError(f"{self.symbol.name} is a pick, {new} is a size")
-        return TRUE if _has(new, self.position, self.source) else FALSE
+        return TRUE if has(new, self.position, self.source) else FALSE
 
     def __str__(self) -> str:
         return f"{self.symbol.name}[{self.position}] is {self.source}"
@@ -285,7 +283,7 @@ def is_value(symbol: Symbol, value: Value) -> Condition:
         if isinstance(wanted, bool | str | tuple):
             return FALSE
         return compare("==", symbol, wanted)
-    if not any(_same(point, wanted) for point in symbol.values):
+    if not any(same(point, wanted) for point in symbol.values):
         return FALSE
     return Is(symbol, wanted) if len(symbol.points) > 1 else TRUE
 
@@ -293,7 +291,7 @@ def is_value(symbol: Symbol, value: Value) -> Condition:
 @lru_cache(maxsize=65536)
 def chosen(symbol: Symbol, position: int, source: int) -> Condition:
     """The pick's value has the source at the position."""
-    found = {_has(value, position, source) for value in symbol.values}
+    found = {has(value, position, source) for value in symbol.values}
     if len(found) == 1:
         return TRUE if True in found else FALSE
     return Chosen(symbol, position, source)
@@ -379,39 +377,6 @@ def _contradictory(conditions: Mapping[Condition, None]) -> bool:
     for condition in conditions:
         if isinstance(condition, Is):
             known = values.setdefault(condition.symbol, condition.value)
-            if not _same(known, condition.value):
+            if not same(known, condition.value):
                 return True
     return False
-
-
-def _looked_up(symbol: Symbol, values: Mapping[str, Value]) -> Value:
-    try:
-        return values[symbol.name]
-    except KeyError:
-        raise Unbound(symbol.name) from None
-
-
-def _same(a: object, b: Value) -> bool:
-    """Equality of values; a boolean is no number, a list is as good as a tuple."""
-    if isinstance(a, list):
-        return tuple(cast("list[object]", a)) == b
-    if isinstance(a, float):
-        return is_numeric(b) and exact(a) == b
-    return isinstance(a, bool) == isinstance(b, bool) and a == b
-
-
-def _has(value: object, position: int, source: int) -> bool:
-    if not isinstance(value, tuple | list):
-        raise TypeError(f"{value!r} is not a pick")
-    sources = cast("Sequence[object]", value)
-    return position < len(sources) and sources[position] == source
-
-
-def _value_text(value: Value) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, tuple):
-        return f"[{', '.join(map(str, value))}]"
-    if isinstance(value, str) and (not _WORD.fullmatch(value) or value in ("true", "false")):
-        return json.dumps(value)
-    return str(value)

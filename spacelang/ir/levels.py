@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from spacelang.ir.block import Block
 from spacelang.ir.condition import Condition
 from spacelang.ir.graph import conditions
-from spacelang.ir.node import Node
+from spacelang.ir.node import Node, Value
 
 
 @dataclass(frozen=True)
@@ -55,13 +55,18 @@ def alive(level: Block) -> Block:
     nodes = [
         replace(n, regions=tuple(map(alive, n.regions))) if n.regions else n for n in level.nodes
     ]
-    needed = {value.node for value in level.outputs}
+    return replace(level, nodes=tuple(needed_nodes(nodes, level.outputs)))
+
+
+def needed_nodes(nodes: Sequence[Node], outputs: Iterable[Value]) -> list[Node]:
+    """The nodes of a level that outputs need, and its inputs, in their order."""
+    needed = {value.node for value in outputs}
     kept: list[Node] = []
     for node in reversed(nodes):
         if node.op == "input" or node.id in needed:
             kept.append(node)
             needed.update(value.node for value in node.operands)
-    return replace(level, nodes=tuple(reversed(kept)))
+    return kept[::-1]
 
 
 def paths_read(owner: Block, ids: Collection[int]) -> set[str]:

@@ -1,4 +1,4 @@
-"""A Graph as text (`.spaceir`): exact, one line a node; `spacelang.syntax.ir` reads it back.
+"""A Graph as text (`.spaceir`): exact, one line a node; `spacelang.syntax.ir_text` reads it.
 
     spaceir 1
     graph tiny

@@ -3,7 +3,8 @@
     report = Report(); verify(graph, report); report.check()
 
 Rows are in stages: a stage is checked only if those before found nothing, so that a row may rely on
-what they say. Everything found is SP602.
+what they say. What is found is SP602; storage that cannot be laid out at all keeps its own code
+(SP402, SP507, SP103).
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ from spacelang.ir.block import Block
 from spacelang.ir.dialect import dotted
 from spacelang.ir.dim import ONE, product
 from spacelang.ir.graph import Graph, Output
+from spacelang.ir.levels import needed_nodes
 from spacelang.ir.node import Node, TensorType, Value, join
 from spacelang.ir.op import ops
 from spacelang.ir.param import Init, Param, View, leading
@@ -296,13 +297,6 @@ def _owning(node: Node, own: Mapping[str, Param]) -> Node:
 
 def trimmed(block: Block) -> Block:
     """A block without nodes that nothing reads and without parameters that no node reads."""
-    read = {v.node for v in block.outputs}
-    kept: list[Node] = []
-    for node in reversed(block.nodes):
-        if node.op == "input" or node.id in read:
-            kept.append(node)
-            read |= {v.node for v in node.operands}
-    nodes = tuple(reversed(kept))
-    made = replace(block, nodes=nodes)
+    made = replace(block, nodes=tuple(needed_nodes(block.nodes, block.outputs)))
     used = {view.param for node in made.everywhere() for view in node.params.values()}
     return replace(made, params=tuple(p for p in block.params if p.path in used))

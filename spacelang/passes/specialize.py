@@ -20,6 +20,7 @@ from spacelang.ir.dim import ZERO, Dim, Symbol
 from spacelang.ir.dim import Value as DecisionValue
 from spacelang.ir.gather import ascending, in_order, joined, picked, read
 from spacelang.ir.graph import Graph, Instance, conditions
+from spacelang.ir.levels import needed_nodes
 from spacelang.ir.node import Attribute, Call, Node, TensorType, Value
 from spacelang.ir.param import Gather, Init, Slice, View
 from spacelang.ir.storage import bank_of, bank_position
@@ -128,7 +129,7 @@ class _Specializer:
         writer = _Writer(self, instance)
         nodes: list[Node] = []
         outputs = writer.level(instance.block, {}, nodes, top=True)
-        used = _trim(nodes, outputs)
+        used = needed_nodes(nodes, outputs)  # regions that are gone have read the others
         shapes = {**_shapes(used), **writer.shapes}
         params = tuple(
             replace(p, path=path, shape=shapes[path], bank=())
@@ -314,14 +315,3 @@ def _shapes(nodes: Iterable[Node]) -> dict[str, Shape]:
 
 def _larger(a: Dim, b: Dim) -> Dim:
     return max(a, b, key=lambda size: int(size.at({})))
-
-
-def _trim(nodes: list[Node], outputs: list[Value]) -> list[Node]:
-    """Nodes without those that only regions which are gone have read; inputs stay."""
-    needed = {v.node for v in outputs}
-    kept: list[Node] = []
-    for node in reversed(nodes):
-        if node.op == "input" or node.id in needed:
-            kept.append(node)
-            needed.update(v.node for v in node.operands)
-    return kept[::-1]

@@ -18,7 +18,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from spacelang.analysis.parts import Chain, Parts, Terms
+from spacelang.analysis.part_terms import PartTerms
+from spacelang.analysis.parts import Chain, Parts
 from spacelang.diagnostics import NOWHERE, Report, SpaceError, error
 from spacelang.diagnostics import placed as at
 from spacelang.ir.block import Block
@@ -106,7 +107,7 @@ class _Writer:
             if node.call is not None
             for inside in here.inside(node)
         }
-        terms = Terms(self.parts, chain, instance)
+        terms = PartTerms(self.parts, chain, instance)
         bound = {
             node: {
                 symbol.name: size if (found := terms.size(size)) is None else found
@@ -164,7 +165,7 @@ class _Writer:
         self.blocks[name] = block
         return name
 
-    def _joined(self, terms: Terms, node: Node, role: str, change: ByFactor) -> Joined:
+    def _joined(self, terms: PartTerms, node: Node, role: str, change: ByFactor) -> Joined:
         """Gathers for the factors of leading entries that lie along a joined axis."""
         if not self.parts.reads:
             return {}

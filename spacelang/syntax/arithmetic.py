@@ -8,6 +8,7 @@ from itertools import chain
 from typing import NoReturn
 
 from spacelang.diagnostics import NOWHERE, SpaceError, Span, error
+from spacelang.ir.agreement import one_type
 from spacelang.ir.build import Level, Tensor
 from spacelang.ir.condition import (
     CONDITIONS,
@@ -300,7 +301,9 @@ def _either(expr: tree.Either, frame: Frame, scope: Scope) -> Thing:
             build.level = level
     a, b = values
     if isinstance(a, Tensor) and isinstance(b, Tensor):
-        type = build.one_type((a, b), regions, (expr.value.span, expr.other.span))
+        type = one_type(
+            build.level, (a, b), regions, build.explain, (expr.value.span, expr.other.span)
+        )
         return build.choose(conditions, regions, [[a], [b]], (type,), expr.span)[0]
     joined = either(truth, a, b)
     if joined is None:

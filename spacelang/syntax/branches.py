@@ -12,6 +12,7 @@ from itertools import combinations
 from typing import TYPE_CHECKING
 
 from spacelang.diagnostics import SpaceError, Span, error
+from spacelang.ir.agreement import one_type
 from spacelang.ir.build import Level, Tensor
 from spacelang.ir.condition import FALSE, TRUE, Condition, conjunction, negate
 from spacelang.ir.infer import NeedsValue
@@ -174,7 +175,9 @@ def _branches(
             return
         join.end(build.guard(truths[0], regions[0], old, new, _place(new, span)))
         return
-    types = tuple(build.one_type(row, regions, [span] * len(row)) for row in join.rows)
+    types = tuple(
+        one_type(build.level, row, regions, build.explain, [span] * len(row)) for row in join.rows
+    )
     join.end(build.choose(truths, regions, results, types, span))
 
 
@@ -322,6 +325,9 @@ def _ends(
     if any(len(end) != len(ends[0]) for end in ends):
         raise SpaceError(error("SP205", "the two ways return lists of different lengths", span))
     places = [way.span for way in ended]
-    types = tuple(build.one_type(row, regions, places) for row in zip(*ends, strict=True))
+    types = tuple(
+        one_type(build.level, row, regions, build.explain, places)
+        for row in zip(*ends, strict=True)
+    )
     made = build.choose(truths, regions, ends, types, span)
     return Returned(shaped(values[0], iter(made)), span)

@@ -8,6 +8,7 @@ from itertools import combinations
 from math import perm
 
 from spacelang.diagnostics import Diagnostic, SpaceError, Span, error
+from spacelang.ir.agreement import one_type
 from spacelang.ir.build import Level, Tensor
 from spacelang.ir.condition import Condition, conjunction, is_value
 from spacelang.ir.decision import Choice, Kind
@@ -223,7 +224,7 @@ def _choose_path(expr: tree.ChoosePath, frame: Frame, scope: Scope) -> Thing:
             build.level, frame.prefix = level, before
     if failed is not None:
         raise SpaceError(failed)
-    type = build.one_type(results, regions, [option.span for option in taken])
+    type = one_type(build.level, results, regions, build.explain, [option.span for option in taken])
     made = [[value] for value in results]
     return build.choose(conditions, regions, made, (type,), expr.span, choice.path)[0]
 

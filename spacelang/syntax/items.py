@@ -5,6 +5,7 @@ from __future__ import annotations
 from fractions import Fraction
 
 from spacelang.diagnostics import SpaceError, Span, counted, error
+from spacelang.ir.agreement import one_type
 from spacelang.ir.build import Level, Tensor
 from spacelang.ir.dim import Dim
 from spacelang.ir.prove import feasible
@@ -84,7 +85,7 @@ def at_place(items: tuple[Thing, ...], place: Place, frame: Frame, span: Span) -
         regions.append(build.open(truth))
         build.use(source)
         build.close()
-    type = build.one_type(sources, regions, [span] * len(sources))
+    type = one_type(build.level, sources, regions, build.explain, [span] * len(sources))
     return build.choose(conditions, regions, [[s] for s in sources], (type,), span)[0]
 
 

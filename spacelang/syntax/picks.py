@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from spacelang.diagnostics import SpaceError, Span, error
+from spacelang.ir.agreement import one_type
 from spacelang.ir.build import Level, Tensor
 from spacelang.ir.condition import Condition, chosen, disjunction
 from spacelang.ir.dim import Dim
@@ -54,7 +55,7 @@ def _position(
         regions.append(build.close())
         conditions.append(truth)
     ways = [made for (made,) in results]
-    type = build.one_type(ways, regions, [given.span] * len(ways))
+    type = one_type(build.level, ways, regions, build.explain, [given.span] * len(ways))
     return build.choose(conditions, regions, results, (type,), given.span)[0]
 
 
@@ -85,8 +86,7 @@ def _trial(
         return None
     counts, required = dict(frame.counts), list(frame.require)
     source = picked.sources[index]
-    with frame.builder.trial():
-        region = frame.builder.open(chosen(picked.symbol, position, index))
+    with frame.builder.trial(chosen(picked.symbol, position, index)) as region:
         _run(given.region, source, index, position, frame, scope, given.span)
     frame.counts, frame.require = counts, required
     return _spelling(region, source.value)

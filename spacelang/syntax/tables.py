@@ -41,8 +41,7 @@ def table(given: Arguments, frame: Frame, scope: Scope) -> Tensor:
         raise SpaceError(error("SP204", "a table needs a region", given.span).hint(WRITTEN))
     indices = _indices(shape, region)
     places = zip(indices, shape, strict=False)
-    with build.trial():
-        inside = build.open(conjunction(*(compare("<", Dim.of(i), size) for i, size in places)))
+    with build.trial(conjunction(*(compare("<", Dim.of(i), size) for i, size in places))) as inside:
         try:
             entry = run_region(region, tuple(map(Dim.of, indices)), frame, scope)
         except NeedsValue as need:

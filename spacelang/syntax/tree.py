@@ -8,165 +8,51 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import field
-from fractions import Fraction
 from typing import cast
 
 from spacelang.diagnostics import Span
 from spacelang.syntax.node import Tree
-
-
-class Hop(Tree):
-    """A label with its indices: `blocks[i]`; `_` as a name matches any label."""
-
-    name: str
-    indices: tuple[Expr, ...] = ()
-
-
-class Path(Tree):
-    hops: tuple[Hop, ...]
-
-
-class Number(Tree):
-    value: Fraction
-    text: str = field(default="", compare=False)
-
-
-class String(Tree):
-    value: str
-
-
-class Name(Tree):
-    name: str
-
-
-class Unary(Tree):
-    """`-x` (operator "-") or `not x` (operator "not")."""
-
-    operator: str
-    operand: Expr
-
-
-class Binary(Tree):
-    """A chain is flat to the left: operators + - * / // % == != < <= > >= in `not in` and or."""
-
-    operator: str
-    left: Expr
-    right: Expr
-
-
-class Either(Tree):
-    """`value if condition else other`."""
-
-    value: Expr
-    condition: Expr
-    other: Expr
-
-
-class Pipe(Tree):
-    value: Expr
-    call: Expr
-
-
-class Range(Tree):
-    start: Expr
-    stop: Expr
-    step: Expr | None = None
-    open: bool = False
-
-
-class Labelled(Tree):
-    """`value as path`; the path `_` makes a call transparent."""
-
-    value: Expr
-    label: Path
-
-
-class Item(Tree):
-    value: Expr
-    indices: tuple[Index, ...]
-
-
-class Field(Tree):
-    value: Expr
-    name: str
-
-
-class Argument(Tree):
-    name: str | None
-    value: Expr
-
-
-class Region(Tree):
-    """`|i, part| { .. }`."""
-
-    names: tuple[str, ...]
-    body: Body
-
-
-class CallOf(Tree):
-    """`callee(arguments) |names| { body }`."""
-
-    callee: Expr
-    arguments: tuple[Argument, ...]
-    region: Region | None = None
-
-
-class List(Tree):
-    items: tuple[Expr, ...]
-
-
-class Each(Tree):
-    """`[value for names in source]`."""
-
-    value: Expr
-    names: tuple[str, ...]
-    source: Expr
-
-
-class Set(Tree):
-    items: tuple[Expr, ...]
-
-
-class Option(Tree):
-    """`name: value`, or `name { statements return value }`."""
-
-    name: str
-    value: Expr | Body
-
-
-class ChoosePath(Tree):
-    """`choose op { k3: .. k5 { .. } }`."""
-
-    target: Path
-    options: tuple[Option, ...]
-
-
-class ChooseHere(Tree):
-    """`choose {3, 4}` as an argument, named after the parameter it is given for."""
-
-    items: tuple[Expr, ...]
-
-
-class Full(Tree):
-    """`:`"""
-
-
-class Rest(Tree):
-    """`start..`"""
-
-    start: Expr
-
-
-class Leading(Tree):
-    """`..` as an axis: any leading axes."""
-
-
-class Body(Tree):
-    statements: tuple[Statement, ...]
-
-
-class TypeOf(Tree):
-    axes: tuple[Expr | Leading, ...]
+from spacelang.syntax.tree_expressions import (
+    Argument,
+    Binary,
+    Body,
+    CallOf,
+    ChooseHere,
+    ChoosePath,
+    Each,
+    Either,
+    Expr,
+    Field,
+    Full,
+    Hop,
+    Index,
+    Item,
+    Labelled,
+    Leading,
+    List,
+    Name,
+    Number,
+    Option,
+    Path,
+    Pipe,
+    Range,
+    Region,
+    Rest,
+    Set,
+    String,
+    TypeOf,
+    Unary,
+)
+
+__all__ = [
+    "Argument", "Assign", "Binary", "BlockOf", "Body", "CallOf", "Choose", "ChooseHere",
+    "ChoosePath", "DecisionOf", "Declaration", "Default", "Draw", "Each", "Either", "Expr",
+    "Field", "File", "For", "Full", "Hop", "Index", "Input", "Instance", "Item", "Labelled",
+    "Leading", "Let", "List", "Name", "Names", "Network", "Number", "Option", "Output", "Param",
+    "Path", "Pipe", "Program", "Range", "Region", "Rename", "Require", "Rest", "Return",
+    "Rewrite", "Rule", "Search", "Set", "Setting", "Share", "SourceOf", "SpaceOf", "Statement",
+    "Step", "String", "Subnet", "Tree", "TypeOf", "Unary", "Use", "Weights", "When", "below",
+]  # fmt: skip
 
 
 class Param(Tree):
@@ -377,11 +263,6 @@ class File(Tree):
     comments: tuple[Span, ...] = field(default=(), compare=False, repr=False)
 
 
-Expr = (
-    Number | String | Name | Path | Unary | Binary | Either | Pipe | Range | Labelled | Item | Field
-    | CallOf | List | Each | Set | ChoosePath | ChooseHere
-)  # fmt: skip
-Index = Expr | Full | Rest | Leading
 Declaration = Use | Let | Default | SpaceOf | Instance | Subnet | Program | BlockOf
 Statement = (
     Declaration | Input | Output | Choose | Assign | For | When | Return | Require | Weights
