@@ -15,10 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spacelang.analysis.problem import Integers, Problem
-
-# Sums and counts below it may be added once more within int64.
-SAFE = 1 << 62
+from spacelang.analysis.problem import SAFE, Integers, Problem, magnitude
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,10 +87,11 @@ def extreme(problem: Problem, figure: int, *, largest: bool) -> int | None:
         offset, width = offset + low, width + high - low
     exact = 2 * width + 2 < SAFE
     for factor in factors:
-        values = (sign * factor.values[0]).astype(np.int64 if exact else object)
+        values = sign * factor.values[0]
         low = values[factor.allowed].min()
         # One more than any admissible sum stands for "never"; additions saturate there.
-        tables.append((factor.scope, np.where(factor.allowed, values - low, width + 1)))
+        above = np.where(factor.allowed, values - low, width + 1)
+        tables.append((factor.scope, above.astype(np.int64 if exact else object)))
     while any(scope for scope, _ in tables):
         variable = _cheapest([scope for scope, _ in tables], problem)
         touched = [item for item in tables if variable in item[0]]
@@ -112,8 +110,9 @@ def extreme(problem: Problem, figure: int, *, largest: bool) -> int | None:
 def _native(problem: Problem, figures: Sequence[int]) -> list[Factor]:
     """Tables and masks as they were given, values in int64 where they fit with room to spare."""
     result: list[Factor] = []
+    room = min(SAFE // max(len(problem.tables), 1), 1 << 48)  # all of them may be added up
     for table in problem.tables:
-        values = tuple(_narrow(table.figures[figure]) for figure in figures)
+        values = tuple(_narrow(table.figures[figure], room) for figure in figures)
         result.append(Factor(table.scope, values, np.ones(problem.shape(table.scope), np.bool_)))
     for mask in problem.masks:
         zeros = tuple(np.zeros(mask.allowed.shape, np.int64) for _ in figures)
@@ -121,9 +120,8 @@ def _native(problem: Problem, figures: Sequence[int]) -> list[Factor]:
     return result
 
 
-def _narrow(values: Integers) -> Integers:
-    fits = int(values.min()) > -(1 << 48) and int(values.max()) < 1 << 48
-    return values.astype(np.int64 if fits else object)
+def _narrow(values: Integers, room: int) -> Integers:
+    return values.astype(np.int64 if magnitude(values) < room else object)
 
 
 def _lean(factor: Factor) -> Factor:
