@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from fractions import Fraction
 from itertools import product
+from math import prod
 from typing import cast
 
 from spacelang.diagnostics import Diagnostic, SpaceError, Span, error, spelt
@@ -43,6 +44,7 @@ from spacelang.syntax.values import (
 
 COMPARED = {"==", "!=", "in", "not in"}
 MAX_MATCHES = 10_000
+"""How often a condition is read for what its index names may be."""
 
 
 @dataclass
@@ -54,6 +56,7 @@ class Reader:
     scope: Scope
     decisions: Mapping[str, Choice]
     figures: tuple[str, ...] = FIGURES
+    _folds: dict[tuple[str, str], Thing] = field(default_factory=dict[tuple[str, str], Thing])
 
     def conditions(self, expr: tree.Expr, strict: bool = True) -> Iterator[Condition]:
         """What an expression demands, joined by `and`; what always holds is left out.
@@ -102,7 +105,11 @@ class Reader:
         if not bindings:
             yield from self._each(part, self.scope)
             return
-        names = list(bindings)
+        names, times = list(bindings), prod(map(len, bindings.values()))
+        if times > MAX_MATCHES:
+            found = error("SP507", f"a condition for more than {MAX_MATCHES:,} matches", part.span)
+            raise SpaceError(found.note(f"{' and '.join(names)} may be {times:,} together"))
+        self.frame.session.turn(times, part.span)
         found = 0
         for values in product(*bindings.values()):
             inner = self.scope.inside(self.frame)
@@ -127,7 +134,9 @@ class Reader:
         if not wild:
             yield self._truth(part, scope, None)
             return
-        for choice in self._matches(wild[0], scope):
+        matches = self._matches(wild[0], scope)
+        self.frame.session.turn(len(matches), part.span)
+        for choice in matches:
             yield self._truth(part, scope, choice)
 
     def _truth(self, part: tree.Expr, scope: Scope, each: Choice | None) -> bool | Condition:
@@ -202,7 +211,7 @@ class Reader:
                 bound = loose.match(decision)
                 for name, value in (bound or {}).items():
                     found.setdefault(name, set()).add(value)
-        return {name: sorted(values)[:MAX_MATCHES] for name, values in found.items()}
+        return {name: sorted(values) for name, values in found.items()}
 
     def _loose(self, hop: tree.Hop) -> Hop:
         """A hop with its index names, anything for other indices."""
@@ -216,15 +225,18 @@ class Reader:
         return pattern(path_of(path), self.frame, scope)
 
     def _wild(self, path: tree.Expr, scope: Scope) -> bool:
-        found = self._pattern(path, scope)
-        return found.anywhere or any(
-            hop.name == "_" or any(not isinstance(i, int) for i in hop.indices)
-            for hop in found.hops
-        )
+        return _several(self._pattern(path, scope))
 
     def _exists(self, path: tree.Expr, scope: Scope) -> bool:
-        found = self._pattern(path, scope)
-        return any(found.match(p) is not None for p in self.decisions) or self._figure(path)
+        return self._figure(path) or bool(self._fitting(self._pattern(path, scope), path.span))
+
+    def _fitting(self, where: Pattern, span: Span) -> list[Choice]:
+        """The decisions that a pattern fits; all are looked at only where it may fit several."""
+        if not _several(where):
+            found = self.decisions.get(str(where))
+            return [] if found is None else [found]
+        self.frame.session.walk(len(self.decisions), span)
+        return [c for p, c in self.decisions.items() if where.match(p) is not None]
 
     def _figure(self, path: tree.Expr) -> bool:
         return isinstance(path, tree.Name) and path.name in self.figures
@@ -232,7 +244,7 @@ class Reader:
     def _matches(self, path: tree.Expr, scope: Scope) -> list[Choice]:
         """The decisions of a path (SP504 if there is none)."""
         where = self._pattern(path, scope)
-        found = [c for p, c in self.decisions.items() if where.match(p) is not None]
+        found = self._fitting(where, path.span)
         if not found:
             wrong = error("SP504", f"no decision has the path {where}", path.span)
             near = get_close_matches(str(where), list(self.decisions), 1)
@@ -248,9 +260,22 @@ class Reader:
             return each
         return self._matches(path, scope)[0]
 
-    def many(self, path: tree.Expr, scope: Scope) -> list[Choice] | None:
-        """The decisions of a path with `_`; None for one without."""
-        return self._matches(path, scope) if self._wild(path, scope) else None
+    def folded(self, name: str, path: tree.Expr, scope: Scope, span: Span) -> Thing | None:
+        """A function of the decisions of a path with `_`, made once; None for one without."""
+        where = self._pattern(path, scope)
+        if not _several(where):
+            return None
+        key = (name, str(where))
+        if key not in self._folds:
+            self._folds[key] = fold(name, self._matches(path, scope), span)
+        return self._folds[key]
+
+
+def _several(where: Pattern) -> bool:
+    """Whether a pattern may fit several paths."""
+    return where.anywhere or any(
+        hop.name == "_" or any(not isinstance(i, int) for i in hop.indices) for hop in where.hops
+    )
 
 
 def _only(value: Entry, choice: Choice) -> bool:
@@ -333,9 +358,9 @@ class _Resolver:
     def _call(self, name: str, node: tree.CallOf, arguments: Sequence[tree.Argument]) -> tree.Expr:
         """A function of matches: they are its list, those that are absent left out."""
         if len(arguments) == 1 and self.reader.is_path(arguments[0].value):
-            choices = self.reader.many(arguments[0].value, self.scope)
-            if choices is not None:
-                return self._bound(fold(name, choices, node.span), node.span)
+            folded = self.reader.folded(name, arguments[0].value, self.scope, node.span)
+            if folded is not None:
+                return self._bound(folded, node.span)
         kept = tuple(tree.Argument(a.name, self.visit(a.value), span=a.span) for a in arguments)
         return tree.CallOf(node.callee, kept, None, span=node.span)
 
