@@ -196,8 +196,8 @@ class Decisions(Mapping[str, Choice]):
     def check(self, assignment: Mapping[str, object], span: Span = NOWHERE) -> dict[str, Value]:
         """Exact values for all decisions from an assignment of the live ones.
 
-        Raises SpaceError: SP509 no mapping, SP504 an unknown path or none, SP501 no candidate, SP506
-        a live decision not taken. Values given for decisions that are not live are ignored.
+        Raises SpaceError: SP509 no mapping, SP504 what is no path of the table, SP501 no candidate,
+        SP506 a live decision not taken. Values given for decisions that are not live are ignored.
         """
         if not isinstance(cast(object, assignment), Mapping):
             kind = type(assignment).__name__
