@@ -123,8 +123,6 @@ def feasible(guards: Iterable[Condition]) -> bool | None:
     return _feasible(_conjuncts(guards))
 
 
-# Claims: what is asked of one size (or of one condition).
-
 CLAIMS = {"<": "below zero", "<=": "at most zero", "==": "zero", "!=": "not zero"}
 BY_RANGE = ("below zero", "at most zero", "not zero")
 
