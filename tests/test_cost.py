@@ -207,6 +207,16 @@ LARGE = {
       output linear(x, w) as fc
       weights { _: entangle }
     """,
+    "fixed": """
+      input x: [B, 40000000, 4000000]
+      output linear(linear(x, 4000000) as a, 4000000) as b
+    """,
+    "fixed in parts": """
+      input x: [B, 4000000, 4000000]
+      choose w in {4, 8}
+      output linear(linear(linear(x, 600000) as a, 4000000) as b, w) as c
+      weights { _: entangle }
+    """,
     "nearly fixed": """
       input x: [B, 40000000, 4000000]
       choose w in {4, 8}

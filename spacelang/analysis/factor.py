@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spacelang.analysis.problem import SAFE, Integers, Problem, magnitude
+from spacelang.analysis.problem import SAFE, Integers, Problem, added, magnitude
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,8 +37,9 @@ class Factor:
     def times(self, other: Factor) -> Factor:
         """Both at once; the scopes are the same."""
         allowed = self.allowed & other.allowed
-        values = tuple(a + b for a, b in zip(self.values, other.values, strict=True))
-        return Factor(self.scope, tuple(np.where(allowed, v, 0 * v) for v in values), allowed)
+        sums = (added(a, b) for a, b in zip(self.values, other.values, strict=True))
+        values = tuple(np.where(allowed, v, np.zeros_like(v)) for v in sums)
+        return Factor(self.scope, values, allowed)
 
 
 def spread(
@@ -82,12 +83,12 @@ def extreme(problem: Problem, figure: int, *, largest: bool) -> int | None:
     for factor in factors:
         if not factor.allowed.any():
             return None
-        values = sign * factor.values[0]
+        values = _signed(sign, factor)
         low, high = (int(f(values[factor.allowed])) for f in (np.min, np.max))
         offset, width = offset + low, width + high - low
     exact = 2 * width + 2 < SAFE
     for factor in factors:
-        values = sign * factor.values[0]
+        values = _signed(sign, factor)
         low = values[factor.allowed].min()
         # One more than any admissible sum stands for "never"; additions saturate there.
         above = np.where(factor.allowed, values - low, width + 1)
@@ -105,6 +106,11 @@ def extreme(problem: Problem, figure: int, *, largest: bool) -> int | None:
         tables.append((rest, sums.min(axis=scope.index(variable))))
     least = sum(int(values) for _, values in tables)
     return None if least > width else sign * (offset + least)
+
+
+def _signed(sign: int, factor: Factor) -> Integers:
+    values = factor.values[0]
+    return np.asarray(sign * values, values.dtype)
 
 
 def _native(problem: Problem, figures: Sequence[int]) -> list[Factor]:
@@ -130,10 +136,10 @@ def _lean(factor: Factor) -> Factor:
     for variable in factor.scope:
         axis = scope.index(variable)
         if all(bool((array == array.take([0], axis)).all()) for array in (*values, allowed)):
-            values = tuple(array.take(0, axis) for array in values)
+            values = tuple(np.asarray(array.take(0, axis), array.dtype) for array in values)
             allowed = np.asarray(allowed.take(0, axis))
             scope = (*scope[:axis], *scope[axis + 1 :])
-    return Factor(scope, tuple(np.asarray(array) for array in values), allowed)
+    return Factor(scope, values, allowed)
 
 
 def _neutral(factor: Factor) -> bool:

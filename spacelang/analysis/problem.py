@@ -112,7 +112,9 @@ def kind(tables: Iterable[Table], figure: int) -> type[np.int64] | type[object]:
 def added(a: Integers, b: Integers) -> Integers:
     """The sum of two arrays of one shape, exactly."""
     fits = magnitude(a) + magnitude(b) < SAFE
-    return a + b if fits else a.astype(object) + b.astype(object)
+    kind = np.int64 if fits and a.dtype != object and b.dtype != object else object
+    # What NumPy makes of an array without axes is no array.
+    return np.asarray(np.add(a, b, dtype=kind), kind)
 
 
 def magnitude(values: Integers) -> int:
