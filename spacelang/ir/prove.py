@@ -192,9 +192,6 @@ def _true_by_form(claim: str, subject: Dim | Condition) -> bool | None:
     return True if shown[claim] else None
 
 
-# The proof.
-
-
 def _conjuncts(guards: Iterable[Condition]) -> tuple[Condition, ...]:
     """The guards taken apart into what must hold at once."""
     joint = conjunction(*guards)
