@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 
 import pytest
 
 from spacelang.diagnostics import Source
+from spacelang.ir.block import Block
 from spacelang.ir.canonical import canonical
 from spacelang.ir.condition import compare, conjunction, disjunction
 from spacelang.ir.dim import Symbol
 from spacelang.ir.graph import Graph
+from spacelang.ir.names import Names, renamed
+from spacelang.ir.node import Node
 from spacelang.ir.verify import verified
 from spacelang.loader import load
 from spacelang.syntax.ir_text import read
@@ -136,3 +140,59 @@ def test_conditions_absorb_what_they_decide() -> None:
         x, y, z = (v > 1 for v in values)
         known = dict(zip("abc", values, strict=True))
         assert both.at(known) == ((x and y and z) or (x and y) or (z and x))
+
+
+def relabelled(graph: Graph) -> Graph:
+    """The same with other names for the sizes of its blocks, in the opposite order."""
+    new = {
+        name: {s.name: f"%q{1000 - i}" for i, s in enumerate(sorted(block.sizes, key=str))}
+        for name, block in graph.blocks.items()
+    }
+
+    def level(block: Block) -> Block:
+        return replace(block, nodes=tuple(map(node, block.nodes)))
+
+    def node(old: Node) -> Node:
+        call = old.call
+        if call is not None:
+            sizes = {new[call.block][size]: value for size, value in call.sizes.items()}
+            call = replace(call, sizes=sizes)
+        return replace(old, call=call, regions=tuple(map(level, old.regions)))
+
+    def block(name: str) -> Block:
+        names, old = new[name], level(graph.blocks[name])
+        sizes = tuple(replace(size, name=names[size.name]) for size in old.sizes)
+        other = Names(lambda s: replace(s, name=names.get(s.name, s.name)))
+        return renamed(replace(old, sizes=sizes), other)
+
+    return replace(graph, root=level(graph.root), blocks={n: block(n) for n in graph.blocks})
+
+
+TWO_SIZES = """
+use vit
+space t() {
+  input x: [B, 16, 8]
+  choose a in {2, 3} choose b in {4, 6}
+  block f(x: [B, N, C]) {
+    y = linear(x, a * b) as wide
+    return linear(y * FIRST, C) as back
+  }
+  output f(x)
+  weights { _: entangle }
+}
+"""
+
+
+@pytest.mark.parametrize("address", ["quickstart", "small_ranges", "s3", "tinyvit", "a", "b"])
+def test_names_of_sizes_of_blocks_mean_nothing(address: str) -> None:
+    if len(address) == 1:
+        graph = load(Source("t.space", TWO_SIZES.replace("FIRST", address)))
+    else:
+        graph = load(f"spaces/{address}.space")
+    assert any(len(block.sizes) > 1 for block in graph.blocks.values())
+    assert relabelled(graph).hash == graph.hash
+
+
+def test_sizes_that_stand_in_other_places_are_not_exchanged() -> None:
+    one, other = (load(Source("t.space", TWO_SIZES.replace("FIRST", n))) for n in ("a", "b"))
+    assert one.hash != other.hash

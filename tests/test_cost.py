@@ -6,8 +6,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import islice, product
 
+import numpy as np
 import pytest
 
+from spacelang.analysis.claims import claims
 from spacelang.analysis.queries import counter, model
 from spacelang.diagnostics import Source, SpaceError
 from spacelang.ir.graph import Graph
@@ -121,8 +123,6 @@ def test_extremes_are_reached(small: Graph) -> None:
 
 
 def test_vectorised_costs_are_the_single_ones() -> None:
-    import numpy as np
-
     graph = load("spaces/autoformer.space:autoformer_s")
     counts = counter(graph)
     indices = counts.draw_indices(50, np.random.default_rng(7))
@@ -189,3 +189,75 @@ def test_the_same_seed_draws_the_same() -> None:
 def test_questions_of_the_wrong_kind_are_told(ask: Callable[[Graph], object]) -> None:
     with pytest.raises(SpaceError, match=r"not (int|list)"):
         ask(load("quickstart.space"))
+
+
+# Figures of more than 63 bits.
+
+LARGE = {
+    "deep": """
+      input x: [B, 1000000, 1000000]
+      choose depth in 1..12
+      for i in 0..<depth { x = linear(x, 1000000) as fc[i] }
+      output x
+    """,
+    "wide": """
+      input x: [B, 4000000, 4000000]
+      choose w in {1000000, 4000000}
+      require w <= 1000000 and macs >= 1G
+      output linear(x, w) as fc
+      weights { _: entangle }
+    """,
+    "fixed": """
+      input x: [B, 40000000, 4000000]
+      output linear(linear(x, 4000000) as a, 4000000) as b
+    """,
+    "fixed in parts": """
+      input x: [B, 4000000, 4000000]
+      choose w in {4, 8}
+      output linear(linear(linear(x, 600000) as a, 4000000) as b, w) as c
+      weights { _: entangle }
+    """,
+    "nearly fixed": """
+      input x: [B, 40000000, 4000000]
+      choose w in {4, 8}
+      output linear(linear(x, 4000000) as fc, w) as head
+      weights { _: entangle }
+    """,
+}
+
+
+def large(name: str) -> Graph:
+    return load(Source("<large>", f"space s {{ {LARGE[name]} }}"))
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_figures_beyond_63_bits_are_exact(name: str) -> None:
+    graph = large(name)
+    found = counter(graph)
+    inside = [a for a in everything(graph) if graph_meets(graph, a)]
+    costs = [graph.cost(architecture).macs for architecture in inside]
+    assert max(costs) >= 1 << 63
+    assert found.extremes("macs") == (min(costs), max(costs))
+    for where in ("macs >= 1", "macs >= 2e18", "macs <= 9e18", "macs >= 1G and params >= 1"):
+        expected = sum(graph_meets(graph, a, where) for a in inside)
+        assert graph_size(graph, where) == expected
+    drawn = found.draw_indices(32, np.random.default_rng(0))
+    for row, macs in zip(drawn.tolist(), found.costs(drawn)["macs"].tolist(), strict=True):
+        choices = zip(graph.decisions.values(), row, strict=True)
+        assert model(graph).at({c.path: c.values[i] for c, i in choices}).macs == macs
+
+
+def graph_meets(graph: Graph, assignment: dict[str, object], where: str = "") -> bool:
+    found = counter(graph)
+    wanted = found.required.both(parse_where(graph, where)) if where else found.required
+    return found.meets(graph.decisions.check(assignment), wanted)
+
+
+def test_draws_by_choices_where_figures_have_more_than_63_bits() -> None:
+    graph = large("nearly fixed")
+    drawn = graph.sample(n=8, seed=0, where="macs >= 2e18", law="choices")
+    assert all(graph.cost(one).macs >= 2 * 10**18 for one in drawn)
+
+
+def test_a_requirement_on_figures_of_more_than_63_bits_is_checked() -> None:
+    assert {found.code for found in claims(large("wide"))} <= {"SP511"}

@@ -140,6 +140,14 @@ BOMBS = {
         ),
         "SP507",
     ),
+    "a condition for pairs": (
+        space(
+            "for i in 0..<300 { x = f(x) as a[i] x = f(x) as b[i] } "
+            "require a[i].w <= b[j].w + 1 output x",
+            "block f(x) { choose w in {1, 2} return x * w }",
+        ),
+        "SP507",
+    ),
     "a large table": (space("output x + table([60000, 60000]) |i, j| { return i }"), "SP507"),
     "limits by four names": (space(f"{DECIDED}\nrequire a[i] + a[j] <= a[k] + a[l]\noutput x"), "SP507"),
     "one limit many times": (
@@ -174,6 +182,19 @@ def test_refused_soon_and_in_little_memory(name: str) -> None:
     assert peak() - before < MEGABYTES
     assert code in {found.code for found in failed.value.diagnostics}
     assert all(found.headline for found in failed.value.diagnostics)
+
+
+def test_a_condition_on_more_matches_than_are_read_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """None of them is left out without a word."""
+    block = "block f(x) { choose w in {1, 2} return x * w }"
+    body = "for i in 0..<20 { x = f(x) as a[i] } require a[i].w <= 1 output x"
+    assert len(loads(space(body, block)).require) == 20
+    monkeypatch.setattr("spacelang.syntax.limits.MAX_MATCHES", 19)
+    with pytest.raises(SpaceError) as failed:
+        loads(space(body, block))
+    assert [found.code for found in failed.value.diagnostics] == ["SP507"]
 
 
 def loads(text: str) -> Graph:

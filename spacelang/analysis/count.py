@@ -18,12 +18,16 @@ import numpy as np
 from spacelang.analysis.cost import CostModel, Term
 from spacelang.analysis.eliminate import Between, Elimination, Exact
 from spacelang.analysis.problem import (
+    SAFE,
     BandTooNarrow,
     EmptyBand,
+    Integers,
     Mask,
     Problem,
     Table,
     TooEntangled,
+    added,
+    kind,
 )
 from spacelang.analysis.running import apart
 from spacelang.analysis.scopes import MAX_POINTS, scopes, too_wide
@@ -114,18 +118,21 @@ class Counter:
             raise _beyond(failed) from failed
         return drawn[:, : len(self.choices)]
 
-    def costs(self, indices: NDArray[np.int64]) -> Mapping[str, NDArray[np.int64]]:
+    def costs(self, indices: NDArray[np.int64]) -> Mapping[str, Integers]:
         """The figures of many architectures at once, given as `draw_indices` gives them."""
-        total = np.zeros((len(FIGURES), len(indices)), np.int64)
+        total = [np.zeros(len(indices), held) for held in self._kinds]
         for start in range(0, len(indices), CHUNK):
             columns = self._columns(np.ascontiguousarray(indices[start : start + CHUNK].T))
-            part = total[:, start : start + CHUNK]
             for table in self._tables:
                 row = self._rows(table.scope, columns)
                 for figure, values in enumerate(table.figures):
                     if values.any():
-                        part[figure] += values.ravel()[row]
+                        total[figure][start : start + CHUNK] += values.ravel()[row]
         return dict(zip(FIGURES, total, strict=True))
+
+    @cached_property
+    def _kinds(self) -> tuple[type[np.int64] | type[object], ...]:
+        return tuple(kind(self._tables, figure) for figure in range(len(FIGURES)))
 
     def _by_choices(
         self, n: int, rng: np.random.Generator, where: Where | None
@@ -232,12 +239,12 @@ class Counter:
 
     @cached_property
     def _tables(self) -> tuple[Table, ...]:
-        sums: dict[tuple[str, ...], list[NDArray[np.int64] | None]] = {}
+        sums: dict[tuple[str, ...], list[Integers | None]] = {}
         for number, figure in enumerate(FIGURES):
             for scope, values in self.tables(figure):
                 slot = sums.setdefault(scope, [None] * len(FIGURES))
                 before = slot[number]
-                slot[number] = values if before is None else before + values
+                slot[number] = values if before is None else added(before, values)
         return tuple(
             Table(
                 scope,
@@ -246,9 +253,9 @@ class Counter:
             for scope, made in sums.items()
         )
 
-    def tables(self, figure: str) -> Iterator[tuple[tuple[str, ...], NDArray[np.int64]]]:
+    def tables(self, figure: str) -> Iterator[tuple[tuple[str, ...], Integers]]:
         """A figure as additive integer tables over the candidates of a few decisions each."""
-        memo: dict[object, NDArray[np.int64]] = {}
+        memo: dict[object, Integers] = {}
         for term in self.extrema.terms[figure]:
             for scope, size in scopes(term, self._order).items():
                 names = tuple(s.name for s in scope)
@@ -257,7 +264,7 @@ class Counter:
                     memo[key] = self._table(names, Term(term.guards, size))
                 yield names, memo[key]
 
-    def _table(self, scope: tuple[str, ...], term: Term) -> NDArray[np.int64]:
+    def _table(self, scope: tuple[str, ...], term: Term) -> Integers:
         shape = self._shape(scope)
         if prod(shape) > MAX_POINTS:
             raise too_wide(scope)
@@ -268,7 +275,7 @@ class Counter:
             raise SpaceError(error("SP602", "a cost is not whole by itself").note(str(term.size)))
         whole = [int(v) for v in flat]
         peak = max((abs(v) for v in whole), default=0)
-        return np.array(whole, np.int64 if peak < 1 << 62 else object).reshape(shape)
+        return np.array(whole, np.int64 if peak < SAFE else object).reshape(shape)
 
     def _shape(self, scope: Sequence[str]) -> tuple[int, ...]:
         return tuple(len(self.values[p]) for p in scope)

@@ -16,10 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spacelang.analysis.order import eliminated
-from spacelang.analysis.problem import Integers, Problem
-
-# Sums and counts below it may be added once more within int64.
-SAFE = 1 << 62
+from spacelang.analysis.problem import SAFE, Integers, Problem, added, magnitude
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,8 +38,9 @@ class Factor:
     def times(self, other: Factor) -> Factor:
         """Both at once; the scopes are the same."""
         allowed = self.allowed & other.allowed
-        values = tuple(a + b for a, b in zip(self.values, other.values, strict=True))
-        return Factor(self.scope, tuple(np.where(allowed, v, 0 * v) for v in values), allowed)
+        sums = (added(a, b) for a, b in zip(self.values, other.values, strict=True))
+        values = tuple(np.where(allowed, v, np.zeros_like(v)) for v in sums)
+        return Factor(self.scope, values, allowed)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -94,15 +92,16 @@ def extreme(problem: Problem, figure: int, *, largest: bool) -> int | None:
     for factor in factors:
         if not factor.allowed.any():
             return None
-        values = sign * factor.values[0]
+        values = _signed(sign, factor)
         low, high = (int(f(values[factor.allowed])) for f in (np.min, np.max))
         offset, width = offset + low, width + high - low
     exact = 2 * width + 2 < SAFE
     for factor in factors:
-        values = (sign * factor.values[0]).astype(np.int64 if exact else object)
+        values = _signed(sign, factor)
         low = values[factor.allowed].min()
         # One more than any admissible sum stands for "never"; additions saturate there.
-        tables.append(_Table(factor.scope, np.where(factor.allowed, values - low, width + 1)))
+        above = np.where(factor.allowed, values - low, width + 1)
+        tables.append(_Table(factor.scope, above.astype(np.int64 if exact else object)))
 
     def reduced(variable: str, touched: list[_Table]) -> _Table:
         scope = _union([table.scope for table in touched])
@@ -119,11 +118,17 @@ def extreme(problem: Problem, figure: int, *, largest: bool) -> int | None:
     return None if least > width else sign * (offset + least)
 
 
+def _signed(sign: int, factor: Factor) -> Integers:
+    values = factor.values[0]
+    return np.asarray(sign * values, values.dtype)
+
+
 def _native(problem: Problem, figures: Sequence[int]) -> list[Factor]:
     """Tables and masks as they were given, values in int64 where they fit with room to spare."""
     result: list[Factor] = []
+    room = min(SAFE // max(len(problem.tables), 1), 1 << 48)  # all of them may be added up
     for table in problem.tables:
-        values = tuple(_narrow(table.figures[figure]) for figure in figures)
+        values = tuple(_narrow(table.figures[figure], room) for figure in figures)
         result.append(Factor(table.scope, values, np.ones(problem.shape(table.scope), np.bool_)))
     for mask in problem.masks:
         zeros = tuple(np.zeros(mask.allowed.shape, np.int64) for _ in figures)
@@ -131,9 +136,8 @@ def _native(problem: Problem, figures: Sequence[int]) -> list[Factor]:
     return result
 
 
-def _narrow(values: Integers) -> Integers:
-    fits = int(values.min()) > -(1 << 48) and int(values.max()) < 1 << 48
-    return values.astype(np.int64 if fits else object)
+def _narrow(values: Integers, room: int) -> Integers:
+    return values.astype(np.int64 if magnitude(values) < room else object)
 
 
 def _lean(factor: Factor) -> Factor:
@@ -142,10 +146,10 @@ def _lean(factor: Factor) -> Factor:
     for variable in factor.scope:
         axis = scope.index(variable)
         if all(bool((array == array.take([0], axis)).all()) for array in (*values, allowed)):
-            values = tuple(array.take(0, axis) for array in values)
+            values = tuple(np.asarray(array.take(0, axis), array.dtype) for array in values)
             allowed = np.asarray(allowed.take(0, axis))
             scope = (*scope[:axis], *scope[axis + 1 :])
-    return Factor(scope, tuple(np.asarray(array) for array in values), allowed)
+    return Factor(scope, values, allowed)
 
 
 def _neutral(factor: Factor) -> bool:

@@ -8,7 +8,7 @@ there; its figures are the sums of what the tables say there.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 
 # int64, or object holding Python integers where int64 would not do.
 Integers = NDArray[Any]
+SAFE = 1 << 62
+"""Sums and counts below it may be added once more within int64."""
 
 
 class CountingError(ValueError):
@@ -84,9 +86,7 @@ class Problem:
     def total(self, figure: int, assignments: NDArray[np.int64]) -> Integers:
         """One figure of each row of `assignments` [n, variables], exactly; [n]."""
         column = {variable: index for index, variable in enumerate(self.domains)}
-        peak = sum(_magnitude(table.figures[figure]) for table in self.tables)
-        exact = peak < 1 << 62
-        result = np.zeros(len(assignments), np.int64 if exact else object)
+        result = np.zeros(len(assignments), kind(self.tables, figure))
         for table in self.tables:
             values = table.figures[figure]
             where = tuple(assignments[:, column[variable]] for variable in table.scope)
@@ -103,5 +103,20 @@ class Problem:
             raise ValueError(f"an array over {scope} has shape {shape}, not {self.shape(scope)}")
 
 
-def _magnitude(values: Integers) -> int:
+def kind(tables: Iterable[Table], figure: int) -> type[np.int64] | type[object]:
+    """What sums of a figure are held in."""
+    peak = sum(magnitude(table.figures[figure]) for table in tables)
+    return np.int64 if peak < SAFE else object
+
+
+def added(a: Integers, b: Integers) -> Integers:
+    """The sum of two arrays of one shape, exactly."""
+    fits = magnitude(a) + magnitude(b) < SAFE
+    kind = np.int64 if fits and a.dtype != object and b.dtype != object else object
+    # What NumPy makes of an array without axes is no array.
+    return np.asarray(np.add(a, b, dtype=kind), kind)
+
+
+def magnitude(values: Integers) -> int:
+    """The largest absolute value in an array."""
     return max(abs(int(values.max())), abs(int(values.min())))

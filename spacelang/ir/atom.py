@@ -44,7 +44,7 @@ def exact(number: int | float | Fraction) -> Fraction:
     if isinstance(number, float):
         if not math.isfinite(number):
             raise ValueError(f"{number} is not a size")
-        return Fraction(repr(number))
+        return Fraction(float.__repr__(number))  # repr of a NumPy float names its type
     return Fraction(number)
 
 

@@ -7,12 +7,13 @@ blocks is called are not part of it; paths, labels and the order of decisions ar
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
 
 from spacelang.ir.block import Block
-from spacelang.ir.dim import symbol_of
+from spacelang.ir.condition import Compare, Condition
+from spacelang.ir.dim import Dim, Symbol, symbol_of
 from spacelang.ir.doubts import conjuncts
 from spacelang.ir.graph import Graph
 from spacelang.ir.mentions import mentions
@@ -113,10 +114,8 @@ class _Canonical:
         made = replace(made, params=tuple(known[p] for p in dict.fromkeys([*read, *sorted(known)])))
         sizes = {size.name: size for size in block.sizes}
         found: dict[str, str] = {}
-        for what, _, _ in mentions(made):
-            for symbol in sorted(what.symbols, key=str):
-                if symbol.name in sizes:
-                    found.setdefault(symbol.name, f"%s{len(found)}")
+        for symbol in _in_order([what for what, _, _ in mentions(made)], sizes):
+            found.setdefault(symbol.name, f"%s{len(found)}")
         names = Names(lambda s: replace(s, name=found[s.name]) if s.name in found else s)
         kept = tuple(replace(sizes[old], name=new) for old, new in found.items())
         return _named(renamed(replace(made, sizes=kept), names), name), found
@@ -142,6 +141,42 @@ class _Canonical:
         return replace(
             call, block=form.name, sizes={n: symbol_of(s) or s for n, s in sizes.items()}
         )
+
+
+def _in_order(
+    mentioned: Sequence[Dim | Condition | Symbol], sizes: Container[str]
+) -> Iterator[Symbol]:
+    """The sizes of a block as they are mentioned: of several at once by all places where each
+    stands, whether it is alone there, and what it is there. Their names tell only those apart that
+    nothing else does."""
+    places: dict[str, list[_Place]] = {}
+    for place, what in enumerate(mentioned):
+        for symbol in what.symbols:
+            if symbol.name in sizes:
+                alone = len(what.symbols) == 1
+                places.setdefault(symbol.name, []).append((alone, place, _role(symbol, what)))
+
+    def order(symbol: Symbol) -> tuple[object, ...]:
+        here = places[symbol.name]
+        return sorted(here), str(symbol.rate), str(symbol.values), symbol.name
+
+    for what in mentioned:
+        yield from sorted((s for s in what.symbols if s.name in sizes), key=order)
+
+
+_Place = tuple[bool, int, str]
+
+
+def _role(symbol: Symbol, what: Dim | Condition | Symbol) -> str:
+    """What a symbol is in a size or comparison, without a name: `a` of a*a/b is another than b."""
+    match what:
+        case Dim(terms):
+            powers = ((m, number, dict(m).get(symbol, 0)) for m, number in terms)
+            return str(sorted((power, str(number), len(m)) for m, number, power in powers))
+        case Compare(op, left, right):
+            return f"{op} {_role(symbol, left)} {_role(symbol, right)}"
+        case _:
+            return ""
 
 
 def _named(block: Block, name: str) -> Block:

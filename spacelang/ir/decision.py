@@ -80,18 +80,21 @@ def drawn(pick: Choice) -> int:
 
 
 def exact(value: object) -> Value:
-    """A plain value as the algebra holds it; numbers become exact fractions (3.5 -> 7/2)."""
+    """A plain value as the algebra holds it; numbers become exact fractions (3.5 -> 7/2).
+
+    TypeError for what is no value of a decision, ValueError for a float that is not finite.
+    """
     match value:
         case bool() | str() | Fraction():
             return value
         case int():
             return Fraction(value)
         case float():
-            return Fraction(repr(value))
-        case list() | tuple():
-            return tuple(int(v) for v in cast(Iterable[str | float], value))
+            return Fraction(float.__repr__(value))  # repr of a NumPy float names its type
+        case list() | tuple() if all(type(v) is int for v in cast(Iterable[object], value)):
+            return tuple(cast(Iterable[int], value))
         case _:
-            raise TypeError(f"{value!r} is no value of a decision")
+            raise TypeError(f"{type(value).__name__} is no value of a decision")
 
 
 def plain(value: Value) -> Plain:
@@ -110,8 +113,12 @@ def shown(value: object) -> str:
     """A value as an assignment writes it, in JSON: `"192"`, `true`, `3.5`."""
     try:
         return json.dumps(value, ensure_ascii=False)
-    except (TypeError, ValueError):  # no JSON at all
+    except (TypeError, ValueError, RecursionError):  # no JSON at all
+        pass
+    try:
         return repr(value)
+    except (ValueError, RecursionError):  # too many digits, too deep
+        return f"this {type(value).__name__}"
 
 
 def _listed(paths: Sequence[str]) -> str:
@@ -189,8 +196,8 @@ class Decisions(Mapping[str, Choice]):
     def check(self, assignment: Mapping[str, object], span: Span = NOWHERE) -> dict[str, Value]:
         """Exact values for all decisions from an assignment of the live ones.
 
-        Raises SpaceError: SP509 no mapping, SP504 an unknown path, SP501 no candidate, SP506 a live
-        decision not taken. Values given for decisions that are not live are ignored.
+        Raises SpaceError: SP509 no mapping, SP504 what is no path of the table, SP501 no candidate,
+        SP506 a live decision not taken. Values given for decisions that are not live are ignored.
         """
         if not isinstance(cast(object, assignment), Mapping):
             kind = type(assignment).__name__
@@ -199,8 +206,11 @@ class Decisions(Mapping[str, Choice]):
         taken: dict[str, Value] = {}
         if assignment and not self._choices:  # one sentence, not one for each path
             found = error("SP504", "nothing is left to decide, and an assignment is given", span)
-            raise SpaceError(found.note(f"it decides {_listed(list(assignment))}"))
-        for path, value in assignment.items():
+            raise SpaceError(found.note(f"it decides {_listed([shown(p) for p in assignment])}"))
+        for path, value in cast(Mapping[object, object], assignment).items():
+            if not isinstance(path, str):
+                report.add(error("SP504", f"{shown(path)} is no path of a decision", span))
+                continue
             choice = self._choices.get(path)
             if choice is None:
                 near = get_close_matches(path, self._choices, 1)

@@ -123,8 +123,6 @@ def feasible(guards: Iterable[Condition]) -> bool | None:
     return _feasible(_conjuncts(guards))
 
 
-# Claims: what is asked of one size (or of one condition).
-
 CLAIMS = {"<": "below zero", "<=": "at most zero", "==": "zero", "!=": "not zero"}
 BY_RANGE = ("below zero", "at most zero", "not zero")
 
@@ -192,9 +190,6 @@ def _true_by_form(claim: str, subject: Dim | Condition) -> bool | None:
         "not zero": low > 0 or high < 0,
     }
     return True if shown[claim] else None
-
-
-# The proof.
 
 
 def _conjuncts(guards: Iterable[Condition]) -> tuple[Condition, ...]:

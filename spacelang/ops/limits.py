@@ -107,6 +107,8 @@ def held_size(size: Dim) -> Dim:
 def held_product(monomial: Monomial) -> None:
     """Beyond if a product of atoms is of more than MAX_SIZE_BITS for some architecture, or of more
     than MAX_TERMS terms where what it divides by is multiplied out."""
+    if not monomial or (len(monomial) == 1 and monomial[0][1] == 1):
+        return  # what is in an atom was held when that was made
     factors = sum(abs(exponent) for _, exponent in monomial)
     if factors > 4 * BITS or sum(_product_bits(monomial)) > MAX_SIZE_BITS:
         raise Beyond("SP103", f"a product of more than {MAX_SIZE_BITS:,} bits")
