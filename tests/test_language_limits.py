@@ -191,7 +191,7 @@ def test_a_condition_on_more_matches_than_are_read_is_refused(
     block = "block f(x) { choose w in {1, 2} return x * w }"
     body = "for i in 0..<20 { x = f(x) as a[i] } require a[i].w <= 1 output x"
     assert len(loads(space(body, block)).require) == 20
-    monkeypatch.setattr("spacelang.syntax.limits.MAX_MATCHES", 19)
+    monkeypatch.setattr("spacelang.syntax.session.MAX_MATCHES", 19)
     with pytest.raises(SpaceError) as failed:
         loads(space(body, block))
     assert [found.code for found in failed.value.diagnostics] == ["SP507"]
