@@ -86,6 +86,7 @@ BUILTIN: Mapping[str, Mapping[str, str]] = {
     # What a backend does for a command, as BACKEND.WORK.
     "spacelang.commands": {
         "torch.together": "spacelang.backends.torch.ranks:together",
+        "torch.named": "spacelang.backends.torch.images:named",
         "torch.scales": "spacelang.backends.torch.images:scales",
         "fused.within": "spacelang.backends.torch.kernels:with_fused",
         "triton.fits": "spacelang.backends.torch.kernels:fits",
