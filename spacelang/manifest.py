@@ -1,7 +1,7 @@
 """The manifest of a folder that was written whole: what it is, with the hash of every file.
 
     manifest = read_manifest(folder)              # {"kind": "artifact", "files": {..}, ..}
-    wrong = differences(folder, manifest)         # ["graph.spaceir was changed"]
+    verify(folder, manifest)                      # SP702: graph.spaceir was changed
 
     manifest.json      {"files": {"graph.spaceir": {"sha256": "..", "size": 120}}, ..}
 
@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
 
-from spacelang.diagnostics import SpaceError, error
+from spacelang.diagnostics import SpaceError, VerificationError, error
 from spacelang.files import check_replaceable, sha256
 from spacelang.render import visible
 
@@ -70,6 +70,15 @@ def differences(folder: Path, manifest: Mapping[str, object], *needed: str) -> l
     return wrong
 
 
+def verify(folder: Path, manifest: Mapping[str, object], *needed: str, hint: str = "") -> None:
+    """VerificationError where a folder is not as its manifest says; `needed` are those that it must
+    list."""
+    wrong = differences(folder, manifest, *needed)
+    if wrong:
+        shown = f"{visible(str(folder))} is not as it was written: {wrong[0]}"
+        raise unverified(shown, *wrong[1:], hint=hint)
+
+
 def hashes(folder: Path) -> dict[str, object]:
     """The files of a folder as its manifest lists them."""
     return {
@@ -94,6 +103,11 @@ def check_free(folder: Path, kind: str) -> None:
         message = f"the folder is not empty and no {kind}, so it is not replaced"
         raise FileExistsError(errno.EEXIST, message, str(folder))
     check_replaceable(folder)
+
+
+def unverified(headline: str, *notes: str, hint: str = "") -> VerificationError:
+    """An error about files that are not as they were written."""
+    return VerificationError(error("SP702", headline).note(*notes).hint(hint))
 
 
 def unusable(folder: Path, reason: str, writer: str = COMPILE) -> SpaceError:

@@ -21,10 +21,9 @@ import click
 
 from spacelang import plugins
 from spacelang.cli.artifact import read_artifact, read_graph
-from spacelang.cli.errors import unverified
 from spacelang.diagnostics import SpaceError, error
 from spacelang.files import atomic_write
-from spacelang.manifest import GRAPH
+from spacelang.manifest import GRAPH, unverified
 
 if TYPE_CHECKING:
     from spacelang.ir.graph import Graph
@@ -52,11 +51,6 @@ def work(backend: str, name: str) -> Callable[..., Any]:
         able = sorted(work.partition(".")[0] for work in known if work.endswith(f".{name}"))
         raise SpaceError(found.note(f"done by: {', '.join(able) or 'none'}"))
     return plugins.load("spacelang.commands", full)
-
-
-def unproved(backend: str) -> type[SpaceError]:
-    """What a backend raises where a network is not what it should be."""
-    return plugins.load("spacelang.commands", f"{backend}.unproved")
 
 
 def is_run(folder: Path) -> bool:
