@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
@@ -61,7 +62,7 @@ def differences(folder: Path, manifest: Mapping[str, object], *needed: str) -> l
     wrong = [f"{MANIFEST} lists no {name}" for name in needed if name not in listed]
     for name, record in cast("dict[str, object]", listed).items():
         path = folder / name
-        if Path(name).name != name or not path.is_file() or path.is_symlink():
+        if Path(name).name != name or not os.path.isfile(path) or path.is_symlink():
             wrong.append(f"{name} is missing")
             continue
         entry = cast("dict[str, object]", record) if isinstance(record, dict) else {}

@@ -22,6 +22,7 @@ from spacelang.cli.main import commands
 from spacelang.diagnostics import SpaceError, error
 from spacelang.files import Locked
 from spacelang.journal import JournalError
+from spacelang.manifest import unverified
 
 TINY = "autoformer.space:autoformer_t"
 SPACE = """
@@ -418,7 +419,7 @@ def fails(monkeypatch: pytest.MonkeyPatch, failure: BaseException) -> Callable[.
         (ModuleNotFoundError("No module named 'onnx'", name="onnx"), 3, "No module named 'onnx'"),
         (Locked(Path("run"), 42, "node7"), 4, "in use by process 42 on node7: 'run'"),
         (JournalError(Path("log.jsonl"), (3,)), 5, "damaged at line 3"),
-        (errors.unverified("the hash differs", "a note"), 5, "= a note"),
+        (unverified("the hash differs", "a note"), 5, "= a note"),
         (SpaceError(error("SP701", "no engine fits")), 2, "error[SP701]: no engine fits"),
         (ZeroDivisionError("by zero"), 1, "a defect of spacelang: ZeroDivisionError: by zero"),
         (RecursionError("deep"), 1, "a defect of spacelang"),
@@ -622,3 +623,16 @@ def test_what_one_process_does_is_refused_to_several(
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert f"{command} runs in one process" in refused(command, small, "-o", tmp_path / "made")
     assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize("text", [f"use {'a' * 260}", f"use {'a' * 260}.b"], ids=["file", "folder"])
+def test_a_name_too_long_for_any_file_is_told_where_it_stands(text: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.space").write_text(text)
+    told = refused("check", tmp_path / "mine.space")
+    assert "SP201" in told
+    assert "mine.space:1:1" in told
+
+
+def test_an_address_too_long_for_any_file() -> None:
+    for command in ("check", "show"):
+        assert "SP104" in refused(command, f"{'a' * 300}/x.space")
