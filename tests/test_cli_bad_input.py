@@ -633,6 +633,33 @@ def test_a_name_too_long_for_any_file_is_told_where_it_stands(text: str, tmp_pat
     assert "mine.space:1:1" in told
 
 
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["info", "PROGRAM", "--after", "simplify"], "of one network of a program"),
+        (["info", "PROGRAM", "--median"], "of one network of a program"),
+        (["show", "PROGRAM", "--after", "simplify"], "of one network of a program"),
+        (["check", "PROGRAM", "--set", "classes=3"], "digits_cycles has no parameter classes"),
+        (["compile", TINY, "-o", "OUT", "--for", "inference", "--runtime", "onnxruntime",
+          "--require-fused"], "--runtime onnxruntime has not"),
+    ],
+)  # fmt: skip
+def test_an_option_that_would_do_nothing_is_refused(
+    words: list[str], says: str, tmp_path: Path
+) -> None:
+    names = {"PROGRAM": "small_cells.space:digits_cycles", "OUT": tmp_path / "out"}
+    assert says in refused(*[names.get(word, word) for word in words])
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_program_as_json_has_no_form() -> None:
+    words = ("show", "small_cells.space:digits_cycles", "--json")
+    assert run(*words).exit_code == 0
+    result = run(*words, "--as", "text")
+    assert result.exit_code == 2
+    assert "leave --as out" in json.loads(result.stderr)["error"]
+
+
 def test_an_address_too_long_for_any_file() -> None:
     for command in ("check", "show"):
         assert "SP104" in refused(command, f"{'a' * 300}/x.space")

@@ -519,6 +519,16 @@ def test_a_missing_exporter_is_told_before_anything_is_written(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("value", [None, "x", -1, True])
+def test_a_record_of_a_search_that_was_edited(value: object, trained: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(trained, copy)
+    (copy / "search").mkdir(exist_ok=True)
+    (copy / "search" / "run.json").write_text(json.dumps({"recalibrate": value}))
+    told = refused("search", copy, "--engine", "extreme", "--progress", "quiet")
+    assert f"the record of the run has {json.dumps(value)} for recalibrate" in told
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [

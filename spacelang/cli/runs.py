@@ -85,6 +85,15 @@ def record_of(folder: Path) -> Json:
     return _read(folder / RECORD)
 
 
+def number_in(record: Json, name: str) -> int:
+    """A whole number of a record, 0 where it says none (SP702 for what is no such number)."""
+    found = record.get(name, 0)
+    if type(found) is not int or found < 0:
+        shown = json.dumps(found)[:40]
+        raise SpaceError(error("SP702", f"the record of the run has {shown} for {name}"))
+    return found
+
+
 def settings_for(backend: str, spec: str, **more: object) -> Json:
     """What a run keeps, so that later commands need not be told again: where its images are.
 

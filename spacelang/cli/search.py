@@ -138,7 +138,7 @@ def search(
         number = seed if seed is not None else kept_seed
         count = number_of(recalibrate)
         if count is None and before is not None:
-            count = int(cast("int", before.get("recalibrate", 0)))
+            count = runs.number_in(before, "recalibrate")
         with runs.together(backend, place, progress) as (told, first):
             made = runs.work(backend, "search")(
                 chosen, graph, trained, images, folder,
