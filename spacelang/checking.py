@@ -19,6 +19,7 @@ from spacelang.diagnostics import (
     Source,
     SpaceError,
     Span,
+    error,
     placed,
     warning,
 )
@@ -116,6 +117,7 @@ def examine(
     for name in [wanted] if wanted else _own(scope, source):
         if isinstance(scope.names.get(name), ProgramValue):
             try:
+                _no_parameter(name, scope, settings)
                 program = program_of(scope, name, source, library)
                 found.spaces[name] = len(program.decisions)
                 for graph in program.networks.values():
@@ -307,6 +309,13 @@ def _own(scope: Scope, source: Source) -> list[str]:
 
     own = [n for n in scope.names if scope.spans[n].source.name == source.name]
     return [n for kind in (SpaceValue, ProgramValue) for n in own if type(scope.names[n]) is kind]
+
+
+def _no_parameter(name: str, scope: Scope, settings: Mapping[str, object]) -> None:
+    """SP204 for a parameter of a program, which has none."""
+    for setting in settings:
+        found = error("SP204", f"{name} has no parameter {setting}", scope.spans[name])
+        raise SpaceError(found.note("a program has none: its networks are written in it"))
 
 
 def _missing(space: object, settings: Mapping[str, object]) -> tuple[str, ...]:

@@ -204,7 +204,12 @@ def spelt(value: object) -> str:
 
 
 class SpaceError(Exception):
-    """What every mistake of a user ends in: the diagnostics of the phase that found it."""
+    """What every mistake of a user ends in: the diagnostics of the phase that found it.
+
+    `code` is the exit code of a command that ends in it.
+    """
+
+    code = 2
 
     def __init__(self, diagnostics: Diagnostic | Iterable[Diagnostic]) -> None:
         found = [diagnostics] if isinstance(diagnostics, Diagnostic) else diagnostics
@@ -215,6 +220,12 @@ class SpaceError(Exception):
         from spacelang.render import text
 
         return text(self.diagnostics)
+
+
+class VerificationError(SpaceError):
+    """Something is not what its record says: a hash, a proof of equality, a published figure."""
+
+    code = 5
 
 
 class Report:
@@ -266,6 +277,7 @@ __all__ = [
     "Source",
     "SpaceError",
     "Span",
+    "VerificationError",
     "error",
     "placed",
     "warning",

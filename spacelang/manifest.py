@@ -1,7 +1,7 @@
 """The manifest of a folder that was written whole: what it is, with the hash of every file.
 
     manifest = read_manifest(folder)              # {"kind": "artifact", "files": {..}, ..}
-    wrong = differences(folder, manifest)         # ["graph.spaceir was changed"]
+    verify(folder, manifest)                      # SP702: graph.spaceir was changed
 
     manifest.json      {"files": {"graph.spaceir": {"sha256": "..", "size": 120}}, ..}
 
@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
 
-from spacelang.diagnostics import SpaceError, error
+from spacelang.diagnostics import SpaceError, VerificationError, error
 from spacelang.files import check_replaceable, sha256
 from spacelang.render import visible
 
@@ -61,13 +62,22 @@ def differences(folder: Path, manifest: Mapping[str, object], *needed: str) -> l
     wrong = [f"{MANIFEST} lists no {name}" for name in needed if name not in listed]
     for name, record in cast("dict[str, object]", listed).items():
         path = folder / name
-        if Path(name).name != name or not path.is_file() or path.is_symlink():
+        if Path(name).name != name or not os.path.isfile(path) or path.is_symlink():
             wrong.append(f"{name} is missing")
             continue
         entry = cast("dict[str, object]", record) if isinstance(record, dict) else {}
         if path.stat().st_size != entry.get("size") or sha256(path) != entry.get("sha256"):
             wrong.append(f"{name} was changed")
     return wrong
+
+
+def verify(folder: Path, manifest: Mapping[str, object], *needed: str, hint: str = "") -> None:
+    """VerificationError where a folder is not as its manifest says; `needed` are those that it must
+    list."""
+    wrong = differences(folder, manifest, *needed)
+    if wrong:
+        shown = f"{visible(str(folder))} is not as it was written: {wrong[0]}"
+        raise unverified(shown, *wrong[1:], hint=hint)
 
 
 def hashes(folder: Path) -> dict[str, object]:
@@ -94,6 +104,11 @@ def check_free(folder: Path, kind: str) -> None:
         message = f"the folder is not empty and no {kind}, so it is not replaced"
         raise FileExistsError(errno.EEXIST, message, str(folder))
     check_replaceable(folder)
+
+
+def unverified(headline: str, *notes: str, hint: str = "") -> VerificationError:
+    """An error about files that are not as they were written."""
+    return VerificationError(error("SP702", headline).note(*notes).hint(hint))
 
 
 def unusable(folder: Path, reason: str, writer: str = COMPILE) -> SpaceError:

@@ -86,6 +86,7 @@ BUILTIN: Mapping[str, Mapping[str, str]] = {
     # What a backend does for a command, as BACKEND.WORK.
     "spacelang.commands": {
         "torch.together": "spacelang.backends.torch.ranks:together",
+        "torch.named": "spacelang.backends.torch.images:named",
         "torch.scales": "spacelang.backends.torch.images:scales",
         "fused.within": "spacelang.backends.torch.kernels:with_fused",
         "triton.fits": "spacelang.backends.torch.kernels:fits",
@@ -119,8 +120,8 @@ BUILTIN: Mapping[str, Mapping[str, str]] = {
         "torch.weights": "spacelang.backends.torch.weights:load_file_into",
         "torch.open_subnet": "spacelang.backends.torch.folder:open_subnet",
         "torch.example": "spacelang.backends.torch.inputs:example",
+        "torch.exportable": "spacelang.backends.torch.export:exportable",
         "torch.export": "spacelang.backends.torch.export:export",
-        "torch.unproved": "spacelang.backends.torch.proof:ProofError",
         "torch.quickstart": "spacelang.backends.torch.quickstart:main",
         "torch.quickstart_options": "spacelang.backends.torch.quickstart:Options",
     },

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from command import data, good, refused
+from command import data, good, refused, run
 
 from spacelang import load
 from spacelang.backends.torch import weights
@@ -404,6 +404,10 @@ def test_a_row_that_fails_leaves_the_others(
     assert "it cannot be built" in told
     assert f"{first.name} is left out" in told
     assert [*kept(path)["records"]] == [f"{second.name} x1"]
+    result = run("bench", first.name, second.name, "--json")
+    assert result.exit_code == 2
+    assert [one["row"] for one in json.loads(result.stdout)["records"]] == [second.name]
+    assert "it cannot be built" in json.loads(result.stderr.splitlines()[-1])["error"]
 
 
 # bench kernels.

@@ -154,6 +154,8 @@ def test_fmt_writes_the_canonical_form_once(small: Path) -> None:
 def test_fmt_of_stdin_goes_to_stdout(small: Path) -> None:
     assert good("fmt", "-", stdin="let   a=1") == "let a = 1\n"
     assert run("fmt", "--check", "-", stdin="let   a=1").exit_code == 5
+    (row,) = data("fmt", "-", stdin="let   a=1")["files"]
+    assert row == {"file": "-", "changed": True, "text": "let a = 1\n"}
 
 
 def test_fmt_leaves_a_broken_file_alone_and_does_the_others(small: Path, tmp_path: Path) -> None:

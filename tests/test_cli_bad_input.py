@@ -22,6 +22,7 @@ from spacelang.cli.main import commands
 from spacelang.diagnostics import SpaceError, error
 from spacelang.files import Locked
 from spacelang.journal import JournalError
+from spacelang.manifest import unverified
 
 TINY = "autoformer.space:autoformer_t"
 SPACE = """
@@ -418,7 +419,7 @@ def fails(monkeypatch: pytest.MonkeyPatch, failure: BaseException) -> Callable[.
         (ModuleNotFoundError("No module named 'onnx'", name="onnx"), 3, "No module named 'onnx'"),
         (Locked(Path("run"), 42, "node7"), 4, "in use by process 42 on node7: 'run'"),
         (JournalError(Path("log.jsonl"), (3,)), 5, "damaged at line 3"),
-        (errors.unverified("the hash differs", "a note"), 5, "= a note"),
+        (unverified("the hash differs", "a note"), 5, "= a note"),
         (SpaceError(error("SP701", "no engine fits")), 2, "error[SP701]: no engine fits"),
         (ZeroDivisionError("by zero"), 1, "a defect of spacelang: ZeroDivisionError: by zero"),
         (RecursionError("deep"), 1, "a defect of spacelang"),
@@ -622,3 +623,43 @@ def test_what_one_process_does_is_refused_to_several(
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert f"{command} runs in one process" in refused(command, small, "-o", tmp_path / "made")
     assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize("text", [f"use {'a' * 260}", f"use {'a' * 260}.b"], ids=["file", "folder"])
+def test_a_name_too_long_for_any_file_is_told_where_it_stands(text: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.space").write_text(text)
+    told = refused("check", tmp_path / "mine.space")
+    assert "SP201" in told
+    assert "mine.space:1:1" in told
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["info", "PROGRAM", "--after", "simplify"], "of one network of a program"),
+        (["info", "PROGRAM", "--median"], "of one network of a program"),
+        (["show", "PROGRAM", "--after", "simplify"], "of one network of a program"),
+        (["check", "PROGRAM", "--set", "classes=3"], "digits_cycles has no parameter classes"),
+        (["compile", TINY, "-o", "OUT", "--for", "inference", "--runtime", "onnxruntime",
+          "--require-fused"], "--runtime onnxruntime has not"),
+    ],
+)  # fmt: skip
+def test_an_option_that_would_do_nothing_is_refused(
+    words: list[str], says: str, tmp_path: Path
+) -> None:
+    names = {"PROGRAM": "small_cells.space:digits_cycles", "OUT": tmp_path / "out"}
+    assert says in refused(*[names.get(word, word) for word in words])
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_program_as_json_has_no_form() -> None:
+    words = ("show", "small_cells.space:digits_cycles", "--json")
+    assert run(*words).exit_code == 0
+    result = run(*words, "--as", "text")
+    assert result.exit_code == 2
+    assert "leave --as out" in json.loads(result.stderr)["error"]
+
+
+def test_an_address_too_long_for_any_file() -> None:
+    for command in ("check", "show"):
+        assert "SP104" in refused(command, f"{'a' * 300}/x.space")

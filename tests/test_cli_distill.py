@@ -229,10 +229,40 @@ def test_a_kept_teacher_whose_source_runs_is_asked_for_again(tmp_path: Path) -> 
 
 
 def test_stdin_is_not_kept() -> None:
-    assert settings_for("digits", teacher="x", teacher_arch="-") == {
+    assert settings_for("torch", "digits", teacher="x", teacher_arch="-") == {
         "data": "digits",
         "teacher": "x",
     }
+
+
+def test_words_stay_words_beside_folders_of_their_names(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is a path is known by the setting, not by what happens to stand in the folder."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("digits", "data", "error", "timm:torch"):
+        (tmp_path / name).mkdir()
+    kept = {"teacher": "data", "teacher_norm": "data", "on_bad": "error"}
+    assert settings_for("torch", "digits", **kept) == {
+        "data": "digits", "teacher": str(tmp_path / "data"), "teacher_norm": "data",
+        "on_bad": "error",
+    }  # fmt: skip
+    assert settings_for("torch", "data") == {"data": str(tmp_path / "data")}
+    spec = "timm: root={}/digits val=root=digits"
+    assert settings_for("torch", spec.format("."))["data"] == spec.format(tmp_path)
+    whole = ("--teacher", place / "teacher", "--data", place / "images.npz", "--epochs", 1)
+    assert data("store", "write", "store", *whole, "--aug", "digits", *QUIET)["written"] == 36
+    assert data("store", "write", "store", *QUIET)["written"] == 0
+
+
+def test_a_name_of_images_comes_before_a_folder_of_that_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "digits").mkdir()
+    (tmp_path / "digits.space").write_text(SPACE)
+    data("train", "digits.space", "--data", "digits", "-o", "run", *QUICK[2:], "--epochs", 1)
+    assert data("search", "run", "--engine", "extreme", *QUIET)["evaluated"] >= 1
 
 
 def test_published_files(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command import SHIPPED, SPACE, data, good, run
+from command import SHIPPED, SPACE, data, good, refused, run
 
 
 @pytest.fixture
@@ -374,6 +374,23 @@ def test_a_manifest_leads_nowhere_else(small: Path, tmp_path: Path) -> None:
     result = run("doctor", place)
     assert result.exit_code == 5
     assert "leads out of the folder" in result.stdout
+
+
+@pytest.mark.parametrize("name", ["a\0b", "\ud800", "circle", "a" * 300, "inner/graph.spaceir"])
+def test_a_manifest_that_names_no_file(name: str, small: Path, tmp_path: Path) -> None:
+    """Whatever a manifest lists, nothing but a file of its own folder is looked at."""
+    place = tmp_path / "art"
+    good("compile", f"{small}:small", "-o", place)
+    (place / "circle").symlink_to("circle")
+    (place / "inner").mkdir()
+    shutil.copy(place / "graph.spaceir", place / "inner")
+    manifest = json.loads((place / "manifest.json").read_text())
+    manifest["files"][name] = manifest["files"]["graph.spaceir"]
+    (place / "manifest.json").write_text(json.dumps(manifest))
+    assert "is missing" in refused("info", place, code=5)
+    result = run("doctor", place)
+    assert result.exit_code == 5
+    assert "damaged" in result.stdout
 
 
 def test_doctor_reads_journals_and_what_they_record(tmp_path: Path) -> None:

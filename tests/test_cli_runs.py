@@ -23,6 +23,7 @@ from spacelang import load_deployed
 from spacelang.analysis.latency import LatencyModel, open_model
 from spacelang.backends.torch.recipe import Recipe
 from spacelang.backends.torch.train import TorchTrainer
+from spacelang.backends.torch.variation import IN_AUG
 from spacelang.cli.runs import run_graph
 from spacelang.cli.train import RECIPE, SWITCHES
 from spacelang.engines.pool import Pool
@@ -75,7 +76,7 @@ def trained(place: Path) -> Path:
 
 
 def test_there_is_a_flag_for_every_setting() -> None:
-    assert {*RECIPE, *SWITCHES} == {field.name for field in fields(Recipe)}
+    assert {*RECIPE, *SWITCHES} == {field.name for field in fields(Recipe)} | {*IN_AUG}
     switches = {field.name for field in fields(Recipe) if field.type == "bool"}
     assert set(SWITCHES) == switches
 
@@ -282,6 +283,9 @@ def test_a_changed_run_is_exit_5(trained: Path, tmp_path: Path) -> None:
     for words in (["train"], ["search"], ["info"], ["extract", "-o", tmp_path / "subnet"]):
         told = refused(words[0], changed, *words[1:], code=5)
         assert "is not the graph that the run is of" in told
+    told = refused("distill", trained.parent / "tiny.space", "--data", trained.parent / "images.npz",
+                   "-o", tmp_path / "student", "--teacher", changed, code=5)  # fmt: skip
+    assert "is not the graph that the run is of" in told
     assert run("doctor", changed).exit_code == 5
     assert not (tmp_path / "subnet").exists()
     (changed / "graph.spaceir").write_text("\xff")
@@ -498,7 +502,31 @@ def test_a_changed_subnet_is_not_run(subnet: Path, tmp_path: Path) -> None:
     with (changed / "model.py").open("a") as file:
         file.write("raise SystemExit(99)\n")
     assert "model.py was changed" in refused("export", changed, code=5)
+    words = ("--data", "digits", "-o", tmp_path / "student", "--teacher", changed)
+    told = refused("distill", "quickstart.space", "--set", "image=8", *words, code=5)
+    assert "model.py was changed" in told
     assert run("doctor", changed).exit_code == 5
+
+
+def test_a_missing_exporter_is_told_before_anything_is_written(
+    subnet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from spacelang.backends.torch import export
+
+    monkeypatch.setattr(export, "find_spec", lambda name: None)
+    told = refused("export", subnet, "-o", tmp_path / "out", "--format", "pt2,onnx")
+    assert "onnx is not installed" in told
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("value", [None, "x", -1, True])
+def test_a_record_of_a_search_that_was_edited(value: object, trained: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(trained, copy)
+    (copy / "search").mkdir(exist_ok=True)
+    (copy / "search" / "run.json").write_text(json.dumps({"recalibrate": value}))
+    told = refused("search", copy, "--engine", "extreme", "--progress", "quiet")
+    assert f"the record of the run has {json.dumps(value)} for recalibrate" in told
 
 
 @pytest.mark.parametrize(

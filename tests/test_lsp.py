@@ -46,6 +46,8 @@ BROKEN = [
     "block f(x) { return f(x) }\nspace s { input x: [B, 3] output f(x) }",
     '"',
     "use nothing\nuse ../../etc/passwd",
+    f"use {'a' * 260}",
+    f"use {'a' * 260}.b",
     "(" * 3000,
     "space s {\r\n input x: [B, 4]\r output x\u2028 }",
     "a = " + "1 + " * 5000,

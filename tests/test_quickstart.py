@@ -17,9 +17,12 @@ import pytest
 from PIL import Image
 
 import spacelang
-from spacelang.backends.torch import quickstart
+from spacelang.backends.torch import export, quickstart
 from spacelang.backends.torch.data import open_data
 from spacelang.backends.torch.evaluate import evaluate, evaluate_test
+from spacelang.backends.torch.interrupt import Interrupted
+from spacelang.backends.torch.kernels import with_fused
+from spacelang.backends.torch.proof import ProofError
 from spacelang.backends.torch.quickstart import RECIPE, Options, main
 from spacelang.backends.torch.recipe import recipe_from
 from spacelang.backends.torch.run import read_graph
@@ -28,7 +31,7 @@ from spacelang.backends.torch.train import TorchTrainer
 from spacelang.backends.torch.training import load_trained
 from spacelang.cli.main import commands
 from spacelang.cli.options import literal
-from spacelang.diagnostics import SpaceError
+from spacelang.diagnostics import SpaceError, error
 from spacelang.engines.pool import encoding
 from spacelang.statistics import wilson
 
@@ -73,7 +76,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, looks: Counter[str]) -> Pat
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(quickstart, "evaluate_test", counted)
-        assert main(replace(OPTIONS, output=str(place))) == 0
+        main(replace(OPTIONS, output=str(place)))
     return place
 
 
@@ -161,7 +164,7 @@ def test_again_it_works_nothing_out(
     monkeypatch.setattr(TorchTrainer, "step", never)
     monkeypatch.setattr(TorchTrainer, "probe", never)
     monkeypatch.setattr(quickstart, "evaluate_test", never)
-    assert main(replace(OPTIONS, output=str(folder), as_json=True, style="json")) == 0
+    main(replace(OPTIONS, output=str(folder), as_json=True, style="json"))
     out, err = capsys.readouterr()
     again = json.loads(out)
     again["seconds"] = results["seconds"]
@@ -170,7 +173,7 @@ def test_again_it_works_nothing_out(
 
 
 def test_a_stopped_job_goes_on(
-    results: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    results: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A signal in training, another in the search; the third call ends with the same results."""
     options = replace(OPTIONS, output=str(tmp_path / "run"))
@@ -190,12 +193,15 @@ def test_a_stopped_job_goes_on(
             yield from probe(self, [assignment], samples)
 
     monkeypatch.setattr(TorchTrainer, "step", stopping_step)
-    assert main(options) == 143
-    assert "the same command goes on" in capsys.readouterr().err
+    with pytest.raises(Interrupted, match="the same command goes on") as stopped:
+        main(options)
+    assert stopped.value.code == 143
     monkeypatch.setattr(TorchTrainer, "step", step)
     monkeypatch.setattr(TorchTrainer, "probe", stopping_probe)
-    assert main(options) == 130
-    assert main(options) == 0
+    with pytest.raises(Interrupted) as stopped:
+        main(options)
+    assert stopped.value.code == 130
+    main(options)
     found = json.loads((tmp_path / "run" / "results.json").read_text())
     for part in ("search", "networks", "training", "space", "data"):
         assert found[part] == results[part], part
@@ -234,8 +240,6 @@ def test_commands_repeat_the_run(
     other.mkdir()
     shutil.copy(folder / "architecture.json", other)
     for words in parts:
-        if words[1] == "export":
-            words = [word.removesuffix(",onnx") for word in words]
         assert called(words[1:]) == 0, words
     capsys.readouterr()
     for name in ("train/summary.csv", "search/evolution.json", "search/random.json"):
@@ -243,7 +247,7 @@ def test_commands_repeat_the_run(
     for name in ("model.py", "weights.safetensors"):
         assert (other / "subnet" / name).read_bytes() == (folder / "subnet" / name).read_bytes()
     assert (other / "subnet.pt2").is_file()
-    assert called([*first[1:], "--format=pt2", "--progress=quiet"]) == 0
+    assert called([*first[1:], "--progress=quiet"]) == 0
     again = json.loads((other / "results.json").read_text())
     assert again["networks"] == results["networks"]
 
@@ -256,7 +260,7 @@ def test_parameters_are_written_as_they_are_read(text: str) -> None:
 
 
 def test_the_table(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(replace(OPTIONS, output=str(folder))) == 0
+    main(replace(OPTIONS, output=str(folder)))
     out = capsys.readouterr().out
     for words in ("evolutionary search", "random search", "largest network", "95 % interval"):
         assert words in out
@@ -275,7 +279,7 @@ def test_a_folder_of_ones_own_images(
             pixels = rng.integers(0, 80, (10 + index % 3, 12, 3), dtype=np.uint8)
             pixels[:, 4 * number : 4 * number + 4] += 150
             Image.fromarray(pixels).save(place / f"{index}.png")
-    monkeypatch.setattr(quickstart, "find_spec", lambda name: None)
+    monkeypatch.setattr(export, "find_spec", lambda name: None)
     options = replace(
         OPTIONS,
         settings={**SMALL, "channels": 3},
@@ -283,13 +287,54 @@ def test_a_folder_of_ones_own_images(
         output=str(tmp_path / "run"),
         formats=("onnx",),
     )
-    assert main(options) == 0
+    with with_fused():
+        main(options)
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert results["data"]["classes"] == ["circle", "cross", "dot"]
     assert results["training"]["recipe"]["aug"] == "photos"
     assert results["takeaway"]["skipped"] == ["onnx"]
     assert "skipped: its exporter is not installed" in capsys.readouterr().out
     assert results["networks"][0]["test"]["total"] == 12
+    assert results["options"]["settings"]["classes"] == "3"
+    texts = [command["text"] for command in results["commands"]]
+    fused = {text.split()[1] for text in texts if "--backend=fused" in text.split()}
+    assert fused == {"quickstart", "train", "search", "extract"}
+    assert not any(text.startswith("spacelang export") for text in texts), "nothing was exported"
+    other = tmp_path / "again"
+    other.mkdir()
+    shutil.copy(tmp_path / "run" / "architecture.json", other)
+    for text in texts:
+        if text.split()[1] != "quickstart":
+            words = shlex.split(text.replace(str(tmp_path / "run"), str(other)))
+            assert called(words[1:]) == 0, words
+    for name in ("train/summary.csv", "search/evolution.json", "subnet/weights.safetensors"):
+        assert (other / name).read_bytes() == (tmp_path / "run" / name).read_bytes(), name
+
+
+def test_a_space_without_classes_is_told_what_the_images_have(tmp_path: Path) -> None:
+    text = "space mine() { input x: [B, 1, 8, 8] output linear(x, 7, axes: 3) as head }"
+    (tmp_path / "mine.space").write_text(text)
+    options = Options(space=str(tmp_path / "mine.space"), data="digits", output=str(tmp_path / "r"))
+    with pytest.raises(SpaceError, match=r"SP704.*digits: has 10 classes, not 7"):
+        main(options)
+
+
+def test_what_stops_the_job_is_json_where_that_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A signal and a proof that failed end as in every other command."""
+    words = ["quickstart", "-o", str(tmp_path), "--json"]
+    failed = ProofError(error("SP605", "the extracted network differs in float64"))
+    for raised, code in ((Interrupted(signal.SIGTERM), 143), (failed, 5)):
+
+        def ending(*_: object, raised: Exception = raised) -> None:
+            raise raised
+
+        monkeypatch.setattr(quickstart, "run", ending)
+        assert called(words) == code
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert json.loads(err)["exit"] == code
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"basis": {}, "scores": 3}'])

@@ -29,7 +29,7 @@ from spacelang.files import PathLike
 from spacelang.ir.decision import Assignment
 from spacelang.ir.graph import Graph
 from spacelang.ir.storage import Storage, merged
-from spacelang.manifest import GRAPH, MANIFEST, differences, read_manifest, read_text, unusable
+from spacelang.manifest import GRAPH, MANIFEST, read_manifest, read_text, unusable, verify
 from spacelang.syntax.ir_text import read
 
 WEIGHTS, FILE = "weights.safetensors", "network.onnx"
@@ -57,8 +57,8 @@ def files_of(
 def load_deployed(folder: PathLike) -> Deployed:
     """The network of a folder that `compile --for inference` wrote, its hashes checked.
 
-    SP702 where the folder is none such, or is not as it was written; SP603 where its graph is none;
-    SP604 where its runtime is not installed.
+    SP702 where the folder is none such, VerificationError where it is not as it was written; SP603
+    where its graph is none; SP604 where its runtime is not installed.
     """
     place = Path(folder)
     manifest = _checked(place)
@@ -78,13 +78,11 @@ def load_deployed(folder: PathLike) -> Deployed:
 
 
 def _checked(folder: Path) -> Mapping[str, object]:
-    """The manifest of a folder, after every hash was checked (SP702)."""
+    """The manifest of a folder, after every hash was checked."""
     manifest = read_manifest(folder, WRITER)
     if manifest.get("runtime") not in deploy.RUNTIMES:
         raise _unusable(folder, "it holds no network that is compiled for inference")
-    wrong = differences(folder, manifest, GRAPH, FILES[str(manifest["runtime"])])
-    if wrong:
-        raise _unusable(folder, wrong[0])
+    verify(folder, manifest, GRAPH, FILES[str(manifest["runtime"])])
     return manifest
 
 

@@ -9,12 +9,13 @@ is run by onnxruntime where that is installed; else its difference is None.
 from __future__ import annotations
 
 import copy
-import importlib.util
 import io
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,7 @@ from spacelang.diagnostics import SpaceError, error
 from spacelang.files import PathLike, atomic_write
 
 TOLERANCE = 1e-5
+NEEDED: Mapping[str, tuple[str, ...]] = MappingProxyType({"onnx": ("onnx", "onnxscript")})
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,18 @@ class Export:
 
     path: Path
     difference: float | None
+
+
+def missing(ending: str) -> str:
+    """The first package that writes a format, by its ending, and is not installed; or nothing."""
+    return next((name for name in NEEDED.get(ending, ()) if find_spec(name) is None), "")
+
+
+def exportable(endings: Sequence[str]) -> None:
+    """SP604 where what writes one of the formats is not installed."""
+    for lacking in filter(None, map(missing, endings)):
+        found = error("SP604", f"{lacking} is not installed")
+        raise SpaceError(found.hint('pip install "spacelang-nas[export]"'))
 
 
 def export(network: nn.Module, inputs: Sequence[Tensor], path: PathLike) -> Export:
@@ -91,16 +105,13 @@ def _pt2(
 def _onnx(
     network: nn.Module, traced: tuple[Tensor, ...], checked: tuple[Tensor, ...]
 ) -> tuple[bytes, list[Tensor] | None]:
-    for needed in ("onnx", "onnxscript"):
-        if importlib.util.find_spec(needed) is None:
-            found = error("SP604", f"{needed} is not installed")
-            raise SpaceError(found.hint('pip install "spacelang-nas[export]"'))
+    exportable(("onnx",))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # its own deprecations
         program = torch.onnx.export(_program(network, traced), dynamo=True, verbose=False)
     assert program is not None
     content = program.model_proto.SerializeToString()
-    if importlib.util.find_spec("onnxruntime") is None:
+    if find_spec("onnxruntime") is None:
         return content, None
     import onnxruntime
 

@@ -235,6 +235,11 @@ def _read_folder(root: Path, size: tuple[int, int] | None, channels: int | None)
     )
 
 
+def named(spec: str) -> bool:
+    """Whether a data set goes by name: a folder of that name is not looked at."""
+    return spec in READERS or scales(spec)
+
+
 def scales(spec: str) -> bool:
     """Whether images of a data set that is no path are brought to the size that is asked for."""
     return crops.scales(spec) or timm_data.scales(spec)

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
+from types import MappingProxyType
 from typing import Literal
 
 from spacelang import plugins
@@ -25,6 +26,14 @@ from spacelang.passes.fusion import kernel_of
 
 Mode = Literal["no", "where they fit", "required", "fused"]
 FUSED = ("attention", "mlp")  # that `fused/` has
+BACKENDS: Mapping[Mode, tuple[str, bool]] = MappingProxyType(
+    {
+        "no": ("torch", False),
+        "where they fit": ("triton", False),
+        "required": ("triton", True),
+        "fused": ("fused", False),
+    }
+)
 _mode: ContextVar[Mode] = ContextVar("how supernets are lowered", default="no")
 
 
@@ -68,6 +77,11 @@ def with_fused(required: bool = False) -> Iterator[str]:
         yield "torch"
     finally:
         _mode.reset(token)
+
+
+def chosen() -> tuple[str, bool]:
+    """The --backend, and --require-fused, by which supernets are lowered here."""
+    return BACKENDS[_mode.get()]
 
 
 def by_triton() -> bool:

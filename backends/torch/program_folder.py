@@ -20,7 +20,7 @@ from spacelang.files import atomic_folder, sha256
 from spacelang.ir.graph import Graph
 from spacelang.ir.program import Pool, Program
 from spacelang.ir.text import write
-from spacelang.manifest import MANIFEST
+from spacelang.manifest import MANIFEST, unverified
 from spacelang.manifest import hashes as files_of
 from spacelang.syntax.ir_parse import CHARACTERS
 from spacelang.syntax.ir_text import read
@@ -79,7 +79,7 @@ def read_program(folder: Path) -> Program:
 def _graph(folder: Path, name: str, wanted: str) -> Graph:
     text = _text(folder, name, CHARACTERS)
     if sha256(folder / name) != wanted:
-        raise ValueError(f"{name} is not as it was written")
+        raise unverified(f"{folder / name} is not as it was written")
     return read(Source(str(folder / name), text))
 
 

@@ -17,14 +17,14 @@ from torch import Tensor, nn
 from spacelang.backends.torch.extract import Chosen, dense
 from spacelang.backends.torch.inputs import example
 from spacelang.backends.torch.supernet import Supernet
-from spacelang.diagnostics import SpaceError, error
+from spacelang.diagnostics import VerificationError, error
 from spacelang.ir.decision import Assignment
 from spacelang.ir.dialect import dotted
 
 TOLERANCE = {torch.float64: 0.0, torch.float32: 1e-6}
 
 
-class ProofError(SpaceError):
+class ProofError(VerificationError):
     """A network that was taken out of a supernet computes something else."""
 
 

@@ -1,6 +1,6 @@
 """The main job: a space, trained, searched, taken out, proved, exported and tested on real images.
 
-    code = main(Options(seed=0))                   # what `spacelang quickstart` runs
+    main(Options(seed=0))                          # what `spacelang quickstart` runs
 
 Every stage has its own folder in the run folder and is taken up where it stopped; a finished stage
 is read, not repeated. The test part is read once for each network that is reported.
@@ -9,32 +9,29 @@ is read, not repeated. The test part is read once for each network that is repor
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal, cast
 
 from spacelang.backends.torch.data import Dataset, open_data
 from spacelang.backends.torch.evaluate import evaluate, evaluate_test
-from spacelang.backends.torch.export import Export, export
+from spacelang.backends.torch.export import Export, export, missing
 from spacelang.backends.torch.inputs import example
-from spacelang.backends.torch.interrupt import Interrupted
+from spacelang.backends.torch.kernels import chosen
 from spacelang.backends.torch.ledger import Ledger
 from spacelang.backends.torch.progress import Reporter, Style, progress
-from spacelang.backends.torch.proof import ProofError
 from spacelang.backends.torch.recalibrate import calibrate
 from spacelang.backends.torch.recipe import Recipe, recipe_from
 from spacelang.backends.torch.results import Entry, Results, Takeaway, show, write_results
 from spacelang.backends.torch.run import Json, RunFolder
 from spacelang.backends.torch.search import Searched, search
 from spacelang.backends.torch.subnet import load_subnet, write_subnet
-from spacelang.backends.torch.training import Trained, train
+from spacelang.backends.torch.training import Trained, fits, train
 from spacelang.diagnostics import SpaceError, error
 from spacelang.engines.baselines import Extreme, beside
 from spacelang.engines.evolution import Evolution
@@ -61,7 +58,6 @@ RECIPE: Mapping[str, object] = MappingProxyType(
 )
 VARIATION: Mapping[str, str] = MappingProxyType({"mnist5k": "digits", "digits": "digits"})
 OTHERS = "photos"
-UNVERIFIED = 5  # the exit code where a network is not what it should be
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,31 +85,24 @@ class Options:
     as_json: bool = False
 
 
-def main(options: Options) -> int:
-    """Run the job: 0, or 130 and 143 after a signal, or 5 where a proof failed.
+def main(options: Options) -> None:
+    """Run the job and print what came out.
 
-    Raises SpaceError, OSError and Locked for what the user can mend.
+    Raises Interrupted after a signal, ProofError where a network is not what it should be, and
+    SpaceError, OSError and Locked for what the user can mend.
     """
-    try:
-        with progress(options.style) as told:
-            results = run(options, told)
-    except Interrupted as stopped:
-        print(stopped, file=sys.stderr)
-        return stopped.code
-    except ProofError as failed:
-        print(failed, file=sys.stderr)
-        return UNVERIFIED
+    with progress(options.style) as told:
+        results = run(options, told)
     if options.as_json:
         print(json.dumps(results.as_json(), indent=1))
     else:
         show(results)
-    return 0
 
 
 def run(options: Options, told: Reporter) -> Results:
     """All stages, and what came out."""
     clock = Clock()
-    graph, data = open_both(options)
+    options, graph, data = fitted(options)
     recipe = recipe_of(options, data)
     settings = graph.search.get("evolution", {})
     evolution = cast(Evolution, configure("evolution", settings, options.search))
@@ -175,8 +164,9 @@ class Clock:
         self.seconds[stage] = round(time.monotonic() - began, 1)
 
 
-def open_both(options: Options) -> tuple[Graph, Dataset]:
-    """The space and the images, each fitted to the other: sizes by input, classes by data."""
+def fitted(options: Options) -> tuple[Options, Graph, Dataset]:
+    """The space and the images, each fitted to the other: sizes by input, classes by data; and the
+    options with that said."""
     graph = load(options.space, **options.settings)
     shape = [size.constant for size in graph.root.inputs[0].types[0].shape[1:]]
     if len(graph.root.inputs) != 1 or len(shape) != 3 or None in shape:
@@ -184,8 +174,14 @@ def open_both(options: Options) -> tuple[Graph, Dataset]:
     channels, height, width = (int(size) for size in shape if size is not None)
     data = open_data(options.data, size=(height, width), channels=channels)
     if "classes" not in options.settings and len(data.classes) != classes_of(graph):
-        graph = load(options.space, **options.settings, classes=len(data.classes))
-    return graph, data
+        options = replace(options, settings={**options.settings, "classes": len(data.classes)})
+        try:
+            graph = load(options.space, **options.settings)
+        except SpaceError as failed:
+            if failed.diagnostics[0].code == "SP204":  # it has no parameter `classes`
+                fits(graph, data)
+            raise
+    return options, graph, data
 
 
 def classes_of(graph: Graph) -> int:
@@ -244,7 +240,7 @@ def take_home(
     exports: list[Export] = []
     skipped: list[str] = []
     for ending in formats:
-        if ending == "onnx" and not all(map(find_spec, ("onnx", "onnxscript"))):
+        if missing(ending):
             skipped.append(ending)
             continue
         told.say(f"exporting it: subnet.{ending}")
@@ -295,6 +291,7 @@ def test_all(
 
 def options_json(options: Options) -> Json:
     """The options as JSON."""
+    backend, required = chosen()
     return {
         "space": options.space,
         "settings": {name: literal(value) for name, value in options.settings.items()},
@@ -305,6 +302,8 @@ def options_json(options: Options) -> Json:
         "search": dict(options.search),
         "formats": list(options.formats),
         "device": options.device,
+        "backend": backend,
+        "require_fused": required,
     }
 
 

@@ -224,14 +224,18 @@ def commands(results: Results) -> tuple[Command, ...]:
         for name, value in cast(Json, options["search"]).items()
     ]
     asked.append(f"--format={','.join(cast(list[str], options['formats']))}")
-    if options["device"] != "cpu":
-        asked.append(f"--device={options['device']}")
+    where = [f"--device={options['device']}"] if options["device"] != "cpu" else []
+    backend = [f"--backend={options['backend']}"] if options["backend"] != "torch" else []
+    backend += ["--require-fused"] if options["require_fused"] else []
+    asked += [*where, *backend]
     recipe = flags(
         {n: v for n, v in results.recipe.as_json().items() if v != Recipe().as_json()[n]}
     )
     images_of = results.recipe.recalibrate
     settled = f"--recalibrate={images_of} " if images_of else ""
-    search = f"spacelang search {place['train']} {images} -o {place['search']}"
+    search = f"spacelang search {place['train']} {images} {words(*where, *backend)}"
+    search += f" -o {place['search']}"
+    formats = ",".join(made.path.suffix[1:] for made in results.takeaway.exports)
     rows = (
         (
             f"spacelang quickstart {space} {images} {words(*asked, '-o', folder)}",
@@ -241,7 +245,8 @@ def commands(results: Results) -> tuple[Command, ...]:
         (f"spacelang count {space} {words(*budget)}", "how many architectures there are"),
         (f"spacelang compile {space} -o {place['artifact']}", "compile it"),
         (
-            f"spacelang train {place['artifact']} {images} {words(*recipe)} -o {place['train']}",
+            f"spacelang train {place['artifact']} {images} {words(*recipe, *where, *backend)}"
+            f" -o {place['train']}",
             "train the supernet",
         ),
         (f"{search} --engine evolution --no-baselines {words(*tuning)}", "search it"),
@@ -250,11 +255,14 @@ def commands(results: Results) -> tuple[Command, ...]:
             "random search, with as many evaluations",
         ),
         (
-            f"spacelang extract {place['train']} --arch {arch} {settled}-o {place['subnet']}",
+            f"spacelang extract {place['train']} --arch {arch} {settled}{words(*backend)}"
+            f" -o {place['subnet']}",
             "take the winner out, and prove it equal",
         ),
-        (f"spacelang export {place['subnet']} --format pt2,onnx", "export it"),
+        (f"spacelang export {place['subnet']} --format {formats}", "export it"),
     )
+    # Without any format there is no export.
+    rows = rows if formats else rows[:-1]
     return tuple(Command(" ".join(text.split()), comment) for text, comment in rows)
 
 

@@ -32,6 +32,7 @@ from spacelang.diagnostics import Source, SpaceError, error
 from spacelang.files import LOCK_NAME, MARKER, Lock, PathLike, atomic_write, sweep
 from spacelang.ir.graph import Graph
 from spacelang.ir.text import write
+from spacelang.manifest import unverified
 from spacelang.syntax.ir_parse import CHARACTERS
 from spacelang.syntax.ir_text import read
 
@@ -186,7 +187,8 @@ def write_json(path: Path, content: Mapping[str, object], indent: int = 1) -> No
 
 
 def read_graph(folder: PathLike) -> Graph:
-    """The graph that a run is of (SP702 if it is not there, or not the one of `run.json`)."""
+    """The graph that a run is of (SP702 if it is not there, VerificationError if it is not the one
+    of `run.json`)."""
     place = Path(folder) / GRAPH
     wanted = read_record(folder).get("graph")
     try:
@@ -197,7 +199,7 @@ def read_graph(folder: PathLike) -> Graph:
         raise SpaceError(error("SP702", f"{place}: cannot be read: {problem}")) from problem
     graph = read(Source(str(place), text))
     if graph.hash != wanted:
-        raise SpaceError(error("SP702", f"{place}: is not the graph that the run is of"))
+        raise unverified(f"{place} is not the graph that the run is of")
     return graph
 
 

@@ -27,7 +27,7 @@ from spacelang.backends.torch.supernet import Supernet
 from spacelang.backends.torch.weights import read_file
 from spacelang.files import PathLike, atomic_folder
 from spacelang.ir.decision import Assignment
-from spacelang.manifest import MANIFEST, differences, hashes, read_manifest, unusable
+from spacelang.manifest import MANIFEST, hashes, read_manifest, unusable, verify
 
 KIND, FORMAT = "subnet", 1
 SOURCE, WEIGHTS, WRITER = "model.py", "weights.safetensors", "extract RUN"
@@ -80,7 +80,7 @@ def write_subnet(
 def load_subnet(folder: PathLike) -> nn.Module:
     """The network of a folder, in evaluation; its source runs, so only of a folder that you trust.
 
-    SP702 where it is no subnet, or where a file is not the one that was written.
+    SP702 where it is no subnet, VerificationError where a file is not the one that was written.
     """
     return read_subnet(folder)[0]
 
@@ -91,9 +91,7 @@ def read_subnet(folder: PathLike) -> tuple[nn.Module, Mapping[str, object]]:
     manifest = read_manifest(place, WRITER)
     if manifest.get("kind") != KIND:
         raise unusable(place, f"its {MANIFEST} is not that of a subnet", WRITER)
-    wrong = differences(place, manifest, SOURCE, WEIGHTS)
-    if wrong:
-        raise unusable(place, wrong[0], WRITER)
+    verify(place, manifest, SOURCE, WEIGHTS)
     return _network(place), manifest
 
 

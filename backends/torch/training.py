@@ -325,7 +325,7 @@ def fits(graph: Graph, data: Dataset) -> None:
     if classes != len(data.classes):
         raise SpaceError(
             error("SP704", f"{data.name}: has {len(data.classes)} classes, not {classes}").hint(
-                f"--set classes={len(data.classes)}"
+                f"--set classes={len(data.classes)}, where the space has such a parameter"
             )
         )
 

@@ -16,18 +16,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spacelang import __version__
-from spacelang.cli.errors import unverified
 from spacelang.diagnostics import Source
 from spacelang.files import atomic_folder
 from spacelang.manifest import (
     GRAPH,
     MANIFEST,
     check_free,
-    differences,
     hashes,
     read_manifest,
     read_text,
     unusable,
+    unverified,
+    verify,
 )  # fmt: skip
 
 if TYPE_CHECKING:
@@ -82,10 +82,7 @@ def read_artifact(folder: Path) -> Artifact:
         raise unusable(folder, f"its {MANIFEST} is not that of an artifact")
     if manifest.get("format") != FORMAT:
         raise unusable(folder, f"it has format {manifest.get('format')!r}, not {FORMAT}")
-    wrong = differences(folder, manifest, GRAPH)
-    if wrong:
-        hint = "compile it again, or restore the folder"
-        raise unverified(f"{folder} is not as it was written", *wrong, hint=hint)
+    verify(folder, manifest, GRAPH, hint="compile it again, or restore the folder")
     graph = read_graph(folder / GRAPH)
     if graph.hash != manifest.get("graph"):
         raise unverified(f"the graph of {folder} has another hash than its manifest says")

@@ -76,15 +76,21 @@ def fmt(files: tuple[str, ...], only_check: bool, as_json: bool) -> None:
     """
     report = Report()
     changed: dict[str, bool] = {}
+    made: dict[str, str] = {}
     for file in files:
         try:
-            changed[file] = _format(file, only_check)
+            changed[file], made[file] = _format(file, only_check)
         except SpaceError as failed:
             report.extend(failed.diagnostics)
     if as_json:
-        rows = [{"file": file, "changed": new} for file, new in changed.items()]
+        rows: list[dict[str, object]] = [
+            {"file": file, "changed": new, **({"text": made[file]} if file == "-" else {})}
+            for file, new in changed.items()
+        ]
         emit({"files": rows, "diagnostics": diagnostics_as_json(report)})
     else:
+        if not only_check:
+            sys.stdout.write(made.get("-", ""))
         verb = "would change" if only_check else "changed"
         for file in (file for file, new in changed.items() if new and file != "-"):
             say(f"{verb} {file}")
@@ -96,8 +102,8 @@ def fmt(files: tuple[str, ...], only_check: bool, as_json: bool) -> None:
         raise Exit(UNVERIFIED)
 
 
-def _format(file: str, only_check: bool) -> bool:
-    """Format one file in its place; whether that changed it."""
+def _format(file: str, only_check: bool) -> tuple[bool, str]:
+    """Format one file in its place, but stdin; whether that changed it, and the text in layout."""
     from spacelang.files import atomic_write
     from spacelang.syntax.format import format
     from spacelang.syntax.parse import parse
@@ -106,9 +112,7 @@ def _format(file: str, only_check: bool) -> bool:
     if file == "-":
         source = Source("<stdin>", _stdin())
         made = format(parse(source))
-        if not only_check:
-            sys.stdout.write(made)
-        return made != source.text
+        return made != source.text, made
     path = Path(file)
     if path.suffix == ".spaceir":
         raise SpaceError(
@@ -117,10 +121,10 @@ def _format(file: str, only_check: bool) -> bool:
     source = read_source(path)
     made = format(parse(source))
     if made.encode() == path.read_bytes():
-        return False
+        return False, made
     if not only_check:
         atomic_write(path, made)
-    return True
+    return True, made
 
 
 def _stdin() -> str:

@@ -83,6 +83,8 @@ def compile(
     of_network = (batch, runtime, weights, names) != (None,) * 4
     if purpose == "training" and of_network:
         raise click.UsageError("--batch, --runtime, --weights and --names go with --for inference")
+    if require_fused and runtime not in (None, RUNTIME):
+        raise click.UsageError(f"--require-fused is of {SOURCE}, which --runtime {runtime} has not")
     if names is not None and weights is None:
         raise click.UsageError("--names says how --weights calls them: give both")
     check_free(Path(output), KIND)

@@ -145,7 +145,8 @@ def distill(
         made = work(backend, "distill")(
             graph, images, used, run, lesson,
             seed=number, keep=checkpoint_hist, device=place, reporter=told, on_nan=on_nan,
-            settings=runs.settings_for(spec, **given, store=store, on_bad=bad), log_to=log_to,
+            settings=runs.settings_for(backend, spec, **given, store=store, on_bad=bad),
+            log_to=log_to,
         )  # fmt: skip
     if not first:
         return

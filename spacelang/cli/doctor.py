@@ -109,6 +109,9 @@ def _of_manifest(here: Path, folder: Path) -> Iterator[Finding]:
         return
     yield Finding(shown, "ok", f"lists {len(listed)} files")
     for name, record in listed.items():
+        if Path(name).name != name:
+            yield Finding(name, "damaged", "the record leads out of the folder")
+            continue
         full = isinstance(record, dict)
         wanted = cast("Mapping[str, object]", record).get("sha256") if full else record
         yield _compared(here / name, wanted, folder)
@@ -179,7 +182,7 @@ def _of_journal(journal: Path, folder: Path) -> Iterator[Finding]:
     recorded = [entry for entry in content.entries if {"file", "sha256"} <= entry.keys()]
     for entry in recorded:
         path = journal.parent / str(entry["file"])
-        if path.is_file() or entry is recorded[-1]:
+        if os.path.isfile(path) or entry is recorded[-1]:
             yield _compared(path, entry["sha256"], folder)
     state = recorded[-1].get("state") if recorded else None
     wanted = cast("Mapping[str, object]", state).get("run") if isinstance(state, dict) else None
@@ -189,8 +192,12 @@ def _of_journal(journal: Path, folder: Path) -> Iterator[Finding]:
 
 def _compared(path: Path, wanted: object, folder: Path) -> Finding:
     shown = os.path.relpath(path, folder)
-    if not path.resolve().is_relative_to(folder.resolve()):
+    try:
+        inside, there = path.resolve().is_relative_to(folder.resolve()), path.is_file()
+    except (OSError, ValueError, RuntimeError):  # too long, a NUL, links in a circle
+        return Finding(shown, "damaged", "the record names what can be no file")
+    if not inside:
         return Finding(shown, "damaged", "the record leads out of the folder")
-    if not path.is_file():
+    if not there:
         return Finding(shown, "missing")
     return Finding(shown, "ok" if sha256(path) == wanted else "changed")

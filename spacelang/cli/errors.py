@@ -20,7 +20,7 @@ import click
 from click.exceptions import Exit
 
 from spacelang.cli.output import colored, complain, dumps, in_color
-from spacelang.diagnostics import Diagnostic, SpaceError, error
+from spacelang.diagnostics import Diagnostic, SpaceError
 from spacelang.files import Locked
 from spacelang.journal import JournalError
 from spacelang.render import as_json as diagnostics_as_json
@@ -29,15 +29,6 @@ from spacelang.render import text as diagnostics_as_text
 OK, DEFECT, INVALID, ENVIRONMENT, LOCKED, UNVERIFIED = 0, 1, 2, 3, 4, 5
 INTERRUPTED, BROKEN_PIPE, TERMINATED = 130, 141, 143
 TRACEBACK = "SPACELANG_TRACEBACK"
-
-
-class VerificationError(SpaceError):
-    """Something is not what its record says: a hash, a proof of equality, a published figure."""
-
-
-def unverified(headline: str, *notes: str, hint: str = "") -> VerificationError:
-    """An error about a folder whose files are not as they were written."""
-    return VerificationError(error("SP702", headline).note(*notes).hint(hint))
 
 
 class Terminated(BaseException):
@@ -77,8 +68,7 @@ def _run(command: Callable[[], None], as_json: bool) -> int:
     except BrokenPipeError:
         raise
     except SpaceError as failed:
-        code = UNVERIFIED if isinstance(failed, VerificationError) else INVALID
-        return _refuse(code, failed.diagnostics, as_json)
+        return _refuse(failed.code, failed.diagnostics, as_json)
     except click.UsageError as failed:
         usage = failed.ctx.get_usage() if failed.ctx is not None else ""
         return _refuse(INVALID, failed.format_message(), as_json, usage)

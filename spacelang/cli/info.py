@@ -53,6 +53,8 @@ def info(
 
     program = program_at(space, settings)
     if program is not None:
+        if after or with_median:
+            raise click.UsageError("--after and --median are of one network of a program")
         emit(record(program)) if as_json else listing(program)
         return
     graph = options.load(space, settings, after)

@@ -21,10 +21,9 @@ import click
 
 from spacelang import plugins
 from spacelang.cli.artifact import read_artifact, read_graph
-from spacelang.cli.errors import unverified
 from spacelang.diagnostics import SpaceError, error
 from spacelang.files import atomic_write
-from spacelang.manifest import GRAPH
+from spacelang.manifest import GRAPH, unverified
 
 if TYPE_CHECKING:
     from spacelang.ir.graph import Graph
@@ -39,6 +38,8 @@ KEPT: Mapping[str, tuple[type, ...]] = MappingProxyType(
     | dict.fromkeys(("image", "channels", "epochs", "k", "seed"), (int,))
     | {"temperature": (float, int), "teacher_untrained": (bool,)}
 )
+# Those of them that are paths, where they name what is there; of `data` its names come first.
+PLACES = frozenset(("store", "teacher", "teacher_arch", "teacher_weights", "run"))
 
 
 def work(backend: str, name: str) -> Callable[..., Any]:
@@ -50,11 +51,6 @@ def work(backend: str, name: str) -> Callable[..., Any]:
         able = sorted(work.partition(".")[0] for work in known if work.endswith(f".{name}"))
         raise SpaceError(found.note(f"done by: {', '.join(able) or 'none'}"))
     return plugins.load("spacelang.commands", full)
-
-
-def unproved(backend: str) -> type[SpaceError]:
-    """What a backend raises where a network is not what it should be."""
-    return plugins.load("spacelang.commands", f"{backend}.unproved")
 
 
 def is_run(folder: Path) -> bool:
@@ -89,14 +85,25 @@ def record_of(folder: Path) -> Json:
     return _read(folder / RECORD)
 
 
-def settings_for(spec: str, **more: object) -> Json:
+def number_in(record: Json, name: str) -> int:
+    """A whole number of a record, 0 where it says none (SP702 for what is no such number)."""
+    found = record.get(name, 0)
+    if type(found) is not int or found < 0:
+        shown = json.dumps(found)[:40]
+        raise SpaceError(error("SP702", f"the record of the run has {shown} for {name}"))
+    return found
+
+
+def settings_for(backend: str, spec: str, **more: object) -> Json:
     """What a run keeps, so that later commands need not be told again: where its images are.
 
     `more` are settings that its record leaves out, as the folder of a teacher.
     """
-    given = {"data": spec, **more}
+    named = work(backend, "named")(spec)
+    given = {"data": _rooted(spec) if named else _absolute(spec)}
+    given |= {n: _absolute(value) if n in PLACES else value for n, value in more.items()}
     # What came by stdin is not there again.
-    return {n: _absolute(value) for n, value in given.items() if value not in (None, "-")}
+    return {n: value for n, value in given.items() if value not in (None, "-")}
 
 
 def keep(folder: Path, given: Mapping[str, object]) -> None:
@@ -116,11 +123,14 @@ def kept(folder: Path) -> Json:
 
 
 def _absolute(value: object) -> object:
-    """A setting that is a path, from wherever a later command is called; also in `root=DIR`."""
-    if isinstance(value, str) and " root=" in value and not os.path.exists(value):
-        words = (word.partition("root=") for word in value.split(" "))
-        return " ".join(n + (r and r + os.path.abspath(path)) for n, r, path in words)
+    """A path that is there, from wherever a later command is called; all else as it is."""
     return os.path.abspath(value) if isinstance(value, str) and os.path.exists(value) else value
+
+
+def _rooted(spec: str) -> str:
+    """The name of a data set, its `root=DIR` from wherever a later command is called."""
+    words = (word.partition("root=") for word in spec.split(" "))
+    return " ".join(n + (r and r + (p if n else os.path.abspath(p))) for n, r, p in words)
 
 
 def data_of(folder: Path) -> str:
@@ -151,7 +161,7 @@ def _read(path: Path) -> Json:
 def data_for(backend: str, spec: str, graph: Graph) -> Any:
     """A data set; crops and images of files are brought to the size that the network takes."""
     read = work(backend, "data")
-    if not os.path.exists(spec) and not work(backend, "scales")(spec):
+    if work(backend, "named")(spec) and not work(backend, "scales")(spec):
         return read(spec)
     shape = [size.constant for size in graph.root.inputs[0].types[0].shape[1:]]
     if len(shape) != 3 or None in shape:

@@ -138,12 +138,12 @@ def search(
         number = seed if seed is not None else kept_seed
         count = number_of(recalibrate)
         if count is None and before is not None:
-            count = int(cast("int", before.get("recalibrate", 0)))
+            count = runs.number_in(before, "recalibrate")
         with runs.together(backend, place, progress) as (told, first):
             made = runs.work(backend, "search")(
                 chosen, graph, trained, images, folder,
                 seed=number, recalibrate=count, reporter=told, baselines=baselines,
-                settings=runs.settings_for(spec, run=os.path.abspath(space)),
+                settings=runs.settings_for(backend, spec, run=os.path.abspath(space)),
             )  # fmt: skip
     else:
         folder = _folder(space, output, weights)
@@ -167,7 +167,7 @@ def search(
         with runs.together(backend, place, progress) as (told, first):
             made = runs.work(backend, f"search_{weights}")(
                 chosen, graph, images, used, folder, seed=number, device=place, reporter=told,
-                settings=runs.settings_for(spec), **hull, **more,
+                settings=runs.settings_for(backend, spec), **hull, **more,
             )  # fmt: skip
     if first:
         show(made, named, engine, folder, as_json, graph)
@@ -219,7 +219,7 @@ def _program(
     number = seed if seed is not None else before.get("seed", 0)
     return runs.work(backend, "search_program")(
         chosen, program, images, used, folder,
-        seed=number, device=place, reporter=told, settings=runs.settings_for(spec),
+        seed=number, device=place, reporter=told, settings=runs.settings_for(backend, spec),
     )  # fmt: skip
 
 

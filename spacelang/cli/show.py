@@ -127,8 +127,7 @@ DRAWN = {"svg": _svg, "dot": _dot}
 
 @click.command(short_help="The graph as text, IR, a .space file, DOT, SVG or HTML.")
 @options.space
-@click.option("--as", "form", type=click.Choice(list(FORMS)), default="text", show_default=True,
-              help="The form.")  # fmt: skip
+@click.option("--as", "form", type=click.Choice(list(FORMS)), help="The form.  [text]")
 @click.option("--block", metavar="NAME", default="",
               help="Draw this block of the network in place of the whole (svg, dot).")  # fmt: skip
 @options.after
@@ -137,7 +136,7 @@ DRAWN = {"svg": _svg, "dot": _dot}
 def show(
     space: str,
     settings: Mapping[str, object],
-    form: str,
+    form: str | None,
     block: str,
     after: str,
     output: str | None,
@@ -156,10 +155,15 @@ def show(
         raise click.UsageError(f"--block is of a drawing: --as {' or '.join(DRAWN)}")
     program = program_at(space, settings)
     if program is not None:
-        if form != "text" or output is not None:
+        if form not in (None, "text") or output is not None:
             raise click.UsageError("a program is shown as text; show its networks one by one")
+        if form is not None and as_json:
+            raise click.UsageError("--json says what a program is: leave --as out")
+        if after:
+            raise click.UsageError("--after is of one network of a program")
         emit(record(program)) if as_json else listing(program)
         return
+    form = form or "text"
     graph = options.load(space, settings, after)
     made = DRAWN[form](graph, block) if block else FORMS[form](graph)
     if output is not None:

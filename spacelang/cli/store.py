@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -77,7 +76,7 @@ def write(
     who = runs.work(backend, "teacher")(chosen["teacher"], images, **opened(chosen))
     more = {name: chosen[name] for name in (*TEACHER, *SEEN[1:], *WRITTEN)}
     more["epochs"] = max(cast(int, chosen["epochs"]), cast(int, kept.get("epochs", 0)))
-    settings = runs.settings_for(cast(str, chosen["data"]), **more)
+    settings = runs.settings_for(backend, cast(str, chosen["data"]), **more)
     with runs.work(backend, "progress")(progress) as told:
         made = runs.work(backend, "store_write")(
             place, who, images, shard=shard, device=where, reporter=told,
@@ -98,7 +97,7 @@ def _images(backend: str, chosen: Mapping[str, Any]) -> Any:
     if runs.is_run(folder) and chosen["image"] is None:
         return runs.data_for(backend, spec, runs.run_graph(folder))
     read = runs.work(backend, "data")
-    if not os.path.exists(spec) and not runs.work(backend, "scales")(spec):
+    if runs.work(backend, "named")(spec) and not runs.work(backend, "scales")(spec):
         return read(spec)
     return read(spec, size=chosen["image"], channels=chosen["channels"])
 

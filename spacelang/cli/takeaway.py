@@ -9,16 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from click.exceptions import Exit
 
 from spacelang import plugins
 from spacelang.cli import options, runs
-from spacelang.cli.errors import VerificationError, nearest, unverified
+from spacelang.cli.errors import nearest
 from spacelang.cli.output import both, emit, pairs, say
 from spacelang.cli.search import engine_settings
 from spacelang.cli.train import recipe
 from spacelang.diagnostics import SpaceError, error
-from spacelang.manifest import check_free, differences, kind_of, read_manifest
+from spacelang.manifest import check_free, kind_of
 
 if TYPE_CHECKING:
     from spacelang.ir.decision import Assignment
@@ -71,10 +70,7 @@ def extract(
     settle(space, model, own, assignment, recalibrate, backend)
     model.extract(assignment)
     extracted = time.perf_counter() - began
-    try:
-        made = runs.work(backend, "write_subnet")(model, assignment, folder, seed=seed)
-    except runs.unproved(backend) as failed:
-        raise VerificationError(failed.diagnostics) from None
+    made = runs.work(backend, "write_subnet")(model, assignment, folder, seed=seed)
     proved = time.perf_counter() - began - extracted
     if as_json:
         emit({
@@ -123,14 +119,12 @@ def export(
     """
     runs.alone("export")
     wanted = _formats(formats)
+    runs.work(backend, "exportable")(wanted)
     source = Path(space)
     if kind_of(source) == SUBNET:
         if settings or arch is not None or recalibrate:
             given = "--set, --arch and --recalibrate"
             raise click.UsageError(f"a subnet is one network: {given} come too late for it")
-        wrong = differences(source, read_manifest(source))
-        if wrong:
-            raise unverified(f"{source} is not as it was written", *wrong)
         network, inputs = runs.work(backend, "open_subnet")(source)
         name, folder = source.resolve().name, source.resolve().parent
     else:
@@ -143,13 +137,8 @@ def export(
         name, folder = model.graph.name, Path()
     folder = Path(output) if output is not None else folder
     folder.mkdir(parents=True, exist_ok=True)
-    made: list[Any] = []
-    try:
-        for ending in wanted:
-            file = folder / f"{name}.{ending}"
-            made.append(runs.work(backend, "export")(network, inputs, file))
-    except runs.unproved(backend) as failed:
-        raise VerificationError(failed.diagnostics) from None
+    write = runs.work(backend, "export")
+    made: list[Any] = [write(network, inputs, folder / f"{name}.{ending}") for ending in wanted]
     if as_json:
         emit({"exports": [{"file": str(m.path), "difference": m.difference} for m in made]})
         return
@@ -269,6 +258,4 @@ def quickstart(
         style=progress,
         as_json=as_json,
     )
-    code = runs.work(backend, "quickstart")(chosen)
-    if code:
-        raise Exit(code)
+    runs.work(backend, "quickstart")(chosen)

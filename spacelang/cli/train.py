@@ -161,7 +161,7 @@ def train(
         made = runs.work(backend, "train")(
             graph, images, used, run,
             seed=number, keep=checkpoint_hist, device=place, reporter=told,
-            on_nan=on_nan, settings=runs.settings_for(spec), log_to=log_to,
+            on_nan=on_nan, settings=runs.settings_for(backend, spec), log_to=log_to,
         )  # fmt: skip
     if not first:
         return

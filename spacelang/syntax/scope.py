@@ -184,7 +184,7 @@ class Library:
         shipped = shipped_folder()
         places = [shipped / relative, shipped / "lib" / relative]
         for path in ([folder / relative] if folder is not None else []) + places:
-            if path.is_file():
+            if os.path.isfile(path):  # False, where Path raises: a name too long, a closed folder
                 real = path.resolve()
                 roots = [r for r in (self.root, shipped.resolve()) if r is not None]
                 if not any(real.is_relative_to(root) for root in roots):
@@ -192,7 +192,8 @@ class Library:
                         error("SP211", f"{name} lies outside the folder of the file", span)
                     )
                 return real
-        known = sorted({p.stem for place in places for p in place.parent.glob("*.space")})
+        beside = [place.parent for place in places if os.path.isdir(place.parent)]
+        known = sorted({path.stem for folder in beside for path in folder.glob("*.space")})
         near = get_close_matches(name, known, 1, 0.7)
         found = error("SP201", f"no file {relative} is beside this one or shipped", span)
         raise SpaceError(found.hint(f"did you mean {near[0]}?") if near else found)
