@@ -204,7 +204,7 @@ def open_address(address: str | Path | Source) -> tuple[Source, str]:
 
 def _near(path: Path) -> str:
     """A file beside one that is not there, or a shipped one, that was probably meant."""
-    beside = path.parent if path.parent.is_dir() else shipped_folder()
+    beside = path.parent if os.path.isdir(path.parent) else shipped_folder()
     known = {p.name: p for p in (*shipped_folder().glob(f"*{TEXT}"), *beside.glob(f"*{TEXT}"))}
     whole = [name for name in (f"{path.name}{TEXT}",) if name in known]
     others = [name for name in known if name != path.name]  # it may be a link to nothing
