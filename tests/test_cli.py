@@ -250,6 +250,38 @@ def test_the_manual_names_every_command_and_code() -> None:
         ), f"an option of {name} is not described"
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("info", TINY, "--median"),
+        ("info", "cdarts.space:cifar10_cycles"),
+        ("count", TINY),
+        ("sample", TINY),
+        ("cost", "deit.space:deit_ti", "--per-op"),
+        ("genotype", "-"),
+        ("show", "small_cells.space:digits_cycles"),
+        ("bench", "--list"),
+        ("check", "deit.space"),
+        ("explain", "SP304"),
+    ],
+)
+def test_the_manual_names_every_key(words: tuple[str, ...]) -> None:
+    """Of what a command prints with --json, and of the rows in it; paths are no keys."""
+    text = MANUAL.read_text()
+    section = re.search(rf"^### {words[0]}\b(.*?)(?=^##)", text, re.MULTILINE | re.DOTALL)
+    assert section is not None
+    if words[1:] == ("cdarts.space:cifar10_cycles",):  # with those of `show`
+        section = re.search(r"^### show\b(.*?)(?=^##)", text, re.MULTILINE | re.DOTALL)
+        assert section is not None
+    cells = good("sample", "cdarts.space:cifar10").replace('"none"', '"skip"')
+    stdin = cells if words[0] == "genotype" else None
+    found = data(*words, stdin=stdin)
+    rows = [row for rows in found.values() if isinstance(rows, list) for row in rows[:1]]
+    keys = {key for part in (found, *rows) for key in (part if isinstance(part, dict) else ())}
+    paths = {key for key in keys if key in found.get("assignments", [{}])[0]}
+    assert {key for key in keys - paths if f"`{key}`" not in section[1]} == set()
+
+
 # A process of its own.
 
 
