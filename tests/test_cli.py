@@ -310,26 +310,36 @@ def test_colours_are_for_terminals_only(tmp_path: Path) -> None:
     broken.write_text("space {")
     assert "\x1b" not in process("check", broken).stderr
 
-    def shown(**environment: str) -> str:
-        import pty
+    assert "\x1b[1;31merror" in on_terminal("check", broken)[1]
+    assert "\x1b" not in on_terminal("check", broken, NO_COLOR="1")[1]
 
-        master, slave = pty.openpty()
-        root = str(Path(__file__).parents[1])
-        env = {**os.environ, "PYTHONPATH": root, "TERM": "xterm", **environment}
-        command = [sys.executable, "-m", "spacelang", "check", str(broken)]
-        subprocess.run(command, stdout=subprocess.DEVNULL, stderr=slave, env=env, check=False)
-        os.close(slave)
-        found = b""
-        try:
-            while part := os.read(master, 4096):
-                found += part
-        except OSError:  # the other end is closed
-            pass
-        os.close(master)
-        return found.decode()
 
-    assert "\x1b[1;31merror" in shown()
-    assert "\x1b" not in shown(NO_COLOR="1")
+def on_terminal(*words: object, **environment: str) -> tuple[str, str]:
+    """The stdout of a command, and what its stderr shows where that is a terminal."""
+    import pty
+
+    master, slave = pty.openpty()
+    root = str(Path(__file__).parents[1])
+    env = {**os.environ, "PYTHONPATH": root, "TERM": "xterm", **environment}
+    command = [sys.executable, "-m", "spacelang", *map(str, words)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=slave, env=env, check=False)
+    os.close(slave)
+    found = b""
+    try:
+        while part := os.read(master, 4096):
+            found += part
+    except OSError:  # the other end is closed
+        pass
+    os.close(master)
+    return done.stdout.decode(), found.decode()
+
+
+def test_long_work_has_a_bar_on_terminals_only(tmp_path: Path) -> None:
+    good("compile", TINY, "-o", tmp_path / "build")
+    for what, *words in (("counting", "count", TINY), ("verifying", "doctor", tmp_path / "build")):
+        answer, shown = on_terminal(*words)
+        assert what in shown
+        assert answer == good(*words), "the bar is on stderr alone"
 
 
 def test_a_reader_that_leaves_ends_the_command_quietly() -> None:

@@ -14,7 +14,7 @@ from click.exceptions import Exit
 from spacelang import plugins
 from spacelang.cli import options, runs
 from spacelang.cli.errors import VerificationError, nearest, unverified
-from spacelang.cli.output import both, emit, pairs, say
+from spacelang.cli.output import both, emit, pairs, say, working
 from spacelang.cli.search import engine_settings
 from spacelang.cli.train import recipe
 from spacelang.diagnostics import SpaceError, error
@@ -72,7 +72,8 @@ def extract(
     model.extract(assignment)
     extracted = time.perf_counter() - began
     try:
-        made = runs.work(backend, "write_subnet")(model, assignment, folder, seed=seed)
+        with working("proving"):
+            made = runs.work(backend, "write_subnet")(model, assignment, folder, seed=seed)
     except runs.unproved(backend) as failed:
         raise VerificationError(failed.diagnostics) from None
     proved = time.perf_counter() - began - extracted
@@ -145,9 +146,11 @@ def export(
     folder.mkdir(parents=True, exist_ok=True)
     made: list[Any] = []
     try:
-        for ending in wanted:
-            file = folder / f"{name}.{ending}"
-            made.append(runs.work(backend, "export")(network, inputs, file))
+        with working("exporting", len(wanted)) as done:
+            for ending in wanted:
+                file = folder / f"{name}.{ending}"
+                made.append(runs.work(backend, "export")(network, inputs, file))
+                done()
     except runs.unproved(backend) as failed:
         raise VerificationError(failed.diagnostics) from None
     if as_json:
