@@ -94,10 +94,12 @@ def examine(
     wanted: str = "",
     settings: Mapping[str, object] = MappingProxyType({}),
     tell: Tell = as_found,
+    library: Library | None = None,
 ) -> Checked:
     """All that is wrong with a text that stands in a folder, or with one space of it.
 
-    `tell` may add to the diagnostics of a space, whose address it is given.
+    `tell` may add to the diagnostics of a space, whose address it is given; `library` reads the
+    files that the text uses, by default as they were saved.
     """
     from spacelang.analysis.dialects import idle
     from spacelang.analysis.space import lints
@@ -108,7 +110,7 @@ def examine(
 
     found = Checked(file)
     try:
-        library = Library(folder)
+        library = library or Library(folder)
         scope = library.scope(parse(source), folder)
     except SpaceError as failed:
         found.report.extend(failed.diagnostics)

@@ -252,6 +252,38 @@ def test_the_manual_names_every_command_and_code() -> None:
         ), f"an option of {name} is not described"
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("info", TINY, "--median"),
+        ("info", "cdarts.space:cifar10_cycles"),
+        ("count", TINY),
+        ("sample", TINY),
+        ("cost", "deit.space:deit_ti", "--per-op"),
+        ("genotype", "-"),
+        ("show", "small_cells.space:digits_cycles"),
+        ("bench", "--list"),
+        ("check", "deit.space"),
+        ("explain", "SP304"),
+    ],
+)
+def test_the_manual_names_every_key(words: tuple[str, ...]) -> None:
+    """Of what a command prints with --json, and of the rows in it; paths are no keys."""
+    text = MANUAL.read_text()
+    section = re.search(rf"^### {words[0]}\b(.*?)(?=^##)", text, re.MULTILINE | re.DOTALL)
+    assert section is not None
+    if words[1:] == ("cdarts.space:cifar10_cycles",):  # with those of `show`
+        section = re.search(r"^### show\b(.*?)(?=^##)", text, re.MULTILINE | re.DOTALL)
+        assert section is not None
+    cells = good("sample", "cdarts.space:cifar10").replace('"none"', '"skip"')
+    stdin = cells if words[0] == "genotype" else None
+    found = data(*words, stdin=stdin)
+    rows = [row for rows in found.values() if isinstance(rows, list) for row in rows[:1]]
+    keys = {key for part in (found, *rows) for key in (part if isinstance(part, dict) else ())}
+    paths = {key for key in keys if key in found.get("assignments", [{}])[0]}
+    assert {key for key in keys - paths if f"`{key}`" not in section[1]} == set()
+
+
 # A process of its own.
 
 
@@ -280,26 +312,36 @@ def test_colours_are_for_terminals_only(tmp_path: Path) -> None:
     broken.write_text("space {")
     assert "\x1b" not in process("check", broken).stderr
 
-    def shown(**environment: str) -> str:
-        import pty
+    assert "\x1b[1;31merror" in on_terminal("check", broken)[1]
+    assert "\x1b" not in on_terminal("check", broken, NO_COLOR="1")[1]
 
-        master, slave = pty.openpty()
-        root = str(Path(__file__).parents[1])
-        env = {**os.environ, "PYTHONPATH": root, "TERM": "xterm", **environment}
-        command = [sys.executable, "-m", "spacelang", "check", str(broken)]
-        subprocess.run(command, stdout=subprocess.DEVNULL, stderr=slave, env=env, check=False)
-        os.close(slave)
-        found = b""
-        try:
-            while part := os.read(master, 4096):
-                found += part
-        except OSError:  # the other end is closed
-            pass
-        os.close(master)
-        return found.decode()
 
-    assert "\x1b[1;31merror" in shown()
-    assert "\x1b" not in shown(NO_COLOR="1")
+def on_terminal(*words: object, **environment: str) -> tuple[str, str]:
+    """The stdout of a command, and what its stderr shows where that is a terminal."""
+    import pty
+
+    master, slave = pty.openpty()
+    root = str(Path(__file__).parents[1])
+    env = {**os.environ, "PYTHONPATH": root, "TERM": "xterm", **environment}
+    command = [sys.executable, "-m", "spacelang", *map(str, words)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=slave, env=env, check=False)
+    os.close(slave)
+    found = b""
+    try:
+        while part := os.read(master, 4096):
+            found += part
+    except OSError:  # the other end is closed
+        pass
+    os.close(master)
+    return done.stdout.decode(), found.decode()
+
+
+def test_long_work_has_a_bar_on_terminals_only(tmp_path: Path) -> None:
+    good("compile", TINY, "-o", tmp_path / "build")
+    for what, *words in (("counting", "count", TINY), ("verifying", "doctor", tmp_path / "build")):
+        answer, shown = on_terminal(*words)
+        assert what in shown
+        assert answer == good(*words), "the bar is on stderr alone"
 
 
 def test_a_reader_that_leaves_ends_the_command_quietly() -> None:

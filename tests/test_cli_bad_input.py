@@ -138,6 +138,7 @@ def test_wrong_words(
         "../../etc/passwd",
         "a\x00b.space",
         "x" * 5000 + ".space",
+        "x" * 300 + "/a.space",
         "\x1b[2J\x07.space",
         "new\nline.space",
         "\u202egnp.space",
@@ -157,6 +158,15 @@ def test_what_is_no_file_is_told(tmp_path: Path) -> None:
     assert "is a folder, no file" in refused("check", tmp_path)
     assert "is no regular file" in refused("check", fifo)
     assert "did you mean loop.space?" not in refused("check", link)
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "x" * 300 + ".y", "locked.y"])
+def test_what_cannot_be_looked_for_is_not_there(name: str, tmp_path: Path) -> None:
+    file, locked = tmp_path / "mine.space", tmp_path / "locked"
+    file.write_text(f"use {name}\n")
+    locked.mkdir(mode=0)
+    assert "mine.space:1:1" in (told := refused("check", file))
+    assert "error[SP201]: no file" in told
 
 
 def test_shipped_combinations_have_addresses(

@@ -607,6 +607,16 @@ def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> 
         open_data("digits")
 
 
+def test_pictures_without_pillow_say_what_to_install(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "PIL.Image", None)
+    for spec, options in ((str(folder), {}), ("digits", {"size": (16, 16)})):
+        with pytest.raises(DataError, match="are read and scaled by Pillow") as failed:
+            open_data(spec, **options)
+        assert failed.value.diagnostics[0].help == "pip install 'spacelang-nas[data]'"
+
+
 def test_digest_knows_the_shape() -> None:
     pixels = np.zeros((2, 8, 1), np.uint8)
     assert image_digest(pixels) != image_digest(pixels.reshape(4, 4, 1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -135,6 +136,15 @@ def complaints(module: str, tree: ast.AST) -> Iterator[str]:
             yield f"{node.lineno}: {called}"
         elif called == "torch.load" and given.get("weights_only") != "True":
             yield f"{node.lineno}: torch.load without weights_only=True"
+
+
+def test_the_page_has_a_row_for_every_part() -> None:
+    page = (PACKAGE.parent / "docs" / "architecture.md").read_text("utf-8")
+    table = page.partition("| room | holds | may import |")[2].partition("\n\n")[0]
+    rooms = "".join(re.findall(r"^\|([^|]*)\|", table, re.MULTILINE))
+    words = (word for quoted in re.findall(r"`([^`]*)`", rooms) for word in quoted.split())
+    named = [word.rstrip("/").replace("/", ".") for word in words]
+    assert sorted(named) == sorted(ALLOWED.keys() - {"backends", "__init__", "__main__"})
 
 
 @pytest.mark.parametrize("module", MODULES)

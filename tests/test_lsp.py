@@ -348,6 +348,41 @@ def test_a_big_file(uri: str) -> None:
     talk(story)
 
 
+def test_other_files_are_read_as_they_stand_in_the_editor(tmp_path: Path) -> None:
+    """What is typed in a file that another uses is known there, and forgotten when it is closed."""
+    saved = "block layer(x: [B, C]) -> [B, C] { return linear(x, C) as fc }\n"
+    text = "use parts\nspace s {\n  input x: [B, 4]\n  output layer(x) as fc\n}\n"
+    (tmp_path / "parts.space").write_text(saved)
+    (tmp_path / "whole.space").write_text(text)
+    parts, whole = ((tmp_path / f"{name}.space").as_uri() for name in ("parts", "whole"))
+
+    async def story(client: Client) -> None:
+        async def again() -> list[str | int | None]:
+            found = await client.diagnostics(whole, 1)
+            del client.published[whole]
+            return [one.code for one in found]
+
+        client.open(whole, text)
+        assert await again() == []
+        typed = saved.replace("layer", "cover")
+        client.open(parts, saved)
+        client.change(parts, 2, typed)
+        assert await again() == ["SP201"]
+        client.change(parts, 3, saved.replace("block", "\n\nblock"))
+        assert await again() == []
+        found = await client.text_document_definition_async(
+            lsp.DefinitionParams(**where(whole, text, "layer(x)", 1))
+        )
+        assert (found.uri, found.range.start.line) == (parts, 2)
+        client.change(parts, 4, typed)
+        assert await again() == ["SP201"]
+        document = lsp.TextDocumentIdentifier(parts)
+        client.text_document_did_close(lsp.DidCloseTextDocumentParams(document))
+        assert await again() == []
+
+    talk(story)
+
+
 def test_without_the_extra(fresh_python: Callable[..., str]) -> None:
     program = (
         "import sys; sys.modules['pygls'] = None; sys.modules['lsprotocol'] = None\n"
@@ -394,6 +429,57 @@ def test_a_renamed_file_is_the_same_file(words: str, name: str) -> None:
     old = text[offset:].partition(" ")[0].strip(",")
     back = other.rename(offset, old)
     assert replaced(other.source.text, back, old) == text
+
+
+def test_an_argument_above_the_block_that_it_is_of_is_renamed_with_it() -> None:
+    text = """\
+block a(x: [B, C]) -> [B, 4] { return b(x, out: 4) as p }
+block b(x: [B, C], out) -> [B, out] { return linear(x, out) as fc }
+"""
+    places = Document(Path("t.space"), text).rename(text.index("out)"), "wide")
+    assert replaced(text, places, "wide") == text.replace("out", "wide")
+
+
+def test_what_another_file_uses_is_not_renamed(tmp_path: Path) -> None:
+    """Its places in the other file would stay; a name that no other file sees is free."""
+    text = """\
+let wide = 4
+block layer(x: [B, C], out) -> [B, out] { h = linear(x, out) as fc return relu(h) }
+"""
+    path, user = tmp_path / "lib" / "parts.space", tmp_path / "whole.space"
+    path.parent.mkdir()
+    path.write_text(text)
+    seen = ("wide", "layer", "out)")
+    for words in (*seen, "h =", "C]"):
+        assert Document(path, text).rename(text.index(words), "other")
+    user.write_text("use lib.parts\n")
+    for words in ("h =", "C]"):
+        assert Document(path, text).rename(text.index(words), "other")
+    for words in seen:
+        with pytest.raises(ValueError, match=r"whole\.space uses this file"):
+            Document(path, text).rename(text.index(words), "other")
+    open_texts = {user.resolve(): "# nothing is used yet"}
+    assert Document(path, text, open_texts).rename(text.index("layer"), "other")
+
+
+def test_hover_of_a_decision_tells_of_no_other_of_its_name() -> None:
+    text = """\
+block a(x: [B, C]) { choose r in {1, 2} return linear(x, r * C) as up |> linear(C) as down }
+block b(x: [B, C]) { choose r in {3, 5} return linear(x, r * C) as up |> linear(C) as down }
+space s { input x: [B, 4] output a(x) as a |> b as b |> b as c weights { _: entangle } }
+"""
+    document = Document(Path("t.space"), text)
+    for words, told in (("r in {1", "- s: 1, 2"), ("r in {3", "- s: 3, 5 (2 places)")):
+        found = document.hover(text.index(words))
+        assert found is not None
+        assert found.text == f"decision `r`\n{told}"
+
+
+def test_ends_of_lines_stay_when_a_text_is_laid_out() -> None:
+    tidy = "# one\r\nspace s {\r\n  input x: [B, 4]\r\n  output x  # two\r\n}\r\n"
+    assert Document(Path("t.space"), tidy).formatted() == tidy
+    untidy = tidy.replace("[B, 4]", "[B,4]")
+    assert Document(Path("t.space"), untidy).formatted() == tidy
 
 
 def test_hover_of_a_program() -> None:

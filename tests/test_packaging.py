@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -218,6 +219,12 @@ def test_pins_are_within_what_the_project_allows() -> None:
             assert package in floors, f"{package} of {name} is declared nowhere"
             if floors[package]:
                 assert numbers(version) >= numbers(floors[package]), (name, package)
+
+
+def test_the_manual_lists_the_extras() -> None:
+    manual = (ROOT / "docs" / "cli.md").read_text("utf-8").partition("**Extras.**")[2]
+    listed = re.findall(r"^\| `(\w+)` \|", manual.partition("Shell completion")[0], re.M)
+    assert {*listed, "dev"} == set(PROJECT["project"]["optional-dependencies"])
 
 
 def test_both_environments_pin_the_same_but_torch() -> None:

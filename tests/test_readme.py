@@ -4,39 +4,56 @@ from __future__ import annotations
 
 import re
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from command import good, refused
 
-README = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
+import spacelang
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text("utf-8")
+# The two commands, the space, its figures, an error.
 PLAIN = re.findall(r"^```\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+_, SPACE, FIGURES, ERROR = PLAIN[:4]
 PYTHON = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
-HEADS, OTHER_HEADS = "choose heads in {3, 4}", "choose heads in {3, 5}"
-PROJECTED = "linear(weigh(softmax(scores(q, k) / 8), v), width, axes: 2) as proj"
+HEADS, OTHER_HEADS = "12..14, {3, 4}", "12..14, {3, 5}"
+PROJECTED = "return linear(o, C, axes: 2) as proj"
 
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    (tmp_path / "tiny.space").write_text(PLAIN[0], "utf-8")
+    (tmp_path / "autoformer.space").write_text(SPACE, "utf-8")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 def test_the_space_is_right_and_counted_as_it_says(place: Path) -> None:
-    good("check", "tiny.space")
-    told = [part.partition("\n") for part in PLAIN[1].split("$ spacelang ")[1:]]
+    good("check", "autoformer.space")
+    told = [part.partition("\n") for part in FIGURES.split("$ spacelang ")[1:]]
     assert len(told) == 2
     for words, _, answer in told:
         assert good(*shlex.split(words)) == answer
 
 
+def test_the_space_is_the_shipped_one(place: Path) -> None:
+    """The same graph, to the hash, but for the names of published weights."""
+    shipped = spacelang.load(ROOT / "spaces" / "autoformer.space:autoformer_t")
+    shown = spacelang.load(place / "autoformer.space:autoformer_t")
+    assert shipped.dialects
+    assert not shown.dialects
+    assert replace(shipped, dialects={}).hash == shown.hash
+    assert len(SPACE.splitlines()) <= 45
+
+
 def test_the_error_is_the_one_that_it_shows(place: Path) -> None:
-    (unprojected,) = re.findall(r"x = x \+ (rearrange\(.*\))$", PLAIN[2], re.MULTILINE)
-    assert PROJECTED in PLAIN[0]
-    wrong = PLAIN[0].replace(HEADS, OTHER_HEADS).replace(PROJECTED, unprojected)
-    (place / "tiny.space").write_text(wrong, "utf-8")
-    assert refused("check", "tiny.space").rstrip() == PLAIN[2].rstrip()
+    (unprojected,) = re.findall(r"(return rearrange\(.*\))$", ERROR, re.MULTILINE)
+    assert HEADS in SPACE
+    assert PROJECTED in SPACE
+    wrong = SPACE.replace(HEADS, OTHER_HEADS).replace(PROJECTED, unprojected)
+    (place / "autoformer.space").write_text(wrong, "utf-8")
+    assert refused("check", "autoformer.space").rstrip() == ERROR.rstrip()
 
 
 @pytest.mark.parametrize("number", range(len(PYTHON)))

@@ -8,6 +8,7 @@ import zipfile
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -69,37 +70,42 @@ class Images:
     origins: tuple[Origin, ...] = ()
 
 
+def _pillow(module: str = "Image") -> Any:
+    """A module of Pillow's (SP704 where it is not installed)."""
+    try:
+        return import_module(f"PIL.{module}")
+    except ImportError as missing:
+        told = f"pictures are read and scaled by Pillow: {missing}"
+        raise DataError(told, "pip install 'spacelang-nas[data]'") from missing
+
+
 def open_picture(file: Path, *, upright: bool = True) -> Pixels:
     """The pixels [H, W, 1 or 3] of an image file, turned as it says where it shall be upright."""
-    from PIL import Image
-
+    bomb = _pillow().DecompressionBombError
     try:
         # Only a regular file: opening a pipe would wait for ever.
         if not file.is_file():
             raise OSError("not a regular file")
         return decode(file, upright=upright)
-    except (*BROKEN, Image.DecompressionBombError) as broken:
+    except (*BROKEN, bomb) as broken:
         raise DataError(f"{file}: cannot be read as an image: {broken}") from broken
 
 
 def decode(source: Path | IO[bytes], *, upright: bool = True) -> Pixels:
     """The pixels [H, W, 1 or 3] of a file; BROKEN or DecompressionBombError where it has none."""
-    from PIL import Image
-
+    image = _pillow()
     with warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        with Image.open(source, formats=FORMATS) as picture:
+        warnings.simplefilter("error", image.DecompressionBombWarning)
+        with image.open(source, formats=FORMATS) as picture:
             return pixels_of(picture, upright=upright)
 
 
 def pixels_of(picture: Any, *, upright: bool = True) -> Pixels:
     """A picture of Pillow's as pixels [H, W, 1 or 3]; ValueError where its file is of a format
     that is not read, and BROKEN where the file breaks off."""
-    from PIL import ImageOps
-
     if picture.format not in (None, *FORMATS):  # it has none where it was made of an array
         raise ValueError(f"it is {picture.format}, not {', '.join(FORMATS)}")
-    found = ImageOps.exif_transpose(picture) if upright else picture
+    found = _pillow("ImageOps").exif_transpose(picture) if upright else picture
     if found.mode.startswith("I"):  # 16 bits a pixel
         return (np.asarray(found).astype(np.int64) // 257).astype(np.uint8)[..., None]
     grey = found.mode in ("1", "L", "LA", "La")
@@ -109,19 +115,16 @@ def pixels_of(picture: Any, *, upright: bool = True) -> Pixels:
 
 def picture_of(pixels: Pixels) -> Any:
     """Pixels [H, W, 1 or 3] as a picture of Pillow's."""
-    from PIL import Image
-
-    return Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+    return _pillow().fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
 
 
 def fit(picture: Any, size: Sequence[int], channels: int) -> Pixels:
     """Convert, scale to cover the size, and crop at the centre."""
-    from PIL import Image, ImageOps
-
     picture = picture.convert("L" if channels == 1 else "RGB")
     height, width = size
     if picture.size != (width, height):
-        picture = ImageOps.fit(picture, (width, height), Image.Resampling.BICUBIC)
+        bicubic = _pillow().Resampling.BICUBIC
+        picture = _pillow("ImageOps").fit(picture, (width, height), bicubic)
     pixels = np.asarray(picture)
     return pixels[..., None] if channels == 1 else pixels
 

@@ -12,7 +12,7 @@ import click
 from spacelang import plugins
 from spacelang.cli import options, runs
 from spacelang.cli.errors import nearest
-from spacelang.cli.output import emit, many, say
+from spacelang.cli.output import emit, many, say, working
 from spacelang.diagnostics import SpaceError
 from spacelang.manifest import check_free
 from spacelang.render import visible
@@ -114,7 +114,8 @@ def compile(
             space, settings, passes, graph, assignment or {}, seed, weights, names or "own"
         )
         record |= {"batch": batch or 1, "runtime": runtime or RUNTIME} | given.origin
-        graph, difference = _deployed(given, backend, record, files)
+        with working("deploying"):
+            graph, difference = _deployed(given, backend, record, files)
     else:
         graph, difference = fixed, None
         if purpose == "inference":

@@ -15,7 +15,7 @@ from click.exceptions import Exit
 
 from spacelang.cli import options, runs
 from spacelang.cli.errors import UNVERIFIED
-from spacelang.cli.output import emit, say
+from spacelang.cli.output import emit, say, working
 from spacelang.diagnostics import SpaceError, error
 from spacelang.files import MARKER, sha256
 from spacelang.journal import read_journal
@@ -48,7 +48,8 @@ def doctor(folder: str, as_json: bool) -> None:
 
     Nothing is changed. Exit 5: something is missing, changed or damaged.
     """
-    found = list(examined(Path(folder)))
+    with working("verifying"):
+        found = list(examined(Path(folder)))
     if not found:
         raise SpaceError(
             error("SP702", f"{folder} holds no record of hashes").hint(

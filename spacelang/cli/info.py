@@ -21,6 +21,7 @@ from spacelang.cli.output import (
     pairs,
     say,
     table,
+    working,
 )
 from spacelang.ir.decision import Plain, plain
 
@@ -208,7 +209,8 @@ def count(
     from spacelang.analysis.queries import why_empty
 
     graph = options.load(space, settings, after)
-    size = graph.size(where=where)
+    with working("counting"):
+        size = graph.size(where=where)
     if size == 0:
         for found in why_empty(graph, where).diagnostics:
             for note in found.notes:
@@ -244,7 +246,10 @@ def sample(
     decision is drawn uniformly from its candidates, and what misses the budget is drawn again.
     """
     graph = options.load(space, settings)
-    drawn: Sequence[Mapping[str, object]] = graph.sample(n=number, seed=seed, where=where, law=law)
+    with working("drawing"):
+        drawn: Sequence[Mapping[str, object]] = graph.sample(
+            n=number, seed=seed, where=where, law=law
+        )
     if as_json:
         found = {"name": graph.name, "law": law, "seed": seed, "where": where}
         emit({**found, "assignments": [dict(assignment) for assignment in drawn]})

@@ -9,14 +9,14 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
 
 from spacelang.render import visible
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import Progress
 
 # Where the output is no terminal, tables are as wide as their content asks for, up to this.
 WIDE = 200
@@ -142,8 +142,15 @@ def decimal(number: int) -> str:
         sys.set_int_max_str_digits(limit)
 
 
-def progress() -> Progress:
-    """A progress bar on stderr; where that is no terminal it stays silent."""
+@contextmanager
+def working(what: str, steps: int | None = None) -> Generator[Callable[[], None]]:
+    """A bar on stderr while something lasts, with the time; where that is no terminal, nothing.
+
+    What is yielded marks one of the steps as done; without `steps` the bar only moves.
+    """
+    if not sys.stderr.isatty():
+        yield lambda: None
+        return
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -153,13 +160,11 @@ def progress() -> Progress:
         TimeRemainingColumn,
     )
 
-    return Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=console(sys.stderr),
-        disable=not sys.stderr.isatty(),
-        transient=True,
-    )
+    counted = () if steps is None else (MofNCompleteColumn(), TimeRemainingColumn())
+    bar = Progress(
+        TextColumn("{task.description}", markup=False), BarColumn(), *counted, TimeElapsedColumn(),
+        console=console(sys.stderr), transient=True, redirect_stdout=False,
+    )  # fmt: skip
+    with bar:
+        task = bar.add_task(what, total=steps)
+        yield lambda: bar.advance(task)

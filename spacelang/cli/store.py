@@ -12,7 +12,7 @@ from click.exceptions import Exit
 from spacelang.cli import options, runs
 from spacelang.cli.distill import TEACHER, confirmed, opened, teacher
 from spacelang.cli.errors import UNVERIFIED
-from spacelang.cli.output import emit, exact, pairs, say
+from spacelang.cli.output import emit, exact, pairs, say, working
 
 WRITTEN = ("aug", "epochs", "k", "temperature", "seed")
 SEEN = ("data", "image", "channels")
@@ -131,7 +131,8 @@ def verify(folder: str, classes: int | None, backend: str, as_json: bool) -> Non
     Exit 5: something is damaged. Published files have no checksums: only their sizes and the sense
     of each record can be looked at.
     """
-    found: dict[str, list[str]] = runs.work(backend, "store_verify")(folder, classes)
+    with working("verifying"):
+        found: dict[str, list[str]] = runs.work(backend, "store_verify")(folder, classes)
     good = not any(found.values())
     if as_json:
         emit({"store": folder, "epochs": found, "ok": good})

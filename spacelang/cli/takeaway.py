@@ -13,7 +13,7 @@ import click
 from spacelang import plugins
 from spacelang.cli import options, runs
 from spacelang.cli.errors import nearest
-from spacelang.cli.output import both, emit, pairs, say
+from spacelang.cli.output import both, emit, pairs, say, working
 from spacelang.cli.search import engine_settings
 from spacelang.cli.train import recipe
 from spacelang.diagnostics import SpaceError, error
@@ -70,7 +70,8 @@ def extract(
     settle(space, model, own, assignment, recalibrate, backend)
     model.extract(assignment)
     extracted = time.perf_counter() - began
-    made = runs.work(backend, "write_subnet")(model, assignment, folder, seed=seed)
+    with working("proving"):
+        made = runs.work(backend, "write_subnet")(model, assignment, folder, seed=seed)
     proved = time.perf_counter() - began - extracted
     if as_json:
         emit({
@@ -138,7 +139,11 @@ def export(
     folder = Path(output) if output is not None else folder
     folder.mkdir(parents=True, exist_ok=True)
     write = runs.work(backend, "export")
-    made: list[Any] = [write(network, inputs, folder / f"{name}.{ending}") for ending in wanted]
+    made: list[Any] = []
+    with working("exporting", len(wanted)) as done:
+        for ending in wanted:
+            made.append(write(network, inputs, folder / f"{name}.{ending}"))
+            done()
     if as_json:
         emit({"exports": [{"file": str(m.path), "difference": m.difference} for m in made]})
         return

@@ -7,30 +7,26 @@ places are character offsets and spans.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from spacelang.checking import Checked, examine
-from spacelang.diagnostics import Source, SpaceError, Span, counted
-from spacelang.editor.symbols import Symbol, Symbols, tokens
+from spacelang.diagnostics import NOWHERE, Source, SpaceError, Span, counted
+from spacelang.editor.completion import USED, Item, completions, signature, spaces_in
+from spacelang.editor.symbols import Symbol, Symbols
 from spacelang.grammars.loader import tables
 from spacelang.ir.graph import Graph, Place
 from spacelang.syntax import tree
 
+if TYPE_CHECKING:
+    from spacelang.syntax.scope import Library
+
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-USED = re.compile(r"^[ \t]*use[ \t]+([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)", re.MULTILINE)
-MOST = 200  # completions of one request
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """A completion: what is inserted, what it is (keyword, op, ..), and a line about it."""
-
-    name: str
-    kind: str
-    detail: str = ""
+NO_TEXTS: Mapping[Path, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +38,25 @@ class Hover:
 
 
 class Document:
-    """A text and the file that it stands in. All is computed when it is first asked for."""
+    """A text and the file that it stands in. All is computed when it is first asked for.
 
-    def __init__(self, path: Path, text: str) -> None:
+    `texts` are those of open files by their resolved paths, which are read in place of the files;
+    `used` are the files that were read so far because this one uses them.
+    """
+
+    def __init__(self, path: Path, text: str, texts: Mapping[Path, str] = NO_TEXTS) -> None:
         self.path = path
         self.source = Source(str(path), text)
+        self.texts = texts
+        self.used: set[Path] = set()
+
+    @cached_property
+    def place(self) -> Path:
+        """The file, with links followed where they lead somewhere."""
+        try:
+            return self.path.resolve()
+        except (OSError, RuntimeError, ValueError):  # a circle, a name that no system takes
+            return self.path
 
     @cached_property
     def symbols(self) -> Symbols | None:
@@ -59,7 +69,22 @@ class Document:
     @cached_property
     def checked(self) -> Checked:
         """What `spacelang check` says of the text, with the graphs of its spaces."""
-        return examine(str(self.path), self.source, self.path.parent)
+        return self._examined()
+
+    def _examined(self, wanted: str = "") -> Checked:
+        folder = self.path.parent
+        return examine(str(self.path), self.source, folder, wanted, library=self.library())
+
+    def library(self) -> Library:
+        """What reads the files that are used, as they stand in the editor."""
+        from spacelang.syntax.scope import Library
+
+        return Library(self.path.parent, self._read)
+
+    def _read(self, path: Path, span: Span = NOWHERE) -> Source:
+        """A file that is used."""
+        self.used.add(path)
+        return _opened(self.texts, path, span)
 
     # What is here.
 
@@ -85,7 +110,7 @@ class Document:
             case "space":
                 return self._space(symbol.name)
             case "decision":
-                return self._decision(symbol.name)
+                return self._decision(symbol)
             case "block":
                 cost = self._cost(symbol.node.span)
                 return f"```space\n{_heading(symbol.node)}\n```" + (f"\n{cost}" if cost else "")
@@ -100,7 +125,7 @@ class Document:
             return f"`{name}`: open, {', '.join(missing)} have no values"
         graph = self.checked.graphs.get(name)
         if graph is None:
-            one = examine(str(self.path), self.source, self.path.parent, name)
+            one = self._examined(name)
             graph = one.graphs.get(name)
             if graph is None and name in one.spaces:
                 return f"the program `{name}`: {counted(one.spaces[name], 'decision')}"
@@ -108,11 +133,20 @@ class Document:
             return f"`{name}`: has errors"
         return _figures(name, graph)
 
-    def _decision(self, name: str) -> str:
+    def _decision(self, symbol: Symbol) -> str:
+        name = symbol.name
+
+        def declared(span: Span) -> bool:
+            """Whether a statement declares this one, and not another of its name."""
+            return span.source.name == self.source.name and any(
+                span.start <= place.start and place.end <= span.end for place in symbol.places
+            )
+
         rows: dict[str, int] = {}
         for graph in self.checked.graphs.values():
             for path, choice in graph.decisions.items():
-                if path.rpartition(".")[2].partition("[")[0] == name:
+                last = path.rpartition(".")[2].partition("[")[0]
+                if last == name and declared(choice.span):
                     row = ", ".join(map(str, choice.values[:12]))
                     row += ", .." if len(choice.values) > 12 else ""
                     rows[f"{graph.name}: {row}"] = rows.get(f"{graph.name}: {row}", 0) + 1
@@ -159,7 +193,7 @@ class Document:
             return f"```space\n{_line(owned)}\n```\nof `{Path(owned.source.name).name}`"
         if name in ops():
             cost = self._cost(self._call_of(place))
-            return f"```space\n{_signature(name)}\n```" + (f"\n{cost}" if cost else "")
+            return f"```space\n{signature(name)}\n```" + (f"\n{cost}" if cost else "")
         return f"the function `{name}`" if name in FUNCTIONS else ""
 
     def _call_of(self, place: Span) -> Span:
@@ -170,11 +204,9 @@ class Document:
     def _owned(self, name: str) -> Span | None:
         """Where a name of a used file is declared."""
         from spacelang.syntax.parse import parse
-        from spacelang.syntax.scope import Library
 
-        folder = self.path.parent
         try:
-            scope = Library(folder).scope(parse(self.source), folder)
+            scope = self.library().scope(parse(self.source), self.path.parent)
         except SpaceError:
             return None
         return scope.spans.get(name)
@@ -193,15 +225,33 @@ class Document:
         return self._file(symbol) if symbol.kind == "file" else symbol.declared
 
     def _file(self, symbol: Symbol) -> Span | None:
-        from spacelang.syntax.scope import Library, read_source
-
         assert isinstance(symbol.node, tree.Use)
-        folder = self.path.parent
+        name = ".".join(symbol.node.names)
         try:
-            path = Library(folder).find(".".join(symbol.node.names), folder, symbol.declared)
-            return Span(read_source(path), 0, 0)
+            path = self.library().find(name, self.path.parent, symbol.declared)
+            return Span(self._read(path), 0, 0)
         except SpaceError:
             return None
+
+    def users(self) -> Iterator[Path]:
+        """The files that use this one: of those open, and of those in its folder and above."""
+        beside = (file for folder in self.place.parents for file in spaces_in(folder))
+        for path in dict.fromkeys((*self.texts, *beside)):
+            try:
+                other = Document(path, _opened(self.texts, path).text, self.texts)
+            except SpaceError:
+                continue
+            if path != self.place and self.place in other.files():
+                yield path
+
+    def files(self) -> Iterator[Path]:
+        """The files that this one names in `use`, of a text that need not parse."""
+        library = self.library()
+        for name in USED.findall(self.source.text):
+            try:
+                yield library.find(name, self.path.parent, Span(self.source, 0, 0))
+            except SpaceError:
+                continue
 
     def renamed(self, offset: int) -> tuple[Symbol, Span] | None:
         """The symbol at an offset that may be renamed, and its place there."""
@@ -213,8 +263,8 @@ class Document:
     def rename(self, offset: int, name: str) -> list[Span]:
         """The places to change for a new name.
 
-        ValueError where nothing can be renamed there, where the name is none, or where the text
-        would mean something else with it.
+        ValueError where nothing can be renamed there, where the name is none, where the text
+        would mean something else with it, or where another file may say it.
         """
         found = self.renamed(offset)
         symbols = self.symbols
@@ -227,7 +277,9 @@ class Document:
         shared = [o for o in symbols.all if o is not symbol and set(o.places) & set(places)]
         if shared:
             raise ValueError(f"several decisions are called {symbol.name}")
-        other = Document(self.path, replaced(self.source.text, places, name))
+        if symbols.seen_outside(symbol) and (user := next(self.users(), None)) is not None:
+            raise ValueError(f"{user.name} uses this file, and would not follow")
+        other = Document(self.path, replaced(self.source.text, places, name), self.texts)
         if other.symbols is None or _shape(other.symbols) != _shape(symbols):
             raise ValueError(f"{name} means something here already")
         before = {d.headline for d in self.checked.report.errors}
@@ -241,90 +293,26 @@ class Document:
 
     def complete(self, offset: int) -> list[Item]:
         """What may be written at an offset, of a text that need not parse."""
-        text = self.source.text
-        start = offset
-        while start > 0 and (text[start - 1].isalnum() or text[start - 1] == "_"):
-            start -= 1
-        prefix = text[start:offset]
-        line = text[text.rfind("\n", 0, start) + 1 : start]
-        if "#" in line or line.count('"') % 2:
-            return []
-        if re.search(r"\buse\s+[\w.]*$", line):
-            found = self._files()
-        elif line.rstrip().endswith("|>"):
-            found = (i for i in (*self._names(offset), *_ops()) if i.kind in ("op", "block"))
-        else:
-            found = (*self._options(start), *self._names(offset), *_ops(), *_words())
-        kept: dict[str, Item] = {}
-        for item in found:
-            if item.name.startswith(prefix) and item.name != prefix:
-                kept.setdefault(item.name, item)
-        return list(kept.values())[:MOST]
-
-    def _files(self) -> Iterator[Item]:
-        from spacelang.syntax.scope import shipped_folder
-
-        shipped = shipped_folder()
-        for folder in (self.path.parent, shipped, shipped / "lib"):
-            try:
-                names = sorted(path.stem for path in folder.glob("*.space") if path != self.path)
-            except OSError:
-                continue
-            yield from (Item(name, "file", f"{folder.name}/{name}.space") for name in names)
-
-    def _names(self, offset: int) -> Iterator[Item]:
-        """Names of the text, and of files that it uses."""
-        words = [
-            t for t in tokens(self.source) if t.kind == "NAME" and not t.start <= offset <= t.end
-        ]
-        text = self.source.text
-        blocks = set(re.findall(r"\b(?:block|cell)\s+([A-Za-z_]\w*)", text))
-        for word in dict.fromkeys(t.text for t in words):
-            yield Item(word, "block" if word in blocks else "name")
-        yield from self._used(text)
-
-    def _used(self, text: str) -> Iterator[Item]:
-        from spacelang.syntax.scope import Library
-        from spacelang.syntax.values import Closure
-
-        library = Library(self.path.parent)
-        for name in USED.findall(text):
-            try:
-                scope = library.read(library.find(name, self.path.parent, Span(self.source, 0, 0)))
-            except SpaceError:
-                continue
-            for word, value in scope.names.items():
-                if isinstance(value, Closure):
-                    yield Item(word, "block", f"of {name}")
-
-    def _options(self, offset: int) -> Iterator[Item]:
-        """Names of the arguments of the op whose brackets are open."""
-        from spacelang.ir.op import ops
-
-        text = self.source.text
-        depth, at = 0, offset
-        while at > 0 and offset - at < 2000:
-            at -= 1
-            if text[at] in ")]}":
-                depth += 1
-            elif text[at] in "([{":
-                if depth == 0:
-                    break
-                depth -= 1
-        callee = re.search(r"([A-Za-z_]\w*)\s*$", text[:at]) if text[at : at + 1] == "(" else None
-        definition = ops().get(callee[1]) if callee is not None else None
-        if definition is not None:
-            yield from (
-                Item(f"{name}: ", "option", o.kind) for name, o in definition.options.items()
-            )
+        return completions(self, offset)
 
     # Layout.
 
     def formatted(self) -> str | None:
-        """The text in the canonical layout; None where it does not parse."""
+        """The text in the canonical layout, with its own ends of lines; None where it does not
+        parse."""
         from spacelang.syntax.format import format
 
-        return format(self.symbols.file) if self.symbols is not None else None
+        if self.symbols is None:
+            return None
+        made = format(self.symbols.file)
+        return made.replace("\n", "\r\n") if "\r\n" in self.source.text else made
+
+
+def _opened(texts: Mapping[Path, str], path: Path, span: Span = NOWHERE) -> Source:
+    """A file as it stands in an editor, else as it was saved (SpaceError)."""
+    from spacelang.syntax.scope import read_source
+
+    return Source(str(path), texts[path]) if path in texts else read_source(path, span)
 
 
 def replaced(text: str, places: list[Span], name: str) -> str:
@@ -362,27 +350,3 @@ def _line(span: Span) -> str:
 
 def _heading(node: tree.Tree) -> str:
     return node.span.text.partition("{")[0].strip()
-
-
-def _signature(name: str) -> str:
-    """The operands and options of an op."""
-    from spacelang.ir.op import REQUIRED, ops
-
-    definition = ops()[name]
-    options = (
-        option if o.default == REQUIRED else f"{option} = {o.default}"
-        for option, o in definition.options.items()
-    )
-    return f"{name}({', '.join([*definition.operands, *options])})"
-
-
-def _ops() -> Iterator[Item]:
-    from spacelang.ir.op import ops
-    from spacelang.syntax.functions import FUNCTIONS
-
-    yield from (Item(name, "op", _signature(name)) for name in sorted(ops()))
-    yield from (Item(name, "function") for name in FUNCTIONS)
-
-
-def _words() -> Iterator[Item]:
-    yield from (Item(word, "keyword") for word in tables("space").literals if word[0].isalpha())

@@ -49,6 +49,11 @@ class SpaceServer(LanguageServer):
         return {}
 
     @cached_property
+    def texts(self) -> dict[Path, str]:
+        """The texts of what is open, by the files that they stand for."""
+        return {}
+
+    @cached_property
     def waiting(self) -> dict[str, asyncio.Task[None]]:
         """The checks that wait for typing to rest."""
         return {}
@@ -66,15 +71,30 @@ class SpaceServer(LanguageServer):
         text = self.workspace.get_text_document(uri).source
         known = self.documents.get(uri)
         if known is None or known.source.text != text:
-            known = self.documents[uri] = Document(Path(to_fs_path(uri) or "untitled.space"), text)
+            path = Path(to_fs_path(uri) or "untitled.space")
+            known = self.documents[uri] = Document(path, text, self.texts)
+            self._tell_users(known.place, text)
         return known
+
+    def _tell_users(self, file: Path, text: str | None) -> None:
+        """A file has another text, or with None what was saved: what reads it is checked again."""
+        if text == self.texts.get(file):
+            return
+        if text is None:
+            self.texts.pop(file, None)
+        else:
+            self.texts[file] = text
+        for uri in [u for u, known in self.documents.items() if file in known.used]:
+            del self.documents[uri]
+            self.check_soon(uri)
 
     async def beside(self, work: Callable[[], Result]) -> Result:
         """The result of some work that does not stop the loop."""
         return await asyncio.get_running_loop().run_in_executor(self.requests, work)
 
     def check_soon(self, uri: str, rest: float = REST) -> None:
-        """Check a document when typing rests."""
+        """Check a document when typing rests; others see its text at once."""
+        self.document(uri)
         before = self.waiting.pop(uri, None)
         if before is not None:
             before.cancel()
@@ -101,7 +121,9 @@ class SpaceServer(LanguageServer):
         task = self.waiting.pop(uri, None)
         if task is not None:
             task.cancel()
-        self.documents.pop(uri, None)
+        known = self.documents.pop(uri, None)
+        if known is not None:
+            self._tell_users(known.place, None)
         self.text_document_publish_diagnostics(
             lsp.PublishDiagnosticsParams(uri=uri, diagnostics=[])
         )

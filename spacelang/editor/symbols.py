@@ -59,11 +59,12 @@ class Symbols:
         self.file = parse(source)
         self.all: list[Symbol] = []
         self.free: list[tuple[str, Span]] = []
+        self._inner: dict[int, Level] = {}  # of what has parameters, by its node
         self._words = [t for t in tokens(source) if t.kind in ("NAME", "WORD")]
         self._starts = [t.start for t in self._words]
-        top = Level(None)
-        self._declare(self.file.items, top)
-        self._walk(self.file.items, top)
+        self.top = Level(None)
+        self._declare(self.file.items, self.top)
+        self._walk(self.file.items, self.top)
         self._paths()
 
     def at(self, offset: int) -> Symbol | None:
@@ -73,6 +74,10 @@ class Symbols:
     def unknown_at(self, offset: int) -> tuple[str, Span] | None:
         """The name at an offset that the text does not declare."""
         return next((f for f in self.free if f[1].start <= offset <= f[1].end), None)
+
+    def seen_outside(self, symbol: Symbol) -> bool:
+        """Whether files that use this one may say a name: not that of a tensor, a loop, a size."""
+        return symbol.kind not in ("name", "size") or symbol in self.top.symbols.values()
 
     @cached_property
     def calls(self) -> tuple[tree.Tree, ...]:
@@ -109,14 +114,15 @@ class Symbols:
         """Bind what statements bind in their scope, those inside of loops and branches too."""
         for node in statements:
             match node:
-                case tree.BlockOf(name=name):
+                case tree.BlockOf(name=name, params=params):
                     self._named(level, name, "block", node)
+                    self._open(params, node, level)
                 case (
-                    tree.SpaceOf(name=name)
-                    | tree.Instance(name=name)
-                    | tree.Subnet(name=name)
-                    | tree.Program(name=name)
+                    tree.SpaceOf(name=name, params=params) | tree.Instance(name=name, params=params)
                 ):
+                    self._named(level, name, "space", node)
+                    self._open(params, node, level)
+                case tree.Subnet(name=name) | tree.Program(name=name):
                     self._named(level, name, "space", node)
                 case tree.Use(names):
                     self._named(level, names[-1], "file", node)
@@ -143,15 +149,15 @@ class Symbols:
     def _walk(self, node: object, level: Level) -> None:
         match node:
             case tree.BlockOf(params=params, result=result, body=body):
-                inner = self._params(params, level)
+                inner = self._params(params, node, level)
                 self._walk(result, inner)
                 self._body(body, inner)
             case tree.SpaceOf(params=params, base=base, body=body):
-                inner = self._params(params, level)
+                inner = self._params(params, node, level)
                 self._walk(base, inner)
                 self._body(body, inner)
             case tree.Instance(params=params, base=base):
-                self._walk(base, self._params(params, level))
+                self._walk(base, self._params(params, node, level))
             case tree.For(names, source, body):
                 self._walk(source, level)
                 self._walk(body, self._loop(names, node, level, node.span.start))
@@ -199,11 +205,17 @@ class Symbols:
         elif place not in symbol.places:
             symbol.places.append(place)
 
-    def _params(self, params: Sequence[tree.Param], outer: Level) -> Level:
-        """The scope of parameters; an axis of their types that is a new word is a size of it."""
-        level = Level(outer)
+    def _open(self, params: Sequence[tree.Param], node: tree.Tree, outer: Level) -> Level:
+        """Bind parameters in a scope of their own, once: a call may name them above their block."""
+        level = self._inner.setdefault(id(node), Level(outer))
+        level.outer = outer  # where it is walked the names of a loop are known too
         for param in params:
             self._named(level, param.name, "parameter", param)
+        return level
+
+    def _params(self, params: Sequence[tree.Param], node: tree.Tree, outer: Level) -> Level:
+        """The scope of parameters; an axis of their types that is a new word is a size of it."""
+        level = self._open(params, node, outer)
         for param in params:
             for axis in param.type.axes if param.type is not None else ():
                 if isinstance(axis, tree.Name) and level.find(axis.name) is None:
@@ -236,7 +248,9 @@ class Symbols:
             name = argument.name
             if name is not None and name in known:
                 start = argument.span.start
-                known[name].places.append(Span(self.source, start, start + len(name)))
+                place = Span(self.source, start, start + len(name))
+                if place not in known[name].places:
+                    known[name].places.append(place)
 
     def _paths(self) -> None:
         """Places of decisions in paths: of `weights`, `require`, and of subnets."""

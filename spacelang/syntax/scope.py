@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
+from collections.abc import Callable
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -101,10 +102,13 @@ def unknown(name: str, span: Span, known: list[str]) -> SpaceError:
 
 
 class Library:
-    """Reads files and those they use, each once."""
+    """Reads files and those they use, each once; `text` reads one in place of `read_source`."""
 
-    def __init__(self, root: Path | None) -> None:
+    def __init__(
+        self, root: Path | None, text: Callable[[Path, Span], Source] | None = None
+    ) -> None:
         self.root = root.resolve() if root is not None else None
+        self.text = text or read_source
         self.files: dict[Path, Scope] = {}
         self.open: list[Path] = []
         self.bytes = 0
@@ -192,8 +196,8 @@ class Library:
                         error("SP211", f"{name} lies outside the folder of the file", span)
                     )
                 return real
-        beside = [place.parent for place in places if os.path.isdir(place.parent)]
-        known = sorted({path.stem for folder in beside for path in folder.glob("*.space")})
+        folders = [place.parent for place in places if os.path.isdir(place.parent)]
+        known = sorted({p.stem for beside in folders for p in beside.glob("*.space")})
         near = get_close_matches(name, known, 1, 0.7)
         found = error("SP201", f"no file {relative} is beside this one or shipped", span)
         raise SpaceError(found.hint(f"did you mean {near[0]}?") if near else found)
@@ -209,7 +213,7 @@ class Library:
             raise SpaceError(
                 error("SP211", "files that use each other without end", span).note(chain)
             )
-        source = read_source(path, span)
+        source = self.text(path, span)
         self.bytes += len(source.text)
         if self.bytes > MAX_BYTES:
             raise SpaceError(error("SP102", "the files used are larger than 4 MiB together", span))
