@@ -329,6 +329,8 @@ BROKEN: list[tuple[str, str, Callable[[Graph], Graph]]] = [
         v, index=((slices(0, 4),), v.index[1])))),
     ("types", "the role of what is read", lambda g: root(g, params=tuple(
         replace(p, role="buffer") if p.path == "head.weight" else p for p in g.root.params))),
+    ("types", "whether what is read is kept", lambda g: root(g, params=tuple(
+        replace(p, persistent=False) if p.path == "head.weight" else p for p in g.root.params))),
     ("types", "the type of what is read", lambda g: root(g, params=tuple(
         replace(p, dtype="f64") if p.path == "head.weight" else p for p in g.root.params))),
     ("identities", "another type", lambda g: _relabelled(g)),
