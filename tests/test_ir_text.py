@@ -187,7 +187,7 @@ def test_parameters_keep_every_field():
     graph = tiny()
     (weight,) = graph.root.params
     odd = Param(
-        "strange name", ((), (Dim.of(2), Dim.of(WIDTH))), Init("normal", (Dim.of(1), Dim.of(-3))),
+        "param", ((), (Dim.of(2), Dim.of(WIDTH))), Init("normal", (Dim.of(1), Dim.of(-3))),
         "buffer", "i64", persistent=False, decay=False, bank=("width",), reserved=True,
     )  # fmt: skip
     graph = replace(graph, root=replace(graph.root, params=(weight, odd)))
@@ -218,7 +218,7 @@ def test_calls_keep_every_prefix():
     width = Dim.of(WIDTH)
     type = TensorType((width,))
     inner = Block(
-        "in put",
+        "output",
         (Node(0, "input", types=(TensorType((Dim.of(Symbol("%w", (8, 12))),)),)),),
         (Value(0),),
         (Symbol("%w", (8, 12)), Symbol("%rate", rate=True), Symbol("%op", ("k3",))),
@@ -226,9 +226,9 @@ def test_calls_keep_every_prefix():
     sizes = {"%w": WIDTH, "%rate": Dim.of(Fraction(1, 3)), "%op": Symbol("op", ("k3",))}
     nodes = [Node(0, "input", types=(type,), label="x")]
     calls = [
-        Call("in put", "a", "a", "a", (), sizes),
-        Call("in put", "", "/normal", "a", ("b.c", "d[0]"), {**sizes, "%w": width}),
-        Call("in put", "other", "", "", (), sizes),
+        Call("output", "a", "a", "a", (), sizes),
+        Call("output", "", "/normal", "a", ("b.c", "d[0]"), {**sizes, "%w": width}),
+        Call("output", "other", "", "", (), sizes),
     ]
     for number, call in enumerate(calls):
         label = "a" if number < 2 else ""
@@ -239,10 +239,10 @@ def test_calls_keep_every_prefix():
         "r", tuple(nodes), (Value(3),), (),
         (Choice("width", "dim", WIDTH.values), Choice("op", "path", OP.values)),
     )  # fmt: skip
-    graph = Graph("r", root, {"in put": inner}, (Output("output", Value(3)),))
+    graph = Graph("r", root, {"output": inner}, (Output("output", Value(3)),))
     found = again(graph)
     assert found == graph
-    assert found.blocks["in put"].sizes[1].rate
+    assert found.blocks["output"].sizes[1].rate
     assert isinstance(found.root.nodes[1].call.sizes["%w"], Symbol)
     assert isinstance(found.root.nodes[2].call.sizes["%w"], Dim)
 
@@ -278,13 +278,13 @@ def test_names_and_rules_keep_every_part():
     )
     graph = replace(
         tiny(),
-        dialects={"odd name": Dialect("odd name", renames), "plain": Dialect("plain")},
+        dialects={"names": Dialect("names", renames), "plain": Dialect("plain")},
         rules=(
             StorageRule(Pattern((), anywhere=True), "entangle"),
             StorageRule(parse_pattern("fc.weight"), "entangle", "centre"),
             StorageRule(parse_pattern("fc[_]"), "tie", 2),
         ),
-        search={"a b": {"x": -1.5, "y": (1, (2.0, "z")), "in": 1e-30}, "empty": {}},
+        search={"search": {"x": -1.5, "y": (1, (2.0, "z")), "in": 1e-30}, "empty": {}},
     )
     assert again(graph) == graph
 

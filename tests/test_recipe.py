@@ -27,6 +27,7 @@ import spacelang
 from spacelang.backends.torch.clip import MODES, last_layer
 from spacelang.backends.torch.compiling import check_compiling
 from spacelang.backends.torch.data import Batch, Dataset, first_samples, open_data, ordered_batches
+from spacelang.backends.torch.evaluate import evaluate
 from spacelang.backends.torch.extract import extract
 from spacelang.backends.torch.interrupt import Interrupted
 from spacelang.backends.torch.kernels import with_kernels
@@ -763,3 +764,36 @@ def test_tensorboard_reads_what_is_told(tmp_path: Path) -> None:
         tracker({"epoch": epoch, "step": 5 * epoch, "loss": 1 / epoch})
     found = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert [(e.step, e.value) for e in found.Scalars("loss")] == [(1, 1.0), (2, 0.5)]
+
+
+STILL = """
+space still {
+  input pixels: [B, 1, 8, 8]
+  x = conv(pixels, 4, 3) as stem |> batch_norm(momentum: 0) as still |> batch_norm as norm
+  output mean(x, axes: [2, 3]) |> linear(10) as head
+}
+"""
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_statistics_that_never_move_stay(dtype: torch.dtype, data: Dataset) -> None:
+    graph = spacelang.load(Source("<still>", STILL))
+    model = Supernet(graph, seed=0).to(dtype)
+    with torch.no_grad():
+        for name in moving(graph):
+            model.get_buffer(name).fill_(7.0)
+    recalibrate(model, Regions(graph), batches_of(data, 100))
+    assert (model.get_buffer("still.running_mean") == 7).all()
+    assert (model.get_buffer("norm.running_mean") != 7).all()
+
+
+def test_scores_leave_every_module_in_its_mode(maps: Graph, data: Dataset) -> None:
+    """A part that was frozen stays so, and paths are dropped afterwards if they were before."""
+    model = Supernet(maps, seed=0).train()
+    model.dropping = False
+    model.get_submodule("stem").eval()
+    evaluate(model, data.validation)
+    recalibrate(model, Regions(maps), batches_of(data, 50))
+    assert not model.get_submodule("stem").training
+    assert model.training
+    assert not model.dropping

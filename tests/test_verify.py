@@ -195,7 +195,33 @@ def _taken(graph: Graph, side: int) -> Graph:
 STRANGE = Dim.of(Symbol("strange", (8, 12)))
 INPUT = Node(90, "input", types=(dim(B, 3),))
 
+ODD = 'a", 0) or f("b'
+
 BROKEN: list[tuple[str, str, Callable[[Graph], Graph]]] = [
+    ("spelling", "a label", lambda g: at(g, 6, label=ODD)),
+    ("spelling", "the graph", lambda g: replace(g, name=ODD)),
+    ("spelling", "the root", lambda g: root(g, name="two words")),
+    ("spelling", "a block", lambda g: _block_called(g, ODD)),
+    ("spelling", "a block that is a place", lambda g: _block_called(g, "/layer")),
+    ("spelling", "an unused size", lambda g: within(
+        g, "layer", lambda b: replace(b, sizes=(*b.sizes, Symbol("%a b", (1, 2)))))),
+    ("spelling", "a free size", lambda g: append(
+        g, replace(INPUT, types=(TensorType((Dim.of(Symbol(ODD)),)),)))),
+    ("spelling", "a decision", lambda g: root(g, decisions=(
+        *g.root.decisions, Choice(ODD, "dim", (Fraction(1), Fraction(2)))))),
+    ("spelling", "a parameter", lambda g: renamed(g, 11, "weight", f"{ODD}.weight")),
+    ("spelling", "a rule of initialization", lambda g: _head(g, init=Init("a b"))),
+    ("spelling", "the type of a parameter", lambda g: _head(g, dtype="f 32")),
+    ("spelling", "the type of a value", lambda g: append(
+        g, replace(INPUT, types=(replace(dim(B, 3), dtype="f\n"),)))),
+    ("spelling", "a region", lambda g: region(g, 3, name=ODD)),
+    ("spelling", "the place of a call", lambda g: call(g, 2, path="a\\")),
+    ("spelling", "a place of decisions", lambda g: call(g, 2, decide="//a")),
+    ("spelling", "a place of weights", lambda g: call(g, 2, store="a..b")),
+    ("spelling", "what a call owns", lambda g: call(g, 2, own=("ﬁ",))),
+    ("spelling", "an output", lambda g: replace(g, outputs=(replace(g.outputs[0], name=""),))),
+    ("spelling", "a dialect", lambda g: replace(g, dialects={ODD: Dialect(ODD)})),
+    ("spelling", "an engine", lambda g: replace(g, search={ODD: {}})),
     ("names", "key", lambda g: replace(g, blocks={**g.blocks, "other": g.blocks["layer"]})),
     ("names", "root with sizes", lambda g: root(g, sizes=(Symbol("%x", (1, 2)),))),
     ("ids", "twice in a level", lambda g: append(g, replace(INPUT, id=1))),
@@ -303,6 +329,8 @@ BROKEN: list[tuple[str, str, Callable[[Graph], Graph]]] = [
         v, index=((slices(0, 4),), v.index[1])))),
     ("types", "the role of what is read", lambda g: root(g, params=tuple(
         replace(p, role="buffer") if p.path == "head.weight" else p for p in g.root.params))),
+    ("types", "whether what is read is kept", lambda g: root(g, params=tuple(
+        replace(p, persistent=False) if p.path == "head.weight" else p for p in g.root.params))),
     ("types", "the type of what is read", lambda g: root(g, params=tuple(
         replace(p, dtype="f64") if p.path == "head.weight" else p for p in g.root.params))),
     ("identities", "another type", lambda g: _relabelled(g)),
@@ -384,6 +412,18 @@ def _chain(graph: Graph, length: int, width: int) -> Graph:
     top = Node(91, "call", (Value(90),), call=Call(last, "", "", ""), types=(type,))
     graph = replace(graph, blocks={**graph.blocks, **blocks})
     return append(graph, source, top)
+
+
+def _block_called(graph: Graph, name: str) -> Graph:
+    """The block, kept and called by another name."""
+    made = replace(graph, blocks={name: replace(graph.blocks["layer"], name=name)})
+    return call(call(made, 2, block=name), 5, block=name)
+
+
+def _head(graph: Graph, **fields) -> Graph:
+    """The last parameter with fields replaced."""
+    *others, head = graph.root.params
+    return root(graph, params=(*others, replace(head, **fields)))
 
 
 def _divided(graph: Graph, by: Dim) -> Graph:

@@ -168,9 +168,11 @@ class Emit:
         view = self.node.params.get(role)
         return None if view is None else self.network.constant(self._read(view))
 
-    def known(self, role: str) -> Array:
-        """The entries of a weight that is known."""
+    def known(self, role: str, otherwise: float | None = None) -> Array:
+        """The entries of a weight that is known; a number in place of one that there is not."""
         found = self.param(role)
+        if found is None and otherwise is not None:
+            return np.array(otherwise, np.float32)
         assert found is not None
         assert found.entries is not None
         return found.entries

@@ -166,8 +166,9 @@ def _batch_norm(emit: Emit) -> Tensor:
     """One that no product stands beside: a factor and a shift of each channel."""
     net, shape = emit.network, emit.shape
     mean, variance = emit.known("running_mean"), emit.known("running_var")
-    factor = emit.known("weight") / np.sqrt(variance.astype(np.float64) + emit.number("eps"))
-    shift = emit.known("bias") - mean * factor
+    scale, bias = emit.known("weight", 1.0), emit.known("bias", 0.0)
+    factor = scale / np.sqrt(variance.astype(np.float64) + emit.number("eps"))
+    shift = bias - mean * factor
     size = (-1, *(1 for _ in shape[2:]))
     by, plus = (net.constant(n.astype(np.float32).reshape(size)) for n in (factor, shift))
     return net.call("Add", [net.call("Mul", [emit.x, by], shape), plus], shape)

@@ -34,7 +34,7 @@ from spacelang.backends.torch.frame import Frame, Size
 from spacelang.backends.torch.functions import drop_path
 from spacelang.backends.torch.ports import known, table_of
 from spacelang.backends.torch.printer import name_values
-from spacelang.backends.torch.spell import called, free_name, indented
+from spacelang.backends.torch.spell import called, escaped, free_name, indented, quoted
 from spacelang.backends.torch.tables import TABLES, parts_index
 from spacelang.backends.torch.views import Axes
 from spacelang.diagnostics import SpaceError, error
@@ -84,7 +84,7 @@ class BlockWork:
     def symbol(self, symbol: Symbol) -> str:
         """A size or decision, by the name that it has in the function."""
         if self.root:
-            return f'd["{symbol.name.removeprefix("/")}"]'
+            return f"d[{quoted(symbol.name.removeprefix('/'))}]"
         return self.need(symbol, symbol.name.removeprefix("/"))
 
     def need(self, need: Need, name: str) -> str:
@@ -219,7 +219,8 @@ class BlockWork:
         given = ["d", MODE] if self.root else list(self.arguments.values())
         types = ", ".join(str(n.types[0]) for n in self.block.inputs).replace("%", "")
         results = ", ".join(str(self.block.type_of(v)) for v in self.block.outputs).replace("%", "")
-        head = f'"""{types or "Nothing"} -> {results}"""\n' if not self.root else ""
+        says = f'"""{escaped(types or "Nothing")} -> {escaped(results)}"""\n'
+        head = "" if self.root else says
         signature = called(f"def {self.name}", ["w", *names, *given])
         return f"{signature}:\n{indented(head + chr(10).join(body))}\n"
 
@@ -227,11 +228,11 @@ class BlockWork:
 def _weights(call: Call) -> str:
     """The weights of a call, as those of the caller lead to them."""
     path, store = dotted(call.path), dotted(call.store)
-    given = [f'"{path}"']
+    given = [quoted(path)]
     if store != path:
-        given.append(f'"{store}"')
+        given.append(quoted(store))
     if call.own:
-        own = ", ".join(f'"{dotted(o)}"' for o in call.own)
+        own = ", ".join(quoted(dotted(o)) for o in call.own)
         given.append(f"own=({own},)")
     return "w" if given == ['""'] else f"w.at({', '.join(given)})"
 
@@ -270,15 +271,15 @@ class BlockFrame(Frame):
         axes = work.source.lowering.layouts[work.key, node.id, role]
         bank = block.param[path].bank
         if not bank:
-            return work.leaf(f'w["{dotted(path)}"]'), axes
+            return work.leaf(f"w[{quoted(dotted(path))}]"), axes
         symbols = {s.name: s for s in (*block.sizes, *(c.symbol for c in block.decisions))}
         position = work.position([symbols[name] for name in bank], path)
-        return work.leaf(f'w.pick("{dotted(path)}", {position})'), axes
+        return work.leaf(f"w.pick({quoted(dotted(path))}, {position})"), axes
 
     def extent(self, node: Node, role: str, axis: int, factor: int) -> Size:
         path = node.params[role].param
         self.work.source.extents = True
-        return self.work.leaf(f'w.extent("{dotted(path)}", {axis}, {factor})')
+        return self.work.leaf(f"w.extent({quoted(dotted(path))}, {axis}, {factor})")
 
     def entries(self, node: Node) -> int | None:
         return self.work.source.lowering.splits.get((self.work.key, node.id))

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from spacelang.backends.torch.emit import lower_node
 from spacelang.backends.torch.extract import part_of
@@ -25,8 +25,8 @@ from spacelang.backends.torch.functions import drop_path
 from spacelang.backends.torch.layers import Weight
 from spacelang.backends.torch.ports import known, table_of, terms_of
 from spacelang.backends.torch.printer import Constant, Made, Printer, name_values
-from spacelang.backends.torch.spell import free_name, indented
-from spacelang.backends.torch.storage import DTYPES
+from spacelang.backends.torch.spell import escaped, free_name, indented
+from spacelang.backends.torch.storage import dtype_of
 from spacelang.backends.torch.tables import TABLES, listed_index, listed_key
 from spacelang.backends.torch.views import Axes, Part, block_key
 from spacelang.ir.dialect import dotted
@@ -137,7 +137,7 @@ class ClassWork:
             return
         prefix = frame.instance.path if self.source.flat else frame.terms.path
         path = dotted(join(prefix, node.label))
-        if "table" in made.meta:  # which is a buffer of that name
+        if "table" in made.meta or _own(path):  # the first is a buffer of that name
             return
         self.modules[path] = Made(path, "nn.Identity", ())
         frame.values[node.values[0]] = self.graph.call_module(path, (made,))
@@ -177,7 +177,8 @@ class ClassWork:
         terms = frame.terms.enter(call, block)
         literal = frame.literal or call.decide.startswith("/")
         inside = PrintFrame(self, level.instance, terms, literal)
-        made = None if source.flat or not call.path else source.of(level)
+        apart = bool(call.path) and not source.flat and not _own(call.path)
+        made = source.of(level) if apart else None
         if made is None:
             self.inline(frame, node, inside, level)
             return
@@ -215,7 +216,7 @@ class ClassWork:
         results = ", ".join(str(self.block.type_of(v)) for v in self.results).replace("%", "")
         init = "\n".join(["super().__init__()", *kept, *made])
         lines = [
-            f'"""{types or "Nothing"} -> {results}"""',
+            f'"""{escaped(types or "Nothing")} -> {escaped(results)}"""',
             "",
             f"def __init__({', '.join(['self', *given.values()])}):",
             indented(init),
@@ -224,6 +225,14 @@ class ClassWork:
             indented(forward),
         ]
         return tuple(given), indented("\n".join(lines)) + "\n"
+
+
+def _own(path: str) -> bool:
+    """Whether a label on a path is what modules have themselves, `forward`."""
+    return any(hasattr(BARE, label) for label in dotted(path).split("."))
+
+
+BARE = nn.Module()
 
 
 class PrintFrame(Frame):
@@ -280,7 +289,7 @@ class PrintFrame(Frame):
             extents = (self.dim(p.extent) for p in axis if p.extent is not None)
             sizes.append(prod(extents, start=Dim.of(1)))
         param = source.graph.storages[self.instance.param(view.param)].param
-        buffer, dtype = param.role == "buffer", DTYPES[param.dtype]
+        buffer, dtype = param.role == "buffer", dtype_of(param)
         self.work.weights.setdefault(path, Weight(path, tuple(sizes), buffer, dtype))
         return self.work.leaf(path, weight=path), tuple(axes)
 

@@ -8,8 +8,8 @@ Evaluation draws nothing and changes nothing: a network leaves it in the mode it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Generator, Iterable
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -61,11 +61,9 @@ def _counted(
 ) -> tuple[int, int, int]:
     """Right answers, answers, and the number of a failure."""
     like = next(model.parameters())
-    training = model.training
-    model.eval()
     correct = total = 0
     try:
-        with within(), torch.no_grad():
+        with mode(model, training=False), within(), torch.no_grad():
             for batch in batches:
                 logits = main_output(model(batch.images.to(like.device, like.dtype)))
                 if not bool(torch.isfinite(logits).all()):
@@ -76,9 +74,19 @@ def _counted(
         if not ran_out_of_memory(failed):
             raise
         return 0, 0, 2
-    finally:
-        model.train(training)
     return correct, total, 0
+
+
+@contextmanager
+def mode(model: nn.Module, training: bool) -> Generator[None]:
+    """A model in training or evaluation; each module goes back to the mode that it came in."""
+    modes = {module: module.training for module in model.modules()}
+    model.train(training)
+    try:
+        yield
+    finally:
+        for module, before in modes.items():
+            module.training = before
 
 
 def main_output(result: object) -> Tensor:

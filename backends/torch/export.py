@@ -11,7 +11,8 @@ from __future__ import annotations
 import copy
 import io
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,6 +27,7 @@ from spacelang.files import PathLike, atomic_write
 
 TOLERANCE = 1e-5
 NEEDED: Mapping[str, tuple[str, ...]] = MappingProxyType({"onnx": ("onnx", "onnxscript")})
+NOTE = 2_000  # characters of what an exporter says
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ def export(network: nn.Module, inputs: Sequence[Tensor], path: PathLike) -> Expo
             expected = _flat(network(*checked))
         pairs = zip(found, expected, strict=True)
         difference = max(relative(a, b) for a, b in pairs)
-        if difference > TOLERANCE:
+        if not difference <= TOLERANCE:
             headline = f"{place.name} differs from eager by {difference:.3g}"
             raise ProofError(error("SP605", headline).note(f"{TOLERANCE:g} is allowed"))
     atomic_write(place, content)
@@ -84,21 +86,29 @@ def _flat(outputs: Tensor | dict[str, Tensor]) -> list[Tensor]:
 def _program(network: nn.Module, inputs: tuple[Tensor, ...]) -> torch.export.ExportedProgram:
     batch = torch.export.Dim("batch", min=1)
     shapes = tuple({0: batch} for _ in inputs)
+    with _told("torch.export cannot trace this network"), torch.no_grad():
+        return torch.export.export(network, inputs, dynamic_shapes=shapes)
+
+
+@contextmanager
+def _told(headline: str) -> Generator[None]:
+    """SP605 for whatever an exporter raises, of which its documents say little."""
     try:
-        with torch.no_grad():
-            return torch.export.export(network, inputs, dynamic_shapes=shapes)
-    except (RuntimeError, ValueError, TypeError, AssertionError) as problem:
-        found = error("SP605", "torch.export cannot trace this network").note(str(problem)[:2000])
-        raise SpaceError(found) from problem
+        yield
+    except (SpaceError, MemoryError):
+        raise
+    except Exception as problem:
+        text = f"{type(problem).__name__}: {problem}"[:NOTE]
+        raise SpaceError(error("SP605", headline).note(text)) from problem
 
 
 def _pt2(
     network: nn.Module, traced: tuple[Tensor, ...], checked: tuple[Tensor, ...]
 ) -> tuple[bytes, list[Tensor] | None]:
-    file = io.BytesIO()
-    torch.export.save(_program(network, traced), file)
-    read = torch.export.load(io.BytesIO(file.getvalue())).module()
-    with torch.no_grad():
+    file, program = io.BytesIO(), _program(network, traced)
+    with _told("torch.export cannot write this network and read it back"), torch.no_grad():
+        torch.export.save(program, file)
+        read = torch.export.load(io.BytesIO(file.getvalue())).module()
         return file.getvalue(), _flat(read(*checked))
 
 
@@ -106,16 +116,18 @@ def _onnx(
     network: nn.Module, traced: tuple[Tensor, ...], checked: tuple[Tensor, ...]
 ) -> tuple[bytes, list[Tensor] | None]:
     exportable(("onnx",))
-    with warnings.catch_warnings():
+    traced_program = _program(network, traced)
+    with _told("torch.onnx cannot write this network"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # its own deprecations
-        program = torch.onnx.export(_program(network, traced), dynamo=True, verbose=False)
-    assert program is not None
-    content = program.model_proto.SerializeToString()
+        program = torch.onnx.export(traced_program, dynamo=True, verbose=False)
+        assert program is not None
+        content = program.model_proto.SerializeToString()
     if find_spec("onnxruntime") is None:
         return content, None
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    names = [entry.name for entry in session.get_inputs()]
-    feed = {name: x.numpy() for name, x in zip(names, checked, strict=True)}
-    return content, [torch.from_numpy(y) for y in session.run(None, feed)]
+    with _told("onnxruntime cannot run what torch.onnx wrote"):
+        session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+        names = [entry.name for entry in session.get_inputs()]
+        feed = {name: x.numpy() for name, x in zip(names, checked, strict=True)}
+        return content, [torch.from_numpy(y) for y in session.run(None, feed)]

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from math import lcm
 
-from spacelang.diagnostics import SpaceError, error
+from spacelang.backends.torch.spell import quoted
 from spacelang.ir.atom import Atom, Conditional, Divisor, Extremum, FloorDivide, Function
 from spacelang.ir.condition import All, Any, Chosen, Compare, Condition, Is, Not
 from spacelang.ir.dim import Dim, Symbol, Value
@@ -124,9 +124,7 @@ def literal(value: Value) -> str:
         if value.denominator == 1:
             return str(value.numerator)
         return f"Fraction({value.numerator}, {value.denominator})"
-    if isinstance(value, str) and (not value.isprintable() or {'"', "\\"} & set(value)):
-        raise SpaceError(error("SP605", f"{value!r} cannot be printed"))
-    return f'"{value}"' if isinstance(value, str) else repr(value)
+    return quoted(value) if isinstance(value, str) else repr(value)
 
 
 def whole(dim: Dim) -> bool:

@@ -23,6 +23,7 @@ from spacelang.backends.torch.emit import lower_node
 from spacelang.backends.torch.frame import ALL, Frame, Result, Size
 from spacelang.backends.torch.functions import ByMode, Table, drop_path
 from spacelang.backends.torch.ports import identifier, known, table_of
+from spacelang.backends.torch.storage import check_labels
 from spacelang.backends.torch.tables import TABLES, listed_key
 from spacelang.backends.torch.views import Axes, Part, block_key
 from spacelang.ir.decision import Assignment
@@ -233,6 +234,7 @@ class _Extraction:
 
     def buffer(self, name: str, entries: Tensor) -> fx.Node:
         """A constant with a name of its own."""
+        check_labels(name)
         if name not in self.attributes:
             self.attributes[name] = entries.clone()
             self.reads[name] = self.graph.get_attr(name)

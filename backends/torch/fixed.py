@@ -25,7 +25,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from spacelang.analysis.cost import Cost
 from spacelang.backends.torch.data import Dataset, first_samples, ordered_batches
-from spacelang.backends.torch.evaluate import main_output
+from spacelang.backends.torch.evaluate import main_output, mode
 from spacelang.backends.torch.ranks import current
 from spacelang.backends.torch.recipe import Recipe
 from spacelang.backends.torch.supernet import Supernet
@@ -120,14 +120,8 @@ class Fixed(Graph):
     def _answers(self, images: Tensor) -> Tensor:
         """Its logits in evaluation; it is left in the mode that it came in."""
         like = next(self.network.parameters())
-        modes = {module: module.training for module in self.network.modules()}
-        self.network.eval()
-        try:
-            with torch.no_grad():
-                return main_output(self.network(images.to(like.device, like.dtype)))
-        finally:
-            for module, mode in modes.items():
-                module.training = mode
+        with mode(self.network, training=False), torch.no_grad():
+            return main_output(self.network(images.to(like.device, like.dtype)))
 
 
 LEFT_OUT = "leave it out"

@@ -119,7 +119,7 @@ class _SlicedLinear(torch.autograd.Function):
         if ctx.needs_input_grad[1]:
             outer = rows.t().mm(read)
         # F.linear adds the bias to rows, but where `x` is not dense to the product of all axes.
-        added = rows if x.is_contiguous() else grad_outputs[0]
+        added = rows if x.is_contiguous() or x.dim() == 1 else grad_outputs[0]
         over = tuple(range(added.dim() - 1))
         return back, outer, added.sum(over) if ctx.needs_input_grad[2] else None
 

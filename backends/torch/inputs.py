@@ -9,12 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 import torch
 from torch import Generator, Tensor
 
 from spacelang.diagnostics import SpaceError, error
-from spacelang.ir.dim import Dim
+from spacelang.ir.dim import Dim, Symbol
 from spacelang.ir.graph import Graph
 from spacelang.ir.node import Node
 
@@ -77,7 +78,7 @@ def example(graph: Graph, batch: int = BATCH, seed: int = 0) -> tuple[Tensor, ..
 
 
 def check(graph: Graph, inputs: Sequence[Tensor]) -> None:
-    """SP303 for inputs of another shape or kind than a network reads."""
+    """SP303 for inputs of another shape or kind than a network reads, one size having one value."""
     nodes = graph.root.inputs
     if len(inputs) != len(nodes):
         raise SpaceError(error("SP303", f"{len(nodes)} inputs are read, not {len(inputs)}"))
@@ -91,3 +92,32 @@ def check(graph: Graph, inputs: Sequence[Tensor]) -> None:
             raise SpaceError(error("SP303", f"{name} is {list(tensor.shape)}, not {type}"))
         if (type.dtype == "i64") == tensor.is_floating_point():
             raise SpaceError(error("SP303", f"{name} is {tensor.dtype}, not {input_of(node)}"))
+    _check_free(nodes, inputs)
+
+
+def _check_free(nodes: Sequence[Node], inputs: Sequence[Tensor]) -> None:
+    """SP303 where free sizes that several axes are made of would have to be several numbers."""
+    values: dict[str, Fraction] = {}
+    for node, tensor in zip(nodes, inputs, strict=True):
+        for size, length in zip(node.types[0].shape, tensor.shape, strict=True):
+            free = _multiple(size)
+            if free is None:
+                continue
+            symbol, factor = free
+            value = length / factor
+            if values.setdefault(symbol.name, value) != value or value.denominator > 1:
+                shape = f"{node.label or 'the input'} is {list(tensor.shape)}, not {node.types[0]}"
+                known = "a whole number" if value.denominator > 1 else values[symbol.name]
+                raise SpaceError(error("SP303", f"{shape} where {symbol} is {known}"))
+
+
+def _multiple(size: Dim) -> tuple[Symbol, Fraction] | None:
+    """The free size that a size is a multiple of, and by which factor."""
+    if len(size.terms) != 1:
+        return None
+    ((monomial, factor),) = size.terms
+    match monomial:
+        case ((Symbol() as symbol, 1),) if symbol.free:
+            return symbol, Fraction(factor)
+        case _:
+            return None

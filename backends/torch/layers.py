@@ -76,8 +76,12 @@ def _group_norm(node: fx.Node, found: Roles, text: Text) -> str:
     return f"nn.GroupNorm({text(node.args[1])}, {channels}{eps})"
 
 
+BATCH_NORMS = {2: "1d", 3: "1d", 4: "2d", 5: "3d"}
+"""Which module takes tensors of a rank."""
+
+
 def _batch_norm(node: fx.Node, found: Roles, text: Text) -> str:
-    kind = {2: "1d", 3: "1d", 4: "2d", 5: "3d"}[node.meta["rank"]]
+    kind = BATCH_NORMS[node.meta["rank"]]
     options = _unless(1e-5, "eps", node.args[7]) + _unless(0.1, "momentum", node.args[6])
     options += "" if "weight" in found else ", affine=False"
     return f"nn.BatchNorm{kind}({text(found['running_mean'].sizes[0])}{options})"
@@ -126,5 +130,7 @@ def layer(node: fx.Node, weights: Mapping[str, Weight], text: Text) -> tuple[str
         or named != {w.path for w in found.values()}
         or below != named
     ):
+        return None
+    if row is ROWS[batch_norm] and node.meta["rank"] not in BATCH_NORMS:
         return None
     return prefix, row.make(node, found, text)

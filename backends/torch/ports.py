@@ -178,7 +178,7 @@ def terms_of(block: Block, prefix: str = "") -> Instance:
 
 def identifier(text: str) -> str:
     """A name for Python made of any text: `192*heads` becomes `n192_heads`."""
-    name = re.sub(r"\W+", "_", text.replace("%", "")).strip("_")
+    name = re.sub(r"\W+", "_", text.replace("%", ""), flags=re.ASCII).strip("_")
     if not name or name[0].isdigit():
         name = f"n{name}"
     return name + "_" if iskeyword(name) else name

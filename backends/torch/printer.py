@@ -21,7 +21,7 @@ from torch import fx
 
 from spacelang.backends.torch.frame import Entries
 from spacelang.backends.torch.layers import Weight, layer
-from spacelang.backends.torch.spell import Attributes, Sizes, called, free_name
+from spacelang.backends.torch.spell import Attributes, Sizes, called, free_name, quoted
 from spacelang.diagnostics import SpaceError, error
 from spacelang.ir.dim import Dim
 from spacelang.ir.node import Node
@@ -310,9 +310,9 @@ def _without(nodes: Sequence[fx.Node], others: Sequence[fx.Node]) -> list[fx.Nod
 
 
 def _literal(value: object) -> str:
-    if isinstance(value, str) and value.isprintable() and not {'"', "\\"} & set(value):
-        return f'"{value}"'
-    if value is None or isinstance(value, bool | int | float | str):
+    if isinstance(value, str):
+        return quoted(value)
+    if value is None or isinstance(value, bool | int | float):
         return repr(value)
     raise SpaceError(error("SP605", f"{value!r} cannot be printed"))
 

@@ -40,7 +40,17 @@ class Proof:
 def prove(
     model: Supernet, assignment: Assignment, network: nn.Module, seed: int = 0
 ) -> tuple[Proof, ...]:
-    """That a network equals the supernet at an architecture, in evaluation (ProofError)."""
+    """That a network equals the supernet at an architecture, in evaluation (ProofError).
+
+    Gradients are compared whatever mode the caller is in.
+    """
+    with torch.inference_mode(False), torch.enable_grad():
+        return _proved(model, assignment, network, seed)
+
+
+def _proved(
+    model: Supernet, assignment: Assignment, network: nn.Module, seed: int
+) -> tuple[Proof, ...]:
     proofs: list[Proof] = []
     for dtype, tolerance in TOLERANCE.items():
         one = model.without_kernels().cpu().to(dtype).activate(assignment).eval()
@@ -49,9 +59,12 @@ def prove(
             x.to(dtype) if x.is_floating_point() else x for x in example(model.graph, seed=seed)
         ]
         outputs = worst(_forward(one, inputs, seed), _forward(other, inputs, seed))
-        gradients = worst(_slices(one, assignment), _gradients(other))
+        slopes = _gradients(other)
+        if not slopes and next(other.parameters(), None) is not None:
+            raise ProofError(error("SP605", "the extracted network gives its weights no gradient"))
+        gradients = worst(_slices(one, assignment), slopes)
         found = Proof(str(dtype).removeprefix("torch."), outputs, gradients)
-        if max(outputs, gradients) > tolerance:
+        if not max(outputs, gradients) <= tolerance:
             raise ProofError(
                 error("SP605", f"the extracted network differs in {found.dtype}").note(
                     f"outputs by {outputs:.3g} of their magnitude, gradients by {gradients:.3g}",
@@ -107,8 +120,12 @@ def worst(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> float:
 
 
 def relative(found: Tensor, wanted: Tensor) -> float:
-    """The largest difference of two tensors as a part of the largest magnitude."""
-    if found.shape != wanted.shape or not bool(torch.isfinite(found).all()):
+    """The largest difference of two tensors as a part of the largest magnitude.
+
+    Infinite for another shape, for what is no number, and for what should be nothing but zeros.
+    """
+    if found.shape != wanted.shape or not bool((found.isfinite() & wanted.isfinite()).all()):
         return float("inf")
     difference = (found - wanted).abs().max().item() if found.numel() else 0.0
-    return difference / wanted.abs().max().item() if difference else 0.0
+    largest = wanted.abs().max().item() if difference else 1.0
+    return difference / largest if largest else float("inf")

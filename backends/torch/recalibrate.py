@@ -15,9 +15,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from spacelang.backends.torch.data import Batch, Dataset, first_samples, ordered_batches
-from spacelang.backends.torch.evaluate import BATCH
+from spacelang.backends.torch.evaluate import BATCH, mode
 from spacelang.backends.torch.ports import known
 from spacelang.backends.torch.storage import tensor_names
 from spacelang.backends.torch.supernet import Supernet
@@ -78,33 +79,34 @@ def recalibrate(model: Supernet, regions: Regions, batches: Iterable[Batch]) -> 
     statistics = {name: state[name] for name in movings}
     counts = {row.count: state[row.count] for row in movings.values()}
     before = {name: tensor.clone() for name, tensor in (statistics | counts).items()}
-    sums = {name: torch.zeros_like(tensor) for name, tensor in statistics.items()}
-    device, training, seen = next(model.parameters()).device, model.training, 0
-    model.train()
+    sums: dict[str, Tensor] = {}
+    like, dropping, seen = next(model.parameters()), model.dropping, 0
+    devices = [like.device] if like.device.type == "cuda" else []
     model.dropping = False
     try:
-        with torch.no_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):
+        with mode(model, training=True), torch.no_grad(), torch.random.fork_rng(devices):
             torch.manual_seed(0)  # of dropout
             for batch in batches:
                 for tensor in (*statistics.values(), *counts.values()):
                     tensor.zero_()
-                model(batch.images.to(device))
+                model(batch.images.to(like.device, like.dtype))
                 seen += len(batch.labels)
                 for name, row in movings.items():
-                    # From 0, so many moves leave this share of the batch's own statistic.
+                    # From 0, so many moves leave this share of the batch's own statistic; by a
+                    # momentum of 0 none, and the statistic stays as it is.
                     share = 1 - (1 - row.momentum) ** int(counts[row.count])
                     if share:
-                        sums[name] += statistics[name] * (len(batch.labels) / share)
+                        moved = statistics[name] * (len(batch.labels) / share)
+                        sums[name] = moved if name not in sums else sums[name] + moved
     finally:
-        model.train(training)
-        model.dropping = True
+        model.dropping = dropping
         for name, tensor in (statistics | counts).items():
             tensor.copy_(before[name])
     for name, mask in regions.of([model.assignment]).items():
-        if name in statistics and seen:
+        if name in sums:
             found = sums[name] / seen
             if mask is not None:
-                found = torch.where(mask.to(device), found, before[name])
+                found = torch.where(mask.to(like.device), found, before[name])
             statistics[name].copy_(found)
 
 

@@ -121,9 +121,10 @@ class SharedNetwork(nn.Module):
         if key not in self._computed:
             self._computed[key] = f"_computed_{len(self._computed)}"
             like = next(self.parameters(), torch.empty(0))
-            entries = function(**options).to(like.device)
-            floating = entries.is_floating_point()
-            entries = entries.to(like.dtype) if floating else entries
+            with torch.inference_mode(False):  # it is kept, and training reads it too
+                entries = function(**options).to(like.device)
+                floating = entries.is_floating_point()
+                entries = entries.to(like.dtype) if floating else entries
             self.register_buffer(self._computed[key], entries, persistent=False)
         return getattr(self, self._computed[key])
 

@@ -35,7 +35,7 @@ IMPORTS = {"__future__", "collections.abc", "fractions", "math", "torch", "torch
 GROUP = '''class Group(nn.Module):
     """Modules and parameters under one name."""
 
-    def __init__(self, **parts):
+    def __init__(self, /, **parts):
         super().__init__()
         for name, part in parts.items():
             setattr(self, name, part)

@@ -18,6 +18,18 @@ TENSORS = ("nn.Parameter", "nn.Buffer")  # what no list of modules holds
 TAKEN = frozenset({"self", "torch", "nn", "F", "Tensor", *dir(builtins)})
 
 
+def quoted(text: str) -> str:
+    """Any text as a string of Python source, with no sign that ends or changes it."""
+    return f'"{escaped(text)}"'
+
+
+def escaped(text: str) -> str:
+    """What stands between the quotes of a string, or of a docstring, for a text."""
+    if text.isprintable() and not {'"', "\\"} & set(text):
+        return text
+    return text.encode("unicode_escape").decode("ascii").replace('"', '\\"')
+
+
 def free_name(name: str, taken: set[str]) -> str:
     """A name that nothing else has."""
     name = identifier(name)
@@ -107,11 +119,11 @@ class Attributes:
             if kind == "list":
                 text += f"[{label}]"
             elif kind == "dictionary":
-                text += f'["{label}"]'
+                text += f"[{quoted(label)}]"
             elif _plain(label):
                 text += f".{label}"
             else:
-                text = f'getattr({text}, "{label}")'
+                text = f"getattr({text}, {quoted(label)})"
             prefix = f"{prefix}.{label}" if prefix else label
         return text
 
@@ -149,7 +161,8 @@ class Attributes:
             case "list":
                 return called("nn.ModuleList", list(parts.values()), "[]")
             case "dictionary":
-                return called("nn.ModuleDict", [f'"{k}": {v}' for k, v in parts.items()], "{}")
+                entries = [f"{quoted(k)}: {v}" for k, v in parts.items()]
+                return called("nn.ModuleDict", entries, "{}")
             case _:
                 return called("Group", [_keyword(k, v) for k, v in parts.items()])
 
@@ -159,13 +172,13 @@ def _plain(label: str) -> bool:
 
 
 def _keyword(label: str, value: str) -> str:
-    return f"{label}={value}" if _plain(label) else f'**{{"{label}": {value}}}'
+    return f"{label}={value}" if _plain(label) else f"**{{{quoted(label)}: {value}}}"
 
 
 def _assigned(owner: str, label: str, value: str) -> str:
-    return (
-        f"{owner}.{label} = {value}" if _plain(label) else f'setattr({owner}, "{label}", {value})'
-    )
+    if _plain(label):
+        return f"{owner}.{label} = {value}"
+    return f"setattr({owner}, {quoted(label)}, {value})"
 
 
 def called(function: str, arguments: Sequence[str], brackets: str = "", width: int = 80) -> str:

@@ -8,6 +8,7 @@ of that candidate's size: `weight.0`, `weight.1`. Running statistics are buffers
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from keyword import iskeyword
 from typing import Any
@@ -21,9 +22,11 @@ from spacelang.backends.torch.tables import TABLES, TableKey, table
 from spacelang.diagnostics import SpaceError, error
 from spacelang.ir.dialect import dotted
 from spacelang.ir.graph import Graph
+from spacelang.ir.param import Param
 from spacelang.ir.storage import Storage, merged, picks
 
 DTYPES = {"f32": torch.float32, "f64": torch.float64, "i64": torch.int64, "bool": torch.bool}
+LABEL = re.compile(r"\w+", re.ASCII)
 Reference = tuple[nn.Module, str]
 
 
@@ -55,6 +58,15 @@ def apply(
     return function(*tensors, *stored, *others, *mode)
 
 
+def dtype_of(param: Param) -> torch.dtype:
+    """The type of a parameter's tensors (SP605 for one that PyTorch has under no name of ours)."""
+    found = DTYPES.get(param.dtype)
+    if found is None:
+        told = error("SP605", f"{param.path} is of {param.dtype}, no type of a tensor", param.span)
+        raise SpaceError(told.hint(f"there are {', '.join(DTYPES)}"))
+    return found
+
+
 def tensor_names(storage: Storage) -> tuple[str, ...]:
     """The names in the state dict of the tensors behind a storage, in the order of the bank."""
     name = dotted(storage.path)
@@ -76,7 +88,7 @@ def grow(root: nn.Module, graph: Graph, seed: int) -> dict[str, tuple[Reference,
         for position, name in enumerate(tensor_names(storage)):
             owner, last = _owner(root, name, path)
             sizes = merged(storage.tensors[position])
-            tensor = torch.zeros(sizes, dtype=DTYPES[storage.param.dtype])
+            tensor = torch.zeros(sizes, dtype=dtype_of(storage.param))
             start[path](tensor, generator, picks(storage.bank, position))
             _add(owner, last, tensor, storage, path)
             found.append((owner, last))
@@ -90,6 +102,7 @@ def grow(root: nn.Module, graph: Graph, seed: int) -> dict[str, tuple[Reference,
 
 def _owner(root: nn.Module, name: str, path: str) -> tuple[nn.Module, str]:
     """The scope of a name, made where it is missing, and the last label."""
+    check_labels(name)
     *prefix, last = name.split(".")
     for label in prefix:
         root = _child(root, label, path)
@@ -123,6 +136,12 @@ def _add(owner: nn.Module, name: str, tensor: Tensor, storage: Storage, path: st
         owner.register_parameter(name, nn.Parameter(tensor))
     else:
         owner.register_buffer(name, tensor, persistent=storage.param.persistent)
+
+
+def check_labels(path: str) -> None:
+    """SP605 where a dotted path is none of modules: `torch.fx` writes it into source as it is."""
+    if not all(map(LABEL.fullmatch, path.split("."))):
+        raise SpaceError(error("SP605", f"{path!r} is no path of modules"))
 
 
 def _check_free(owner: nn.Module, label: str, path: str) -> None:

@@ -9,6 +9,7 @@ It is written at once, and only after the network that was read back from it was
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -17,6 +18,7 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import cast
 
+import torch
 from safetensors.torch import save as to_bytes
 from torch import nn
 
@@ -48,9 +50,14 @@ def write_subnet(
 ) -> Subnet:
     """Write one network of a supernet and prove it equal on inputs drawn from a seed.
 
+    A printed network has float32 weights: a model of another type is rounded first, and it is the
+    rounded one that it is equal to.
+
     Nothing is left of a folder that could not be finished: ProofError where the network differs,
     SP605 where it cannot be printed, OSError where it cannot be written.
     """
+    if any(p.dtype != torch.float32 for p in model.parameters()):
+        model = copy.deepcopy(model).float()
     graph = model.graph
     taken = graph.decisions.assignment(graph.decisions.check(assignment))
     network = model.extract(taken)

@@ -10,9 +10,10 @@ space without decisions is usable at once, another starts as its largest network
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from functools import cached_property, partial
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 import torch
 from torch import Tensor, nn
@@ -29,9 +30,13 @@ from spacelang.backends.torch.program import Plan, Program
 from spacelang.backends.torch.recompute import recomputed
 from spacelang.backends.torch.storage import Reference, apply, grow
 from spacelang.backends.torch.tables import TableKey
+from spacelang.diagnostics import SpaceError, error
 from spacelang.ir.decision import Assignment
 from spacelang.ir.dialect import dotted
 from spacelang.ir.graph import Graph
+
+SHARED = frozenset({"graph", "lowering", "plain", "_program", "_plan", "_all"})
+"""What a copy has in common with its model, or makes anew: nothing in it is trained."""
 
 
 class Supernet(nn.Module):
@@ -193,13 +198,18 @@ class Supernet(nn.Module):
         if name is None:
             name = self._tables[key] = f"_table_{len(self._tables)}"
             like = next(self.parameters(), torch.empty(0))
-            entries = tables.table(key).to(like.device)
-            if entries.is_floating_point():
-                entries = entries.to(like.dtype)
+            with torch.inference_mode(False):  # it is kept, and training reads it too
+                entries = tables.table(key).to(like.device)
+                if entries.is_floating_point():
+                    entries = entries.to(like.dtype)
             self.register_buffer(name, entries, persistent=False)
         return getattr(self, name)
 
     # Copies.
+
+    def _replicate_for_data_parallel(self) -> NoReturn:
+        found = error("SP605", f"{self.graph.name} is no module for nn.DataParallel")
+        raise SpaceError(found.hint("a process for each device: DistributedDataParallel"))
 
     def __deepcopy__(self, memo: dict[int, object]) -> Supernet:
         """Weights are copied, the graph and its functions shared."""
@@ -210,19 +220,22 @@ class Supernet(nn.Module):
         return self._copied({}, self.plain)
 
     def _copied(self, memo: dict[int, object], lowering: Lowering) -> Supernet:
-        other = memo[id(self)] = Supernet(self.graph, lowering=lowering)
-        other.activate(self.assignment)
-        for name, module in self.named_modules():
-            twin = other.get_submodule(name)
-            twin.training = module.training
-            for label, parameter in module._parameters.items():
-                if parameter is not None:
-                    copied = parameter.detach().clone()
-                    twin._parameters[label] = nn.Parameter(copied, parameter.requires_grad)
-            for label, buffer in module._buffers.items():
-                if buffer is not None and label not in self._tables.values():
-                    twin._buffers[label] = buffer.clone()
-        return other
+        """A copy as PyTorch makes those of modules: with their ties, hooks and whatever was added.
+
+        Index tables are made again where they are read.
+        """
+        state = dict(self.__dict__)
+        for name in SHARED & state.keys():
+            memo[id(state[name])] = state[name]
+        names = frozenset(self._tables.values())
+        state["_buffers"] = {n: b for n, b in self._buffers.items() if n not in names}
+        state["_non_persistent_buffers_set"] = self._non_persistent_buffers_set - names
+        state |= {"_tables": {}, "_compiled": None}
+        other = memo[id(self)] = Supernet.__new__(Supernet)
+        other.__dict__.update(copy.deepcopy(state, memo))
+        other.lowering, other._program = lowering, Program(lowering)
+        other._scopes = {path: other._scope(path) for path in other._program.paths}
+        return other.activate(self.assignment)
 
 
 def _channels_last(x: Tensor) -> Tensor:

@@ -22,8 +22,8 @@ from spacelang.backends.torch.lower import Lowering
 from spacelang.backends.torch.ports import identifier
 from spacelang.backends.torch.program import main_nodes
 from spacelang.backends.torch.source import HELPERS, NETWORK, check_imports, helper_texts
-from spacelang.backends.torch.spell import called, free_name, indented
-from spacelang.backends.torch.storage import DTYPES, labelled_tables, tensor_names
+from spacelang.backends.torch.spell import free_name, indented, quoted
+from spacelang.backends.torch.storage import dtype_of, labelled_tables, tensor_names
 from spacelang.backends.torch.tables import TABLES
 from spacelang.ir.block import Block
 from spacelang.ir.dialect import dotted
@@ -110,7 +110,7 @@ class SupernetSource:
                 if storage.param.role == "weight":
                     weights[name] = shape
                 else:
-                    buffers[name] = f"({DTYPES[storage.param.dtype]}, {shape})"
+                    buffers[name] = f"({dtype_of(storage.param)}, {shape})"
             factors[dotted(path)] = repr(storage.shape)
         tables = {
             dotted(path): f"({TABLES[key.op].__name__}, {dict(key.options)!r})"
@@ -141,11 +141,8 @@ def _method(name: str, function: str, says: str) -> str:
 
 
 def _table(rows: Mapping[str, str]) -> str:
-    return (
-        called("dict", [], "")
-        if not rows
-        else ("{" + "".join(f'\n    "{name}": {text},' for name, text in rows.items()) + "\n}")
-    )
+    entries = "".join(f"\n    {quoted(name)}: {text}," for name, text in rows.items())
+    return f"{{{entries}\n}}"
 
 
 HEAD = '''"""{name}: all networks of a space, which share their weights, in plain PyTorch.

@@ -84,11 +84,12 @@ def load(
 
     With `resize` tables over a grid may be of another size (`resize.py`), and index tables too.
     """
-    _check_kinds(state_dict)
+    _check_table(state_dict)
     found = entries(model.graph, names)
     dialect = model.graph.dialects.get(names)
     if dialect is not None:
-        state_dict = {n: t for n, t in state_dict.items() if not dialect.ignores(n)}
+        state_dict = {n: t for n, t in state_dict.items() if not dialect.ignores(str(n))}
+    _check_kinds(state_dict)
     if resize:
         state_dict = _resized(model.graph, found, state_dict)
     wrong = _differences(found, state_dict)
@@ -101,11 +102,15 @@ def load(
                 own[entry.own].copy_(entry.to_own(state_dict[entry.foreign]))
 
 
-def _check_kinds(state_dict: Mapping[str, Tensor]) -> None:
-    """SP606 for what is no table of tensors; SP702 for floats of which one is not finite."""
+def _check_table(state_dict: object) -> None:
+    """SP606 for what is no table."""
     if not isinstance(state_dict, Mapping):
         found = f"weights are a table of tensors by name, not {type(state_dict).__name__}"
         raise SpaceError(error("SP606", found))
+
+
+def _check_kinds(state_dict: Mapping[str, Tensor]) -> None:
+    """SP606 for what is no tensor; SP702 for floats of which one is not finite."""
     for name, tensor in state_dict.items():
         if not isinstance(tensor, Tensor):
             found = f"{name} is no tensor, but {type(tensor).__name__}"
@@ -170,7 +175,8 @@ def entries(graph: Graph, names: str = "own") -> tuple[Entry, ...]:
         if dialect is not None and dialect.omits(path):
             found = f"{names} has none of {path}, which is a weight and no constant"
             raise SpaceError(error("SP606", found, storage.param.span))
-    found = [entry for storage in graph.storages.values() for entry in _entries(storage, dialect)]
+    stored = [storage for storage in graph.storages.values() if storage.param.persistent]
+    found = [entry for storage in stored for entry in _entries(storage, dialect)]
     for path, key in labelled_tables(graph).items():
         if dialect is not None and dialect.omits(path):
             continue

@@ -21,7 +21,7 @@ from spacelang.ir.known import Symbols
 from spacelang.ir.names import under
 from spacelang.ir.node import STRUCTURAL, Attribute, Call, Node, TensorType
 from spacelang.ir.op import lookup
-from spacelang.ir.param import Init
+from spacelang.ir.param import Init, Param
 from spacelang.ir.prove import Proved, equal, feasible, holds
 from spacelang.ir.row import Inferred
 
@@ -141,9 +141,8 @@ def _wrong_params(owner: Block, node: Node, found: Inferred, at: At) -> str:
         return f"its parameters are {_words(found.params)}, recorded are {_words(node.params)}"
     for role, wanted in found.params.items():
         view, param = node.params[role], owner.param[node.params[role].param]
-        if (param.role, param.dtype) != (wanted.role, wanted.dtype):
-            is_, shall = f"{param.role} of {param.dtype}", f"{wanted.role} of {wanted.dtype}"
-            return f"{param.path} is a {is_}, not a {shall}"
+        if _kind(param) != _kind(wanted):
+            return f"{param.path} is a {_kind(param)}, not a {_kind(wanted)}"
         read = [product(at.dim(n) for n in axis) for axis in view.lengths]
         need = [product(axis) for axis in wanted.shape]
         if len(read) != len(need):  # one flat prefix of all factors
@@ -152,6 +151,11 @@ def _wrong_params(owner: Block, node: Node, found: Inferred, at: At) -> str:
             if m != n and not isinstance(equal(m, n, at.guards), Proved):
                 return f"it reads {m} of {param.path} where it needs {n}"
     return ""
+
+
+def _kind(param: Param) -> str:
+    """What a parameter is, whatever its shape."""
+    return f"{'' if param.persistent else 'transient '}{param.role} of {param.dtype}"
 
 
 def _words(names: Mapping[str, object]) -> str:

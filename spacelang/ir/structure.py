@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
-from spacelang.diagnostics import Diagnostic
+from spacelang.diagnostics import Diagnostic, Span
+from spacelang.ir.block import Block
 from spacelang.ir.node import STRUCTURAL, Node, Value
 from spacelang.ir.op import ops
+from spacelang.ir.param import Param
 from spacelang.ir.subject import Subject, broken, everything
 from spacelang.ir.uses import ROOT, blocks_of
+from spacelang.ir.words import PLAIN
 
 
 def names(subject: Subject) -> Iterator[Diagnostic]:
@@ -18,6 +21,63 @@ def names(subject: Subject) -> Iterator[Diagnostic]:
             yield broken(f"the block {block.name} is kept as {name}", block.span)
     if subject.graph.root.sizes:
         yield broken("the root has sizes, which nobody binds", subject.graph.root.span)
+
+
+def spelling(subject: Subject) -> Iterator[Diagnostic]:
+    """A name is labels of letters, digits and `_`, with `.` and `[3]` between them, and no other
+    text; a place may count from the root by a `/` before it, or be its owner's and empty."""
+    graph = subject.graph
+    whole = [("graph", graph.name), *(("output", output.name) for output in graph.outputs)]
+    whole += [("dialect", name) for name in graph.dialects]
+    whole += [("engine", name) for name in graph.search]
+    yield from _misspelt(whole, graph.root.span)
+    for block in subject.blocks:
+        yield from _misspelt(_names(block), block.span)
+        for choice in block.decisions:
+            yield from _misspelt([("decision", choice.path)], choice.span)
+        for param in block.params:
+            yield from _misspelt(_names_of_param(param), param.span)
+        for _, node in everything(block):
+            yield from _misspelt(_names_of(node), node.span)
+
+
+def _misspelt(names: Iterable[tuple[str, str]], span: Span) -> Iterator[Diagnostic]:
+    for what, name in names:
+        place = name.removeprefix("/") if what in PLACES else name
+        if not PLAIN.fullmatch(place) and (place or what not in PLACES):
+            yield broken(f"the {what} {name!r} is no name", span)
+
+
+PLACES = ("place", "symbol")
+"""What may count from the root; a place may be empty too."""
+
+
+def _names(block: Block) -> Iterator[tuple[str, str]]:
+    yield "block", block.name
+    yield from (("size", size.name) for size in block.sizes)
+
+
+def _names_of_param(param: Param) -> Iterator[tuple[str, str]]:
+    yield "parameter", param.path
+    yield "init", param.init.rule
+    yield "type", param.dtype
+
+
+def _names_of(node: Node) -> Iterator[tuple[str, str]]:
+    yield "op", node.op
+    yield "place", node.label
+    for type in node.types:
+        yield "type", type.dtype
+        yield from (("symbol", symbol.name) for size in type.shape for symbol in size.symbols)
+    yield from (("region", region.name) for region in node.regions)
+    yield from (("option", name) for name in node.attributes)
+    yield from (("place", role) for role in node.params)
+    yield from (("place", view.param) for view in node.params.values())
+    call = node.call
+    if call is not None:
+        yield "block", call.block
+        yield from (("place", place) for place in (call.path, call.decide, call.store, *call.own))
+        yield from (("size", name) for name in call.sizes)
 
 
 def ids(subject: Subject) -> Iterator[Diagnostic]:

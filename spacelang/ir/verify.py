@@ -17,6 +17,7 @@ from spacelang.ir.graph import Graph
 from spacelang.ir.subject import Row, Subject
 
 STAGES: tuple[tuple[Row, ...], ...] = (
+    (structure.spelling,),
     (structure.names, structure.ids, structure.order, structure.forms),
     (structure.regions, structure.calls, structure.recursion),
     (declared.symbols, declared.options, declared.params),
@@ -38,7 +39,7 @@ STAGES: tuple[tuple[Row, ...], ...] = (
     ),
     (claims.storage, declared.reads),
 )
-WALKABLE = STAGES[:4]
+WALKABLE = STAGES[:5]
 """What must hold before a graph's uses, decisions and storages can be told."""
 INVARIANTS: Mapping[str, str] = {
     row.__name__: row.__doc__ or "" for stage in STAGES for row in stage

@@ -118,3 +118,18 @@ def test_inputs_as_text(text: str, found: Input | None) -> None:
     assert parsed(text) == found
     if found is not None:
         assert str(found) == text
+
+
+@pytest.mark.parametrize(
+    ("shapes", "says"),
+    [
+        (((4, 3), (1, 3)), r"SP303.*b is \[1, 3\], not \[2\*B, 3\] where B is a whole number"),
+        (((4, 3), (4, 3)), r"SP303.*b is \[4, 3\], not \[2\*B, 3\] where B is 4"),
+    ],
+)
+def test_one_size_is_one_number(shapes: tuple[tuple[int, ...], ...], says: str) -> None:
+    text = "space two { input a: [B, 3] input b: [2*B, 3] output concat([a, b], axis: 0) }"
+    model = Supernet(graph(text))
+    assert model(torch.zeros(4, 3), torch.zeros(8, 3)).shape == (12, 3)
+    with pytest.raises(SpaceError, match=says):
+        model(*map(torch.zeros, shapes))

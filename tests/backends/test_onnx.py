@@ -16,7 +16,9 @@ from spacelang.backends.onnx import runner
 from spacelang.backends.onnx.network import Network
 from spacelang.backends.onnx.stem import paired, wider
 from spacelang.backends.torch.deploy import deploy, deployment
-from spacelang.diagnostics import SpaceError
+from spacelang.backends.torch.supernet import Supernet
+from spacelang.diagnostics import Source, SpaceError
+from spacelang.loader import load
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -164,3 +166,17 @@ def test_names_of_the_graph_are_its_own(given: str, out: str) -> None:
     assert len({given, *made, *(c.name for c in graph.initializer)}) == 1 + len(made) + 1
     images = np.array([[-3, -2, -1], [0, 1, 2]], np.float32)
     assert (runner.Runner(content)(images) == np.maximum(images + 1, 0)).all()
+
+
+@pytest.mark.parametrize("affine", ["false", "true"])
+def test_a_norm_by_itself(affine: str) -> None:
+    text = f"""space bare {{
+      input x: [B, 3, 9, 9]
+      x = max_pool(x, 3) |> batch_norm(affine: {affine}) as norm
+      output mean(x, axes: [2, 3])
+    }}"""
+    model = Supernet(load(Source("bare.space", text))).eval()
+    with torch.no_grad():
+        model.get_buffer("norm.running_var").copy_(torch.tensor([0.5, 2, 3]))
+    x = torch.randn(1, 3, 9, 9)
+    assert relative(deploy(model, {}, runtime="onnxruntime")(x), model(x)) < 1e-5

@@ -249,3 +249,87 @@ def test_a_source_is_read_as_it_stands(tmp_path: Path) -> None:
     path.write_text("value = 2\n")
     os.utime(path, ns=times)
     assert module_of(path).value == 2
+
+
+@pytest.mark.parametrize(
+    ("found", "wanted"),
+    [
+        ([1.0], [float("nan")]),
+        ([float("nan")], [1.0]),
+        ([1.0], [float("inf")]),
+        ([float("inf")], [float("inf")]),
+        ([1.0], [0.0]),
+        ([1.0], [1.0, 1.0]),
+    ],
+)
+def test_what_is_no_number_and_what_is_nothing_are_never_near(
+    found: list[float], wanted: list[float]
+) -> None:
+    one, other = torch.tensor(found), torch.tensor(wanted)
+    assert relative(one, other) == float("inf")
+    bad, good = {"a": one, "b": torch.ones(1)}, {"a": other, "b": torch.ones(1)}
+    assert proof.worst(good, bad) == float("inf")
+    assert relative(torch.zeros(2), torch.zeros(2)) == relative(torch.ones(0), torch.ones(0)) == 0
+
+
+def test_weights_that_are_no_numbers_are_not_proved(tmp_path: Path) -> None:
+    model = Supernet(graph(VIT))
+    with torch.no_grad():
+        next(model.parameters()).fill_(float("nan"))
+    with pytest.raises(ProofError):
+        write_subnet(model, model.assignment, tmp_path / "subnet")
+    with pytest.raises(ProofError):
+        export(model.extract(), example(model.graph), tmp_path / "network.pt2")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_gradients_are_compared_in_every_mode(mode, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Supernet(graph(VIT))
+    network = model.extract()
+    seen: list[int] = []
+    whole = proof._gradients
+    monkeypatch.setattr(proof, "_gradients", lambda n: seen.append(len(whole(n))) or whole(n))
+    with mode():
+        assert all(p.outputs == p.gradients == 0 for p in prove(model, model.assignment, network))
+    assert seen == [len(list(network.parameters()))] * 2
+
+
+def test_a_proof_without_gradients_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Supernet(graph(VIT))
+    monkeypatch.setattr(proof, "_gradients", lambda _: {})
+    monkeypatch.setattr(proof, "_slices", lambda *_: {})
+    with pytest.raises(ProofError, match="no gradient"):
+        prove(model, model.assignment, model.extract())
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_model_of_other_numbers_is_rounded_and_proved(dtype: torch.dtype, tmp_path: Path) -> None:
+    model = supernet(VIT, torch.float64).to(dtype)
+    made = write_subnet(model, model.assignment, tmp_path / "subnet")
+    assert made.proof[0].outputs == made.proof[0].gradients == 0
+    assert next(model.parameters()).dtype == dtype
+    network = load_subnet(made.folder)
+    wanted = model.extract().float().state_dict()
+    assert all(torch.equal(t, wanted[n]) for n, t in network.state_dict().items())
+
+
+def test_a_norm_of_more_axes_than_modules_have(tmp_path: Path) -> None:
+    text = "space deep { input x: [B, 4, 2, 2, 2, 2] output batch_norm(x) as norm }"
+    assert write_subnet(Supernet(graph(text)), {}, tmp_path / "subnet").proof[0].outputs == 0
+
+
+def test_what_an_exporter_raises_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("onnxscript")
+    model = Supernet(graph(VIT))
+
+    def failing(*_: object, **__: object) -> None:
+        raise KeyError("aten.none")
+
+    monkeypatch.setattr(torch.onnx, "export", failing)
+    with pytest.raises(SpaceError, match=r"SP605.*torch\.onnx cannot(.|\n)*KeyError.*aten\.none"):
+        export(model.extract(), example(model.graph), tmp_path / "network.onnx")
+    monkeypatch.setattr(torch.export, "save", failing)
+    with pytest.raises(SpaceError, match=r"SP605.*torch\.export cannot write"):
+        export(model.extract(), example(model.graph), tmp_path / "network.pt2")
+    assert list(tmp_path.iterdir()) == []

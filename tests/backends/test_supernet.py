@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from itertools import product
+from pathlib import Path
 
 import pytest
 import torch
@@ -28,7 +29,9 @@ from torch import Tensor
 from spacelang.backends.torch.extract import Chosen, dense
 from spacelang.backends.torch.functions import sliced_linear
 from spacelang.backends.torch.proof import relative
+from spacelang.backends.torch.subnet import module_of
 from spacelang.backends.torch.supernet import Supernet
+from spacelang.backends.torch.supernet_source import print_supernet
 from spacelang.backends.torch.views import copies
 from spacelang.diagnostics import SpaceError
 from spacelang.ir.decision import Assignment
@@ -388,3 +391,76 @@ def test_outputs_for_training_are_not_computed_otherwise() -> None:
     scored(model(*images)).backward()
     assert model.side.weight.grad is None
     assert "side.weight" not in model.extract().state_dict()
+
+
+TABLED = """space tabled {
+  input x: [B, 4]
+  choose wide in {4, 8}
+  x = linear(x, wide) as stem
+  x = x + table([wide]) |i| { return i / 2 }
+  output linear(x, 3) as head
+  weights { _: entangle }
+}"""
+
+
+def test_a_pass_in_inference_mode_leaves_a_model_that_trains(tmp_path: Path) -> None:
+    """Tables are made at their first use and kept; those of a printed network too."""
+    path = tmp_path / "printed.py"
+    path.write_text(print_supernet(graph(TABLED)), "utf-8")
+    for model in (Supernet(graph(TABLED)), module_of(path).Network()):
+        x = torch.randn(2, 4)
+        with torch.inference_mode():
+            model.eval()(x)
+        model.train()(x.requires_grad_()).sum().backward()
+        assert x.grad is not None
+
+
+def test_a_copy_keeps_its_ties() -> None:
+    """An optimiser copied with a model moves the copy's weights; an added module comes along."""
+    model = Supernet(graph(TABLED))
+    model(torch.randn(2, 4))
+    model.extra = torch.nn.Linear(3, 3)
+    model.extra.weight = model.head.bias  # type: ignore[attr-defined]
+    model.dropping, model.checkpointing = False, True
+    seen: list[int] = []
+    model.register_forward_hook(lambda *_: seen.append(1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    twin, moved = copy.deepcopy((model, optimizer))
+    assert twin.extra.weight is twin.head.bias
+    assert twin.head.bias is not model.head.bias  # type: ignore[attr-defined]
+    assert (twin.dropping, twin.checkpointing) == (False, True)
+    assert twin.graph is model.graph
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    twin(torch.randn(2, 4)).sum().backward()
+    moved.step()
+    assert seen == [1]
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, before[name])
+        assert "extra" in name or not torch.equal(twin.get_parameter(name), before[name])
+
+
+def test_networks_of_a_program_stay_tied_in_a_copy() -> None:
+    class Two(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.other = Supernet(graph(TABLED)), Supernet(graph(TABLED))
+            self.other.head.bias = self.one.head.bias  # type: ignore[attr-defined]
+
+    twin = copy.deepcopy(Two())
+    assert twin.one.head.bias is twin.other.head.bias
+
+
+@pytest.mark.parametrize("length", [4, 5])
+def test_a_product_of_a_strided_vector(length: int) -> None:
+    stored = torch.randn(3, length, dtype=torch.float64, requires_grad=True)
+    bias = torch.randn(3, dtype=torch.float64, requires_grad=True)
+    x = torch.randn(8, dtype=torch.float64)[::2].requires_grad_()
+    assert torch.autograd.gradcheck(
+        lambda *given: sliced_linear(given[0], given[1][:, :4], given[2]), (x, stored, bias)
+    )
+
+
+def test_data_parallel_is_refused() -> None:
+    """Its replicas would read the weights of the first device; this is how it makes them."""
+    with pytest.raises(SpaceError, match=r"SP605.*DataParallel(.|\n)*DistributedDataParallel"):
+        Supernet(graph(TABLED))._replicate_for_data_parallel()

@@ -215,3 +215,18 @@ def test_what_is_no_weight_is_refused(state_dict: object, says: str) -> None:
     with pytest.raises(SpaceError, match=says):
         weights.load(model, state_dict)  # type: ignore[arg-type]
     assert all(torch.equal(before[name], t) for name, t in model.state_dict().items())
+
+
+def test_what_a_dialect_ignores_may_hold_anything() -> None:
+    text = """space s {
+      input x: [B, 2]
+      output linear(x, 3) as f
+      names other { extra: none }
+    }"""
+    model = Supernet(graph(text))
+    given = {**model.state_dict(), "extra.weight": torch.full((2,), float("nan"))}
+    weights.load(model, given, names="other")
+    with pytest.raises(SpaceError, match=r"SP702.*f\.bias holds"):
+        weights.load(model, {**given, "f.bias": torch.full((3,), float("inf"))}, names="other")
+    with pytest.raises(SpaceError, match=r"SP702.*extra"):
+        weights.load(model, given)
