@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -348,3 +349,9 @@ def test_images_without_a_record_are_left_out(place: Place, tmp_path: Path) -> N
     assert isinstance(records, Records)
     assert 0 < good.sum() < len(ids)
     assert (replay.words(0, ids)[~good] == 0).all()
+
+
+def test_without_pillow_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "PIL.Image", None)
+    with pytest.raises(ImportError, match=r"spacelang-nas\[data\]"):
+        TinyvitAugmentation().check()

@@ -65,7 +65,11 @@ class TinyvitAugmentation:
 
     def check(self) -> None:
         """ImportError without Pillow."""
-        import_module("PIL.Image")
+        try:
+            import_module("PIL.Image")
+        except ImportError as missing:
+            text = f"--aug tinyvit: {missing}; pip install 'spacelang-nas[data]'"
+            raise ImportError(text, name=missing.name) from missing
 
     @property
     def version(self) -> str:
