@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from command import SPACE, TINY, data, good, run
 
 import spacelang
 from spacelang.cli.main import COMMANDS, SECTIONS, commands
+from spacelang.cli.output import tracked
 from spacelang.diagnostics import CODES
 
 
@@ -149,6 +151,13 @@ def test_fmt_writes_the_canonical_form_once(small: Path) -> None:
     }
     assert small.read_text() == once
     assert good("fmt", "--check", small) == ""
+
+
+def test_an_empty_budget_says_in_the_document_what_could_be_reached() -> None:
+    found = data("count", TINY, "--where", "params <= 1")
+    assert found["size"] == "0"
+    assert any("5" in note for note in found["notes"])
+    assert "notes" not in data("count", TINY)
 
 
 def test_fmt_of_stdin_goes_to_stdout(small: Path) -> None:
@@ -356,3 +365,19 @@ def _wait_until_it_reads(pid: int) -> None:
         if words[:2] == ["0", "0x0"]:
             return
     pytest.fail("the command did not come to read its input")
+
+
+def test_what_takes_long_has_a_bar_on_a_terminal_alone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Terminal(StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    assert list(tracked("abc", "computing")) == ["a", "b", "c"]
+    assert capsys.readouterr() == ("", "")
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    assert list(tracked("abc", "computing", 3)) == ["a", "b", "c"]
+    assert "computing" in screen.getvalue()
+    assert "3/3" in screen.getvalue()

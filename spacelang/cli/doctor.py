@@ -15,11 +15,11 @@ from click.exceptions import Exit
 
 from spacelang.cli import options, runs
 from spacelang.cli.errors import UNVERIFIED
-from spacelang.cli.output import emit, say
+from spacelang.cli.output import emit, say, tracked
 from spacelang.diagnostics import SpaceError, error
 from spacelang.files import MARKER, sha256
 from spacelang.journal import read_journal
-from spacelang.manifest import GRAPH, MANIFEST, MAX_MANIFEST
+from spacelang.manifest import GRAPH, MANIFEST, read_object
 
 State = Literal["ok", "missing", "changed", "damaged", "torn"]
 # A torn last line is what a killed process leaves, and is dropped by the next one.
@@ -48,7 +48,7 @@ def doctor(folder: str, as_json: bool) -> None:
 
     Nothing is changed. Exit 5: something is missing, changed or damaged.
     """
-    found = list(examined(Path(folder)))
+    found = list(tracked(examined(Path(folder)), "comparing"))
     if not found:
         raise SpaceError(
             error("SP702", f"{folder} holds no record of hashes").hint(
@@ -99,12 +99,8 @@ def _of_manifest(here: Path, folder: Path) -> Iterator[Finding]:
     """The files that `manifest.json` lists: name -> {sha256, size}, or name -> sha256."""
     shown = str((here / MANIFEST).relative_to(folder))
     try:
-        if (here / MANIFEST).stat().st_size > MAX_MANIFEST:
-            raise ValueError("larger than 1 MiB")
-        data: object = json.loads((here / MANIFEST).read_bytes())
-        files = cast("Mapping[str, object]", data)["files"]
-        listed = dict(cast("Mapping[str, object]", files))
-    except (ValueError, TypeError, KeyError, RecursionError) as failed:
+        listed = dict(cast("Mapping[str, object]", read_object(here / MANIFEST)["files"]))
+    except (ValueError, TypeError, KeyError) as failed:
         yield Finding(shown, "damaged", f"unreadable: {failed}")
         return
     yield Finding(shown, "ok", f"lists {len(listed)} files")

@@ -9,15 +9,15 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, TextIO
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, TextIO, TypeVar
 
 from spacelang.render import visible
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import Progress
 
+Item = TypeVar("Item")
 # Where the output is no terminal, tables are as wide as their content asks for, up to this.
 WIDE = 200
 _STYLES = {"error": "1;31", "warning": "1;33", "good": "1;32", "bold": "1", "dim": "2"}
@@ -142,24 +142,20 @@ def decimal(number: int) -> str:
         sys.set_int_max_str_digits(limit)
 
 
-def progress() -> Progress:
-    """A progress bar on stderr; where that is no terminal it stays silent."""
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+def tracked(items: Iterable[Item], what: str, total: int | None = None) -> Iterator[Item]:
+    """The items, with a bar on stderr while they are worked on; where that is no terminal none."""
+    if not sys.stderr.isatty():
+        yield from items
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    return Progress(
+    bar = Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        TimeRemainingColumn(),
         console=console(sys.stderr),
-        disable=not sys.stderr.isatty(),
         transient=True,
     )
+    with bar:
+        yield from bar.track(items, total, description=what)

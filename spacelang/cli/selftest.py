@@ -13,7 +13,7 @@ from click.exceptions import Exit
 from spacelang import __version__
 from spacelang.cli import options
 from spacelang.cli.errors import UNVERIFIED
-from spacelang.cli.output import emit, pairs, table
+from spacelang.cli.output import emit, pairs, table, tracked
 from spacelang.diagnostics import SpaceError
 
 LIBRARIES = ("torch", "lark", "networkx", "numpy", "safetensors", "click", "rich", "triton", "timm")
@@ -89,7 +89,8 @@ def selftest(as_json: bool) -> None:
     """Compute a handful of published figures, and say what is installed. Exit 5: one is wrong."""
     started = time.perf_counter()
     versions = {"spacelang": __version__, "python": platform.python_version(), **_versions()}
-    checks = [_checked(name, *row) for name, row in GOLDEN.items()]
+    wanted = tracked(GOLDEN.items(), "computing", len(GOLDEN))
+    checks = [_checked(name, *row) for name, row in wanted]
     seconds = round(time.perf_counter() - started, 3)
     good = all(check["ok"] for check in checks)
     if as_json:

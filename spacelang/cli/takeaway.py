@@ -13,7 +13,7 @@ import click
 from spacelang import plugins
 from spacelang.cli import options, runs
 from spacelang.cli.errors import nearest
-from spacelang.cli.output import both, emit, pairs, say
+from spacelang.cli.output import both, emit, pairs, say, tracked
 from spacelang.cli.search import engine_settings
 from spacelang.cli.train import recipe
 from spacelang.diagnostics import SpaceError, error
@@ -138,7 +138,10 @@ def export(
     folder = Path(output) if output is not None else folder
     folder.mkdir(parents=True, exist_ok=True)
     write = runs.work(backend, "export")
-    made: list[Any] = [write(network, inputs, folder / f"{name}.{ending}") for ending in wanted]
+    files = [folder / f"{name}.{ending}" for ending in wanted]
+    made: list[Any] = [
+        write(network, inputs, file) for file in tracked(files, "exporting", len(files))
+    ]
     if as_json:
         emit({"exports": [{"file": str(m.path), "difference": m.difference} for m in made]})
         return
