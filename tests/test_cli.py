@@ -153,13 +153,6 @@ def test_fmt_writes_the_canonical_form_once(small: Path) -> None:
     assert good("fmt", "--check", small) == ""
 
 
-def test_an_empty_budget_says_in_the_document_what_could_be_reached() -> None:
-    found = data("count", TINY, "--where", "params <= 1")
-    assert found["size"] == "0"
-    assert any("5" in note for note in found["notes"])
-    assert "notes" not in data("count", TINY)
-
-
 def test_fmt_of_stdin_goes_to_stdout(small: Path) -> None:
     assert good("fmt", "-", stdin="let   a=1") == "let a = 1\n"
     assert run("fmt", "--check", "-", stdin="let   a=1").exit_code == 5
