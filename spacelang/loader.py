@@ -48,10 +48,15 @@ def load(address: str | Path | Source, /, **parameters: object) -> Graph:
     source, name = open_address(address)
     if is_ir(source):
         return read_graph(source, name, parameters)
+    library, scope = _opened(source)
+    return from_scope(scope, name, source, library, parameters)
+
+
+def _opened(source: Source) -> tuple[Library, Scope]:
+    """The names of a text, and the files that it uses: those beside it, where it is a file."""
     folder = None if source.name.startswith("<") else Path(source.name).parent
     library = Library(folder)
-    scope = library.scope(parse(source), folder)
-    return from_scope(scope, name, source, library, parameters)
+    return library, library.scope(parse(source), folder)
 
 
 def load_hull(address: str | Path | Source, /, **parameters: object) -> Graph:
@@ -63,9 +68,7 @@ def load_hull(address: str | Path | Source, /, **parameters: object) -> Graph:
     if is_ir(source):
         found = error("SP701", f"{source.name} is a graph: what its ranges may become is not in it")
         raise SpaceError(found.hint("name the .space file that it was made from"))
-    folder = None if source.name.startswith("<") else Path(source.name).parent
-    library = Library(folder)
-    scope = library.scope(parse(source), folder)
+    library, scope = _opened(source)
     return from_scope(scope, name, source, library, parameters, hulls=True)
 
 
@@ -75,9 +78,8 @@ def load_program(address: str | Path | Source, /) -> Program:
     source, name = open_address(address)
     if is_ir(source):
         raise SpaceError(error("SP209", f"{source.name} is one graph, no program"))
-    folder = None if source.name.startswith("<") else Path(source.name).parent
-    library = Library(folder)
-    return program_of(library.scope(parse(source), folder), name, source, library)
+    library, scope = _opened(source)
+    return program_of(scope, name, source, library)
 
 
 def named_program(address: str | Path | Source, /) -> bool:
@@ -124,9 +126,7 @@ def load_after(address: str | Path | Source, step: str, /, **parameters: object)
     if is_ir(source):
         until(())
         return read_graph(source, name, parameters)
-    folder = None if source.name.startswith("<") else Path(source.name).parent
-    library = Library(folder)
-    scope = library.scope(parse(source), folder)
+    library, scope = _opened(source)
     return from_scope(scope, name, source, library, parameters, until=until)
 
 

@@ -27,6 +27,19 @@ MAX_GRAPH = 256 << 20
 COMPILE = "compile SPACE"
 
 
+def read_object(path: Path, most: int = MAX_MANIFEST) -> dict[str, object]:
+    """The JSON object of a file of at most so many bytes (ValueError says what else it is)."""
+    if path.stat().st_size > most:
+        raise ValueError(f"it is larger than {most >> 20} MiB")
+    try:
+        data: object = json.loads(path.read_bytes())
+    except RecursionError as failed:
+        raise ValueError("it is nested too deep") from failed
+    if not isinstance(data, dict):
+        raise ValueError("it is no JSON object")
+    return cast("dict[str, object]", data)
+
+
 def read_manifest(folder: Path, writer: str = COMPILE) -> Mapping[str, object]:
     """What a folder says of itself (SP702 where it says nothing that can be read); `writer` is the
     command that writes such folders."""
@@ -34,16 +47,9 @@ def read_manifest(folder: Path, writer: str = COMPILE) -> Mapping[str, object]:
     try:
         if not path.is_file():
             raise unusable(folder, f"it has no {MANIFEST}", writer)
-        if path.stat().st_size > MAX_MANIFEST:
-            raise unusable(
-                folder, f"its {MANIFEST} is larger than {MAX_MANIFEST >> 20} MiB", writer
-            )
-        data: object = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as failed:
+        return read_object(path)
+    except ValueError as failed:
         raise unusable(folder, f"its {MANIFEST} cannot be read: {failed}", writer) from failed
-    if not isinstance(data, dict):
-        raise unusable(folder, f"its {MANIFEST} is no JSON object", writer)
-    return cast("Mapping[str, object]", data)
 
 
 def kind_of(folder: Path) -> object:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from command import SPACE, TINY, data, good, run
 
 import spacelang
 from spacelang.cli.main import COMMANDS, SECTIONS, commands
+from spacelang.cli.output import working
 from spacelang.diagnostics import CODES
 
 
@@ -398,3 +400,22 @@ def _wait_until_it_reads(pid: int) -> None:
         if words[:2] == ["0", "0x0"]:
             return
     pytest.fail("the command did not come to read its input")
+
+
+def test_what_takes_long_has_a_bar_on_a_terminal_alone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Terminal(StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    with working("computing") as done:
+        done()
+    assert capsys.readouterr() == ("", "")
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    with working("computing", 3) as done:
+        for _ in range(3):
+            done()
+    assert "computing" in screen.getvalue()
+    assert "3/3" in screen.getvalue()

@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 from command import SHIPPED, SPACE, data, good, refused, run
 
+from spacelang.diagnostics import VerificationError
+
 
 @pytest.fixture
 def small(tmp_path: Path) -> Path:
@@ -124,7 +126,7 @@ def test_compile_one_network_for_inference(runtime: str, tmp_path: Path) -> None
     assert data("cost", tmp_path / "one")["macs"] > 0
     name = "network.onnx" if runtime == "onnxruntime" else "weights.safetensors"
     _flip(tmp_path / "one" / name)
-    with pytest.raises(spacelang.SpaceError, match=f"SP702.*{name} was changed"):
+    with pytest.raises(VerificationError, match=f"SP702.*{name} was changed"):
         spacelang.load_deployed(tmp_path / "one")
     with pytest.raises(spacelang.SpaceError, match=r"SP702.*no manifest\.json"):
         spacelang.load_deployed(tmp_path)

@@ -37,7 +37,7 @@ from spacelang.backends.torch.recipe import Recipe
 from spacelang.backends.torch.run import read_log
 from spacelang.backends.torch.steady import NotFinite
 from spacelang.backends.torch.training import load_trained
-from spacelang.diagnostics import SpaceError
+from spacelang.diagnostics import SpaceError, VerificationError
 from spacelang.engines.cyclic_differentiable import CyclicDifferentiable
 from spacelang.engines.derive import Derivation
 from spacelang.engines.protocol import Forward, LossTerm, Samples, Score, Slots, StepPlan
@@ -494,6 +494,11 @@ def test_other_settings_are_another_run(whole: Path, data: Dataset, tmp_path: Pa
     broken = tmp_path / "copy"
     broken.mkdir()
     with pytest.raises(SpaceError, match="cannot be read"):
+        open_program(broken)
+    shutil.copytree(whole / "program", broken / "program")
+    changed = next((broken / "program").glob("*.spaceir"))
+    changed.write_text(changed.read_text() + "\n")
+    with pytest.raises(VerificationError, match="is not as it was written"):
         open_program(broken)
 
 

@@ -34,6 +34,7 @@ from spacelang.cli.options import literal
 from spacelang.diagnostics import SpaceError, error
 from spacelang.engines.pool import encoding
 from spacelang.statistics import wilson
+from spacelang.syntax.literal import literal as written
 
 SMALL: Mapping[str, object] = {
     "image": 8,
@@ -253,10 +254,10 @@ def test_commands_repeat_the_run(
 
 
 @pytest.mark.parametrize(
-    "text", ["8", "3.5", "{8, 16}", "48..80 by 16", "[2, 2, 6]", "true", '"product"']
+    "text", ["8", "3.5", "{8, 16}", "48..80 by 16", "[2, 2, 6]", "true", "none", '"product"']
 )
 def test_parameters_are_written_as_they_are_read(text: str) -> None:
-    assert quickstart.literal(literal("name", text)) == text
+    assert written(literal("name", text)) == text
 
 
 def test_the_table(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -131,7 +131,7 @@ def test_the_command(folder: Path) -> None:
         ('{"engine": "evolution", "candidates": [{"number": 1}]}', "KeyError 'generation'"),
         ('{"engine": "evolution", "candidates": 3}', "TypeError"),
         ('{"engine": "evolution"}', "KeyError"),
-        ("3", "no record of a search"),
+        ("3", "it is no JSON object"),
     ],
 )
 def test_damaged_records(tmp_path: Path, text: str, said: str) -> None:

@@ -13,7 +13,6 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from fractions import Fraction
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal, cast
@@ -39,10 +38,9 @@ from spacelang.engines.pool import Pool
 from spacelang.engines.settings import check, configure
 from spacelang.files import atomic_write
 from spacelang.ir.decision import Assignment
-from spacelang.ir.dim import Dim
 from spacelang.ir.graph import Graph
 from spacelang.loader import load
-from spacelang.syntax.values import Candidates, Numbers
+from spacelang.syntax.literal import literal
 
 # What reached 0.98 on 5,000 digits; other images get it too, with the variation of photographs.
 RECIPE: Mapping[str, object] = MappingProxyType(
@@ -305,29 +303,6 @@ def options_json(options: Options) -> Json:
         "backend": backend,
         "require_fused": required,
     }
-
-
-def literal(value: object) -> str:
-    """A parameter of a space as the language writes it."""
-    match value:
-        case bool():
-            return "true" if value else "false"
-        case str():
-            return json.dumps(value)
-        case Fraction():
-            return str(int(value)) if value.denominator == 1 else str(float(value))
-        case Dim() if value.constant is not None:
-            return literal(value.constant)
-        case Numbers(start, stop, step, open_):
-            return f"{literal(start)}{'..<' if open_ else '..'}{literal(stop)} by {literal(step)}"
-        case Candidates(items):
-            return "{" + ", ".join(map(literal, items)) + "}"
-        case set() | frozenset():
-            return "{" + ", ".join(map(literal, sorted(value))) + "}"
-        case list() | tuple():
-            return f"[{', '.join(map(literal, value))}]"
-        case _:
-            return str(value)
 
 
 __all__ = ["RECIPE", "Options", "main", "run"]

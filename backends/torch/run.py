@@ -32,7 +32,7 @@ from spacelang.diagnostics import Source, SpaceError, error
 from spacelang.files import LOCK_NAME, MARKER, Lock, PathLike, atomic_write, sweep
 from spacelang.ir.graph import Graph
 from spacelang.ir.text import write
-from spacelang.manifest import unverified
+from spacelang.manifest import read_object, unverified
 from spacelang.syntax.ir_parse import CHARACTERS
 from spacelang.syntax.ir_text import read
 
@@ -154,16 +154,14 @@ def read_record(folder: PathLike) -> Json:
     """What `run.json` of a folder says (SP702 if there is none, or it cannot be read)."""
     place = Path(folder) / RECORD
     try:
-        if place.stat().st_size > MAX_RECORD:
-            raise ValueError("it is larger than 1 MiB")
-        found: object = json.loads(place.read_text("utf-8"))
+        found = read_object(place)
     except FileNotFoundError as missing:
         raise SpaceError(error("SP702", f"{folder}: no run ({RECORD} is missing)")) from missing
-    except (ValueError, RecursionError) as problem:
+    except ValueError as problem:
         raise SpaceError(error("SP702", f"{place}: cannot be read: {problem}")) from problem
-    if not isinstance(found, dict) or cast(Json, found).get("format") != FORMAT:
+    if found.get("format") != FORMAT:
         raise SpaceError(error("SP702", f"{place}: not a run of this version"))
-    return cast(Json, found)
+    return found
 
 
 def part(record: Json, name: str, kind: type[Part]) -> Part:

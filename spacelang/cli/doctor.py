@@ -19,7 +19,7 @@ from spacelang.cli.output import emit, say, working
 from spacelang.diagnostics import SpaceError, error
 from spacelang.files import MARKER, sha256
 from spacelang.journal import read_journal
-from spacelang.manifest import GRAPH, MANIFEST, MAX_MANIFEST
+from spacelang.manifest import GRAPH, MANIFEST, read_object
 
 State = Literal["ok", "missing", "changed", "damaged", "torn"]
 # A torn last line is what a killed process leaves, and is dropped by the next one.
@@ -100,12 +100,8 @@ def _of_manifest(here: Path, folder: Path) -> Iterator[Finding]:
     """The files that `manifest.json` lists: name -> {sha256, size}, or name -> sha256."""
     shown = str((here / MANIFEST).relative_to(folder))
     try:
-        if (here / MANIFEST).stat().st_size > MAX_MANIFEST:
-            raise ValueError("larger than 1 MiB")
-        data: object = json.loads((here / MANIFEST).read_bytes())
-        files = cast("Mapping[str, object]", data)["files"]
-        listed = dict(cast("Mapping[str, object]", files))
-    except (ValueError, TypeError, KeyError, RecursionError) as failed:
+        listed = dict(cast("Mapping[str, object]", read_object(here / MANIFEST)["files"]))
+    except (ValueError, TypeError, KeyError) as failed:
         yield Finding(shown, "damaged", f"unreadable: {failed}")
         return
     yield Finding(shown, "ok", f"lists {len(listed)} files")

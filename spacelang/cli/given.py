@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from spacelang.diagnostics import NOWHERE, Diagnostic, SpaceError
 
@@ -31,11 +30,13 @@ def shown_at(
     diagnostics: Iterable[Diagnostic], address: str, settings: Mapping[str, object]
 ) -> Iterator[Diagnostic]:
     """Diagnostics with a place, each with the parameters that are set."""
+    from spacelang.syntax.literal import literal
+
     places = _declared(address, settings) if settings else {}
     for found in diagnostics:
         if found.primary.span.source is not NOWHERE.source:
             for name, span in places.items():
-                found = found.also(span, f"--set {name}={text_of(settings[name])}")
+                found = found.also(span, f"--set {name}={literal(settings[name])}")
         yield found
 
 
@@ -66,24 +67,3 @@ def _declared(address: str, settings: Mapping[str, object]) -> dict[str, Span]:
     except SpaceError:
         return found
     return found
-
-
-def text_of(value: object) -> str:
-    """A setting as the language writes it, shortly."""
-    from spacelang.cli.options import spelled
-
-    match value:
-        case bool() | None:
-            return {True: "true", False: "false", None: "none"}[value]
-        case str():
-            return f'"{value}"'
-        case Fraction() if value.denominator == 1:
-            return str(value.numerator)
-        case tuple():
-            return f"[{', '.join(map(text_of, cast('tuple[object, ...]', value)))}]"
-        case _:
-            made = spelled(value)
-            if isinstance(made, dict):
-                items = cast("dict[str, list[object]]", made)["set"]
-                return "{" + ", ".join(map(str, items)) + "}"
-            return str(made)

@@ -204,21 +204,22 @@ def count(
     """The exact number of architectures, all or those within a budget.
 
     Where no exact table fits into memory, exact lower and upper bounds are printed instead. What
-    an empty budget could reach stands on stderr.
+    an empty budget could reach stands on stderr, with --json in the document.
     """
     from spacelang.analysis.queries import why_empty
 
     graph = options.load(space, settings, after)
     with working("counting"):
         size = graph.size(where=where)
-    if size == 0:
-        for found in why_empty(graph, where).diagnostics:
-            for note in found.notes:
-                complain(f"note: {note}")
+    empty = why_empty(graph, where).diagnostics if size == 0 else ()
+    notes = [note for found in empty for note in found.notes]
     if as_json:
-        emit({"name": graph.name, "where": where, **_size(size)})
-    else:
-        say(size_text(size))
+        more = {"notes": notes} if notes else {}
+        emit({"name": graph.name, "where": where, **_size(size), **more})
+        return
+    for note in notes:
+        complain(f"note: {note}")
+    say(size_text(size))
 
 
 @click.command(short_help="Architectures drawn exactly uniformly, one a line.")

@@ -23,13 +23,12 @@ from spacelang import plugins
 from spacelang.cli.artifact import read_artifact, read_graph
 from spacelang.diagnostics import SpaceError, error
 from spacelang.files import atomic_write
-from spacelang.manifest import GRAPH, unverified
+from spacelang.manifest import GRAPH, read_object, unverified
 
 if TYPE_CHECKING:
     from spacelang.ir.graph import Graph
 
 RECORD, SETTINGS, SEARCH, STORE = "run.json", "settings.json", "search", "store.json"
-MAX_RECORD = 1 << 20
 Json = dict[str, object]
 # What settings.json may hold; what it lacks was not given.
 KEPT: Mapping[str, tuple[type, ...]] = MappingProxyType(
@@ -148,14 +147,9 @@ def data_of(folder: Path) -> str:
 
 def _read(path: Path) -> Json:
     try:
-        if path.stat().st_size > MAX_RECORD:
-            raise ValueError("it is larger than 1 MiB")
-        data: object = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as failed:
+        return read_object(path)
+    except ValueError as failed:
         raise SpaceError(error("SP702", f"{path} cannot be read: {failed}")) from failed
-    if not isinstance(data, dict):
-        raise SpaceError(error("SP702", f"{path} is no JSON object"))
-    return cast(Json, data)
 
 
 def data_for(backend: str, spec: str, graph: Graph) -> Any:

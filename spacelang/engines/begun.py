@@ -17,9 +17,9 @@ from typing import Any, cast
 
 from spacelang.diagnostics import SpaceError, error
 from spacelang.files import atomic_write
+from spacelang.manifest import read_object
 
 BEGUN = "begun.json"
-MAX_RECORD = 1 << 20  # bytes
 KINDS = {"settings": dict, "seed": int, "baselines": bool, "ended": bool}
 
 
@@ -39,16 +39,10 @@ def begun(folder: Path) -> dict[str, Begun]:
     cannot be read)."""
     place = folder / BEGUN
     try:
-        if place.stat().st_size > MAX_RECORD:
-            raise ValueError("it is larger than 1 MiB")
-        content: object = json.loads(place.read_bytes())
-        if not isinstance(content, dict):
-            raise ValueError("it is no JSON object")
-        entries = cast(Mapping[str, object], content)
-        return {name: _entry(entry) for name, entry in entries.items()}
+        return {name: _entry(entry) for name, entry in read_object(place).items()}
     except FileNotFoundError:
         return {}
-    except (ValueError, RecursionError) as failed:
+    except ValueError as failed:
         found = error("SP702", f"{place} cannot be read: {failed}")
         raise SpaceError(found.hint("remove it, and say again how the search is set")) from failed
 

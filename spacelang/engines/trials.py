@@ -22,6 +22,7 @@ from spacelang.diagnostics import SpaceError, error
 from spacelang.files import PathLike
 from spacelang.ir.decision import Plain
 from spacelang.ir.known import FIGURES
+from spacelang.manifest import read_object
 
 GROUP, SEARCH = "spacelang.engines", "search"
 MAX_RECORD = 1 << 28
@@ -66,15 +67,10 @@ def read_trials(folder: PathLike, engine: str | None = None) -> list[Trial]:
 
 
 def _record(path: Path) -> Mapping[str, Any]:
-    if path.stat().st_size > MAX_RECORD:
-        raise SpaceError(error("SP702", f"{path} cannot be read: it is larger than 256 MiB"))
     try:
-        record = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as failed:
+        return read_object(path, MAX_RECORD)
+    except ValueError as failed:
         raise SpaceError(error("SP702", f"{path} cannot be read: {failed}")) from failed
-    if not isinstance(record, dict):
-        raise SpaceError(error("SP702", f"{path} is no record of a search"))
-    return cast(Mapping[str, Any], record)
 
 
 def _trials(path: Path, record: Mapping[str, Any]) -> list[Trial]:
