@@ -77,6 +77,16 @@ def test_a_table_counts_once_for_equal_options() -> None:
     assert held(0, 1) == held(1, 0, 1) == 2 * held(0)
 
 
+def test_a_table_with_a_label_counts_wherever_it_stands() -> None:
+    """Each is a buffer, and what is read is one more."""
+    of = "take(parameter([9]) as t{}, clipped_index(4, 4, axis: 0, reach: 3) as index{})"
+    graph = made("output " + " + ".join(of.format(i, i) for i in range(3)))
+    model = compile(graph)
+    model(torch.zeros(1, 16))
+    found = memory.held_bytes(graph) - memory.weight_bytes(graph) - 16 * 4
+    assert found == sum(t.numel() * t.element_size() for t in model.buffers()) == 4 * 16 * 16 * 8
+
+
 def test_the_limit_can_be_set() -> None:
     graph = made("output linear(x, 8) as f")
     needed = memory.held_bytes(graph)

@@ -16,9 +16,10 @@ import numpy as np
 
 from spacelang.backends.onnx.emit import Emit, Work
 from spacelang.backends.onnx.network import MICROSOFT, Tensor
-from spacelang.backends.onnx.products import biased, letters
+from spacelang.backends.onnx.products import biased
 from spacelang.ir.dim import Dim
 from spacelang.ir.node import Node, Value
+from spacelang.ops.patterns import letters
 
 
 @dataclass(frozen=True)

@@ -13,29 +13,10 @@ from collections.abc import Mapping, Sequence
 from math import prod
 
 from spacelang.backends.onnx.network import MICROSOFT, Network, Tensor
+from spacelang.ops.patterns import Letters, letters
 
 LANES = 16  # channels that the runtime has side by side in the maps of convolutions
 TO_ROWS, TO_MAPS = [0, 2, 3, 1], [0, 3, 1, 2]
-
-
-Letters = tuple[str, ...]
-
-
-def letters(pattern: str, *ranks: int) -> tuple[Letters, ...]:
-    """The letters of each operand, of so many axes, and of the result; the ellipsis is spread over
-    letters of its own."""
-    left, _, out = pattern.replace(" ", "").partition("->")
-    parts = left.split(",")
-    spare = [c for c in "ABCDEFGHIJKLMNOPQRSTUVWXYZ" if c not in pattern]
-    counts = [rank - len(part.replace("...", "")) for part, rank in zip(parts, ranks, strict=True)]
-    most = max(counts)
-
-    def spelled(part: str, count: int) -> Letters:
-        before, mark, after = part.partition("...")
-        return (*before, *(spare[most - count : most] if mark else ()), *after)
-
-    given = (spelled(part, count) for part, count in zip(parts, counts, strict=True))
-    return (*given, spelled(out, most))
 
 
 def einsum(net: Network, pattern: str, operands: Sequence[Tensor]) -> Tensor:

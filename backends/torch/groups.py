@@ -27,7 +27,6 @@ from spacelang.passes.attention_parts import Attention, Operand, Table, Term
 from spacelang.passes.fuse_cascade import Cascade
 from spacelang.passes.fuse_chains import Mixture, Mlp
 from spacelang.passes.fuse_depthwise import Depthwise, Gate
-from spacelang.passes.fused_cost import group_of
 from spacelang.passes.fusion import Group, making
 
 Row = Callable[["Work", Any], fx.Node]
@@ -303,4 +302,4 @@ def _regions(term: Term) -> Node:
     return Node(-1, "shift_regions", attributes=term.index.node.attributes)
 
 
-__all__ = ["ROWS", "group_of", "lower_group", "takes"]
+__all__ = ["ROWS", "lower_group", "takes"]

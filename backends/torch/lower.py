@@ -25,7 +25,7 @@ from spacelang.backends.torch.frame import Frame, Number, Size, one_or_all
 from spacelang.backends.torch.functions import scale_samples, sliced_linear, with_room
 from spacelang.backends.torch.fused import products as fused
 from spacelang.backends.torch.fused.convolution import conv2d
-from spacelang.backends.torch.groups import group_of, lower_group, takes
+from spacelang.backends.torch.groups import lower_group, takes
 from spacelang.backends.torch.ports import (
     ORDER,
     Entries,
@@ -44,6 +44,7 @@ from spacelang.ir.dim import Dim
 from spacelang.ir.graph import Graph, Instance
 from spacelang.ir.node import Call, Node, Value
 from spacelang.ir.param import Gather
+from spacelang.passes.fused_cost import group_of
 
 Library = Literal["", "triton", "fused"]
 """Whose kernels compute fused groups."""

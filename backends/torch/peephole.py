@@ -27,6 +27,7 @@ from torch.fx import Node
 from torch.fx.node import map_arg
 
 from spacelang.backends.torch.mixing import mixed
+from spacelang.ops.patterns import letters
 
 UNARY = frozenset(
     {torch.relu, F.gelu, F.silu, torch.sigmoid, F.hardsigmoid, F.hardswish, torch.tanh}
@@ -318,24 +319,6 @@ class Rewriter:
         if node.target is not torch.relu or not isinstance(x, Node) or len(x.users) > 1:
             return None
         return self.call(node, torch.relu_, shape(node), x) if x.target in fresh else None
-
-
-def letters(pattern: str, first: int, second: int) -> tuple[tuple[str, ...], ...]:
-    """The axes of both operands and of the result, an ellipsis spread over letters of its own."""
-    left, _, out = pattern.replace(" ", "").partition("->")
-    a, _, b = left.partition(",")
-    used = {*a, *b, *out}
-    free = [c for c in "ABCDEFGHIJKLMNOPQRSTUVWXYZ" if c not in used]
-    spread = [
-        free[: rank - len(part.replace("...", ""))] for part, rank in ((a, first), (b, second))
-    ]
-    longest = max(spread, key=len)
-
-    def spelled(part: str, own: Sequence[str]) -> tuple[str, ...]:
-        before, dots, after = part.partition("...")
-        return (*before, *(own if dots else ()), *after)
-
-    return spelled(a, spread[0]), spelled(b, spread[1]), spelled(out, longest)
 
 
 def _einsum(node: Node) -> tuple[tuple[tuple[str, ...], ...], Node, Node] | None:

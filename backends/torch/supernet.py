@@ -35,6 +35,8 @@ from spacelang.ir.decision import Assignment
 from spacelang.ir.dialect import dotted
 from spacelang.ir.graph import Graph
 
+KEPT = 4_096  # index tables; a network reads far fewer
+
 SHARED = frozenset({"graph", "lowering", "plain", "_program", "_plan", "_all"})
 """What a copy has in common with its model, or makes anew: nothing in it is trained."""
 
@@ -49,6 +51,7 @@ class Supernet(nn.Module):
         self.lowering = lowering or lowering_of(graph)
         self._program = Program(self.lowering)
         self._tables: dict[TableKey, str] = {}
+        self._made = 0  # tables, those among them that are not kept any more
         self._all: Plan | None = None
         self.checkpointing = False  # work the inside of blocks out again in the backward pass
         self.dropping = True  # paths, in training
@@ -193,16 +196,20 @@ class Supernet(nn.Module):
         return getattr(module, name)
 
     def index_table(self, key: TableKey) -> Tensor:
-        """The entries of an index table, kept from its first use on."""
-        name = self._tables.get(key)
+        """The entries of an index table; the `KEPT` that were read last are kept."""
+        name = self._tables.pop(key, None)
         if name is None:
-            name = self._tables[key] = f"_table_{len(self._tables)}"
+            name = f"_table_{self._made}"
+            self._made += 1
             like = next(self.parameters(), torch.empty(0))
             with torch.inference_mode(False):  # it is kept, and training reads it too
                 entries = tables.table(key).to(like.device)
                 if entries.is_floating_point():
                     entries = entries.to(like.dtype)
             self.register_buffer(name, entries, persistent=False)
+        self._tables[key] = name  # the last of all, now
+        if len(self._tables) > KEPT:
+            delattr(self, self._tables.pop(next(iter(self._tables))))
         return getattr(self, name)
 
     # Copies.

@@ -25,7 +25,7 @@ import triton
 from torch import Tensor
 
 from spacelang.backends.triton import attention_kernels as kernels
-from spacelang.backends.triton.launch import launches, operator, refusal
+from spacelang.backends.triton.launch import launches, operator, refusal, wide
 
 NAME = "attention"
 Term = tuple[Tensor, Tensor]  # tables [H or 1, R, C, ...], index [R, N, N]
@@ -61,13 +61,13 @@ def reference(x: Operands) -> tuple[Tensor, Tensor, Tensor]:
     """The same with N x N logits: output, logarithm of each row's sum, masses [B, H, N, R, C]."""
     batch, heads, n, _ = x.q.shape
     everywhere = (batch, heads, n, n)
-    s = x.scale * x.q.float() @ x.k.float().transpose(2, 3)
+    s = x.scale * wide(x.q) @ wide(x.k).transpose(2, 3)
     for r, index in enumerate(x.table_index.long()):
-        s = s + x.table.float()[:, r][:, index]
+        s = s + wide(x.table)[:, r][:, index]
     for r, index in enumerate(x.row_index.long()):
-        s = s + x.rows[:, :, :, r].float().gather(3, index.expand(everywhere))
+        s = s + wide(x.rows[:, :, :, r]).gather(3, index.expand(everywhere))
     for r, index in enumerate(x.column_index.long()):
-        found = x.columns[:, :, :, r].float().gather(3, index.t().expand(everywhere))
+        found = wide(x.columns[:, :, :, r]).gather(3, index.t().expand(everywhere))
         s = s + found.transpose(2, 3)
     if len(x.regions):
         apart = x.regions[:, None, :, None] != x.regions[:, None, None, :]
@@ -76,7 +76,7 @@ def reference(x: Operands) -> tuple[Tensor, Tensor, Tensor]:
     empty = p.new_zeros(batch, heads, n, x.buckets)
     masses = [empty.scatter_add(3, at.expand(everywhere), p) for at in x.mass_index.long()]
     mass = torch.stack(masses, 3) if masses else p.new_empty(batch, heads, n, 0, x.buckets)
-    return (p @ x.v.float()).to(x.v.dtype), s.logsumexp(3), mass.to(x.v.dtype)
+    return (p @ wide(x.v)).to(x.v.dtype), s.logsumexp(3), mass.to(x.v.dtype)
 
 
 def unable(x: Operands) -> str:

@@ -26,7 +26,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.nn import functional
 
-from spacelang.backends.triton.launch import launches, operator, refusal
+from spacelang.backends.triton.launch import launches, operator, refusal, wide
 from spacelang.backends.triton.mlp import product
 from spacelang.backends.triton.resources import Build
 
@@ -55,15 +55,15 @@ def reference(
     """The same head by head, in float32."""
     rows, columns = x.shape[2:]
     d, index = conv.shape[1], distances(rows, columns, x.device)
-    feature, found = x.new_zeros(()).float(), list[Tensor]()
-    for head, group in enumerate(x.float().chunk(len(qkv), 1)):
+    feature, found = wide(x.new_zeros(())), list[Tensor]()
+    for head, group in enumerate(wide(x).chunk(len(qkv), 1)):
         feature = feature + group
-        z = functional.conv2d(feature, qkv[head].float()[:, :, None, None], qkv_bias[head].float())
+        z = functional.conv2d(feature, wide(qkv[head])[:, :, None, None], wide(qkv_bias[head]))
         q, k, v = z.split([d, d, z.shape[1] - 2 * d], 1)
-        window, bias = conv[head].float()[:, None], conv_bias[head].float()
+        window, bias = wide(conv[head])[:, None], wide(conv_bias[head])
         q = functional.conv2d(q, window, bias, padding=conv.shape[2] // 2, groups=d)
         logits = q.flatten(2).transpose(1, 2) @ k.flatten(2) / d**0.5
-        shares = (logits + offsets[head].float()[index]).softmax(2)
+        shares = (logits + wide(offsets[head])[index]).softmax(2)
         feature = (v.flatten(2) @ shares.transpose(1, 2)).unflatten(2, (rows, columns))
         found.append(feature.relu())
     return torch.cat(found, 1).to(x.dtype)

@@ -32,7 +32,7 @@ from torch.nn import functional
 
 from spacelang.backends.triton import cascade_training_kernels as kernels
 from spacelang.backends.triton.cascade import DEEPEST, TOKENS, distances
-from spacelang.backends.triton.launch import launches, operator, refusal
+from spacelang.backends.triton.launch import launches, operator, refusal, wide
 from spacelang.backends.triton.resources import Build
 
 NAME = "cascade in training"
@@ -70,24 +70,24 @@ def reference(x: Operands) -> tuple[Tensor, Tensor, Tensor]:
     """The same head by head in float32: the result, and means and variances of both norms."""
     rows, columns = x.x.shape[2:]
     d, index = x.depth, distances(rows, columns, x.x.device)
-    feature, found = x.x.new_zeros(()).float(), list[Tensor]()
+    feature, found = wide(x.x.new_zeros(())), list[Tensor]()
     moments: tuple[list[Tensor], list[Tensor]] = ([], [])
 
     def norm(z: Tensor, both: Tensor, kept: list[Tensor]) -> Tensor:
         variance, mean = torch.var_mean(z, (0, 2, 3), correction=0)
         kept.append(torch.stack([mean, variance]))
-        return functional.batch_norm(z, None, None, *both.float(), True, 0.0, x.eps)
+        return functional.batch_norm(z, None, None, *wide(both), True, 0.0, x.eps)
 
     windows = x.windows
-    for head, group in enumerate(x.x.float().chunk(len(x.qkv), 1)):
-        z = functional.conv2d(feature + group, x.qkv[head].float()[:, :, None, None])
+    for head, group in enumerate(wide(x.x).chunk(len(x.qkv), 1)):
+        z = functional.conv2d(feature + group, wide(x.qkv[head])[:, :, None, None])
         z = norm(z, x.qkv_norm[:, head], moments[0])
         q, k, v = z.split([d, d, z.shape[1] - 2 * d], 1)
-        window = windows[head].float()[:, None]
+        window = wide(windows[head])[:, None]
         c = functional.conv2d(q, window, padding=window.shape[2] // 2, groups=d)
         t = norm(c, x.conv_norm[:, head], moments[1])
         logits = t.flatten(2).transpose(1, 2) @ k.flatten(2) / d**0.5
-        shares = (logits + x.offsets[head].float()[index]).softmax(2)
+        shares = (logits + wide(x.offsets[head])[index]).softmax(2)
         feature = (v.flatten(2) @ shares.transpose(1, 2)).unflatten(2, (rows, columns))
         found.append(feature.relu())
     return torch.cat(found, 1).to(x.x.dtype), torch.stack(moments[0]), torch.stack(moments[1])
@@ -203,7 +203,7 @@ def _empty(x: Operands) -> list[Tensor]:
     """Results of the operator."""
     heads, d, value, n = len(x.qkv), x.depth, x.qkv.shape[2], x.x.shape[2:].numel()
     norms = (
-        torch.empty(heads, 5, channels, device=x.x.device, dtype=torch.float32)
+        wide(torch.empty(heads, 5, channels, device=x.x.device, dtype=x.x.dtype))
         for channels in (2 * d + value, d)
     )
     kept = (

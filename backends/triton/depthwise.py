@@ -28,7 +28,7 @@ from spacelang.backends.triton.depthwise_kernels import (
     _input_kernel,
     _squeeze_kernel,
 )
-from spacelang.backends.triton.launch import launches, operator, refusal
+from spacelang.backends.triton.launch import launches, operator, refusal, wide
 from spacelang.backends.triton.resources import Build
 
 PLANES, PIXELS = 8, 64
@@ -57,11 +57,11 @@ def reference(
 ) -> Tensor:
     """The same operation by operation, in float32."""
     around = weight.shape[2] // 2
-    found = functional.conv2d(x.float(), weight.float(), None, stride, around, groups=x.shape[1])
-    found = found * scale.float()[:, None, None] + shift.float()[:, None, None]
+    found = functional.conv2d(wide(x), wide(weight), None, stride, around, groups=x.shape[1])
+    found = found * wide(scale)[:, None, None] + wide(shift)[:, None, None]
     found = ACTIVATE[activation](found)
     if gate is not None:
-        found = found * gate.float()[:, :, None, None]
+        found = found * wide(gate)[:, :, None, None]
     return (found.mean((2, 3)) if squeezed else found).to(x.dtype)
 
 

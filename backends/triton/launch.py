@@ -53,6 +53,11 @@ def require_fused() -> Iterator[None]:
         _required.reset(token)
 
 
+def wide(x: Tensor) -> Tensor:
+    """A tensor as references compute with it: in float32, a double as it is."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def refusal(*tensors: Tensor, dtypes: Collection[torch.dtype] = FLOATS) -> str:
     """Why no kernel can take these tensors; empty if one can."""
     first = tensors[0]

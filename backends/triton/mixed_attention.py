@@ -32,7 +32,7 @@ from spacelang.backends.triton.attention import (
     lined,
     looked_up,
 )
-from spacelang.backends.triton.launch import launches, operator, refusal
+from spacelang.backends.triton.launch import launches, operator, refusal, wide
 from spacelang.backends.triton.mixed_attention_kernels import KERNELS
 
 NAME = "mixed_attention"
@@ -75,27 +75,27 @@ class Operands:
     @property
     def rows(self) -> Tensor:
         """Each query with each row of `key_table`, scaled: [B, H, N, R, C] in float32."""
-        return looked_up(self.q.float(), self.scale * self.key_table.float()).contiguous()
+        return looked_up(wide(self.q), self.scale * wide(self.key_table)).contiguous()
 
 
 def reference(x: Operands) -> tuple[Tensor, Tensor]:
     """The same with N x N logits: output, and the logarithm of the sum of each mixed row."""
     batch, heads, n, _ = x.q.shape
-    s = x.scale * x.q.float() @ x.k.float().transpose(2, 3)
+    s = x.scale * wide(x.q) @ wide(x.k).transpose(2, 3)
     for r, index in enumerate(x.table_index.long()):
-        s = s + x.table.float()[:, r][:, index]
+        s = s + wide(x.table)[:, r][:, index]
     for r, index in enumerate(x.row_index.long()):
         s = s + x.rows[:, :, :, r].gather(3, index.expand(batch, heads, n, n))
-    m = torch.einsum("oh,bhij->boij", x.before.float(), s)
+    m = torch.einsum("oh,bhij->boij", wide(x.before), s)
     if len(x.before_bias):
-        m = m + x.before_bias.float()[:, None, None]
+        m = m + wide(x.before_bias)[:, None, None]
     if len(x.regions):
         apart = x.regions[:, None, :, None] != x.regions[:, None, None, :]
         m = m - 100.0 * apart.repeat(batch // len(x.regions), 1, 1, 1)
-    weights = torch.einsum("oh,bhij->boij", x.after.float(), m.softmax(3))
+    weights = torch.einsum("oh,bhij->boij", wide(x.after), m.softmax(3))
     if len(x.after_bias):
-        weights = weights + x.after_bias.float()[:, None, None]
-    return (weights @ x.v.float()).to(x.v.dtype), m.logsumexp(3)
+        weights = weights + wide(x.after_bias)[:, None, None]
+    return (weights @ wide(x.v)).to(x.v.dtype), m.logsumexp(3)
 
 
 def unable(x: Operands) -> str:

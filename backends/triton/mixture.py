@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from spacelang.backends.triton.launch import launches, operator, refusal
+from spacelang.backends.triton.launch import launches, operator, refusal, wide
 from spacelang.backends.triton.resources import Build
 
 BLOCK = 1024  # elements of a program
@@ -29,7 +29,7 @@ NAME = "mixture"
 def reference(candidates: Sequence[Tensor], weights: Tensor, places: Sequence[int]) -> Tensor:
     """The same, summed in float32."""
     pairs = zip(candidates, places, strict=True)
-    found = sum(weights[place].float() * x.float() for x, place in pairs)
+    found = sum(wide(weights[place]) * wide(x) for x, place in pairs)
     return torch.as_tensor(found).to(candidates[0].dtype)
 
 

@@ -5,16 +5,15 @@
     excited(x, weight, norm, stride, "gelu", made_of(means), training)
     cascade(x, heads, offsets, training)
 
-In evaluation a norm is a scale and a shift of each channel, worked out from its statistics; what
-is folded is kept as long as its tensors are the same, where no gradient is wanted. In training it
-needs the whole result of its convolution: the depthwise convolution is a kernel, its norm and gate
-are PyTorch's; a cascade has kernels of its own, a few launches a head.
+In evaluation a norm is a scale and a shift of each channel, worked out from its statistics at every
+call: a write through `.data` leaves no trace by which a kept one could be known to be stale. In
+training it needs the whole result of its convolution: the depthwise convolution is a kernel, its
+norm and gate are PyTorch's; a cascade has kernels of its own, a few launches a head.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -24,9 +23,6 @@ from torch.nn import functional
 from spacelang.backends.triton import cascade as cascades
 from spacelang.backends.triton import depthwise as depthwises
 from spacelang.backends.triton.cascade_training import cascade_training
-
-KEPT = 256
-"""Norms, or cascades, whose folded weights are kept at most."""
 
 
 class Norm(NamedTuple):
@@ -71,7 +67,7 @@ def depthwise(
         one, zero = torch.ones_like(norm.scale), torch.zeros_like(norm.scale)
         made = norm.trained(depthwises.depthwise(x, weight, one, zero, None, stride))
         return depthwises.ACTIVATE[activation](made)
-    scale, shift = kept(norm[:5], norm.folded)
+    scale, shift = norm.folded()
     return depthwises.depthwise(x, weight, scale, shift, None, stride, activation)
 
 
@@ -83,7 +79,7 @@ def squeezed(
         planes = depthwise(x, weight, norm, stride, activation, True)
         return planes, planes.mean((2, 3))
     norm = Norm(*norm)
-    scale, shift = kept(norm[:5], norm.folded)
+    scale, shift = norm.folded()
     return x, depthwises.squeeze(x, weight, scale, shift, stride, activation)
 
 
@@ -100,7 +96,7 @@ def excited(
     if training:
         return x * gate[:, :, None, None]
     norm = Norm(*norm)
-    scale, shift = kept(norm[:5], norm.folded)
+    scale, shift = norm.folded()
     return depthwises.depthwise(x, weight, scale, shift, gate, stride, activation)
 
 
@@ -114,31 +110,10 @@ def cascade(
     found = [Head(a, Norm(*b), c, Norm(*d)) for a, b, c, d in heads]
     if training:
         return _trained(x, found, offsets)
-    parts = ((h.qkv, *h.qkv_norm[:5], h.conv, *h.conv_norm[:5]) for h in found)
-    folded = kept([tensor for part in parts for tensor in part], lambda: _fold(found))
-    return cascades.cascade(x, *folded, offsets)
+    return cascades.cascade(x, *_fold(found), offsets)
 
 
-Folded = tuple[Tensor, ...]
-_kept: OrderedDict[object, tuple[Sequence[Tensor], Folded]] = OrderedDict()
-
-
-def kept(tensors: Sequence[Tensor], fold: Callable[[], Folded]) -> Folded:
-    """What `fold` makes of tensors, made again where they have changed, or gradients are wanted."""
-    wanted = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
-    if torch.compiler.is_compiling() or wanted or any(t.is_inference() for t in tensors):
-        return fold()
-    key = tuple((t.data_ptr(), t._version, t.shape, t.stride(), t.dtype, t.device) for t in tensors)
-    if key not in _kept:
-        # The tensors are kept, too: else others may come to lie where they were.
-        _kept[key] = tuple(t.detach() for t in tensors), fold()
-        if len(_kept) > KEPT:
-            _kept.popitem(last=False)
-    _kept.move_to_end(key)
-    return _kept[key][1]
-
-
-def _fold(heads: Sequence[Head]) -> Folded:
+def _fold(heads: Sequence[Head]) -> tuple[Tensor, ...]:
     largest = max(head.conv.shape[2] for head in heads)
     qkv: list[Tensor] = []
     biases: list[Tensor] = []

@@ -15,9 +15,10 @@ from math import prod
 from pathlib import Path
 
 from spacelang.diagnostics import SpaceError, error
+from spacelang.ir.dim import Dim
 from spacelang.ir.graph import Graph
 from spacelang.ir.names import Names
-from spacelang.ir.node import TensorType
+from spacelang.ir.node import Attribute, TensorType
 from spacelang.ir.op import ops
 
 BYTES = {"f32": 4, "i64": 8}
@@ -46,7 +47,8 @@ def weight_bytes(graph: Graph) -> int:
 def held_bytes(graph: Graph) -> int:
     """Bytes of weights, of index tables and of inputs at batch 1, at their largest.
 
-    Tables of one op and equal options are one, as where they are made.
+    Tables of one op and equal options are one where they are read; a label makes each a buffer of
+    its own besides, if no decision is in it.
     """
     definitions = ops()
     total = weight_bytes(graph) + sum(_bytes(n.types[0]) for n in graph.root.inputs)
@@ -57,8 +59,18 @@ def held_bytes(graph: Graph) -> int:
             names = Names(symbol=place.instance.symbol)
             options = {(n, names.attribute(v)) for n, v in place.node.attributes.items()}
             key = place.node.op, frozenset(options)
-            tables.setdefault(key, names.type(place.node.types[0]))
+            type = names.type(place.node.types[0])
+            tables.setdefault(key, type)
+            if place.node.label and not any(_symbols(value) for _, value in options):
+                tables[place.path] = type
     return total + sum(map(_bytes, tables.values()))
+
+
+def _symbols(value: Attribute) -> bool:
+    """Whether a decision is in an option."""
+    if isinstance(value, tuple):
+        return any(map(_symbols, value))
+    return isinstance(value, Dim) and bool(value.symbols)
 
 
 def _bytes(type: TensorType) -> int:

@@ -9,6 +9,8 @@ from spacelang.ir.conflict import shown
 from spacelang.ir.dim import ONE, Dim
 from spacelang.ir.infer import Infer
 
+Letters = tuple[str, ...]
+
 
 @dataclass(frozen=True)
 class Einsum:
@@ -41,6 +43,23 @@ def parse_einsum(infer: Infer) -> Einsum:
     if unknown:
         infer.fail("SP305", f'{unknown[0]} of the result of "{text}" is in no operand')
     return Einsum(operands, result)
+
+
+def letters(pattern: str, *ranks: int) -> tuple[Letters, ...]:
+    """The letters of each operand, of so many axes, and of the result; the ellipsis is spread over
+    letters of its own."""
+    left, _, out = pattern.replace(" ", "").partition("->")
+    parts = left.split(",")
+    spare = [c for c in "ABCDEFGHIJKLMNOPQRSTUVWXYZ" if c not in pattern]
+    counts = [rank - len(part.replace("...", "")) for part, rank in zip(parts, ranks, strict=True)]
+    most = max(counts)
+
+    def spelled(part: str, count: int) -> Letters:
+        before, mark, after = part.partition("...")
+        return (*before, *(spare[most - count : most] if mark else ()), *after)
+
+    given = (spelled(part, count) for part, count in zip(parts, counts, strict=True))
+    return (*given, spelled(out, most))
 
 
 def bind_einsum(infer: Infer, pattern: Einsum) -> tuple[dict[str, Dim], list[Dim]]:

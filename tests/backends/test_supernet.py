@@ -26,12 +26,14 @@ from small_spaces import (
 )
 from torch import Tensor
 
+from spacelang.backends.torch import supernet as supernet_module
 from spacelang.backends.torch.extract import Chosen, dense
 from spacelang.backends.torch.functions import sliced_linear
 from spacelang.backends.torch.proof import relative
 from spacelang.backends.torch.subnet import module_of
 from spacelang.backends.torch.supernet import Supernet
 from spacelang.backends.torch.supernet_source import print_supernet
+from spacelang.backends.torch.tables import listed_key
 from spacelang.backends.torch.views import copies
 from spacelang.diagnostics import SpaceError
 from spacelang.ir.decision import Assignment
@@ -464,3 +466,15 @@ def test_data_parallel_is_refused() -> None:
     """Its replicas would read the weights of the first device; this is how it makes them."""
     with pytest.raises(SpaceError, match=r"SP605.*DataParallel(.|\n)*DistributedDataParallel"):
         Supernet(graph(TABLED))._replicate_for_data_parallel()
+
+
+def test_the_tables_that_are_kept_are_those_read_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supernet_module, "KEPT", 2)
+    model = Supernet(graph(TABLED)).eval()
+    keys = [listed_key([n]) for n in range(3)]
+    for key in (keys[0], keys[1], keys[0], keys[2], keys[0]):
+        assert model.index_table(key).tolist() == [int(str(key.options[0][1]))]
+    held = [t.item() for name, t in model.named_buffers() if name.startswith("_table_")]
+    assert sorted(held) == [0, 2]
+    x = torch.randn(2, 4)
+    assert torch.equal(model(x), copy.deepcopy(model)(x))
