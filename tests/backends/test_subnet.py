@@ -306,6 +306,9 @@ def test_a_proof_without_gradients_is_none(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_a_model_of_other_numbers_is_rounded_and_proved(dtype: torch.dtype, tmp_path: Path) -> None:
     model = supernet(VIT, torch.float64).to(dtype)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.div_(3)
     made = write_subnet(model, model.assignment, tmp_path / "subnet")
     assert made.proof[0].outputs == made.proof[0].gradients == 0
     assert next(model.parameters()).dtype == dtype
