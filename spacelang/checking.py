@@ -315,9 +315,12 @@ def _own(scope: Scope, source: Source) -> list[str]:
 
 def _no_parameter(name: str, scope: Scope, settings: Mapping[str, object]) -> None:
     """SP204 for a parameter of a program, which has none."""
-    for setting in settings:
-        found = error("SP204", f"{name} has no parameter {setting}", scope.spans[name])
-        raise SpaceError(found.note("a program has none: its networks are written in it"))
+    if settings:
+        note = "a program has none: its networks are written in it"
+        raise SpaceError(
+            error("SP204", f"{name} has no parameter {setting}", scope.spans[name]).note(note)
+            for setting in settings
+        )
 
 
 def _missing(space: object, settings: Mapping[str, object]) -> tuple[str, ...]:

@@ -402,7 +402,7 @@ def _wait_until_it_reads(pid: int) -> None:
     pytest.fail("the command did not come to read its input")
 
 
-def test_what_takes_long_has_a_bar_on_a_terminal_alone(
+def test_a_bar_counts_steps(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     class Terminal(StringIO):

@@ -145,7 +145,9 @@ def test_wrong_words(
         "\udc80.space",
     ],
 )
-@pytest.mark.parametrize("command", ["info", "count", "show", "sample", "cost"])
+@pytest.mark.parametrize(
+    "command", ["info", "count", "show", "sample", "cost", "search", "extract"]
+)
 def test_hostile_addresses(command: str, address: str) -> None:
     told = refused(command, address)
     assert not any(sign in told for sign in ("\x1b", "\x07", "\x00", "\u202e"))
@@ -638,14 +640,6 @@ def test_what_one_process_does_is_refused_to_several(
     assert not (tmp_path / "made").exists()
 
 
-@pytest.mark.parametrize("text", [f"use {'a' * 260}", f"use {'a' * 260}.b"], ids=["file", "folder"])
-def test_a_name_too_long_for_any_file_is_told_where_it_stands(text: str, tmp_path: Path) -> None:
-    (tmp_path / "mine.space").write_text(text)
-    told = refused("check", tmp_path / "mine.space")
-    assert "SP201" in told
-    assert "mine.space:1:1" in told
-
-
 @pytest.mark.parametrize(
     ("words", "says"),
     [
@@ -671,8 +665,3 @@ def test_a_program_as_json_has_no_form() -> None:
     result = run(*words, "--as", "text")
     assert result.exit_code == 2
     assert "leave --as out" in json.loads(result.stderr)["error"]
-
-
-def test_an_address_too_long_for_any_file() -> None:
-    for command in ("check", "show"):
-        assert "SP104" in refused(command, f"{'a' * 300}/x.space")

@@ -67,6 +67,19 @@ def test_what_is_rational_is_a_point() -> None:
     assert enclosed(sqrt(4) / 3, {}) == (Fraction(2, 3), Fraction(2, 3))
     assert enclosed(sqrt(N) + 1, {"n": 9}) == (4, 4)
     assert exact_table(sqrt(Symbol("k", (16, 4)))) == (4, 2)
+    assert exact_table(function("log", Symbol("k", (1,)))) == (0,)
+    assert function("log", 1) == 0
+
+
+def test_logarithms_of_what_is_no_float() -> None:
+    tiny = Fraction(1, 10**400)
+    low, high = enclosed(function("log", tiny), {})
+    assert low <= -400 * Fraction(math.log(10)) <= high
+    e = Fraction(1, 1_000_000)  # near 1, where the logarithm is e - e^2 / 2 + ..
+    low, high = enclosed(function("log", 1 + e), {})
+    assert low <= e - e**2 / 2 + e**3 / 3
+    assert e - e**2 / 2 <= high
+    assert high - low < e / 10**9
 
 
 def test_ends_of_ranges_are_not_lost_beside_infinities() -> None:
@@ -162,6 +175,8 @@ def space(body: str) -> str:
     [
         ("SP308", "let a = 8 / (sqrt(3)*sqrt(3) - 3)"),
         ("SP308", "when sqrt(n)*sqrt(n) == n { x = linear(x, 4) as fc }"),
+        ("SP308", "when sqrt(n)*sqrt(n) in {3, 6} { x = linear(x, 4) as fc }"),
+        ("SP308", "when sqrt(n)*sqrt(n) not in {3, 6} { x = linear(x, 4) as fc }"),
         ("SP308", "let a = 1 if sqrt(3)*sqrt(3) < 3 else 2"),
         ("SP308", "let a = floor(sqrt(n)*sqrt(n))"),
         ("SP308", "let a = (sqrt(n)*sqrt(n)) // 1"),

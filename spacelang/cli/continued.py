@@ -6,6 +6,7 @@ RUN, a training             a search of RUN/search that was stopped goes on so t
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +49,7 @@ def continued(space: str, output: str | None, engine: str | None) -> Continued:
     from spacelang.engines.begun import begun
 
     here = Path(space)
-    record = runs.record_of(here) if (here / runs.RECORD).is_file() else {}
+    record = runs.record_of(here) if os.path.isfile(here / runs.RECORD) else {}
     kind = record.get("kind")
     alone = kind in (SHARED, SCRATCH) and output is None
     given = Path(output) if output is not None else None

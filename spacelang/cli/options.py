@@ -122,6 +122,7 @@ def spelled_all(settings: Mapping[str, object]) -> dict[str, object]:
 def spelled(value: object) -> object:
     """A setting as JSON: `192..240 by 24` and sets as their text, numbers and lists as such."""
     from spacelang.ir.dim import Dim
+    from spacelang.syntax.literal import literal as as_written
     from spacelang.syntax.values import Candidates, Numbers
 
     match value:
@@ -133,8 +134,8 @@ def spelled(value: object) -> object:
             return [spelled(item) for item in cast("tuple[object, ...]", value)]
         case Candidates(items):
             return {"set": [spelled(item) for item in items]}
-        case Numbers(start, stop, step, open_):
-            return f"{start}{'..<' if open_ else '..'}{stop} by {step}"
+        case Numbers():
+            return as_written(value)
         case _:
             return value
 

@@ -54,12 +54,12 @@ def work(backend: str, name: str) -> Callable[..., Any]:
 
 def is_run(folder: Path) -> bool:
     """Whether a folder holds a training."""
-    return (folder / RECORD).is_file() and (folder / GRAPH).is_file()
+    return all(os.path.isfile(folder / name) for name in (RECORD, GRAPH))
 
 
 def is_store(folder: Path) -> bool:
     """Whether a folder holds stored outputs of a teacher."""
-    return (folder / STORE).is_file()
+    return os.path.isfile(folder / STORE)
 
 
 def graph_of(folder: Path) -> Graph:

@@ -163,7 +163,7 @@ def search(
         used = recipe_of(backend, before, file, flags)
         spec = data or runs.data_of(folder if before else Path(space))
         images = runs.data_for(backend, spec, graph)
-        number = seed if seed is not None else before.get("seed", 0)
+        number = seed if seed is not None else runs.number_in(before, "seed")
         with runs.together(backend, place, progress) as (told, first):
             made = runs.work(backend, f"search_{weights}")(
                 chosen, graph, images, used, folder, seed=number, device=place, reporter=told,
@@ -216,7 +216,7 @@ def _program(
     spec = data or runs.data_of(folder if before else Path(space))
     images = runs.data_for(backend, spec, graph)
     used = recipe_of(backend, before, None, {n: v for n, v in given.items() if n in OF_PROGRAMS})
-    number = seed if seed is not None else before.get("seed", 0)
+    number = seed if seed is not None else runs.number_in(before, "seed")
     return runs.work(backend, "search_program")(
         chosen, program, images, used, folder,
         seed=number, device=place, reporter=told, settings=runs.settings_for(backend, spec),

@@ -78,9 +78,13 @@ def _exp(number: Number) -> Number:
 def _log(number: Number) -> Number:
     if number <= 0:
         raise ArithmeticError(f"the logarithm of {number}")
-    if isinstance(number, Fraction):  # apart: its float may be 0 or none at all
-        return math.log(number.numerator) - math.log(number.denominator)
-    return 0 if number == 1 else math.log(number)
+    if number == 1:
+        return 0
+    try:
+        return math.log(number)
+    except (ValueError, OverflowError):  # its float is 0, or none at all
+        whole = Fraction(number)
+        return math.log(whole.numerator) - math.log(whole.denominator)
 
 
 def _sin(number: Number) -> Number:

@@ -59,10 +59,9 @@ def apart(claims: Mapping[Owned, Held]) -> None:
 
 def below_another(paths: Collection[str]) -> tuple[str, str] | None:
     """A path and one below it, where there are two such among them: `a`, and `a.b` or `a[0]`."""
-    # A dot sorts before all that a name is made of, so what is below a path comes right after it.
-    found = sorted(path.replace("[", ".") + "." for path in paths)
-    for layer, path in pairwise(found):
-        if path.startswith(layer):
-            named = {path.replace("[", ".") + ".": path for path in paths}
-            return named[layer], named[path]
+    # With a dot at its end a path is the beginning of what is below it, which sorts right after it.
+    named = {path.replace("[", ".") + ".": path for path in paths}
+    for layer, below in pairwise(sorted(named)):
+        if below.startswith(layer):
+            return named[layer], named[below]
     return None

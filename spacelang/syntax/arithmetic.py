@@ -98,11 +98,12 @@ def _apply(expr: tree.Binary, left: Thing, right: Thing, frame: Frame) -> Thing:
         )
     if operator in WALKING:
         frame.session.walk(sum(len(v) for v in (left, right) if isinstance(v, tuple)), expr.span)
-    if operator in ("in", "not in"):
-        found = member(left, right, expr.right.span)
-        return found if operator == "in" else _not(found)
-    if operator in COMPARISONS:
-        truth = compared(operator, left, right, expr.span)
+    if operator in COMPARISONS or operator in ("in", "not in"):
+        if operator in COMPARISONS:
+            truth = compared(operator, left, right, expr.span)
+        else:
+            found = member(left, right, expr.right.span)
+            truth = found if operator == "in" else _not(found)
         if isinstance(truth, CONDITIONS):
             telling(truth, expr.span, frame)
         return truth

@@ -36,11 +36,10 @@ from spacelang.ir.dim import (
 )
 from spacelang.ir.functions import FUNCTIONS
 from spacelang.ir.known import Symbols
-from spacelang.ops.limits import held_size, raised
+from spacelang.ops.limits import MAX_TERMS, held_size, raised
 from spacelang.syntax.tokens import Token
 
 DIGITS = 64
-TERMS = 2_000
 OPERANDS = 500
 
 
@@ -168,8 +167,8 @@ class Values:
     def _bounded(self, sign: Token, a: Dim, b: Dim) -> Dim:
         terms = len(a.terms) + len(b.terms) if sign.kind in ("PLUS", "MINUS") else (
             len(a.terms) * len(b.terms))  # fmt: skip
-        if terms > TERMS:
-            self.fail(f"a size of more than {TERMS:,} terms", sign)
+        if terms > MAX_TERMS:
+            self.fail(f"a size of more than {MAX_TERMS:,} terms", sign)
         return ARITHMETIC[sign.kind](a, b)
 
     def _function(self, token: Token, arguments: list[Dim]) -> Dim:

@@ -23,7 +23,7 @@ def literal(value: object) -> str:
         case str():
             return json.dumps(value)
         case Fraction():
-            return str(int(value)) if value.denominator == 1 else str(float(value))
+            return _decimal(value)
         case Dim() if value.constant is not None:
             return literal(value.constant)
         case Numbers(start, stop, step, open_):
@@ -36,3 +36,15 @@ def literal(value: object) -> str:
             return f"[{', '.join(map(literal, cast('tuple[object, ...]', value)))}]"
         case _:
             return str(value)
+
+
+def _decimal(value: Fraction) -> str:
+    """Exactly: a number that was written with a point has a denominator of twos and fives."""
+    places = 0
+    while (10**places) % value.denominator and places < 64:
+        places += 1
+    if (10**places) % value.denominator:
+        return str(float(value))
+    digits = str(abs(int(value * 10**places))).rjust(places + 1, "0")
+    sign = "-" if value < 0 else ""
+    return sign + (f"{digits[:-places]}.{digits[-places:]}" if places else digits)
