@@ -30,14 +30,14 @@ PICTURE = ROOT / "docs" / "benchmarks.svg"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*")
-    parser.add_argument("--threads", nargs="+", default=["1", "2"])
+    parser.add_argument("--threads", action="append", type=int)
     parser.add_argument("--compiled", action="store_true")
     parser.add_argument("--page", action="store_true")
     given = parser.parse_args()
     code = 0  # of rows that could not be measured; the page has the others
-    for threads in [] if given.page else given.threads:
+    for threads in [] if given.page else given.threads or (1, 2):
         command = [sys.executable, "-m", "spacelang", "bench", *given.names]
-        command += ["--threads", threads, *(["--compiled"] if given.compiled else [])]
+        command += ["--threads", str(threads), *(["--compiled"] if given.compiled else [])]
         code = subprocess.run([*command, "-o", RESULTS], check=False).returncode or code
     found = kept(RESULTS)
     atomic_write(PAGE, with_table(PAGE.read_text(encoding="utf-8"), found))

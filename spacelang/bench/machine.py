@@ -26,24 +26,23 @@ class Idle:
     """How busy the machine is with what is not ours, from when this is made (Linux alone)."""
 
     def __init__(self) -> None:
-        self.start, self.busy = time.monotonic(), _busy()
+        self.start, self.busy = time.monotonic(), busy()
 
     def others(self, own: float) -> float | None:
         """Cores that other processes took on the mean, when ours took `own` seconds of processor
         time; None where the system does not tell."""
-        now, busy = time.monotonic(), _busy()
-        if self.busy is None or busy is None:
+        now, taken = time.monotonic(), busy()
+        if self.busy is None or taken is None:
             return None
-        return max(0.0, (busy - self.busy - own) / (now - self.start))
+        return max(0.0, (taken - self.busy - own) / (now - self.start))
 
 
-def _busy() -> float | None:
-    """Seconds of processor time that all processes have taken."""
-    file = Path("/proc/stat")
+def busy(file: Path = Path("/proc/stat")) -> float | None:
+    """Seconds of processor time that all processes have taken; None where that is not told."""
     if not file.is_file():
         return None
     user, nice, system, _, _, *rest = map(int, file.read_text().split("\n", 1)[0].split()[1:9])
     return (user + nice + system + sum(rest)) / os.sysconf("SC_CLK_TCK")
 
 
-__all__ = ["Idle", "machine"]
+__all__ = ["Idle", "busy", "machine"]

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from spacelang.diagnostics import SpaceError, error
 
-VERSION = 1
+VERSION = 2
 
 
 def kept(path: Path) -> dict[str, Any]:
