@@ -253,19 +253,23 @@ class Fake:
         np.savez(path, x=np.ones(3, np.float32), y=y)
 
 
+def apart_of(row: Row, there: dict[str, Fake]) -> dict[str, float]:
+    return measuring.compared(row, measuring._results(row, there))  # pyright: ignore
+
+
 def test_results_are_compared_first() -> None:
     near, far = Fake(1.0005), Fake(1.002)
-    assert measuring._compared(ROW, {"inference": Fake(1), "timm": near})["timm"] < 1e-5  # pyright: ignore
+    assert apart_of(ROW, {"inference": Fake(1), "timm": near})["timm"] < 1e-5
     with pytest.raises(SpaceError, match="timm gives other results than inference"):
-        measuring._compared(ROW, {"inference": Fake(1), "timm": far})  # pyright: ignore
+        apart_of(ROW, {"inference": Fake(1), "timm": far})
     for ours, theirs in ((1.0, np.nan), (np.nan, 1.0), (np.nan, np.nan)):
         with pytest.raises(SpaceError, match=r"than inference \(y: nan\)"):
-            measuring._compared(ROW, {"inference": Fake(ours), "timm": Fake(theirs)})  # pyright: ignore
+            apart_of(ROW, {"inference": Fake(ours), "timm": Fake(theirs)})
     with pytest.raises(SpaceError, match=r"y of timm is \[1, 2\], not \[2\]"):
-        measuring._compared(ROW, {"inference": Fake(1), "timm": Fake(1, (1, 2))})  # pyright: ignore
+        apart_of(ROW, {"inference": Fake(1), "timm": Fake(1, (1, 2))})
 
     rounding = Fake(1e-4), Fake(2e-4)
-    apart = measuring._compared(ROW, {"inference": rounding[0], "timm": rounding[1]})["timm"]  # pyright: ignore
+    apart = apart_of(ROW, {"inference": rounding[0], "timm": rounding[1]})["timm"]
     assert apart == pytest.approx(1e-6)
 
 
@@ -294,10 +298,10 @@ def test_what_computes_something_else_is_not_compared() -> None:
     for row in (replace(ROW, same=False), replace(ROW, against=(), beside=("timm",))):
         assert "timm" in row.contenders
         there = {"inference": Fake(1), "timm": Fake(2)}
-        assert "timm" not in measuring._compared(row, there)  # pyright: ignore
+        assert "timm" not in apart_of(row, there)
     there = {"inference": Fake(1), "timm": Fake(1.0005)}
     with pytest.raises(SpaceError, match="gives other results"):
-        measuring._compared(replace(ROW, tolerance=1e-7), there)  # pyright: ignore
+        apart_of(replace(ROW, tolerance=1e-7), there)
 
 
 # Contenders compute the same.

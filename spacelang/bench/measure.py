@@ -57,7 +57,7 @@ def measure(row: Row, threads: int, repeats: int = LEAST_REPEATS) -> dict[str, A
         sized = {name: _sized(process, about[name]) for name, process in there.items()}
         # Comparing takes memory of its own, above all in float64.
         peaks = {name: process.peak() for name, process in there.items()}
-        errors = _compared(row, there)
+        errors = compared(row, _results(row, there))
         calls = {name: count for name, (count, _) in sized.items()}
         warm = 0 if max(taken for _, taken in sized.values()) >= LONG else WARM_UP
         for _ in range(warm):
@@ -119,8 +119,8 @@ def _sized(process: Contender, about: Answer) -> tuple[int, float]:
     return cycle * max(1, round(REPEAT_SECONDS / taken)), taken
 
 
-def _compared(row: Row, there: Mapping[str, Contender]) -> dict[str, float]:
-    """What `compared` finds of the results of processes."""
+def _results(row: Row, there: Mapping[str, Contender]) -> dict[str, dict[str, Any]]:
+    """What the processes compute whose results are compared, as arrays by name."""
     import numpy as np
 
     found: dict[str, dict[str, Any]] = {}
@@ -132,7 +132,7 @@ def _compared(row: Row, there: Mapping[str, Contender]) -> dict[str, float]:
             process.results(str(path))
             with np.load(path) as arrays:
                 found[name] = {key: arrays[key] for key in arrays.files}
-    return compared(row, found)
+    return found
 
 
 def compared(row: Row, found: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:

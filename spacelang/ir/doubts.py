@@ -161,7 +161,8 @@ def _claim(what: Dim | Function) -> Condition:
     return TRUE if never_zero(what) else compare("!=", what, 0)
 
 
-def _finite(number: Dim) -> Condition:
+def finite(number: Dim) -> Condition:
+    """That a float holds a number, with room for a sum."""
     return conjunction(compare("<=", -LARGEST, number), compare("<=", number, LARGEST))
 
 
@@ -177,7 +178,7 @@ DOMAINS: Mapping[str, Callable[..., Condition]] = {
     "rsqrt": partial(compare, "<", 0),
     "log": partial(compare, "<", 0),
     "exp": partial(compare, ">=", LARGEST_EXPONENT),
-    **dict.fromkeys(("sin", "cos", "round"), _finite),
+    **dict.fromkeys(("sin", "cos", "round"), finite),
     "power": _powers,
 }
 """Where a function has a value."""

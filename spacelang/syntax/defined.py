@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from spacelang.diagnostics import SpaceError, Span, error
-from spacelang.ir.condition import Condition, compare, conjunction
+from spacelang.ir.condition import Condition, compare
 from spacelang.ir.conflict import SETTLE, Conflict, open_question
 from spacelang.ir.dim import Dim, Value
 from spacelang.ir.doubts import DOMAINS, answer
+from spacelang.ir.doubts import finite as within_floats
 from spacelang.ir.enclosure import enclosed, irrational, told
 from spacelang.ir.facts import enumerable, points
 from spacelang.ir.prove import Proved, Refuted, Unsettled
@@ -24,10 +25,6 @@ from spacelang.syntax.values import Thing
 
 WHOLE = ("floor", "round", "sign")
 """Functions of numbers with whole values, which a float near to two of them does not tell."""
-
-
-LARGEST = 1 << 1023
-"""Half of what is no float any more."""
 
 
 def never_zero(divisor: Dim, expr: tree.Binary, frame: Frame) -> None:
@@ -56,8 +53,7 @@ def finite(number: Dim, span: Span, frame: Frame) -> None:
     place."""
     if not irrational(number) or any(symbol.free for symbol in number.symbols):
         return
-    ends = compare("<=", -LARGEST, number), compare("<=", number, LARGEST)
-    verdict = answer(conjunction(*ends), frame.builder.guards)
+    verdict = answer(within_floats(number), frame.builder.guards)
     if isinstance(verdict, Refuted):
         found = error("SP210", f"{span.text} is larger than a float can be", span)
         if verdict.example:
