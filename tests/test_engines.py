@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy
 import pytest
@@ -21,7 +22,7 @@ from pymoo.util.nds.non_dominated_sorting import NonDominatedSorting
 import spacelang
 from spacelang.analysis import count
 from spacelang.analysis.cost import Cost
-from spacelang.analysis.eliminate import Between, Elimination
+from spacelang.analysis.eliminate import BandTooNarrow, Between, Elimination
 from spacelang.diagnostics import Source, SpaceError
 from spacelang.engines import variation
 from spacelang.engines.baselines import Extreme, RandomSearch, beside
@@ -798,6 +799,58 @@ def test_an_extreme_keeps_to_what_the_space_requires() -> None:
     assert text != TINY
     every = [cost.params for _, cost in Pool(bound).draw(1000, "all")]
     assert result(Extreme().run(bound, Toy.new(), 0)).best.cost.params == max(every)
+
+
+# As many multiply-accumulates wherever a ratio grows, but eight, four, two or one times the weights.
+TRADED = """
+space traded {
+  input a: [B, 1, 97]
+  input b: [B, 2, 97]
+  input c: [B, 4, 97]
+  input d: [B, 8, 97]
+  block layer(x: [B, N, C], times) -> [B, N, C] {
+    choose ratio in {1, 2, 3, 4}
+    return linear(x, times * ratio) |> linear(C)
+  }
+  for i in 0..1 { a = layer(a, 800) as first[i] }
+  for i in 0..1 { b = layer(b, 400) as second[i] }
+  for i in 0..1 { c = layer(c, 200) as third[i] }
+  for i in 0..1 { d = layer(d, 100) as fourth[i] }
+  a, b, c, d = mean(a, axes: [1]), mean(b, axes: [1]), mean(c, axes: [1]), mean(d, axes: [1])
+  output linear(a + b + c + d, 2) as head
+  weights { _: entangle }
+}
+"""
+
+
+@pytest.mark.parametrize("which", ["largest", "smallest", "both"])
+@pytest.mark.parametrize("entries", [16, 20, 24, 32])
+@pytest.mark.parametrize("share", [1 / 12, 1 / 6, 1 / 2, 5 / 6])
+def test_an_extreme_whose_count_ends_on_the_way_is_refused(
+    which: Any, entries: int, share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The budget is counted exactly; with a bound on parameters beside it only bounds are."""
+    monkeypatch.setattr(count, "Elimination", partial(Elimination, entries=entries))
+    graph = spacelang.load(Source("<traded>", TRADED))
+    least, most = (graph.cost(graph.decisions.extreme(e)).macs for e in ("smallest", "largest"))
+    budget = int(least + (most - least) * share)
+    where = f"macs >= {budget}" if which == "smallest" else f"macs <= {budget}"
+    assert isinstance(graph.size(where), int)
+    with pytest.raises(SpaceError, match=r"SP701(.|\n)*more than can be counted"):
+        list(Extreme(which, where).run(graph, Toy.new(), 0))
+
+
+def test_an_extreme_that_cannot_be_drawn_is_refused(
+    tiny: Graph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where exact tables count the networks at the end, but not each of their parts."""
+
+    def sample(*given: object) -> None:
+        raise BandTooNarrow
+
+    monkeypatch.setattr(Elimination, "sample", sample)
+    with pytest.raises(SpaceError, match=r"SP701(.|\n)*more than can be counted"):
+        list(Extreme("largest", "params <= 200").run(tiny, Toy.new(), 0))
 
 
 def test_baselines_of_an_engine() -> None:

@@ -259,17 +259,15 @@ def test_ranges_move_and_weights_are_kept(whole: Path, graph: Graph, data: Datas
     record = json.loads((whole / "space_evolution.json").read_text())
     moves = [m for m in record["moves"] if m["before"] != m["after"]]
     assert moves, "with so low a threshold some range moves"
-    assert len(record["inherited"]) == len(moves)
     assert record["weights"] == f"space-{len(moves)}"
     last = whole / record["weights"]
     now = read_graph(last)
     graphs = [graph, *(read_graph(whole / f"space-{n}") for n in range(1, len(moves) + 1))]
     had = [str(g.size()) for g in graphs]
     assert [m["sizes"] for m in moves] == [list(pair) for pair in pairwise(had)]
-    assert [m["inherited"] for m in moves] == record["inherited"]
     assert {d.name: list(map(int, d.values)) for d in dimensions(now)} == moves[-1]["after"]
     sizes = [sum(s.numel for s in g.storages.values()) for g in (graph, now)]
-    assert 0 < record["inherited"][0] <= max(sizes)
+    assert 0 < moves[0]["inherited"] <= max(sizes)
     trained = load_trained(now, data, last)
     trained.model.activate(record["best"]["assignment"])
     report = (whole / "report.html").read_text()

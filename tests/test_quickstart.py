@@ -22,9 +22,11 @@ from spacelang.backends.torch.data import open_data
 from spacelang.backends.torch.evaluate import evaluate, evaluate_test
 from spacelang.backends.torch.interrupt import Interrupted
 from spacelang.backends.torch.kernels import with_fused
+from spacelang.backends.torch.progress import progress
 from spacelang.backends.torch.proof import ProofError
 from spacelang.backends.torch.quickstart import RECIPE, Options, main
 from spacelang.backends.torch.recipe import recipe_from
+from spacelang.backends.torch.results import commands as repeating
 from spacelang.backends.torch.run import read_graph
 from spacelang.backends.torch.subnet import load_subnet
 from spacelang.backends.torch.train import TorchTrainer
@@ -258,6 +260,23 @@ def test_commands_repeat_the_run(
 )
 def test_parameters_are_written_as_they_are_read(text: str) -> None:
     assert written(literal("name", text)) == text
+
+
+@pytest.mark.parametrize(
+    ("setting", "flag"),
+    [
+        ({"cooldown_epochs": 1}, "--cooldown-epochs=1"),
+        ({"layer_decay": 0.7}, "--layer-decay=0.7"),
+        ({"aug_repeats": 3}, "--aug-repeats=3"),
+    ],
+)
+def test_settings_that_are_recorded_only_where_they_are_set_are_repeated(
+    setting: dict[str, object], flag: str, folder: Path
+) -> None:
+    found = quickstart.run(replace(OPTIONS, output=str(folder)), progress("quiet"))
+    texts = [c.text for c in repeating(replace(found, recipe=replace(found.recipe, **setting)))]
+    (trained,) = [text for text in texts if text.startswith("spacelang train")]
+    assert flag in trained.split()
 
 
 def test_the_table(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -197,20 +197,26 @@ def test_the_number_of_processes_may_change_between_runs(
     assert fingerprint(folder) == fingerprint(alone)
 
 
-def test_who_hangs_is_waited_for_as_long_as_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SPACELANG_TIMEOUT", "3")
+def test_who_hangs_is_waited_for_as_long_as_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SPACELANG_TIMEOUT", "10")
 
     def hanging(rank: int) -> None:
+        if rank == 1:
+            (tmp_path / "hangs").write_text(str(os.getpid()))
         current().wait()
         if rank == 1:
-            time.sleep(10)
-            os._exit(7)
-        began = time.monotonic()
-        with pytest.raises(Lost, match="another process of the run is gone"):
-            current().wait()
-        assert 1 < time.monotonic() - began < 9
+            time.sleep(600)  # until it is killed
+        try:
+            began = time.monotonic()
+            with pytest.raises(Lost, match="another process of the run is gone"):
+                current().wait()
+            assert time.monotonic() - began > 1
+        finally:
+            os.kill(int((tmp_path / "hangs").read_text()), signal.SIGKILL)
 
-    assert run_together(2, hanging) == [0, 7]
+    assert run_together(2, hanging) == [0, -signal.SIGKILL]
 
 
 @pytest.mark.parametrize("text", ["soon", "0", "-1", "nan", "1e9", ""])

@@ -27,6 +27,7 @@ from spacelang.backends.torch.fixed import Fixed
 from spacelang.backends.torch.interrupt import Interrupted
 from spacelang.backends.torch.supernet import Supernet
 from spacelang.backends.torch.teacher import Teacher
+from spacelang.backends.torch.training import train
 from spacelang.diagnostics import Source, SpaceError
 from spacelang.passes.specialize import specialize
 
@@ -152,6 +153,8 @@ def test_processes_share_a_module(data: Dataset, teacher: Teacher, tmp_path: Pat
     def apart(rank: int) -> None:
         with pytest.raises(SpaceError, match="differ in the weights"):
             learn(tmp_path / "apart", make(rank), data, settings, teacher, recipe)
+        with pytest.raises(SpaceError, match="differ in the weights"):
+            train(Fixed.of(make(rank), data), data, recipe, tmp_path / "apart")
 
     assert run_together(2, apart) == [0, 0]
     assert not (tmp_path / "apart").exists()
@@ -167,6 +170,29 @@ def test_a_folder_is_of_its_module(data: Dataset, teacher: Teacher, tmp_path: Pa
     for other in (vit(depth=3), vit(drop_path_rate=0.0), Normed()):
         with pytest.raises(SpaceError, match="holds another run"):
             learn(tmp_path / "run", other, data, settings, teacher, recipe, "mine")
+
+
+def test_its_hash_knows_the_settings_of_its_modules(data: Dataset) -> None:
+    """Those that neither tensors nor `extra_repr` show; but no mode, and no weights."""
+    hashes = [Fixed.of(Normed(), data).hash]
+    for name, value in (("scale", 2.0), ("scale", 3.0), ("form", "sum"), ("sizes", (1, ("a", 2)))):
+        made = Normed()
+        setattr(made.body, name, value)
+        hashes.append(Fixed.of(made, data).hash)
+    assert len({*hashes}) == 5
+    assert Fixed.of(Normed(seed=1).eval(), data).hash == hashes[0]
+    assert Fixed.of(vit(), data).hash == Fixed.of(vit(1), data).hash
+
+
+def test_a_trainer_that_is_refused_leaves_the_modes(data: Dataset) -> None:
+    """Of the network that it was given, where the teacher tells other classes apart."""
+    network = Normed()
+    network.body[1].eval()
+    before = [module.training for module in network.modules()]
+    lesson = Lesson(engine_of(RECIPE, {"losses": ("soft_cross_entropy",)}), a_teacher(classes=7))
+    with pytest.raises(SpaceError, match="SP705"):
+        lesson.trainer(network, Fixed.of(network, data), data, RECIPE, 0)
+    assert [module.training for module in network.modules()] == before
 
 
 def test_its_cost_is_that_of_the_space(data: Dataset) -> None:
@@ -202,6 +228,8 @@ def test_what_needs_a_space(
     recipe = replace(RECIPE, **setting)
     with pytest.raises(SpaceError, match=rf"SP701(.|\n)*{told}"):
         learn(tmp_path / "run", vit(), data, {}, teacher, recipe)
+    with pytest.raises(SpaceError, match=rf"SP701(.|\n)*{told}"):
+        train(Fixed.of(vit(), data), data, recipe, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

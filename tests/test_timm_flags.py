@@ -14,10 +14,13 @@ from typing import Any
 
 import pytest
 import torch
+from cells import cells
 from command import run
+from test_cycles import ENGINE
 from test_train import RECIPE, SPACE, fingerprint, plans
 
 import spacelang
+from spacelang.backends.torch.cycles import search_program
 from spacelang.backends.torch.data import Dataset, Epochs, batch_count, open_data, repeated
 from spacelang.backends.torch.distill import Lesson
 from spacelang.backends.torch.interrupt import Interrupted
@@ -174,6 +177,22 @@ def test_repeated_images_vary_each_time(data: Dataset) -> None:
     assert not torch.equal(feed.load(1, 1).images, batch.images)
 
 
+def test_no_image_is_varied_twice(data: Dataset) -> None:
+    varied: list[int] = []
+
+    def recipe(images: torch.Tensor, *, ids: Any, **_: object) -> torch.Tensor:
+        varied.extend(ids.tolist())
+        return images
+
+    feed = Epochs(data.train, 64, seed=3, recipe=recipe, repeats=3)
+    batch = feed.load(0, 1)
+    assert sorted(varied) == sorted(batch.ids.tolist())
+    where = {name: n for n, name in enumerate(data.train.ids.tolist())}
+    kept = [where[name] for name in batch.ids.tolist()]
+    assert torch.equal(batch.labels, data.train.labels[kept])
+    assert torch.equal(batch.images, data.train.images[kept].float() / 255)
+
+
 def test_a_store_knows_one_view_of_an_image(data: Dataset) -> None:
     stored: Any = SimpleNamespace(on_bad="error")
     lesson = Lesson(Distillation(losses=("soft_labels",)), stored=stored)
@@ -246,6 +265,17 @@ def test_settings_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
 def test_engines_that_train_have_no_cooldown(graph: Graph, data: Dataset, tmp_path: Path) -> None:
     with pytest.raises(SpaceError, match="without cooldown"):
         search_own(Contraction(), graph, data, Recipe(cooldown_epochs=1), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "setting", [{"cooldown_epochs": 1}, {"layer_decay": 0.5}, {"aug_repeats": 3}]
+)
+def test_engines_of_cycles_have_none_of_the_later_settings(
+    setting: dict[str, Any], data: Dataset, tmp_path: Path
+) -> None:
+    with pytest.raises(SpaceError, match=rf"SP701.*without {next(iter(setting))}"):
+        search_program(ENGINE, cells(), data, Recipe(**setting), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

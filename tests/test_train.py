@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -46,8 +47,9 @@ from spacelang.backends.torch.steady import NotFinite, Steady, policy_of
 from spacelang.backends.torch.supernet import Supernet
 from spacelang.backends.torch.train import TorchTrainer
 from spacelang.backends.torch.training import load_trained, train
-from spacelang.diagnostics import Source, SpaceError
+from spacelang.diagnostics import Source, SpaceError, error
 from spacelang.engines.baselines import Extreme, RandomSearch
+from spacelang.engines.begun import begun
 from spacelang.engines.evolution import Evolution
 from spacelang.engines.paths import Plans, SinglePath
 from spacelang.engines.protocol import EpochEnded, Forward, LossTerm, Samples, StepPlan
@@ -751,6 +753,57 @@ def test_search_over_a_trained_supernet(
     assert (folder / "random.json").exists()
     with pytest.raises(SpaceError, match=r"SP702(.|\n)*weights"):
         search(engine, graph, replace(trained, weights="0" * 64), data, folder, seed=1)
+
+
+@pytest.mark.parametrize("code", ["SP502", "SP507", "SP508", "SP701", "SP703", "SP702"])
+@pytest.mark.parametrize("baseline", [RandomSearch, Extreme])
+def test_a_search_stands_without_a_baseline(
+    code: str, baseline: type[Any], whole: Path, graph: Graph, data: Dataset, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    def run(self: object, space: object, trainer: object, seed: int) -> Any:
+        raise SpaceError(error(code, "there is none"))
+        yield
+
+    monkeypatch.setattr(baseline, "run", run)
+    engine = Evolution(generations=1, population=4, parents=2, mutants=1, crossovers=1)
+    trained, folder = load_trained(graph, data, whole), tmp_path / "search"
+    if code == "SP702":  # which says nothing of the space
+        with pytest.raises(SpaceError, match="there is none"):
+            search(engine, graph, trained, data, folder, seed=1, baselines=True)
+        return
+    found = search(engine, graph, trained, data, folder, seed=1, baselines=True)
+    names = {other.engine.name for other in found.baselines}
+    assert names == {"random", "extreme"} - {baseline.name}
+    assert {path.stem for path in folder.glob("*.json")} >= {"evolution", *names}
+
+
+def test_a_folder_notes_each_search_when_it_is_begun(
+    whole: Path, graph: Graph, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also in a folder that is there, and not where that is of other scores."""
+    trained, folder = load_trained(graph, data, whole), tmp_path / "search"
+    search(RandomSearch(3), graph, trained, data, folder)
+    noted = (folder / "begun.json").read_text()
+    with pytest.raises(SpaceError, match="SP702"):
+        search(Extreme(), graph, replace(trained, weights="0" * 64), data, folder)
+    assert (folder / "begun.json").read_text() == noted
+    (folder / "scores.jsonl").write_text("damaged\n" * 2)
+    with pytest.raises(SpaceError, match="SP702"):
+        search(Extreme(), graph, trained, data, folder)
+    assert begun(folder).keys() == {"random", "extreme"}
+
+
+def test_a_report_reads_no_json_that_is_no_record(
+    whole: Path, graph: Graph, data: Dataset, tmp_path: Path
+) -> None:
+    trained, folder = load_trained(graph, data, whole), tmp_path / "search"
+    search(RandomSearch(3), graph, trained, data, folder)
+    before = (folder / "report.html").read_text()
+    for name, text in (("deep", "[" * 100_000), ("list", "[]"), ("text", "{")):
+        (folder / f"{name}.json").write_text(text)
+    search(RandomSearch(3), graph, trained, data, folder)
+    assert (folder / "report.html").read_text() == before
 
 
 def test_a_candidate_out_of_memory_stops_no_search(

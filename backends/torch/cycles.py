@@ -26,7 +26,7 @@ from spacelang.backends.torch.own import ANSWERS, Told
 from spacelang.backends.torch.program_folder import hashes, read_program, write_program
 from spacelang.backends.torch.progress import Reporter, progress
 from spacelang.backends.torch.ranks import current
-from spacelang.backends.torch.recipe import Recipe
+from spacelang.backends.torch.recipe import LATER, Recipe
 from spacelang.backends.torch.run import Json, Log, RunFolder, write_graph, write_json
 from spacelang.backends.torch.search import open_journal
 from spacelang.backends.torch.search_report import write_search_report
@@ -104,6 +104,10 @@ def search_program(
         fits(network, data)
     if recipe.model_ema:
         raise SpaceError(error("SP701", f"{engine.name} keeps no moving average of weights"))
+    for name in LATER:
+        if getattr(recipe, name) != getattr(Recipe(), name):
+            found = error("SP701", f"{engine.name} trains by cycles of its own, without {name}")
+            raise SpaceError(found.hint("leave it out"))
     recipe = replace(
         recipe, epochs=engine.passes, smoothing=engine.smoothing, clip_grad=engine.clip_grad
     )

@@ -194,13 +194,17 @@ class Epochs:
     def _varied(self, epoch: int, chosen: NDArray[np.int64], copies: NDArray[np.int64]) -> Batch:
         """Samples by position; those that come again vary by a seed of their own each time."""
         seed, of = self.replay(epoch) if self.replay else (self.seed, epoch)
-        found = views(self.part, chosen, self.recipe, seed=seed, epoch=of)
-        for copy in np.unique(copies[copies > 0]).tolist():
-            these = copies == copy
-            anew = seed_of(seed, "copy", copy)
-            again = views(self.part, chosen[these], self.recipe, seed=anew, epoch=of)
-            found.images[torch.from_numpy(these)] = again.images
-        return found
+        places: list[NDArray[np.int64]] = []
+        found: list[Batch] = []
+        for copy in np.unique(copies).tolist():
+            places.append(np.flatnonzero(copies == copy))
+            by = seed_of(seed, "copy", copy) if copy else seed
+            found.append(views(self.part, chosen[places[-1]], self.recipe, seed=by, epoch=of))
+        if len(found) == 1:
+            return found[0]
+        order = torch.from_numpy(np.argsort(np.concatenate(places)))
+        images, at = torch.cat([b.images for b in found])[order], torch.from_numpy(chosen)
+        return Batch(images, self.part.labels[at], self.part.ids[at])
 
 
 def _drawn(part: Part, mixing: Mixing | None, seed: int, epoch: int, number: int) -> Drawn | None:

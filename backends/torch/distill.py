@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from spacelang.backends.torch.checkpoint import Checkpoint, Tensors, unpack
 from spacelang.backends.torch.data import Batch, Dataset, first_samples, ordered_batches
 from spacelang.backends.torch.distill_report import write_distill_report
+from spacelang.backends.torch.evaluate import mode
 from spacelang.backends.torch.fixed import TRIED, graph_of, module_of
 from spacelang.backends.torch.logits.asked import Asked
 from spacelang.backends.torch.logits.published import published_epochs
@@ -158,9 +159,7 @@ class DistillTrainer(TorchTrainer):
         """
         (batch,) = ordered_batches(first_samples(self.data.train, TRIED), TRIED)
         images = batch.images.to(self.device)
-        modes = {module: module.training for module in self.model.modules()}
-        self.model.eval()
-        with torch.no_grad():
+        with mode(self.model, training=False), torch.no_grad():
             answers = self._answers(images)
             for which in ("largest", "smallest"):
                 self.activate(self.graph.decisions.extreme(which))
@@ -173,8 +172,6 @@ class DistillTrainer(TorchTrainer):
                     if term.taps and answers is not None:
                         self._build(term, own, answers[1])
                         related(term, own, answers[1], self._bridge)
-        for module, mode in modes.items():
-            module.training = mode
         if len(self.bridges):
             self.bridges.to(self.device)
             decay = self.recipe.weight_decay

@@ -17,7 +17,7 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -61,9 +61,15 @@ class Fixed(Graph):
 
     @cached_property
     def hash(self) -> str:
-        """The sha256 of its modules, and of the names, types and shapes of its tensors."""
+        """The sha256 of its modules and their settings, and of the names, types and shapes of its
+        tensors."""
         modules = [
-            [name, f"{type(m).__module__}.{type(m).__qualname__}", _ADDRESS.sub("", m.extra_repr())]
+            [
+                name,
+                f"{type(m).__module__}.{type(m).__qualname__}",
+                _ADDRESS.sub("", m.extra_repr()),
+                _settings(m),
+            ]
             for name, m in self.network.named_modules()
         ]
         tensors = [[n, str(t.dtype), list(t.shape)] for n, t in self.network.state_dict().items()]
@@ -122,6 +128,18 @@ class Fixed(Graph):
         like = next(self.network.parameters())
         with mode(self.network, training=False), torch.no_grad():
             return main_output(self.network(images.to(like.device, like.dtype)))
+
+
+def _settings(module: nn.Module) -> list[tuple[str, object]]:
+    """The attributes of a module that are plain values; its mode is none of them."""
+    own = vars(module).items()
+    return sorted((name, value) for name, value in own if name != "training" and _plain(value))
+
+
+def _plain(value: object) -> bool:
+    if isinstance(value, tuple):
+        return all(map(_plain, cast("tuple[object, ...]", value)))
+    return isinstance(value, bool | int | float | str)
 
 
 LEFT_OUT = "leave it out"

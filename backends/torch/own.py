@@ -253,9 +253,7 @@ def search_own(
         told = Told(reporter or progress("quiet"))
         result = _run(engine, graph, replayed, work, answers, told, interrupt)
         where = os.path.relpath(work.folder, run.path)
-        inherited = [move.inherited for move in result.moves if move.before != move.after]
-        record = {**result.as_json(), "weights": where, "inherited": inherited}
-        write_json(run.path / f"{engine.name}.json", record)
+        write_json(run.path / f"{engine.name}.json", {**result.as_json(), "weights": where})
         write_search_report(run.path, work.trainer.graph, data, result, work.log.entries)
     return result
 

@@ -14,13 +14,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from spacelang.backends.torch.run import MAX_RECORD
 from spacelang.diagnostics import Source, SpaceError, error
 from spacelang.files import atomic_folder, sha256
 from spacelang.ir.graph import Graph
 from spacelang.ir.program import Pool, Program
 from spacelang.ir.text import write
-from spacelang.manifest import MANIFEST, unverified
+from spacelang.manifest import MANIFEST, read_object, unverified
 from spacelang.manifest import hashes as files_of
 from spacelang.syntax.ir_parse import CHARACTERS
 from spacelang.syntax.ir_text import read
@@ -58,7 +57,7 @@ def write_program(folder: Path, program: Program) -> None:
 def read_program(folder: Path) -> Program:
     """The program of a folder (SP702 where there is none, or its files are not as written)."""
     try:
-        record = cast(Mapping[str, Any], json.loads(_text(folder, MANIFEST, MAX_RECORD)))
+        record = cast(Mapping[str, Any], read_object(folder / MANIFEST))
         graphs = {
             name.removesuffix(".spaceir"): _graph(folder, name, about["sha256"])
             for name, about in record["files"].items()
@@ -77,17 +76,17 @@ def read_program(folder: Path) -> Program:
 
 
 def _graph(folder: Path, name: str, wanted: str) -> Graph:
-    text = _text(folder, name, CHARACTERS)
+    text = _text(folder, name)
     if sha256(folder / name) != wanted:
         raise unverified(f"{folder / name} is not as it was written")
     return read(Source(str(folder / name), text))
 
 
-def _text(folder: Path, name: str, most: int) -> str:
-    """A regular file of a folder, of at most so many bytes (ValueError)."""
+def _text(folder: Path, name: str) -> str:
+    """A regular file of a folder, of a size that is read (ValueError)."""
     path = folder / name
     if path.name != name or not path.is_file():
         raise ValueError(f"{name} is no file of it")
-    if path.stat().st_size > most:
-        raise ValueError(f"{name} is larger than {most >> 20} MiB")
+    if path.stat().st_size > CHARACTERS:
+        raise ValueError(f"{name} is larger than {CHARACTERS >> 20} MiB")
     return path.read_text("utf-8")

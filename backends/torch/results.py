@@ -228,9 +228,8 @@ def commands(results: Results) -> tuple[Command, ...]:
     backend = [f"--backend={options['backend']}"] if options["backend"] != "torch" else []
     backend += ["--require-fused"] if options["require_fused"] else []
     asked += [*where, *backend]
-    recipe = flags(
-        {n: v for n, v in results.recipe.as_json().items() if v != Recipe().as_json()[n]}
-    )
+    plain = Recipe().as_json()  # without the settings that are recorded only where they are set
+    recipe = flags({n: v for n, v in results.recipe.as_json().items() if v != plain.get(n)})
     images_of = results.recipe.recalibrate
     settled = f"--recalibrate={images_of} " if images_of else ""
     search = f"spacelang search {place['train']} {images} {words(*where, *backend)}"

@@ -45,7 +45,6 @@ WRITTEN = (
     *("manifest.jsonl", "checkpoint-*.safetensors", "saves.tsv", "nan-*.json"),
     *("program/*.spaceir", "program/manifest.json", f"program/{MARKER}", "program"),
 )
-MAX_RECORD = 1 << 20  # bytes
 FORMAT = 1
 _COLUMNS = {"step": int, "epoch": int, "loss": float}  # of every line of a log
 Json = dict[str, object]
@@ -57,10 +56,10 @@ class RunFolder:
 
     Entering makes the folder, takes its lock (`Locked` where another process holds it), and writes
     or compares `run.json`: SP702 with what differs if the folder belongs to another run. What its
-    `settings.json` says stays; where it has none, `settings` are written. `first` is done before
-    `run.json` is there. Of processes that run together the first does all that. What was `WRITTEN`
-    is taken back where a SpaceError leaves the run before it has `begun`; unless told otherwise, it
-    has at once.
+    `settings.json` says stays; where it has none, `settings` are written. `first` is done at each
+    entry: before `run.json` is there, or after it was compared. Of processes that run together the
+    first does all that. What was `WRITTEN` is taken back where a SpaceError leaves the run before
+    it has `begun`; unless told otherwise, it has at once.
     """
 
     def __init__(
@@ -143,6 +142,7 @@ class RunFolder:
                 .hint("choose another folder, or repeat the settings it was made with")
             )
         self._keep()
+        self.first()
 
     def _keep(self) -> None:
         place = self.path / SETTINGS

@@ -52,7 +52,8 @@ from spacelang.journal import Journal, JournalError, ReadJournal
 
 SCORES = "scores.jsonl"
 SHARED, SCRATCH = "search", "scratch"  # kinds of runs
-CANNOT = frozenset(("SP508", "SP701", "SP703"))  # a space or budget has no such baseline
+# A space or budget has no such baseline: it is left out, the search stands.
+CANNOT = frozenset(("SP502", "SP507", "SP508", "SP701", "SP703"))
 ABOUT = ("format", "kind")  # of a folder's identity, what scores do not depend on
 
 
@@ -154,7 +155,6 @@ def _searched(
         basis = {n: v for n, v in run.identity.items() if n not in ABOUT}
         recorded = Recorded(prober, journal, basis)
         run.begun = lambda: len(recorded) > 0
-        ranks.lead(_note(engine, run.path, seed, baselines))
 
         def one(engine: Engine) -> Searched:
             made = _found(engine, graph, recorded, interrupt, seed, told)

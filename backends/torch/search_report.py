@@ -8,7 +8,6 @@ the architecture drawn is that of the engine which ended last.
 
 from __future__ import annotations
 
-import json
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,9 +20,11 @@ from spacelang.backends.torch.ranks import current
 from spacelang.backends.torch.run import Json, environment
 from spacelang.backends.torch.searched import Searched
 from spacelang.backends.torch.stages import stages_of
+from spacelang.engines.trials import MAX_RECORD
 from spacelang.ir.decision import plain
 from spacelang.ir.dim import Value as DecisionValue
 from spacelang.ir.graph import Graph
+from spacelang.manifest import read_object
 from spacelang.report import Candidate, Data, Decision, Epoch, Network, Report, Score, Value
 from spacelang.report import write_report as write
 from spacelang.report.model import Method, Role
@@ -79,11 +80,11 @@ def _records(folder: Path) -> Iterator[dict[str, object]]:
     """What the engines of a folder found, as they wrote it."""
     for path in sorted(folder.glob("*.json")):
         try:
-            record: object = json.loads(path.read_bytes())
+            record = read_object(path, MAX_RECORD)
         except ValueError:
             continue
-        if isinstance(record, dict) and {"engine", "candidates", "best"} <= record.keys():
-            yield cast(Json, record)
+        if {"engine", "candidates", "best"} <= record.keys():
+            yield record
 
 
 def _networks(records: Sequence[Json], winner: str) -> Iterator[Network]:

@@ -161,6 +161,9 @@ def train(
     steady = Steady(policy_of(on_nan))
     told = reporter or progress("quiet")
     fits(graph, data)
+    if isinstance(graph, Fixed):
+        graph.check_recipe(recipe)
+        graph.same_everywhere()
     check_optimizer(recipe)
     check_pieces(recipe, current())
     check_compiling(recipe, current(), device)

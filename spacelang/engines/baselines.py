@@ -114,15 +114,14 @@ class Extreme:
         if size == 0:
             raise known.empty(allowed)
         if not isinstance(size, int):
-            raise SpaceError(
-                error("SP701", f"the {which} network of {space.name} is not within the budget")
-                .note("what the budget leaves is more than can be counted")
-                .hint("search at random instead: --engine random --where ..")
-            )
+            raise _uncounted(space, which)
         low, high = known.extremes("params")
 
         def none(band: Band) -> bool:
-            return known.size(asked.both(Where({"params": band}))) == 0
+            left = known.size(asked.both(Where({"params": band})))
+            if not isinstance(left, int) and left.lower == 0:  # nobody knows whether it is empty
+                raise _uncounted(space, which)
+            return left == 0
 
         while low < high:  # the end is in low..high
             middle = (low + high) // 2
@@ -130,8 +129,22 @@ class Extreme:
                 low, high = (middle + 1, high) if none((None, middle)) else (low, middle)
             else:
                 low, high = (low, middle) if none((middle + 1, None)) else (middle + 1, high)
-        (found_there,) = known.draw(1, 0, asked.both(Where({"params": (low, low)})))
+        try:
+            (found_there,) = known.draw(1, 0, asked.both(Where({"params": (low, low)})))
+        except SpaceError as failed:
+            if failed.diagnostics[0].code != "SP507":
+                raise
+            raise _uncounted(space, which) from failed
         return found_there
+
+
+def _uncounted(space: Graph, which: End) -> SpaceError:
+    """SP701 for an end that no exact count finds."""
+    return SpaceError(
+        error("SP701", f"the {which} network of {space.name} is not within the budget")
+        .note("what the budget leaves is more than can be counted")
+        .hint("search at random instead: --engine random --where ..")
+    )
 
 
 def beside(engine: Able, evaluated: int) -> tuple[RandomSearch | Extreme, ...]:

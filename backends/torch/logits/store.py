@@ -30,9 +30,9 @@ from spacelang.backends.torch.logits.manifest import NAME, Contents, epoch_folde
 from spacelang.backends.torch.variation import OfLibraries, variation
 from spacelang.diagnostics import SpaceError, error
 from spacelang.files import Lock, Locked, PathLike, atomic_write
+from spacelang.manifest import read_object
 
 FORMAT, RECORD = 1, "store.json"
-MAX_RECORD = 1 << 20  # bytes
 PATIENCE = 30.0  # seconds that the first writer of a store may take to begin it
 PROBED, CLOSE = 16, 1e-3  # images that are compared, and by how much their means may differ
 
@@ -153,17 +153,14 @@ def read_record(folder: PathLike) -> tuple[About, list[float]]:
     """What a store says of itself, and its figures (SP702: there is none, or it is damaged)."""
     place = Path(folder) / RECORD
     try:
-        if place.stat().st_size > MAX_RECORD:
-            raise ValueError("it is larger than 1 MiB")
-        text = place.read_text("utf-8")
-        body = cast(dict[str, Any], json.loads(text))
+        body = cast(dict[str, Any], read_object(place))
         about, probed = body["about"], body["probe"]
         hints = get_type_hints(About)
         known = body["format"] == FORMAT and about.keys() == hints.keys()
         if not known or any(type(about[name]) is not kind for name, kind in hints.items()):
             raise ValueError("it is not of this version")
         body.pop("digest")
-        if sealed(body) != text:
+        if sealed(body) != place.read_text("utf-8"):
             raise ValueError("its digest differs")
         found = About(**about)
         _ = found.contents
