@@ -348,6 +348,8 @@ def test_parentheses_belong_to_what_is_around_them() -> None:
         ("9223372036854775K", Fraction(9223372036854775000)),
         ("9223372036854775.808K", None),
         ("0" * 50, None),
+        ("0E50", Fraction(0)),
+        ("0.0e-999", Fraction(0)),
     ],
 )
 def test_numbers_are_exact_within_63_bits(text: str, value: Fraction | None) -> None:

@@ -43,13 +43,15 @@ def spelling(subject: Subject) -> Iterator[Diagnostic]:
 
 def _misspelt(names: Iterable[tuple[str, str]], span: Span) -> Iterator[Diagnostic]:
     for what, name in names:
-        place = name.removeprefix("/") if what in PLACES else name
-        if not PLAIN.fullmatch(place) and (place or what not in PLACES):
+        place = name.removeprefix("/") if what in ROOTED else name
+        if not PLAIN.fullmatch(place) and (place or what not in EMPTY):
             yield broken(f"the {what} {name!r} is no name", span)
 
 
-PLACES = ("place", "symbol")
-"""What may count from the root; a place may be empty too."""
+EMPTY = ("place", "symbol")
+"""What may be its owner's own place."""
+ROOTED = (*EMPTY, "parameter")
+"""What may count from the root."""
 
 
 def _names(block: Block) -> Iterator[tuple[str, str]]:

@@ -50,9 +50,10 @@ def number(text: str) -> Fraction | None:
         text = text[:-1]
     mantissa, _, exponent = text.lower().partition("e")
     power = int(exponent or 0)
-    if abs(power) > DIGITS:
+    value = Fraction(mantissa) * factor
+    if abs(power) > DIGITS and value:
         return None
-    value = Fraction(mantissa) * factor * Fraction(10) ** power
+    value *= Fraction(10) ** power if value else 1
     return value if max(value.numerator, value.denominator) <= LARGEST else None
 
 
