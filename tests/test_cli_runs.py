@@ -23,7 +23,6 @@ from spacelang import load_deployed
 from spacelang.analysis.latency import LatencyModel, open_model
 from spacelang.backends.torch.recipe import Recipe
 from spacelang.backends.torch.train import TorchTrainer
-from spacelang.backends.torch.variation import IN_AUG
 from spacelang.cli.runs import run_graph
 from spacelang.cli.train import RECIPE, SWITCHES
 from spacelang.engines.pool import Pool
@@ -76,7 +75,7 @@ def trained(place: Path) -> Path:
 
 
 def test_there_is_a_flag_for_every_setting() -> None:
-    assert {*RECIPE, *SWITCHES} == {field.name for field in fields(Recipe)} | {*IN_AUG}
+    assert {*RECIPE, *SWITCHES} == {field.name for field in fields(Recipe)}
     switches = {field.name for field in fields(Recipe) if field.type == "bool"}
     assert set(SWITCHES) == switches
 
