@@ -106,6 +106,9 @@ def _of_manifest(here: Path, folder: Path) -> Iterator[Finding]:
         return
     yield Finding(shown, "ok", f"lists {len(listed)} files")
     for name, record in listed.items():
+        if Path(name).name != name:
+            yield Finding(name, "damaged", "the record leads out of the folder itself")
+            continue
         full = isinstance(record, dict)
         wanted = cast("Mapping[str, object]", record).get("sha256") if full else record
         yield _compared(here / name, wanted, folder)
