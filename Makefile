@@ -12,7 +12,7 @@ BIN := $(TEST_ENV)/bin
 export OMP_NUM_THREADS ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-# All that docs/benchmarks.md says but the rows of torch.compile, two hours; `studies` and
+# All that docs/benchmarks.md says but the rows of torch.compile, some hours; `studies` and
 # `distillation`, which train for longer, are called by hand.
 BENCHMARKS := compiler growth scaling curves logits precision compiled networks
 

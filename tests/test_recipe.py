@@ -9,8 +9,9 @@ import random
 import signal
 import sys
 import warnings
+from collections.abc import Callable, Iterable
 from dataclasses import replace
-from functools import partialmethod
+from functools import partial, partialmethod
 from pathlib import Path
 from typing import Any
 
@@ -547,15 +548,13 @@ def test_what_a_step_does_not_use(opt: str, graph: Graph, data: Dataset) -> None
     assert moved == {"freeze": (False, False), "mixed": (False, True), "decay": (True, True)}
 
 
-@pytest.mark.parametrize("unsampled", ["freeze", "decay"])
-def test_unused_weights_after_a_stop(
-    unsampled: str, graph: Graph, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def same_when_stopped(
+    begin: Callable[[Path], object], stops: Iterable[int], folder: Path, patch: pytest.MonkeyPatch
 ) -> None:
-    """A run that goes on still knows what was touched before."""
-    recipe = replace(RECIPE, unsampled=unsampled, epochs=2, weight_decay=0.5)
-    train(graph, data, recipe, tmp_path / "whole", seed=3)
+    """A run that ends at some steps and goes on each time has the bits of one that never did."""
+    begin(folder / "whole")
     original = TorchTrainer.step
-    for stop in (1, 3, 6):
+    for stop in stops:
 
         def step(self, plan, stop=stop):
             metrics = original(self, plan)
@@ -563,12 +562,22 @@ def test_unused_weights_after_a_stop(
                 os.kill(os.getpid(), signal.SIGTERM)
             return metrics
 
-        with monkeypatch.context() as patch:
-            patch.setattr(TorchTrainer, "step", step)
+        with patch.context() as within:
+            within.setattr(TorchTrainer, "step", step)
             with pytest.raises(Interrupted):
-                train(graph, data, recipe, tmp_path / "parts", seed=3)
-    train(graph, data, recipe, tmp_path / "parts", seed=3)
-    assert fingerprint(tmp_path / "parts") == fingerprint(tmp_path / "whole")
+                begin(folder / "parts")
+    begin(folder / "parts")
+    assert fingerprint(folder / "parts") == fingerprint(folder / "whole")
+
+
+@pytest.mark.parametrize("unsampled", ["freeze", "decay"])
+def test_unused_weights_after_a_stop(
+    unsampled: str, graph: Graph, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that goes on still knows what was touched before."""
+    recipe = replace(RECIPE, unsampled=unsampled, epochs=2, weight_decay=0.5)
+    begin = partial(train, graph, data, recipe, seed=3)
+    same_when_stopped(begin, (1, 3, 6), tmp_path, monkeypatch)
 
 
 def poisoned(patch: pytest.MonkeyPatch, *steps: int) -> None:
@@ -612,22 +621,8 @@ def test_decay_goes_on_after_a_skipped_step_and_a_stop(
     """Also with an optimiser that keeps nothing of what it moved."""
     recipe = replace(RECIPE, unsampled="decay", epochs=2, weight_decay=0.5, **opt)
     poisoned(monkeypatch, *range(2, 6))
-    train(graph, data, recipe, tmp_path / "whole", seed=3, on_nan="skip")
-    original = TorchTrainer.step
-    for stop in range(1, 10):
-
-        def step(self, plan, stop=stop):
-            metrics = original(self, plan)
-            if self.taken == stop:
-                os.kill(os.getpid(), signal.SIGTERM)
-            return metrics
-
-        with monkeypatch.context() as patch:
-            patch.setattr(TorchTrainer, "step", step)
-            with pytest.raises(Interrupted):
-                train(graph, data, recipe, tmp_path / "parts", seed=3, on_nan="skip")
-    train(graph, data, recipe, tmp_path / "parts", seed=3, on_nan="skip")
-    assert fingerprint(tmp_path / "parts") == fingerprint(tmp_path / "whole")
+    begin = partial(train, graph, data, recipe, seed=3, on_nan="skip")
+    same_when_stopped(begin, range(1, 10), tmp_path, monkeypatch)
 
 
 # Statistics of batch norms.
