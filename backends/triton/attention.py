@@ -116,7 +116,7 @@ def unable(x: Operands) -> str:
 
 def options(kernel: str, dtype: torch.dtype, hip: bool) -> dict[str, int]:
     """Warps and stages with which registers suffice; warps of AMD are twice as wide."""
-    warps = 4 if hip or (dtype == torch.float32 and kernel != "keys") else 8
+    warps = 4 if hip or (dtype == torch.float32 and kernel not in ("forward", "keys")) else 8
     return {"num_warps": warps, "num_stages": 2}
 
 

@@ -29,9 +29,9 @@ NETWORKS: Mapping[str, Mapping[str, int]] = {
 }
 KINDS = {"fp16": torch.float16, "fp32": torch.float32}
 TYPES: Mapping[str, str] = (
-    dict.fromkeys((*kernels.INTEGERS, "B", "SPLITS"), "i32")
+    dict.fromkeys((*kernels.INTEGERS, "key_h", "value_h", "KEPT", "B", "SPLITS"), "i32")
     | {"scale": "fp32"}
-    | dict.fromkeys(("table", "lse", "delta", "partial"), "*fp32")
+    | dict.fromkeys(("table", "key_table", "value_table", "lse", "delta", "partial"), "*fp32")
     | dict.fromkeys(kernels.POINTERS[1:], "*i16")
 )
 SCATTER = {"summed": "*fp32", "table_index": "*i16", "table_grad": "*fp32"}
