@@ -7,8 +7,8 @@ term. Every sum is in a fixed order, so what the kernels find is the same at eve
 `BLOCK` is the side of a tile of logits; `WIDTH` and `VALUE` are a head's widths and `BUCKETS` the
 columns of the masses, padded to powers of two; `TABLES`, `ROWS`, `COLUMNS` and `MASSES` are the R
 of each term, `MASKED` says whether there are regions, and `ALIGNED` divides the widths and strides
-of q, k and v, so that a row is read 16 bytes at a time. Where BUCKETS is at most `MADE`, the forward
-kernel makes the rows of queries itself and keeps them in registers, and gives the values' term.
+of q, k and v, so that a row is read 16 bytes at a time. `INSIDE` says whether the forward kernel
+makes the rows of queries itself, and gives the values' term.
 Sizes and strides come at run time: `TC`, `RC`, `CC` and `MC` are the C of each term, `_b`, `_h` and
 `_n` the strides of images, heads and tokens.
 """
@@ -26,10 +26,9 @@ INTEGERS = (
     "v_b", "v_h", "v_n", "o_b", "o_h", "o_n", "g_b", "g_h", "g_n", "table_h",
     "rows_b", "rows_h", "rows_n", "columns_b", "columns_h", "columns_n",
 )  # fmt: skip
-_KEPT = (*INTEGERS, "key_h", "value_h", "KEPT", "B", "SPLITS", "C", "COUNT")  # no variant is made for their values
+OWN = ("key_h", "value_h", "KEPT", "B", "SPLITS")  # of some kernels
+_KEPT = (*INTEGERS, *OWN, "C", "COUNT")  # no variant is made for their values
 _WIDENED = tl.constexpr(INTERPRETED)
-MADE = 64  # columns of a term that a program holds all of in registers, at most
-_MADE = tl.constexpr(MADE)
 
 
 @triton.jit
@@ -154,13 +153,12 @@ def forward_kernel(
     o_b, o_h, o_n, g_b, g_h, g_n, table_h, rows_b, rows_h, rows_n, columns_b, columns_h, columns_n,
     BLOCK: tl.constexpr, WIDTH: tl.constexpr, VALUE: tl.constexpr, BUCKETS: tl.constexpr,
     TABLES: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, MASSES: tl.constexpr,
-    MASKED: tl.constexpr, ALIGNED: tl.constexpr,
+    MASKED: tl.constexpr, ALIGNED: tl.constexpr, INSIDE: tl.constexpr,
 ):  # fmt: skip
     """A block of queries against all keys, with a running maximum and sum.
 
     The masses of the first KEPT tokens are written: of all, or of none.
     """
-    INSIDE: tl.constexpr = BUCKETS <= _MADE
     start = tl.program_id(1) * BLOCK
     both = tl.program_id(0).to(tl.int64)
     b, h = both // H, both % H
