@@ -106,6 +106,15 @@ def launched(x: Operands, out: Tensor, slopes: Tensor, rows: Tensor) -> dict[str
     return found | {"scale": x.scale} | constants(x, strides)
 
 
+def _tables(x: Operands) -> dict[str, Any]:
+    """What the forward kernel reads tables by; those on keys lie as they do."""
+    keys, values = x.key_table.flatten(1, 2), x.value_table.contiguous()
+    by_head = (0 if len(part) == 1 else part.stride(0) for part in (keys, values))
+    steps = zip(("key_h", "value_h"), by_head, strict=True)
+    steps = dict(steps) | dict(zip(("key_c", "key_d"), keys.stride()[1:], strict=True))
+    return {"key_table": keys, "value_table": values} | steps
+
+
 def _launch(kernel: str, grid: tuple[int, ...], common: dict[str, Any], **own: Any) -> None:
     """One kernel, with what all take and what it alone does."""
     chosen = options(kernel, common["q"].dtype, torch.version.hip is not None)
@@ -130,11 +139,9 @@ def _op(
     elif out.numel():
         within = inside(constants(x, ()), q.dtype)
         common = launched(x, out, out, _no_rows(x) if within or not len(row_index) else x.rows)
-        tables = {"key_table": key_table.contiguous(), "value_table": value_table.contiguous()}
-        steps = [0 if len(part) == 1 else part.stride(0) for part in tables.values()]
         given = mass if within or kept else _masses(x, q.shape[2])
         own = {"out": out, "lse": lse, "mass": given, "KEPT": given.shape[2], "INSIDE": int(within)}
-        own |= {**tables, "key_h": steps[0], "value_h": steps[1]}
+        own |= _tables(x)
         grid = (len(q) * q.shape[1], triton.cdiv(q.shape[2], common["BLOCK"]))
         _launch("forward", grid, common, **own)
         if len(mass_index) and not within:

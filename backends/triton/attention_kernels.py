@@ -26,7 +26,7 @@ INTEGERS = (
     "v_b", "v_h", "v_n", "o_b", "o_h", "o_n", "g_b", "g_h", "g_n", "table_h",
     "rows_b", "rows_h", "rows_n", "columns_b", "columns_h", "columns_n",
 )  # fmt: skip
-OWN = ("key_h", "value_h", "KEPT", "B", "SPLITS")  # of some kernels
+OWN = ("key_h", "key_c", "key_d", "value_h", "KEPT", "B", "SPLITS")  # of some kernels
 _KEPT = (*INTEGERS, *OWN, "C", "COUNT")  # no variant is made for their values
 _WIDENED = tl.constexpr(INTERPRETED)
 
@@ -76,10 +76,14 @@ def _looked_up(values, line, index, i, j, inside, N, C, COUNT: tl.constexpr):
 
 
 @triton.jit
-def _made_rows(q, tables, scale, columns, width, WIDTH: tl.constexpr, BUCKETS: tl.constexpr):
+def _made_rows(
+    q, tables, scale, columns, width, step, along, WIDTH: tl.constexpr, BUCKETS: tl.constexpr
+):
     """Each of a block of queries with each row of tables [columns, width]: [BLOCK, BUCKETS]."""
-    right = _load(tables, 0, columns, width, width, BUCKETS, WIDTH).to(tl.float32) * scale
-    return _dot(q, tl.trans(right.to(q.dtype))).to(q.dtype)
+    d, c = tl.arange(0, WIDTH)[:, None], tl.arange(0, BUCKETS)[None, :]
+    inside = (d < width) & (c < columns)
+    right = tl.load(tables + c * step + d * along, mask=inside, other=0.0).to(tl.float32) * scale
+    return _dot(q, right.to(q.dtype)).to(q.dtype)
 
 
 @triton.jit
@@ -147,7 +151,7 @@ def _slopes(
 
 @triton.jit(do_not_specialize=_KEPT)
 def forward_kernel(
-    q, k, v, out, lse, mass, key_table, value_table, key_h, value_h, KEPT,
+    q, k, v, out, lse, mass, key_table, value_table, key_h, key_c, key_d, value_h, KEPT,
     table, table_index, rows, row_index, columns, column_index, mass_index, regions, scale,
     H, N, D, V, TC, RC, CC, MC, WINDOWS, q_b, q_h, q_n, k_b, k_h, k_n, v_b, v_h, v_n,
     o_b, o_h, o_n, g_b, g_h, g_n, table_h, rows_b, rows_h, rows_n, columns_b, columns_h, columns_n,
@@ -179,7 +183,8 @@ def forward_kernel(
     i = line[:, None]
     queries = _load(q, start, N, D, q_n, BLOCK, WIDTH)
     if INSIDE and ROWS:
-        rows = _made_rows(queries, key_table + h * key_h, scale, ROWS * RC, D, WIDTH, BUCKETS)
+        key_table += h * key_h
+        rows = _made_rows(queries, key_table, scale, ROWS * RC, D, key_c, key_d, WIDTH, BUCKETS)
     else:
         rows += b * rows_b + h * rows_h
     highest = tl.full((BLOCK,), -float("inf"), tl.float32)
