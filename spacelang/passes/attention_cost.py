@@ -18,7 +18,7 @@ MADE, MIXED = 64, 16  # entries and heads of lookups that `mixed_attention` make
 HELD, TABLE_BYTES = 256, 2**15  # entries and tables of them that `attention` does, at most
 
 
-def attention(block: Block, group: Attention, sizes: Sizes) -> tuple[int, int]:
+def moved_by_attention(block: Block, group: Attention, sizes: Sizes) -> tuple[int, int]:
     """Bytes and launches of a group, with what its tables are copied for."""
     q, k, v = (sizes.bytes(block.type_of(o.value)) for o in (group.q, group.k, group.v))
     shape = [sizes.of(size) for size in block.type_of(group.q.value).shape]
@@ -32,15 +32,16 @@ def attention(block: Block, group: Attention, sizes: Sizes) -> tuple[int, int]:
     inside = INSIDE[group.kernel](block, group, sizes)
     for kind in dict.fromkeys(term.kind for term in group.terms):
         terms = group.terms_of(kind)
+        first = terms[0]
         if kind == "regions":
-            total += INDEX * sizes.of(terms[0].index.node.types[0].shape[0]) * tokens
+            total += INDEX * sizes.of(first.index.node.types[0].shape[0]) * tokens
             continue
         tables = sum(_table(block, term, sizes) for term in terms)
         total += INDEX * len(terms) * tokens**2 + tables
         scale = group.scale if kind in ("query", "key") else ONE
         # Each table is multiplied by what it lacks, all are stacked, and laid heads first.
         copied = [_table(block, term, sizes) for term in terms if term.factor != scale]
-        copied += [tables] if len(terms) > 1 or _turned(terms[0]) else []
+        copied += [tables] if len(terms) > 1 or _turned(block, first, sizes) else []
         if kind != "offsets" and kind not in inside:
             wide = STATISTIC if group.kernel == "mixed_attention" else sizes.width
             looked = rows * wide * sum(entries(block, term, sizes) for term in terms)
@@ -84,10 +85,13 @@ INSIDE: Mapping[str, Callable[[Block, Attention, Sizes], tuple[str, ...]]] = {
 }
 
 
-def _turned(term: Term) -> bool:
-    """Whether a table [.., entries, heads] is laid anew, heads first."""
-    table = term.table
-    return table is not None and table.head is not None and table.head > table.entry
+def _turned(block: Block, term: Term, sizes: Sizes) -> bool:
+    """Whether offsets [.., entries, heads] are laid anew, heads first."""
+    if term.kind != "offsets" or term.table is None or term.table.head is None:
+        return False
+    shape = block.type_of(term.table.value).shape
+    several = all(sizes.of(shape[axis]) > 1 for axis in (term.table.head, term.table.entry))
+    return several and term.table.head > term.table.entry
 
 
 def _table(block: Block, term: Term, sizes: Sizes) -> int:

@@ -18,7 +18,7 @@ from spacelang.ir.decision import Assignment
 from spacelang.ir.dim import Dim
 from spacelang.ir.graph import Graph
 from spacelang.ir.node import Node
-from spacelang.passes.attention_cost import attention, padded
+from spacelang.passes.attention_cost import moved_by_attention, padded
 from spacelang.passes.attention_parts import Attention
 from spacelang.passes.fuse import GROUPS
 from spacelang.passes.fuse_cascade import Cascade
@@ -202,10 +202,10 @@ def _mixture(block: Block, group: Mixture, sizes: Sizes) -> tuple[int, int]:
 
 Moved = Callable[[Block, Group, Sizes], tuple[int, int]]
 MOVED: Mapping[str, Moved] = {
-    "attention": cast(Moved, attention),
+    "attention": cast(Moved, moved_by_attention),
     "cascade": cast(Moved, _cascade),
     "depthwise": cast(Moved, _depthwise),
-    "mixed_attention": cast(Moved, attention),
+    "mixed_attention": cast(Moved, moved_by_attention),
     "mixture": cast(Moved, _mixture),
     "mlp": cast(Moved, _mlp),
 }
