@@ -347,21 +347,22 @@ def test_what_the_kernels_cannot_take_goes_to_the_reference() -> None:
         fused(double)
 
 
-@pytest.mark.parametrize("kept", [True, False])
-def test_the_operator_keeps_its_promises(kept: bool) -> None:
-    part = replaced(operands(everything(2, 5)), {"kept": kept})
-    for name in ("q", "key_table", *(["value_table"] if kept else [])):
+def test_the_operator_keeps_its_promises() -> None:
+    part = operands(everything(2, 3))
+    for name in ("q", "key_table", "value_table"):
         getattr(part, name).requires_grad_()
-    arguments = tuple(getattr(part, name) for name in part.__slots__)
-    torch.library.opcheck(_op, arguments)
-    for found, wanted in zip(_op(*arguments), reference(part), strict=True):
-        assert found.shape == wanted.shape
-        assert torch.allclose(found, wanted, atol=1e-6)
+    torch.library.opcheck(_op, tuple(getattr(part, name) for name in part.__slots__))
+    for kept in (True, False):
+        x = replaced(part, {"kept": kept})
+        found = _op(*(getattr(x, name) for name in x.__slots__))
+        for a, b in zip(found, reference(x), strict=True):
+            assert a.shape == b.shape
+            assert torch.allclose(a, b, atol=1e-6)
 
 
 def test_masses_are_kept_for_the_gradient_of_their_tables_alone() -> None:
     """The others' gradients are the same without; that of tables cannot be asked for."""
-    x = everything(2, 5)
+    x = everything(2, 3)
     table, index = x.terms["on_values"]
     q = x.q.clone().requires_grad_()
     with_masses, without = (
@@ -372,7 +373,7 @@ def test_masses_are_kept_for_the_gradient_of_their_tables_alone() -> None:
     assert [
         part.shape[2]
         for part in (with_masses.grad_fn.saved_tensors[2], without.grad_fn.saved_tensors[2])
-    ] == [5, 0]
+    ] == [3, 0]
     found, wanted = (torch.autograd.grad(out.sum(), q)[0] for out in (without, with_masses))
     assert torch.equal(found, wanted)
     part = replaced(operands(x), {"kept": False, "value_table": table.clone().requires_grad_()})
