@@ -39,7 +39,7 @@ from spacelang.backends.triton.launch import launches, operator
 NAME = "attention"
 Term = tuple[Tensor, Tensor]  # tables [H or 1, R, C, ...], index [R, N, N]
 DIFFERENTIABLE = ("q", "k", "v", "table", "key_table", "query_table", "value_table")
-MADE = 256  # columns of a term that the registers of a program can hold, all together
+MADE = 256  # columns of a term that a program has registers for, beside masses a fourth
 TABLE_BYTES = 2**15  # of a term's tables that a block's memory can hold
 PROGRAMS = 256  # about as many of offsets_kernel
 TILE = {torch.float32: 16, torch.bfloat16: 32, torch.float16: 32}  # side of a tile of logits
@@ -84,7 +84,7 @@ def inside(chosen: Mapping[str, int], dtype: torch.dtype) -> bool:
     Of no more columns than binaries have registers for without a spill.
     """
     columns = chosen["BUCKETS"]
-    most = MADE // 4 if chosen["MASSES"] else MADE // max(1, chosen["ROWS"])
+    most = MADE // 4 if chosen["MASSES"] else MADE
     size = columns * max(chosen["WIDTH"], chosen["VALUE"]) * dtype.itemsize
     return columns <= most and size <= TABLE_BYTES
 

@@ -88,9 +88,12 @@ def _made_rows(
 
 @triton.jit
 def _picked(rows, index, i, j, inside, N, C, COUNT: tl.constexpr):
-    """What `_looked_up` finds, of rows that `_made_rows` has made."""
+    """What `_looked_up` finds, of rows that `_made_rows` has made.
+
+    A loop that is not unrolled: a gather needs many registers, two at once as many again.
+    """
     found = tl.zeros(inside.shape, tl.float32)
-    for r in tl.static_range(COUNT):
+    for r in range(COUNT):
         at = tl.load(index + (r * N + i) * N + j, mask=inside, other=-1).to(tl.int32)
         there = (at >= 0) & (at < C)
         entry = tl.gather(rows, tl.where(there, r * C + at, 0), 1)
@@ -126,7 +129,7 @@ def _scores(
     """Logits of a tile: scale q k^T and every term that is there; -inf where no key is."""
     s = _dot(q, tl.trans(k)) * scale
     s += _looked_up(table, 0, table_index, i, j, inside, N, TC, TABLES)
-    if INSIDE:
+    if INSIDE and ROWS:
         s += _picked(rows, row_index, i, j, inside, N, RC, ROWS)
     else:
         s += _looked_up(rows, i * rows_n, row_index, i, j, inside, N, RC, ROWS)

@@ -15,7 +15,7 @@ from spacelang.passes.attention_parts import Attention, Term
 INDEX = 2  # bytes of an entry of an index that kernels read
 STATISTIC = 4  # of a sum that is kept in float32
 MADE, MIXED = 64, 16  # entries and heads of lookups that `mixed_attention` makes by itself, at most
-HELD, TABLE_BYTES = 256, 2**15  # entries and tables of them that `attention` does, at most
+HELD, TABLE_BYTES = 256, 2**15  # entries, beside masses a fourth, and tables of `attention`
 
 
 def moved_by_attention(block: Block, group: Attention, sizes: Sizes) -> tuple[int, int]:
@@ -63,7 +63,7 @@ def _inside(block: Block, group: Attention, sizes: Sizes) -> tuple[str, ...]:
         for kind in ("query", "key", "values")
     }
     columns = padded(max(count.values()))
-    most = HELD // 4 if count["values"] else HELD // max(1, len(group.terms_of("query")))
+    most = HELD // 4 if count["values"] else HELD
     widths = (sizes.of(block.type_of(o.value).shape[o.channel]) for o in (group.q, group.v))
     fits = columns <= most and columns * padded(max(widths)) * sizes.width <= TABLE_BYTES
     return ("query", "values") if fits else ()
