@@ -18,7 +18,16 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from spacelang.backends.triton.launch import INTERPRETED
+from spacelang.backends.triton.attention_tiles import (
+    dot,
+    load,
+    made_rows,
+    multiple,
+    scores,
+    slopes_of,
+    store,
+    summed,
+)
 
 POINTERS = ("table", "table_index", "row_index", "column_index", "mass_index", "regions")
 INTEGERS = (
@@ -28,128 +37,6 @@ INTEGERS = (
 )  # fmt: skip
 OWN = ("key_h", "key_c", "key_d", "value_h", "KEPT", "B", "SPLITS")  # of some kernels
 _KEPT = (*INTEGERS, *OWN, "C", "COUNT")  # no variant is made for their values
-_WIDENED = tl.constexpr(INTERPRETED)
-
-
-@triton.jit
-def multiple(x, ALIGNED: tl.constexpr):
-    """`x`, which is a multiple: an argument's hint is lost where it is no specialised one."""
-    return x // ALIGNED * ALIGNED
-
-
-@triton.jit
-def _dot(a, b):
-    """A product summed in float32; the interpreter, which has no bfloat16, takes it so as well."""
-    if _WIDENED:
-        a = a.to(tl.float32)
-        b = b.to(tl.float32)
-    return tl.dot(a, b, input_precision="ieee")
-
-
-@triton.jit
-def _load(matrix, start, size, width, stride, SIZE: tl.constexpr, WIDTH: tl.constexpr):
-    """SIZE rows from `start` on of a matrix [size, width], and 0 beyond it."""
-    row = (start + tl.arange(0, SIZE))[:, None]
-    column = tl.arange(0, WIDTH)[None, :]
-    inside = (row < size) & (column < width)
-    return tl.load(matrix + row * stride + column, mask=inside, other=0.0)
-
-
-@triton.jit
-def _store(matrix, tile, start, size, width, stride):
-    """What `_load` reads."""
-    row = (start + tl.arange(0, tile.shape[0]))[:, None]
-    column = tl.arange(0, tile.shape[1])[None, :]
-    inside = (row < size) & (column < width)
-    tl.store(matrix + row * stride + column, tile.to(matrix.dtype.element_ty), mask=inside)
-
-
-@triton.jit
-def _looked_up(values, line, index, i, j, inside, N, C, COUNT: tl.constexpr):
-    """The sum over r of values[line + r C + index[r, i, j]], a tile."""
-    found = tl.zeros(inside.shape, tl.float32)
-    for r in tl.static_range(COUNT):
-        at = tl.load(index + (r * N + i) * N + j, mask=inside, other=-1).to(tl.int32)
-        there = (at >= 0) & (at < C)
-        found += tl.load(values + line + r * C + at, mask=there, other=0.0).to(tl.float32)
-    return found
-
-
-@triton.jit
-def _made_rows(
-    q, tables, scale, columns, width, step, along, WIDTH: tl.constexpr, BUCKETS: tl.constexpr
-):
-    """Each of a block of queries with each row of tables [columns, width]: [BLOCK, BUCKETS]."""
-    d, c = tl.arange(0, WIDTH)[:, None], tl.arange(0, BUCKETS)[None, :]
-    inside = (d < width) & (c < columns)
-    right = tl.load(tables + c * step + d * along, mask=inside, other=0.0).to(tl.float32) * scale
-    return _dot(q, right.to(q.dtype)).to(q.dtype)
-
-
-@triton.jit
-def _picked(rows, index, i, j, inside, N, C, COUNT: tl.constexpr):
-    """What `_looked_up` finds, of rows that `_made_rows` has made.
-
-    A loop that is not unrolled: a gather needs many registers, two at once as many again.
-    """
-    found = tl.zeros(inside.shape, tl.float32)
-    for r in range(COUNT):
-        at = tl.load(index + (r * N + i) * N + j, mask=inside, other=-1).to(tl.int32)
-        there = (at >= 0) & (at < C)
-        entry = tl.gather(rows, tl.where(there, r * C + at, 0), 1)
-        found += tl.where(there, entry.to(tl.float32), 0.0)
-    return found
-
-
-@triton.jit
-def _summed(
-    sums, tile, index, i, j, inside, N, C,
-    AXIS: tl.constexpr, COUNT: tl.constexpr, BUCKETS: tl.constexpr,
-):  # fmt: skip
-    """`sums` [BLOCK, BUCKETS] and, of `tile`, what each index takes, summed along an axis.
-
-    A pass over the tile a column: as much arithmetic as a product, where atomics have no order.
-    """
-    columns = tl.arange(0, BUCKETS)[None, :]
-    for r in tl.static_range(COUNT):
-        at = tl.load(index + (r * N + i) * N + j, mask=inside, other=-1).to(tl.int32)
-        for c in range(C):
-            mass = tl.sum(tl.where(at == c, tile, 0.0), AXIS)
-            sums += tl.where(columns == r * C + c, mass[:, None], 0.0)
-    return sums
-
-
-@triton.jit
-def _scores(
-    q, k, i, j, inside, scale, table, table_index, rows, row_index, rows_n, columns, column_index,
-    columns_n, regions, N, TC, RC, CC,
-    TABLES: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, MASKED: tl.constexpr,
-    INSIDE: tl.constexpr = False,
-):  # fmt: skip
-    """Logits of a tile: scale q k^T and every term that is there; -inf where no key is."""
-    s = _dot(q, tl.trans(k)) * scale
-    s += _looked_up(table, 0, table_index, i, j, inside, N, TC, TABLES)
-    if INSIDE and ROWS:
-        s += _picked(rows, row_index, i, j, inside, N, RC, ROWS)
-    else:
-        s += _looked_up(rows, i * rows_n, row_index, i, j, inside, N, RC, ROWS)
-    s += _looked_up(columns, j * columns_n, column_index, i, j, inside, N, CC, COLUMNS)
-    if MASKED:
-        mine = tl.load(regions + i, mask=i < N, other=0)
-        theirs = tl.load(regions + j, mask=j < N, other=0)
-        s += tl.where(mine == theirs, 0.0, -100.0)
-    return tl.where(j < N, s, -float("inf"))
-
-
-@triton.jit
-def _slopes(
-    s, lse, g, values, share, mass_g, mass_index, i, j, inside, N, MC, MASSES: tl.constexpr
-):
-    """Probabilities of a tile and the gradients of its logits."""
-    p = tl.exp(s - lse[:, None])
-    p_grad = _dot(g, tl.trans(values))
-    p_grad += _looked_up(mass_g, i * (MASSES * MC), mass_index, i, j, inside, N, MC, MASSES)
-    return p, p * (p_grad - share[:, None])
 
 
 @triton.jit(do_not_specialize=_KEPT)
@@ -184,10 +71,10 @@ def forward_kernel(
 
     line = start + tl.arange(0, BLOCK)
     i = line[:, None]
-    queries = _load(q, start, N, D, q_n, BLOCK, WIDTH)
+    queries = load(q, start, N, D, q_n, BLOCK, WIDTH)
     if INSIDE and ROWS:
         key_table += h * key_h
-        rows = _made_rows(queries, key_table, scale, ROWS * RC, D, key_c, key_d, WIDTH, BUCKETS)
+        rows = made_rows(queries, key_table, scale, ROWS * RC, D, key_c, key_d, WIDTH, BUCKETS)
     else:
         rows += b * rows_b + h * rows_h
     highest = tl.full((BLOCK,), -float("inf"), tl.float32)
@@ -197,9 +84,9 @@ def forward_kernel(
     for first in range(0, N, BLOCK):
         j = (first + tl.arange(0, BLOCK))[None, :]
         inside = (i < N) & (j < N)
-        keys = _load(k, first, N, D, k_n, BLOCK, WIDTH)
-        values = _load(v, first, N, V, v_n, BLOCK, VALUE)
-        s = _scores(
+        keys = load(k, first, N, D, k_n, BLOCK, WIDTH)
+        values = load(v, first, N, V, v_n, BLOCK, VALUE)
+        s = scores(
             queries, keys, i, j, inside, scale, table, table_index, rows, row_index, rows_n,
             columns, column_index, columns_n, regions, N, TC, RC, CC,
             TABLES, ROWS, COLUMNS, MASKED, INSIDE,
@@ -209,9 +96,9 @@ def forward_kernel(
         decay = tl.exp(highest - above)
         total = total * decay + tl.sum(p, 1)
         highest = above
-        result = result * decay[:, None] + _dot(p.to(values.dtype), values)
+        result = result * decay[:, None] + dot(p.to(values.dtype), values)
         if MASSES:
-            sums = _summed(
+            sums = summed(
                 sums * decay[:, None], p, mass_index, i, j, inside, N, MC, 1, MASSES, BUCKETS
             )
     result = result / total[:, None]
@@ -219,11 +106,11 @@ def forward_kernel(
     if MASSES:
         width = MASSES * MC
         sums = sums / total[:, None]
-        _store(mass + both * N * width, sums, start, KEPT, width, width)
+        store(mass + both * N * width, sums, start, KEPT, width, width)
         if INSIDE:
-            tables = _load(value_table + h * value_h, 0, width, V, V, BUCKETS, VALUE)
-            result += _dot(sums.to(v.dtype.element_ty), tables.to(v.dtype.element_ty))
-    _store(out, result, start, N, V, o_n)
+            tables = load(value_table + h * value_h, 0, width, V, V, BUCKETS, VALUE)
+            result += dot(sums.to(v.dtype.element_ty), tables.to(v.dtype.element_ty))
+    store(out, result, start, N, V, o_n)
 
 
 @triton.jit(do_not_specialize=_KEPT)
@@ -259,35 +146,35 @@ def queries_kernel(
 
     line = start + tl.arange(0, BLOCK)
     i = line[:, None]
-    slopes = _load(g, start, N, V, g_n, BLOCK, VALUE)
-    forward = _load(out, start, N, V, o_n, BLOCK, VALUE)
+    slopes = load(g, start, N, V, g_n, BLOCK, VALUE)
+    forward = load(out, start, N, V, o_n, BLOCK, VALUE)
     share = tl.sum(forward.to(tl.float32) * slopes.to(tl.float32), 1)
     tl.store(delta + both * N + line, share, mask=line < N)
 
     normaliser = tl.load(lse + both * N + line, mask=line < N, other=float("inf"))
-    queries = _load(q, start, N, D, q_n, BLOCK, WIDTH)
+    queries = load(q, start, N, D, q_n, BLOCK, WIDTH)
     result = tl.zeros((BLOCK, WIDTH), tl.float32)
     sums = tl.zeros((BLOCK, BUCKETS), tl.float32)
     for first in range(0, N, BLOCK):
         j = (first + tl.arange(0, BLOCK))[None, :]
         inside = (i < N) & (j < N)
-        keys = _load(k, first, N, D, k_n, BLOCK, WIDTH)
-        values = _load(v, first, N, V, v_n, BLOCK, VALUE)
-        s = _scores(
+        keys = load(k, first, N, D, k_n, BLOCK, WIDTH)
+        values = load(v, first, N, V, v_n, BLOCK, VALUE)
+        s = scores(
             queries, keys, i, j, inside, scale, table, table_index, rows, row_index, rows_n,
             columns, column_index, columns_n, regions, N, TC, RC, CC,
             TABLES, ROWS, COLUMNS, MASKED,
         )  # fmt: skip
-        _, s_grad = _slopes(
+        _, s_grad = slopes_of(
             s, normaliser, slopes, values, share, mass_g, mass_index, i, j, inside, N, MC, MASSES
         )
-        result += _dot(s_grad.to(keys.dtype), keys)
+        result += dot(s_grad.to(keys.dtype), keys)
         if ROWS:
-            sums = _summed(sums, s_grad, row_index, i, j, inside, N, RC, 1, ROWS, BUCKETS)
-    _store(q_grad + both * N * D, result * scale, start, N, D, D)
+            sums = summed(sums, s_grad, row_index, i, j, inside, N, RC, 1, ROWS, BUCKETS)
+    store(q_grad + both * N * D, result * scale, start, N, D, D)
     if ROWS:
         width = ROWS * RC
-        _store(rows_grad + both * N * width, sums, start, N, width, width)
+        store(rows_grad + both * N * width, sums, start, N, width, width)
 
 
 @triton.jit(do_not_specialize=_KEPT)
@@ -320,8 +207,8 @@ def keys_kernel(
     mass_g += both * N * (MASSES * MC)
 
     j = (start + tl.arange(0, BLOCK))[None, :]
-    keys = _load(k, start, N, D, k_n, BLOCK, WIDTH)
-    values = _load(v, start, N, V, v_n, BLOCK, VALUE)
+    keys = load(k, start, N, D, k_n, BLOCK, WIDTH)
+    values = load(v, start, N, V, v_n, BLOCK, VALUE)
     result = tl.zeros((BLOCK, WIDTH), tl.float32)
     values_result = tl.zeros((BLOCK, VALUE), tl.float32)
     sums = tl.zeros((BLOCK, BUCKETS), tl.float32)
@@ -329,27 +216,27 @@ def keys_kernel(
         line = first + tl.arange(0, BLOCK)
         i = line[:, None]
         inside = (i < N) & (j < N)
-        queries = _load(q, first, N, D, q_n, BLOCK, WIDTH)
-        slopes = _load(g, first, N, V, g_n, BLOCK, VALUE)
+        queries = load(q, first, N, D, q_n, BLOCK, WIDTH)
+        slopes = load(g, first, N, V, g_n, BLOCK, VALUE)
         normaliser = tl.load(lse + both * N + line, mask=line < N, other=float("inf"))
         share = tl.load(delta + both * N + line, mask=line < N, other=0.0)
-        s = _scores(
+        s = scores(
             queries, keys, i, j, inside, scale, table, table_index, rows, row_index, rows_n,
             columns, column_index, columns_n, regions, N, TC, RC, CC,
             TABLES, ROWS, COLUMNS, MASKED,
         )  # fmt: skip
-        p, s_grad = _slopes(
+        p, s_grad = slopes_of(
             s, normaliser, slopes, values, share, mass_g, mass_index, i, j, inside, N, MC, MASSES
         )
-        values_result += _dot(tl.trans(p.to(slopes.dtype)), slopes)
-        result += _dot(tl.trans(s_grad.to(queries.dtype)), queries)
+        values_result += dot(tl.trans(p.to(slopes.dtype)), slopes)
+        result += dot(tl.trans(s_grad.to(queries.dtype)), queries)
         if COLUMNS:
-            sums = _summed(sums, s_grad, column_index, i, j, inside, N, CC, 0, COLUMNS, BUCKETS)
-    _store(k_grad + both * N * D, result * scale, start, N, D, D)
-    _store(v_grad + both * N * V, values_result, start, N, V, V)
+            sums = summed(sums, s_grad, column_index, i, j, inside, N, CC, 0, COLUMNS, BUCKETS)
+    store(k_grad + both * N * D, result * scale, start, N, D, D)
+    store(v_grad + both * N * V, values_result, start, N, V, V)
     if COLUMNS:
         width = COLUMNS * CC
-        _store(columns_grad + both * N * width, sums, start, N, width, width)
+        store(columns_grad + both * N * width, sums, start, N, width, width)
 
 
 @triton.jit(do_not_specialize=_KEPT)
@@ -390,16 +277,16 @@ def offsets_kernel(
         at_g = g + multiple(b * g_b + h * g_h, ALIGNED)
         normaliser = tl.load(lse + both * N + line, mask=line < N, other=float("inf"))
         share = tl.load(delta + both * N + line, mask=line < N, other=0.0)
-        s = _scores(
-            _load(at_q, start, N, D, q_n, BLOCK, WIDTH),
-            _load(at_k, first, N, D, k_n, BLOCK, WIDTH),
+        s = scores(
+            load(at_q, start, N, D, q_n, BLOCK, WIDTH),
+            load(at_k, first, N, D, k_n, BLOCK, WIDTH),
             i, j, inside, scale, table, table_index, rows + b * rows_b + h * rows_h, row_index,
             rows_n, columns + b * columns_b + h * columns_h, column_index, columns_n,
             regions + (b % WINDOWS) * N, N, TC, RC, CC, TABLES, ROWS, COLUMNS, MASKED,
         )  # fmt: skip
-        _, s_grad = _slopes(
-            s, normaliser, _load(at_g, start, N, V, g_n, BLOCK, VALUE),
-            _load(at_v, first, N, V, v_n, BLOCK, VALUE), share,
+        _, s_grad = slopes_of(
+            s, normaliser, load(at_g, start, N, V, g_n, BLOCK, VALUE),
+            load(at_v, first, N, V, v_n, BLOCK, VALUE), share,
             mass_g + both * N * (MASSES * MC), mass_index, i, j, inside, N, MC, MASSES,
         )  # fmt: skip
         result += s_grad

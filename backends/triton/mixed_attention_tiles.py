@@ -1,7 +1,7 @@
 """Tiles of `mixed_attention`: what its kernels read, mix and write, all heads at once.
 
 A tile of logits is [HEADS, queries, keys]; a mix of heads is a small product with the tile as a
-matrix. Terms are looked up as in `attention_kernels`: an entry of an index outside 0..C-1 stands
+matrix. Terms are looked up as in `attention_tiles`: an entry of an index outside 0..C-1 stands
 for no term.
 """
 
@@ -12,7 +12,7 @@ from typing import NamedTuple
 import triton
 import triton.language as tl
 
-from spacelang.backends.triton.attention_kernels import multiple
+from spacelang.backends.triton.attention_tiles import multiple
 from spacelang.backends.triton.launch import INTERPRETED
 
 WEIGHTS = ("before", "before_bias", "after", "after_bias")

@@ -1,0 +1,135 @@
+"""Tiles of `attention`: what its kernels read, look up and sum, of a head of an image.
+
+Arguments are those of `attention_kernels`: an index table is [R, N, N], and an entry of it outside
+0..C-1 stands for no term.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from spacelang.backends.triton.launch import INTERPRETED
+
+_WIDENED = tl.constexpr(INTERPRETED)
+
+
+@triton.jit
+def multiple(x, ALIGNED: tl.constexpr):
+    """`x`, which is a multiple: an argument's hint is lost where it is no specialised one."""
+    return x // ALIGNED * ALIGNED
+
+
+@triton.jit
+def dot(a, b):
+    """A product summed in float32; the interpreter, which has no bfloat16, takes it so as well."""
+    if _WIDENED:
+        a = a.to(tl.float32)
+        b = b.to(tl.float32)
+    return tl.dot(a, b, input_precision="ieee")
+
+
+@triton.jit
+def load(matrix, start, size, width, stride, SIZE: tl.constexpr, WIDTH: tl.constexpr):
+    """SIZE rows from `start` on of a matrix [size, width], and 0 beyond it."""
+    row = (start + tl.arange(0, SIZE))[:, None]
+    column = tl.arange(0, WIDTH)[None, :]
+    inside = (row < size) & (column < width)
+    return tl.load(matrix + row * stride + column, mask=inside, other=0.0)
+
+
+@triton.jit
+def store(matrix, tile, start, size, width, stride):
+    """What `load` reads."""
+    row = (start + tl.arange(0, tile.shape[0]))[:, None]
+    column = tl.arange(0, tile.shape[1])[None, :]
+    inside = (row < size) & (column < width)
+    tl.store(matrix + row * stride + column, tile.to(matrix.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def looked_up(values, line, index, i, j, inside, N, C, COUNT: tl.constexpr):
+    """The sum over r of values[line + r C + index[r, i, j]], a tile."""
+    found = tl.zeros(inside.shape, tl.float32)
+    for r in tl.static_range(COUNT):
+        at = tl.load(index + (r * N + i) * N + j, mask=inside, other=-1).to(tl.int32)
+        there = (at >= 0) & (at < C)
+        found += tl.load(values + line + r * C + at, mask=there, other=0.0).to(tl.float32)
+    return found
+
+
+@triton.jit
+def made_rows(
+    q, tables, scale, columns, width, step, along, WIDTH: tl.constexpr, BUCKETS: tl.constexpr
+):
+    """Each of a block of queries with each row of tables [columns, width]: [BLOCK, BUCKETS]."""
+    d, c = tl.arange(0, WIDTH)[:, None], tl.arange(0, BUCKETS)[None, :]
+    inside = (d < width) & (c < columns)
+    right = tl.load(tables + c * step + d * along, mask=inside, other=0.0).to(tl.float32) * scale
+    return dot(q, right.to(q.dtype)).to(q.dtype)
+
+
+@triton.jit
+def picked(rows, index, i, j, inside, N, C, COUNT: tl.constexpr):
+    """What `looked_up` finds, of rows that `made_rows` has made.
+
+    A loop that is not unrolled: a gather needs many registers, two at once as many again.
+    """
+    found = tl.zeros(inside.shape, tl.float32)
+    for r in range(COUNT):
+        at = tl.load(index + (r * N + i) * N + j, mask=inside, other=-1).to(tl.int32)
+        there = (at >= 0) & (at < C)
+        entry = tl.gather(rows, tl.where(there, r * C + at, 0), 1)
+        found += tl.where(there, entry.to(tl.float32), 0.0)
+    return found
+
+
+@triton.jit
+def summed(
+    sums, tile, index, i, j, inside, N, C,
+    AXIS: tl.constexpr, COUNT: tl.constexpr, BUCKETS: tl.constexpr,
+):  # fmt: skip
+    """`sums` [BLOCK, BUCKETS] and, of `tile`, what each index takes, summed along an axis.
+
+    A pass over the tile a column: as much arithmetic as a product, where atomics have no order.
+    """
+    columns = tl.arange(0, BUCKETS)[None, :]
+    for r in tl.static_range(COUNT):
+        at = tl.load(index + (r * N + i) * N + j, mask=inside, other=-1).to(tl.int32)
+        for c in range(C):
+            mass = tl.sum(tl.where(at == c, tile, 0.0), AXIS)
+            sums += tl.where(columns == r * C + c, mass[:, None], 0.0)
+    return sums
+
+
+@triton.jit
+def scores(
+    q, k, i, j, inside, scale, table, table_index, rows, row_index, rows_n, columns, column_index,
+    columns_n, regions, N, TC, RC, CC,
+    TABLES: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, MASKED: tl.constexpr,
+    INSIDE: tl.constexpr = False,
+):  # fmt: skip
+    """Logits of a tile: scale q k^T and every term that is there; -inf where no key is."""
+    s = dot(q, tl.trans(k)) * scale
+    s += looked_up(table, 0, table_index, i, j, inside, N, TC, TABLES)
+    if INSIDE and ROWS:
+        s += picked(rows, row_index, i, j, inside, N, RC, ROWS)
+    else:
+        s += looked_up(rows, i * rows_n, row_index, i, j, inside, N, RC, ROWS)
+    s += looked_up(columns, j * columns_n, column_index, i, j, inside, N, CC, COLUMNS)
+    if MASKED:
+        mine = tl.load(regions + i, mask=i < N, other=0)
+        theirs = tl.load(regions + j, mask=j < N, other=0)
+        s += tl.where(mine == theirs, 0.0, -100.0)
+    return tl.where(j < N, s, -float("inf"))
+
+
+@triton.jit
+def slopes_of(
+    s, lse, g, values, share, mass_g, mass_index, i, j, inside, N, MC, MASSES: tl.constexpr
+):
+    """Probabilities of a tile and the gradients of its logits."""
+    p = tl.exp(s - lse[:, None])
+    p_grad = dot(g, tl.trans(values))
+    p_grad += looked_up(mass_g, i * (MASSES * MC), mass_index, i, j, inside, N, MC, MASSES)
+    return p, p * (p_grad - share[:, None])
