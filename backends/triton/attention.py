@@ -52,11 +52,9 @@ def options(kernel: str, dtype: torch.dtype, hip: bool) -> dict[str, int]:
     return {"num_warps": warps, "num_stages": 2}
 
 
-def lined(x: Tensor, width: int = 1) -> Tensor:
-    """`x`, or a copy, whose rows of `width` last axes lie without gaps."""
-    strides = [x.shape[axis + 1 :].numel() for axis in range(x.ndim)][-width:]
-    wanted = zip(x.stride()[-width:], strides, x.shape[-width:], strict=True)
-    return x if all(a == b or size == 1 for a, b, size in wanted) else x.contiguous()
+def lined(x: Tensor) -> Tensor:
+    """`x`, or a copy, whose channels lie without gaps."""
+    return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
 
 
 def constants(x: Operands, strides: tuple[int, ...]) -> dict[str, int]:

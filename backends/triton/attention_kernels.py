@@ -5,10 +5,10 @@ images and heads; lookup r of R has C columns of its own, and an entry outside 0
 term. Every sum is in a fixed order, so what the kernels find is the same at every run.
 
 `BLOCK` is the side of a tile of logits; `WIDTH` and `VALUE` are a head's widths and `BUCKETS` the
-columns of the masses, padded to powers of two; `TABLES`, `ROWS`, `COLUMNS` and `MASSES` are the R
-of each term, `MASKED` says whether there are regions, and `ALIGNED` divides the widths and strides
-of q, k and v, so that a row is read 16 bytes at a time. `INSIDE` says whether the forward kernel
-makes the rows of queries itself, and gives the values' term.
+columns of the widest term, padded to powers of two; `TABLES`, `ROWS`, `COLUMNS` and `MASSES` are
+the R of each term, `MASKED` says whether there are regions, and `ALIGNED` divides the widths and
+strides of q, k and v, so that a row is read 16 bytes at a time. `INSIDE` says whether the forward
+kernel makes the rows of queries itself, and gives the values' term.
 Sizes and strides come at run time: `TC`, `RC`, `CC` and `MC` are the C of each term, `_b`, `_h` and
 `_n` the strides of images, heads and tokens.
 """

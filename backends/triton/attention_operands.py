@@ -34,7 +34,7 @@ class Operands:
     value_table: Tensor
     mass_index: Tensor
     regions: Tensor  # [W, N]
-    kept: bool  # whether masses are found: the gradient of `value_table` needs them
+    kept: bool  # whether masses are given: the gradient of `value_table` needs them
 
     @property
     def rows(self) -> Tensor:
@@ -61,7 +61,8 @@ def looked_up(x: Tensor, tables: Tensor) -> Tensor:
 
 def weighed(masses: Tensor, tables: Tensor) -> Tensor:
     """The sum of tables [H or 1, R, C, V] by masses [B, H, N, R, C]: [B, H, N, V]."""
-    return masses.flatten(3) @ tables.to(masses.dtype).flatten(1, 2)
+    tables = tables.to(masses.dtype).flatten(1, 2)
+    return masses.flatten(3) @ (tables[0] if len(tables) == 1 else tables)
 
 
 def reference(x: Operands) -> tuple[Tensor, Tensor, Tensor]:

@@ -76,18 +76,13 @@ class Moving(TorchDispatchMode):
 
 
 class Launched:
-    """Stands for a kernel; its operands are moved by no operation of PyTorch's."""
+    """Stands for a kernel, and computes nothing."""
 
     def __init__(self, kernel: Any, moving: Moving) -> None:
-        self.kernel, self.moving, self.arg_names = kernel, moving, kernel.arg_names
+        self.moving, self.arg_names = moving, kernel.arg_names
 
     def __getitem__(self, grid: Any) -> Callable[..., None]:
-        def run(**operands: Any) -> None:
-            self.moving.add(list(operands.values()))
-            with torch.utils._python_dispatch._disable_current_modes():
-                self.kernel[grid](**operands)
-
-        return run
+        return lambda **operands: self.moving.add(list(operands.values()))
 
 
 def nbytes(x: Tensor) -> int:
@@ -101,7 +96,7 @@ def test_what_moves_is_what_is_modelled(name: str, monkeypatch: pytest.MonkeyPat
     graph = text_graph(TEXTS[name])
     if graph.decisions:
         graph = specialize(graph, graph.decisions.extreme("largest"))
-    inputs = example(graph, seed=0)
+    inputs = [torch.cat([x[:1]] * 2) for x in example(graph, seed=0)]
     with with_kernels(required=True):
         network = Supernet(graph).eval()
     moving = Moving()
