@@ -104,9 +104,10 @@ def launched(x: Operands, out: Tensor, slopes: Tensor, rows: Tensor) -> dict[str
     return found | {"scale": x.scale} | constants(x, strides)
 
 
-def _tables(x: Operands) -> dict[str, Any]:
-    """What the forward kernel reads tables by; those on keys lie as they do."""
-    keys, values = x.key_table.flatten(1, 2), x.value_table.contiguous()
+def _tables(x: Operands, within: bool) -> dict[str, Any]:
+    """What the forward kernel reads tables by, if it does; those on keys lie as they do."""
+    keys, values = (part if within else part[:, :0] for part in (x.key_table, x.value_table))
+    keys, values = keys.flatten(1, 2), values.contiguous()
     by_head = (0 if len(part) == 1 else part.stride(0) for part in (keys, values))
     steps = zip(("key_h", "value_h"), by_head, strict=True)
     steps = dict(steps) | dict(zip(("key_c", "key_d"), keys.stride()[1:], strict=True))
@@ -139,7 +140,7 @@ def _op(
         common = launched(x, out, out, _no_rows(x) if within or not len(row_index) else x.rows)
         given = mass if within or kept else _masses(x, q.shape[2])
         own = {"out": out, "lse": lse, "mass": given, "KEPT": given.shape[2], "INSIDE": int(within)}
-        own |= _tables(x)
+        own |= _tables(x, within)
         grid = (len(q) * q.shape[1], triton.cdiv(q.shape[2], common["BLOCK"]))
         _launch("forward", grid, common, **own)
         if len(mass_index) and not within:

@@ -67,6 +67,8 @@ class Operands:
     @property
     def rows(self) -> Tensor:
         """Each query with each row of `key_table`, scaled: [B, H, N, R, C] in float32."""
+        if not len(self.row_index):
+            return self.q.new_empty(*self.q.shape[:3], 0, 0, dtype=torch.float32)
         return looked_up(wide(self.q), self.scale * wide(self.key_table)).contiguous()
 
 

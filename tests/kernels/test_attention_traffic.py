@@ -30,19 +30,24 @@ from spacelang.passes.fuse import for_kernels
 from spacelang.passes.fused_cost import compare
 from spacelang.passes.specialize import specialize
 
-IRPE = """use deit
-use irpe
-space t from deit(32, heads: 2, depth: 1, drop: 0, patch: 8, image: 32, classes: 3) {
-  rewrite { irpe(method: "METHOD", on: [ON]) }
-}"""
 MINI = "use minivit\nspace t = mini_swin(24, [1, 1, 1, 1], heads: [3, 2, 2, 2], every: [1, 1, 1, 1], windows: [4, 2, 2, 1], image: 32)"
+
+
+def irpe(method: str, on: str, ratio: float = 1.9) -> str:
+    return f"""use deit
+use irpe
+space t from deit(32, heads: 2, depth: 1, drop: 0, patch: 8, image: 32, classes: 3) {{
+  rewrite {{ irpe(method: "{method}", ratio: {ratio}, on: [{on}]) }}
+}}"""
+
+
 TEXTS = {
     "autoformer": VIT,
-    "irpe_k": IRPE.replace("METHOD", "product").replace("ON", '"k"'),
-    "irpe_qkv": IRPE.replace("METHOD", "product").replace("ON", '"q", "k", "v"'),
-    # More entries than a program can hold.
-    "euclidean_kv": IRPE.replace("METHOD", "euclidean").replace("ON", '"k", "v"'),
-    "cross_k": IRPE.replace("METHOD", "cross").replace("ON", '"k"'),
+    "irpe_k": irpe("product", '"k"'),
+    "irpe_qkv": irpe("product", '"q", "k", "v"'),
+    "cross_k": irpe("cross", '"k"', 20),
+    "euclidean_kv": irpe("euclidean", '"k", "v"', 20),  # more entries than a program can hold
+    "mini_deit": "use minivit\nspace t = mini_deit(24, heads: 3, every: 12, image: 32)",
     "mini_swin": MINI,
     "swin": "use swin\nspace t = swin(32, [1, 1, 1, 1], heads: [2, 2, 2, 4], windows: [2, 2, 2, 1], drop: 0, image: 32, classes: 3)",
 }
@@ -76,13 +81,17 @@ class Moving(TorchDispatchMode):
 
 
 class Launched:
-    """Stands for a kernel, and computes nothing."""
+    """Stands for a kernel; what it finds is 0."""
 
     def __init__(self, kernel: Any, moving: Moving) -> None:
         self.moving, self.arg_names = moving, kernel.arg_names
 
     def __getitem__(self, grid: Any) -> Callable[..., None]:
-        return lambda **operands: self.moving.add(list(operands.values()))
+        def run(**operands: Any) -> None:
+            self.moving.add(list(operands.values()))
+            operands["out"].zero_()
+
+        return run
 
 
 def nbytes(x: Tensor) -> int:
@@ -96,9 +105,9 @@ def test_what_moves_is_what_is_modelled(name: str, monkeypatch: pytest.MonkeyPat
     graph = text_graph(TEXTS[name])
     if graph.decisions:
         graph = specialize(graph, graph.decisions.extreme("largest"))
-    inputs = [torch.cat([x[:1]] * 2) for x in example(graph, seed=0)]
+    inputs = [torch.cat([x[:1]] * 2).half() for x in example(graph, seed=0)]
     with with_kernels(required=True):
-        network = Supernet(graph).eval()
+        network = Supernet(graph).eval().half()
     moving = Moving()
     for module, kernels in (
         (attention, attention_kernels),
@@ -107,7 +116,7 @@ def test_what_moves_is_what_is_modelled(name: str, monkeypatch: pytest.MonkeyPat
         monkeypatch.setattr(module, "_op", module._op._init_fn)  # what the operator does is seen
         found = Launched(kernels.KERNELS["forward"], moving)
         monkeypatch.setitem(kernels.KERNELS, "forward", found)
-    rows = compare(graph, for_kernels(graph).graph, None, len(inputs[0]))
+    rows = compare(graph, for_kernels(graph).graph, None, batch=2, width=2)
     rows = [row for row in rows if row.kernel in KERNELS]
     for row in rows:
         module = network.lowering.block(row.block).module
