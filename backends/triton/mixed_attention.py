@@ -215,7 +215,9 @@ def _op(
         common = launched(x, out, out, rows)
         common["OWN"] = owned(common["HEADS"], within)
         grid = (len(q), triton.cdiv(q.shape[2], common["OWN"]))
-        _launch("forward", grid, common, out=out, lse=lse, INSIDE=int(within))
+        tables = key_table.flatten(1, 2)  # as they lie
+        own = {"key_table": tables, "key_c": tables.stride(1), "key_d": tables.stride(2)}
+        _launch("forward", grid, common, out=out, lse=lse, INSIDE=int(within), **own)
     return out, lse
 
 

@@ -29,7 +29,7 @@ LAUNCHED = (
 )  # fmt: skip
 PRECISIONS = {"fp16": "tf32", "fp32": "ieee"}
 TYPES: Mapping[str, str] = (
-    dict.fromkeys((*tiles.INTEGERS, "B", "SPLITS"), "i32")
+    dict.fromkeys((*tiles.INTEGERS, *tiles.OWN), "i32")
     | {"scale": "fp32"}
     | dict.fromkeys(("table", "key_table", "rows", "lse", "delta", "partial"), "*fp32")
     | dict.fromkeys(tiles.WEIGHTS, "*fp32")

@@ -38,7 +38,7 @@ from spacelang.backends.triton.mixed_attention_tiles import (
 
 @triton.jit(do_not_specialize=KEPT)
 def forward_kernel(
-    q, k, v, out, lse, key_table,
+    q, k, v, out, lse, key_table, key_c, key_d,
     before, before_bias, after, after_bias, table, table_index, rows, row_index, regions, scale,
     H, N, D, V, TC, RC, WINDOWS, SHIFTED, ADDED, q_b, q_h, q_n, k_b, k_h, k_n, v_b, v_h, v_n,
     o_b, o_h, o_n, g_b, g_h, g_n, table_h, rows_b, rows_h, rows_n,
@@ -54,7 +54,8 @@ def forward_kernel(
     out = rows_of(out, b, o_b, o_h, o_n, V, ALIGNED)
     lse += b * H * N
     if INSIDE:
-        rows = made_rows(q, key_table, start, H, N, ROWS * RC, HEADS, OWN, BUCKETS) * scale
+        rows = made_rows(q, key_table, key_c, key_d, start, H, N, ROWS * RC, HEADS, OWN, BUCKETS)
+        rows *= scale
     else:
         rows = Rows(rows + b * rows_b, rows_h, rows_n, RC)
     terms = terms_of(

@@ -16,13 +16,14 @@ from spacelang.backends.triton.attention_tiles import multiple
 from spacelang.backends.triton.launch import INTERPRETED
 
 WEIGHTS = ("before", "before_bias", "after", "after_bias")
-POINTERS = (*WEIGHTS, "table", "table_index", "key_table", "row_index", "regions")
+POINTERS = (*WEIGHTS, "table", "table_index", "row_index", "regions")
 INTEGERS = (
     "H", "N", "D", "V", "TC", "RC", "WINDOWS", "SHIFTED", "ADDED", "q_b", "q_h", "q_n",
     "k_b", "k_h", "k_n", "v_b", "v_h", "v_n", "o_b", "o_h", "o_n", "g_b", "g_h", "g_n", "table_h",
     "rows_b", "rows_h", "rows_n",
 )  # fmt: skip
-KEPT = (*INTEGERS, "B", "SPLITS")  # no variant is made for their values
+OWN = ("key_c", "key_d", "B", "SPLITS")  # of some kernels
+KEPT = (*INTEGERS, *OWN)  # no variant is made for their values
 PARTS = tl.constexpr(8)  # of a sum over a tile, so that each warp has one of its own
 _WIDENED = tl.constexpr(INTERPRETED)
 
@@ -72,7 +73,7 @@ def terms_of(
 
 @triton.jit
 def made_rows(
-    q, tables, start, H, N, columns,
+    q, tables, step, along, start, H, N, columns,
     HEADS: tl.constexpr, OWN: tl.constexpr, BUCKETS: tl.constexpr,
 ):  # fmt: skip
     """Each of a block of queries with each row of tables [columns, D]: [HEADS, OWN, BUCKETS]."""
@@ -83,7 +84,7 @@ def made_rows(
         c = channel + tl.arange(0, DEPTH)[:, None]
         column = tl.arange(0, BUCKETS)[None, :]
         inside = (column < columns) & (c < q.width)
-        right = tl.load(tables + column * q.width + c, mask=inside, other=0.0).to(left.dtype)
+        right = tl.load(tables + column * step + c * along, mask=inside, other=0.0).to(left.dtype)
         found += product(tl.reshape(left, (HEADS * OWN, DEPTH)), right, "ieee")
     return tl.reshape(found, (HEADS, OWN, BUCKETS))
 
