@@ -49,8 +49,8 @@ SHARED_PEERS = 20  # where they need no training of their own
 SMALL = Recipe(batch_size=64, lr=2e-3, warmup_epochs=2, aug="digits", val_interval=0)
 # A search of spaces: how ranges are judged. The space that it comes to is not searched, as random
 # networks of it are what counts.
-RANGES = {"probes": 150, "samples": 500, "generations": 0, "population": 1, "parents": 1}
-RANGES |= {"mutants": 0, "crossovers": 0}
+RANGES = {"epochs": 10, "probes": 150, "samples": 500, "generations": 0, "population": 1}
+RANGES |= {"parents": 1, "mutants": 0, "crossovers": 0}
 
 Arms = dict[str, dict[str, float]]
 

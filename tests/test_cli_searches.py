@@ -186,6 +186,7 @@ def test_an_engine_that_trains_goes_on_without_its_name(place: Path, tmp_path: P
 def test_an_engine_that_trains_has_baselines_by_its_weights(place: Path, tmp_path: Path) -> None:
     """Killed in its search, in random search and at the ends, it goes on to the same files."""
     words = moving(place, "where=params <= 700")
+    answer(*words, "-o", tmp_path / "whole")
     for _ in range(3):
         killed(1, *words, "-o", tmp_path / "run")
     found = answer("search", tmp_path / "run", *QUIET)
@@ -197,7 +198,6 @@ def test_an_engine_that_trains_has_baselines_by_its_weights(place: Path, tmp_pat
     assert {trial.engine for trial in read_trials(tmp_path / "run")} == {
         "space_evolution", "random", "extreme"
     }  # fmt: skip
-    answer(*words, "-o", tmp_path / "whole")
     for name in ("space_evolution.json", "random.json", "extreme.json"):
         assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     assert "all as written" in good("doctor", tmp_path / "run")
