@@ -9,6 +9,8 @@ import pytest
 
 import spacelang
 from spacelang import Subspace
+from spacelang.analysis.count import Counter
+from spacelang.analysis.eliminate import Between
 from spacelang.diagnostics import Source, SpaceError
 from spacelang.engines.pool import Pool, encoding
 from spacelang.ir.decision import Assignment, plain
@@ -139,6 +141,15 @@ def test_a_narrowed_network_has_the_same_architectures(
     ranges: Mapping[str, Sequence[object]], graph: Graph
 ) -> None:
     assert narrow(graph, ranges).size() == Subspace(graph).restrict(ranges).size
+
+
+def test_where_only_bounds_are_counted_sizes_are_bounds(
+    graph: Graph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = [Subspace(graph).restrict({"width": [width]}) for width in (4, 8)]
+    sizes = iter((Between(1, 3), 5))
+    monkeypatch.setattr(Counter, "size", lambda self, where=None: next(sizes))
+    assert (parts[0] | parts[1]).size == Between(6, 8)
 
 
 def test_a_range_bounds_a_decision_where_it_is_live(
