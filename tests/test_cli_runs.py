@@ -254,7 +254,9 @@ def test_a_search_keeps_to_a_latency_by_a_table_of_this_machine(
     tried = [candidate["assignment"] for candidate in found["candidates"]]
     assert len(tried) == sum(model.at(model.graph.decisions.check(a)) <= limit for a in _all(model))
     assert all(model.at(model.graph.decisions.check(a)) <= limit for a in tried)
-    assert json.loads(done.stdout)["best"]["latency"] <= limit
+    best = json.loads(done.stdout)["best"]
+    assert best["latency"] <= limit
+    assert best["throughput"] == 10**9 // best["latency"]
 
 
 def _all(model: LatencyModel) -> list[Assignment]:
