@@ -14,7 +14,7 @@ import differential.texts as texts
 import pytest
 import torch
 from differential.checks import CHECKS, failure
-from differential.program import NAME, program
+from differential.program import NAME
 
 from spacelang.backends.torch.reference import ROWS
 from spacelang.backends.torch.supernet import Supernet
