@@ -99,9 +99,9 @@ class Teacher:
         """It as a module that takes the student's images."""
         return Seeing(self)
 
-    def tapped(self, paths: Sequence[str]) -> Tapped:
-        """Its network, whose passes also give some values (SP504)."""
-        return Tapped(self.network, paths)
+    def tapped(self, paths: Sequence[str], every: bool = False) -> Tapped:
+        """Its network, whose passes also give some values (SP504), or `every` output."""
+        return Tapped(self.network, paths, every)
 
 
 def takes(teacher: Teacher, shape: Sequence[int]) -> AbstractContextManager[None]:

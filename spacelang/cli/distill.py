@@ -15,7 +15,8 @@ from spacelang.manifest import MANIFEST
 
 # How a teacher is opened: what each option is called in settings.json too.
 TEACHER = ("teacher", "teacher_arch", "teacher_weights", "teacher_untrained", "teacher_norm")
-LEARNED = ("losses", "attention", "hidden", "temperature", "heads")
+PAIRS = ("attention", "hidden", "outputs")
+LEARNED = ("losses", *PAIRS, "temperature", "heads", "ensemble", "joined")
 
 
 def teacher(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -76,6 +77,13 @@ def opened(given: Mapping[str, object]) -> dict[str, object]:
 @click.option("--relation-heads", "heads", type=int, help="Of `relations`.  [1]")
 @click.option("--hidden", multiple=True, metavar="STUDENT=TEACHER",
               help="Hidden states to compare. May be repeated.")  # fmt: skip
+@click.option("--outputs", multiple=True, metavar="STUDENT=TEACHER",
+              help="What the two say before their logits, for introspection_*.  [all outputs that"
+                   " both have]")  # fmt: skip
+@click.option("--ensemble", type=click.Choice(["learned", "even"]),
+              help="The weights of these outputs.  [learned]")  # fmt: skip
+@click.option("--joined", type=click.Choice(["concatenated", "summed"]),
+              help="How these outputs are put together.  [concatenated]")  # fmt: skip
 @run_options
 def distill(
     space: str,
@@ -100,8 +108,8 @@ def distill(
 
     A teacher is asked at every step, or a store is read that `spacelang store write` made, with
     the images that it was asked about. Losses are soft_cross_entropy, hard_cross_entropy,
-    divergence, soft_labels (of a store), relations, hidden_relations, hidden_states, and
-    cross_entropy for the labels. RUN is a run like those of `train`, and RUN alone goes on.
+    divergence, soft_labels (of a store), relations, hidden_relations, hidden_states,
+    introspection_kl (_cosine, _mse, _smooth_l1), and cross_entropy for the labels. RUN is a run like those of `train`, and RUN alone goes on.
     """
     run = Path(output if output is not None else space)
     if output is None and not runs.is_run(run):
@@ -173,7 +181,7 @@ def lessons(
     }
     found |= {name: value for name, value in asked.items() if value not in (None, ())}
     if "losses" not in learned or asked["losses"]:
-        texts = {name: cast("tuple[str, ...]", found.get(name, ())) for name in LEARNED[:3]}
-        losses, attention, hidden = texts.values()
-        found["losses"] = usual(losses, stored=stored, attention=attention, hidden=hidden)
+        pairs = {name: cast("tuple[str, ...]", found.get(name, ())) for name in PAIRS}
+        named = cast("tuple[str, ...]", found.get("losses", ()))
+        found["losses"] = usual(named, stored=stored, **pairs)
     return found
