@@ -120,7 +120,9 @@ def identity(graph: Graph, data: Dataset, recipe: Recipe, seed: int) -> Json:
     by = recipe.augmentation
     if isinstance(by, OfLibraries):
         by.check()
-    made_by = {"augmented_by": by.version} if isinstance(by, OfLibraries) else {}
+    made_by: Json = {"augmented_by": by.version} if isinstance(by, OfLibraries) else {}
+    if isinstance(graph, Fixed) and graph.about:
+        made_by["student"] = dict(graph.about)
     return {
         "space": graph.name,
         "graph": graph.hash,

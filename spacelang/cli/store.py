@@ -10,9 +10,9 @@ import click
 from click.exceptions import Exit
 
 from spacelang.cli import options, runs
-from spacelang.cli.distill import TEACHER, confirmed, opened, teacher
 from spacelang.cli.errors import UNVERIFIED
 from spacelang.cli.output import emit, exact, pairs, say, working
+from spacelang.cli.student import TEACHER, confirmed, opened, teacher
 
 WRITTEN = ("aug", "epochs", "k", "temperature", "seed")
 SEEN = ("data", "image", "channels")
@@ -96,10 +96,7 @@ def _images(backend: str, chosen: Mapping[str, Any]) -> Any:
     folder, spec = Path(chosen["teacher"]), chosen["data"]
     if runs.is_run(folder) and chosen["image"] is None:
         return runs.data_for(backend, spec, runs.run_graph(folder))
-    read = runs.work(backend, "data")
-    if runs.work(backend, "named")(spec) and not runs.work(backend, "scales")(spec):
-        return read(spec)
-    return read(spec, size=chosen["image"], channels=chosen["channels"])
+    return runs.data_of_size(backend, spec, chosen["image"], chosen["channels"])
 
 
 @store.command(short_help="What a store holds.")
