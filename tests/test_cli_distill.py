@@ -59,6 +59,7 @@ def test_a_teacher_is_asked_and_a_run_goes_on(place: Path) -> None:
     report = Path(found["report"]).read_text()
     assert f"Learned from {place / 'teacher'}" in report
     assert data("distill", folder, *QUIET)["weights"] == found["weights"]
+    assert data("distill", "-o", folder, *QUIET)["weights"] == found["weights"]
     assert data(*words)["weights"] == found["weights"]
     assert data("doctor", folder)["ok"]
     assert data("search", folder, "--engine", "extreme", *QUIET)["evaluated"] >= 1

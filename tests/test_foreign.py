@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from command import data, refused, run
-from lessons import digits
+from lessons import SPACE, digits
 from torch import nn
 
 from spacelang.backends.torch.foreign import open_foreign, student_of
@@ -89,7 +89,9 @@ def test_functions_teach_and_learn_and_are_named_again(
     assert "Learned from nets.py:large" in report
     assert data("doctor", "own")["ok"]
     assert "--student nets.py:small is missing: its source runs" in refused("distill", "own")
-    assert "--teacher nets.py:large is missing: its source runs" in refused("distill", "own", *student)
+    assert "--teacher nets.py:large is missing: its source runs" in refused(
+        "distill", "own", *student
+    )
     again = data("distill", "own", *student, *teacher, *QUIET)
     assert again["weights"] == found["weights"]
     assert data(*words, "--epochs", 1)["weights"] == found["weights"]
@@ -146,7 +148,7 @@ def test_weights_of_a_file(place: Path, tmp_path: Path) -> None:
     who = open_teacher(spec, images, weights=str(weights))
     assert who.digest != open_teacher(spec, images).digest
     save_file({"1.weight": torch.zeros(7, 64)}, weights)
-    with pytest.raises(SpaceError, match="are not those of nets.py:fixed") as failed:
+    with pytest.raises(SpaceError, match=r"are not those of nets\.py:fixed") as failed:
         student_of(spec, images, seed=0, weights=str(weights))
     assert "missing     1.bias" in failed.value.diagnostics[0].notes
 
@@ -208,3 +210,47 @@ def test_what_is_a_function_of_a_file() -> None:
     for text in ("nets.py", "nets.py:", "nets.py:a.b", "timm:vit", ".py:a", "nets.pyc:a"):
         assert function_of(text) is None
     assert run("distill", "--help").exit_code == 0
+
+
+def test_several_teachers_make_a_board(place: Path, tmp_path: Path) -> None:
+    nets = place / "nets.py"
+    (tmp_path / "digits.space").write_text(SPACE.replace("classes = 10", "classes = 2"))
+    space, spec = tmp_path / "digits.space", ("--data", place / "images.npz")
+    teacher = tmp_path / "teacher"
+    trained = run("train", space, *spec, "-o", teacher, *QUICK, "--epochs", 1)
+    assert trained.exit_code == 0, trained.output
+    both = ("--teacher", teacher, "--teacher", f"{nets}:large")
+    words = ("distill", space, *spec, *both, "-o", tmp_path / "run", *QUICK)
+    found = data(*words, "--match-every", 1, "--match-lr", 0.01)
+    assert found["losses"] == ["matched"]
+    record = json.loads((tmp_path / "run" / "run.json").read_text())["distillation"]
+    assert (record["update_every"], record["match_lr"], len(record["board"])) == (1, 0.01, 2)
+    assert "its source runs, so say it again" in refused("distill", tmp_path / "run")
+    assert data("distill", tmp_path / "run", *both, *QUIET)["weights"] == found["weights"]
+    assert data("doctor", tmp_path / "run")["ok"]
+
+    drawn = data("sample", space, "-n", 2, "--seed", 0)["assignments"]
+    archs: list[object] = []
+    for number, one in enumerate(drawn):
+        (tmp_path / f"{number}.json").write_text(json.dumps(one))
+        archs += ["--teacher-arch", tmp_path / f"{number}.json"]
+    paths = ("--teacher", teacher, *archs)
+    one = data("distill", space, *spec, *paths, "-o", tmp_path / "paths", *QUICK, "--epochs", 1)
+    assert data("distill", tmp_path / "paths", *QUIET)["weights"] == one["weights"]
+
+    new = tmp_path / "new"
+    for more, says in (
+        ((*both, *archs), "--teacher-arch is of one run"),
+        ((*both, "--teacher-weights", "a", "--teacher-weights", "b"), "for 1 teachers that take"),
+        ((*both, "--loss", "divergence"), "labels are in it"),
+        ((*both, "--hidden", "stem=body"), "no setting hidden"),
+        ((*both, "--temperature", 2), "no setting temperature"),
+        ((*both, "--law", "sandwich"), "a match is of one"),
+        ((*both, "--store", tmp_path / "s"), "store.json is missing"),
+        (("--teacher", teacher, "--match-lr", 1), "no setting match_lr"),
+        (("--teacher", teacher, "--loss", "matched"), "no loss 'matched'"),
+    ):
+        assert says in refused("distill", space, *spec, "-o", new, *more)
+        assert not new.exists()
+    told = refused("store", "write", new, *both, *spec, "--epochs", 1)
+    assert "a store keeps the answers of one teacher" in told

@@ -3,6 +3,7 @@
     lesson = Lesson(Distillation(losses=("soft_cross_entropy",)), teacher=teacher)
     trained = distill(graph, data, Recipe(epochs=60), "runs/student", lesson, seed=0)
     trained = distill(module, data, Recipe(epochs=60), "runs/other", lesson)   # any nn.Module
+    trained = distill(graph, data, recipe, "runs/board", BoardLesson(TeacherBoard(3), teachers))
 
 The folder is that of a training: searched, extracted and gone on with like any other. The teacher
 and what is learned from it are part of its identity.
@@ -19,7 +20,7 @@ from spacelang.backends.torch.data import Dataset
 from spacelang.backends.torch.distill_report import write_distill_report
 from spacelang.backends.torch.distill_trainer import DistillTrainer
 from spacelang.backends.torch.fixed import graph_of, module_of
-from spacelang.backends.torch.lesson import Lesson, engine_of, lesson
+from spacelang.backends.torch.lesson import BoardLesson, Lesson, engine_of, lesson
 from spacelang.backends.torch.progress import Reporter
 from spacelang.backends.torch.recipe import Recipe
 from spacelang.backends.torch.training import Trained, fits, train
@@ -32,7 +33,7 @@ def distill(
     data: Dataset,
     recipe: Recipe,
     folder: PathLike,
-    lesson: Lesson,
+    lesson: Lesson | BoardLesson,
     *,
     seed: int = 42,
     keep: int = 2,
@@ -59,8 +60,9 @@ def distill(
         graph, data, recipe, folder, seed=seed, keep=keep, device=device, reporter=reporter,
         on_nan=on_nan, settings=settings, log_to=log_to, lesson=lesson,
     )  # fmt: skip
-    write_distill_report(folder, graph, data, made, lesson.engine, lesson.name, lesson.teacher)
+    losses, teachers = lesson.engine.losses, lesson.teachers
+    write_distill_report(folder, graph, data, made, losses, lesson.name, teachers)
     return made
 
 
-__all__ = ["DistillTrainer", "Lesson", "distill", "engine_of", "lesson"]
+__all__ = ["BoardLesson", "DistillTrainer", "Lesson", "distill", "engine_of", "lesson"]

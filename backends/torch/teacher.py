@@ -15,7 +15,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -28,6 +28,7 @@ from spacelang.backends.torch.foreign import TIMM, is_foreign, open_foreign
 from spacelang.backends.torch.recalibrate import calibrate
 from spacelang.backends.torch.run import RECORD, part, read_graph, read_record
 from spacelang.backends.torch.subnet import read_subnet
+from spacelang.backends.torch.supernet import Supernet
 from spacelang.backends.torch.taps import Tapped
 from spacelang.backends.torch.training import load_trained
 from spacelang.diagnostics import SpaceError, error
@@ -102,6 +103,14 @@ class Teacher:
     def tapped(self, paths: Sequence[str], every: bool = False) -> Tapped:
         """Its network, whose passes also give some values (SP504), or `every` output."""
         return Tapped(self.network, paths, every)
+
+
+def slim(teacher: Teacher) -> Teacher:
+    """The same teacher, without the rest of the supernet that it is a network of."""
+    network = teacher.network
+    if not isinstance(network, Supernet):
+        return teacher
+    return replace(teacher, network=network.extract().eval().requires_grad_(False))
 
 
 def takes(teacher: Teacher, shape: Sequence[int]) -> AbstractContextManager[None]:

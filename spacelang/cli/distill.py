@@ -15,6 +15,7 @@ from spacelang.cli.student import (
     confirmed,
     learner,
     network,
+    one_or_all,
     opened,
     student,
     teacher,
@@ -22,7 +23,8 @@ from spacelang.cli.student import (
 from spacelang.cli.train import recipe_of, run_options, shown
 
 PAIRS = ("attention", "hidden", "outputs")
-LEARNED = ("losses", *PAIRS, "temperature", "heads", "ensemble", "joined")
+BOARD = ("images", "update_every", "match_lr")
+LEARNED = ("losses", *PAIRS, "temperature", "heads", "ensemble", "joined", *BOARD)
 
 
 @click.command(short_help="Train a student by a teacher, or by its stored outputs.")
@@ -52,6 +54,11 @@ LEARNED = ("losses", *PAIRS, "temperature", "heads", "ensemble", "joined")
               help="The weights of these outputs.  [learned]")  # fmt: skip
 @click.option("--joined", type=click.Choice(["concatenated", "summed"]),
               help="How these outputs are put together.  [concatenated]")  # fmt: skip
+@click.option("--match-every", "update_every", type=int, metavar="STEPS",
+              help="Of several teachers: between two updates of what matches them by the student's"
+                   " next loss; 0 for none.  [200]")  # fmt: skip
+@click.option("--match-lr", type=float, help="The learning rate of that.  [0.0001]")
+@click.option("--match-images", "images", type=int, help="A teacher is remembered by.  [4]")
 @run_options
 def distill(
     space: str | None,
@@ -85,9 +92,10 @@ def distill(
     before = runs.record_of(run) if runs.is_begun(run) else {}
     given = {name: flags.pop(name) for name in TEACHER}
     confirmed(given["teacher"], kept)
-    given = {name: kept.get(name) if value is None else value for name, value in given.items()}
+    given = {n: kept.get(n) if value in (None, ()) else value for n, value in given.items()}
+    teachers = opened(given)
     store = store or cast("str | None", kept.get("store"))
-    if given["teacher"] is None and store is None:
+    if not teachers and store is None:
         raise click.UsageError("--teacher WHO or --store DIR is missing: who teaches")
     if on_bad is not None and store is None:
         raise click.UsageError("--on-bad is about the records of a --store, and there is none")
@@ -108,7 +116,8 @@ def distill(
         if arch or settings or (space is not None and output is not None):
             told = "--student is of no SPACE: leave SPACE, --arch and --set out"
             raise click.UsageError(told)
-        images = runs.data_of_size(backend, spec, chosen["image"], chosen["channels"])
+        side, channels = (cast("int | None", chosen[name]) for name in ("image", "channels"))
+        images = runs.data_of_size(backend, spec, side, channels)
         weights = chosen["student_weights"]
         graph = work(backend, "student")(who, images, seed=number, weights=weights)
     else:
@@ -117,15 +126,17 @@ def distill(
     place = work(backend, "device")(device)
     bad = on_bad or kept.get("on_bad") or learned.get("on_bad") or "error"
     lesson = work(backend, "lesson")(
-        images, used, lessons(asked, learned, store is not None),
-        teacher=given["teacher"], options=opened(given), store=store,
-        on_bad=bad, device=place,
+        images, used, lessons(asked, learned, store is not None, len(teachers) > 1),
+        teachers=teachers, store=store, on_bad=bad, device=place,
     )  # fmt: skip
     with runs.together(backend, place, progress) as (told, first):
         made = work(backend, "distill")(
             graph, images, used, run, lesson,
             seed=number, keep=checkpoint_hist, device=place, reporter=told, on_nan=on_nan,
-            settings=runs.settings_for(backend, spec, **given, **chosen, store=store, on_bad=bad),
+            settings=runs.settings_for(
+                backend, spec, **{n: one_or_all(value) for n, value in given.items()}, **chosen,
+                store=store, on_bad=bad,
+            ),
             log_to=log_to,
         )  # fmt: skip
     if not first:
@@ -143,7 +154,7 @@ def distill(
 
 
 def lessons(
-    asked: Mapping[str, object], learned: Mapping[str, object], stored: bool
+    asked: Mapping[str, object], learned: Mapping[str, object], stored: bool, board: bool
 ) -> dict[str, object]:
     """Settings of the engine: what was asked for, else what the run was begun with."""
     from spacelang.engines.distillation import usual
@@ -155,5 +166,5 @@ def lessons(
     if "losses" not in learned or asked["losses"]:
         pairs = {name: cast("tuple[str, ...]", found.get(name, ())) for name in PAIRS}
         named = cast("tuple[str, ...]", found.get("losses", ()))
-        found["losses"] = usual(named, stored=stored, **pairs)
+        found["losses"] = usual(named, stored=stored, board=board, **pairs)
     return found

@@ -32,8 +32,9 @@ RECORD, SETTINGS, SEARCH, STORE = "run.json", "settings.json", "search", "store.
 Json = dict[str, object]
 # What settings.json may hold; what it lacks was not given.
 KEPT: Mapping[str, tuple[type, ...]] = MappingProxyType(
-    dict.fromkeys(("data", "store", "on_bad", "aug", "teacher", "run", "student"), (str,))
-    | dict.fromkeys(("teacher_arch", "teacher_weights", "teacher_norm", "student_weights"), (str,))
+    dict.fromkeys(("data", "store", "on_bad", "aug", "teacher_norm", "run", "student"), (str,))
+    | dict.fromkeys(("teacher", "teacher_arch", "teacher_weights"), (str, list))
+    | {"student_weights": (str,)}
     | dict.fromkeys(("image", "channels", "epochs", "k", "seed"), (int,))
     | {"temperature": (float, int), "teacher_untrained": (bool,)}
 )
@@ -122,15 +123,26 @@ def kept(folder: Path) -> Json:
     place = folder / SETTINGS
     found = _read(place) if place.is_file() else {}
     for name, value in found.items():
-        if name in KEPT and type(value) not in KEPT[name]:
+        if name in KEPT and not _is_one(value, KEPT[name]):
             told = error("SP702", f"{place} cannot be read: {name} is {json.dumps(value)[:40]}")
             raise SpaceError(told.hint("mend it, or remove it and say again what it held"))
     return found
 
 
+def _is_one(value: object, kinds: tuple[type, ...]) -> bool:
+    """Whether a value is of one of these types, a list one of texts."""
+    if isinstance(value, list):
+        return list in kinds and all(type(p) is str for p in cast("list[object]", value))
+    return type(value) in kinds
+
+
 def _absolute(value: object) -> object:
     """A path that is there, from wherever a later command is called; all else as it is."""
-    return os.path.abspath(value) if isinstance(value, str) and os.path.exists(value) else value
+    if isinstance(value, str):
+        return os.path.abspath(value) if os.path.exists(value) else value
+    if isinstance(value, list):  # of several teachers
+        return [_absolute(part) for part in cast("list[object]", value)]
+    return value
 
 
 def _rooted(spec: str) -> str:

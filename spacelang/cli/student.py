@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -40,13 +40,14 @@ def student(function: Callable[..., Any]) -> Callable[..., Any]:
 def teacher(function: Callable[..., Any]) -> Callable[..., Any]:
     """--teacher and how it is opened."""
     for option in reversed((
-        click.option("--teacher", metavar="WHO",
+        click.option("--teacher", multiple=True, metavar="WHO",
                      help="A folder of `train` or `extract` (whose source runs), timm:NAME, or"
-                          " FILE.py:FUNCTION (which runs)."),
-        click.option("--teacher-arch", metavar="FILE",
-                     help="Of a run: its network that teaches.  [the largest]"),
-        click.option("--teacher-weights", metavar="FILE",
-                     help="Of timm:NAME or a function: all of its tensors, .safetensors or .pt."),
+                          " FILE.py:FUNCTION (which runs). Of `distill` several make a board."),
+        click.option("--teacher-arch", multiple=True, metavar="FILE",
+                     help="Of a run: its network that teaches, several: a board.  [the largest]"),
+        click.option("--teacher-weights", multiple=True, metavar="FILE",
+                     help="Of timm:NAME or a function, in their order: all of its tensors,"
+                          " .safetensors or .pt."),
         click.option("--teacher-untrained", is_flag=True, default=None,
                      help="Let timm:NAME teach with random weights."),
         click.option("--teacher-norm", type=click.Choice(["own", "data"]),
@@ -94,20 +95,50 @@ def network(
 
 def confirmed(asked: object, kept: Mapping[str, object], who: str = "teacher") -> None:
     """UsageError where what was kept is a folder or a file whose source would run unasked."""
-    known = kept.get(who)
-    if asked is None and isinstance(known, str):
+    for known in () if asked else several(kept.get(who)):
         folder = Path(known)
         extracted = (folder / MANIFEST).is_file() and not runs.is_run(folder)
         if extracted or function_of(known) is not None:
             raise click.UsageError(f"--{who} {known} is missing: its source runs, so say it again")
 
 
-def opened(given: Mapping[str, object]) -> dict[str, object]:
-    """The options of a teacher, as a backend opens it."""
-    arch = given.get("teacher_arch")
-    return {
-        "arch": None if arch is None else options.read_assignment(cast(str, arch)),
-        "weights": given.get("teacher_weights"),
-        "untrained": bool(given.get("teacher_untrained")),
-        "norm": given.get("teacher_norm") or "own",
-    }
+def several(value: object) -> tuple[str, ...]:
+    """What was given or kept of an option: no text, one, or some."""
+    if value is None:
+        return ()
+    return (value,) if isinstance(value, str) else tuple(cast("Sequence[str]", value))
+
+
+def one_or_all(value: object) -> object:
+    """The texts of an option as settings keep them: one by itself, none as nothing."""
+    if not isinstance(value, tuple):
+        return value
+    given = cast("tuple[str, ...]", value)
+    if len(given) < 2:
+        return given[0] if given else None
+    return None if "-" in given else list(given)  # what came by stdin is not there again
+
+
+def opened(given: Mapping[str, object]) -> list[tuple[str, dict[str, object]]]:
+    """The teachers, each with its options as a backend opens it (UsageError where what was given
+    goes to no teacher)."""
+    who, archs, weights = (several(given.get(name)) for name in TEACHER[:3])
+    usual: dict[str, object] = {"arch": None, "weights": None}
+    usual["untrained"] = bool(given.get("teacher_untrained"))
+    usual["norm"] = given.get("teacher_norm") or "own"
+    if archs and len(who) > 1:
+        told = "--teacher-arch is of one run: with several teachers each teaches by its largest"
+        raise click.UsageError(told)
+    if archs:
+        taken = [options.read_assignment(arch) for arch in archs]
+        return [(name, {**usual, "arch": arch}) for name in who for arch in taken]
+    models = [name for name in who if _weighable(name)] if len(who) > 1 else who
+    if weights and len(weights) != len(models):
+        told = f"{len(weights)} --teacher-weights for {len(models)} teachers that take some"
+        raise click.UsageError(told)
+    given_to = dict(zip(models, weights, strict=True)) if weights else {}
+    return [(name, {**usual, "weights": given_to.get(name)}) for name in who]
+
+
+def _weighable(name: str) -> bool:
+    return name.startswith("timm:") or function_of(name) is not None

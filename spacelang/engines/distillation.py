@@ -67,8 +67,8 @@ class Distillation:
     losses       NAME or NAME=WEIGHT, each a row of `SOURCES`
     attention    pairs of q, k, v (`taps.py`), for `relations`
     hidden       pairs of hidden states, for `hidden_relations` and `hidden_states`
-    outputs      pairs of what the networks say before their logits, for `introspection_*`; none: all
-                 outputs that both have
+    outputs      pairs of what the networks say before their logits, for `introspection_*`; none:
+                 all outputs that both have
     ensemble     whether the weights of outputs learn, or are even
     joined       outputs one below the other, or added up
     temperature  of a teacher's logits and the student's beside them; a store has its own
@@ -180,8 +180,12 @@ def usual(
     attention: Sequence[str],
     hidden: Sequence[str],
     outputs: Sequence[str] = (),
+    board: bool = False,
 ) -> tuple[str, ...]:
-    """The losses where not all are named: soft labels, and pairs weighted as published."""
+    """The losses where not all are named: soft labels, and pairs weighted as published; of several
+    teachers a match."""
+    if board:
+        return tuple(losses) or ("matched",)
     kinds = {text.partition("=")[0].strip() for text in losses}
     named = tuple(losses) or (("soft_labels",) if stored else ("soft_cross_entropy",))
     if attention and "relations" not in kinds:
