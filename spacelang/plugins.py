@@ -103,6 +103,7 @@ BUILTIN: Mapping[str, Mapping[str, str]] = {
         "torch.train": "spacelang.backends.torch.training_report:train_and_report",
         "torch.lesson": "spacelang.backends.torch.distill:lesson",
         "torch.distill": "spacelang.backends.torch.distill:distill",
+        "torch.student": "spacelang.backends.torch.foreign:student_of",
         "torch.teacher": "spacelang.backends.torch.teacher:open_teacher",
         "torch.store_aug": "spacelang.backends.torch.logits.commands:aug_of",
         "torch.store_info": "spacelang.backends.torch.logits.commands:info",

@@ -27,6 +27,7 @@ def test_every_loss_is_a_row_of_a_table() -> None:
         "teacher": set(losses.COMPARING),
         "attention": {"relations"},
         "hidden": {"hidden_relations", "hidden_states"},
+        "outputs": set(losses.INTROSPECTING),
     }
     for source, kinds in by_source.items():
         assert {kind for kind, read in SOURCES.items() if read == source} == kinds

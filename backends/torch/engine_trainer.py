@@ -37,7 +37,7 @@ from spacelang.backends.torch.steady import NotFinite
 from spacelang.backends.torch.supernet import Supernet
 from spacelang.backends.torch.train import TorchTrainer
 from spacelang.diagnostics import SpaceError, error
-from spacelang.engines.protocol import LossTerm, Metrics, StepPlan
+from spacelang.engines.protocol import Forward, LossTerm, Metrics, StepPlan
 from spacelang.engines.stream import seed_of
 from spacelang.ir.graph import Graph
 
@@ -73,9 +73,8 @@ class EngineTrainer(TorchTrainer):
             found = error("SP708", "paths are matched by whole weights: fsdp cuts them")
             raise SpaceError(found.hint("--reduce explicit"))
         seen, outputs = self.last
-        self.memory.images[slot] = self.ranks.from_first(_some(seen, 0, images).clone())
         features = self.ranks.from_first(_some(outputs[of], 0, images).softmax(1))
-        self.memory.features[slot] = features
+        self.memory.keep(slot, self.ranks.from_first(_some(seen, 0, images)), features)
         if self.network is None:
             self._begin(features.numel())
 
@@ -98,14 +97,17 @@ class EngineTrainer(TorchTrainer):
         back by then.
         """
         kept = {name: buffer.clone() for name, buffer in self._buffers.items()}
-        model = cast(Supernet, self.model)
-        again, model.checkpointing = model.checkpointing, False
+        model = self.model
+        again = isinstance(model, Supernet) and model.checkpointing
+        if isinstance(model, Supernet):
+            model.checkpointing = False
         try:
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.amp):
                 found = functional_call(model, {**kept, **(weights or {})}, (images,))
                 return main_output(found).float()
         finally:
-            model.checkpointing = again
+            if isinstance(model, Supernet):
+                model.checkpointing = again
 
     def _begin(self, inputs: int) -> None:
         """A matching network and its optimiser."""
@@ -151,13 +153,12 @@ class EngineTrainer(TorchTrainer):
         remembered = self.memory.images[slot], self.memory.features[slot]
         count = len(remembered[0])
         samples = _some(images, 0, count), _some(images, count, count), _some(labels, count, count)
-        weights = dict(self.model.named_parameters())
+        weights = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
         self.model.train()
         # Attention has second derivatives in its plain form alone.
         with self._randomness(plan.step), sdpa_kernel(SDPBackend.MATH):
-            self.activate(plan.forwards[term.against or 0].assignment)
             with torch.no_grad():
-                teacher = self._still(samples[0])
+                teacher = self._taught(plan.forwards[term.against or 0], samples[0])
             self.activate(plan.assignment)
             loss, slopes = second_order(
                 lambda moved, seen: self._still(seen, moved),
@@ -177,6 +178,11 @@ class EngineTrainer(TorchTrainer):
         self._move_matching(plan)
         self.taken = plan.step + 1
         return Metrics(loss.item(), {term.name: loss.item()}, 0, 0, rate)
+
+    def _taught(self, forward: Forward, images: Tensor) -> Tensor:
+        """What a pass that does not learn says of images."""
+        self.activate(forward.assignment)
+        return self._still(images)
 
     def _check_slopes(self, plan: StepPlan) -> None:
         """NotFinite, and nothing changed, for a gradient of the matching network that is not."""
