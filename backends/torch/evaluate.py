@@ -8,7 +8,7 @@ Evaluation draws nothing and changes nothing: a network leaves it in the mode it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
@@ -35,7 +35,7 @@ def evaluate_test(model: nn.Module, data: Dataset, batch_size: int = BATCH) -> S
 
 def score(
     model: nn.Module,
-    batches: Iterable[Batch],
+    batches: Sequence[Batch],
     within: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Score:
     """The score on batches; logits that are not finite, or too little memory, are a failure.
@@ -45,7 +45,7 @@ def score(
     among them, all take all batches.
     """
     ranks = ALONE if getattr(model, "cut", False) else current()
-    mine = (batch for number, batch in enumerate(batches) if number % ranks.size == ranks.rank)
+    mine = batches[ranks.rank :: ranks.size]
     correct, total, failure = _counted(model, mine, within)
     rows = ranks.gather([[correct, total, failure]])
     failed = max(int(row[2]) for row in rows)
@@ -56,7 +56,7 @@ def score(
 
 def _counted(
     model: nn.Module,
-    batches: Iterable[Batch],
+    batches: Sequence[Batch],
     within: Callable[[], AbstractContextManager[None]],
 ) -> tuple[int, int, int]:
     """Right answers, answers, and the number of a failure."""
