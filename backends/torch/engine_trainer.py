@@ -36,7 +36,6 @@ from spacelang.backends.torch.recipe import Recipe
 from spacelang.backends.torch.steady import NotFinite
 from spacelang.backends.torch.supernet import Supernet
 from spacelang.backends.torch.train import TorchTrainer
-from spacelang.diagnostics import SpaceError, error
 from spacelang.engines.protocol import LossTerm, Metrics, StepPlan
 from spacelang.engines.stream import seed_of
 from spacelang.ir.graph import Graph
@@ -69,9 +68,6 @@ class EngineTrainer(TorchTrainer):
         """
         if self.last is None or plan.step != self.taken - 1:
             raise ValueError(f"step {plan.step} is not the step just taken")
-        if self.pieces is not None:
-            found = error("SP708", "paths are matched by whole weights: fsdp cuts them")
-            raise SpaceError(found.hint("--reduce explicit"))
         seen, outputs = self.last
         self.memory.images[slot] = self.ranks.from_first(_some(seen, 0, images).clone())
         features = self.ranks.from_first(_some(outputs[of], 0, images).softmax(1))
@@ -89,20 +85,20 @@ class EngineTrainer(TorchTrainer):
     def _score(self, slot: int) -> Tensor:
         assert self.network is not None
         images, features = self.memory.images[slot], self.memory.features[slot]
-        return match(self._still, self.network, images, features)
+        return match(lambda x: self._still(self.model, x, {}), self.network, images, features)
 
-    def _still(self, images: Tensor, weights: Mapping[str, Tensor] | None = None) -> Tensor:
-        """Logits of the active network that leave its statistics as they are.
+    def _still(self, model: nn.Module, images: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
+        """Logits of the active network of a supernet that leave its statistics as they are.
 
         Nothing is worked out again: that would be with the own weights and statistics, which are
         back by then.
         """
         kept = {name: buffer.clone() for name, buffer in self._buffers.items()}
-        model = cast(Supernet, self.model)
+        model = cast(Supernet, model)
         again, model.checkpointing = model.checkpointing, False
         try:
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.amp):
-                found = functional_call(model, {**kept, **(weights or {})}, (images,))
+                found = functional_call(model, {**kept, **weights}, (images,))
                 return main_output(found).float()
         finally:
             model.checkpointing = again
@@ -140,7 +136,10 @@ class EngineTrainer(TorchTrainer):
             self._move_matching(plan)
 
     def _learn_to_match(self, plan: StepPlan) -> Metrics:
-        """The second-order step: the weights, the statistics and the average stay as they are."""
+        """The second-order step: the weights, the statistics and the average stay as they are.
+
+        It learns through the weights of every layer at once, so pieces are gathered for it.
+        """
         check_plan(self, plan, mixed=self.recipe.mixing(plan.epoch) is not None)
         (term,) = plan.losses
         network, options = self.network, term.options
@@ -151,16 +150,16 @@ class EngineTrainer(TorchTrainer):
         remembered = self.memory.images[slot], self.memory.features[slot]
         count = len(remembered[0])
         samples = _some(images, 0, count), _some(images, count, count), _some(labels, count, count)
-        weights = dict(self.model.named_parameters())
-        self.model.train()
+        model = self.whole().to(self.device).train()
+        weights = dict(model.named_parameters())
         # Attention has second derivatives in its plain form alone.
         with self._randomness(plan.step), sdpa_kernel(SDPBackend.MATH):
-            self.activate(plan.forwards[term.against or 0].assignment)
+            model.activate(plan.forwards[term.against or 0].assignment)
             with torch.no_grad():
-                teacher = self._still(samples[0])
-            self.activate(plan.assignment)
+                teacher = self._still(model, samples[0], {})
+            model.activate(plan.assignment)
             loss, slopes = second_order(
-                lambda moved, seen: self._still(seen, moved),
+                lambda moved, seen: self._still(model, seen, moved),
                 weights, network, samples, remembered, teacher, rate, options,
             )  # fmt: skip
         for parameter, slope in zip(network.parameters(), slopes, strict=True):
