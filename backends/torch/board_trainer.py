@@ -84,9 +84,9 @@ class BoardTrainer(EngineTrainer):
 
     def _pass(self, number: int, forward: Forward, images: Tensor) -> Tensor:
         if forward.network in self.teachers:
-            return self._taught(forward, images)
+            return self._taught(self.model, forward, images)
         return super()._pass(number, forward, images)
 
-    def _taught(self, forward: Forward, images: Tensor) -> Tensor:
+    def _taught(self, model: nn.Module, forward: Forward, images: Tensor) -> Tensor:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.amp):
             return self.teachers[forward.network].logits(images)

@@ -25,7 +25,7 @@ from spacelang.backends.torch.engine_trainer import EngineTrainer
 from spacelang.backends.torch.inherit import inherit as inherit_weights
 from spacelang.backends.torch.interrupt import Interrupt
 from spacelang.backends.torch.optimizers import check_optimizer
-from spacelang.backends.torch.pieces import check_pieces, refuse_pieces
+from spacelang.backends.torch.pieces import check_pieces
 from spacelang.backends.torch.progress import Reporter, progress
 from spacelang.backends.torch.ranks import current
 from spacelang.backends.torch.recalibrate import warn_if_mixed
@@ -220,8 +220,6 @@ def search_own(
     """
     fits(graph, data)
     check_optimizer(recipe)
-    if getattr(engine, "matches", False):
-        refuse_pieces(recipe, engine.name)
     check_pieces(recipe, current(), several=True)
     refuse_compiling(recipe, engine.name)
     if recipe.law != "choices":
