@@ -32,7 +32,7 @@ from spacelang.backends.torch.losses import LABELLED, LOSSES, RELATING, soft_lab
 from spacelang.backends.torch.optimizer import optimizer_tensors
 from spacelang.backends.torch.progress import Reporter
 from spacelang.backends.torch.recipe import Recipe
-from spacelang.backends.torch.relating import Values, parts, related
+from spacelang.backends.torch.relating import Values, answer, parts, related
 from spacelang.backends.torch.run import Json
 from spacelang.backends.torch.steady import NotFinite
 from spacelang.backends.torch.taps import Tapped
@@ -133,7 +133,8 @@ class DistillTrainer(TorchTrainer):
             self.feed.recipe = stored.views(recipe.augmentation)
             self.feed.replay = stored.seeded
         terms = lesson.engine.terms
-        self._own_taps = [p for t in terms for own, _ in t.taps for p in own.paths]
+        inner = [p for t in terms for own, _ in t.taps for p in own.paths]
+        self._own_taps = [*inner, *(t.at for t in terms if t.at)]
         given = [p for t in terms for _, other in t.taps for p in other.paths]
         self.tapped = Tapped(model, self._own_taps) if self._own_taps else None
         if self.tapped is not None and (self._network is not model or self.pieces is not None):
@@ -169,6 +170,7 @@ class DistillTrainer(TorchTrainer):
                     told = "the teacher tells {} classes apart, the student {}".format(*counts)
                     raise SpaceError(error("SP705", told))
                 for term in self.lesson.engine.terms:
+                    answer(term, own, logits)
                     if term.taps and answers is not None:
                         self._build(term, own, answers[1])
                         related(term, own, answers[1], self._bridge)
@@ -238,6 +240,10 @@ class DistillTrainer(TorchTrainer):
     def _value(
         self, term: LossTerm, logits: Tensor, labels: Tensor, outputs: Mapping[int, Tensor]
     ) -> Tensor:
+        read = answer(term, self.values[term.of], logits)
+        if read is None:
+            return logits.sum() * 0
+        logits = read
         if term.kind == STORED:
             assert self.kept is not None
             assert self.lesson.stored is not None
