@@ -289,7 +289,14 @@ def test_compile_picks_the_rows_of_another_classifier(tmp_path: Path) -> None:
     (tmp_path / "map.txt").write_text("1\n3\n0\n2\n")
     command = ("compile", f"{space}:net", "--for", "inference", "--weights")
     good(*command, tmp_path / "own.safetensors", "-o", tmp_path / "one")
-    good(*command, tmp_path / "other.safetensors", "--head-map", tmp_path / "map.txt", "-o", tmp_path / "two")
+    good(
+        *command,
+        tmp_path / "other.safetensors",
+        "--head-map",
+        tmp_path / "map.txt",
+        "-o",
+        tmp_path / "two",
+    )
     name = "weights.safetensors"
     assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 

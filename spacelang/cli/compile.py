@@ -117,7 +117,15 @@ def compile(
     able = f"{backend}.deploy" in plugins.table("spacelang.commands")
     if purpose == "inference" and not fixed.decisions and (able or of_network):
         given = Network(
-            space, settings, passes, graph, assignment or {}, seed, weights, names or "own", head_map,
+            space,
+            settings,
+            passes,
+            graph,
+            assignment or {},
+            seed,
+            weights,
+            names or "own",
+            head_map,
         )
         record |= {"batch": batch or 1, "runtime": runtime or RUNTIME} | given.origin
         with working("deploying"):
