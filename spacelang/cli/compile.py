@@ -43,7 +43,7 @@ RUNTIME, UNTRAINED = "torch", "untrained"
 @click.option("--names", metavar="NAME",
               help="Whose names the weights have: own, timm, published, ..  [own]")  # fmt: skip
 @click.option("--head-map", metavar="FILE",
-              help="Of weights for other classes: a line a class, its row there or -1.")  # fmt: skip
+              help="Of weights of other classes: a line a class, its row or -1.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(0, (1 << 63) - 1), default=0, show_default=True,
               help="Of weights that were never trained.")  # fmt: skip
 @click.option("--backend", default="torch", show_default=True, help="Who it is compiled for.")

@@ -105,7 +105,7 @@ def perturbed(graph: Graph) -> Supernet:
 
 
 def test_the_natural_search_space() -> None:
-    graph = load("efficientvit.space:efficientvit_search")
+    graph = searched()
     pairs = [
         sum(w % h == 0 for w in widths for h in (2, 3, 4))
         for widths in ((64, 128, 192), (128, 144, 192, 240, 256, 288), (192, 224, 320, 384))
@@ -129,10 +129,15 @@ PUBLISHED = {  # widths, heads, kernels, depths
 }
 
 
+@cache
+def searched() -> Graph:
+    return load("efficientvit.space:efficientvit_search")
+
+
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_the_published_networks_belong_to_the_space(name: str) -> None:
     """Each is an architecture of it: the same graph, to the hash, once its decisions are taken."""
-    graph = load("efficientvit.space:efficientvit_search")
+    graph = searched()
     widths, heads, kernels, depths = PUBLISHED[name]
     values = {
         **{f"widths[{s}]": w for s, w in enumerate(widths)},

@@ -109,15 +109,21 @@ def test_a_published_checkpoint_loads_and_comes_back(address: str) -> None:
 def test_a_network_of_cdarts_without_its_auxiliary_head() -> None:
     """Published networks of evaluation have none: 1,916 of the 1,930 entries."""
     address = "cdarts.space:cifar10_cdarts_cifar"
-    model = Supernet(load(address, auxiliary=False))
-    given = checkpoint(
-        {n: s for n, s in LISTS[address]().items() if not n.startswith("aux_head.")}, {}
-    )
-    assert len(given) == 1916
-    weights.load(model, given, "published")
-    saved = weights.save(model, "published")
+    found = weights.entries(load(address, auxiliary=False), "published")
+    kept = {n: s for n, s in LISTS[address]().items() if not n.startswith("aux_head.")}
+    assert {e.foreign: e.shape for e in found} == kept
+    assert len(kept) == 1916
+    small, other = (Supernet(load(address, cells=[1, 1, 1], auxiliary=a)) for a in (False, True))
+    every = weights.save(other, "published")
+    given = {n: t for n, t in every.items() if not n.startswith("aux_head.")}
+    weights.load(small, given, "published")
+    saved = weights.save(small, "published")
     assert saved.keys() == given.keys()
     assert all(torch.equal(tensor, given[name]) for name, tensor in saved.items())
+    with pytest.raises(SpaceError, match="14 unexpected: aux_head"):
+        weights.load(small, every, "published")
+    with pytest.raises(SpaceError, match="14 missing: aux_head"):
+        weights.load(other, given, "published")
 
 
 def test_matrices_are_convolutions_of_single_points() -> None:
