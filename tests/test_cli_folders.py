@@ -262,6 +262,7 @@ def test_a_damaged_network_is_told(
         (("--for", "inference", "--runtime", "tvm"), "no runtime 'tvm'"),
         (("--for", "inference", "--weights", "none.safetensors"), "cannot be read"),
         (("--for", "inference", "--names", "timm"), "no names are called timm"),
+        (("--for", "inference", "--head-map", "map.txt"), "--weights: give both"),
     ],
 )
 def test_compile_for_inference_refuses(
@@ -280,6 +281,34 @@ def test_compile_for_inference_refuses(
     assert wrong.exit_code == 2
     assert message in wrong.stderr
     assert not (tmp_path / "no").exists()
+
+
+def test_compile_picks_the_rows_of_another_classifier(tmp_path: Path) -> None:
+    import torch
+
+    import spacelang
+    from spacelang.backends.torch.weights import write_file
+
+    space = tmp_path / "net.space"
+    space.write_text(NETWORK)
+    given = spacelang.compile(spacelang.load(f"{space}:net"), seed=3).state_dict()
+    write_file(tmp_path / "own.safetensors", given)
+    rows = torch.tensor([2, 0, 3, 1])
+    wide = {n: t[rows] if n.startswith("head.") else t for n, t in given.items()}
+    write_file(tmp_path / "other.safetensors", wide)
+    (tmp_path / "map.txt").write_text("1\n3\n0\n2\n")
+    command = ("compile", f"{space}:net", "--for", "inference", "--weights")
+    good(*command, tmp_path / "own.safetensors", "-o", tmp_path / "one")
+    good(
+        *command,
+        tmp_path / "other.safetensors",
+        "--head-map",
+        tmp_path / "map.txt",
+        "-o",
+        tmp_path / "two",
+    )
+    name = "weights.safetensors"
+    assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
 
 def test_compile_for_inference_asks_which_network(small: Path, tmp_path: Path) -> None:

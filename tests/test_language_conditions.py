@@ -7,6 +7,7 @@ from itertools import product
 import pytest
 
 from spacelang.analysis.claims import claims
+from spacelang.analysis.extent import ways
 from spacelang.diagnostics import Source, SpaceError
 from spacelang.ir.text import write
 from spacelang.loader import load
@@ -71,7 +72,7 @@ def test_a_limit_admits_what_python_does(limit: str) -> None:
     graph = load(Source("s.space", text))
     found = {(s["a"], s["b"], s["on"]) for s in graph.sample(400, seed=0)}
     assert found == expected
-    assert graph.size() == len(expected)
+    assert graph.size() == ways(graph) == len(expected)
 
 
 @pytest.mark.parametrize(
@@ -87,6 +88,7 @@ def test_a_range_of_a_figure_inside_of_a_condition_is_told_as_it_is(limit: str) 
     graph = load(Source("s.space", f"{TEXT}  require {limit}\n}}"))
     with pytest.raises(SpaceError) as failed:
         graph.size()
+    assert ways(graph) is None
     (found,) = failed.value.diagnostics
     assert found.code == "SP508"
     assert len(found.headline) < 150
@@ -123,6 +125,23 @@ def test_a_network_may_have_no_parameters(limit: str, size: int) -> None:
         assert last is not None
         assert (last.code, size) in (("SP511", 2), ("SP502", 0))
         assert size or "reaches 0 to" in last.notes[0]
+
+
+def test_a_limit_of_a_block_is_told_once() -> None:
+    """Where a use is there anyway, those that are optional say nothing more."""
+    text = """
+    block f(x: [B, C], n) { require n % 2 == 0  return linear(x, n) as up |> linear(C) as down }
+    space s {
+      input x: [B, 4]
+      choose n in {2, 3, 4}
+      choose depth in 1..3
+      for i in 0..<depth { x = f(x, n) as f[i] }
+      output x
+      weights { _: entangle }
+    }"""
+    graph = load(Source("s.space", text))
+    assert len(graph.require) == 1
+    assert graph.size() == ways(graph) == 2 * 3
 
 
 @pytest.mark.parametrize("value", ["on", "[x]", "\"word\""])  # fmt: skip

@@ -31,7 +31,7 @@ BANDS = {
     ("cdarts.space:cifar10", "params in 3M..3.5M"): 1_987_003_250_914_475_340,
     ("s3.space:s3_start", ""): 74_638_962_853_230_090_910_404,
     ("tinyvit.space:tinyvit_contraction", ""): 361_606,
-    ("efficientvit.space:efficientvit_search", ""): 18_432,
+    ("efficientvit.space:efficientvit_search", ""): 362_880,
     ("cdarts.space:cifar10", ""): 9_119_789_245_425_254_400,
     ("cream.space:cream", ""): 21_936_950_640_377_856,
 }

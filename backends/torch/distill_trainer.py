@@ -32,7 +32,7 @@ from spacelang.backends.torch.losses import (
 )
 from spacelang.backends.torch.optimizer import optimizer_tensors
 from spacelang.backends.torch.recipe import Recipe
-from spacelang.backends.torch.relating import Values, parts, related
+from spacelang.backends.torch.relating import Values, answer, parts, related
 from spacelang.backends.torch.steady import NotFinite
 from spacelang.backends.torch.taps import Tapped
 from spacelang.backends.torch.teacher import Teacher, takes
@@ -80,7 +80,8 @@ class DistillTrainer(TorchTrainer):
             self.feed.replay = stored.seeded
         terms = lesson.engine.terms
         self.every = any(t.kind in INTROSPECTING and not t.taps for t in terms)
-        own = [p for t in terms for tap, _ in t.taps for p in tap.paths]
+        inner = [p for t in terms for tap, _ in t.taps for p in tap.paths]
+        own = [*inner, *(t.at for t in terms if t.at)]
         given = [p for t in terms for _, tap in t.taps for p in tap.paths]
         self.tapped = Tapped(model, own, self.every) if own or self.every else None
         if self.tapped is not None and (self._network is not model or self.pieces is not None):
@@ -117,6 +118,7 @@ class DistillTrainer(TorchTrainer):
                     told = "the teacher tells {} classes apart, the student {}".format(*counts)
                     raise SpaceError(error("SP705", told))
                 for term in self.lesson.engine.terms:
+                    answer(term, own, logits)
                     if answers is not None:
                         self._compare(term, logits, own, *answers)
         if len(self.bridges):
@@ -212,6 +214,10 @@ class DistillTrainer(TorchTrainer):
     def _value(
         self, term: LossTerm, logits: Tensor, labels: Tensor, outputs: Mapping[int, Tensor]
     ) -> Tensor:
+        read = answer(term, self.values[term.of], logits)
+        if read is None:
+            return logits.sum() * 0
+        logits = read
         if term.kind == STORED:
             assert self.kept is not None
             assert self.lesson.stored is not None

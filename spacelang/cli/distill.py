@@ -38,8 +38,9 @@ LEARNED = ("losses", *PAIRS, "temperature", "heads", "ensemble", "joined", *BOAR
 @click.option("--store", metavar="DIR", help="Outputs that `store write` kept, instead of asking.")
 @click.option("--on-bad", type=click.Choice(["error", "skip", "recompute"]),
               help="What is done about a record that is damaged or missing.  [error]")  # fmt: skip
-@click.option("--loss", "losses", multiple=True, metavar="NAME[=WEIGHT]",
-              help="A loss and its weight: cross_entropy=0.1. May be repeated.")  # fmt: skip
+@click.option("--loss", "losses", multiple=True, metavar="NAME[@HEAD][=WEIGHT]",
+              help="A loss and its weight: cross_entropy=0.1; of one of several heads "
+                   "cross_entropy@head=0.1. May be repeated.")  # fmt: skip
 @click.option("--temperature", type=float, help="Of the answers that are compared.  [1]")
 @click.option("--attention", multiple=True, metavar="STUDENT=TEACHER",
               help="Queries, keys and values to compare: 'blocks[{1,3}].attn.qkv = "

@@ -1,7 +1,7 @@
 """Distillation: the steps of training by paths, with a teacher beside the labels.
 
     engine = Distillation(epochs=90, losses=("soft_labels",))                  # TinyViT: a store
-    engine = Distillation(losses=("cross_entropy=0.5", "hard_cross_entropy=0.5"))   # DeiT
+    engine = Distillation(losses=("cross_entropy@head=0.5", "divergence@head_dist=0.5"))   # DeiT
     engine = Distillation(losses=("cross_entropy", "introspection_kl"),
                           outputs=("aux = aux",))                             # CDARTS
     engine = Distillation(losses=("soft_cross_entropy", "relations", "hidden_relations=0.1"),
@@ -64,7 +64,8 @@ PAIRED = ("attention", "hidden")  # sources that there are none of unless pairs 
 class Distillation:
     """What a student learns from.
 
-    losses       NAME or NAME=WEIGHT, each a row of `SOURCES`
+    losses       NAME, NAME=WEIGHT or NAME@PATH=WEIGHT, each a row of `SOURCES`; at a path of the
+                 student it reads that value instead of the answer, of several heads one
     attention    pairs of q, k, v (`taps.py`), for `relations`
     hidden       pairs of hidden states, for `hidden_relations` and `hidden_states`
     outputs      pairs of what the networks say before their logits, for `introspection_*`; none:
@@ -122,10 +123,10 @@ class Distillation:
         said = {"temperature": self.temperature, "summed": float(self.joined == "summed")}
         found: list[LossTerm] = []
         for text in self.losses:
-            kind, weight = _weighted(text)
+            kind, at, weight = _written(text)
             taps = self._taps.get(SOURCES[kind], ())
             asked = said if SOURCES[kind] == "outputs" else options.get(kind, {})
-            found.append(LossTerm(kind, weight, asked, taps=taps))
+            found.append(LossTerm(kind, weight, asked, taps=taps, at=at))
         if len({term.kind for term in found}) < len(found) or not found:
             raise ValueError("each loss stands once, and there is at least one")
         return tuple(found)
@@ -186,7 +187,7 @@ def usual(
     teachers a match."""
     if board:
         return tuple(losses) or ("matched",)
-    kinds = {text.partition("=")[0].strip() for text in losses}
+    kinds = {text.partition("=")[0].partition("@")[0].strip() for text in losses}
     named = tuple(losses) or (("soft_labels",) if stored else ("soft_cross_entropy",))
     if attention and "relations" not in kinds:
         named += ("relations",)
@@ -197,15 +198,19 @@ def usual(
     return named
 
 
-def _weighted(text: str) -> tuple[str, float]:
-    """NAME or NAME=WEIGHT (ValueError)."""
-    kind, sign, number = (part.strip() for part in text.partition("="))
+def _written(text: str) -> tuple[str, str, float]:
+    """What `losses` says of one: its name, the path that it reads or nothing, its weight
+    (ValueError)."""
+    name, sign, number = (part.strip() for part in text.partition("="))
+    kind, mark, at = (part.strip() for part in name.partition("@"))
     if kind not in SOURCES:
         raise ValueError(f"there is no loss {kind!r}; known: {', '.join(SOURCES)}")
+    if mark and (not at or SOURCES[kind] in (*PAIRED, "outputs")):
+        raise ValueError(f"{text!r} names no answer of the student")
     try:
         weight = float(number) if sign else 1.0
     except ValueError:
         weight = -1.0
     if not 0 < weight < 1e6:
         raise ValueError(f"{text!r} has no weight above 0")
-    return kind, weight
+    return kind, at, weight

@@ -36,7 +36,8 @@ class LossTerm:
 
     It reads the outputs of the `of`-th forward pass of the step and, where it compares two, those
     of the pass `against`. One that compares inner values says in `taps` which: pairs of one of this
-    pass and one of that.
+    pass and one of that. One that reads another value than the pass's first output names it in
+    `at`.
     """
 
     kind: str = "cross_entropy"
@@ -45,6 +46,7 @@ class LossTerm:
     of: int = 0
     against: int | None = None
     taps: tuple[tuple[Tap, Tap], ...] = ()
+    at: str = ""
 
     @property
     def name(self) -> str:
