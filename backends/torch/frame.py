@@ -132,8 +132,8 @@ class Frame(ABC):
         """
         given = weight is not None and "weight" not in node.params and weight.op.startswith("call")
         if given or weight in self.odd:
-            copied = {"memory_format": torch.contiguous_format}
-            weight = self.graph.call_method("clone", (weight,), copied)
+            dense: dict[str, Any] = {"memory_format": torch.contiguous_format}
+            weight = self.graph.call_method("clone", (weight,), dense)
         elif weight in self.sliced:
             weight = self.graph.call_method("contiguous", (weight,))
         return self.graph.call_function(F.linear, (x, weight, bias))
