@@ -182,6 +182,16 @@ def check_uniform(cut: Cut, bands: Mapping[str, Band]) -> None:
     assert abs(surprise(list(seen.values()), len(held), DRAWS)) < 4
 
 
+def test_what_the_command_line_is_asked() -> None:
+    """The number of tests/test_cli_space.py, by trying each."""
+    bands: dict[str, Band] = {
+        "params": (7_116_408, None),
+        "macs": (133_862_512, 440_088_320),
+        "activations": (1_465_207, 2_109_760),
+    }
+    assert CUTS["efficientvit"].within(bands).sum() == 3_904
+
+
 def test_bounds_hold_the_count_where_no_exact_table_fits() -> None:
     """All three figures of S3 at once are no key of 64 bits; draws are as uniform as ever."""
     cut = CUTS["s3"]
