@@ -119,3 +119,30 @@ def test_from_the_command_line(tmp_path: Path) -> None:
     good(*run_with, "--progress", "quiet")
     recipe = json.loads((run / "run.json").read_text())["recipe"]
     assert (recipe["law"], recipe["law_weights"]) == ("weighted", ["depth=0:1:1:2"])
+
+
+NARROW = """
+space narrow {
+  input x: [B, 4]
+  block layer(x: [B, C]) -> [B, C] {
+    choose w in 1..4
+    return x + (linear(x, w) as up |> linear(C) as down)
+  }
+  for i in 0..4 { x = layer(x) as layers[i] }
+  output linear(x, 2) as head
+  weights { _: entangle }
+  require params <= 84
+}
+"""
+
+
+@pytest.mark.parametrize("weights", [(), ("layers[_].w=1:1:1:9",)])
+def test_a_narrow_requirement_is_met_by_every_step(weights: tuple[str, ...]) -> None:
+    """Six networks of 1,024 are small enough; with weights by one draw of 200,000."""
+    narrow = spacelang.load(Source("<narrow>", NARROW))
+    assert narrow.size() == 6
+    engine = SinglePath(law="weighted" if weights else "choices", law_weights=weights)
+    plans = Plans(engine, narrow, 0, 40)
+    drawn = [plans.at(step).assignment for step in range(40)]
+    assert all(sum(a.values()) <= 6 for a in drawn)
+    assert len({tuple(a.values()) for a in drawn}) > 3

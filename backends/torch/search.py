@@ -31,6 +31,7 @@ from spacelang.backends.torch.search_report import write_search_report
 from spacelang.backends.torch.searched import Searched
 from spacelang.backends.torch.train import TorchTrainer
 from spacelang.backends.torch.training import Trained, fits, identity
+from spacelang.backends.torch.under_way import UnderWay, under_way
 from spacelang.diagnostics import SpaceError, error
 from spacelang.engines.baselines import beside
 from spacelang.engines.begun import Begun, begin, end
@@ -113,7 +114,7 @@ def search_scratch(
 ) -> Searched:
     """Run an engine over networks that are each trained anew by a recipe, alone.
 
-    As `search` otherwise; a signal gives up the training of the network that is under way.
+    As `search` otherwise; the training of the network that is under way is kept too, and goes on.
     """
     fits(graph, data)
     check_optimizer(recipe)
@@ -124,8 +125,10 @@ def search_scratch(
     note = _note(engine, folder, seed, baselines)
     with RunFolder(folder, SCRATCH, about, settings, note) as run, Interrupt() as interrupt:
         write_graph(run.path, graph)
-        prober = Scratch(graph, data, recipe, seed, device, interrupt.check)
+        kept = UnderWay(run.path, interrupt)
+        prober = Scratch(graph, data, recipe, seed, device, kept)
         result = _searched(engine, graph, prober, run, interrupt, seed, reporter, baselines)
+        current().lead(kept.clear)
         write_search_report(run.path, graph, data, result)
     return result
 
@@ -154,7 +157,7 @@ def _searched(
         ranks.same(str(len(journal.entries)), "the scores that they see: is the folder shared?")
         basis = {n: v for n, v in run.identity.items() if n not in ABOUT}
         recorded = Recorded(prober, journal, basis)
-        run.begun = lambda: len(recorded) > 0
+        run.begun = lambda: len(recorded) > 0 or under_way(run.path)
 
         def one(engine: Engine) -> Searched:
             made = _found(engine, graph, recorded, interrupt, seed, told)

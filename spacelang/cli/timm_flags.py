@@ -44,7 +44,7 @@ INSTEAD: Mapping[str, str] = MappingProxyType(
         "--recovery-interval VALUE": "a checkpoint is kept after every epoch and at a signal: "
         "--checkpoint-hist says how many stay",
         "--workers VALUE": "images are held in memory, and results do not hang on workers",
-        "--log-wandb": "--log tensorboard is the tracker that there is",
+        "--log-wandb": "--log wandb",
     }
 )
 
