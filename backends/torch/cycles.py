@@ -175,7 +175,7 @@ class Work:
     store: Checkpoints
     answers: Answers
     interrupt: Interrupt
-    followers: Sequence[Tracker]
+    followers: Sequence[Tracker] = ()
     answered: int = field(default=0, init=False)  # at the checkpoint that was taken up
 
     def resume(self) -> None:
