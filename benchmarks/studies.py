@@ -191,7 +191,7 @@ def cells(work: Work) -> Arms:
         written = program.networks["shallow"].search["cyclic_differentiable"]
         engine = configure("cyclic_differentiable", written, asked)
         assert isinstance(engine, CyclicDifferentiable)
-        recipe = replace(SMALL, batch_size=48)
+        recipe = Recipe(batch_size=48, aug=SMALL.aug)
         found = search_program(
             engine, program, data, recipe, work.folder / mode, seed=work.seed
         ).found

@@ -142,6 +142,24 @@ def sweep(folder: PathLike, name: str | None = None) -> tuple[Path, ...]:
     return tuple(swept)
 
 
+def remove_folder(path: PathLike) -> None:
+    """Remove a folder, if it is there, at once: its name goes first, and with it all that it holds.
+
+    What a process that is killed leaves aside is for `sweep`.
+    """
+    target = Path(path)
+    aside = target.with_name(f".{target.name}.tmp-{os.getpid()}")
+    _discard(aside)
+    try:
+        os.rename(target, aside)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise explained(error, "cannot remove", target) from error
+    sync_folder(target.parent)
+    _discard(aside)
+
+
 class Lock:
     """The right to write to a folder, held until `release` or the end of the process.
 

@@ -70,7 +70,13 @@ BUILTIN: Mapping[str, Mapping[str, str]] = {
         "space_evolution": "spacelang.engines.space_evolution:SpaceEvolution",
     },
     "spacelang.sharing": {},
-    "spacelang.trackers": {"tensorboard": "spacelang.backends.torch.trackers:tensorboard"},
+    # Who is told the log of a run: a function of its folder that gives one of a line.
+    "spacelang.trackers": {
+        "mlflow": "spacelang.backends.torch.trackers:mlflow",
+        "tensorboard": "spacelang.backends.torch.trackers:tensorboard",
+        "trackio": "spacelang.backends.torch.trackers:trackio",
+        "wandb": "spacelang.backends.torch.trackers:wandb",
+    },
     "spacelang.tables": {
         "band": "spacelang.ir.gather:band",
         "corner": "spacelang.ir.gather:corner",

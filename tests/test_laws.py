@@ -137,3 +137,30 @@ def test_how_few_of_all_architectures_are_shallow() -> None:
         plans = Plans(SinglePath(law=law), graph, seed=0, length=steps)  # type: ignore[arg-type]
         drawn = sum(plans.at(step).assignment["depth"] == 12 for step in range(steps))
         assert abs(drawn - mean) < away, law
+
+
+NARROW = """
+space narrow {
+  input x: [B, 4]
+  block layer(x: [B, C]) -> [B, C] {
+    choose w in 1..4
+    return x + (linear(x, w) as up |> linear(C) as down)
+  }
+  for i in 0..4 { x = layer(x) as layers[i] }
+  output linear(x, 2) as head
+  weights { _: entangle }
+  require params <= 84
+}
+"""
+
+
+@pytest.mark.parametrize("weights", [(), ("layers[_].w=1:1:1:9",)])
+def test_a_narrow_requirement_is_met_by_every_step(weights: tuple[str, ...]) -> None:
+    """Six networks of 1,024 are small enough; with weights by one draw of 200,000."""
+    narrow = spacelang.load(Source("<narrow>", NARROW))
+    assert narrow.size() == 6
+    engine = SinglePath(law="weighted" if weights else "choices", law_weights=weights)
+    plans = Plans(engine, narrow, 0, 40)
+    drawn = [plans.at(step).assignment for step in range(40)]
+    assert all(sum(a.values()) <= 6 for a in drawn)
+    assert len({tuple(a.values()) for a in drawn}) > 3

@@ -31,6 +31,7 @@ from spacelang.backends.torch.search_report import write_search_report
 from spacelang.backends.torch.searched import Searched
 from spacelang.backends.torch.train import TorchTrainer
 from spacelang.backends.torch.training import Trained, fits, identity
+from spacelang.backends.torch.under_way import UnderWay, under_way
 from spacelang.diagnostics import SpaceError, error
 from spacelang.engines.baselines import beside
 from spacelang.engines.begun import Begun, begin, end
@@ -103,8 +104,8 @@ def search_scratch(
 ) -> Searched:
     """Run an engine over networks that are each trained anew by a recipe, alone.
 
-    As `search` otherwise; baselines are trained too, with None the ends of the space alone. A
-    signal gives up the training of the network that is under way.
+    As `search` otherwise; baselines are trained too, with None the ends of the space alone. The
+    training of the network that is under way is kept too, and goes on.
     """
     fits(graph, data)
     check_optimizer(recipe)
@@ -115,8 +116,10 @@ def search_scratch(
     note = _note(engine, folder, seed, baselines)
     with RunFolder(folder, SCRATCH, about, settings, note) as run, Interrupt() as interrupt:
         write_graph(run.path, graph)
-        prober = Scratch(graph, data, recipe, seed, device, interrupt.check)
+        kept = UnderWay(run.path, interrupt)
+        prober = Scratch(graph, data, recipe, seed, device, kept)
         result = _searched(engine, graph, prober, run, interrupt, seed, reporter, baselines)
+        current().lead(kept.clear)
         write_search_report(run.path, graph, data, result)
     return result
 
@@ -147,7 +150,7 @@ def _searched(
         ranks.same(str(len(journal.entries)), "the scores that they see: is the folder shared?")
         basis = {n: v for n, v in run.identity.items() if n not in ABOUT}
         recorded = Recorded(prober, journal, basis)
-        run.begun = lambda: len(recorded) > 0
+        run.begun = lambda: len(recorded) > 0 or under_way(run.path)
         result = found_by(engine, graph, recorded, interrupt, seed, told)
         write_json(run.path / f"{engine.name}.json", result.as_json())
         wanted = beside(

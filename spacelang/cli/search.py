@@ -24,7 +24,10 @@ if TYPE_CHECKING:
     from spacelang.ir.graph import Graph
 
 OF_ENGINES = ("epochs", "smoothing")  # flags of training that an engine which trains has as its own
-OF_PROGRAMS = ("batch_size", "aug", "amp", "shards")  # those that an engine for programs has not
+# Those that an engine for programs has not.
+OF_PROGRAMS = ("batch_size", "aug", "amp", "channels_last", "grad_checkpointing", "shards")
+# How a training is kept, by what it is called there; no part of what it is.
+KEPT = {"keep": "--checkpoint-hist", "on_nan": "--on-nan", "log_to": "--log"}
 
 
 @click.command(short_help="Search a trained supernet, or train while searching.")
@@ -46,6 +49,12 @@ OF_PROGRAMS = ("batch_size", "aug", "amp", "shards")  # those that an engine for
 @click.option("--data", metavar="DATA", help="The data set, if not the one it was trained on.")
 @click.option("--seed", type=click.IntRange(0, (1 << 63) - 1), help="Of everything drawn.  [0]")
 @click.option("-o", "--output", metavar="DIR", help="Where the results go.  [RUN/search]")
+@click.option("--checkpoint-hist", type=click.IntRange(1, 100),
+              help="How many checkpoints an engine that trains keeps.  [2]")  # fmt: skip
+@click.option("--on-nan", type=click.Choice(["error", "skip", "rollback"]),
+              help="What its step does whose loss is not finite.  [error]")  # fmt: skip
+@click.option("--log", "log_to", multiple=True, metavar="NAME",
+              help="Tell its log to a tracker too, as `train` does.")  # fmt: skip
 @click.option("--recipe", "file", metavar="FILE", help="Settings from a TOML file; flags win.")
 @recipe
 @runs.device
@@ -65,6 +74,9 @@ def search(
     data: str | None,
     seed: int | None,
     output: str | None,
+    checkpoint_hist: int | None,
+    on_nan: str | None,
+    log_to: tuple[str, ...],
     file: str | None,
     device: str,
     backend: str,
@@ -101,6 +113,11 @@ def search(
     asked_of_it |= {"where": where} if where else {}
     asked_of_it |= {"inherit": True} if inherit else {}
     asked_of_it |= {"latency": os.path.abspath(latency)} if latency is not None else {}
+    given = {"keep": checkpoint_hist, "on_nan": on_nan, "log_to": log_to}
+    keeping: dict[str, Any] = {name: value for name, value in given.items() if value}
+    if keeping and weights not in ("own", "program"):
+        flag = KEPT[next(iter(keeping))]
+        raise click.UsageError(f"{flag} is for engines that train while they search")
     if baselines is None and known.begun is not None:
         baselines = known.begun.baselines
     place = runs.work(backend, "device")(device)
@@ -109,7 +126,7 @@ def search(
         baselines = _kept_baselines(folder, baselines)
         with runs.together(backend, place, progress) as (told, first):
             made = _program(space, settings, engine, asked_of_it, folder, data, seed, file, flags,
-                            baselines, backend, place, told)  # fmt: skip
+                            keeping, baselines, backend, place, told)  # fmt: skip
         if first:
             _genotype(made.found.best.assignment, folder / f"{engine}-genotype.json")
             show(made, named, engine, folder, as_json)
@@ -166,6 +183,7 @@ def search(
             made = runs.work(backend, f"search_{weights}")(
                 chosen, graph, images, used, folder, seed=number, device=place, reporter=told,
                 baselines=baselines, settings=runs.settings_for(backend, spec, **said), **hull,
+                **keeping,
             )  # fmt: skip
     if first:
         show(made, named, engine, folder, as_json, graph)
@@ -194,6 +212,7 @@ def _program(
     seed: int | None,
     file: str | None,
     flags: Mapping[str, object],
+    keeping: Mapping[str, object],
     baselines: bool | None,
     backend: str,
     place: object,
@@ -228,7 +247,7 @@ def _program(
         kept = runs.settings_for(backend, spec, baselines=baselines)
         return runs.work(backend, "search_program")(
             engine, program, images, used, folder,
-            seed=number, device=place, reporter=told, settings=kept,
+            seed=number, device=place, reporter=told, settings=kept, **keeping,
         )  # fmt: skip
 
     found = searched(chosen, folder)

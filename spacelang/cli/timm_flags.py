@@ -45,7 +45,7 @@ INSTEAD: Mapping[str, str] = MappingProxyType(
         "--checkpoint-hist says how many stay",
         "--workers VALUE": "a few threads make batches ahead by themselves, and results do not "
         "hang on them",
-        "--log-wandb": "--log tensorboard is the tracker that there is",
+        "--log-wandb": "--log wandb",
     }
 )
 

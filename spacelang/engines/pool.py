@@ -14,7 +14,8 @@ of the window are rejected, which leaves the draws uniform over those inside.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from spacelang.analysis.cost import Cost
 from spacelang.analysis.latency import LatencyModel, open_model
@@ -27,10 +28,16 @@ from spacelang.ir.decision import Assignment, Choice, Decisions
 from spacelang.ir.dim import Value
 from spacelang.ir.graph import Graph
 
+if TYPE_CHECKING:
+    from spacelang.analysis.choices import Weights
+
 Taken = tuple[Assignment, Cost]
+Name = tuple[int | str, ...]
 MISSES = 10_000
 """Draws in a row that may all give nothing new, where nobody knows how much is left."""
 AT_ONCE = 256  # draws, where most of them may be rejected
+REDRAWS = 10_000  # of a law, until the budget is met
+FEW = 50  # of those, until it is met exactly
 
 
 def encoding(assignment: Assignment) -> str:
@@ -99,6 +106,17 @@ class Pool:
                 return None
         return cost
 
+    def excess(self, assignment: Assignment) -> float:
+        """How far an architecture is beyond the budget: the shares by which figures miss their
+        bounds, and 1 for each condition that does not hold."""
+        values = self.space.decisions.check(assignment)
+        cost = self._model.at(values)
+        reached = [(getattr(cost, figure), band) for figure, band in self._wanted.bands.items()]
+        if self._window is not None:
+            reached.append((self._window[0].at(values), self._window[1]))
+        unmet = sum(not condition.at(values) for condition in self._wanted.conditions)
+        return unmet + sum(_share(figure, band) for figure, band in reached)
+
     def take(self, assignment: Assignment) -> Taken | None:
         """The architecture with its cost, once; None if it lies outside or was taken before."""
         name = encoding(assignment)
@@ -138,6 +156,41 @@ class Pool:
             raise self.never_met(missed)
         return found
 
+    def redrawn(
+        self,
+        draw: Callable[[int], Assignment],
+        weights: Callable[[], Weights],
+        *name: int | str,
+    ) -> Taken | None:
+        """The first of the draws, by number, within the budget, whether it was taken or not.
+
+        They take every decision by itself, each candidate as its weight says (all alike where there
+        is none). Where a FEW miss the budget one is drawn that meets it, by the same law exactly,
+        however narrow it is. None where no table fits, and all miss.
+        """
+        for assignment in self._draws(draw, weights, name):
+            cost = self.cost(self.space.decisions.check(assignment))
+            if cost is not None:
+                return assignment, cost
+        return None
+
+    def _draws(
+        self, draw: Callable[[int], Assignment], weights: Callable[[], Weights], name: Name
+    ) -> Iterator[Assignment]:
+        for number in range(REDRAWS):
+            if number == FEW:
+                yield from self._met(weights(), name)
+            yield draw(number)
+
+    def _met(self, weights: Weights, name: Name) -> Sequence[Assignment]:
+        """A draw by choices that meets the budget; none where no exact table fits."""
+        try:
+            return self._counter.by_choices.exact(1, seed_of(*name, "met"), self._asked, weights)
+        except SpaceError as failed:
+            if failed.diagnostics[0].code != "SP507":
+                raise
+            return ()
+
     def never_met(self, draws: int) -> SpaceError:
         """SP502 for a window of latency, with what was seen."""
         headline = f"none of {draws:,} architectures drawn takes the time asked for"
@@ -153,6 +206,14 @@ class Pool:
         fast, slow = map(timed.throughput, self._latencies)
         seen = f"latencies of {least} to {most} were seen, {fast:,} to {slow:,} images a second"
         return seen, f"{timed.name}: {timed.stated}"
+
+
+def _share(figure: int, band: Band) -> float:
+    """By what share of a bound a figure misses it."""
+    low, high = band
+    if low is not None and figure < low:
+        return (low - figure) / low
+    return (figure - high) / max(high, 1) if high is not None and figure > high else 0.0
 
 
 def _window(space: Graph, wanted: Where, table: str) -> tuple[LatencyModel, Band] | None:
