@@ -32,7 +32,7 @@ from spacelang.backends.torch.own import search_own
 from spacelang.backends.torch.recipe import Recipe
 from spacelang.backends.torch.run import environment, read_graph
 from spacelang.backends.torch.search import search, search_scratch
-from spacelang.backends.torch.training import Trained, train
+from spacelang.backends.torch.training import Trained, load_trained, train
 from spacelang.engines.contraction import Contraction
 from spacelang.engines.cyclic_differentiable import CyclicDifferentiable
 from spacelang.engines.evolution import Evolution
@@ -49,6 +49,10 @@ from spacelang.passes.specialize import specialize
 PEERS = 4  # random architectures beside a found one
 SHARED_PEERS = 20  # where they need no training of their own
 SMALL = Recipe(batch_size=64, lr=2e-3, warmup_epochs=2, aug="digits", val_interval=0)
+# A search of spaces: how ranges are judged. The space that it comes to is not searched, as random
+# networks of it are what counts.
+RANGES = {"epochs": 10, "probes": 150, "samples": 500, "generations": 0, "population": 1}
+RANGES |= {"parents": 1, "mutants": 0, "crossovers": 0}
 
 Arms = dict[str, dict[str, float]]
 
@@ -140,19 +144,19 @@ def ranges(work: Work) -> Arms:
     """S3: random networks of 70,000 to 90,000 parameters of the first and the evolved space."""
     address, data = "small_ranges.space", open_data("mnist5k")
     space, hull = spacelang.load(address), load_hull(address)
-    settings = dict(space.search["space_evolution"])
+    settings = {**space.search["space_evolution"], **RANGES}
     settings |= {"epochs": work.epochs} if work.epochs else {}
     engine = configure("space_evolution", settings)
     assert isinstance(engine, SpaceEvolution)
     place = work.folder / "search"
     search_own(engine, space, data, SMALL, place, seed=work.seed, hull=hull)
     last = max(place.glob("space-*"), key=lambda p: int(p.name[6:]), default=place)
-    evolved = read_graph(last)
+    # The search trained each of its spaces from first weights, for as many epochs.
     arms: Arms = {}
-    for name, graph in (("first", space), ("evolved", evolved)):
+    for name, folder in (("first", place), ("evolved", last)):
+        graph = read_graph(folder)
         drawn = Pool(graph, "params in 70K..90K", work.seed).draw(SHARED_PEERS, "peers")
-        recipe = work.of(replace(SMALL, law="sandwich"), engine.epochs)
-        trained = train(graph, data, recipe, work.folder / name, seed=work.seed)
+        trained = load_trained(graph, data, folder)
         arms[name] = inherited(trained, graph, [a for a, _ in drawn], data)
     return arms
 

@@ -66,6 +66,7 @@ BUILTIN: Mapping[str, Mapping[str, str]] = {
         "extreme": "spacelang.engines.baselines:Extreme",
         "prioritized_path": "spacelang.engines.prioritized_path:PrioritizedPath",
         "random": "spacelang.engines.baselines:RandomSearch",
+        "random_cells": "spacelang.engines.random_cells:RandomCells",
         "space_evolution": "spacelang.engines.space_evolution:SpaceEvolution",
     },
     "spacelang.sharing": {},

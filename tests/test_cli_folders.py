@@ -48,6 +48,16 @@ def test_compile_gives_the_same_bytes_again(small: Path, tmp_path: Path) -> None
     assert files_of(tmp_path / "one") == files_of(tmp_path / "two"), "an artifact is replaced"
 
 
+def test_compile_gives_the_same_bytes_whatever_the_seed_of_hashing(
+    tmp_path: Path, fresh_python: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONHASHSEED", "7")
+    words = ("compile", "quickstart.space", "-o")
+    good(*words, tmp_path / "here")
+    fresh_python("-m", "spacelang", *words, str(tmp_path / "apart"))
+    assert files_of(tmp_path / "here") == files_of(tmp_path / "apart")
+
+
 def test_an_artifact_needs_no_source(small: Path, tmp_path: Path) -> None:
     place = tmp_path / "art"
     before = {form: good("show", f"{small}:small", "--as", form) for form in ("ir", "text", "svg")}
@@ -312,8 +322,12 @@ def test_a_changed_artifact_is_exit_5(
     good("compile", f"{small}:small", "-o", place)
     assert data("doctor", place)["ok"]
     harm(place)
-    for words in (["info"], ["show"], ["count"], ["compile", "-o", tmp_path / "b"]):
-        result = run(words[0], place, *words[1:])
+    training = ("--data", "digits")
+    for words in (
+        ("info",), ("show",), ("count",), ("compile", "-o", "OUT"), ("train", *training, "-o", "OUT"),
+        ("search", "--scratch", *training, "-o", "OUT"), ("extract", "-o", "OUT"), ("export", "-o", "OUT"),
+    ):  # fmt: skip
+        result = run(words[0], place, *(tmp_path / "b" if w == "OUT" else w for w in words[1:]))
         assert result.exit_code == 5, result.output
         assert "SP702" in result.stderr
         assert "graph.spaceir" in result.stderr

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -30,6 +31,7 @@ from spacelang.backends.torch.own import search_own
 from spacelang.backends.torch.recalibrate import StatisticsWarning
 from spacelang.backends.torch.recipe import Recipe
 from spacelang.backends.torch.run import read_log
+from spacelang.backends.torch.search import search
 from spacelang.backends.torch.steady import NotFinite
 from spacelang.backends.torch.supernet import Supernet
 from spacelang.backends.torch.training import load_trained
@@ -291,6 +293,22 @@ def test_a_run_learns_and_can_be_taken_from(whole: Path, graph: Graph, data: Dat
     trained = load_trained(graph, data, whole)
     assert trained.recipe.epochs == 4
     trained.model.activate(record["best"]["assignment"])
+
+
+def test_baselines_are_scored_by_the_weights_that_it_leaves(
+    whole: Path, graph: Graph, data: Dataset, tmp_path: Path
+) -> None:
+    """As many as of the board, and the ends: what a search of the run's weights says of them."""
+    run = Path(shutil.copytree(whole, tmp_path / "run"))
+    made = search_own(ENGINE, graph, data, RECIPE, run, seed=3, baselines=True)
+    luck, ends = made.baselines
+    assert luck.found.evaluated == made.found.evaluated
+    assert [c.origin for c in ends.candidates] == ["largest", "smallest"]
+    assert fingerprint(run) == fingerprint(whole), "nothing was trained for them"
+    trained = load_trained(graph, data, run)
+    for other in (luck, ends):
+        again = search(other.engine, graph, trained, data, tmp_path / "again", seed=3)
+        assert again.candidates == other.candidates
 
 
 class Dies(BaseException):

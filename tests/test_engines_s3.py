@@ -26,6 +26,7 @@ from spacelang.backends.torch.run import read_graph
 from spacelang.backends.torch.supernet import Supernet
 from spacelang.backends.torch.training import load_trained
 from spacelang.diagnostics import Report, Source, SpaceError
+from spacelang.engines.pool import Pool, encoding
 from spacelang.engines.protocol import StepPlan
 from spacelang.engines.ranges import dimensions
 from spacelang.engines.replay import Answers
@@ -265,6 +266,8 @@ def test_ranges_move_and_weights_are_kept(whole: Path, graph: Graph, data: Datas
     graphs = [graph, *(read_graph(whole / f"space-{n}") for n in range(1, len(moves) + 1))]
     had = [str(g.size()) for g in graphs]
     assert [m["sizes"] for m in moves] == [list(pair) for pair in pairwise(had)]
+    listed = [{encoding(a) for a, _ in Pool(g).draw(10_000, "all")} for g in graphs]
+    assert [m["shared"] for m in moves] == [str(len(a & b)) for a, b in pairwise(listed)]
     assert {d.name: list(map(int, d.values)) for d in dimensions(now)} == moves[-1]["after"]
     sizes = [sum(s.numel for s in g.storages.values()) for g in (graph, now)]
     assert 0 < moves[0]["inherited"] <= max(sizes)
@@ -275,7 +278,9 @@ def test_ranges_move_and_weights_are_kept(whole: Path, graph: Graph, data: Datas
     for number, move in enumerate(record["moves"], 1):
         assert f"<td>space {number}</td>" in report
         before, after = (f"{int(size):,}" for size in move["sizes"])
-        said = f"{before} -&gt; {after} architectures" if move in moves else f"; {after} archit"
+        both = f"{int(move['shared']):,} in both"
+        moved = f"{before} -&gt; {after} architectures, {both}"
+        said = moved if move in moves else f"; {after} archit"
         assert said in report
         if move in moves:
             assert f"{move['inherited']:,} elements of weights inherited" in report

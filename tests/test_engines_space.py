@@ -210,6 +210,8 @@ def test_every_range_moves_the_way_its_error_falls() -> None:
     assert all(m.after["stages[0].blocks[_].ratio"] == [3, 4] for m in moves)
     # A stage has 3 widths, and 2 ratios of one layer or 2 x 2 of two: 18; there are two stages.
     assert {m.sizes for m in moves} == {(324, 324)}
+    # Each width moved by one of its three: of two widths a stage there are 12 networks.
+    assert {m.shared for m in moves} == {144}
     assert not any(m.inherited for m in moves)
     found = events[-1]
     assert isinstance(found, Found)

@@ -22,13 +22,21 @@ from spacelang.backends.torch.data import Batch, Dataset, first_samples, ordered
 from spacelang.backends.torch.distill_report import write_distill_report
 from spacelang.backends.torch.evaluate import mode
 from spacelang.backends.torch.fixed import TRIED, graph_of, module_of
+from spacelang.backends.torch.kernels import loss_of
 from spacelang.backends.torch.logits.asked import Asked
 from spacelang.backends.torch.logits.published import published_epochs
 from spacelang.backends.torch.logits.published_replay import PublishedReplay
 from spacelang.backends.torch.logits.reader import OnBad
 from spacelang.backends.torch.logits.replay import Replay, Stored
 from spacelang.backends.torch.logits.store import read_record
-from spacelang.backends.torch.losses import LABELLED, LOSSES, RELATING, soft_labels
+from spacelang.backends.torch.losses import (
+    LABELLED,
+    LOSSES,
+    RELATING,
+    relating,
+    relations,
+    soft_labels,
+)
 from spacelang.backends.torch.optimizer import optimizer_tensors
 from spacelang.backends.torch.progress import Reporter
 from spacelang.backends.torch.recipe import Recipe
@@ -129,6 +137,8 @@ class DistillTrainer(TorchTrainer):
     ) -> None:
         super().__init__(model, graph, data, recipe, seed)
         self.lesson = lesson
+        self._soft_labels = loss_of("soft_labels", soft_labels)
+        self._relating = relating(loss_of("relations", relations))
         if (stored := lesson.stored) is not None:
             self.feed.recipe = stored.views(recipe.augmentation)
             self.feed.replay = stored.seeded
@@ -171,7 +181,7 @@ class DistillTrainer(TorchTrainer):
                 for term in self.lesson.engine.terms:
                     if term.taps and answers is not None:
                         self._build(term, own, answers[1])
-                        related(term, own, answers[1], self._bridge)
+                        related(term, own, answers[1], self._bridge, self._relating)
         if len(self.bridges):
             self.bridges.to(self.device)
             decay = self.recipe.weight_decay
@@ -242,10 +252,10 @@ class DistillTrainer(TorchTrainer):
             assert self.kept is not None
             assert self.lesson.stored is not None
             temperature = self.lesson.stored.temperature
-            return soft_labels(logits / temperature, *self.kept).mean() * temperature**2
+            return self._soft_labels(logits / temperature, *self.kept).mean() * temperature**2
         if term.kind in RELATING:
             given = self.values[term.against or 0]
-            found = related(term, self.values[term.of], given, self._bridge)
+            found = related(term, self.values[term.of], given, self._bridge, self._relating)
             return logits.sum() * 0 if found is None else found
         return super()._value(term, logits, labels, outputs)
 

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from types import MappingProxyType
 from typing import Literal
+
+from torch import Tensor
 
 from spacelang import plugins
 from spacelang.backends.torch.lower import Lowering
@@ -87,6 +89,11 @@ def chosen() -> tuple[str, bool]:
 def by_triton() -> bool:
     """Whether supernets are lowered to kernels of Triton here."""
     return _mode.get() in ("where they fit", "required")
+
+
+def loss_of(name: str, plain: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The kernel of a loss where supernets are lowered to kernels here, else the plain function."""
+    return plugins.load("spacelang.kernels", name) if by_triton() else plain
 
 
 def lowering_of(graph: Graph) -> Lowering:

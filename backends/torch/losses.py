@@ -23,6 +23,7 @@ from torch.nn import functional
 
 Options = Mapping[str, float]
 Loss = Callable[[Tensor, Tensor, Options], Tensor]
+Relating = Callable[[Sequence[Tensor], Sequence[Tensor], Options], Tensor]
 Introspection = Callable[[Sequence[Tensor], Sequence[Tensor], Tensor, Options], Tensor]
 Alphas = Sequence[tuple[Tensor, Sequence[str]]]
 
@@ -114,16 +115,18 @@ def hidden_states(student: Tensor, teacher: Tensor) -> Tensor:
     return functional.mse_loss(student, teacher)
 
 
-# Of a pair of layers: three tensors of each, or one of each.
-RELATING: Mapping[str, Callable[[Sequence[Tensor], Sequence[Tensor], Options], Tensor]] = (
-    MappingProxyType(
+def relating(relate: Callable[..., Tensor] = relations) -> Mapping[str, Relating]:
+    """Losses of a pair of layers, three tensors of each or one, with `relate` for `relations`."""
+    return MappingProxyType(
         {
-            "relations": lambda own, given, o: relations(own, given, int(o.get("heads", 1.0))),
+            "relations": lambda own, given, o: relate(own, given, int(o.get("heads", 1.0))),
             "hidden_relations": lambda own, given, _: hidden_relations(own[0], given[0]),
             "hidden_states": lambda own, given, _: hidden_states(own[0], given[0]),
         }
     )
-)
+
+
+RELATING = relating()
 
 
 def introspection(search: Tensor, evaluation: Tensor, kind: str, temperature: float) -> Tensor:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol, cast
 
+from spacelang.backends.torch.beside import search_beside
 from spacelang.backends.torch.checkpoint import MANIFEST, Checkpoints, shapes_of
 from spacelang.backends.torch.compiling import refuse_compiling
 from spacelang.backends.torch.data import Dataset, batch_count
@@ -46,6 +47,7 @@ from spacelang.backends.torch.training import (
     room_for,
 )
 from spacelang.diagnostics import Source, SpaceError, error
+from spacelang.engines.baselines import beside
 from spacelang.engines.protocol import (
     Able,
     Candidate,
@@ -206,13 +208,15 @@ def search_own(
     hull: Graph | None = None,
     reporter: Reporter | None = None,
     settings: Mapping[str, object] | None = None,
+    baselines: bool | None = False,
 ) -> Searched:
     """Run an engine to its end in a folder, going on where an earlier call stopped.
 
     Epochs and smoothing of the recipe are the engine's; `hull` is the space over all that its text
-    allows, for engines that move ranges, and is kept in the folder. Raises Interrupted after a
-    signal (state saved), NotFinite, Locked, OSError, SP701 where engine and space do not fit, SP702
-    for a folder of another run, and SP708 where weights are cut that are needed whole.
+    allows, for engines that move ranges, and is kept in the folder. `baselines` are scored by the
+    weights that the engine leaves, as many as it scored in its last space. Raises Interrupted after
+    a signal (state saved), NotFinite, Locked, OSError, SP701 where engine and space do not fit,
+    SP702 for a folder of another run, and SP708 where weights are cut that are needed whole.
     """
     fits(graph, data)
     check_optimizer(recipe)
@@ -252,6 +256,12 @@ def search_own(
         result = _run(engine, graph, replayed, work, answers, told, interrupt)
         where = os.path.relpath(work.folder, run.path)
         write_json(run.path / f"{engine.name}.json", {**result.as_json(), "weights": where})
+        scored = result.found.evaluated - sum(result.judged)
+        others = search_beside(
+            beside(engine, scored, baselines), work.trainer.graph, replayed, run.path, interrupt,
+            seed, told.reporter,
+        )  # fmt: skip
+        result = replace(result, baselines=others)
         write_search_report(run.path, work.trainer.graph, data, result, work.log.entries)
     return result
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from spacelang.backends.torch.losses import RELATING
+from spacelang.backends.torch.losses import RELATING, Relating
 from spacelang.diagnostics import SpaceError, error
 from spacelang.engines.protocol import LossTerm
 from spacelang.engines.taps import Tap
@@ -24,7 +24,13 @@ Values = Mapping[str, Tensor]
 Bridge = Callable[[int, Tensor], Tensor]  # of a pair's number and the student's hidden state
 
 
-def related(term: LossTerm, own: Values, given: Values, bridge: Bridge) -> Tensor | None:
+def related(
+    term: LossTerm,
+    own: Values,
+    given: Values,
+    bridge: Bridge,
+    losses: Mapping[str, Relating] = RELATING,
+) -> Tensor | None:
     """The mean loss over the pairs whose layers this architecture has; None where it has none."""
     found: list[Tensor] = []
     for number, (left, right) in enumerate(term.taps):
@@ -34,7 +40,7 @@ def related(term: LossTerm, own: Values, given: Values, bridge: Bridge) -> Tenso
         if term.kind == "hidden_states":
             student = [bridge(number, student[0])]
         _fits(term, left, right, student, teacher)
-        found.append(RELATING[term.kind](student, teacher, term.options))
+        found.append(losses[term.kind](student, teacher, term.options))
     return torch.stack(found).mean() if found else None
 
 

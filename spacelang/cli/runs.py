@@ -35,7 +35,7 @@ KEPT: Mapping[str, tuple[type, ...]] = MappingProxyType(
     dict.fromkeys(("data", "store", "on_bad", "aug", "teacher", "run"), (str,))
     | dict.fromkeys(("teacher_arch", "teacher_weights", "teacher_norm"), (str,))
     | dict.fromkeys(("image", "channels", "epochs", "k", "seed"), (int,))
-    | {"temperature": (float, int), "teacher_untrained": (bool,)}
+    | {"temperature": (float, int), "teacher_untrained": (bool,), "baselines": (bool,)}
 )
 # Those of them that are paths, where they name what is there; of `data` its names come first.
 PLACES = frozenset(("store", "teacher", "teacher_arch", "teacher_weights", "run"))

@@ -38,8 +38,8 @@ DEVIATIONS: Mapping[str, str] = MappingProxyType(
     {
         "moves": "how many factors change and by how much, how many networks are tried and kept, "
         "and the bounds between the sizes were not published: they are settings",
-        "throughput": "bounds are exact figures (params, macs, activations), and latency by the "
-        "model of a table; published: measured throughput",
+        "throughput": "bounds are exact figures (params, macs, activations), and latency and "
+        "throughput by the model of a table; published: measured throughput",
         "order": "that widths do not shrink from stage to stage is left to the space's `require`",
     }
 )
@@ -54,7 +54,7 @@ class Contraction:
     keep         of them the best are the bases of the next round
     factors      at most so many decisions of a base change in a child, at least one
     reach        and each by at most so many candidates up or down
-    latency      the file of a latency table, for bounds on latency: "latency <= 5ms"
+    latency      the file of a latency table, for bounds as "latency <= 5ms" and "throughput >= 200"
     """
 
     name: ClassVar[str] = "contraction"

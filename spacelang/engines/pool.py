@@ -5,10 +5,10 @@
     pool.take(assignment)                  # its cost, or None: outside the budget or taken before
     pool = Pool(graph, "latency <= 5ms", seed=0, latency="table.json")
 
-What lies outside the budget is remembered too, so that nothing is costed twice. A latency is what
-the model of a table says (`analysis/latency.py`). No exact count knows it: architectures are drawn
-uniformly within the rest of the budget, and those outside of the window are rejected, which leaves
-the draws uniform over those inside.
+What lies outside the budget is remembered too, so that nothing is costed twice. Latency, and the
+throughput that it comes to, are what the model of a table says (`analysis/latency.py`). No exact
+count knows them: architectures are drawn uniformly within the rest of the budget, and those outside
+of the window are rejected, which leaves the draws uniform over those inside.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ def assemble(decisions: Decisions, take: Callable[[Choice], Value]) -> Assignmen
 class Pool:
     """What is left to try of a space under a budget (SP502 if there is nothing from the start).
 
-    `latency` is the file of a table, which a budget on latency needs (SP508 without one, SP702 for
-    what is none, SP512 for one that lacks operations of the space).
+    `latency` is the file of a table, which a budget on latency or throughput needs (SP508 without
+    one, SP702 for what is none, SP512 for one that lacks operations of the space).
     """
 
     def __init__(self, space: Graph, where: str = "", seed: int = 0, latency: str = "") -> None:
@@ -60,7 +60,7 @@ class Pool:
         self._model = model(space)
         self._counter = counter(space)
         wanted = parsed(space, where) or Where()
-        self._window = _window(space, wanted.latency, latency)
+        self._window = _window(space, wanted, latency)
         self._asked = wanted.exact
         self._wanted: Where = self._counter.required.both(self._asked)
         self._taken: set[str] = set()
@@ -140,7 +140,7 @@ class Pool:
 
     def never_met(self, draws: int) -> SpaceError:
         """SP502 for a window of latency, with what was seen."""
-        headline = f"none of {draws:,} architectures drawn has the latency asked for"
+        headline = f"none of {draws:,} architectures drawn takes the time asked for"
         return SpaceError(error("SP502", headline).note(f"in {self.where!r}", *self.seen))
 
     @property
@@ -148,18 +148,21 @@ class Pool:
         """The latencies that were asked for so far, and by what model, in words."""
         if self._window is None or self._latencies is None:
             return ()
-        least, most = map(shown, self._latencies)
         timed = self._window[0]
-        return (f"latencies of {least} to {most} were seen", f"{timed.name}: {timed.stated}")
+        least, most = map(shown, self._latencies)
+        fast, slow = map(timed.throughput, self._latencies)
+        seen = f"latencies of {least} to {most} were seen, {fast:,} to {slow:,} images a second"
+        return seen, f"{timed.name}: {timed.stated}"
 
 
-def _window(space: Graph, band: Band | None, table: str) -> tuple[LatencyModel, Band] | None:
-    """The model and the window of a budget on latency."""
-    if band is None:
+def _window(space: Graph, wanted: Where, table: str) -> tuple[LatencyModel, Band] | None:
+    """The model, and the window of latency that a budget leaves."""
+    if not wanted.timed:
         return None
     if not table:
-        found = error("SP508", "a budget on latency needs a table of what operations take")
+        found = error("SP508", "a budget on time needs a table of what operations take")
         raise SpaceError(
             found.hint("--latency TABLE.json, which `spacelang profile SPACE -o TABLE.json` writes")
         )
-    return open_model(space, table), band
+    timed = open_model(space, table)
+    return timed, wanted.window(timed.table.facts.batch)

@@ -304,8 +304,9 @@ class SpaceMoved:
     """The ranges of a space moved: their candidates before and after, by the name of a dimension.
 
     `slopes` are percentage points of error per candidate, what made them move; `sizes` how many
-    architectures the space had and has, exactly or between exact bounds; `inherited` how many
-    elements of weights went over.
+    architectures the space had and has, and `shared` how many are in both, exactly or between exact
+    bounds (None where tables do not fit into memory); `inherited` how many elements of weights went
+    over.
     """
 
     iteration: int
@@ -313,6 +314,7 @@ class SpaceMoved:
     before: Mapping[str, Sequence[float]]
     after: Mapping[str, Sequence[float]]
     sizes: tuple[int | Between, int | Between]
+    shared: int | Between | None = None
     inherited: int = 0
 
 

@@ -51,17 +51,17 @@ def _settled(fmin: Fraction, fmax: Fraction) -> tuple[list[int], int]:
             fmin, fmax = fmin * LARGEST / scale, fmax * LARGEST / scale
         if scale < 2:
             raise ValueError("the smallest path costs more, at the smallest resolution too")
-        return depths, scale
-    place = 0
-    while high < fmin:
-        if place == len(ORDER):
-            raise ValueError(f"no path of these stages costs {fmin} MFLOPs")
-        stage = ORDER[place]
-        if depths[stage] < CAPS[place]:
-            depths[stage] += 1
-            high += _exact(COSTLIEST[stage][1])
-        else:
-            place += 1
+    else:
+        place = 0
+        while high < fmin:
+            if place == len(ORDER):
+                raise ValueError(f"no path of these stages costs {fmin} MFLOPs")
+            stage = ORDER[place]
+            if depths[stage] < CAPS[place]:
+                depths[stage] += 1
+                high += _exact(COSTLIEST[stage][1])
+            else:
+                place += 1
     for stage, cap in zip(ORDER, CAPS, strict=True):
         while depths[stage] < cap:
             high += _exact(COSTLIEST[stage][1])

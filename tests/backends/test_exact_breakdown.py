@@ -177,7 +177,7 @@ def test_blocks_of_cream() -> None:
 
 
 def test_uniform_paths_of_cream() -> None:
-    """20 blocks: the published supernet builds a fifth in stage 3 that nothing runs."""
+    """Of the published supernet, whose 21st block nothing runs."""
     graph = load("cream.space:cream", depths=[4, 4, 4, 4, 4])
     assert stored(graph, "") == 28_841_912
     model = lowered(graph)

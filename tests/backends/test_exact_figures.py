@@ -47,15 +47,16 @@ def test_networks(address: str) -> None:
 @pytest.mark.parametrize("address", SUPERNETS)
 def test_supernets(address: str) -> None:
     """Storage of the whole space, and its smallest and largest networks cut out of it."""
-    graph, wanted = load(address), FIGURES[address]
+    graph = load(address)
     model = lowered(graph)
-    assert sum(p.numel() for p in model.parameters()) == wanted["supernet_params"]
+    found = {"supernet_params": sum(p.numel() for p in model.parameters())}
     for end in ("smallest", "largest"):
         assignment = graph.decisions.extreme(end)
         numel = used_numel(model.activate(assignment))
         assert numel == graph.cost(assignment).params
-        if f"{end[:-4]}_params" in wanted:  # min, max: the fields are called by three letters
-            assert numel == wanted[f"{end[:-4]}_params"]
+        found["min_params" if end == "smallest" else "max_params"] = numel
+    wanted = {name: number for name, number in FIGURES[address].items() if name != "size"}
+    assert found.items() >= wanted.items()
 
 
 @pytest.mark.parametrize("address", SEARCHED)

@@ -6,6 +6,7 @@ Here are the tests of those that no other file sees; the first checks the list i
 from __future__ import annotations
 
 import re
+from math import prod
 from pathlib import Path
 
 import fills
@@ -280,6 +281,34 @@ def test_stages_of_one_block_keep_their_default() -> None:
     found = space.cost(dict.fromkeys(space.decisions, "k5e6")).params
     assert published == 2_673_096
     assert found - published == 11_400 - 5_568 + 214_392 - 206_712  # stages 1 and 4
+
+
+def test_a_block_of_cream_that_nothing_runs() -> None:
+    """The published supernet of 20 layers stores a 21st: its checkpoint loads, and what stands there
+    changes nothing."""
+    sizes, meta = {"depths": [4, 4, 4, 4, 4], "image": 32}, 4_001
+    plain = load("cream.space:cream", **sizes)
+    graph = load("cream.space:cream", **sizes, unused_block=True)
+    path = dict.fromkeys(plain.decisions, "k5e6")
+    assert graph.decisions.keys() == path.keys()
+    assert graph.cost(path) == plain.cost(path)
+    listed, random = LISTS["cream.space:cream"](), torch.Generator().manual_seed(0)
+    assert len(listed) == 2806
+    unread = {name for name in listed if name.startswith("blocks.3.4.")}
+    found = {entry.foreign for entry in weights.entries(graph, "published")}
+    assert found - {entry.foreign for entry in weights.entries(plain, "published")} == unread
+    model = Supernet(graph)
+    assert sum(p.numel() for p in model.parameters()) + meta == 29_809_073
+    given = {n: torch.rand(s, generator=random) / prod(s[1:]) for n, s in listed.items()}
+    weights.load(model, given, "published")
+    before = logits(model, images_of(graph))
+    assert before.isfinite().all()
+    idle = [p for name, p in model.named_parameters() if name in unread]
+    assert sum(p.numel() for p in idle) == 963_160
+    with torch.no_grad():
+        for parameter in idle:
+            parameter.fill_(float("nan"))
+    assert torch.equal(logits(model, images_of(graph)), before)
 
 
 def test_only_convolutions_drop_paths() -> None:

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
+import lessons
 import pytest
 import torch
 from torch import Tensor
 
 from spacelang import load
 from spacelang.backends.torch.data import Dataset, first_samples, open_data
-from spacelang.backends.torch.kernels import with_kernels
+from spacelang.backends.torch.distill import DistillTrainer, Lesson, engine_of
+from spacelang.backends.torch.kernels import PlainWarning, with_kernels
+from spacelang.backends.torch.logits.asked import About, write_store
+from spacelang.backends.torch.logits.replay import Replay
 from spacelang.backends.torch.recipe import Recipe
 from spacelang.backends.torch.supernet import Supernet
 from spacelang.backends.torch.train import TorchTrainer
-from spacelang.backends.triton import launch
-from spacelang.engines.paths import Plans
+from spacelang.backends.triton import launch, relations, soft_labels
+from spacelang.engines.paths import Plans, SinglePath
 from spacelang.engines.protocol import Forward, LossTerm, Samples
 from spacelang.ir.graph import Graph
 
@@ -23,6 +32,7 @@ TOLERANCE = 1e-5
 SEEN = 8  # images of an evaluation
 # An optimiser divides by the size of a gradient: one that is only rounding must not become a step.
 RECIPE = Recipe(epochs=1, batch_size=8, lr=1e-2, opt_eps=1e-2, warmup_epochs=0, aug="none")
+DISTILLED = replace(RECIPE, aug="digits")
 
 
 @pytest.fixture(scope="module")
@@ -82,3 +92,59 @@ def test_an_evaluation(graph: Graph, data: Dataset) -> None:
     for one, other in zip(*scores, strict=True):
         assert other.accuracy == one.accuracy
         assert other.total == one.total == SEEN
+
+
+@pytest.fixture
+def launched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the losses' kernels, as they are launched."""
+    names: list[str] = []
+
+    class Seen:
+        def __init__(self, kernel: Any, name: str) -> None:
+            self.kernel, self.name = kernel, name
+
+        def __getitem__(self, grid: Any) -> Any:
+            names.append(self.name)
+            return self.kernel[grid]
+
+    for module in (soft_labels, relations):
+        for way in ("forward", "backward"):
+            kernel = getattr(module, f"_{way}_kernel")
+            seen = Seen(kernel, f"{module.NAME} {way}")
+            monkeypatch.setattr(module, f"_{way}_kernel", seen)
+    return names
+
+
+@pytest.mark.parametrize(
+    ("losses", "required"),
+    [
+        ({"losses": ("soft_labels",)}, True),
+        # Values of layers are read of a network that is lowered node by node.
+        ({"losses": ("soft_labels", "relations"), "attention": lessons.ATTENTION}, False),
+    ],
+)
+def test_a_step_of_distillation(
+    losses: Mapping[str, Any], required: bool, tmp_path: Path, launched: list[str]
+) -> None:
+    """Against stored soft labels, and attention relations: the losses are kernels, too."""
+    graph, data, teacher = lessons.student(), lessons.digits(), lessons.a_teacher()
+    about = About.of(teacher.name, teacher.digest, data, "digits", seed=9, k=4, temperature=2.0)
+    write_store(tmp_path / "store", teacher, data, about, epochs=1)
+    found: list[tuple[float, dict[str, Tensor]]] = []
+    for within in (nullcontext(), with_kernels(required)):
+        with within, warnings.catch_warnings():
+            warnings.simplefilter("ignore", PlainWarning)
+            lesson = Lesson(engine_of(DISTILLED, losses), teacher, Replay(tmp_path / "store"))
+            model = Supernet(graph, seed=0)
+            trainer = DistillTrainer(model, graph, data, DISTILLED, 3, lesson)
+        plans = Plans(SinglePath(1, "choices"), graph, 3, trainer.steps("train"))
+        assert not launched or found  # those of a pass that tries, before any step
+        with launch.require_fused():
+            metrics = trainer.step(lesson.engine.plan(plans.at(0)))
+        found.append((metrics.loss, dict(model.state_dict())))
+    assert {*launched} == {
+        f"{n} {way}" for n in losses["losses"] for way in ("forward", "backward")
+    }
+    (loss, before), (fused, after) = found
+    assert fused == pytest.approx(loss, rel=TOLERANCE)
+    assert all(close(after[name], before[name]) for name in before)
