@@ -29,6 +29,7 @@ INDEX = 2  # bytes of an entry of an index that kernels read
 REWRITTEN = ("attention", "mixed_attention")  # kernels whose groups `bucketise` has written anew
 STATISTIC = 4  # of a sum that is kept in float32
 VECTORS = 4  # of a norm: mean, variance, scale, shift
+POINTERS = 4  # to heads of a cascade, in the variant for few
 MADE, MIXED = 64, 16  # entries and heads of lookups that `mixed_attention` makes by itself, at most
 Key = tuple[object, ...]
 
@@ -352,7 +353,7 @@ def _depthwise_variants(block: Block, group: Depthwise) -> Iterator[Key]:
 def _cascade_variants(block: Block, group: Cascade) -> Iterator[Key]:
     tokens = group.sides[0] * group.sides[1]
     for count, keys, channels in _values(tokens, group.keys, group.values):
-        yield (_padded(count), _padded(keys), channels <= 16)
+        yield (_padded(count), _padded(keys), channels <= 16, len(group.heads) <= POINTERS)
 
 
 def _mixture_variants(block: Block, group: Mixture) -> Iterator[Key]:
