@@ -7,10 +7,11 @@ norms. `squeeze` is the mean of act(...) over a plane, without the plane being w
 is made from. So squeeze-excite reads x twice and writes y once, where the plane was written, read
 for its mean, read again and written again. Kernels of 3, 5 and 7, padded by half; strides 1 and 2.
 
-A program takes `PLANES` images of one channel and `PIXELS` pixels of them. The backward recomputes
-the convolution, writes the gradient of its outcome, and sums what its planes give to w, scale,
-shift and gate; images are added in order: gradients are the same at every run. The gradient of x
-gathers what each of its pixels went into, so nothing is added by two programs.
+A program takes `PLANES` planes that follow one another, each of a channel of an image, and `PIXELS`
+pixels of them. The backward recomputes the convolution, writes the gradient of its outcome, and
+sums what its planes give to w, scale, shift and gate; images are added in order: gradients are the
+same at every run. The gradient of x gathers what each of its pixels went into, so nothing is added
+by two programs.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Kernels of depthwise convolution (see `depthwise`), a program each few images of a channel."""
+"""Kernels of depthwise convolution (see `depthwise`), a program each few planes."""
 
 from __future__ import annotations
 
