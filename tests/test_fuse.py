@@ -40,7 +40,8 @@ SPACES = {
     "minivit.space:mini_deit_ti": ({"mixed_attention": 12, "mlp": 12}, 0),
     "tinyvit.space:tinyvit_5m": ({"attention": 10, "depthwise": 15, "mlp": 10}, 0),
     "efficientvit.space:efficientvit_m0": ({"cascade": 6, "depthwise": 18}, 0),
-    "efficientvit.space:efficientvit_search": ({"cascade": 16, "depthwise": 22}, 0),
+    # Of two heads in the later stages, each may be wider than the kernels take.
+    "efficientvit.space:efficientvit_search": ({"cascade": 17, "depthwise": 36}, 4),
     "cream.space:cream_to_50": ({"depthwise": 31}, 0),
     "mobilenetv3.space:mobilenetv3_search": ({"depthwise": 21}, 0),
     "cdarts.space:cifar10_search": ({"mixture": 144}, 0),
@@ -255,6 +256,12 @@ MIX = ' |> rearrange("b h i j -> b i j h") |> linear({}) as {} |> rearrange("b i
 MASSES = ' + einsum("bhic,cd->bihd", bucket_sum(p{}, clipped_index(5, 1, axis: 0, reach: 3), buckets: 9), parameter([9, 8], init: 0) as tv)'
 TOKENS = " |> linear(5) as m"
 OFFSETS = "take(parameter([9], init: 0) as b, clipped_index(5, 1, axis: 0, reach: 3)) as bias"
+CASCADE = """
+use efficientvit
+space t {{
+  input x: [B, {heads} * 2, 2, 2]
+  output cascaded_attention(x, {heads}, [{kernel} for i in 0..<{heads}], true) as a
+}}"""
 MINI = """
 use minivit
 space base = mini_deit(24, heads: 3, image: 32)
@@ -272,6 +279,8 @@ REFUSED = {
     "pad": (DEPTHWISE.format(conv="3, pad: 2", last="relu(y)"), "no kernel pads by 2"),
     "dilation": (DEPTHWISE.format(conv="3, dilation: 2", last="relu(y)"), "no kernel takes a dilation"),
     "bias": (DEPTHWISE.format(conv="3, bias: true", last="relu(y)"), "no kernel takes a bias"),
+    "many heads": (CASCADE.format(heads=9, kernel=3), "more than 8 heads"),
+    "a wide window": (CASCADE.format(heads=2, kernel=17), "no plain depthwise convolution"),
     "dropout": (MLP.format(last="dropout(h, 0.5) |> linear(8) as fc2"), "it drops hidden channels"),
     "hidden": (MLP.format(last="linear(h, 8) as fc2 + sum_of_h").replace("sum_of_h", "mean(h, axes: [2], keep: true)"), "read outside"),
     "unbucketised": ("", "bucketise first"),

@@ -1,4 +1,4 @@
-"""Kernels of depthwise convolution (see `depthwise`), a program each few images of a channel."""
+"""Kernels of depthwise convolution (see `depthwise`), a program each few planes."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import triton
 import triton.language as tl
 
 from spacelang.backends.triton.mlp import gelu
+from spacelang.backends.triton.norm import factors
 
-INTEGERS = ("C", "P", "H", "W", "OH", "OW", "STRIDE", "x_b", "x_c", "x_h", "x_w", "GATED")
+SIZES = ("C", "P", "H", "W", "OH", "OW", "STRIDE")
+WINDOW = ("w_c", "w_h")  # strides of a weight, which is a slice of a larger one in a space
+INTEGERS = (*SIZES, *WINDOW, "x_b", "x_c", "x_h", "x_w", "NORMED", "GATED")
 STEPS = ("g_b", "g_c", "g_h", "g_w")  # of what comes back: a mean's is one number a plane
 
 
@@ -65,70 +68,72 @@ def _tap(x, start, y, i, inside, H, W, x_h, x_w):
 
 @triton.jit
 def _convolved(
-    x, weight, channel, start, pixel, inside, H, W, OW, STRIDE, x_h, x_w,
+    x, windows, w_h, start, pixel, inside, H, W, OW, STRIDE, x_h, x_w,
     K: tl.constexpr, PLANES: tl.constexpr, PIXELS: tl.constexpr,
 ):  # fmt: skip
-    """The convolution at the pixels [1, PIXELS] of planes."""
+    """The convolution at the pixels [1, PIXELS] of planes, with their windows."""
     top = (pixel // OW) * STRIDE - K // 2
     left = (pixel % OW) * STRIDE - K // 2
     total = tl.zeros((PLANES, PIXELS), tl.float32)
     for tap in range(K * K):
-        w = tl.load(weight + channel * (K * K) + tap).to(tl.float32)
+        w = tl.load(windows + (tap // K) * w_h + tap % K).to(tl.float32)
         total += w * _tap(x, start, top + tap // K, left + tap % K, inside, H, W, x_h, x_w)
     return total
 
 
-@triton.jit(do_not_specialize=[*INTEGERS])
+@triton.jit(do_not_specialize=[*INTEGERS], do_not_specialize_on_alignment=["weight"])
 def _forward_kernel(
-    x, weight, scale, shift, gate, out, C, P, H, W, OH, OW, STRIDE, x_b, x_c, x_h, x_w, GATED,
-    K: tl.constexpr, ACTIVATION: tl.constexpr,
-    PLANES: tl.constexpr, PIXELS: tl.constexpr,
+    x, weight, mean, variance, scale, shift, gate, out, eps,
+    C, P, H, W, OH, OW, STRIDE, w_c, w_h, x_b, x_c, x_h, x_w, NORMED, GATED,
+    K: tl.constexpr, ACTIVATION: tl.constexpr, PLANES: tl.constexpr, PIXELS: tl.constexpr,
 ):  # fmt: skip
     plane, channel, start, there = _planes(P, C, x_b, x_c, PLANES)
     pixel = (tl.program_id(1) * PIXELS + tl.arange(0, PIXELS))[None, :]
     inside = there & (pixel < OH * OW)
     z = _convolved(
-        x, weight, channel, start, pixel, inside, H, W, OW, STRIDE, x_h, x_w, K, PLANES, PIXELS
-    )
-    z = z * tl.load(scale + channel).to(tl.float32) + tl.load(shift + channel).to(tl.float32)
+        x, weight + channel * w_c, w_h, start, pixel, inside, H, W, OW, STRIDE, x_h, x_w,
+        K, PLANES, PIXELS,
+    )  # fmt: skip
+    centre, rate, factor, offset = factors(mean, variance, scale, shift, channel, NORMED > 0, eps)
+    z = (z - centre) * (rate * factor) + offset
     value = _activated(z, ACTIVATION) * _opened(gate, plane, there, GATED)
     at = out + plane.to(tl.int64) * (OH * OW) + pixel
     tl.store(at, value.to(out.dtype.element_ty), mask=inside)
 
 
-@triton.jit(do_not_specialize=[*INTEGERS])
+@triton.jit(do_not_specialize=[*INTEGERS], do_not_specialize_on_alignment=["weight"])
 def _squeeze_kernel(
-    x, weight, scale, shift, gate, out, C, P, H, W, OH, OW, STRIDE, x_b, x_c, x_h, x_w, GATED,
-    K: tl.constexpr, ACTIVATION: tl.constexpr,
-    PLANES: tl.constexpr, PIXELS: tl.constexpr,
+    x, weight, mean, variance, scale, shift, gate, out, eps,
+    C, P, H, W, OH, OW, STRIDE, w_c, w_h, x_b, x_c, x_h, x_w, NORMED, GATED,
+    K: tl.constexpr, ACTIVATION: tl.constexpr, PLANES: tl.constexpr, PIXELS: tl.constexpr,
 ):  # fmt: skip
     plane, channel, start, there = _planes(P, C, x_b, x_c, PLANES)
-    slope = tl.load(scale + channel).to(tl.float32)
-    offset = tl.load(shift + channel).to(tl.float32)
+    centre, rate, factor, offset = factors(mean, variance, scale, shift, channel, NORMED > 0, eps)
     total = tl.zeros((PLANES, PIXELS), tl.float32)
     for begin in range(0, OH * OW, PIXELS):
         pixel = (begin + tl.arange(0, PIXELS))[None, :]
         inside = there & (pixel < OH * OW)
         z = _convolved(
-            x, weight, channel, start, pixel, inside, H, W, OW, STRIDE, x_h, x_w, K, PLANES, PIXELS
-        )
-        total += tl.where(inside, _activated(z * slope + offset, ACTIVATION), 0.0)
-    mean = tl.sum(total, 1)[:, None] / (OH * OW)
-    tl.store(out + plane, mean.to(out.dtype.element_ty), mask=there)
+            x, weight + channel * w_c, w_h, start, pixel, inside, H, W, OW, STRIDE, x_h, x_w,
+            K, PLANES, PIXELS,
+        )  # fmt: skip
+        z = (z - centre) * (rate * factor) + offset
+        total += tl.where(inside, _activated(z, ACTIVATION), 0.0)
+    found = tl.sum(total, 1)[:, None] / (OH * OW)
+    tl.store(out + plane, found.to(out.dtype.element_ty), mask=there)
 
 
-@triton.jit(do_not_specialize=[*INTEGERS, *STEPS])
+@triton.jit(do_not_specialize=[*INTEGERS, *STEPS], do_not_specialize_on_alignment=["weight"])
 def _backward_kernel(
-    gradients, x, weight, scale, shift, gate, slopes, sums,
-    C, P, H, W, OH, OW, STRIDE, x_b, x_c, x_h, x_w, GATED,
+    gradients, x, weight, mean, variance, scale, shift, gate, slopes, sums, eps,
+    C, P, H, W, OH, OW, STRIDE, w_c, w_h, x_b, x_c, x_h, x_w, NORMED, GATED,
     g_b, g_c, g_h, g_w, K: tl.constexpr, ACTIVATION: tl.constexpr,
     PLANES: tl.constexpr, PIXELS: tl.constexpr, SUMS: tl.constexpr,
 ):  # fmt: skip
     """Gradients of the convolution's outcome; a plane's sums for w (K K), scale, shift and gate."""
     plane, channel, start, there = _planes(P, C, x_b, x_c, PLANES)
     g_start = (plane // C).to(tl.int64) * g_b + channel.to(tl.int64) * g_c
-    factor = tl.load(scale + channel).to(tl.float32)
-    offset = tl.load(shift + channel).to(tl.float32)
+    centre, rate, factor, offset = factors(mean, variance, scale, shift, channel, NORMED > 0, eps)
     open = _opened(gate, plane, there, GATED)
     column = tl.arange(0, SUMS)[None, :]
     found = tl.zeros((PLANES, SUMS), tl.float32)
@@ -136,19 +141,21 @@ def _backward_kernel(
         pixel = (begin + tl.arange(0, PIXELS))[None, :]
         inside = there & (pixel < OH * OW)
         value = _convolved(
-            x, weight, channel, start, pixel, inside, H, W, OW, STRIDE, x_h, x_w, K, PLANES, PIXELS
-        )
-        z = value * factor + offset
+            x, weight + channel * w_c, w_h, start, pixel, inside, H, W, OW, STRIDE, x_h, x_w,
+            K, PLANES, PIXELS,
+        )  # fmt: skip
+        normal = (value - centre) * rate
+        z = normal * factor + offset
         at = gradients + g_start + (pixel // OW) * g_h + (pixel % OW) * g_w
         g = tl.load(at, mask=inside, other=0.0).to(tl.float32)
         before = g * open * _slope(z, ACTIVATION)
-        share = tl.sum(before * value, 1)[:, None]
+        share = tl.sum(before * normal, 1)[:, None]
         found += tl.where(column == K * K, share, 0.0)
         found += tl.where(column == K * K + 1, tl.sum(before, 1)[:, None], 0.0)
         if GATED:
             share = tl.sum(g * _activated(z, ACTIVATION), 1)[:, None]
             found += tl.where(column == K * K + 2, share, 0.0)
-        slope = before * factor
+        slope = before * rate * factor
         at = slopes + plane.to(tl.int64) * (OH * OW) + pixel
         tl.store(at, slope.to(slopes.dtype.element_ty), mask=inside)
         top = (pixel // OW) * STRIDE - K // 2
@@ -160,9 +167,9 @@ def _backward_kernel(
     tl.store(sums + plane.to(tl.int64) * (K * K + 3) + column, found, mask=mask)
 
 
-@triton.jit(do_not_specialize=["C", "P", "H", "W", "OH", "OW", "STRIDE"])
+@triton.jit(do_not_specialize=[*SIZES, *WINDOW], do_not_specialize_on_alignment=["weight"])
 def _input_kernel(
-    slopes, weight, result, C, P, H, W, OH, OW, STRIDE,
+    slopes, weight, result, C, P, H, W, OH, OW, STRIDE, w_c, w_h,
     K: tl.constexpr, PLANES: tl.constexpr, PIXELS: tl.constexpr,
 ):  # fmt: skip
     """The gradient of x: what each pixel went into, by what it was multiplied with."""
@@ -174,7 +181,8 @@ def _input_kernel(
         y = pixel // W + K // 2 - tap // K
         i = pixel % W + K // 2 - tap % K
         met = inside & (y % STRIDE == 0) & (i % STRIDE == 0)
-        w = tl.load(weight + channel * (K * K) + tap).to(tl.float32)
+        at = weight + channel * w_c + (tap // K) * w_h + tap % K
+        w = tl.load(at).to(tl.float32)
         total += w * _tap(slopes, start, y // STRIDE, i // STRIDE, met & (y >= 0) & (i >= 0),
                           OH, OW, OW, 1)  # fmt: skip
     at = result + plane.to(tl.int64) * (H * W) + pixel
