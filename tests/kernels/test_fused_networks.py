@@ -111,9 +111,9 @@ def models(name: str) -> tuple[Supernet, Supernet]:
     return plain, fused
 
 
-def close(found: Tensor, wanted: Tensor) -> bool:
+def close(found: Tensor, wanted: Tensor, tolerance: float = TOLERANCE) -> bool:
     error = (found - wanted).detach().abs().max()
-    return bool(error <= TOLERANCE * wanted.detach().abs().max())
+    return bool(error <= tolerance * wanted.detach().abs().max())
 
 
 TRAINED = ("autoformer", "irpe", "mini_deit", "mini_swin", "gated")
@@ -155,3 +155,33 @@ def test_gradients(name: str) -> None:
             assert (weight.grad is None) == (found[path].grad is None), path
             if weight.grad is not None:
                 assert (weight.grad - found[path].grad).abs().max() <= TOLERANCE * largest, path
+
+
+HALF = {"autoformer": 2e-2, "mini_deit": 2e-2, "gated": 2e-2, "tinyvit": 2e-2, "efficientvit": 5e-2}
+"""Bounds of bfloat16, as `test_mlp`, `test_attention` and `test_cascade` have them."""
+
+
+@pytest.mark.parametrize("name", HALF)
+def test_automatic_mixed_precision(name: str) -> None:
+    """Everything goes through kernels, and is as near to the same in float32 as they are.
+
+    Streams are float32 (AutoFormer, Mini-DeiT) or, where convolutions made them, bfloat16.
+    """
+    plain, fused = (model.eval() for model in models(name))
+    inputs = [x[:1] for x in example(plain.graph, seed=1)]
+    with torch.autocast("cpu", torch.bfloat16), launch.require_fused():
+        found = fused(*inputs)
+    wanted = plain(*inputs)
+    assert close(found, wanted, HALF[name])
+    if name not in TRAINED:
+        return
+    slopes = [
+        torch.autograd.grad(out.float().square().sum(), [*model.parameters()], allow_unused=True)
+        for model, out in ((plain, wanted), (fused, found))
+    ]
+    largest = max(float(slope.abs().max()) for slope in slopes[0] if slope is not None)
+    for slope, half in zip(*slopes, strict=True):
+        assert (slope is None) == (half is None)
+        if slope is not None:
+            assert half.dtype == torch.float32
+            assert (half - slope).abs().max() <= HALF[name] * largest
