@@ -255,6 +255,12 @@ MIX = ' |> rearrange("b h i j -> b i j h") |> linear({}) as {} |> rearrange("b i
 MASSES = ' + einsum("bhic,cd->bihd", bucket_sum(p{}, clipped_index(5, 1, axis: 0, reach: 3), buckets: 9), parameter([9, 8], init: 0) as tv)'
 TOKENS = " |> linear(5) as m"
 OFFSETS = "take(parameter([9], init: 0) as b, clipped_index(5, 1, axis: 0, reach: 3)) as bias"
+CASCADE = """
+use efficientvit
+space t {{
+  input x: [B, {heads} * 2, 2, 2]
+  output cascaded_attention(x, {heads}, [{kernel} for i in 0..<{heads}], true) as a
+}}"""
 MINI = """
 use minivit
 space base = mini_deit(24, heads: 3, image: 32)
@@ -272,6 +278,8 @@ REFUSED = {
     "pad": (DEPTHWISE.format(conv="3, pad: 2", last="relu(y)"), "no kernel pads by 2"),
     "dilation": (DEPTHWISE.format(conv="3, dilation: 2", last="relu(y)"), "no kernel takes a dilation"),
     "bias": (DEPTHWISE.format(conv="3, bias: true", last="relu(y)"), "no kernel takes a bias"),
+    "many heads": (CASCADE.format(heads=9, kernel=3), "more than 8 heads"),
+    "a wide window": (CASCADE.format(heads=2, kernel=17), "no plain depthwise convolution"),
     "dropout": (MLP.format(last="dropout(h, 0.5) |> linear(8) as fc2"), "it drops hidden channels"),
     "hidden": (MLP.format(last="linear(h, 8) as fc2 + sum_of_h").replace("sum_of_h", "mean(h, axes: [2], keep: true)"), "read outside"),
     "unbucketised": ("", "bucketise first"),

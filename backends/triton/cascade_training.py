@@ -31,12 +31,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from spacelang.backends.triton import cascade_training_kernels as kernels
-from spacelang.backends.triton.cascade import DEEPEST, TOKENS, distances
+from spacelang.backends.triton.cascade import DEEPEST, HIP, TOKENS, distances, options
 from spacelang.backends.triton.launch import launches, operator, refusal, wide
 from spacelang.backends.triton.resources import Build
 
 NAME = "cascade in training"
-HIP = torch.version.hip is not None
 PROGRAMS = 256  # that go over windows in turn
 WINDOWS, COLUMNS = 64, 16  # of a step of the kernel that makes norms, and its channels
 
@@ -118,11 +117,6 @@ def unable(x: Operands) -> str:
     if max(reach, (2 * d + value) * len(x.x) * n) >= 2**31:
         return "its windows are too many, or lie too far apart"
     return refusal(x.x, x.qkv, x.qkv_norm, x.conv, x.conv_norm, x.offsets)
-
-
-def options(hip: bool) -> dict[str, int]:
-    """Warps with which registers suffice; those of AMD are twice as wide."""
-    return {"num_warps": 4 if hip else 8, "num_stages": 1}
 
 
 def tile(n: int, d: int) -> dict[str, int | str]:

@@ -1,19 +1,22 @@
 """Depthwise convolution, batch norm, activation, squeeze-excite: the inverted residuals' middle.
 
-    y = gate act(scale conv(x, w) + shift)        x [B, C, H, W], w [C, 1, K, K], gate [B, C]
+    y = gate act(norm(conv(x, w)))        x [B, C, H, W], w [C, 1, K, K], gate [B, C]
 
-Batch norm is its scale and shift of a channel: folded statistics, or a batch's, which PyTorch sums.
-`squeeze` is the mean of act(...) over a plane, without the plane being written: what a gate is made
-from. So squeeze-excite reads x twice and writes y once, where the plane was written, read for its
-mean, read again and written again. Kernels of 3, 5 and 7, padded by half; strides of 1 and 2.
+The norm is that of evaluation, read where its vectors lie; in training there is none, and PyTorch
+norms. `squeeze` is the mean of act(...) over a plane, without the plane being written: what a gate
+is made from. So squeeze-excite reads x twice and writes y once, where the plane was written, read
+for its mean, read again and written again. Kernels of 3, 5 and 7, padded by half; strides 1 and 2.
 
-A program takes `PLANES` images of one channel and `PIXELS` pixels of them. The backward recomputes
-the convolution, writes the gradient of its outcome, and sums what its planes give to w, scale,
-shift and gate; images are added in order: gradients are the same at every run. The gradient of x
-gathers what each of its pixels went into, so nothing is added by two programs.
+A program takes `PLANES` planes that follow one another, each of a channel of an image, and `PIXELS`
+pixels of them. The backward recomputes the convolution, writes the gradient of its outcome, and
+sums what its planes give to w, scale, shift and gate; images are added in order: gradients are the
+same at every run. The gradient of x gathers what each of its pixels went into, so nothing is added
+by two programs.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 import triton
@@ -29,6 +32,7 @@ from spacelang.backends.triton.depthwise_kernels import (
     _squeeze_kernel,
 )
 from spacelang.backends.triton.launch import launches, operator, refusal, wide
+from spacelang.backends.triton.norm import Norm, normed
 from spacelang.backends.triton.resources import Build
 
 PLANES, PIXELS = 8, 64
@@ -48,9 +52,9 @@ ACTIVATE = {
 def reference(
     x: Tensor,
     weight: Tensor,
-    scale: Tensor,
-    shift: Tensor,
+    norm: list[Tensor],
     gate: Tensor | None,
+    eps: float,
     stride: int,
     activation: str,
     squeezed: bool,
@@ -58,15 +62,14 @@ def reference(
     """The same operation by operation, in float32."""
     around = weight.shape[2] // 2
     found = functional.conv2d(wide(x), wide(weight), None, stride, around, groups=x.shape[1])
-    found = found * wide(scale)[:, None, None] + wide(shift)[:, None, None]
-    found = ACTIVATE[activation](found)
+    found = ACTIVATE[activation](normed(found, norm, eps))
     if gate is not None:
         found = found * wide(gate)[:, :, None, None]
     return (found.mean((2, 3)) if squeezed else found).to(x.dtype)
 
 
 def unable(
-    x: Tensor, weight: Tensor, scale: Tensor, shift: Tensor, gate: Tensor | None, stride: int
+    x: Tensor, weight: Tensor, norm: Sequence[Tensor], gate: Tensor | None, stride: int
 ) -> str:
     """Why the kernels cannot take these operands; empty if they can."""
     if x.ndim != 4 or weight.shape[:2] != (x.shape[1], 1) or weight.ndim != 4:
@@ -75,19 +78,22 @@ def unable(
         return f"no kernel takes a window of {tuple(weight.shape[2:])}"
     if stride not in (1, 2):
         return f"no kernel takes a stride of {stride}"
-    if scale.shape != x.shape[1:2] or shift.shape != x.shape[1:2]:
-        return "it takes a scale and a shift of each channel"
+    if len(norm) not in (0, 4) or any(part.shape != x.shape[1:2] for part in norm):
+        return "it takes a mean, a variance, a scale and a shift of each channel"
     if gate is not None and gate.shape != x.shape[:2]:
         return "it takes a gate of each channel of each image"
     if not x.shape[2] or not x.shape[3]:
         return "its planes are empty"
     reach = sum((size - 1) * step for size, step in zip(x.shape[2:], x.stride()[2:], strict=True))
-    if reach >= 2**31 or x.shape[2:].numel() > 65_535 * PIXELS or x.shape[:2].numel() >= 2**31:
+    many = max(reach, x.shape[1:].numel(), x.shape[:2].numel())  # the steps of int32
+    if many >= 2**31 or x.shape[2:].numel() > 65_535 * PIXELS:
         return "its planes are too large or too many"
-    return refusal(x, weight, scale, shift, *(() if gate is None else (gate,)))
+    return refusal(x, weight, *norm, *(() if gate is None else (gate,)))
 
 
-def _sizes(x: Tensor, stride: int, gate: Tensor | None = None) -> list[int]:
+def _sizes(
+    x: Tensor, stride: int, norm: Sequence[Tensor] = (), gate: Tensor | None = None
+) -> list[int]:
     """The run-time integers of a kernel, `INTEGERS`."""
     batch, channels, height, width = x.shape
     out = ((height - 1) // stride + 1, (width - 1) // stride + 1)
@@ -99,34 +105,40 @@ def _sizes(x: Tensor, stride: int, gate: Tensor | None = None) -> list[int]:
         *out,
         stride,
         *x.stride(),
+        int(bool(norm)),
         int(gate is not None),
     ]
+
+
+def _vectors(x: Tensor, norm: Sequence[Tensor], gate: Tensor | None) -> list[Tensor]:
+    """The parts of a norm and the gate; x where there are none, which is not read as such."""
+    found = [part.contiguous() for part in norm] or [x] * 4
+    return [*found, x if gate is None else gate.contiguous()]
 
 
 @operator("depthwise", NAME)
 def _op(
     x: Tensor,
     weight: Tensor,
-    scale: Tensor,
-    shift: Tensor,
+    norm: list[Tensor],
     gate: Tensor | None,
+    eps: float,
     stride: int,
     activation: str,
     squeezed: bool,
 ) -> Tensor:
     """Planes [B, C, H', W'] or, squeezed, their means [B, C], contiguous."""
-    if not launches(NAME, unable(x, weight, scale, shift, gate, stride)):
-        plain = reference(x, weight, scale, shift, gate, stride, activation, squeezed)
+    if not launches(NAME, unable(x, weight, norm, gate, stride)):
+        plain = reference(x, weight, norm, gate, eps, stride, activation, squeezed)
         return plain.contiguous()
-    sizes = _sizes(x, stride, gate)
+    sizes = _sizes(x, stride, norm, gate)
     shape = x.shape[:2] if squeezed else (*x.shape[:2], *sizes[4:6])
     out = torch.empty(shape, dtype=x.dtype, device=x.device)
     if out.numel():
         kernel = _squeeze_kernel if squeezed else _forward_kernel
         blocks = 1 if squeezed else triton.cdiv(sizes[4] * sizes[5], PIXELS)
         kernel[(triton.cdiv(sizes[1], PLANES), blocks)](
-            x, weight.contiguous(), scale.contiguous(), shift.contiguous(),
-            x if gate is None else gate.contiguous(), out, *sizes, K=weight.shape[2],
+            x, weight.contiguous(), *_vectors(x, norm, gate), out, eps, *sizes, K=weight.shape[2],
             ACTIVATION=ACTIVATIONS[activation], PLANES=PLANES, PIXELS=PIXELS,
         )  # fmt: skip
     return out
@@ -137,24 +149,26 @@ def _backward_op(
     gradients: Tensor,
     x: Tensor,
     weight: Tensor,
-    scale: Tensor,
-    shift: Tensor,
+    norm: list[Tensor],
     gate: Tensor | None,
+    eps: float,
     stride: int,
     activation: str,
     squeezed: bool,
 ) -> list[Tensor]:
-    """Gradients of x, weight, scale, shift and, where there is one, of the gate."""
+    """Gradients of x, weight and, where there are, of the norm's scale and shift, and the gate."""
     gates = [] if gate is None else [gate]
-    if not launches(NAME, unable(x, weight, scale, shift, gate, stride)):
-        options = (stride, activation, squeezed)
+    learnt = norm[2:]
+    if not launches(NAME, unable(x, weight, norm, gate, stride)):
 
-        def again(*parts: Tensor) -> Tensor:
-            return reference(*parts[:4], parts[4] if gates else None, *options)
+        def again(x: Tensor, weight: Tensor, *parts: Tensor) -> Tensor:
+            both = [*norm[:2], *parts[: len(learnt)]]
+            gate = parts[-1] if gates else None
+            return reference(x, weight, both, gate, eps, stride, activation, squeezed)
 
-        _, pulled = torch.func.vjp(again, x, weight, scale, shift, *gates)
+        _, pulled = torch.func.vjp(again, x, weight, *learnt, *gates)
         return [p.clone(memory_format=torch.contiguous_format) for p in pulled(gradients)]
-    sizes, k = _sizes(x, stride, gate), weight.shape[2]
+    sizes, k = _sizes(x, stride, norm, gate), weight.shape[2]
     out = (*x.shape[:2], *sizes[4:6])
     if squeezed:
         gradients = (gradients / (out[2] * out[3]))[:, :, None, None].expand(out)
@@ -165,20 +179,17 @@ def _backward_op(
     if result.numel():
         programs = triton.cdiv(sizes[1], PLANES)
         _backward_kernel[(programs,)](
-            gradients, x, kept, scale.contiguous(), shift.contiguous(),
-            x if gate is None else gate.contiguous(), slopes, sums, *sizes, *gradients.stride(),
-            K=k, ACTIVATION=ACTIVATIONS[activation], PLANES=PLANES, PIXELS=PIXELS,
-            SUMS=triton.next_power_of_2(k * k + 3), num_warps=WARPS,
+            gradients, x, kept, *_vectors(x, norm, gate), slopes, sums, eps, *sizes,
+            *gradients.stride(), K=k, ACTIVATION=ACTIVATIONS[activation],
+            PLANES=PLANES, PIXELS=PIXELS, SUMS=triton.next_power_of_2(k * k + 3), num_warps=WARPS,
         )  # fmt: skip
         _input_kernel[(programs, triton.cdiv(sizes[2] * sizes[3], PIXELS))](
             slopes, kept, result, *sizes[:7], K=k, PLANES=PLANES, PIXELS=PIXELS
         )
     total = sums.sum(0)
-    found = [
-        total[:, : k * k].reshape(weight.shape).to(weight.dtype, copy=True),
-        total[:, k * k].to(scale.dtype, copy=True),
-        total[:, k * k + 1].to(shift.dtype, copy=True),
-    ]
+    found = [total[:, : k * k].reshape(weight.shape).to(weight.dtype, copy=True)]
+    for place, part in enumerate(learnt):
+        found.append(total[:, k * k + place].to(part.dtype, copy=True))
     gated = [sums[:, :, k * k + 2].to(part.dtype, copy=True) for part in gates]
     return [result, *(part.contiguous() for part in (*found, *gated))]
 
@@ -187,9 +198,9 @@ def _backward_op(
 def _(
     x: Tensor,
     weight: Tensor,
-    scale: Tensor,
-    shift: Tensor,
+    norm: list[Tensor],
     gate: Tensor | None,
+    eps: float,
     stride: int,
     activation: str,
     squeezed: bool,
@@ -202,25 +213,26 @@ def _(
     gradients: Tensor,
     x: Tensor,
     weight: Tensor,
-    scale: Tensor,
-    shift: Tensor,
+    norm: list[Tensor],
     gate: Tensor | None,
+    eps: float,
     stride: int,
     activation: str,
     squeezed: bool,
 ) -> list[Tensor]:
-    return [p.new_empty(p.shape) for p in (x, weight, scale, shift, gate) if p is not None]
+    return [p.new_empty(p.shape) for p in (x, weight, *norm[2:], gate) if p is not None]
 
 
 def _setup(ctx, inputs, output):
-    *operands, ctx.stride, ctx.activation, ctx.squeezed = inputs
-    ctx.save_for_backward(*operands)
+    x, weight, norm, gate, *ctx.rest = inputs
+    ctx.save_for_backward(x, weight, gate, *norm)
 
 
 def _backward(ctx, gradients):
-    operands = ctx.saved_tensors
-    found = _backward_op(gradients, *operands, ctx.stride, ctx.activation, ctx.squeezed)
-    return (*found, *(() if operands[4] is not None else (None,)), None, None, None)
+    x, weight, gate, *norm = ctx.saved_tensors
+    back, outer, *found = _backward_op(gradients, x, weight, norm, gate, *ctx.rest)
+    opened = None if gate is None else found.pop()
+    return back, outer, [None, None, *found] if norm else [], opened, *[None] * len(ctx.rest)
 
 
 _op.register_autograd(_backward, setup_context=_setup)
@@ -229,29 +241,34 @@ _op.register_autograd(_backward, setup_context=_setup)
 def depthwise(
     x: Tensor,
     weight: Tensor,
-    scale: Tensor,
-    shift: Tensor,
+    norm: Norm | None = None,
     gate: Tensor | None = None,
     stride: int = 1,
     activation: str = "none",
 ) -> Tensor:
-    """gate act(scale conv(x, weight) + shift) of planes x [B, C, H, W], padded by half a window.
+    """gate act(norm(conv(x, weight))) of planes x [B, C, H, W], padded by half a window.
 
-    `weight` [C, 1, K, K], `scale` and `shift` [C], `gate` [B, C]; `activation` of `ACTIVATIONS`.
+    `weight` [C, 1, K, K], `gate` [B, C]; the norm is that of evaluation; `activation` of
+    `ACTIVATIONS`.
     """
-    return _op(x, weight, scale, shift, gate, stride, _known(activation), False)
+    parts, eps = _parts(norm)
+    return _op(x, weight, parts, gate, eps, stride, _known(activation), False)
 
 
 def squeeze(
     x: Tensor,
     weight: Tensor,
-    scale: Tensor,
-    shift: Tensor,
+    norm: Norm | None = None,
     stride: int = 1,
     activation: str = "none",
 ) -> Tensor:
     """The mean [B, C] of each plane of `depthwise`, which is not written."""
-    return _op(x, weight, scale, shift, None, stride, _known(activation), True)
+    parts, eps = _parts(norm)
+    return _op(x, weight, parts, None, eps, stride, _known(activation), True)
+
+
+def _parts(norm: Norm | None) -> tuple[list[Tensor], float]:
+    return ([], 0.0) if norm is None else (norm.parts, norm.eps)
 
 
 def _known(activation: str) -> str:
@@ -268,11 +285,12 @@ def _builds() -> tuple[Build, ...]:
     tile = {"PLANES": PLANES, "PIXELS": PIXELS}
     for kind, k in (("fp16", 3), ("fp16", 5), ("fp16", 7), ("fp32", 7)):
         flags = {"K": k, "ACTIVATION": ACTIVATIONS["swish"], **tile}
-        operands = dict.fromkeys(("x", "weight", "scale", "shift", "gate"), f"*{kind}")
-        forward = {**operands, "out": f"*{kind}", **integers}
+        norm = ("mean", "variance", "scale", "shift")
+        operands = dict.fromkeys(("x", "weight", *norm, "gate"), f"*{kind}")
+        forward = {**operands, "out": f"*{kind}", "eps": "fp32", **integers}
         backward = {
             "gradients": f"*{kind}", **operands, "slopes": f"*{kind}", "sums": "*fp32",
-            **integers, **steps,
+            "eps": "fp32", **integers, **steps,
         }  # fmt: skip
         inputs = dict.fromkeys(("slopes", "weight", "result"), f"*{kind}")
         inputs |= dict.fromkeys(INTEGERS[:7], "i32")

@@ -1,4 +1,4 @@
-"""Kernels of depthwise convolution (see `depthwise`), a program each few images of a channel."""
+"""Kernels of depthwise convolution (see `depthwise`), a program each few planes."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import triton
 import triton.language as tl
 
 from spacelang.backends.triton.mlp import gelu
+from spacelang.backends.triton.norm import factors
 
-INTEGERS = ("C", "P", "H", "W", "OH", "OW", "STRIDE", "x_b", "x_c", "x_h", "x_w", "GATED")
+INTEGERS = ("C", "P", "H", "W", "OH", "OW", "STRIDE", "x_b", "x_c", "x_h", "x_w", "NORMED", "GATED")
 STEPS = ("g_b", "g_c", "g_h", "g_w")  # of what comes back: a mean's is one number a plane
 
 
@@ -80,9 +81,9 @@ def _convolved(
 
 @triton.jit(do_not_specialize=[*INTEGERS])
 def _forward_kernel(
-    x, weight, scale, shift, gate, out, C, P, H, W, OH, OW, STRIDE, x_b, x_c, x_h, x_w, GATED,
-    K: tl.constexpr, ACTIVATION: tl.constexpr,
-    PLANES: tl.constexpr, PIXELS: tl.constexpr,
+    x, weight, mean, variance, scale, shift, gate, out, eps,
+    C, P, H, W, OH, OW, STRIDE, x_b, x_c, x_h, x_w, NORMED, GATED,
+    K: tl.constexpr, ACTIVATION: tl.constexpr, PLANES: tl.constexpr, PIXELS: tl.constexpr,
 ):  # fmt: skip
     plane, channel, start, there = _planes(P, C, x_b, x_c, PLANES)
     pixel = (tl.program_id(1) * PIXELS + tl.arange(0, PIXELS))[None, :]
@@ -90,7 +91,8 @@ def _forward_kernel(
     z = _convolved(
         x, weight, channel, start, pixel, inside, H, W, OW, STRIDE, x_h, x_w, K, PLANES, PIXELS
     )
-    z = z * tl.load(scale + channel).to(tl.float32) + tl.load(shift + channel).to(tl.float32)
+    centre, rate, factor, offset = factors(mean, variance, scale, shift, channel, NORMED > 0, eps)
+    z = (z - centre) * (rate * factor) + offset
     value = _activated(z, ACTIVATION) * _opened(gate, plane, there, GATED)
     at = out + plane.to(tl.int64) * (OH * OW) + pixel
     tl.store(at, value.to(out.dtype.element_ty), mask=inside)
@@ -98,13 +100,12 @@ def _forward_kernel(
 
 @triton.jit(do_not_specialize=[*INTEGERS])
 def _squeeze_kernel(
-    x, weight, scale, shift, gate, out, C, P, H, W, OH, OW, STRIDE, x_b, x_c, x_h, x_w, GATED,
-    K: tl.constexpr, ACTIVATION: tl.constexpr,
-    PLANES: tl.constexpr, PIXELS: tl.constexpr,
+    x, weight, mean, variance, scale, shift, gate, out, eps,
+    C, P, H, W, OH, OW, STRIDE, x_b, x_c, x_h, x_w, NORMED, GATED,
+    K: tl.constexpr, ACTIVATION: tl.constexpr, PLANES: tl.constexpr, PIXELS: tl.constexpr,
 ):  # fmt: skip
     plane, channel, start, there = _planes(P, C, x_b, x_c, PLANES)
-    slope = tl.load(scale + channel).to(tl.float32)
-    offset = tl.load(shift + channel).to(tl.float32)
+    centre, rate, factor, offset = factors(mean, variance, scale, shift, channel, NORMED > 0, eps)
     total = tl.zeros((PLANES, PIXELS), tl.float32)
     for begin in range(0, OH * OW, PIXELS):
         pixel = (begin + tl.arange(0, PIXELS))[None, :]
@@ -112,23 +113,23 @@ def _squeeze_kernel(
         z = _convolved(
             x, weight, channel, start, pixel, inside, H, W, OW, STRIDE, x_h, x_w, K, PLANES, PIXELS
         )
-        total += tl.where(inside, _activated(z * slope + offset, ACTIVATION), 0.0)
-    mean = tl.sum(total, 1)[:, None] / (OH * OW)
-    tl.store(out + plane, mean.to(out.dtype.element_ty), mask=there)
+        z = (z - centre) * (rate * factor) + offset
+        total += tl.where(inside, _activated(z, ACTIVATION), 0.0)
+    found = tl.sum(total, 1)[:, None] / (OH * OW)
+    tl.store(out + plane, found.to(out.dtype.element_ty), mask=there)
 
 
 @triton.jit(do_not_specialize=[*INTEGERS, *STEPS])
 def _backward_kernel(
-    gradients, x, weight, scale, shift, gate, slopes, sums,
-    C, P, H, W, OH, OW, STRIDE, x_b, x_c, x_h, x_w, GATED,
+    gradients, x, weight, mean, variance, scale, shift, gate, slopes, sums, eps,
+    C, P, H, W, OH, OW, STRIDE, x_b, x_c, x_h, x_w, NORMED, GATED,
     g_b, g_c, g_h, g_w, K: tl.constexpr, ACTIVATION: tl.constexpr,
     PLANES: tl.constexpr, PIXELS: tl.constexpr, SUMS: tl.constexpr,
 ):  # fmt: skip
     """Gradients of the convolution's outcome; a plane's sums for w (K K), scale, shift and gate."""
     plane, channel, start, there = _planes(P, C, x_b, x_c, PLANES)
     g_start = (plane // C).to(tl.int64) * g_b + channel.to(tl.int64) * g_c
-    factor = tl.load(scale + channel).to(tl.float32)
-    offset = tl.load(shift + channel).to(tl.float32)
+    centre, rate, factor, offset = factors(mean, variance, scale, shift, channel, NORMED > 0, eps)
     open = _opened(gate, plane, there, GATED)
     column = tl.arange(0, SUMS)[None, :]
     found = tl.zeros((PLANES, SUMS), tl.float32)
@@ -138,17 +139,18 @@ def _backward_kernel(
         value = _convolved(
             x, weight, channel, start, pixel, inside, H, W, OW, STRIDE, x_h, x_w, K, PLANES, PIXELS
         )
-        z = value * factor + offset
+        normal = (value - centre) * rate
+        z = normal * factor + offset
         at = gradients + g_start + (pixel // OW) * g_h + (pixel % OW) * g_w
         g = tl.load(at, mask=inside, other=0.0).to(tl.float32)
         before = g * open * _slope(z, ACTIVATION)
-        share = tl.sum(before * value, 1)[:, None]
+        share = tl.sum(before * normal, 1)[:, None]
         found += tl.where(column == K * K, share, 0.0)
         found += tl.where(column == K * K + 1, tl.sum(before, 1)[:, None], 0.0)
         if GATED:
             share = tl.sum(g * _activated(z, ACTIVATION), 1)[:, None]
             found += tl.where(column == K * K + 2, share, 0.0)
-        slope = before * factor
+        slope = before * rate * factor
         at = slopes + plane.to(tl.int64) * (OH * OW) + pixel
         tl.store(at, slope.to(slopes.dtype.element_ty), mask=inside)
         top = (pixel // OW) * STRIDE - K // 2

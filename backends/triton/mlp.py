@@ -20,6 +20,7 @@ They are as deterministic as its matrix products, which is: the same at every ru
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import triton
@@ -197,17 +198,23 @@ def _backward_op(
     shift: Tensor | None,
     eps: float,
     activation: str,
+    needs: list[bool],
 ) -> list[Tensor]:
-    """Gradients of what is there of x, weight, bias, scale and shift, recomputed by PyTorch."""
+    """Gradients of what is needed of x, weight, bias, scale and shift, recomputed by PyTorch."""
     operands = (x, weight, bias, scale, shift)
-    there = [part is not None for part in operands]
 
     def again(*parts: Tensor) -> Tensor:
         rest = iter(parts)
-        return reference(*(next(rest) if one else None for one in there), eps, activation)
+        now = (next(rest) if need else part for need, part in zip(needs, operands, strict=True))
+        return reference(*now, eps, activation)
 
-    _, pulled = torch.func.vjp(again, *(part for part in operands if part is not None))
+    _, pulled = torch.func.vjp(again, *_needed(operands, needs))
     return [part.clone(memory_format=torch.contiguous_format) for part in pulled(gradients)]
+
+
+def _needed(operands: Sequence[Tensor | None], needs: Sequence[bool]) -> list[Tensor]:
+    pairs = zip(operands, needs, strict=True)
+    return [part for part, need in pairs if need and part is not None]
 
 
 @_op.register_fake
@@ -233,8 +240,9 @@ def _(
     shift: Tensor | None,
     eps: float,
     activation: str,
+    needs: list[bool],
 ) -> list[Tensor]:
-    return [p.new_empty(p.shape) for p in (x, weight, bias, scale, shift) if p is not None]
+    return [p.new_empty(p.shape) for p in _needed((x, weight, bias, scale, shift), needs)]
 
 
 def _setup(ctx, inputs, output):
@@ -244,8 +252,10 @@ def _setup(ctx, inputs, output):
 
 def _backward(ctx, gradients):
     operands = ctx.saved_tensors
-    found = iter(_backward_op(gradients, *operands, ctx.eps, ctx.activation))
-    return (*(None if part is None else next(found) for part in operands), None, None)
+    learnt = zip(operands, ctx.needs_input_grad, strict=False)
+    needs = [part is not None and need for part, need in learnt]
+    found = iter(_backward_op(gradients, *operands, ctx.eps, ctx.activation, needs))
+    return (*(next(found) if need else None for need in needs), None, None)
 
 
 _op.register_autograd(_backward, setup_context=_setup)

@@ -46,7 +46,7 @@ class Build:
 
     name: str
     kernel: Any  # a triton.JITFunction, which is generic without need
-    types: Mapping[str, str]
+    types: Mapping[str, Any]  # of a tuple of pointers, a tuple
     constants: Mapping[str, int | str]
     options: Mapping[str, int] = field(default_factory=dict[str, int])
     hip: Mapping[str, int] = field(default_factory=dict[str, int])  # options on AMD beside them
@@ -78,7 +78,7 @@ def measure(build: Build, target: GPUTarget) -> Resources:
     attributes = {
         (names.index(name),): [["tt.divisibility", build.alignment]]
         for name, kind in build.types.items()
-        if kind.startswith("*") and build.alignment > 1
+        if build.alignment > 1 and kind.startswith("*")
     }
     source = ASTSource(
         fn=build.kernel, signature=types, constexprs=dict(build.constants), attrs=attributes

@@ -20,6 +20,8 @@ from spacelang.passes.fusion import Group, Misfit, Unfit, alone, gathered, maker
 KERNEL = "cascade"
 TOKENS, DEEPEST = 64, 64
 """Tokens of a window and channels of a key, at most."""
+HEADS, WIDEST = 8, 15
+"""Heads, and the sides of their depthwise kernels, at most."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,8 @@ class _Finder:
         norms = [norm for h in heads for norm in (h.qkv_norm, h.conv_norm)]
         if len({(norm.attributes["eps"], norm.attributes["momentum"]) for norm in norms}) != 1:
             raise Misfit(root, "its norms have different eps or momentum")
+        if len(heads) > HEADS:
+            raise Misfit(root, f"it has more than {HEADS} heads")
         if len({h.conv.types[0].shape[1] for h in heads}) != 1:
             raise Misfit(root, "its heads have keys of different widths")
         tokens = (shape[2] * shape[3]).constant
@@ -151,7 +155,8 @@ class _Finder:
         by_channel = conv.attributes.get("groups") == width and whole(conv, "dilation") == 1
         kernel, padded = conv.attributes["kernel"], conv.attributes["pad"]
         assert isinstance(kernel, Dim)
-        odd = all(side % 2 for side in values_of(kernel) or (0,))
+        sides = values_of(kernel) or (0,)
+        odd = all(side % 2 and side <= WIDEST for side in sides)
         if not (plain and by_channel and odd) or isinstance(padded, Dim):
             raise Misfit(conv, "its queries go through no plain depthwise convolution")
         if qkv.attributes.get("groups") not in (None, ONE):

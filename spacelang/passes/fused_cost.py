@@ -2,8 +2,8 @@
 
     compare(graph, fused, assignment, batch=8, width=2)    # every group: as written, and fused
 
-Every tensor is read and written once by each kernel that does: modelled, not measured.
-Norms of a network in evaluation are folded before, as `normed.py` keeps them.
+Every tensor is read and written once by each kernel that does: modelled, not measured. Kernels
+read the norms of a network in evaluation where they lie: nothing is launched before, to fold them.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ from spacelang.passes.fusion import Group, kernel_of
 INDEX = 2  # bytes of an entry of an index that kernels read
 REWRITTEN = ("attention", "mixed_attention")  # kernels whose groups `bucketise` has written anew
 STATISTIC = 4  # of a sum that is kept in float32
+VECTORS = 4  # of a norm: mean, variance, scale, shift
+POINTERS = 4  # to heads of a cascade, in the variant for few
 MADE, MIXED = 64, 16  # entries and heads of lookups that `mixed_attention` makes by itself, at most
 Key = tuple[object, ...]
 
@@ -234,8 +236,8 @@ def _mlp(block: Block, group: Mlp, sizes: Sizes) -> tuple[int, int]:
 
 def _depthwise(block: Block, group: Depthwise, sizes: Sizes) -> tuple[int, int]:
     read = sizes.bytes(block.type_of(group.conv.operands[0]))
-    folded = 2 * sizes.width * sizes.of(group.conv.types[0].shape[1])
-    given, written = read + sizes.weights(group.conv) + folded, sizes.bytes(group.conv.types[0])
+    given = read + _normed(group.conv, sizes)
+    written = sizes.bytes(group.conv.types[0])
     if group.gate is None:
         return given + written, 1
     # Means of planes that are not written; layers from them to factors; the planes, gated.
@@ -246,14 +248,16 @@ def _depthwise(block: Block, group: Depthwise, sizes: Sizes) -> tuple[int, int]:
 
 def _cascade(block: Block, group: Cascade, sizes: Sizes) -> tuple[int, int]:
     x = sizes.bytes(block.type_of(group.x))
-    weights = sum(sizes.weights(head.qkv) + sizes.weights(head.conv) for head in group.heads)
-    biases = sum(
-        sizes.width * sizes.of(node.types[0].shape[1])
-        for head in group.heads
-        for node in (head.qkv, head.conv)
-    )
+    convs = [node for head in group.heads for node in (head.qkv, head.conv)]
+    given = sum(_normed(conv, sizes) for conv in convs) + sizes.bytes(block.type_of(group.table))
     # A head's result is written, read by the next, and read and written once more to be rectified.
-    return x + 4 * x + weights + biases + sizes.bytes(block.type_of(group.table)), 1
+    return x + 4 * x + given, 1
+
+
+def _normed(conv: Node, sizes: Sizes) -> int:
+    """The weights of a convolution, and the vectors of the norm after it."""
+    vector = sizes.width * sizes.of(conv.types[0].shape[1])
+    return sizes.weights(conv) + VECTORS * vector
 
 
 def _mixture(block: Block, group: Mixture, sizes: Sizes) -> tuple[int, int]:
@@ -349,7 +353,7 @@ def _depthwise_variants(block: Block, group: Depthwise) -> Iterator[Key]:
 def _cascade_variants(block: Block, group: Cascade) -> Iterator[Key]:
     tokens = group.sides[0] * group.sides[1]
     for count, keys, channels in _values(tokens, group.keys, group.values):
-        yield (_padded(count), _padded(keys), channels <= 16)
+        yield (_padded(count), _padded(keys), channels <= 16, len(group.heads) <= POINTERS)
 
 
 def _mixture_variants(block: Block, group: Mixture) -> Iterator[Key]:

@@ -326,6 +326,37 @@ def test_products_by_onednn(biased: bool, activation: str) -> None:
         assert near(a.double(), b, SINGLE)
 
 
+class Products(TorchDispatchMode):
+    """Counts products of matrices."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.addmm)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    ("learnt", "products"),
+    [("x scale shift w1 b1 w2 b2", 5), ("x", 3), ("scale", 3), ("w1 b1", 3), ("b1", 2), ("w2 b2", 2), ("b2", 1)],
+)  # fmt: skip
+def test_nothing_is_computed_for_what_is_frozen(learnt: str, products: int) -> None:
+    """Of the backward pass of an MLP, the first of them that of its hidden channels."""
+    shapes = {"x": (2, 5, 4), "scale": (4,), "shift": (4,), "w1": (7, 4), "b1": (7,), "w2": (3, 7), "b2": (3,)}  # fmt: skip
+    drawn = {name: noise(*shape, seed=i) for i, (name, shape) in enumerate(shapes.items())}
+    parts = {name: t.requires_grad_(name in learnt.split()) for name, t in drawn.items()}
+    x, scale, shift, *layers = parts.values()
+    free = [parts[name] for name in learnt.split()]
+    found = mlp(x, (scale, shift, 1e-5), *layers, activation="gelu")
+    with Products() as counted:
+        slopes = torch.autograd.grad(found.square().sum(), free)
+    assert counted.count == products
+    w1, b1, w2, b2 = layers
+    plain = F.linear(F.gelu(F.linear(F.layer_norm(x, (4,), scale, shift), w1, b1)), w2, b2)
+    wanted = torch.autograd.grad(plain.square().sum(), free)
+    assert all(near(a, b, DOUBLE) for a, b in zip(slopes, wanted, strict=True))
+
+
 def test_extracted_networks_are_plain() -> None:
     """A subnet of a fused supernet needs nothing of it, and computes the same."""
     graph = load("autoformer.space:autoformer_t", image=96)

@@ -52,13 +52,14 @@ def inside(places: np.ndarray, size: int, rooms: list[Room]) -> bool:
 def bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """No kernel reads or writes what is no element of an operand of its, not even to drop it."""
     from torch import Tensor
+    from torch.utils._pytree import tree_leaves
     from triton.runtime import interpreter
 
     rooms: list[Room] = []
     begin = interpreter.GridExecutor._init_args_hst
 
     def begun(self, given, named):
-        operands = [*given, *named.values()]
+        operands = tree_leaves((given, named))
         rooms[:] = [room(x) for x in operands if isinstance(x, Tensor) and x.numel()]
         return begin(self, given, named)
 

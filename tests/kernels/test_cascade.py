@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
 from kernels.agreement import agree, gradients
 from torch import Tensor
 
-from spacelang.backends.triton.cascade import _op, cascade, reference, unable
+from spacelang.backends.triton.cascade import LEARNT, PARTS, Head, _op, cascade, reference, unable
 from spacelang.backends.triton.launch import NotFused, require_fused
+from spacelang.backends.triton.norm import Norm
 from spacelang.diagnostics import SpaceError
 
 # The interpreter cuts bfloat16 off, where a device rounds; each head passes that on to the next.
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 5e-2, torch.float16: 3e-3}
+
+
+EPS = 1e-3
 
 
 def operands(
@@ -25,22 +29,54 @@ def operands(
     value: int,
     dtype: torch.dtype = torch.float32,
 ) -> list[Tensor]:
+    """x, offsets, and the parts of each head."""
     generator = torch.Generator().manual_seed(batch + sum(window) + sum(kernels) + d + value)
-    heads, largest = len(kernels), max(kernels)
-    shapes = (
-        (batch, heads * value, *window), (heads, 2 * d + value, value), (heads, 2 * d + value),
-        (heads, d, largest, largest), (heads, d), (heads, window[0] * window[1]),
-    )  # fmt: skip
-    drawn = [torch.randn(shape, generator=generator) for shape in shapes]
-    drawn[1] *= value**-0.5
-    for head, size in enumerate(kernels):  # 0 around a smaller kernel
-        margin = (largest - size) // 2
-        kept = drawn[3][head, :, margin : margin + size, margin : margin + size].clone() / size
-        drawn[3][head] = 0
-        drawn[3][head, :, margin : margin + size, margin : margin + size] = kept
-    x, qkv, qkv_bias, conv, conv_bias, offsets = (part.to(dtype) for part in drawn)
-    sizes = torch.tensor(kernels, dtype=torch.int32)
-    return [x, qkv, qkv_bias, conv, conv_bias, sizes, offsets]
+
+    def drawn(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator)
+
+    def norm(channels: int) -> list[Tensor]:
+        mean, variance, scale, shift = drawn(4, channels)
+        return [mean / 3, variance.square() + 0.5, scale, shift]
+
+    x = drawn(batch, len(kernels) * value, *window)
+    found = [x, drawn(len(kernels), window[0] * window[1])]
+    for k in kernels:
+        wide = 2 * d + value
+        found += [drawn(wide, value) * value**-0.5, *norm(wide), drawn(d, k, k) / k, *norm(d)]
+    return [part.to(dtype) for part in found]
+
+
+def heads_of(parts: Sequence[Tensor]) -> list[Head]:
+    def norm(mean: Tensor, variance: Tensor, scale: Tensor, shift: Tensor) -> Norm:
+        return Norm(mean, variance, torch.tensor(0), scale, shift, 0.1, EPS)
+
+    starts = range(0, len(parts), PARTS)
+    each = [parts[first : first + PARTS] for first in starts]
+    return [Head(p[0], norm(*p[1:5]), p[5], norm(*p[6:])) for p in each]
+
+
+def fused(x: Tensor, offsets: Tensor, *parts: Tensor) -> Tensor:
+    return cascade(x, heads_of(parts), offsets)
+
+
+def plain(x: Tensor, offsets: Tensor, *parts: Tensor) -> Tensor:
+    return reference(x, parts, offsets, EPS)
+
+
+def both(parts: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """Outputs, and gradients of all but statistics, which are constants."""
+    learnt = [i for i in range(len(parts)) if i < 2 or (i - 2) % PARTS in LEARNT]
+
+    def by(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def call(*given: Tensor) -> Tensor:
+            now = dict(zip(learnt, given, strict=True))
+            return function(*(now.get(i, part) for i, part in enumerate(parts)))
+
+        return call
+
+    free = [parts[i] for i in learnt]
+    return gradients(by(fused), free), gradients(by(plain), free)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
@@ -63,13 +99,17 @@ def test_it_is_the_cascade(
     dtype: torch.dtype,
 ) -> None:
     parts = operands(batch, window, kernels, d, value, dtype)
-    found, wanted = gradients(cascade, parts), gradients(reference, parts)
-    agree(found, wanted, TOLERANCE[dtype])
+    agree(*both(parts), TOLERANCE[dtype])
+
+
+def test_more_heads_than_four_and_the_widest_kernel() -> None:
+    """Halves of kernels are digits of one number, of which 7 is the largest."""
+    agree(*both(operands(1, (2, 2), (1, 15, 1, 1, 3), 2, 3)), 1e-5)
 
 
 @pytest.mark.parametrize("resolution", [4, 7])
 def test_it_is_an_installed_package_s_attention(resolution: int) -> None:
-    """Batch norms folded, offsets by distance: what comes before timm's projection."""
+    """Its norms in evaluation, offsets by distance: what comes before timm's projection."""
     attention = pytest.importorskip("timm.models.efficientvit_msra").CascadedGroupAttention
     torch.manual_seed(0)
     kernels, d, heads = (5, 3), 16, 2
@@ -80,60 +120,76 @@ def test_it_is_an_installed_package_s_attention(resolution: int) -> None:
             part.copy_(torch.rand_like(part) + 0.5 if "var" in name else torch.randn_like(part) / 3)
     net.eval()
 
-    def folded(layer: torch.nn.Module) -> tuple[Tensor, Tensor]:
-        scale = layer.bn.weight / (layer.bn.running_var + layer.bn.eps).sqrt()
-        weight = layer.conv.weight * scale[:, None, None, None]
-        return weight, layer.bn.bias - scale * layer.bn.running_mean
+    def norm(layer: torch.nn.Module) -> Norm:
+        bn = layer.bn
+        kept = (bn.running_mean, bn.running_var, bn.num_batches_tracked)
+        return Norm(*kept, bn.weight, bn.bias, bn.momentum, bn.eps)
 
-    qkv = [folded(layer) for layer in net.qkvs]
-    convolutions = [folded(layer) for layer in net.dws]
-    conv = torch.zeros(heads, d, max(kernels), max(kernels))
-    for head, (weight, _) in enumerate(convolutions):
-        margin = (max(kernels) - kernels[head]) // 2
-        inner = slice(margin, margin + kernels[head])
-        conv[head, :, inner, inner] = weight[:, 0]
+    found = [
+        Head(qkv.conv.weight.flatten(1), norm(qkv), conv.conv.weight[:, 0], norm(conv))
+        for qkv, conv in zip(net.qkvs, net.dws, strict=True)
+    ]
     x = torch.randn(1, 24, resolution, resolution)
-    y = cascade(
-        x, torch.stack([w[:, :, 0, 0] for w, _ in qkv]), torch.stack([b for _, b in qkv]),
-        conv, torch.stack([b for _, b in convolutions]),
-        torch.tensor(kernels, dtype=torch.int32), net.attention_biases,
-    )  # fmt: skip
+    y = cascade(x, found, net.attention_biases)
     agree([net.proj[1](y)], [net(x)], 1e-5)
 
 
 def test_windows_may_lie_in_any_way(guarded: Callable[[], int]) -> None:
     """Channels last, and a window within a map; not a number around each; guards around y."""
     parts = operands(2, (3, 4), (3, 5), 4, 6)
-    wanted = reference(*parts)
+    wanted = plain(*parts)
     for place, part in enumerate(parts):
-        if part.is_floating_point():
-            around = torch.full([size + 20 for size in part.shape], torch.nan)
-            view = around[tuple(slice(10, 10 + size) for size in part.shape)]
-            parts[place] = view.copy_(part)
-    agree([cascade(*parts)], [wanted], 1e-5)
+        around = torch.full([size + 20 for size in part.shape], torch.nan)
+        view = around[tuple(slice(10, 10 + size) for size in part.shape)]
+        parts[place] = view.copy_(part)
+    agree([fused(*parts)], [wanted], 1e-5)
     parts[0] = parts[0].contiguous(memory_format=torch.channels_last)
-    agree([cascade(*parts)], [wanted], 1e-5)
-    parts[5] = torch.tensor([99, 5], dtype=torch.int32)  # no kernel is larger than the largest
-    agree([cascade(*parts)], [wanted], 1e-5)
+    agree([fused(*parts)], [wanted], 1e-5)
+    parts[2] = parts[2].t().contiguous().t()  # channels of a projection apart, of one head
+    agree([fused(*parts)], [wanted], 1e-5)
     assert guarded() >= 3
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_weights_are_taken_in_the_type_of_the_windows(dtype: torch.dtype) -> None:
+    """As under `--amp`, where weights and norms stay in float32."""
+    x, *parts = operands(1, (3, 4), (3, 5), 8, 16)
+    with require_fused():
+        found = fused(x.to(dtype), *parts)
+    assert found.dtype == dtype
+    agree([found], [plain(x.to(dtype), *parts)], TOLERANCE[dtype])
 
 
 def test_what_the_kernel_cannot_take_goes_to_the_reference() -> None:
     parts = operands(1, (9, 9), (3,), 4, 4)
     with pytest.warns(NotFused, match="1 to 64 tokens"):
-        found = gradients(cascade, parts)
-    agree(found, gradients(reference, parts), 1e-6)
-    parts = operands(1, (3, 3), (3,), 4, 4)
-    parts[5] = parts[5].long()
-    with require_fused(), pytest.raises(SpaceError, match="int32"):
-        cascade(*parts)
-    x, *rest = operands(1, (3, 4), (3, 3), 4, 4)
-    assert unable(x, *rest) == ""
+        found, wanted = both(parts)
+    agree(found, wanted, 1e-6)
+    x, offsets, *parts = operands(1, (3, 4), (3, 3), 4, 4)
+    assert unable(x, parts, offsets) == ""
+    for place, part, reason in (
+        (0, parts[0][:-1], "as wide as its group"),
+        (2, parts[2][:-1], "as wide as its group"),
+        (5, parts[5][:, :2, :2], "even, or larger than 15"),
+        (9, parts[9][:-1], "norms of them"),
+        (PARTS, parts[PARTS].half(), "of different types"),
+    ):
+        assert reason in unable(x, [*parts[:place], part, *parts[place + 1 :]], offsets)
+    assert "offsets" in unable(x, parts, offsets[:1])
+    many = operands(1, (2, 2), (1,) * 9, 1, 1)
+    with require_fused(), pytest.raises(SpaceError, match="more than 8 heads"):
+        fused(*many)
     apart = torch.empty_strided((2, 8, 3, 4), (1, 2**29, 4, 1), device="meta")
-    assert "too far apart" in unable(apart, *(part.to("meta") for part in rest))
+    meta = [part.to("meta") for part in (offsets, *parts)]
+    assert "too far apart" in unable(apart, meta[1:], meta[0])
+    other = heads_of(parts)[0]
+    other = other._replace(conv_norm=other.conv_norm._replace(eps=0.1))
+    with pytest.raises(ValueError, match="same eps"):
+        cascade(x, [other, other], offsets)
 
 
 def test_the_operators_keep_their_promises() -> None:
-    parts = operands(1, (2, 3), (3,), 3, 4)
-    free = [part.requires_grad_(part.is_floating_point()) for part in parts]
-    torch.library.opcheck(_op, tuple(free))
+    x, offsets, *parts = operands(1, (2, 3), (3,), 3, 4)
+    for place in LEARNT:
+        parts[place].requires_grad_()
+    torch.library.opcheck(_op, (x.requires_grad_(), parts, offsets.requires_grad_(), EPS))

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.autograd import gradcheck
 
 from spacelang.backends.triton import cascade, cascade_training, depthwise, mixture, normed
+from spacelang.backends.triton.norm import Norm
 
 
 def drawn(*shape: int) -> Tensor:
@@ -22,18 +23,21 @@ def test_a_sum_of_candidates() -> None:
 @pytest.mark.parametrize("squeezed", [False, True])
 def test_a_depthwise_convolution(squeezed: bool) -> None:
     def run(*parts: Tensor) -> Tensor:
-        return depthwise.reference(*parts, 1, "gelu", squeezed)
+        x, weight, *norm, gate = parts
+        norm[1] = norm[1].square() + 1
+        return depthwise.reference(x, weight, norm, gate, 1e-5, 1, "gelu", squeezed)
 
-    assert gradcheck(run, (drawn(2, 3, 4, 4), drawn(3, 1, 3, 3), drawn(3), drawn(3), drawn(2, 3)))
+    vectors = [drawn(3) for _ in range(4)]
+    assert gradcheck(run, (drawn(2, 3, 4, 4), drawn(3, 1, 3, 3), *vectors, drawn(2, 3)))
 
 
 def test_a_cascade() -> None:
-    sizes = torch.tensor([3, 3], dtype=torch.int32)
+    def run(x: Tensor, offsets: Tensor, *parts: Tensor) -> Tensor:
+        now = [p.square() + 1 if place in (2, 7) else p for place, p in enumerate(parts)]
+        return cascade.reference(x, now, offsets, 1e-5)
 
-    def run(x: Tensor, *parts: Tensor) -> Tensor:
-        return cascade.reference(x, *parts[:4], sizes, parts[4])
-
-    shapes = ((1, 8, 2, 2), (2, 8, 4), (2, 8), (2, 2, 3, 3), (2, 2), (2, 4))
+    head = ((8, 4), *[(8,)] * 4, (2, 3, 3), *[(2,)] * 4)
+    shapes = ((1, 4, 2, 2), (1, 4), *head)
     assert gradcheck(run, tuple(drawn(*shape) for shape in shapes))
 
 
@@ -49,7 +53,7 @@ def test_a_cascade_in_training() -> None:
 def test_norms_are_those_of_the_moment() -> None:
     """A write through `.data` moves no version, and is seen all the same."""
     parts = [torch.rand(3) + 0.5 for _ in range(4)]
-    norm = normed.Norm(parts[0], parts[1], torch.tensor(0), *parts[2:], 0.1, 1e-5)
+    norm = Norm(parts[0], parts[1], torch.tensor(0), *parts[2:], 0.1, 1e-5)
     x, weight = torch.randn(1, 3, 5, 5), torch.randn(3, 1, 3, 3)
     once = normed.depthwise(x, weight, norm, 1, "gelu", False)
     norm.scale.data.zero_()

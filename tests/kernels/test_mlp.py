@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from spacelang.backends.triton.launch import NotFused, require_fused
-from spacelang.backends.triton.mlp import _op, linear, mlp, reference
+from spacelang.backends.triton.mlp import _backward_op, _op, linear, mlp, reference
 from spacelang.diagnostics import SpaceError
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3}
@@ -137,7 +137,21 @@ def test_what_the_kernel_cannot_take_goes_to_the_reference() -> None:
         linear(x, w, activation="tanh")
 
 
+def test_nothing_is_computed_for_what_is_frozen() -> None:
+    x, w, b, scale, shift = drawn((3, 8), (4, 8), (4,), (8,), (8,))
+    g = torch.ones(3, 4)
+    rest = (x, w, b, scale, shift, 1e-5, "gelu")
+    every = _backward_op(g, *rest, [True] * 5)
+    for place in range(5):
+        needs = [place == other for other in range(5)]
+        agree(_backward_op(g, *rest, needs), [every[place]], 1e-6)
+    w.requires_grad_()
+    (found,) = torch.autograd.grad(linear(x, w, b, (scale, shift, 1e-5), "gelu").sum(), [w])
+    agree([found], [every[1]], 1e-6)
+
+
 def test_the_operators_keep_their_promises() -> None:
     operands = [part.requires_grad_() for part in drawn((3, 8), (4, 8), (4,), (8,), (8,))]
     torch.library.opcheck(_op, (*operands, 1e-5, "gelu"))
     torch.library.opcheck(_op, (operands[0], operands[1], None, None, None, 0.0, "none"))
+    torch.library.opcheck(_op, (operands[0].detach(), *operands[1:], 1e-5, "gelu"))

@@ -61,27 +61,30 @@ def _forward(
 
 def _backward(
     slopes: Tensor, x: Tensor, scale: Tensor | None, shift: Tensor | None, eps: float, w1: Tensor,
-    b1: Tensor | None, w2: Tensor, biased: bool, activation: str,
+    b1: Tensor | None, w2: Tensor, needs: list[bool], activation: str,
 ) -> list[Tensor]:  # fmt: skip
-    """Of x, w1, b1, w2, b2, and of scale and shift where there are any."""
+    """Of x, scale, shift, w1, b1, w2 and b2; empty where none is needed."""
+    found: dict[int, Tensor] = {}
     flat = x.reshape(-1, x.shape[-1])
     rows, mean, rate = _normed(flat, scale, shift, eps)
     hidden = product(rows, w1, b1)
     active = ACTIVATIONS[activation](hidden)
     slopes = slopes.reshape(-1, len(w2))
-    inner, *second = gradients(slopes, active, w2, (True, True, biased))
-    if activation == "gelu":
-        inner = torch.ops.aten.gelu_backward(inner, hidden)
-    else:
-        inner = inner.mul_(active > 0)
-    del hidden, active
-    back, *first = gradients(inner, rows, w1, (True, True, b1 is not None))
-    normed: list[Tensor] = []
-    if scale is not None:
-        back, *normed = torch.ops.aten.native_layer_norm_backward(
-            back, flat, flat.shape[-1:], mean, rate, scale, shift, [True, True, True]
+    inner, found[5], found[6] = gradients(slopes, active, w2, (any(needs[:5]), *needs[5:]))
+    if any(needs[:5]):
+        if activation == "gelu":
+            inner = torch.ops.aten.gelu_backward(inner, hidden)
+        else:
+            inner = inner.mul_(active > 0)
+        del hidden, active
+        found[0], found[3], found[4] = gradients(inner, rows, w1, (any(needs[:3]), *needs[3:5]))
+    if scale is not None and any(needs[:3]):
+        found[0], found[1], found[2] = torch.ops.aten.native_layer_norm_backward(
+            found[0], flat, flat.shape[-1:], mean, rate, scale, shift, needs[:3]
         )
-    return [back.view(x.shape), *first, *second, *normed]
+    if needs[0]:
+        found[0] = found[0].view(x.shape)
+    return [found[i] if needed else x.new_empty(0) for i, needed in enumerate(needs)]
 
 
 def _fake(
@@ -92,30 +95,28 @@ def _fake(
 
 def _backward_fake(
     slopes: Tensor, x: Tensor, scale: Tensor | None, shift: Any, eps: float, w1: Tensor,
-    b1: Tensor | None, w2: Tensor, biased: bool, activation: str,
+    b1: Tensor | None, w2: Tensor, needs: list[bool], activation: str,
 ) -> list[Tensor]:  # fmt: skip
-    shapes = [x.shape, w1.shape, w1.shape[:1] if b1 is not None else (0,)]
-    shapes += [w2.shape, w2.shape[:1] if biased else (0,)]
-    shapes += [] if scale is None else [x.shape[-1:]] * 2
-    return [x.new_empty(shape) for shape in shapes]
+    inner, outer = w1.shape[1:], w1.shape[:1]
+    shapes = [x.shape, inner, inner, w1.shape, outer, w2.shape, w2.shape[:1]]
+    return [
+        x.new_empty(shape if needed else (0,)) for shape, needed in zip(shapes, needs, strict=True)
+    ]
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     x, scale, shift, ctx.eps, w1, b1, w2, b2, ctx.activation = inputs
     ctx.save_for_backward(x, scale, shift, w1, b1, w2)
-    ctx.biased = b2 is not None
+    ctx.there = [part is not None for part in (x, scale, shift, w1, b1, w2, b2)]
 
 
 def _spread(backward: Callable[..., Any], ctx: Any, slopes: Tensor) -> tuple[Tensor | None, ...]:
     x, scale, shift, w1, b1, w2 = ctx.saved_tensors
-    back, outer1, added1, outer2, added2, *normed = backward(
-        slopes, x, scale, shift, ctx.eps, w1, b1, w2, ctx.biased, ctx.activation
-    )
-    first, second = normed or (None, None)
-    return (
-        back, first, second, None, outer1, None if b1 is None else added1,
-        outer2, added2 if ctx.biased else None, None,
-    )  # fmt: skip
+    learnt = [*ctx.needs_input_grad[:3], *ctx.needs_input_grad[4:8]]
+    needs = [need and there for need, there in zip(learnt, ctx.there, strict=True)]
+    found = backward(slopes, x, scale, shift, ctx.eps, w1, b1, w2, needs, ctx.activation)
+    given = [part if needed else None for part, needed in zip(found, needs, strict=True)]
+    return (*given[:3], None, *given[3:], None)
 
 
 _mlp = fused("mlp", _forward, _backward, _fake, _backward_fake, _setup, _spread)

@@ -1,0 +1,101 @@
+"""What a real call of a fused group launches and moves, against the model of it."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from rewriting import text_graph
+from torch import Tensor
+from torch._library.custom_ops import OPDEFS
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from triton.runtime.interpreter import GridExecutor
+
+from spacelang.analysis.traffic import traffic
+from spacelang.backends.torch.kernels import fits, with_kernels
+from spacelang.backends.torch.proof import example
+from spacelang.backends.torch.supernet import Supernet
+from spacelang.backends.triton.launch import require_fused
+from spacelang.passes.fuse import for_kernels
+from spacelang.passes.fused_cost import models
+
+CASCADE = """use efficientvit
+space t {
+  input x: [B, 48, 3, 4]
+  bias = take(parameter([3, 12], init: 0) as biases, offset_index(3, 4, kind: "absolute") as index, axis: 1)
+  output relu(cascade(split(x, 3, axis: 1), axis: 1) |i, part| {
+    return head(part, i, max(3, 5 - 2 * i), 16, bias[i]) as _
+  })
+}"""
+GATED = """space t {
+  input x: [B, 6, 7, 7]
+  y = conv(x, 6, 3, stride: 2, groups: 6) as c |> batch_norm as n |> hard_swish
+  gate = mean(y, axes: [2, 3], keep: true) |> conv(4, bias: true) as r |> relu |> conv(6, bias: true) as e |> hard_sigmoid
+  output y * gate
+}"""
+# Network -> its text, its kernels, and how often they go over what they write.
+NETWORKS = {
+    "cascade": (CASCADE, ["_kernel"], 4),  # a head's result is read by the next, then rectified
+    "gated": (GATED, ["_squeeze_kernel", "_forward_kernel"], 1),
+}
+
+
+class Launches(TorchDispatchMode):
+    """Kernels, operations of PyTorch that are no views, and bytes of what they read and make."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, passes: int) -> None:
+        super().__init__()
+        self.kernels: list[str] = []
+        self.others: list[str] = []
+        self.bytes = 0
+        self.inside = False
+        run = GridExecutor.__call__
+
+        def launched(grid: Any, *given: Any, **named: Any) -> None:
+            self.kernels.append(grid.fn.__name__)
+            operands = dict(zip(grid.arg_names, given, strict=False))
+            self.bytes += (passes - 1) * size_of(operands["out"]) + size_of(operands)
+            self.inside = True  # the interpreter moves operands by operations of its own
+            run(grid, *given, **named)
+            self.inside = False
+
+        monkeypatch.setattr(GridExecutor, "__call__", launched)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.namespace == "spacelang":
+            with self:  # what an operator does besides its launch is seen, too
+                return OPDEFS[func.name()]._init_fn(*args, **(kwargs or {}))
+        made = func(*args, **(kwargs or {}))
+        if not self.inside and not func.is_view and "empty" not in func.name():
+            self.others.append(func.name())
+            self.bytes += size_of((args, kwargs)) + size_of(made)
+        return made
+
+
+def size_of(operands: Any) -> int:
+    """Bytes of tensors, each once."""
+    found = {t.data_ptr(): t for t in tree_leaves(operands) if isinstance(t, Tensor)}
+    return sum(math.prod(t.shape) * t.element_size() for t in found.values())
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@torch.no_grad()
+def test_a_call_launches_and_moves_what_the_model_says(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text, kernels, passes = NETWORKS[name]
+    graph = text_graph(text)
+    with with_kernels(required=True):
+        model = Supernet(graph, seed=1).eval()
+        assert sum(fits(graph).values()) == 1  # the network is that group
+    fused = for_kernels(graph).graph
+    inputs = example(graph, seed=1)
+    said = traffic(fused, batch=len(inputs[0]), models=models(fused))
+    with require_fused(), Launches(monkeypatch, passes) as found:
+        model(*inputs)
+    assert found.kernels == kernels
+    assert found.bytes == said.bytes, found.others
+    assert len(found.kernels) + len(found.others) == said.launches, found.others
