@@ -11,13 +11,15 @@
 A term is tables [H or 1, R, C, ...] and an index [R, N, N]; its R lookups are added (the rows and
 columns of AutoFormer and of iRPE's cross). As an index takes C values, q_i . T[index[i, j]] is
 entry index[i, j] of row i of q T^T, [N, C], and sum_j p_ij T[index[i, j]] is m_i T with the masses
-m_ic = sum of p_ij over index[i, j] = c. Those two are small products; the lookups, the softmax and
-the masses are the kernels, and neither N x N logits nor N x N x D tables exist.
+m_ic = sum of p_ij over index[i, j] = c. A program makes its rows of q T^T and m T (`inside`), and
+masses are written for the gradient of their tables alone; lookups by keys, and those of more
+entries, are products before the kernel. Neither N x N logits nor N x N x D tables exist.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -25,98 +27,28 @@ import triton
 from torch import Tensor
 
 from spacelang.backends.triton import attention_kernels as kernels
-from spacelang.backends.triton.launch import launches, operator, refusal, wide
+from spacelang.backends.triton.attention_operands import (
+    Operands,
+    looked_up,
+    reference,
+    unable,
+    weighed,
+)
+from spacelang.backends.triton.launch import launches, operator
 
 NAME = "attention"
 Term = tuple[Tensor, Tensor]  # tables [H or 1, R, C, ...], index [R, N, N]
-DIFFERENTIABLE = ("q", "k", "v", "table", "rows", "columns")
-INDEXES = frozenset({torch.int16, torch.int32, torch.int64})
-WIDEST = 128  # of a head
-COLUMNS = 512  # of all tables of a term together
+DIFFERENTIABLE = ("q", "k", "v", "table", "key_table", "query_table", "value_table")
+MADE = 256  # columns of a term that the registers of a program can hold, all together
+TABLE_BYTES = 2**15  # of a term's tables that a block's memory can hold
 PROGRAMS = 256  # about as many of offsets_kernel
 TILE = {torch.float32: 16, torch.bfloat16: 32, torch.float16: 32}  # side of a tile of logits
 SCATTERED = 1024  # positions a step of scatter_kernel
 
 
-@dataclass(frozen=True, slots=True)
-class Operands:
-    """What the operator takes; a term that is not there has R = 0, regions none have W = 0."""
-
-    q: Tensor
-    k: Tensor
-    v: Tensor
-    scale: float
-    table: Tensor  # [H or 1, R, C], added as it stands
-    table_index: Tensor  # [R, N, N], as all that follow
-    rows: Tensor  # [B, H, N, R, C], of queries
-    row_index: Tensor
-    columns: Tensor  # [B, H, N, R, C], of keys
-    column_index: Tensor
-    mass_index: Tensor
-    buckets: int  # C of the masses
-    regions: Tensor  # [W, N]
-
-
-def reference(x: Operands) -> tuple[Tensor, Tensor, Tensor]:
-    """The same with N x N logits: output, logarithm of each row's sum, masses [B, H, N, R, C]."""
-    batch, heads, n, _ = x.q.shape
-    everywhere = (batch, heads, n, n)
-    s = x.scale * wide(x.q) @ wide(x.k).transpose(2, 3)
-    for r, index in enumerate(x.table_index.long()):
-        s = s + wide(x.table)[:, r][:, index]
-    for r, index in enumerate(x.row_index.long()):
-        s = s + wide(x.rows[:, :, :, r]).gather(3, index.expand(everywhere))
-    for r, index in enumerate(x.column_index.long()):
-        found = wide(x.columns[:, :, :, r]).gather(3, index.t().expand(everywhere))
-        s = s + found.transpose(2, 3)
-    if len(x.regions):
-        apart = x.regions[:, None, :, None] != x.regions[:, None, None, :]
-        s = s - 100.0 * apart.repeat(batch // len(x.regions), 1, 1, 1)
-    p = s.softmax(3)
-    empty = p.new_zeros(batch, heads, n, x.buckets)
-    masses = [empty.scatter_add(3, at.expand(everywhere), p) for at in x.mass_index.long()]
-    mass = torch.stack(masses, 3) if masses else p.new_empty(batch, heads, n, 0, x.buckets)
-    return (p @ wide(x.v)).to(x.v.dtype), s.logsumexp(3), mass.to(x.v.dtype)
-
-
-def unable(x: Operands) -> str:
-    """Why the kernels cannot take these operands; empty if they can."""
-    if x.q.ndim != 4 or x.k.shape != x.q.shape or x.v.ndim != 4 or x.v.shape[:3] != x.q.shape[:3]:
-        return "it takes queries and keys [B, H, N, D] and values [B, H, N, V]"
-    batch, heads, n, width = x.q.shape
-    if not 1 <= width <= WIDEST or not 1 <= x.v.shape[3] <= WIDEST:
-        return f"a head is not 1 to {WIDEST} wide"
-    if x.table.ndim != 3 or len(x.table) not in (1, heads):
-        return "it takes offsets [H or 1, R, C]"
-    if any(part.ndim != 5 or part.shape[:3] != x.q.shape[:3] for part in (x.rows, x.columns)):
-        return "it takes terms of queries and of keys as [B, H, N, R, C]"
-    indexes = (x.table_index, x.row_index, x.column_index, x.mass_index)
-    counts = (x.table.shape[1], x.rows.shape[3], x.columns.shape[3], len(x.mass_index))
-    for index, count in zip(indexes, counts, strict=True):
-        if index.shape != (count, n, n):
-            return "it takes an index [R, N, N] for the R tables of a term"
-        if index.dtype not in INDEXES or index.numel() >= 2**31:
-            return f"no kernel takes an index of {index.numel()} {index.dtype}"
-    widths = (counts[1] * x.rows.shape[4], counts[2] * x.columns.shape[4], counts[3] * x.buckets)
-    if max(widths) > COLUMNS:
-        return f"a term's tables have more than {COLUMNS} columns"
-    if x.regions.ndim != 2 or x.regions.shape[1] != n or batch % max(1, len(x.regions)):
-        return "it takes regions [W, N], W dividing the batch"
-    if x.regions.dtype not in INDEXES:
-        return f"no kernel takes regions as {x.regions.dtype}"
-    operands = (x.q, x.k, x.v, x.rows, x.columns)
-    if len({part.dtype for part in operands}) > 1:
-        return "its operands are of different types"
-    if n * max(part.stride(2) for part in operands) >= 2**31:
-        return "the tokens of a head lie too far apart"
-    if any(part.device != x.q.device for part in (*indexes, x.regions)):
-        return "its operands are on different devices"
-    return refusal(*operands, x.table)
-
-
 def options(kernel: str, dtype: torch.dtype, hip: bool) -> dict[str, int]:
     """Warps and stages with which registers suffice; warps of AMD are twice as wide."""
-    warps = 4 if hip or (dtype == torch.float32 and kernel != "keys") else 8
+    warps = 4 if hip or (dtype == torch.float32 and kernel not in ("forward", "keys")) else 8
     return {"num_warps": warps, "num_stages": 2}
 
 
@@ -129,7 +61,8 @@ def lined(x: Tensor, width: int = 1) -> Tensor:
 
 def constants(x: Operands, strides: tuple[int, ...]) -> dict[str, int]:
     """What a variant of the kernels is made for: neither batch, nor heads, nor tokens."""
-    wide = max(x.rows.shape[3:].numel(), x.columns.shape[3:].numel(), len(x.mass_index) * x.buckets)
+    tables = (x.key_table, x.query_table, x.value_table)
+    wide = max(part.shape[1:3].numel() for part in tables)
     widths = (x.q.shape[3], x.v.shape[3])
     return {
         "BLOCK": TILE[x.q.dtype],
@@ -145,14 +78,25 @@ def constants(x: Operands, strides: tuple[int, ...]) -> dict[str, int]:
     }
 
 
-def launched(x: Operands, out: Tensor, slopes: Tensor) -> dict[str, Any]:
-    """What every kernel is launched with, by name."""
+def inside(chosen: Mapping[str, int], dtype: torch.dtype) -> bool:
+    """Whether the forward kernel makes rows itself and gives the values' term.
+
+    Of no more columns than binaries have registers for without a spill.
+    """
+    columns = chosen["BUCKETS"]
+    most = MADE // 4 if chosen["MASSES"] else MADE // max(1, chosen["ROWS"])
+    size = columns * max(chosen["WIDTH"], chosen["VALUE"]) * dtype.itemsize
+    return columns <= most and size <= TABLE_BYTES
+
+
+def launched(x: Operands, out: Tensor, slopes: Tensor, rows: Tensor) -> dict[str, Any]:
+    """What every kernel is launched with, by name; `rows` [B, H, N, R, C] are of `key_table`."""
     found: dict[str, Any] = {name: lined(getattr(x, name)) for name in ("q", "k", "v")}
-    found |= {name: lined(getattr(x, name), 2) for name in ("rows", "columns")}
+    found |= {"rows": rows, "columns": x.columns if len(x.column_index) else _no_rows(x)}
     found |= {name: getattr(x, name).contiguous() for name in kernels.POINTERS}
+    tables = (x.table, x.key_table, x.query_table, x.value_table)
     sizes = (
-        *x.q.shape[1:], x.v.shape[3], x.table.shape[2], x.rows.shape[4], x.columns.shape[4],
-        x.buckets, max(1, len(x.regions)),
+        *x.q.shape[1:], x.v.shape[3], *(part.shape[2] for part in tables), max(1, len(x.regions)),
     )  # fmt: skip
     lines = [part.stride()[:3] for part in (found["q"], found["k"], found["v"], out, slopes)]
     strides = sum(lines, ())
@@ -160,6 +104,15 @@ def launched(x: Operands, out: Tensor, slopes: Tensor) -> dict[str, Any]:
     terms = (by_head, *found["rows"].stride()[:3], *found["columns"].stride()[:3])
     found |= dict(zip(kernels.INTEGERS, (*sizes, *strides, *terms), strict=True))
     return found | {"scale": x.scale} | constants(x, strides)
+
+
+def _tables(x: Operands) -> dict[str, Any]:
+    """What the forward kernel reads tables by; those on keys lie as they do."""
+    keys, values = x.key_table.flatten(1, 2), x.value_table.contiguous()
+    by_head = (0 if len(part) == 1 else part.stride(0) for part in (keys, values))
+    steps = zip(("key_h", "value_h"), by_head, strict=True)
+    steps = dict(steps) | dict(zip(("key_c", "key_d"), keys.stride()[1:], strict=True))
+    return {"key_table": keys, "value_table": values} | steps
 
 
 def _launch(kernel: str, grid: tuple[int, ...], common: dict[str, Any], **own: Any) -> None:
@@ -170,23 +123,29 @@ def _launch(kernel: str, grid: tuple[int, ...], common: dict[str, Any], **own: A
 
 @operator("attention", NAME)
 def _op(
-    q: Tensor, k: Tensor, v: Tensor, scale: float, table: Tensor, table_index: Tensor, rows: Tensor,
-    row_index: Tensor, columns: Tensor, column_index: Tensor, mass_index: Tensor, buckets: int,
-    regions: Tensor,
+    q: Tensor, k: Tensor, v: Tensor, scale: float, table: Tensor, table_index: Tensor,
+    key_table: Tensor, row_index: Tensor, query_table: Tensor, column_index: Tensor,
+    value_table: Tensor, mass_index: Tensor, regions: Tensor, kept: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """Output [B, H, N, V], logarithm of each row's sum [B, H, N], masses [B, H, N, R, C]."""
+    """Output [B, H, N, V], logarithm of each row's sum [B, H, N], masses [B, H, N or 0, R, C]."""
     x = Operands(
-        q, k, v, scale, table, table_index, rows, row_index, columns, column_index, mass_index,
-        buckets, regions,
+        q, k, v, scale, table, table_index, key_table, row_index, query_table, column_index,
+        value_table, mass_index, regions, kept,
     )  # fmt: skip
     out, lse, mass = _empty(x)
     if not launches(NAME, unable(x)):
         for found, value in zip((out, lse, mass), reference(x), strict=True):
             found.copy_(value)
     elif out.numel():
-        common = launched(x, out, out)
+        within = inside(constants(x, ()), q.dtype)
+        common = launched(x, out, out, _no_rows(x) if within or not len(row_index) else x.rows)
+        given = mass if within or kept else _masses(x, q.shape[2])
+        own = {"out": out, "lse": lse, "mass": given, "KEPT": given.shape[2], "INSIDE": int(within)}
+        own |= _tables(x)
         grid = (len(q) * q.shape[1], triton.cdiv(q.shape[2], common["BLOCK"]))
-        _launch("forward", grid, common, out=out, lse=lse, mass=mass)
+        _launch("forward", grid, common, **own)
+        if len(mass_index) and not within:
+            out += weighed(given, value_table)
     return out, lse, mass
 
 
@@ -195,48 +154,71 @@ def _empty(x: Operands) -> tuple[Tensor, Tensor, Tensor]:
     (batch, heads, n, _), kind, device = x.q.shape, x.v.dtype, x.q.device
     out = torch.empty(batch, n, heads, x.v.shape[3], dtype=kind, device=device).transpose(1, 2)
     lse = torch.empty(batch, heads, n, device=device, dtype=torch.float32)
-    shape = (batch, heads, n, len(x.mass_index), x.buckets)
-    return out, lse, torch.empty(shape, dtype=kind, device=device)
+    return out, lse, _masses(x, n if x.kept else 0)
+
+
+def _masses(x: Operands, tokens: int) -> Tensor:
+    """Room for the masses of the first tokens."""
+    return x.v.new_empty(*x.q.shape[:2], tokens, *x.value_table.shape[1:3])
+
+
+def _no_rows(x: Operands) -> Tensor:
+    return x.q.new_empty(*x.q.shape[:3], 0, 0)
 
 
 @operator("attention_backward", NAME)
 def _backward_op(
-    slopes: Tensor, mass_slopes: Tensor, out: Tensor, lse: Tensor, mass: Tensor,
-    q: Tensor, k: Tensor, v: Tensor, scale: float, table: Tensor, table_index: Tensor, rows: Tensor,
-    row_index: Tensor, columns: Tensor, column_index: Tensor, mass_index: Tensor, buckets: int,
-    regions: Tensor,
+    slopes: Tensor, out: Tensor, lse: Tensor, mass: Tensor,
+    q: Tensor, k: Tensor, v: Tensor, scale: float, table: Tensor, table_index: Tensor,
+    key_table: Tensor, row_index: Tensor, query_table: Tensor, column_index: Tensor,
+    value_table: Tensor, mass_index: Tensor, regions: Tensor, kept: bool,
 ) -> list[Tensor]:  # fmt: skip
-    """Gradients of q, k, v, table, rows and columns."""
+    """Gradients of what is `DIFFERENTIABLE`; that of `value_table` is 0 without masses."""
     x = Operands(
-        q, k, v, scale, table, table_index, rows, row_index, columns, column_index, mass_index,
-        buckets, regions,
+        q, k, v, scale, table, table_index, key_table, row_index, query_table, column_index,
+        value_table, mass_index, regions, kept,
     )  # fmt: skip
     inputs = [getattr(x, name) for name in DIFFERENTIABLE]
-    found = [torch.empty_like(part, memory_format=torch.contiguous_format) for part in inputs]
     if not launches(NAME, unable(x)):
 
-        def again(*free: Tensor) -> tuple[Tensor, Tensor]:
-            found, _, masses = reference(replace(x, **dict(zip(DIFFERENTIABLE, free, strict=True))))
-            return found, masses
+        def again(*free: Tensor) -> Tensor:
+            return reference(replace(x, **dict(zip(DIFFERENTIABLE, free, strict=True))))[0]
 
         _, pulled = torch.func.vjp(again, *inputs)
-        return [part.contiguous() for part in pulled((slopes, mass_slopes))]
+        return [part.contiguous() for part in pulled(slopes)]
+    alike = [torch.empty_like(part, memory_format=torch.contiguous_format) for part in inputs]
+    found = dict(zip(DIFFERENTIABLE, alike, strict=True))
     if not out.numel():
-        return [part.zero_() for part in found]
+        return [part.zero_() for part in alike]
     slopes = lined(slopes)
-    common = launched(x, out, slopes)
-    common |= {"g": slopes, "mass_g": mass_slopes.contiguous(), "lse": lse}
+    common = launched(x, out, slopes, x.rows if len(row_index) else _no_rows(x))
+    mass_g = looked_up(slopes, value_table) if len(mass_index) else _masses(x, 0)
+    common |= {"g": slopes, "mass_g": mass_g.contiguous(), "lse": lse}
     common["delta"] = torch.empty_like(lse)
     batch, heads, n, _ = q.shape
     tiles = triton.cdiv(n, common["BLOCK"])
     grid = (batch * heads, tiles)
-    own = {"out": out, "mass": mass, "q_grad": found[0], "rows_grad": found[4]}
+    rows_grad, columns_grad = (
+        q.new_empty(batch, heads, n, *part.shape[1:3]) for part in (key_table, query_table)
+    )
+    own = {"out": out, "q_grad": found["q"], "rows_grad": rows_grad}
     _launch("queries", grid, common, **own)
-    own = {"k_grad": found[1], "v_grad": found[2], "columns_grad": found[5]}
+    own = {"k_grad": found["k"], "v_grad": found["v"], "columns_grad": columns_grad}
     _launch("keys", grid, common, **own)
     if len(table_index):
-        found[3] = _table_gradient(x, common, tiles)
-    return found
+        found["table"] = _table_gradient(x, common, tiles)
+    for name, side, grad in (("key", "q", rows_grad), ("query", "k", columns_grad)):
+        if grad.numel():
+            _, pulled = torch.func.vjp(looked_up, getattr(x, side), getattr(x, f"{name}_table"))
+            more, tables = pulled(grad)
+            found[side].add_(more, alpha=scale)
+            found[f"{name}_table"] = (tables * scale).contiguous()
+    if len(mass_index):
+        found["value_table"].zero_()
+        if kept:
+            _, pulled = torch.func.vjp(lambda tables: weighed(mass, tables), value_table)
+            found["value_table"] = pulled(slopes)[0].contiguous()
+    return list(found.values())
 
 
 def _table_gradient(x: Operands, common: dict[str, Any], tiles: int) -> Tensor:
@@ -266,7 +248,7 @@ def _(*arguments):
 
 
 @_backward_op.register_fake
-def _(slopes, mass_slopes, out, lse, mass, *arguments):
+def _(slopes, out, lse, mass, *arguments):
     x = Operands(*arguments)
     inputs = [getattr(x, name) for name in DIFFERENTIABLE]
     return [torch.empty_like(part, memory_format=torch.contiguous_format) for part in inputs]
@@ -274,26 +256,21 @@ def _(slopes, mass_slopes, out, lse, mass, *arguments):
 
 def _setup(ctx, inputs, output):
     x = Operands(*inputs)
-    ctx.scale, ctx.buckets = x.scale, x.buckets
-    ctx.mark_non_differentiable(output[1])
+    ctx.scale, ctx.kept = x.scale, x.kept
+    ctx.mark_non_differentiable(*output[1:])
     ctx.save_for_backward(*output, *(part for part in inputs if isinstance(part, Tensor)))
 
 
-def _backward(ctx, slopes, _, mass_slopes):
-    out, lse, mass, *kept = ctx.saved_tensors
-    terms = (*kept[:3], ctx.scale, *kept[3:10], ctx.buckets, kept[10])
-    q, k, v, table, rows, columns = _backward_op(slopes, mass_slopes, out, lse, mass, *terms)
-    return q, k, v, None, table, None, rows, None, columns, None, None, None, None
+def _backward(ctx, slopes, *_):
+    assert ctx.kept or not ctx.needs_input_grad[10], "the gradient of its tables needs the masses"
+    out, lse, mass, q, k, v, *rest = ctx.saved_tensors
+    terms = (q, k, v, ctx.scale, *rest, ctx.kept)
+    *found, on_keys, on_queries, on_values = _backward_op(slopes, out, lse, mass, *terms)
+    q, k, v, table = found
+    return q, k, v, None, table, None, on_keys, None, on_queries, None, on_values, None, None, None
 
 
 _op.register_autograd(_backward, setup_context=_setup)
-
-
-def looked_up(x: Tensor, tables: Tensor) -> Tensor:
-    """Each row of x [B, H, N, D] with each of tables [H or 1, R, C, D]: [B, H, N, R, C]."""
-    if len(tables) == 1:
-        return torch.einsum("bhnd,rcd->bhnrc", x, tables[0].to(x.dtype))
-    return torch.einsum("bhnd,hrcd->bhnrc", x, tables.to(x.dtype))
 
 
 def attention(
@@ -315,21 +292,14 @@ def attention(
     """
     n = q.shape[2]
     nothing = q.new_empty(0, n, n, dtype=torch.int32)
-    none = q.new_empty(*q.shape[:3], 0, 0)
     table, table_index = offsets or (q.new_empty(1, 0, 0), nothing)
-    rows = none if on_keys is None else looked_up(q, scale * on_keys[0])
-    columns = none if on_queries is None else looked_up(k, scale * on_queries[0])
-    out, _, mass = _op(
-        q, k, v, scale, table, table_index,
-        rows, nothing if on_keys is None else on_keys[1],
-        columns, nothing if on_queries is None else on_queries[1],
-        nothing if on_values is None else on_values[1],
-        0 if on_values is None else on_values[0].shape[2],
-        q.new_empty(0, n, dtype=torch.int32) if regions is None else regions,
-    )  # fmt: skip
-    if on_values is None:
-        return out
-    tables = on_values[0].to(v.dtype)
-    if len(tables) == 1:
-        return out + torch.einsum("bhnrc,rcv->bhnv", mass, tables[0])
-    return out + torch.einsum("bhnrc,hrcv->bhnv", mass, tables)
+    key_table, row_index = on_keys or (q.new_empty(1, 0, 0, q.shape[3]), nothing)
+    query_table, column_index = on_queries or (q.new_empty(1, 0, 0, q.shape[3]), nothing)
+    value_table, mass_index = on_values or (q.new_empty(1, 0, 0, v.shape[3]), nothing)
+    if regions is None:
+        regions = q.new_empty(0, n, dtype=torch.int32)
+    kept = torch.is_grad_enabled() and value_table.requires_grad
+    return _op(
+        q, k, v, scale, table, table_index, key_table, row_index, query_table, column_index,
+        value_table, mass_index, regions, kept,
+    )[0]  # fmt: skip

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 import torch
 
 from spacelang.backends.triton import attention_kernels as kernels
-from spacelang.backends.triton.attention import SCATTERED, TILE, options
+from spacelang.backends.triton.attention import SCATTERED, TILE, inside, options
 from spacelang.backends.triton.resources import Build
 
 _NONE = {"BUCKETS": 16, "TABLES": 0, "ROWS": 0, "COLUMNS": 0, "MASSES": 0, "MASKED": 0}
@@ -29,9 +29,9 @@ NETWORKS: Mapping[str, Mapping[str, int]] = {
 }
 KINDS = {"fp16": torch.float16, "fp32": torch.float32}
 TYPES: Mapping[str, str] = (
-    dict.fromkeys((*kernels.INTEGERS, "B", "SPLITS"), "i32")
+    dict.fromkeys((*kernels.INTEGERS, *kernels.OWN), "i32")
     | {"scale": "fp32"}
-    | dict.fromkeys(("table", "lse", "delta", "partial"), "*fp32")
+    | dict.fromkeys(("table", "key_table", "value_table", "lse", "delta", "partial"), "*fp32")
     | dict.fromkeys(kernels.POINTERS[1:], "*i16")
 )
 SCATTER = {"summed": "*fp32", "table_index": "*i16", "table_grad": "*fp32"}
@@ -41,6 +41,8 @@ def _build(network: str, kernel: str, kind: str) -> Build:
     """A kernel as a network launches it; all that is in no table is of the kind of q."""
     function = kernels.KERNELS[kernel]
     constants = {**NETWORKS[network], "BLOCK": TILE[KINDS[kind]], "ALIGNED": 8}
+    if kernel == "forward":
+        constants["INSIDE"] = int(inside(constants, KINDS[kind]))
     arguments = [name for name in function.arg_names if name not in constants]
     types = {name: TYPES.get(name, f"*{kind}") for name in arguments}
     name = f"attention.{kernel}[{network}, {kind}]"

@@ -7,7 +7,8 @@ term. Every sum is in a fixed order, so what the kernels find is the same at eve
 `BLOCK` is the side of a tile of logits; `WIDTH` and `VALUE` are a head's widths and `BUCKETS` the
 columns of the masses, padded to powers of two; `TABLES`, `ROWS`, `COLUMNS` and `MASSES` are the R
 of each term, `MASKED` says whether there are regions, and `ALIGNED` divides the widths and strides
-of q, k and v, so that a row is read 16 bytes at a time.
+of q, k and v, so that a row is read 16 bytes at a time. `INSIDE` says whether the forward kernel
+makes the rows of queries itself, and gives the values' term.
 Sizes and strides come at run time: `TC`, `RC`, `CC` and `MC` are the C of each term, `_b`, `_h` and
 `_n` the strides of images, heads and tokens.
 """
@@ -25,7 +26,8 @@ INTEGERS = (
     "v_b", "v_h", "v_n", "o_b", "o_h", "o_n", "g_b", "g_h", "g_n", "table_h",
     "rows_b", "rows_h", "rows_n", "columns_b", "columns_h", "columns_n",
 )  # fmt: skip
-_KEPT = (*INTEGERS, "B", "SPLITS", "C", "COUNT")  # no variant is made for their values
+OWN = ("key_h", "key_c", "key_d", "value_h", "KEPT", "B", "SPLITS")  # of some kernels
+_KEPT = (*INTEGERS, *OWN, "C", "COUNT")  # no variant is made for their values
 _WIDENED = tl.constexpr(INTERPRETED)
 
 
@@ -74,6 +76,29 @@ def _looked_up(values, line, index, i, j, inside, N, C, COUNT: tl.constexpr):
 
 
 @triton.jit
+def _made_rows(
+    q, tables, scale, columns, width, step, along, WIDTH: tl.constexpr, BUCKETS: tl.constexpr
+):
+    """Each of a block of queries with each row of tables [columns, width]: [BLOCK, BUCKETS]."""
+    d, c = tl.arange(0, WIDTH)[:, None], tl.arange(0, BUCKETS)[None, :]
+    inside = (d < width) & (c < columns)
+    right = tl.load(tables + c * step + d * along, mask=inside, other=0.0).to(tl.float32) * scale
+    return _dot(q, right.to(q.dtype)).to(q.dtype)
+
+
+@triton.jit
+def _picked(rows, index, i, j, inside, N, C, COUNT: tl.constexpr):
+    """What `_looked_up` finds, of rows that `_made_rows` has made."""
+    found = tl.zeros(inside.shape, tl.float32)
+    for r in tl.static_range(COUNT):
+        at = tl.load(index + (r * N + i) * N + j, mask=inside, other=-1).to(tl.int32)
+        there = (at >= 0) & (at < C)
+        entry = tl.gather(rows, tl.where(there, r * C + at, 0), 1)
+        found += tl.where(there, entry.to(tl.float32), 0.0)
+    return found
+
+
+@triton.jit
 def _summed(
     sums, tile, index, i, j, inside, N, C,
     AXIS: tl.constexpr, COUNT: tl.constexpr, BUCKETS: tl.constexpr,
@@ -96,11 +121,15 @@ def _scores(
     q, k, i, j, inside, scale, table, table_index, rows, row_index, rows_n, columns, column_index,
     columns_n, regions, N, TC, RC, CC,
     TABLES: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, MASKED: tl.constexpr,
+    INSIDE: tl.constexpr = False,
 ):  # fmt: skip
     """Logits of a tile: scale q k^T and every term that is there; -inf where no key is."""
     s = _dot(q, tl.trans(k)) * scale
     s += _looked_up(table, 0, table_index, i, j, inside, N, TC, TABLES)
-    s += _looked_up(rows, i * rows_n, row_index, i, j, inside, N, RC, ROWS)
+    if INSIDE:
+        s += _picked(rows, row_index, i, j, inside, N, RC, ROWS)
+    else:
+        s += _looked_up(rows, i * rows_n, row_index, i, j, inside, N, RC, ROWS)
     s += _looked_up(columns, j * columns_n, column_index, i, j, inside, N, CC, COLUMNS)
     if MASKED:
         mine = tl.load(regions + i, mask=i < N, other=0)
@@ -122,15 +151,18 @@ def _slopes(
 
 @triton.jit(do_not_specialize=_KEPT)
 def forward_kernel(
-    q, k, v, out, lse, mass,
+    q, k, v, out, lse, mass, key_table, value_table, key_h, key_c, key_d, value_h, KEPT,
     table, table_index, rows, row_index, columns, column_index, mass_index, regions, scale,
     H, N, D, V, TC, RC, CC, MC, WINDOWS, q_b, q_h, q_n, k_b, k_h, k_n, v_b, v_h, v_n,
     o_b, o_h, o_n, g_b, g_h, g_n, table_h, rows_b, rows_h, rows_n, columns_b, columns_h, columns_n,
     BLOCK: tl.constexpr, WIDTH: tl.constexpr, VALUE: tl.constexpr, BUCKETS: tl.constexpr,
     TABLES: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, MASSES: tl.constexpr,
-    MASKED: tl.constexpr, ALIGNED: tl.constexpr,
+    MASKED: tl.constexpr, ALIGNED: tl.constexpr, INSIDE: tl.constexpr,
 ):  # fmt: skip
-    """A block of queries against all keys, with a running maximum and sum."""
+    """A block of queries against all keys, with a running maximum and sum.
+
+    The masses of the first KEPT tokens are written: of all, or of none.
+    """
     start = tl.program_id(1) * BLOCK
     both = tl.program_id(0).to(tl.int64)
     b, h = both // H, both % H
@@ -139,7 +171,6 @@ def forward_kernel(
     v += multiple(b * v_b + h * v_h, ALIGNED)
     out += multiple(b * o_b + h * o_h, ALIGNED)
     table += h * table_h
-    rows += b * rows_b + h * rows_h
     columns += b * columns_b + h * columns_h
     regions += (b % WINDOWS) * N
     D, V = multiple(D, ALIGNED), multiple(V, ALIGNED)
@@ -151,6 +182,11 @@ def forward_kernel(
     line = start + tl.arange(0, BLOCK)
     i = line[:, None]
     queries = _load(q, start, N, D, q_n, BLOCK, WIDTH)
+    if INSIDE and ROWS:
+        key_table += h * key_h
+        rows = _made_rows(queries, key_table, scale, ROWS * RC, D, key_c, key_d, WIDTH, BUCKETS)
+    else:
+        rows += b * rows_b + h * rows_h
     highest = tl.full((BLOCK,), -float("inf"), tl.float32)
     total = tl.zeros((BLOCK,), tl.float32)
     result = tl.zeros((BLOCK, VALUE), tl.float32)
@@ -163,7 +199,7 @@ def forward_kernel(
         s = _scores(
             queries, keys, i, j, inside, scale, table, table_index, rows, row_index, rows_n,
             columns, column_index, columns_n, regions, N, TC, RC, CC,
-            TABLES, ROWS, COLUMNS, MASKED,
+            TABLES, ROWS, COLUMNS, MASKED, INSIDE,
         )  # fmt: skip
         above = tl.maximum(highest, tl.max(s, 1))
         p = tl.exp(s - above[:, None])
@@ -175,16 +211,21 @@ def forward_kernel(
             sums = _summed(
                 sums * decay[:, None], p, mass_index, i, j, inside, N, MC, 1, MASSES, BUCKETS
             )
-    _store(out, result / total[:, None], start, N, V, o_n)
+    result = result / total[:, None]
     tl.store(lse + both * N + line, highest + tl.log(total), mask=line < N)
     if MASSES:
         width = MASSES * MC
-        _store(mass + both * N * width, sums / total[:, None], start, N, width, width)
+        sums = sums / total[:, None]
+        _store(mass + both * N * width, sums, start, KEPT, width, width)
+        if INSIDE:
+            tables = _load(value_table + h * value_h, 0, width, V, V, BUCKETS, VALUE)
+            result += _dot(sums.to(v.dtype.element_ty), tables.to(v.dtype.element_ty))
+    _store(out, result, start, N, V, o_n)
 
 
 @triton.jit(do_not_specialize=_KEPT)
 def queries_kernel(
-    q, k, v, out, mass, g, mass_g, lse, delta, q_grad, rows_grad,
+    q, k, v, out, g, mass_g, lse, delta, q_grad, rows_grad,
     table, table_index, rows, row_index, columns, column_index, mass_index, regions, scale,
     H, N, D, V, TC, RC, CC, MC, WINDOWS, q_b, q_h, q_n, k_b, k_h, k_n, v_b, v_h, v_n,
     o_b, o_h, o_n, g_b, g_h, g_n, table_h, rows_b, rows_h, rows_n, columns_b, columns_h, columns_n,
@@ -218,11 +259,6 @@ def queries_kernel(
     slopes = _load(g, start, N, V, g_n, BLOCK, VALUE)
     forward = _load(out, start, N, V, o_n, BLOCK, VALUE)
     share = tl.sum(forward.to(tl.float32) * slopes.to(tl.float32), 1)
-    if MASSES:
-        width = MASSES * MC
-        held = _load(mass + both * N * width, start, N, width, width, BLOCK, BUCKETS)
-        held_g = _load(mass_g, start, N, width, width, BLOCK, BUCKETS)
-        share += tl.sum(held.to(tl.float32) * held_g.to(tl.float32), 1)
     tl.store(delta + both * N + line, share, mask=line < N)
 
     normaliser = tl.load(lse + both * N + line, mask=line < N, other=float("inf"))

@@ -22,16 +22,8 @@ import triton
 from torch import Tensor
 
 from spacelang.backends.triton import mixed_attention_tiles as tiles
-from spacelang.backends.triton.attention import (
-    COLUMNS,
-    INDEXES,
-    PROGRAMS,
-    WIDEST,
-    Term,
-    gathered_back,
-    lined,
-    looked_up,
-)
+from spacelang.backends.triton.attention import PROGRAMS, Term, gathered_back, lined
+from spacelang.backends.triton.attention_operands import COLUMNS, INDEXES, WIDEST, looked_up
 from spacelang.backends.triton.launch import launches, operator, refusal, wide
 from spacelang.backends.triton.mixed_attention_kernels import KERNELS
 

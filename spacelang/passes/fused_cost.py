@@ -18,19 +18,17 @@ from spacelang.ir.decision import Assignment
 from spacelang.ir.dim import Dim
 from spacelang.ir.graph import Graph
 from spacelang.ir.node import Node
-from spacelang.passes.attention_parts import Attention, Term
+from spacelang.passes.attention_cost import moved_by_attention, padded
+from spacelang.passes.attention_parts import Attention
 from spacelang.passes.fuse import GROUPS
 from spacelang.passes.fuse_cascade import Cascade
 from spacelang.passes.fuse_chains import Mixture, Mlp
 from spacelang.passes.fuse_depthwise import Depthwise
 from spacelang.passes.fusion import Group, kernel_of
 
-INDEX = 2  # bytes of an entry of an index that kernels read
 REWRITTEN = ("attention", "mixed_attention")  # kernels whose groups `bucketise` has written anew
-STATISTIC = 4  # of a sum that is kept in float32
 VECTORS = 4  # of a norm: mean, variance, scale, shift
 POINTERS = 4  # to heads of a cascade, in the variant for few
-MADE, MIXED = 64, 16  # entries and heads of lookups that `mixed_attention` makes by itself, at most
 Key = tuple[object, ...]
 
 
@@ -167,65 +165,6 @@ def _flops(block: Block, node: Node, sizes: Sizes) -> int:
     return flops(node, types, sizes) if alone.launches else 0
 
 
-def _attention(block: Block, group: Attention, sizes: Sizes) -> tuple[int, int]:
-    q, k, v = (sizes.bytes(block.type_of(o.value)) for o in (group.q, group.k, group.v))
-    shape = [sizes.of(size) for size in block.type_of(group.q.value).shape]
-    channels = shape[group.q.channel]
-    rows = q // (sizes.width * channels)
-    tokens = 1
-    for axis in group.q.tokens:
-        tokens *= shape[axis]
-    total = q + k + 2 * v + rows * STATISTIC
-    total += sum(sizes.weights(mix) for mix in (group.before, group.after) if mix is not None)
-    launches = 1
-    for kind in dict.fromkeys(term.kind for term in group.terms):
-        terms = [term for term in group.terms if term.kind == kind]
-        index = INDEX * len(terms) * tokens**2
-        tables = sum(_table(block, term, sizes) for term in terms)
-        if kind == "regions":
-            windows = sizes.of(terms[0].index.node.types[0].shape[0])
-            total += INDEX * windows * tokens
-            continue
-        total += index
-        if kind == "offsets":
-            total += tables
-            continue
-        if _made_inside(block, group, terms, sizes):
-            total += tables * (1 if len(terms) == 1 else 3)  # several are stacked before
-            launches += len(terms) > 1
-            continue
-        wide = STATISTIC if group.kernel == "mixed_attention" else sizes.width
-        looked = rows * wide * sum(_entries(block, term, sizes) for term in terms)
-        read = {"query": q, "key": k, "values": v}[kind]
-        # A product with the tables, whose result the kernel reads, or which reads the masses; then
-        # what the values' term gives is added.
-        total += read + tables + 2 * looked + (3 * v if kind == "values" else 0)
-        launches += 2 if kind == "values" else 1
-        if len(terms) > 1 or terms[0].factor != group.scale:
-            total += 2 * tables
-            launches += 1
-    return total, launches
-
-
-def _made_inside(block: Block, group: Attention, terms: list[Term], sizes: Sizes) -> bool:
-    """Whether a program makes the lookups by its queries: of tables of all heads, and few."""
-    if group.kernel != "mixed_attention" or terms[0].kind != "query":
-        return False
-    shared = all(term.table is not None and term.table.head is None for term in terms)
-    assert group.q.head is not None
-    heads = sizes.of(block.type_of(group.q.value).shape[group.q.head])
-    return shared and heads <= MIXED and sum(_entries(block, t, sizes) for t in terms) <= MADE
-
-
-def _table(block: Block, term: Term, sizes: Sizes) -> int:
-    return 0 if term.table is None else sizes.bytes(block.type_of(term.table.value))
-
-
-def _entries(block: Block, term: Term, sizes: Sizes) -> int:
-    assert term.table is not None
-    return sizes.of(block.type_of(term.table.value).shape[term.table.entry])
-
-
 def _mlp(block: Block, group: Mlp, sizes: Sizes) -> tuple[int, int]:
     first = group.norm or group.first
     read = sizes.bytes(block.type_of(first.operands[0]))
@@ -267,10 +206,10 @@ def _mixture(block: Block, group: Mixture, sizes: Sizes) -> tuple[int, int]:
 
 Moved = Callable[[Block, Group, Sizes], tuple[int, int]]
 MOVED: Mapping[str, Moved] = {
-    "attention": cast(Moved, _attention),
+    "attention": cast(Moved, moved_by_attention),
     "cascade": cast(Moved, _cascade),
     "depthwise": cast(Moved, _depthwise),
-    "mixed_attention": cast(Moved, _attention),
+    "mixed_attention": cast(Moved, moved_by_attention),
     "mixture": cast(Moved, _mixture),
     "mlp": cast(Moved, _mlp),
 }
@@ -299,11 +238,6 @@ def _product(known: list[tuple[int, ...]]) -> Iterator[tuple[int, ...]]:
             yield (first, *rest)
 
 
-def _padded(size: int) -> int:
-    """The power of two, of at least 16, that a size is padded to."""
-    return max(16, 1 << (size - 1).bit_length())
-
-
 def _attention_variants(block: Block, group: Attention) -> Iterator[Key]:
     widths = [block.type_of(o.value).shape[o.channel] for o in (group.q, group.v)]
     kinds = ("offsets", "query", "key", "values", "regions")
@@ -318,7 +252,7 @@ def _attention_variants(block: Block, group: Attention) -> Iterator[Key]:
     counts = tuple(len(terms[kind]) for kind in kinds)
     for width, value, *wide in _values(*widths, *entries):
         aligned = width % 8 == value % 8 == 0
-        yield (_padded(width), _padded(value), _padded(max(wide)), counts, aligned)
+        yield (padded(width), padded(value), padded(max(wide)), counts, aligned)
 
 
 def _mixed_variants(block: Block, group: Attention) -> Iterator[Key]:
@@ -353,7 +287,7 @@ def _depthwise_variants(block: Block, group: Depthwise) -> Iterator[Key]:
 def _cascade_variants(block: Block, group: Cascade) -> Iterator[Key]:
     tokens = group.sides[0] * group.sides[1]
     for count, keys, channels in _values(tokens, group.keys, group.values):
-        yield (_padded(count), _padded(keys), channels <= 16, len(group.heads) <= POINTERS)
+        yield (padded(count), padded(keys), channels <= 16, len(group.heads) <= POINTERS)
 
 
 def _mixture_variants(block: Block, group: Mixture) -> Iterator[Key]:

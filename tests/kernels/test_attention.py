@@ -166,6 +166,18 @@ def everything(batch: int, n: int, dtype: torch.dtype = torch.float32) -> Case:
     return case((batch, 3, n, 12), terms, value=20, regions=parted, dtype=dtype)
 
 
+def many(count: int, columns: int, sides: tuple[str, ...]) -> Case:
+    """Tables that a program may not be able to hold, some a table a head, laid channels first."""
+    generator = torch.Generator().manual_seed(columns)
+    index = torch.randint(0, columns, (count, 9, 9), generator=generator)
+    x = case((2, 2, 9, 16), {side: (2, columns, index) for side in sides})
+    turned = {
+        side: table.transpose(2, 3).contiguous().transpose(2, 3)
+        for side, (table, _) in x.terms.items()
+    }
+    return Case(x.q, x.k, x.v, {side: (table, index) for side, table in turned.items()})
+
+
 @pytest.mark.parametrize(
     "x",
     [
@@ -175,6 +187,9 @@ def everything(batch: int, n: int, dtype: torch.dtype = torch.float32) -> Case:
         pytest.param(lambda: irpe(3, (1, 12, 48)), id="irpe-10-heads-12"),
         pytest.param(lambda: everything(2, 19), id="everything-19"),
         pytest.param(lambda: everything(2, 1), id="everything-1"),
+        pytest.param(lambda: many(2, 82, ("on_keys",)), id="keys-of-two-82"),
+        pytest.param(lambda: many(1, 134, ("on_keys",)), id="keys-of-134"),
+        pytest.param(lambda: many(1, 82, ("on_keys", "on_values")), id="values-of-82"),
         pytest.param(lambda: case((2, 4, 16, 16), {}, value=64), id="plain-16"),
         pytest.param(
             lambda: case(
@@ -275,15 +290,14 @@ def test_an_empty_batch_is_empty(shape: tuple[int, int]) -> None:
 
 
 def operands(x: Case) -> Operands:
-    """Of the operator, without terms of queries, keys and values."""
+    """Of the operator."""
     n = x.q.shape[2]
     nothing = torch.empty(0, n, n, dtype=torch.int32)
-    none = x.q.new_empty(*x.q.shape[:3], 0, 0)
-    table, index = x.terms["offsets"]
+    none = {side: x.q.new_empty(1, 0, 0, x.q.shape[3]) for side in ("on_keys", "on_queries")}
+    none |= {"offsets": x.q.new_empty(1, 0, 0), "on_values": x.v.new_empty(1, 0, 0, x.v.shape[3])}
+    terms = [x.terms.get(side, (none[side], nothing)) for side in SIDES]
     regions = torch.empty(0, n, dtype=torch.int32) if x.regions is None else x.regions
-    return Operands(
-        x.q, x.k, x.v, 0.25, table, index, none, nothing, none, nothing, nothing, 0, regions
-    )
+    return Operands(x.q, x.k, x.v, 0.25, *(part for term in terms for part in term), regions, True)
 
 
 @pytest.mark.parametrize(
@@ -295,8 +309,16 @@ def operands(x: Case) -> Operands:
         ({"table": torch.zeros(3, 1, 4)}, r"offsets \[H or 1, R, C\]"),
         ({"table": torch.zeros(1, 2, 4)}, r"an index \[R, N, N\]"),
         ({"table_index": torch.zeros(1, 8, 8)}, "no kernel takes an index"),
-        ({"rows": torch.zeros(2, 2, 8, 0)}, r"as \[B, H, N, R, C\]"),
-        ({"mass_index": torch.zeros(1, 8, 8).int(), "buckets": 513}, "more than 512 columns"),
+        ({"key_table": torch.zeros(1, 0, 4, 8)}, r"tables \[H or 1, R, C, D\]"),
+        ({"value_table": torch.zeros(3, 0, 4, 16)}, r"\[H or 1, R, C, V\] on values"),
+        ({"mass_index": torch.zeros(1, 8, 8).int()}, r"an index \[R, N, N\]"),
+        (
+            {
+                "mass_index": torch.zeros(1, 8, 8).int(),
+                "value_table": torch.zeros(1, 1, 513, 16),
+            },
+            "more than 512 columns",
+        ),
         ({"regions": torch.zeros(3, 8).int()}, "W dividing the batch"),
         ({"regions": torch.zeros(2, 8)}, "no kernel takes regions"),
         ({"regions": torch.zeros(2, 8, device="meta").int()}, "different devices"),
@@ -326,14 +348,37 @@ def test_what_the_kernels_cannot_take_goes_to_the_reference() -> None:
 
 
 def test_the_operator_keeps_its_promises() -> None:
-    x = swin()
-    q, k, v = (part[:1, :, :5] for part in (x.q, x.k, x.v))
-    part = operands(Case(q, k, v, x.terms, x.regions[-1:, :5]))
-    table, index = x.terms["offsets"]
-    part = replaced(part, {"table": table.requires_grad_(), "table_index": index[:, :5, :5]})
-    part.q.requires_grad_()
+    part = operands(everything(2, 3))
+    for name in ("q", "key_table", "value_table"):
+        getattr(part, name).requires_grad_()
     torch.library.opcheck(_op, tuple(getattr(part, name) for name in part.__slots__))
-    assert torch.allclose(reference(part)[1], _op(*(getattr(part, n) for n in part.__slots__))[1])
+    for kept in (True, False):
+        x = replaced(part, {"kept": kept})
+        found = _op(*(getattr(x, name) for name in x.__slots__))
+        for a, b in zip(found, reference(x), strict=True):
+            assert a.shape == b.shape
+            assert torch.allclose(a, b, atol=1e-6)
+
+
+def test_masses_are_kept_for_the_gradient_of_their_tables_alone() -> None:
+    """The others' gradients are the same without; that of tables cannot be asked for."""
+    x = everything(2, 3)
+    table, index = x.terms["on_values"]
+    q = x.q.clone().requires_grad_()
+    with_masses, without = (
+        fused(Case(q, x.k, x.v, {**x.terms, "on_values": (one, index)}, x.regions))
+        for one in (table.clone().requires_grad_(), table)
+    )
+    assert torch.equal(with_masses, without)
+    assert [
+        part.shape[2]
+        for part in (with_masses.grad_fn.saved_tensors[2], without.grad_fn.saved_tensors[2])
+    ] == [3, 0]
+    found, wanted = (torch.autograd.grad(out.sum(), q)[0] for out in (without, with_masses))
+    assert torch.equal(found, wanted)
+    part = replaced(operands(x), {"kept": False, "value_table": table.clone().requires_grad_()})
+    with pytest.raises(AssertionError, match="needs the masses"):
+        _op(*(getattr(part, name) for name in part.__slots__))[0].sum().backward()
 
 
 def test_it_passes_through_export() -> None:
