@@ -6,19 +6,20 @@ python benchmarks/distillation.py -o runs/try --seeds 1 --epochs 2        # does
 Every student has the same architecture, first weights, order of images and epochs; only what it
 learns from differs. The teacher is the largest network of the space, trained by labels. A student
 reads the test images once, at its end. Folders are taken up, so a run that is stopped goes on.
+The whole ends in a `report.html` whose rows are what was learned from.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import study_report
 import torch
 
 import spacelang
@@ -37,7 +38,10 @@ from spacelang.files import atomic_write
 from spacelang.ir.graph import Graph
 from spacelang.passes.specialize import specialize
 
-SEED, STORED_EPOCHS = 0, 10
+SEED, STORED_EPOCHS, DATA = 0, 10, "mnist5k"
+ABOUT = (
+    "One small network, by what it learned from; its teacher is the largest network of its space."
+)
 RECIPE = Recipe(epochs=30, batch_size=64, lr=2e-3, warmup_epochs=2, aug="digits", val_interval=5)
 # What a student learns from; None is labels alone.
 LESSONS: Mapping[str, Mapping[str, Any] | None] = {
@@ -70,16 +74,18 @@ def stored(folder: Path, teacher: Teacher, data: Dataset) -> Replay:
 
 def run(folder: Path, epochs: int, seed: int, kinds: list[str]) -> dict[str, dict[str, float]]:
     """The scores of a teacher and its students, by what they learned from."""
-    data, recipe = open_data("mnist5k"), replace(RECIPE, epochs=epochs)
+    data, recipe = open_data(DATA), replace(RECIPE, epochs=epochs)
     student, large = networks()
     found: dict[str, dict[str, float]] = {}
 
     def note(name: str, made: Trained, began: float) -> None:
         score = evaluate_test(made.model, data)
-        last = made.log[-1]
+        last, cost = made.log[-1], (large if name == "teacher" else student).cost({})
         found[name] = {
             "test": score.accuracy,
             "validation": float(str(last["validation_accuracy"])),
+            "params": cost.params,
+            "macs": cost.macs,
             "seconds": round(time.perf_counter() - began, 1),
         }
         print(f"seed {seed}  {name:<8} {found[name]}", flush=True)
@@ -113,22 +119,25 @@ def main() -> None:
     options.add_argument("--lessons", nargs="*", choices=list(LESSONS), default=list(LESSONS))
     given = options.parse_args()
     torch.set_num_threads(2)
-    seeds = [
-        run(given.output / f"seed-{seed}", given.epochs, seed, given.lessons)
-        for seed in range(given.seeds)
-    ]
     student, large = networks()
     sizes = {"student": student.cost({}).params, "teacher": large.cost({}).params}
+    seeds: list[dict[str, dict[str, float]]] = []
+    for seed in range(given.seeds):
+        seeds.append(run(given.output / f"seed-{seed}", given.epochs, seed, given.lessons))
+        record = {"epochs": given.epochs, "params": sizes, "seeds": seeds}
+        text = json.dumps({**record, "environment": environment()}, indent=1) + "\n"
+        atomic_write(given.output / "distillation.json", text)
+        study_report.write(
+            given.output, "distillation", ABOUT, student, open_data(DATA), seeds, "labels",
+            f"python benchmarks/distillation.py --seeds {len(seeds)} --epochs {given.epochs}",
+        )  # fmt: skip
     print(f"\nstudent {sizes['student']:,} parameters, teacher {sizes['teacher']:,}")
     print(f"{'learned from':<12}  test mean  spread   against labels, seed by seed")
     for name in ("teacher", *given.lessons):
-        tests = [seed[name]["test"] for seed in seeds]
-        spread = statistics.stdev(tests) if len(tests) > 1 else 0.0
+        mean, spread = study_report.spread_of(seeds, name)
         gains = [f"{seed[name]['test'] - seed['labels']['test']:+.3f}" for seed in seeds
                  if "labels" in seed]  # fmt: skip
-        print(f"{name:<12}  {statistics.mean(tests):9.4f}  {spread:.4f}   {', '.join(gains)}")
-    record = {"epochs": given.epochs, "params": sizes, "seeds": seeds, "environment": environment()}
-    atomic_write(given.output / "distillation.json", json.dumps(record, indent=1) + "\n")
+        print(f"{name:<12}  {mean:9.4f}  {spread:.4f}   {', '.join(gains)}")
 
 
 if __name__ == "__main__":

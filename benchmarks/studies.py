@@ -7,7 +7,7 @@ python benchmarks/studies.py --epochs 1 --seeds 1            # does it run?
 A study is one engine beside its plain alternative, by one recipe, one seed and the same images.
 Architectures of equal cost have the found one's parameters to a twentieth. Networks read the test
 images once, at their end; nothing is decided by them. A folder is taken up where it was left; each
-search in it has its own `report.html`.
+search in it has its own `report.html`, and so has the study, with its arms as rows.
 """
 
 from __future__ import annotations
@@ -20,9 +20,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import study_report
 import torch
 
 import spacelang
+from spacelang.analysis.cost import Cost
 from spacelang.backends.torch.cycles import search_program
 from spacelang.backends.torch.data import Dataset, open_data
 from spacelang.backends.torch.evaluate import evaluate_test
@@ -30,7 +32,7 @@ from spacelang.backends.torch.own import search_own
 from spacelang.backends.torch.recipe import Recipe
 from spacelang.backends.torch.run import environment, read_graph
 from spacelang.backends.torch.search import search, search_scratch
-from spacelang.backends.torch.training import Trained, train
+from spacelang.backends.torch.training import Trained, load_trained, train
 from spacelang.engines.contraction import Contraction
 from spacelang.engines.cyclic_differentiable import CyclicDifferentiable
 from spacelang.engines.evolution import Evolution
@@ -47,6 +49,10 @@ from spacelang.passes.specialize import specialize
 PEERS = 4  # random architectures beside a found one
 SHARED_PEERS = 20  # where they need no training of their own
 SMALL = Recipe(batch_size=64, lr=2e-3, warmup_epochs=2, aug="digits", val_interval=0)
+# A search of spaces: how ranges are judged. The space that it comes to is not searched, as random
+# networks of it are what counts.
+RANGES = {"epochs": 10, "probes": 150, "samples": 500, "generations": 0, "population": 1}
+RANGES |= {"parents": 1, "mutants": 0, "crossovers": 0}
 
 Arms = dict[str, dict[str, float]]
 
@@ -76,26 +82,32 @@ def peers(space: Graph, found: Assignment, work: Work, count: int) -> list[Assig
     return drawn
 
 
+def figures(tests: list[float], costs: list[Cost]) -> dict[str, float]:
+    """The means of some networks."""
+    found = {name: statistics.mean(getattr(c, name) for c in costs) for name in ("params", "macs")}
+    return {"test": statistics.mean(tests), **found}
+
+
 def anew(space: Graph, chosen: Iterable[Assignment], data: Dataset, work: Work, epochs: int,
          name: str) -> dict[str, float]:  # fmt: skip
     """The mean of networks that are trained alone from first weights, by the test images."""
-    tests, params = [], []
+    tests, costs = [], []
     for number, assignment in enumerate(chosen):
         network, place = specialize(space, assignment), work.folder / f"{name}-{number}"
         made = train(network, data, work.of(SMALL, epochs), place, seed=work.seed)
         tests.append(evaluate_test(made.model, data).accuracy)
-        params.append(network.cost({}).params)
-    return {"test": statistics.mean(tests), "params": statistics.mean(params)}
+        costs.append(network.cost({}))
+    return figures(tests, costs)
 
 
 def inherited(trained: Trained, space: Graph, chosen: Iterable[Assignment],
               data: Dataset) -> dict[str, float]:  # fmt: skip
     """The mean of networks with the supernet's weights, by the test images."""
-    tests, params = [], []
+    tests, costs = [], []
     for assignment in chosen:
         tests.append(evaluate_test(trained.model.extract(assignment), data).accuracy)
-        params.append(space.cost(assignment).params)
-    return {"test": statistics.mean(tests), "params": statistics.mean(params)}
+        costs.append(space.cost(assignment))
+    return figures(tests, costs)
 
 
 def evolution(work: Work) -> Arms:
@@ -132,19 +144,19 @@ def ranges(work: Work) -> Arms:
     """S3: random networks of 70,000 to 90,000 parameters of the first and the evolved space."""
     address, data = "small_ranges.space", open_data("mnist5k")
     space, hull = spacelang.load(address), load_hull(address)
-    settings = dict(space.search["space_evolution"])
+    settings = {**space.search["space_evolution"], **RANGES}
     settings |= {"epochs": work.epochs} if work.epochs else {}
     engine = configure("space_evolution", settings)
     assert isinstance(engine, SpaceEvolution)
     place = work.folder / "search"
     search_own(engine, space, data, SMALL, place, seed=work.seed, hull=hull)
     last = max(place.glob("space-*"), key=lambda p: int(p.name[6:]), default=place)
-    evolved = read_graph(last)
+    # The search trained each of its spaces from first weights, for as many epochs.
     arms: Arms = {}
-    for name, graph in (("first", space), ("evolved", evolved)):
+    for name, folder in (("first", place), ("evolved", last)):
+        graph = read_graph(folder)
         drawn = Pool(graph, "params in 70K..90K", work.seed).draw(SHARED_PEERS, "peers")
-        recipe = work.of(replace(SMALL, law="sandwich"), engine.epochs)
-        trained = train(graph, data, recipe, work.folder / name, seed=work.seed)
+        trained = load_trained(graph, data, folder)
         arms[name] = inherited(trained, graph, [a for a, _ in drawn], data)
     return arms
 
@@ -179,7 +191,7 @@ def cells(work: Work) -> Arms:
         written = program.networks["shallow"].search["cyclic_differentiable"]
         engine = configure("cyclic_differentiable", written, asked)
         assert isinstance(engine, CyclicDifferentiable)
-        recipe = replace(SMALL, batch_size=48)
+        recipe = Recipe(batch_size=48, aug=SMALL.aug)
         found = search_program(
             engine, program, data, recipe, work.folder / mode, seed=work.seed
         ).found
@@ -198,6 +210,15 @@ STUDIES: Mapping[str, Callable[[Work], Arms]] = {
     "cells": cells,
 }
 
+# What a study's report is of: its space and its images.
+ABOUT: Mapping[str, tuple[str, str]] = {
+    "evolution": ("quickstart.space", "mnist5k"),
+    "paths": ("small_paths.space", "mnist5k"),
+    "ranges": ("small_ranges.space", "mnist5k"),
+    "contraction": ("quickstart.space", "mnist5k"),
+    "cells": ("small_cells.space:digits_net", "digits"),
+}
+
 
 def show(name: str, seeds: list[Arms]) -> None:
     """A table of a study: means over seeds, their spread, the lead of the first arm by seed."""
@@ -205,12 +226,19 @@ def show(name: str, seeds: list[Arms]) -> None:
     print(f"{'arm':<8}  params     test  spread  the first arm's lead, seed by seed")
     first = next(iter(seeds[0]))
     for arm in seeds[0]:
-        tests = [seed[arm]["test"] for seed in seeds]
-        spread = statistics.stdev(tests) if len(tests) > 1 else 0.0
+        mean, spread = study_report.spread_of(seeds, arm)
         params = statistics.mean(seed[arm]["params"] for seed in seeds)
-        leads = [f"{seed[first]['test'] - seed[arm]['test']:+.4f}" for seed in seeds]
-        lead = "" if arm == first else ", ".join(leads)
-        print(f"{arm:<8}  {params:6,.0f}  {statistics.mean(tests):7.4f}  {spread:.4f}  {lead}")
+        lead = "" if arm == first else study_report.leads_of(seeds, first, arm)
+        print(f"{arm:<8}  {params:6,.0f}  {mean:7.4f}  {spread:.4f}  {lead}")
+
+
+def report(name: str, seeds: list[Arms], folder: Path) -> None:
+    """The report of a study, of the seeds that there are."""
+    address, images = ABOUT[name]
+    about, first = str(STUDIES[name].__doc__), next(iter(seeds[0]))
+    command = f"python benchmarks/studies.py {name} --seeds {len(seeds)}"
+    space, data = spacelang.load(address), open_data(images)
+    study_report.write(folder, name, about, space, data, seeds, first, command)
 
 
 def count(text: str) -> int:
@@ -240,6 +268,7 @@ def main() -> None:
             print(f"{name}, seed {seed}: {took:.0f} s, {json.dumps(seeds[-1])}", flush=True)
             record = {"epochs": given.epochs, "seeds": seeds, "environment": environment()}
             atomic_write(given.output / f"{name}.json", json.dumps(record, indent=1) + "\n")
+            report(name, seeds, given.output / name)
         show(name, seeds)
 
 

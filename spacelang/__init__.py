@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import spacelang.backends.torch.weights as weights
     from spacelang import passes as passes
+    from spacelang.analysis.subspace import Subspace as Subspace
     from spacelang.backends.torch.deploy import deploy as deploy
     from spacelang.backends.torch.deployment import load_deployed as load_deployed
     from spacelang.build import Builder as Builder
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from spacelang.loader import compile as compile
     from spacelang.loader import load as load
     from spacelang.loader import load_program as load_program
+    from spacelang.passes.narrow import narrow as narrow
 
 __version__ = "0.1.0"
 
@@ -32,12 +34,14 @@ __all__ = [
     "Decisions",
     "Graph",
     "SpaceError",
+    "Subspace",
     "__version__",
     "compile",
     "deploy",
     "load",
     "load_deployed",
     "load_program",
+    "narrow",
     "passes",
     "weights",
 ]
@@ -48,11 +52,13 @@ _HOMES = {
     "Decisions": "spacelang.ir.decision:Decisions",
     "Graph": "spacelang.ir.graph:Graph",
     "SpaceError": "spacelang.diagnostics:SpaceError",
+    "Subspace": "spacelang.analysis.subspace:Subspace",
     "compile": "spacelang.loader:compile",
     "deploy": "spacelang.backends.torch.deploy:deploy",
     "load": "spacelang.loader:load",
     "load_deployed": "spacelang.backends.torch.deployment:load_deployed",
     "load_program": "spacelang.loader:load_program",
+    "narrow": "spacelang.passes.narrow:narrow",
     "passes": "spacelang.passes",
     "weights": "spacelang.backends.torch.weights",
 }

@@ -251,7 +251,7 @@ def _budget(graph: Graph, text: str, span: Span) -> Iterator[Diagnostic]:
     """What is wrong with a budget that is written in a string; it is told as of `require`."""
     from spacelang.analysis.claims import claims
     from spacelang.analysis.where import of_conditions
-    from spacelang.ir.known import LATENCY
+    from spacelang.ir.known import TIMED
     from spacelang.syntax.budget import budget
 
     try:
@@ -264,9 +264,9 @@ def _budget(graph: Graph, text: str, span: Span) -> Iterator[Diagnostic]:
     if not conditions:
         yield warning("SP511", f"{text} excludes nothing", span)
         return
-    # What a latency may be, no graph says.
+    # What a latency or a throughput may be, no graph says.
     conditions = tuple(
-        c for c in conditions if not any(s.name == LATENCY and s.free for s in c.symbols)
+        c for c in conditions if not any(s.name in TIMED and s.free for s in c.symbols)
     )
     kept = (*conditions, *(c for c in graph.require if c not in conditions))
     stated = {**graph.stated, **dict.fromkeys(conditions, span)}

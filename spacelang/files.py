@@ -31,6 +31,7 @@ MARKER = ".spacelang-files"  # in a folder we wrote: the list of what we wrote t
 LOCK_NAME = ".lock"
 _LEFT_BEHIND = re.compile(r"\.(?P<name>.+)\.(?P<kind>tmp|old)-(?P<pid>[0-9]{1,10})")
 _COMPILED = "__pycache__"  # Python adds it to a folder of sources that somebody imported
+_FUNCTION = re.compile(r"(?P<path>.+\.py):(?P<name>[A-Za-z_][A-Za-z0-9_]*)")
 
 
 class Locked(OSError):
@@ -46,6 +47,12 @@ def sha256(path: PathLike) -> str:
     """The SHA-256 of a file's bytes, in hex."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def function_of(text: str) -> tuple[str, str] | None:
+    """The file and the function of `FILE.py:FUNCTION`; None for any other text."""
+    found = _FUNCTION.fullmatch(text)
+    return None if found is None else (found["path"], found["name"])
 
 
 def atomic_write(path: PathLike, data: bytes | str) -> None:
@@ -133,6 +140,24 @@ def sweep(folder: PathLike, name: str | None = None) -> tuple[Path, ...]:
             _discard(entry)
         swept.append(entry)
     return tuple(swept)
+
+
+def remove_folder(path: PathLike) -> None:
+    """Remove a folder, if it is there, at once: its name goes first, and with it all that it holds.
+
+    What a process that is killed leaves aside is for `sweep`.
+    """
+    target = Path(path)
+    aside = target.with_name(f".{target.name}.tmp-{os.getpid()}")
+    _discard(aside)
+    try:
+        os.rename(target, aside)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise explained(error, "cannot remove", target) from error
+    sync_folder(target.parent)
+    _discard(aside)
 
 
 class Lock:

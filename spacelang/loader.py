@@ -4,14 +4,15 @@ classes=10)`."""
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from spacelang import plugins
-from spacelang.diagnostics import NOWHERE, Source, SpaceError, error
+from spacelang.diagnostics import NOWHERE, Diagnostic, Source, SpaceError, Span, error
 from spacelang.ir.dim import Dim
 from spacelang.ir.graph import Graph
 from spacelang.ir.node import Node
@@ -30,12 +31,18 @@ from spacelang.syntax.session import Session, Until
 from spacelang.syntax.spaces import elaborate
 from spacelang.syntax.values import Candidates, Numbers, ProgramValue, SpaceValue, Thing
 
+if TYPE_CHECKING:
+    from spacelang.passes.base import BlockSource
+    from spacelang.passes.text import Blocks
+
 TEXT, IR = ".space", ".spaceir"
 """How files of the language and of IR text are called."""
 STEP = "rewrite."
 """What stands before the name of a step."""
 MAX_IR = 256
 """The most mebibytes of an IR text."""
+BLOCK = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*){0,15}", re.ASCII)
+"""Names of blocks: `mix`, `vit.mlp`."""
 
 
 def load(address: str | Path | Source, /, **parameters: object) -> Graph:
@@ -128,6 +135,60 @@ def load_after(address: str | Path | Source, step: str, /, **parameters: object)
         return read_graph(source, name, parameters)
     library, scope = _opened(source)
     return from_scope(scope, name, source, library, parameters, until=until)
+
+
+def load_block(address: str | Path, /) -> BlockSource:
+    """The block of `FILE.space:NAME`, for passes that take one (`Insert`). Raises SpaceError."""
+    source, name = open_address(address)
+    return _block(source, name, str(address), NOWHERE)
+
+
+def blocks(address: str | Path | Source) -> Blocks:
+    """What a name of a block means in a pipeline on the graph of an address: one that its file
+    declares or uses, or `FILE.space:NAME`, one of any file."""
+
+    def named(text: str, span: Span) -> BlockSource:
+        apart = ":" in text
+        if not (apart or isinstance(address, Source)) and os.path.isdir(address):
+            raise SpaceError(_no_text(f"{address} is compiled", span))
+        source, name = open_address(text if apart else address)
+        return _block(source, name if apart else text, text, span)
+
+    return named
+
+
+def _block(source: Source, name: str, text: str, span: Span) -> BlockSource:
+    from spacelang.syntax.steps import named_block
+
+    if is_ir(source):
+        raise SpaceError(_no_text(f"{source.name} is a graph", span))
+    if not BLOCK.fullmatch(name) or name.endswith(TEXT):
+        found = error("SP209", f"{text} is no name of a block", span)
+        raise SpaceError(found.hint("a block in scope, as mix, or FILE.space:mix"))
+    library, scope = _opened(source)
+    inner = [n for n, v in scope.names.items() if name in _blocks_of(v)]
+    if inner and scope.find(name) is None:
+        found = error("SP201", f"no block of the file is called {name}", span)
+        raise SpaceError(
+            found.hint(f"it stands in {inner[0]}, whose own rewrite sees it: move it out")
+        )
+    try:
+        return named_block(name, span, library, scope)
+    except RecursionError:
+        raise SpaceError(error("SP507", f"{name} is nested too deeply", span)) from None
+
+
+def _blocks_of(entry: object) -> list[str]:
+    """The blocks that are declared in a space."""
+    if not isinstance(entry, SpaceValue) or not isinstance(entry.definition, tree.SpaceOf):
+        return []
+    return [s.name for s in entry.definition.body.statements if isinstance(s, tree.BlockOf)]
+
+
+def _no_text(what: str, span: Span) -> Diagnostic:
+    """SP209 for a block of what has no text."""
+    found = error("SP209", f"{what}: it has no blocks to insert", span)
+    return found.hint("name the file too: block=FILE.space:NAME")
 
 
 def _steps(wanted: str, names: Sequence[str], file: str) -> int:

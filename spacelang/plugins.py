@@ -66,10 +66,17 @@ BUILTIN: Mapping[str, Mapping[str, str]] = {
         "extreme": "spacelang.engines.baselines:Extreme",
         "prioritized_path": "spacelang.engines.prioritized_path:PrioritizedPath",
         "random": "spacelang.engines.baselines:RandomSearch",
+        "random_cells": "spacelang.engines.random_cells:RandomCells",
         "space_evolution": "spacelang.engines.space_evolution:SpaceEvolution",
     },
     "spacelang.sharing": {},
-    "spacelang.trackers": {"tensorboard": "spacelang.backends.torch.trackers:tensorboard"},
+    # Who is told the log of a run: a function of its folder that gives one of a line.
+    "spacelang.trackers": {
+        "mlflow": "spacelang.backends.torch.trackers:mlflow",
+        "tensorboard": "spacelang.backends.torch.trackers:tensorboard",
+        "trackio": "spacelang.backends.torch.trackers:trackio",
+        "wandb": "spacelang.backends.torch.trackers:wandb",
+    },
     "spacelang.tables": {
         "band": "spacelang.ir.gather:band",
         "corner": "spacelang.ir.gather:corner",
@@ -102,6 +109,7 @@ BUILTIN: Mapping[str, Mapping[str, str]] = {
         "torch.train": "spacelang.backends.torch.training_report:train_and_report",
         "torch.lesson": "spacelang.backends.torch.distill:lesson",
         "torch.distill": "spacelang.backends.torch.distill:distill",
+        "torch.student": "spacelang.backends.torch.foreign:student_of",
         "torch.teacher": "spacelang.backends.torch.teacher:open_teacher",
         "torch.store_aug": "spacelang.backends.torch.logits.commands:aug_of",
         "torch.store_info": "spacelang.backends.torch.logits.commands:info",

@@ -8,6 +8,7 @@ import re
 from dataclasses import replace
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ from spacelang.bench.page import with_table
 from spacelang.bench.rows import BY_NAME, COMPILED_ROWS, OWN, ROWS, Row, UnknownRow, select
 from spacelang.bench.store import kept, merged
 from spacelang.bench.verdict import Verdict, verdict
-from spacelang.diagnostics import SpaceError, error
+from spacelang.diagnostics import Source, SpaceError, error
 
 ROW = Row("tiny", "", 4, "inference", ("timm", "timm.folded"), ("onnxruntime",), 1.5)
 
@@ -171,12 +172,20 @@ def told(line: str) -> list[str]:
     return re.findall(r"`([^`]+)`", line.partition(":")[0])
 
 
-def test_the_table_of_the_compiler_is_made_from_its_results(root: Path) -> None:
+@pytest.fixture(scope="module")
+def compiler(root: Path) -> ModuleType:
+    """The script that measures the compiler."""
     spec = spec_from_file_location("compiler", root / "benchmarks" / "compiler.py")
     assert spec is not None
     assert spec.loader is not None
-    compiler = module_from_spec(spec)
-    spec.loader.exec_module(compiler)
+    made = module_from_spec(spec)
+    spec.loader.exec_module(made)
+    return made
+
+
+def test_the_table_of_the_compiler_is_made_from_its_results(
+    root: Path, compiler: ModuleType
+) -> None:
     page = (root / "docs" / "benchmarks.md").read_text()
     figures = json.loads(compiler.RESULTS.read_text())["figures"]
     assert compiler.with_table(page, figures) == page
@@ -185,6 +194,16 @@ def test_the_table_of_the_compiler_is_made_from_its_results(root: Path) -> None:
     assert not compiler.met("load + verify autoformer_t", 0.2)
     assert compiler.met("load + verify cream", 0.2)
     assert "| activate x | 2 ms | <= 0.001: missed |" in compiler.table({"activate x": 2e-3})
+    assert {name for name, _ in compiler.BANDS} == set(compiler.SEARCHABLE)
+
+
+def test_bytes_of_a_supernet_are_those_of_its_index_tables_too(compiler: ModuleType) -> None:
+    text = "choose w in {4, 8} x = linear(x, w) as stem |> linear(3) as head"
+    table = "x = x * table([w]) |i| { return i / 2 }"
+    for body, tables in ((text, 0), (text.replace("|>", f"{table} x = x |>"), 4 * 8)):
+        space = f"space s {{ input x: [B, 4] {body} output x weights {{ _: entangle }} }}"
+        model = Supernet(load(Source("<s>", space)))
+        assert compiler.held(model) == 4 * (8 * 4 + 8 + 3 * 8 + 3) + tables
 
 
 def test_records_are_kept_by_row_and_threads(tmp_path: Path) -> None:

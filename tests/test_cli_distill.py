@@ -48,16 +48,18 @@ def test_a_teacher_is_asked_and_a_run_goes_on(place: Path) -> None:
         "--teacher", place / "teacher", *QUICK,
         "--loss", "soft_cross_entropy=0.9", "--loss", "cross_entropy=0.1", "--temperature", 2,
         "--attention", "layers[{0,1}].attn.qkv = layers[{0,2}].attn.qkv",
-        "--hidden", "layers[1] = layers[2]",
+        "--hidden", "layers[1] = layers[2]", "--outputs", "layers[0] = layers[1]",
     )  # fmt: skip
     found = data(*words)
     assert found["losses"] == [
         "soft_cross_entropy=0.9", "cross_entropy=0.1", "relations", "hidden_relations=0.1",
+        "introspection_kl",
     ]  # fmt: skip
     assert (found["epochs"], len(found["log"])) == (2, 2)
     report = Path(found["report"]).read_text()
     assert f"Learned from {place / 'teacher'}" in report
     assert data("distill", folder, *QUIET)["weights"] == found["weights"]
+    assert data("distill", "-o", folder, *QUIET)["weights"] == found["weights"]
     assert data(*words)["weights"] == found["weights"]
     assert data("doctor", folder)["ok"]
     assert data("search", folder, "--engine", "extreme", *QUIET)["evaluated"] >= 1
@@ -153,6 +155,10 @@ def test_folders_in_use_are_exit_4(place: Path, tmp_path: Path) -> None:
          "weights of its own"),
         (["-o", "RUN", "--data", "images.npz", "--teacher", "teacher", "--hidden", "stem=nowhere"],
          "SP504"),
+        (["-o", "RUN", "--data", "images.npz", "--teacher", "teacher", "--loss", "introspection_kl"],
+         "speak at as many depths"),
+        (["-o", "RUN", "--data", "images.npz", "--store", "store", "--outputs", "stem=stem"],
+         "there is no teacher to ask"),
         (["-o", "RUN", "--data", "images.npz", "--teacher", "teacher", "--temperature", "0"], "SP103"),
         (["-o", "RUN", "--data", "images.npz", "--teacher", "teacher", "--teacher-arch", "none"],
          "SP509"),

@@ -48,6 +48,16 @@ def test_compile_gives_the_same_bytes_again(small: Path, tmp_path: Path) -> None
     assert files_of(tmp_path / "one") == files_of(tmp_path / "two"), "an artifact is replaced"
 
 
+def test_compile_gives_the_same_bytes_whatever_the_seed_of_hashing(
+    tmp_path: Path, fresh_python: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONHASHSEED", "7")
+    words = ("compile", "quickstart.space", "-o")
+    good(*words, tmp_path / "here")
+    fresh_python("-m", "spacelang", *words, str(tmp_path / "apart"))
+    assert files_of(tmp_path / "here") == files_of(tmp_path / "apart")
+
+
 def test_an_artifact_needs_no_source(small: Path, tmp_path: Path) -> None:
     place = tmp_path / "art"
     before = {form: good("show", f"{small}:small", "--as", form) for form in ("ir", "text", "svg")}
@@ -252,6 +262,7 @@ def test_a_damaged_network_is_told(
         (("--for", "inference", "--runtime", "tvm"), "no runtime 'tvm'"),
         (("--for", "inference", "--weights", "none.safetensors"), "cannot be read"),
         (("--for", "inference", "--names", "timm"), "no names are called timm"),
+        (("--for", "inference", "--head-map", "map.txt"), "--weights: give both"),
     ],
 )
 def test_compile_for_inference_refuses(
@@ -270,6 +281,34 @@ def test_compile_for_inference_refuses(
     assert wrong.exit_code == 2
     assert message in wrong.stderr
     assert not (tmp_path / "no").exists()
+
+
+def test_compile_picks_the_rows_of_another_classifier(tmp_path: Path) -> None:
+    import torch
+
+    import spacelang
+    from spacelang.backends.torch.weights import write_file
+
+    space = tmp_path / "net.space"
+    space.write_text(NETWORK)
+    given = spacelang.compile(spacelang.load(f"{space}:net"), seed=3).state_dict()
+    write_file(tmp_path / "own.safetensors", given)
+    rows = torch.tensor([2, 0, 3, 1])
+    wide = {n: t[rows] if n.startswith("head.") else t for n, t in given.items()}
+    write_file(tmp_path / "other.safetensors", wide)
+    (tmp_path / "map.txt").write_text("1\n3\n0\n2\n")
+    command = ("compile", f"{space}:net", "--for", "inference", "--weights")
+    good(*command, tmp_path / "own.safetensors", "-o", tmp_path / "one")
+    good(
+        *command,
+        tmp_path / "other.safetensors",
+        "--head-map",
+        tmp_path / "map.txt",
+        "-o",
+        tmp_path / "two",
+    )
+    name = "weights.safetensors"
+    assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
 
 def test_compile_for_inference_asks_which_network(small: Path, tmp_path: Path) -> None:
@@ -312,8 +351,12 @@ def test_a_changed_artifact_is_exit_5(
     good("compile", f"{small}:small", "-o", place)
     assert data("doctor", place)["ok"]
     harm(place)
-    for words in (["info"], ["show"], ["count"], ["compile", "-o", tmp_path / "b"]):
-        result = run(words[0], place, *words[1:])
+    training = ("--data", "digits")
+    for words in (
+        ("info",), ("show",), ("count",), ("compile", "-o", "OUT"), ("train", *training, "-o", "OUT"),
+        ("search", "--scratch", *training, "-o", "OUT"), ("extract", "-o", "OUT"), ("export", "-o", "OUT"),
+    ):  # fmt: skip
+        result = run(words[0], place, *(tmp_path / "b" if w == "OUT" else w for w in words[1:]))
         assert result.exit_code == 5, result.output
         assert "SP702" in result.stderr
         assert "graph.spaceir" in result.stderr

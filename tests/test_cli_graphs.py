@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 from command import data, good, run
 
+from spacelang import passes
 from spacelang.diagnostics import Source, SpaceError
-from spacelang.loader import load, load_after
+from spacelang.ir.pattern import parse_pattern
+from spacelang.loader import load, load_after, load_block
+from spacelang.passes.insert import Insert
 
 STEPS = """
 use vit
@@ -106,3 +109,28 @@ def test_a_graph_is_shown_as_a_space(steps: Path, tmp_path: Path) -> None:
     good("show", str(steps), "--as", "space", "-o", str(file))
     assert load(file).hash == load(steps).hash
     assert good("fmt", "--check", str(file)) == ""
+
+
+INSERTED = "insert{block=twice,after=blocks[0],name=a}, insert{block=%s,after=blocks[1],name=b}"
+
+
+def test_a_block_is_inserted_from_the_command_line(steps: Path, tmp_path: Path) -> None:
+    """As `rewrite { }` does it; into an artifact and a graph by the name of a file."""
+    wanted = shown(steps, "2")
+    assert shown(steps, f"0, {INSERTED % 'twice'}") == wanted
+    art, ir, apart = tmp_path / "art", tmp_path / "s.spaceir", f"{steps}:twice"
+    good("compile", steps, "--passes", "0", "-o", art)
+    good("show", steps, "--after", "0", "--as", "ir", "-o", ir)
+    for place in (art, ir):
+        assert shown(place, INSERTED.replace("twice", apart) % apart) == wanted
+        told = run("info", place, "--after", INSERTED % "twice")
+        assert (told.exit_code, "SP209" in told.stderr) == (2, True)
+        assert "block=FILE.space:NAME" in told.stderr
+    good("compile", art, "--passes", INSERTED.replace("twice", apart) % apart, "-o", tmp_path / "b")
+    assert load(tmp_path / "b" / "graph.spaceir").hash == load_after(steps, "2").hash
+
+
+def test_a_block_is_inserted_from_python(steps: Path) -> None:
+    block, path = load_block(f"{steps}:twice"), parse_pattern("blocks[0]")
+    made = passes.run(load_after(steps, "0"), Insert(block, after=path, name_="a"))
+    assert made.hash == load_after(steps, "1").hash

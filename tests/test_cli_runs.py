@@ -128,12 +128,30 @@ def test_training_goes_on_where_it_stopped(trained: Path, place: Path) -> None:
         assert f"{graph.cost(graph.decisions.extreme(end)).params:,}" in report
 
 
-def test_an_artifact_is_trained_without_its_source(place: Path, trained: Path) -> None:
-    art = place / "art"
-    assert run("compile", place / "tiny.space", "-o", art).exit_code == 0
+def test_an_artifact_is_all_that_later_commands_need(place: Path, trained: Path) -> None:
+    """Its source is gone; what it is trained to are the bits of the space."""
+    art, source = place / "art", place / "away.space"
+    source.write_text(SPACE)
+    assert run("compile", source, "-o", art).exit_code == 0
+    source.unlink()
     found = data("train", art, "-o", place / "by-art", "--data", place / "images.npz", *QUICK)
     assert found["weights"] == data("train", trained, "--progress", "quiet")["weights"]
     assert data("info", place / "by-art") == data("info", art)
+    search = (
+        "--scratch",
+        "--engine",
+        "random",
+        "-s",
+        "evaluations=1",
+        "--no-baselines",
+        "--epochs",
+        "1",
+    )
+    words = (*search, *QUICK[2:], "--data", place / "images.npz")
+    best = data("search", art, "-o", place / "of-art", *words)["file"]
+    assert data("extract", art, "--arch", best, "-o", place / "taken")["proof"]
+    (made,) = data("export", art, "--arch", best, "-o", place / "taken-out")["exports"]
+    assert made["difference"] <= 1e-5
 
 
 def test_a_search_keeps_to_its_budget_and_repeats_nothing(trained: Path) -> None:
@@ -236,7 +254,9 @@ def test_a_search_keeps_to_a_latency_by_a_table_of_this_machine(
     tried = [candidate["assignment"] for candidate in found["candidates"]]
     assert len(tried) == sum(model.at(model.graph.decisions.check(a)) <= limit for a in _all(model))
     assert all(model.at(model.graph.decisions.check(a)) <= limit for a in tried)
-    assert json.loads(done.stdout)["best"]["latency"] <= limit
+    best = json.loads(done.stdout)["best"]
+    assert best["latency"] <= limit
+    assert best["throughput"] == 10**9 // best["latency"]
 
 
 def _all(model: LatencyModel) -> list[Assignment]:

@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from cells import text as cells
 from command import data as answer
 from command import good, refused, run
 from test_engines_scratch import SPACE
 
+from spacelang.backends.torch.run import read_log
 from spacelang.backends.torch.train import TorchTrainer
 from spacelang.engines.protocol import Score
 from spacelang.engines.trials import read_trials
@@ -166,18 +168,63 @@ def test_networks_trained_anew_go_on_by_their_folder(
     assert {**whole, "run": "", "file": ""} == {**found, "run": "", "file": ""}
 
 
-def test_an_engine_that_trains_goes_on_without_its_name(place: Path, tmp_path: Path) -> None:
+def moving(place: Path, *settings: str) -> list[str]:
+    """The words that search a space whose ranges may move."""
     space = place / "ranges.space"
     space.write_text(SPACE.replace("choose ratio in {1, 2}", "choose ratio in {1, 2} within 1..3"))
-    settings = ("iterations=0", "population=2", "generations=0", "probes=2", "top=1", "mutants=0",
-                "crossovers=0", "parents=1")  # fmt: skip
-    words = [word for setting in settings for word in ("-s", setting)]
-    words += ["--data", "digits", *QUICK, "-o", str(tmp_path / "run")]
-    found = answer("search", space, "--engine", "space_evolution", *words)
+    given = ("iterations=0", "population=2", "generations=0", "probes=2", "top=1", "mutants=0",
+             "crossovers=0", "parents=1", *settings)  # fmt: skip
+    words = [word for setting in given for word in ("-s", setting)]
+    return ["search", str(space), "--engine", "space_evolution", "--data", "digits", *words, *QUICK]
+
+
+def test_an_engine_that_trains_goes_on_without_its_name(place: Path, tmp_path: Path) -> None:
+    found = answer(*moving(place), "-o", tmp_path / "run")
     assert answer("search", tmp_path / "run", *QUIET) == found | {"run": str(tmp_path / "run")}
-    assert "--baselines is not for space_evolution" in refused(
-        "search", tmp_path / "run", "--baselines"
-    )
+
+
+def test_an_engine_that_trains_has_baselines_by_its_weights(place: Path, tmp_path: Path) -> None:
+    """Killed in its search, in random search and at the ends, it goes on to the same files."""
+    words = moving(place, "where=params <= 700")
+    answer(*words, "-o", tmp_path / "whole")
+    for _ in range(3):
+        killed(1, *words, "-o", tmp_path / "run")
+    found = answer("search", tmp_path / "run", *QUIET)
+    rows = [(row["name"], row["evaluated"]) for row in found["baselines"]]
+    assert rows == [("random", 2), ("largest", 1), ("smallest", 1)]
+    assert all(row["params"] <= 700 for row in found["baselines"])
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert all(name in page for name in ("best of random", "largest network", "smallest network"))
+    assert {trial.engine for trial in read_trials(tmp_path / "run")} == {
+        "space_evolution", "random", "extreme"
+    }  # fmt: skip
+    for name in ("space_evolution.json", "random.json", "extreme.json"):
+        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert "all as written" in good("doctor", tmp_path / "run")
+
+
+def test_an_engine_that_trains_without_baselines(place: Path, tmp_path: Path) -> None:
+    """What was said when it was begun stays, until it is said again."""
+    words = (*moving(place), "--no-baselines", "-o", tmp_path / "run")
+    killed(1, *words)
+    assert "baselines" not in answer("search", tmp_path / "run", *QUIET)
+    assert not (tmp_path / "run" / "random.json").exists()
+    assert "baselines" in answer("search", tmp_path / "run", "--baselines", *QUIET)
+
+
+def test_random_cells_beside_a_search_of_cells(tmp_path: Path) -> None:
+    """Where they are asked for, for as many epochs again, in a run of their own."""
+    space = tmp_path / "cells.space"
+    space.write_text(cells())
+    words = ("search", f"{space}:cycle", "--engine", "cyclic_differentiable", "--data", "digits",
+             "-b", "300", "--epochs", "2", "-s", "warm=1", *QUIET)  # fmt: skip
+    assert "baselines" not in answer(*words, "-o", tmp_path / "run")
+    (luck,) = answer(*words, "--baselines", "-o", tmp_path / "run")["baselines"]
+    assert (luck["name"], luck["evaluated"]) == ("random_cells", 4)
+    below = answer("search", tmp_path / "run" / "random_cells", *QUIET)
+    assert below["engine"] == "random_cells"
+    assert below["best"]["assignment"] == luck["assignment"]
+    assert len(read_log(tmp_path / "run" / "random_cells")) == 4
 
 
 def test_a_search_that_does_not_know_its_run(again: Path, tmp_path: Path) -> None:
@@ -224,11 +271,14 @@ def test_baselines_have_the_same_cost_and_the_same_budget(again: Path) -> None:
     assert not (again / "alone" / "random.json").exists()
 
 
-def test_networks_trained_anew_have_baselines_where_asked(place: Path, tmp_path: Path) -> None:
+def test_networks_trained_anew_have_the_ends_beside_them_and_luck_where_asked(
+    place: Path, tmp_path: Path
+) -> None:
     words = ("search", place / "digits.space", "--engine", "contraction", "--data", "digits",
              "-s", "population=2", "-s", "bounds=params <= 700", *QUICK)  # fmt: skip
+    assert "baselines" not in answer(*words, "--no-baselines", "-o", tmp_path / "run")
     found = answer(*words, "-o", tmp_path / "run")
-    assert "baselines" not in found
+    assert [row["name"] for row in found["baselines"]] == ["largest", "smallest"]
     found = answer(*words, "--baselines", "-o", tmp_path / "run")
     assert [row["name"] for row in found["baselines"]] == ["random", "largest", "smallest"]
     assert all(row["params"] <= 700 for row in found["baselines"])

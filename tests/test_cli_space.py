@@ -120,6 +120,18 @@ def test_count_is_exact() -> None:
     assert "params reaches 4,922,536 to 10,517,272; asked for at most 1,000,000" in empty.stderr
 
 
+def test_count_gives_bounds_where_no_exact_table_fits() -> None:
+    """Three figures at once, whose sums are no key of 64 bits; 3,904 by trying each network."""
+    where = "params >= 7116408 and macs in 133862512..440088320 and activations in 1465207..2109760"
+    asked = ("count", "efficientvit.space:efficientvit_search", "--where", where)
+    found = data(*asked)
+    assert found.keys() == {"name", "where", "size", "at_least", "at_most"}
+    assert (found["name"], found["where"], found["size"]) == ("efficientvit_search", where, None)
+    low, high = int(found["at_least"]), int(found["at_most"])
+    assert 0 < low <= 3_904 <= high < 18_432
+    assert good(*asked) == f"between {low:,} and {high:,}\n"
+
+
 def test_samples_are_legal_repeatable_and_within_the_budget() -> None:
     budget = ("--where", "params in 6M..6.1M")
     lines = good("sample", TINY, "-n", 20, "--seed", 5, *budget).splitlines()

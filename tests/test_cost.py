@@ -63,11 +63,12 @@ def everything(graph: Graph) -> list[dict[str, object]]:
     return list(found.values())
 
 
+@pytest.mark.parametrize("number", [12, pytest.param(200, marks=pytest.mark.soak)])
 @pytest.mark.parametrize("address", SEARCHABLE)
-def test_closed_form_is_the_cost_of_the_network(address: str) -> None:
+def test_closed_form_is_the_cost_of_the_network(address: str, number: int) -> None:
     graph = load(f"spaces/{address}")
     for assignment in graph.sample(
-        n=12, seed=3, law="choices" if not graph.require else "architectures"
+        n=number, seed=3, law="choices" if not graph.require else "architectures"
     ):
         network = specialize(graph, assignment)
         assert not network.decisions

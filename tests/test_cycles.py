@@ -24,6 +24,7 @@ from command import good, refused
 from torch import Tensor
 from torch.nn import functional
 
+from spacelang.backends.torch import supernet as supernet_module
 from spacelang.backends.torch.checkpoint import CheckpointError, Checkpoints
 from spacelang.backends.torch.cycle_trainer import CycleTrainer
 from spacelang.backends.torch.cycles import Work, open_program, search_program
@@ -36,17 +37,19 @@ from spacelang.backends.torch.program_folder import read_program
 from spacelang.backends.torch.recipe import Recipe
 from spacelang.backends.torch.run import read_log
 from spacelang.backends.torch.steady import NotFinite
+from spacelang.backends.torch.supernet import Supernet
 from spacelang.backends.torch.training import load_trained
-from spacelang.diagnostics import SpaceError, VerificationError
+from spacelang.diagnostics import Source, SpaceError, VerificationError
 from spacelang.engines.cyclic_differentiable import CyclicDifferentiable
 from spacelang.engines.derive import Derivation
 from spacelang.engines.protocol import Forward, LossTerm, Samples, Score, Slots, StepPlan
 from spacelang.engines.replay import Answers
+from spacelang.loader import load_program
 
 ENGINE = CyclicDifferentiable(
     epochs=4, warm=1, never=("none",), regular_on=("pool", "skip"), alpha_lr=0.05
 )
-RECIPE = Recipe(batch_size=40, warmup_epochs=0, aug="digits")
+RECIPE = Recipe(batch_size=40, aug="digits")
 CELL = {
     "normal.inputs[0]": [1, 0],
     "normal.dag[0][0].op": "conv",
@@ -344,6 +347,73 @@ def test_a_loss_that_is_not_finite_moves_nothing(data: Dataset) -> None:
     assert not changed
 
 
+def test_a_step_that_is_left_out_moves_nothing(data: Dataset, tmp_path: Path) -> None:
+    """Statistics of the passes before are taken back too, and a checkpoint knows of it."""
+    made = trainer(data)
+    made.steady.policy = "skip"
+    told: list[Mapping[str, object]] = []
+    made.steady.note = told.append
+    made.step(joint(ENGINE))
+    with torch.no_grad():
+        kept = made.networks["deep"].stored_tensor("head.bias")[0].clone()
+        made.networks["deep"].stored_tensor("head.bias")[0] = float("nan")
+    before = {name: t.clone() for name, t in made.networks.state_dict().items()}
+    metrics = made.step(joint(ENGINE, 1))
+    assert (metrics.total, metrics.terms, made.taken) == (0, {}, 2)
+    assert [record["step"] for record in told] == [1]
+    for name, tensor in made.networks.state_dict().items():
+        assert torch.equal(tensor.nan_to_num(), before[name].nan_to_num()), name
+    with torch.no_grad():
+        made.networks["deep"].stored_tensor("head.bias")[0] = kept
+    assert made.step(joint(ENGINE, 2)).total == 20, "the rest of the half"
+    store = Checkpoints(tmp_path, graph=made.graph.hash)
+    made.save(store, {})
+    again = trainer(data)
+    found = store.load()
+    assert found is not None
+    again.restore(found)
+    assert again.steady.skipped == [1]
+
+
+@pytest.mark.parametrize("setting", ["grad_checkpointing", "channels_last"])
+def test_how_networks_compute_changes_no_step(
+    setting: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What blocks work out again is the same to the bit; another layout adds in another order."""
+    whole = open_data("digits", channels=3)
+    images = replace(whole, train=first_samples(whole.train, 160))
+    colours = text().replace("[B, 1, 8, 8]", "[B, 3, 8, 8]")
+    program = load_program(Source("<colours>", colours))
+    again: list[object] = []
+    rerun = supernet_module.recomputed
+    run = Supernet._run
+
+    def running(self: Supernet, plan: Any, inputs: Any, compiled: Any) -> list[Tensor]:
+        laid[len(made)].add(inputs[0].is_contiguous(memory_format=torch.channels_last))
+        return run(self, plan, inputs, compiled)
+
+    monkeypatch.setattr(Supernet, "_run", running)
+    monkeypatch.setattr(
+        supernet_module, "recomputed", lambda *given: again.append(0) or rerun(*given)
+    )
+    made: list[CycleTrainer] = []
+    laid: list[set[bool]] = [set(), set()]
+    for more in ({}, {setting: True}):
+        recipe = replace(RECIPE, clip_grad=ENGINE.clip_grad, **more)
+        one = CycleTrainer(program, images, recipe, seed=0)
+        one.reset(ENGINE.groups(Derivation(program)))
+        for step in (joint(ENGINE), alone(1, "shallow", "search")):
+            one.step(step)
+        made.append(one)
+    plain, other = (one.networks.state_dict() for one in made)
+    if setting == "grad_checkpointing":
+        assert again
+        assert all(torch.equal(other[name], value) for name, value in plain.items())
+    else:
+        assert laid == [{False}, {True}]
+        assert all(torch.allclose(other[n], v, rtol=1e-3, atol=1e-4) for n, v in plain.items())
+
+
 @pytest.mark.parametrize("short", [torch.OutOfMemoryError("out of memory"), MemoryError()])
 def test_too_little_memory_is_told(
     short: Exception, data: Dataset, monkeypatch: pytest.MonkeyPatch
@@ -487,9 +557,17 @@ def test_other_settings_are_another_run(whole: Path, data: Dataset, tmp_path: Pa
         search_program(replace(ENGINE, balance=2.0), cells(), data, RECIPE, whole, seed=3)
     with pytest.raises(SpaceError, match=r"program\.memory: .*there|program: .*there"):
         search_program(ENGINE, cells(pool=""), data, RECIPE, whole, seed=3)
-    with pytest.raises(SpaceError, match="no moving average"):
-        averaged = replace(RECIPE, model_ema=True)
-        search_program(ENGINE, cells(), data, averaged, tmp_path / "other", seed=3)
+    for setting in (
+        {"model_ema": True}, {"mixup": 0.8}, {"unsampled": "freeze"}, {"opt": "sgd", "lr": 0.1},
+        {"warmup_epochs": 0}, {"recalibrate": 100}, {"val_interval": 0},
+    ):  # fmt: skip
+        with pytest.raises(SpaceError, match=rf"SP701.*without {', '.join(setting)}"):
+            other = replace(RECIPE, **setting)
+            search_program(ENGINE, cells(), data, other, tmp_path / "other", seed=3)
+    with pytest.raises(SpaceError, match=r"SP701.*constant rates"):
+        search_program(ENGINE, cells(), data, RECIPE, tmp_path / "other", on_nan="rollback")
+    with pytest.raises(SpaceError, match=r"SP604.*no tracker is called"):
+        search_program(ENGINE, cells(), data, RECIPE, tmp_path / "other", log_to=("none",))
     assert not (tmp_path / "other").exists()
     broken = tmp_path / "copy"
     broken.mkdir()
@@ -632,3 +710,20 @@ def test_an_engine_that_trains_takes_no_scratch(tmp_path: Path) -> None:
     for engine in ("cyclic_differentiable", "space_evolution", "prioritized_path"):
         words = ("quickstart.space", "-o", tmp_path / "run", "--engine", engine, "--scratch")
         assert f"--scratch is not for {engine}" in refused("search", *words)
+
+
+def test_how_a_search_is_kept_is_said_where_it_trains(tmp_path: Path) -> None:
+    """Kept checkpoints are counted; what searches scores alone has no use for any of it."""
+    (tmp_path / "cells.space").write_text(text())
+    words = ("search", tmp_path / "cells.space", "-o", tmp_path / "run", *WORDS)
+    assert "constant rates" in refused(*words, "--on-nan", "rollback")
+    assert "no tracker is called none" in refused(*words, "--log", "none")
+    more = ("--on-nan", "skip", "--checkpoint-hist", "3", "--channels-last", "--grad-checkpointing",
+            "--epochs", "2")  # fmt: skip
+    good(*words, *more)
+    assert len(list((tmp_path / "run").glob("checkpoint-*.safetensors"))) == 3
+    recipe = json.loads((tmp_path / "run" / "run.json").read_text())["recipe"]
+    assert (recipe["channels_last"], recipe["grad_checkpointing"]) == (True, True)
+    anew = ("search", "quickstart.space", "--engine", "contraction", "-o", tmp_path / "other")
+    for flag, value in (("--on-nan", "skip"), ("--checkpoint-hist", "3"), ("--log", "wandb")):
+        assert f"{flag} is for engines that train while they search" in refused(*anew, flag, value)

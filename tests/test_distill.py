@@ -125,6 +125,64 @@ def test_the_terms_of_a_step_are_what_they_are_defined_as(data: Dataset, teacher
     assert metrics.loss == pytest.approx(sum(w * metrics.terms[n] for n, w in weights.items()))
 
 
+TWO_HEADS = SPACE.replace(
+    "  output mean(x, axes: [1]) |> linear(classes) as head\n",
+    """  x = mean(x, axes: [1])
+  y = linear(x, classes) as head
+  z = linear(x, classes) as head_dist
+  output head: y
+  output head_dist: z
+  output (y + z) / 2
+""",
+)
+
+
+def two_heads(data: Dataset, teacher: Teacher, *names: str) -> DistillTrainer:
+    graph = spacelang.load(Source("<two>", TWO_HEADS))
+    lesson = Lesson(engine_of(RECIPE, {"losses": names}), teacher)
+    return DistillTrainer(Supernet(graph, seed=0), graph, data, RECIPE, 3, lesson)
+
+
+def test_each_head_learns_what_it_is_told(data: Dataset, teacher: Teacher) -> None:
+    """DeiT: labels teach the one, the answers of the teacher the other."""
+    trainer = two_heads(data, teacher, "cross_entropy@head=0.4", "hard_cross_entropy@head_dist=0.6")
+    trainer.recipe = replace(RECIPE, lr=0.0, min_lr=0.0, warmup_lr=0.0)
+    plan = plan_of(trainer, 1)
+    batch = trainer.images_of(plan)
+    metrics = trainer.step(plan)
+    assert isinstance(trainer.model, Supernet)
+    with torch.no_grad(), trainer._randomness(plan.step):
+        every = trainer.model.all_outputs(batch.images)
+    wanted = {
+        "cross_entropy": losses.cross_entropy(every["head"], batch.labels, {"smoothing": 0.1}),
+        "hard_cross_entropy": losses.hard_cross_entropy(
+            every["head_dist"], teacher.logits(batch.images), {}
+        ),
+    }
+    for name, value in wanted.items():
+        assert metrics.terms[name] == pytest.approx(float(value), rel=1e-4), name
+    weighed = 0.4 * metrics.terms["cross_entropy"] + 0.6 * metrics.terms["hard_cross_entropy"]
+    assert metrics.loss == pytest.approx(weighed)
+    assert float((every["head"] - every["head_dist"]).abs().max()) > 0.01
+
+
+def test_a_head_that_no_loss_reads_learns_nothing(data: Dataset, teacher: Teacher) -> None:
+    trainer = two_heads(data, teacher, "divergence@head_dist")
+    trainer.step(plan_of(trainer))
+    grads = {n: p.grad for n, p in trainer.model.named_parameters()}
+    assert grads["head.weight"] is None
+    assert grads["head_dist.weight"] is not None
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [("divergence@neck", "SP504"), ("divergence@layers[0]", r"SP705.*layers\[0\] is \[")],
+)
+def test_heads_that_are_none(name: str, code: str, data: Dataset, teacher: Teacher) -> None:
+    with pytest.raises(SpaceError, match=code):
+        two_heads(data, teacher, name)
+
+
 def test_a_teacher_is_asked_as_it_is(data: Dataset, teacher: Teacher) -> None:
     """In evaluation, without gradients, and nothing of it moves."""
     before = {n: t.clone() for n, t in teacher.network.state_dict().items()}

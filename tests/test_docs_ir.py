@@ -13,6 +13,7 @@ PAGE = Path(__file__).parent.parent / "docs" / "ir.md"
 EXAMPLES = re.findall(r"^## (.+?)$.*?^```python\n(.*?)^```", PAGE.read_text(), re.S | re.M)
 PRINTS = {
     "Load, look, count": r"280804921344 \d+\n",
+    "Sub-spaces": r"^\d+ True\nTrue False True\nTrue$",
     "A rewriting in thirty lines": r"True \d+\ntrained a step",
     "Edits in a draft": r"^\['relu', 'relu', 'relu', 'relu', 'relu', 'relu', 'gelu'",
     "Walking the network": r"True \d+",

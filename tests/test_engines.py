@@ -31,6 +31,7 @@ from spacelang.engines.evolution import DEVIATIONS, Evolution, best_of, point, r
 from spacelang.engines.pareto import best_first, crowding, dominates, front, fronts
 from spacelang.engines.paths import Plans, SinglePath
 from spacelang.engines.pool import Pool, assemble, encoding
+from spacelang.engines.prioritized_path import PrioritizedPath
 from spacelang.engines.protocol import (
     Candidate,
     EpochEnded,
@@ -861,6 +862,15 @@ def test_baselines_of_an_engine() -> None:
     chance, _ = beside(Contraction(bounds=("params <= 9M", "params <= 6M"), latency="t.json"), 5)
     assert chance == RandomSearch(5, "params <= 6M", "t.json")
     assert beside(RandomSearch(), 5) == beside(Extreme(), 1) == ()
+    # Where nothing is said of them: all, but of networks trained anew the ends alone.
+    assert beside(evolution, 70, None) == beside(evolution, 70)
+    assert beside(evolution, 70, None, anew=True) == (ends,)
+    assert beside(evolution, 70, anew=True) == beside(evolution, 70)
+    assert beside(evolution, 70, False) == beside(evolution, 70, False, anew=True) == ()
+    assert beside(PrioritizedPath(where="macs <= 1M"), 8) == (
+        RandomSearch(8, "macs <= 1M"),
+        Extreme("both", "macs <= 1M"),
+    )
 
 
 def test_plans_are_functions_of_seed_and_step(tiny: Graph) -> None:

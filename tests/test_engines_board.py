@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import pytest
 
 import spacelang
+from spacelang.analysis.choices import ByChoices
 from spacelang.analysis.cost import Cost
-from spacelang.diagnostics import Source, SpaceError
+from spacelang.diagnostics import Source, SpaceError, error
 from spacelang.engines.board import Board
 from spacelang.engines.prioritized_path import PrioritizedPath
 from spacelang.engines.protocol import (
@@ -256,6 +258,76 @@ def test_a_budget_binds_the_paths(chain: Graph) -> None:
     list(engine.run(chain, script, seed=0))
     found = [chain.cost(plan.assignment).params for plan in script.plans]
     assert smallest <= max(found) <= limit
+
+
+MANY = """
+space many {
+  input x: [B, 8]
+  block layer(x: [B, C]) -> [B, C] {
+    return x + choose op {
+      a: linear(x, C)
+      b: linear(x, 2 * C) |> linear(C)
+      c: linear(x, 3 * C) |> linear(C)
+      d: linear(x, 4 * C) |> linear(C)
+    }
+  }
+  for i in 0..5 { x = layer(x) }
+  output linear(x, 4) as head
+}
+"""
+
+
+def narrow() -> tuple[Graph, str]:
+    """A space of 4,096 paths, and a budget that seven meet: all `a`, or one `b`."""
+    graph = spacelang.load(Source("<many>", MANY))
+    least = graph.decisions.extreme("smallest")
+    where = f"params <= {graph.cost({**least, next(iter(least)): 'b'}).params}"
+    assert graph.size(where=where) == 7
+    return graph, where
+
+
+@pytest.mark.parametrize("sampling", ["uniform", "prior", "board"])
+def test_a_narrow_budget_is_met_by_every_step(sampling: Any) -> None:
+    """By chance a step would miss it for ever, once in so many: by the prior one draw in 10^7 is in."""
+    graph, where = narrow()
+    script = Script([n * 31 % 97 for n in range(30)])
+    script.length = 10
+    engine = PrioritizedPath(
+        epochs=3, warm_epochs=0, board=3, where=where, pick="top1", sampling=sampling,
+        probabilities=(0.05, 0.1, 0.25, 0.6),
+    )  # fmt: skip
+    list(engine.run(graph, script, seed=1))
+    assert len(script.plans) == 30
+    for plan in script.plans:
+        assert sorted(plan.assignment.values()) in (["a"] * 6, [*"aaaaab"])
+
+
+def test_a_narrow_budget_keeps_the_law(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The seven paths are alike by the uniform law; by the prior one with a `b` is twice as likely."""
+    graph, where = narrow()
+    monkeypatch.setattr("spacelang.engines.pool.FEW", 1)
+    for sampling, even in (("uniform", 1 / 7), ("prior", 1 / 13)):
+        script = Script()
+        script.length = 60
+        engine = PrioritizedPath(
+            epochs=2, warm_epochs=0, where=where, sampling=sampling, pick="top1",
+            probabilities=(0.25, 0.5, 0.125, 0.125),
+        )  # fmt: skip
+        list(engine.run(graph, script, seed=4))
+        plain = sum(set(plan.assignment.values()) == {"a"} for plan in script.plans)
+        spread = math.sqrt(120 * even * (1 - even))
+        assert abs(plain - 120 * even) < 3 * spread
+
+
+def test_what_no_table_answers_is_redrawn_and_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    def beyond(*given: object) -> None:
+        raise SpaceError(error("SP507", "too large"))
+
+    graph, where = narrow()
+    monkeypatch.setattr(ByChoices, "exact", beyond)
+    monkeypatch.setattr("spacelang.engines.pool.REDRAWS", 60)
+    with pytest.raises(SpaceError, match=r"SP502.*draws met no path"):
+        list(PrioritizedPath(epochs=3, warm_epochs=0, where=where).run(graph, Script(), seed=1))
 
 
 def test_what_it_cannot_take_is_refused(chain: Graph) -> None:

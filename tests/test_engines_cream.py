@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 import spacelang
+from spacelang import plugins
 from spacelang.backends.torch import own as own_module
 from spacelang.backends.torch.data import Dataset, first_samples, open_data
 from spacelang.backends.torch.engine_trainer import EngineTrainer
@@ -30,12 +33,14 @@ from spacelang.backends.torch.own import search_own
 from spacelang.backends.torch.recalibrate import StatisticsWarning
 from spacelang.backends.torch.recipe import Recipe
 from spacelang.backends.torch.run import read_log
+from spacelang.backends.torch.search import search
 from spacelang.backends.torch.steady import NotFinite
 from spacelang.backends.torch.supernet import Supernet
+from spacelang.backends.torch.trackers import GROUP
 from spacelang.backends.torch.training import load_trained
 from spacelang.diagnostics import Source, SpaceError
 from spacelang.engines.prioritized_path import PrioritizedPath
-from spacelang.engines.protocol import Forward, LossTerm, StepPlan
+from spacelang.engines.protocol import Forward, LossTerm, Metrics, StepPlan
 from spacelang.engines.replay import Answers
 from spacelang.ir.graph import Graph
 from spacelang.journal import Journal
@@ -293,6 +298,22 @@ def test_a_run_learns_and_can_be_taken_from(whole: Path, graph: Graph, data: Dat
     trained.model.activate(record["best"]["assignment"])
 
 
+def test_baselines_are_scored_by_the_weights_that_it_leaves(
+    whole: Path, graph: Graph, data: Dataset, tmp_path: Path
+) -> None:
+    """As many as of the board, and the ends: what a search of the run's weights says of them."""
+    run = Path(shutil.copytree(whole, tmp_path / "run"))
+    made = search_own(ENGINE, graph, data, RECIPE, run, seed=3, baselines=True)
+    luck, ends = made.baselines
+    assert luck.found.evaluated == made.found.evaluated
+    assert [c.origin for c in ends.candidates] == ["largest", "smallest"]
+    assert fingerprint(run) == fingerprint(whole), "nothing was trained for them"
+    trained = load_trained(graph, data, run)
+    for other in (luck, ends):
+        again = search(other.engine, graph, trained, data, tmp_path / "again", seed=3)
+        assert again.candidates == other.candidates
+
+
 class Dies(BaseException):
     """The process is gone."""
 
@@ -446,3 +467,74 @@ def test_a_killed_run_goes_on_from_its_folder_alone(tmp_path: Path) -> None:
     net = tmp_path / "net"
     assert answer("extract", folder, "--arch", found["file"], "-o", net)["trained"]
     assert "--lr is of training" in refused("search", folder, "--engine", "random", "--lr", "1")
+
+
+# What is not finite, and who is told.
+
+
+def poison(monkeypatch: pytest.MonkeyPatch, bad: Callable[[int], bool]) -> list[int]:
+    """Make the loss of some steps not finite, by how many were taken; gives the steps' numbers."""
+    steps: list[int] = []
+    original = EngineTrainer._learn
+
+    def learn(self: EngineTrainer, plan: StepPlan) -> tuple[int, int, dict[str, float]]:
+        steps.append(plan.step)
+        correct, total, terms = original(self, plan)
+        return correct, total, dict.fromkeys(terms, math.nan) if bad(len(steps)) else terms
+
+    monkeypatch.setattr(EngineTrainer, "_learn", learn)
+    return steps
+
+
+def test_steps_that_are_not_finite_are_left_out(
+    graph: Graph, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        poison(patch, lambda step: step in (2, 9))
+        found = search_own(ENGINE, graph, data, RECIPE, tmp_path / "run", seed=3, on_nan="skip")
+    told = sorted(path.name for path in (tmp_path / "run").glob("nan-*.json"))
+    assert told[0] == "nan-1.json"
+    assert len(told) == 2
+    assert len(read_log(tmp_path / "run")) == 4
+    again = search_own(ENGINE, graph, data, RECIPE, tmp_path / "run", seed=3)
+    assert again.found == found.found, "it is done, and the steps left out are among its answers"
+
+
+def test_a_rollback_is_a_run_that_goes_on_at_half_the_rate(
+    graph: Graph, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the start, where nothing was saved yet, and from the end of the second epoch of five steps."""
+    rates: list[tuple[int, float]] = []
+    original = EngineTrainer.step
+
+    def step(self: EngineTrainer, plan: StepPlan) -> Metrics:
+        metrics = original(self, plan)
+        if plan.groups != ("match",):
+            length = self.steps("train")
+            rate = self.recipe.rate(plan.epoch * length + plan.batch, length)
+            rates.append((plan.epoch, metrics.rate / rate))
+        return metrics
+
+    said: list[int] = []
+    load = plugins.load
+
+    def follow(group: str, name: str) -> object:
+        return (
+            (lambda _: lambda e: said.append(e["epoch"])) if group == GROUP else load(group, name)
+        )
+
+    monkeypatch.setattr(plugins, "load", follow)
+    monkeypatch.setattr(EngineTrainer, "step", step)
+    steps = poison(monkeypatch, lambda step: step in (2, 16))
+    found = search_own(
+        ENGINE, graph, data, RECIPE, tmp_path / "run", seed=3, on_nan="rollback", log_to=("list",)
+    )
+    assert steps[:3] == [0, 1, 0]
+    assert {rate for epoch, rate in rates[1:] if epoch < 2} == {0.5}
+    assert {rate for epoch, rate in rates if epoch == 3} == {0.25}
+    assert [line["epoch"] for line in read_log(tmp_path / "run")] == said == [1, 2, 3, 4]
+    assert isinstance(found.found.best.score.accuracy, float)
+    poison(monkeypatch, lambda step: True)
+    with pytest.raises(NotFinite):
+        search_own(ENGINE, graph, data, RECIPE, tmp_path / "bad", seed=3, on_nan="rollback")
+    assert len(rates) < 60, "it was tried five times more, and no more"

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import pairwise
+from itertools import pairwise, repeat
 from pathlib import Path
 
 import pytest
@@ -29,8 +30,9 @@ from spacelang.engines.protocol import (
     Stepped,
     StepPlan,
 )
+from spacelang.engines.random_cells import RandomCells
 from spacelang.engines.replay import Answers, ReplayedCycles
-from spacelang.engines.settings import configure
+from spacelang.engines.settings import configure, made, settings_of
 from spacelang.engines.stream import Stream
 from spacelang.ir.decision import Assignment
 from spacelang.journal import Journal
@@ -313,6 +315,46 @@ def test_the_plain_mode_is_darts() -> None:
     assert last.best.assignment["normal.inputs[1]"] == [1, 0]
     assert sum(isinstance(e, Stepped) for e in events) == engine.planned_steps(2, 1)
     assert sum(isinstance(e, EpochEnded) for e in events) == engine.passes
+
+
+def test_random_cells_are_trained_for_as_many_epochs() -> None:
+    """Each as the last cell of a search is; what is found is the best of them."""
+    luck = made(RandomCells, settings_of(SHORT))
+    script = Script()
+    events = list(luck.run(cells(), script, seed=0))
+    assert luck.planned == luck.passes == SHORT.passes
+    cell = ["renew", "copy", "reset", "step", "probe"]
+    assert [asked[0] for asked in script.asked] == cell * luck.planned
+    steps = [asked for asked in script.asked if asked[0] == "step"]
+    assert {asked[3:] for asked in steps} == {("second", DEEP, ("evaluation",))}
+    assert [e.epoch for e in events if isinstance(e, EpochEnded)] == list(range(luck.passes))
+    assert sum(isinstance(e, Stepped) for e in events) == luck.planned_steps(2, 1)
+    tried = [e.candidate for e in events if isinstance(e, Evaluated)]
+    assert {c.origin for c in tried} == {"random"}
+    *_, last = events
+    assert isinstance(last, Found)
+    assert last.best == tried[-1], "scores of the script rise"
+    assert list(luck.run(cells(), Script(), seed=0)) == events
+    assert list(luck.run(cells(), Script(), seed=1)) != events
+    longer = replace(luck, evaluation_warm=2)
+    assert longer.planned == replace(SHORT, evaluation_warm=2).passes // 2
+    assert longer.passes == 2 * longer.planned
+
+
+def test_random_cells_are_even_and_different() -> None:
+    """Of 3 operations for each of 4 edges, and 3 pairs of sources of the second node."""
+    script = Script()
+    script.scores = repeat(50)
+    luck = made(RandomCells, settings_of(replace(SHORT, epochs=61)))
+    events = luck.run(cells(), script, seed=0)
+    tried = [e.candidate.assignment for e in events if isinstance(e, Evaluated)]
+    assert len(tried) == len({str(cell) for cell in tried}) == 122
+    for path in ("normal.dag[0][0].op", "normal.dag[1][1].op", "normal.inputs[1]"):
+        counts = Counter(
+            str(sorted(v) if isinstance(v := cell[path], list) else v) for cell in tried
+        )
+        assert len(counts) == 3, "an operation that is never taken is none of them"
+        assert all(abs(count - 122 / 3) < 26 for count in counts.values()), path  # five deviations
 
 
 def test_a_search_is_replayed_from_its_answers(tmp_path: Path) -> None:

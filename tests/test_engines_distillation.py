@@ -11,7 +11,7 @@ from torch import Tensor
 
 from spacelang.backends.torch import losses
 from spacelang.backends.torch.distill import DistillTrainer
-from spacelang.backends.torch.relating import parts, related
+from spacelang.backends.torch.relating import answer, parts, related
 from spacelang.diagnostics import SpaceError
 from spacelang.engines.distillation import SOURCES, TEACHER, Distillation, usual
 from spacelang.engines.paths import Plans, SinglePath
@@ -27,6 +27,7 @@ def test_every_loss_is_a_row_of_a_table() -> None:
         "teacher": set(losses.COMPARING),
         "attention": {"relations"},
         "hidden": {"hidden_relations", "hidden_states"},
+        "outputs": set(losses.INTROSPECTING),
     }
     for source, kinds in by_source.items():
         assert {kind for kind, read in SOURCES.items() if read == source} == kinds
@@ -65,6 +66,8 @@ def test_pairs_that_are_none(text: str) -> None:
         ({"losses": ("divergence=x",)}, "no weight above 0"),
         ({"losses": ()}, "at least one"),
         ({"losses": ("divergence", "divergence=2")}, "stands once"),
+        ({"losses": ("divergence@ =2",)}, "names no answer of the student"),
+        ({"losses": ("relations@head",), "attention": ATTENTION}, "names no answer"),
         ({"losses": ("relations",)}, "relations needs pairs of attention"),
         ({"attention": ATTENTION}, "no loss reads pairs of attention"),
         ({"losses": ("hidden_states",), "hidden": ("a",)}, "is not STUDENT = TEACHER"),
@@ -92,6 +95,7 @@ def test_usual_losses() -> None:
         "hidden_relations=0.1",
     )
     assert of("divergence", "hidden_states=3", hidden=True) == ("divergence", "hidden_states=3")
+    assert of("divergence@head=2") == ("divergence@head=2",)
 
 
 def test_a_plan_is_one_of_training_and_a_teacher() -> None:
@@ -176,6 +180,17 @@ def test_absent_layers_teach_nothing() -> None:
     assert found is not None
     torch.testing.assert_close(found, each[0])
     assert related(term, {}, given, same) is None
+
+
+def test_the_answer_that_a_loss_reads() -> None:
+    (term,) = Distillation(losses=(" divergence @ heads[1] = 0.5",)).terms
+    assert (term.kind, term.at, term.weight) == ("divergence", "heads[1]", 0.5)
+    logits, other = value(2, 7), value(2, 7, seed=1)
+    assert answer(LossTerm("divergence"), {"heads[1]": other}, logits) is logits
+    assert answer(term, {"heads[1]": other}, logits) is other
+    assert answer(term, {}, logits) is None
+    with pytest.raises(SpaceError, match=r"SP705.*heads\[1\] is \[2, 6\]"):
+        answer(term, {"heads[1]": value(2, 6)}, logits)
 
 
 @pytest.mark.parametrize(

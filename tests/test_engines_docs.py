@@ -11,6 +11,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+from command import data
 
 import spacelang
 from spacelang import plugins
@@ -80,6 +81,15 @@ def test_a_student_of_your_own(tmp_path: Path) -> None:
     assert "small vit, distilled" in report
 
 
+def test_functions_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    section = PAGE.partition("### Students of your own")[2].partition("\n### ")[0]
+    (tmp_path / "nets.py").write_text(section.split("```python\n")[2].partition("```")[0])
+    monkeypatch.chdir(tmp_path)
+    words = ("--student", "nets.py:small", "--teacher", "nets.py:large", "--data", "digits")
+    made = data("distill", *words, "--epochs", 1, "-o", "run", "--progress", "quiet")
+    assert made["space"] == "nets.py:small"
+
+
 def test_every_engine_stands_in_the_table() -> None:
     table = PAGE.partition("## Which engine")[2].partition("\n## ")[0]
     named = set(re.findall(r"^\|[^|]*\| `(\w+)` \|", table, re.M))
@@ -101,6 +111,13 @@ def test_every_deviation_stands_there(engine: str) -> None:
     rows = dict(re.findall(r"^\| ([^|]+) \| ([^|]+) \|$", section, re.M))
     rows.pop("what")
     assert rows == dict(import_module(f"spacelang.engines.{engine}").DEVIATIONS)
+
+
+def test_so_does_every_deviation_of_several_teachers() -> None:
+    section = PAGE.partition("### Several teachers")[2].partition("\n### ")[0]
+    rows = dict(re.findall(r"^\| ([^|]+) \| ([^|]+) \|$", section, re.M))
+    rows.pop("what")
+    assert rows == dict(import_module("spacelang.engines.teacher_board").DEVIATIONS)
 
 
 def test_commands_name_engines_and_settings_that_there_are() -> None:

@@ -26,7 +26,8 @@ from spacelang.backends.torch.run import read_graph
 from spacelang.backends.torch.supernet import Supernet
 from spacelang.backends.torch.training import load_trained
 from spacelang.diagnostics import Report, Source, SpaceError
-from spacelang.engines.protocol import StepPlan
+from spacelang.engines.pool import Pool, encoding
+from spacelang.engines.protocol import Metrics, StepPlan
 from spacelang.engines.ranges import dimensions
 from spacelang.engines.replay import Answers
 from spacelang.engines.space_evolution import SpaceEvolution
@@ -265,6 +266,8 @@ def test_ranges_move_and_weights_are_kept(whole: Path, graph: Graph, data: Datas
     graphs = [graph, *(read_graph(whole / f"space-{n}") for n in range(1, len(moves) + 1))]
     had = [str(g.size()) for g in graphs]
     assert [m["sizes"] for m in moves] == [list(pair) for pair in pairwise(had)]
+    listed = [{encoding(a) for a, _ in Pool(g).draw(10_000, "all")} for g in graphs]
+    assert [m["shared"] for m in moves] == [str(len(a & b)) for a, b in pairwise(listed)]
     assert {d.name: list(map(int, d.values)) for d in dimensions(now)} == moves[-1]["after"]
     sizes = [sum(s.numel for s in g.storages.values()) for g in (graph, now)]
     assert 0 < moves[0]["inherited"] <= max(sizes)
@@ -275,7 +278,9 @@ def test_ranges_move_and_weights_are_kept(whole: Path, graph: Graph, data: Datas
     for number, move in enumerate(record["moves"], 1):
         assert f"<td>space {number}</td>" in report
         before, after = (f"{int(size):,}" for size in move["sizes"])
-        said = f"{before} -&gt; {after} architectures" if move in moves else f"; {after} archit"
+        both = f"{int(move['shared']):,} in both"
+        moved = f"{before} -&gt; {after} architectures, {both}"
+        said = moved if move in moves else f"; {after} archit"
         assert said in report
         if move in moves:
             assert f"{move['inherited']:,} elements of weights inherited" in report
@@ -344,6 +349,41 @@ def test_a_run_that_dies_at_every_turn_ends_with_the_same_bits(
             given = None  # type: ignore[assignment]  # the folder has it
     assert 5 < lives < 60
     assert fingerprint(tmp_path / "run") == fingerprint(whole)
+
+
+def test_a_rollback_of_a_new_space_begins_it_anew(
+    whole: Path,
+    graph: Graph,
+    hull: Graph,
+    data: Dataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A space has six steps; the second one of the next is not finite, before it has a checkpoint."""
+    rates: list[float] = []
+    struck: list[int] = []
+    step, learn = EngineTrainer.step, EngineTrainer._learn
+
+    def stepping(self: EngineTrainer, plan: StepPlan) -> Metrics:
+        metrics = step(self, plan)
+        rates.append(metrics.rate / self.recipe.rate(plan.step, self.steps("train")))
+        return metrics
+
+    def learning(self: EngineTrainer, plan: StepPlan) -> tuple[int, int, dict[str, float]]:
+        correct, total, terms = learn(self, plan)
+        if struck or len(rates) < 7:
+            return correct, total, terms
+        struck.append(plan.step)
+        return correct, total, dict.fromkeys(terms, float("nan"))
+
+    monkeypatch.setattr(EngineTrainer, "step", stepping)
+    monkeypatch.setattr(EngineTrainer, "_learn", learning)
+    search_own(ENGINE, graph, data, RECIPE, tmp_path / "run", seed=4, hull=hull, on_nan="rollback")
+    assert struck == [1]
+    assert rates[:7] == [1.0] * 7
+    assert {*rates[7:]} == {0.5}
+    assert (tmp_path / "run" / "space-1" / "nan-1.json").is_file()
+    assert (tmp_path / "run" / "log.jsonl").read_bytes() == (whole / "log.jsonl").read_bytes()
 
 
 def test_a_space_without_its_text_does_not_move(

@@ -8,7 +8,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -21,6 +22,7 @@ from command import refused
 import spacelang
 from spacelang.backends.torch import evaluate as evaluate_module
 from spacelang.backends.torch import scratch as scratch_module
+from spacelang.backends.torch.checkpoint import CheckpointWarning
 from spacelang.backends.torch.data import Dataset, first_samples, open_data
 from spacelang.backends.torch.interrupt import Interrupt, Interrupted
 from spacelang.backends.torch.own import search_own
@@ -30,14 +32,14 @@ from spacelang.backends.torch.search import search, search_scratch
 from spacelang.backends.torch.supernet import Supernet
 from spacelang.backends.torch.train import TorchTrainer
 from spacelang.backends.torch.training import Trained
+from spacelang.backends.torch.under_way import FOLDER, UnderWay
 from spacelang.diagnostics import Source, SpaceError, error
 from spacelang.engines.baselines import RandomSearch
 from spacelang.engines.contraction import Contraction
 from spacelang.engines.paths import SinglePath
 from spacelang.engines.prioritized_path import PrioritizedPath
-from spacelang.engines.protocol import Event, Prober, Samples, Score
+from spacelang.engines.protocol import Event, Metrics, Prober, Samples, Score, StepPlan
 from spacelang.engines.space_evolution import SpaceEvolution
-from spacelang.ir.decision import Assignment
 from spacelang.ir.graph import Graph
 from spacelang.journal import read_journal
 from spacelang.passes.specialize import specialize
@@ -193,22 +195,70 @@ def test_what_cannot_be_trained_is_a_failed_score(
             assert "out of memory" in found.failure, (failure, name)
 
 
-def test_a_signal_ends_the_training_under_way(graph: Graph, data: Dataset) -> None:
+PAIR = Contraction(population=2, keep=1)
+
+
+@pytest.fixture(scope="module")
+def pair(graph: Graph, data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pair") / "run"
+    search_scratch(PAIR, graph, data, RECIPE, folder, seed=5)
+    return folder
+
+
+@pytest.mark.parametrize(("how", "again"), [("signal", 0), ("death", 3), ("damage", 9)])
+def test_of_a_network_under_way_no_finished_epoch_is_lost(
+    how: str,
+    again: int,
+    pair: Path,
+    graph: Graph,
+    data: Dataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Stopped after nine steps of twelve, six an epoch: a signal has no step taken twice, a death those
+    after the epoch; all of them only where its checkpoint is damaged, which is told."""
     steps: list[int] = []
+    lives: list[int] = []
+    original = TorchTrainer.step
 
-    def probe(interrupt: Interrupt) -> Iterator[Score]:
-        def tick() -> None:
-            steps.append(0)
-            if len(steps) == 3:
-                os.kill(os.getpid(), signal.SIGTERM)
-            interrupt.check()
+    def step(self: TorchTrainer, plan: StepPlan) -> Metrics:
+        if how != "signal" and len(steps) == 9 and len(lives) == 1:
+            raise Dies
+        steps.append(plan.step)
+        if how == "signal" and len(steps) == 9:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, plan)
 
-        wanted: Iterable[Assignment] = [graph.decisions.extreme("largest")]
-        return Scratch(graph, data, RECIPE, 0, tick=tick).probe(wanted, Samples())
+    def live() -> None:
+        lives.append(0)
+        search_scratch(PAIR, graph, data, RECIPE, tmp_path / "run", seed=5)
 
-    with Interrupt() as interrupt, pytest.raises(Interrupted):
-        list(probe(interrupt))
-    assert len(steps) == 3
+    monkeypatch.setattr(TorchTrainer, "step", step)
+    with pytest.raises(Interrupted if how == "signal" else Dies):
+        live()
+    kept = next((tmp_path / "run" / FOLDER).glob("checkpoint-*"))
+    if how == "damage":
+        kept.write_bytes(kept.read_bytes()[:-1])
+    told = pytest.warns(CheckpointWarning, match="trained from its start")
+    with told if how == "damage" else nullcontext():
+        live()
+    assert len(steps) == 24 + again
+    assert steps[9] == 9 - again
+    for name in ("scores.jsonl", "contraction.json", "report.html"):
+        assert (tmp_path / "run" / name).read_bytes() == (pair / name).read_bytes()
+    assert not (tmp_path / "run" / FOLDER).exists()
+
+
+def test_what_is_kept_of_another_network_is_not_taken_up(
+    graph: Graph, data: Dataset, tmp_path: Path
+) -> None:
+    """A run that died when a network had its score leaves what it was trained with."""
+    one, two = graph.sample(2, seed=1)
+    fresh = list(Scratch(graph, data, RECIPE, 5).probe([one, two], Samples()))
+    with Interrupt() as interrupt:
+        prober = Scratch(graph, data, RECIPE, 5, kept=UnderWay(tmp_path, interrupt))
+        assert list(prober.probe([one, one, two], Samples())) == [fresh[0], *fresh]
+    assert not list(tmp_path.glob(".*"))
 
 
 WORDS = (

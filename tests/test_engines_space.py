@@ -210,6 +210,8 @@ def test_every_range_moves_the_way_its_error_falls() -> None:
     assert all(m.after["stages[0].blocks[_].ratio"] == [3, 4] for m in moves)
     # A stage has 3 widths, and 2 ratios of one layer or 2 x 2 of two: 18; there are two stages.
     assert {m.sizes for m in moves} == {(324, 324)}
+    # Each width moved by one of its three: of two widths a stage there are 12 networks.
+    assert {m.shared for m in moves} == {144}
     assert not any(m.inherited for m in moves)
     found = events[-1]
     assert isinstance(found, Found)
@@ -396,10 +398,25 @@ def test_contraction_says_where_nothing_is_left() -> None:
     graph = staged(START)
     with pytest.raises(SpaceError, match="SP502"):
         list(Contraction(bounds=("params <= 100",)).run(graph, Surface(), seed=0))
-    smallest = graph.cost(graph.decisions.extreme("smallest")).params
-    engine = Contraction(bounds=(f"params <= {smallest}",), factors=1, reach=1)
+    # No figure says which way to go, and what is asked for is two steps away.
+    ratio = next(path for path, choice in graph.decisions.items() if len(choice.values) > 2)
+    least = graph.decisions[ratio].smallest
+    engine = Contraction(bounds=(f"{ratio} == {least}",), factors=1, reach=1)
     with pytest.raises(SpaceError, match="no network near those kept"):
         list(engine.run(graph, Surface(), seed=0))
+
+
+def test_contraction_passes_through_what_is_beyond_a_bound() -> None:
+    """One decision moves by one place a step, and the bound leaves the smallest network alone: those on
+    the way are not trained."""
+    graph = staged(START)
+    smallest = graph.decisions.extreme("smallest")
+    bound = f"params <= {graph.cost(smallest).params}"
+    engine = Contraction(bounds=("", bound), population=6, keep=2, factors=1, reach=1)
+    tried = tried_by(engine.run(graph, Surface(), seed=0))
+    assert [c.assignment for c in tried if c.generation == 1] == [smallest]
+    assert len(tried) == 7
+    assert tried == tried_by(engine.run(graph, Surface(), seed=0))
 
 
 @pytest.mark.parametrize(

@@ -346,7 +346,8 @@ def test_space_evolution_by_hand() -> None:
        are outside of the hull, and so is all; one step leaves 3.
     3. width 24: 30, 32: 40; +10, 2.5 steps, two down: 8 and 16. Of depth one candidate is left.
 
-    So the spaces have 4, 4, 2 and 2 networks, and the best of the last one is what is found.
+    So the spaces have 4, 4, 2 and 2 networks, each shares 1, 2 and none with the next, and the best
+    of the last one is what is found.
     """
     trainer = Spaces()
     engine = SpaceEvolution(
@@ -371,6 +372,7 @@ def test_space_evolution_by_hand() -> None:
         {"width": pytest.approx(10.0), "depth": 0.0},
     ]
     assert [(m.sizes, m.inherited) for m in moves] == [((4, 4), 100), ((4, 2), 200), ((2, 2), 300)]
+    assert [m.shared for m in moves] == [1, 2, 0]
     # The largest and the smallest of each space are in every step of its training.
     assert trainer.ends == [
         [(24, 2), (16, 1)], [(32, 3), (24, 2)], [(32, 3), (24, 3)], [(16, 3), (8, 3)],

@@ -7,6 +7,7 @@ from itertools import product
 import pytest
 
 from spacelang.analysis.claims import claims
+from spacelang.analysis.extent import ways
 from spacelang.diagnostics import Source, SpaceError
 from spacelang.ir.text import write
 from spacelang.loader import load
@@ -71,7 +72,7 @@ def test_a_limit_admits_what_python_does(limit: str) -> None:
     graph = load(Source("s.space", text))
     found = {(s["a"], s["b"], s["on"]) for s in graph.sample(400, seed=0)}
     assert found == expected
-    assert graph.size() == len(expected)
+    assert graph.size() == ways(graph) == len(expected)
 
 
 @pytest.mark.parametrize(
@@ -87,6 +88,7 @@ def test_a_range_of_a_figure_inside_of_a_condition_is_told_as_it_is(limit: str) 
     graph = load(Source("s.space", f"{TEXT}  require {limit}\n}}"))
     with pytest.raises(SpaceError) as failed:
         graph.size()
+    assert ways(graph) is None
     (found,) = failed.value.diagnostics
     assert found.code == "SP508"
     assert len(found.headline) < 150
@@ -125,8 +127,68 @@ def test_a_network_may_have_no_parameters(limit: str, size: int) -> None:
         assert size or "reaches 0 to" in last.notes[0]
 
 
+def test_a_limit_of_a_block_is_told_once() -> None:
+    """Where a use is there anyway, those that are optional say nothing more."""
+    text = """
+    block f(x: [B, C], n) { require n % 2 == 0  return linear(x, n) as up |> linear(C) as down }
+    space s {
+      input x: [B, 4]
+      choose n in {2, 3, 4}
+      choose depth in 1..3
+      for i in 0..<depth { x = f(x, n) as f[i] }
+      output x
+      weights { _: entangle }
+    }"""
+    graph = load(Source("s.space", text))
+    assert len(graph.require) == 1
+    assert graph.size() == ways(graph) == 2 * 3
+
+
 @pytest.mark.parametrize("value", ["on", "[x]", "\"word\""])  # fmt: skip
 def test_only_numbers_lie_between_numbers(value: str) -> None:
     with pytest.raises(SpaceError) as failed:
         load(Source("s.space", f"{TEXT}  require {value} in 1..2\n}}"))
     assert failed.value.diagnostics[0].code == "SP209"
+
+
+BRANCHES = {
+    "when a == 3 { require a == 5 }": "a == 5",
+    "when a == 3 { y = relu(x) } else { require a == 3 }": "a == 3",
+    "when on { require a > 3 and a < 3.5 }": "a < 3.5",
+    "for i in 0..<b { require b <= 2 }": "b <= 2",
+}
+
+
+@pytest.mark.parametrize("branch", BRANCHES)
+def test_a_limit_that_leaves_nothing_of_its_branch_is_an_error(branch: str) -> None:
+    with pytest.raises(SpaceError) as failed:
+        load(Source("s.space", f"{TEXT}  {branch}\n}}"))
+    (found,) = failed.value.diagnostics
+    assert (found.code, found.headline) == ("SP502", f"{BRANCHES[branch]} does not hold")
+    assert found.notes[-1].endswith("no architecture there meets it")
+
+
+@pytest.mark.parametrize(
+    "branch", ["when a == 3 { require on }", "for i in 0..<b { require i < 2 or on }"]
+)
+def test_a_limit_that_leaves_some_of_its_branch_is_one(branch: str) -> None:
+    assert load(Source("s.space", f"{TEXT}  {branch}\n}}")).size() < len(A) * len(B) * len(ON)
+
+
+def test_a_limit_of_a_cell_is_of_its_decisions() -> None:
+    """Which are those of the network by the cell's name, wherever it is called."""
+    text = """
+    cell f(x: [B, C]) {
+      choose a in {1, 2}
+      choose b in {1, 2}
+      require a <= b
+      when a == 1 { require b == 2 }
+      return linear(x, a * b) as up |> linear(C) as down
+    }
+    block g(x: [B, C]) { return f(x) as inner }
+    space s { input x: [B, 4] output g(f(x) as one) as two weights { _: entangle } }
+    """
+    graph = load(Source("s.space", text))
+    assert list(graph.decisions) == ["f.a", "f.b"]
+    assert {(s["f.a"], s["f.b"]) for s in graph.sample(50, seed=0)} == {(1, 2), (2, 2)}
+    assert read(Source("s.spaceir", write(graph))).size() == graph.size() == 2

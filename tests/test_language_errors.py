@@ -89,7 +89,7 @@ MISTAKES = {
     "heads that do not divide a width": Broken(
         "efficientvit",
         "efficientvit_search",
-        (("heads: [choose {2, 4},", "heads: [choose {2, 3},"),),
+        (("when C % heads == 0 {", "when C % 2 == 0 {"),),
         "SP302",
         "split(x, heads, axis: 1)",
         "heads[0] = 3, widths[0] = 128",
@@ -145,7 +145,7 @@ MISTAKES = {
     "an even kernel": Broken(
         "efficientvit",
         "efficientvit_search",
-        (("kernels: [choose {5, 7},", "kernels: [choose {5, 6},"),),
+        (("kernels: [choose {3, 5, 7},", "kernels: [choose {3, 5, 6},"),),
         "SP304",
         "s + bias",
         "heads[0] = 2, kernels[0] = 6",

@@ -242,8 +242,36 @@ def test_a_latency_is_bounded_by_times(
 ) -> None:
     found = parsed(small, text)
     assert found is not None
-    assert found.latency == band
+    assert found.window(1) == (band or (None, None))
+    assert found.timed == (band is not None)
     assert "latency" not in found.exact.bands
+
+
+@pytest.mark.parametrize(
+    ("text", "band"),
+    [
+        ("throughput >= 200", (None, 10_000_000)),  # two images a pass
+        ("throughput > 199", (None, 10_000_000)),
+        ("throughput >= 3", (None, 666_666_666)),
+        ("throughput in 100..200", (9_950_249, 20_000_000)),  # 201 a second at 9,950,248.76 ns
+        ("throughput < 201 and latency <= 15ms", (9_950_249, 15_000_000)),
+        ("throughput >= 200 and latency <= 5ms and params <= 1K", (None, 5_000_000)),
+        ("throughput >= 0", (None, None)),
+    ],
+)
+def test_a_throughput_bounds_the_latency_of_a_batch(
+    small: Graph, text: str, band: tuple[int | None, int | None]
+) -> None:
+    found = parsed(small, text)
+    assert found is not None
+    assert found.timed
+    assert found.window(FACTS.batch) == band
+    assert found.exact.bands.keys() <= {"params"}
+
+
+def test_a_throughput_below_none_is_never_met(small: Graph, table: str) -> None:
+    with pytest.raises(SpaceError, match="SP502"):
+        Pool(small, "throughput < 0", 0, table).draw(1, "random")
 
 
 @pytest.mark.parametrize(
@@ -251,6 +279,9 @@ def test_a_latency_is_bounded_by_times(
     [
         ("latency <= 5", "SP209"),
         ("params <= 5ms", "SP209"),
+        ("throughput >= 5ms", "SP209"),
+        ("throughput >= params", "SP508"),
+        ("troughput >= 5", "SP201"),
         ("latency <= 5ms and params <= 3ms", "SP209"),
         ("latency <= params", "SP508"),
         ("latency <= 5ms or depth == 2", "SP508"),
@@ -281,6 +312,7 @@ def test_a_budget_in_the_text_may_bound_latency(tmp_path: Path) -> None:
     for budget, says in (
         ("latency <= 5ms and depth == 2", ""),
         ("latency <= 5ms and depth <= 3", ""),
+        ("throughput >= 5 and depth == 2", ""),
         ("latency <= 5", "SP209"),
     ):
         path.write_text(SPACE.replace("}\nsubnet", written.format(budget)))
@@ -308,6 +340,22 @@ def test_a_pool_gives_what_is_in_the_window_and_nothing_else(small: Graph, table
     assert 0 < len(inside) < 12
     assert pool.exhausted
     assert pool.draw(1, "more") == []
+
+
+def test_a_throughput_is_what_a_batch_comes_to(small: Graph, table: str) -> None:
+    """As many images a second as the batch of the table, in the latency of the model."""
+    model = LatencyModel(small, read_table(table))
+    rates = {encoding(a): 2 * 10**9 // latency_of(small, a) for a in every(small)}
+    for assignment in every(small):
+        latency = model.at(small.decisions.check(assignment))
+        assert model.throughput(latency) == rates[encoding(assignment)]
+    _, low, *_, high, _ = sorted(set(rates.values()))
+    for where, inside in (
+        (f"throughput >= {low}", {a for a, rate in rates.items() if rate >= low}),
+        (f"throughput < {low}", {a for a, rate in rates.items() if rate < low}),
+        (f"throughput in {low}..{high}", {a for a, rate in rates.items() if low <= rate <= high}),
+    ):
+        assert {encoding(a) for a, _ in Pool(small, where, 0, table).draw(99, "all")} == inside
 
 
 def test_draws_within_a_window_are_uniform(small: Graph, table: str) -> None:
@@ -343,6 +391,25 @@ def test_engines_try_nothing_outside_of_the_window(small: Graph, table: str) -> 
         last = [c for c in tried if not isinstance(engine, Contraction) or c.generation == 1]
         assert last
         assert all(latency_of(small, c.assignment) <= limit for c in last)
+
+
+def test_contraction_keeps_to_a_throughput_and_to_parameters(small: Graph, table: str) -> None:
+    """Each round the limits of its own, both of them."""
+    rates = sorted(2 * 10**9 // latency_of(small, a) for a in every(small))
+    most = sorted(small.cost(a).params for a in every(small))[-2]
+    bounds = (f"params <= {most}", f"params <= {most} and throughput >= {rates[6]}")
+    engine = Contraction(bounds, population=6, factors=4, latency=table)
+    events = list(engine.run(small, Surface(), 0))
+    tried = [event.candidate for event in events if isinstance(event, Evaluated)]
+    assert all(c.cost.params <= most for c in tried)
+    slow, fast = (
+        [2 * 10**9 // latency_of(small, c.assignment) for c in tried if c.generation == turn]
+        for turn in (0, 1)
+    )
+    assert min(slow) < rates[6] <= min(fast)
+    with pytest.raises(SpaceError, match="SP502") as refused:
+        list(replace(engine, bounds=(f"throughput > {rates[-1]}",)).run(small, Surface(), 0))
+    assert any("images a second" in note for note in refused.value.diagnostics[0].notes)
 
 
 def test_a_window_that_nothing_meets_says_what_was_seen(small: Graph, table: str) -> None:

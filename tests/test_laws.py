@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections import Counter
 from pathlib import Path
 
 import pytest
-from command import good, refused
+from command import data, good, refused
 
 import spacelang
 from spacelang.backends.torch.recipe import recipe_from
@@ -17,6 +18,7 @@ from spacelang.engines.paths import Plans, SinglePath
 from spacelang.ir.graph import Graph
 from spacelang.passes.specialize import specialize
 
+PAGE = (Path(__file__).parents[1] / "docs" / "engines.md").read_text("utf-8")
 TEXT = """
 block layer(x: [B, C]) -> [B, C] {
   return choose op { plain: linear(x, C) as plain  wide: linear(x, 2 * C) as wide |> gelu |> linear(C) as back }
@@ -119,3 +121,46 @@ def test_from_the_command_line(tmp_path: Path) -> None:
     good(*run_with, "--progress", "quiet")
     recipe = json.loads((run / "run.json").read_text())["recipe"]
     assert (recipe["law"], recipe["law_weights"]) == ("weighted", ["depth=0:1:1:2"])
+
+
+def test_how_few_of_all_architectures_are_shallow() -> None:
+    """AutoFormer-T: 3 widths, 2 x 3 kinds of a layer, 12 to 14 layers; 1 of 43 has 12, as
+    docs/engines.md says, and as often it is drawn."""
+    lines = [line for line in PAGE.splitlines() if line.startswith("spacelang count autoformer")]
+    shallow, whole = (int(data(*shlex.split(line)[1:])["size"]) for line in lines)
+    assert (shallow, whole) == (3 * 6**12, 3 * (6**12 + 6**13 + 6**14))
+    assert f"{shallow:,} of {whole:,} architectures" in PAGE
+    assert f"are {100 * shallow / whole:.1f} %" in PAGE
+    graph = spacelang.load("autoformer.space:autoformer_t")
+    # Five standard deviations of a binomial count, of 100 and of a third.
+    for law, steps, mean, away in (("architectures", 4300, 100, 50), ("choices", 300, 100, 41)):
+        plans = Plans(SinglePath(law=law), graph, seed=0, length=steps)  # type: ignore[arg-type]
+        drawn = sum(plans.at(step).assignment["depth"] == 12 for step in range(steps))
+        assert abs(drawn - mean) < away, law
+
+
+NARROW = """
+space narrow {
+  input x: [B, 4]
+  block layer(x: [B, C]) -> [B, C] {
+    choose w in 1..4
+    return x + (linear(x, w) as up |> linear(C) as down)
+  }
+  for i in 0..4 { x = layer(x) as layers[i] }
+  output linear(x, 2) as head
+  weights { _: entangle }
+  require params <= 84
+}
+"""
+
+
+@pytest.mark.parametrize("weights", [(), ("layers[_].w=1:1:1:9",)])
+def test_a_narrow_requirement_is_met_by_every_step(weights: tuple[str, ...]) -> None:
+    """Six networks of 1,024 are small enough; with weights by one draw of 200,000."""
+    narrow = spacelang.load(Source("<narrow>", NARROW))
+    assert narrow.size() == 6
+    engine = SinglePath(law="weighted" if weights else "choices", law_weights=weights)
+    plans = Plans(engine, narrow, 0, 40)
+    drawn = [plans.at(step).assignment for step in range(40)]
+    assert all(sum(a.values()) <= 6 for a in drawn)
+    assert len({tuple(a.values()) for a in drawn}) > 3

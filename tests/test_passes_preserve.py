@@ -83,14 +83,20 @@ INSERTED = VIT.replace(
 space host from base { rewrite { insert(mix, after: encoder[_].attn.softmax, name: "m") } }
 """  # fmt: skip
 
+COUNT = frozenset({"bn.num_batches_tracked"})
+
 
 @dataclass(frozen=True)
 class Row:
-    """A space and what is run on it; for a pass that takes a block, the text with it in."""
+    """A space and what is run on it; for a pass that takes a block, the text with it in.
+
+    `drops` are storages that go: the count of batches of a folded norm, which nothing computes by.
+    """
 
     text: str
     pipeline: str
     done: str = ""
+    drops: frozenset[str] = frozenset()
 
 
 ROWS: Mapping[str, tuple[Row, ...]] = {
@@ -112,7 +118,7 @@ ROWS: Mapping[str, tuple[Row, ...]] = {
     "multiplex": (Row(VIT, "multiplex{path=encoder,every=2}"), Row(PATHS, "multiplex{path=layers,every=3}")),
     "relax": (Row(PATHS, "relax{op=softmax}"),),
     "sample": (Row(PATHS, "sample{seed=4}"),),
-    "simplify": (Row(VIT, "simplify"), Row(FOLDED, "simplify{fold_norm=true}")),
+    "simplify": (Row(VIT, "simplify"), Row(FOLDED, "simplify{fold_norm=true}", drops=COUNT)),
 }  # fmt: skip
 CASES = [(name, row) for name, rows in ROWS.items() for row in rows]
 
@@ -142,6 +148,10 @@ def outputs(graph: Graph, weights: Mapping[str, Tensor], assignment: Assignment)
     return interpret(graph, dict(weights), inputs, assignment)[graph.outputs[0].name]
 
 
+def stored(graph: Graph) -> dict[str, object]:
+    return {path: (s.shape, s.bank) for path, s in graph.storages.items()}
+
+
 def drawn(graph: Graph, count: int = 4) -> list[Assignment]:
     return graph.sample(count, seed=8) if graph.decisions else [{}]
 
@@ -168,9 +178,7 @@ def test_what_a_pass_declares_holds(name: str, row: Row) -> None:
         assert dict(made.decisions) == dict(graph.decisions)
         assert made.size() == graph.size()
     if "parameters" in kept:
-        assert {p: (s.shape, s.bank) for p, s in made.storages.items()} == {
-            p: (s.shape, s.bank) for p, s in graph.storages.items()
-        } or row.text == FOLDED  # an unread counter of the norm goes with it
+        assert stored(made) == {p: s for p, s in stored(graph).items() if p not in row.drops}
         assert all(made.cost(a).params == graph.cost(a).params for a in assignments)
     if "function" in kept:
         weights = random_weights(graph)

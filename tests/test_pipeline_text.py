@@ -11,10 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rewriting import multiplex, paths, text_graph
 
-from spacelang.diagnostics import SpaceError
+from spacelang.diagnostics import Source, SpaceError
+from spacelang.ir.graph import Graph
 from spacelang.ir.pattern import parse_pattern
 from spacelang.ir.text import write
-from spacelang.loader import load
+from spacelang.loader import blocks, load
+from spacelang.passes.insert import Insert
 from spacelang.passes.irpe import Irpe
 from spacelang.passes.multiplex import Multiplex
 from spacelang.passes.pipeline import run
@@ -66,7 +68,7 @@ def test_pipeline_text_runs() -> None:
         ("multiplex{path=3}", "SP101", 16),
         ("multiplex{path=a[}", "SP101", 17),
         ('irpe{method="a\\q"}', "SP101", 13),
-        ("insert{block=mix}", "SP209", 8),
+        ("insert{block=mix}", "SP209", 14),
         ("é", "SP101", 1),
     ],
 )
@@ -79,15 +81,64 @@ def test_wrong_pipelines(text: str, code: str, column: int) -> None:
 
 @given(st.text('irpemultx{}[]=,._ "\\019-k\n', max_size=40))
 def test_any_text_is_a_pipeline_or_a_diagnostic(text: str) -> None:
-    for start in ("", "irpe{on=", "multiplex{path="):
+    for start in ("", "irpe{on=", "multiplex{path=", "insert{block="):
         with suppress(SpaceError):
-            assert isinstance(parse_pipeline(start + text), tuple)
+            assert isinstance(parse_pipeline(start + text, blocks=blocks(BLOCKS)), tuple)
+
+
+BLOCKS = Source("blocks.space", "use vit\nlet two = 2\nblock twice(x) { return x * two }\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("twice", "twice"),
+        ('"twice"', "twice"),
+        ("mlp", "mlp"),
+        ("vit.mlp", "mlp"),
+        ("efficientvit.space:ffn", "ffn"),
+        ('"efficientvit.space:conv.conv_bn"', "conv_bn"),
+    ],
+)
+def test_a_block_of_the_scope_or_of_a_file(name: str, found: str) -> None:
+    (step,) = parse_pipeline(f"insert{{block={name},after=fc}}", blocks=blocks(BLOCKS))
+    assert isinstance(step, Insert)
+    assert step.block.name == found
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "says"),
+    [
+        ("twise", "SP201", "did you mean twice?"),
+        ("two", "SP209", "a block is wanted here, not a number"),
+        ("gelu", "SP209", "a block is wanted here, not an op"),
+        ("vit.none", "SP201", "nothing is called none here"),
+        ("2", "SP209", "2 is no name of a block"),
+        ("vit.space", "SP209", "vit.space is no name of a block"),
+        ("deit.space:", "SP209", "FILE.space:mix"),
+        ("minivit.space:mix_heads", "SP201", "it stands in mini_deit,"),
+        ("none.space:twice", "SP104", "none.space is no file"),
+        ("[twice]", "SP101", "the name of a block"),
+        (",after=fc", "SP101", "the name of a block"),
+    ],
+)
+def test_what_is_no_block(name: str, code: str, says: str) -> None:
+    with pytest.raises(SpaceError) as failed:
+        parse_pipeline(f"insert{{block={name}}}", blocks=blocks(BLOCKS))
+    (found,) = failed.value.diagnostics
+    assert (found.code, found.primary.span.position) == (code, (1, 14))
+    assert says in str(failed.value)
 
 
 # Before and after, as text.
 
 GOLDEN = Path(__file__).parent / "golden" / "passes"
 FENCE = re.compile(r"^```(\w+)(?:: ([^\n]*))?\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+
+
+def rewritten(space: str, pipeline: str | None) -> Graph:
+    named = blocks(Source("test.space", space))
+    return run(text_graph(space), parse_pipeline(pipeline or "", blocks=named))
 
 
 @pytest.mark.parametrize("name", sorted(BUILTIN["spacelang.passes"]))
@@ -105,10 +156,10 @@ def test_golden_rewritings(name: str, update_golden: bool) -> None:
         head = kind if pipeline is None else f"{kind}: {pipeline}"
         if kind == "error":
             with pytest.raises(SpaceError) as failed:
-                run(text_graph(space), pipeline or ())
+                rewritten(space, pipeline)
             made = str(failed.value)
         else:
-            made = write(run(text_graph(space), pipeline or ()))
+            made = write(rewritten(space, pipeline))
         return f"```{head}\n{made.strip()}\n```"
 
     text = file.read_text(encoding="utf-8")

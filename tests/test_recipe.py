@@ -747,6 +747,9 @@ def test_trackers_that_are_not_there_are_told_before_a_run(
     monkeypatch.setattr("spacelang.backends.torch.trackers.current", lambda: Ranks(1, 2))
     with pytest.raises(ImportError, match=r"spacelang-nas\[track\]"):
         train(graph, data, RECIPE, tmp_path / "run", log_to=("tensorboard",))
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(ImportError, match="pip install wandb"):
+        train(graph, data, RECIPE, tmp_path / "run", log_to=("wandb",))
     assert not (tmp_path / "run").exists()
 
 

@@ -1,10 +1,18 @@
-"""What may be asked of `sample`: draws by choices under a budget end, and numbers are checked."""
+"""What may be asked of `sample`: draws by choices meet any budget, and numbers are checked."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
 import pytest
 
+from spacelang.analysis.queries import counter, parsed
+from spacelang.analysis.where import Where
 from spacelang.diagnostics import Source, SpaceError
+from spacelang.engines.laws import whole
+from spacelang.engines.pool import Pool, encoding
+from spacelang.ir.decision import plain
 from spacelang.ir.graph import Graph
 from spacelang.loader import load
 
@@ -31,12 +39,59 @@ def test_an_empty_budget_is_counted_before_it_is_drawn(graph: Graph) -> None:
     assert "params reaches" in notes[0]
 
 
-def test_a_budget_that_draws_do_not_meet_ends_with_its_count(graph: Graph) -> None:
+def test_a_budget_that_draws_hardly_meet_is_met(graph: Graph) -> None:
+    """Fewer than 100 of four billion: each is as likely as the other, since all decisions are live."""
     size = graph.size(where="params <= 22")
+    assert isinstance(size, int)
     assert 0 < size < 100
-    code, notes = refused(graph, where="params <= 22", law="choices")
-    assert code == "SP507"
-    assert notes == (f"there are {size:,} of {16**8:,}",)
+    drawn = graph.sample(n=20 * size, seed=2, where="params <= 22", law="choices")
+    met = Counter(encoding(assignment) for assignment in drawn)
+    assert len(met) == size
+    assert all(graph.cost(assignment).params <= 22 for assignment in drawn)
+    assert sum((c - 20) ** 2 / 20 for c in met.values()) < 3 * size + 10
+
+
+DEEP = """
+space deep {
+  input x: [B, 4]
+  block layer(x: [B, C]) -> [B, C] {
+    choose w in 1..4
+    return x + (linear(x, w) as up |> linear(C) as down)
+  }
+  choose depth in 1..3
+  for i in 0..<depth { x = layer(x) as layers[i] }
+  output linear(x, 2) as head
+  weights { _: entangle }
+}
+"""
+
+
+@pytest.mark.parametrize("weights", [{}, {"depth": (1, 2, 5), "layers[0].w": (0, 1, 1, 2)}])
+def test_exact_draws_have_the_law_of_choices(weights: Mapping[str, Sequence[int]]) -> None:
+    """Against the chances of every architecture: those of its live decisions, within the budget."""
+    graph, where = load(Source("<deep>", DEEP)), "params in 40..70"
+    chances: dict[str, float] = {}
+    for assignment, _ in Pool(graph, where).draw(1000, "all"):
+        chances[encoding(assignment)] = 1.0
+        for path, value in assignment.items():
+            values = [plain(v) for v in graph.decisions[path].values]
+            own = weights.get(path, [1] * len(values))
+            chances[encoding(assignment)] *= own[values.index(value)] / sum(own)
+    total = sum(chances.values())
+    draws = counter(graph).by_choices.exact(3000, 1, parsed(graph, where) or Where(), weights)
+    met = Counter(map(encoding, draws))
+    wanted = {name: 3000 * chance / total for name, chance in chances.items() if chance}
+    assert len({*wanted.values()}) > 2, "depths are not alike"
+    assert met.keys() <= wanted.keys()
+    assert sum((met[n] - w) ** 2 / w for n, w in wanted.items()) < 3 * len(wanted) + 10
+
+
+def test_weights_too_fine_to_count_by_are_told() -> None:
+    draws = counter(load(Source("<deep>", DEEP))).by_choices
+    with pytest.raises(SpaceError, match="SP507"):
+        draws.exact(1, 0, Where(), {"depth": whole([0.3333333, 0.1, 0.5])})
+    assert whole([0.05, 0.2, 0.75]) == (1, 4, 15)
+    assert whole([2, 4, 6]) == (1, 2, 3)
 
 
 def test_draws_by_choices_are_within_the_budget(graph: Graph) -> None:

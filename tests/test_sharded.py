@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import warnings
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -32,7 +33,9 @@ import spacelang
 from spacelang.backends.torch import training
 from spacelang.backends.torch.checkpoint import Checkpoints
 from spacelang.backends.torch.cycles import search_program
-from spacelang.backends.torch.data import Dataset, first_samples, open_data
+from spacelang.backends.torch.data import Dataset, first_samples, open_data, ordered_batches
+from spacelang.backends.torch.engine_trainer import EngineTrainer
+from spacelang.backends.torch.evaluate import score
 from spacelang.backends.torch.own import search_own
 from spacelang.backends.torch.recipe import Recipe
 from spacelang.backends.torch.run import read_log
@@ -295,6 +298,75 @@ def test_networks_trained_anew_may_be_cut(graph: Graph, data: Dataset, tmp_path:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
 
+@pytest.mark.parametrize("size", [2, pytest.param(4, marks=pytest.mark.soak)])
+def test_paths_are_matched_by_weights_in_pieces(size: int, data: Dataset, tmp_path: Path) -> None:
+    """Paths that teach, the match that weighs them, and the step that learns through all weights."""
+    paths = spacelang.load(Source("<paths>", PATHS))
+    engine = replace(ENGINE, epochs=3)
+    recipe = replace(CREAM, opt="momentum", lr=0.05, shards=size, reduce="fsdp")
+    steps: Counter[tuple[str, ...]] = Counter()
+    original = EngineTrainer.step
+
+    def step(self: EngineTrainer, plan: Any) -> Any:
+        steps[plan.groups] += 1
+        return original(self, plan)
+
+    def run(rank: int, name: str = "all") -> None:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", "FSDP2-wrapped module")
+            search_own(engine, paths, data, recipe, tmp_path / name, seed=1)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(EngineTrainer, "step", step)
+        run(0, "one")
+    assert set(steps) == {("weights",), ("weights", "match"), ("match",)}
+    assert run_together(size, run) == [0] * size
+    assert different(tensors_of(tmp_path / "all"), tensors_of(tmp_path / "one")) == []
+    for name in ("log.jsonl", "answers.jsonl", "prioritized_path.json"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "all" / name).read_bytes()
+
+
+def test_scores_are_shared_and_are_those_of_one(graph: Graph, data: Dataset) -> None:
+    """Three batches for two processes: who has one less goes along. A failure in one is met by all."""
+    recipe = replace(PLAIN, model_ema=False)
+    batches = list(ordered_batches(data.validation, 50))
+    assert len(batches) == 3
+    largest = graph.decisions.extreme("largest")
+    wanted = score(Supernet(graph, seed=0).activate(largest), batches)
+    assert wanted.total == len(data.validation)
+    broken = [*batches[:2], batches[2]._replace(images=batches[2].images * torch.nan)]
+
+    def action(rank: int) -> None:
+        trainer = TorchTrainer(Supernet(graph, seed=0), graph, data, recipe, seed=0)
+        trainer.activate(largest)
+        seen: list[int] = []
+        trainer.model.register_forward_hook(lambda _, given, found: seen.append(len(given[0])))
+        assert score(trainer.model, batches) == wanted
+        assert seen == ([50, 20] if rank == 0 else [50, 50])
+        assert score(trainer.model, broken).failure == "its outputs are not finite"
+        assert score(trainer.model, batches) == wanted, "none is a pass behind"
+
+    assert run_together(2, action) == [0, 0]
+
+
+def test_too_little_memory_for_a_score_ends_all(graph: Graph, data: Dataset, capfd: Any) -> None:
+    def action(rank: int) -> None:
+        recipe = replace(PLAIN, model_ema=False)
+        trainer = TorchTrainer(Supernet(graph, seed=0), graph, data, recipe, seed=0)
+        if rank == 1:
+
+            def short(*given: Any) -> None:
+                raise MemoryError
+
+            trainer.model.register_forward_pre_hook(short)
+        score(trainer.model, ordered_batches(data.validation, 50))
+
+    assert run_together(2, action) == [1, 1]
+    told = capfd.readouterr().err
+    assert "error[SP703]: out of memory where a network is scored" in told
+    assert "another process of the run is gone" in told
+
+
 # What does not go with it, said before a folder is made.
 
 
@@ -331,11 +403,6 @@ def test_layers_that_are_compared_are_refused(tmp_path: Path, capfd: Any) -> Non
 
 
 def test_who_needs_whole_weights_refuses_it(data: Dataset, tmp_path: Path, capfd: Any) -> None:
-    paths = spacelang.load(Source("<paths>", PATHS))
-    with pytest.raises(
-        SpaceError, match=r"(?s)SP708.*prioritized_path trains with whole.*explicit"
-    ):
-        search_own(ENGINE, paths, data, replace(CREAM, reduce="fsdp"), tmp_path / "run", seed=1)
     with pytest.raises(SpaceError, match=r"(?s)SP708.*cyclic_diff.*reduce explicit"):
         search_program(CyclicDifferentiable(), cells(), data, CUT, tmp_path / "run")
     hull, start = load_hull(s3.SOURCE), spacelang.load(s3.SOURCE)

@@ -9,7 +9,7 @@ import numpy as np
 from spacelang.backends.onnx.emit import Emit, Result, row
 from spacelang.backends.onnx.network import Tensor
 from spacelang.ir.dim import Dim
-from spacelang.ir.infer import Infer
+from spacelang.ir.infer import Settled
 from spacelang.ops.patterns import Group, bind_rearrange, parse_rearrange
 
 
@@ -17,7 +17,7 @@ from spacelang.ops.patterns import Group, bind_rearrange, parse_rearrange
 def _rearrange(emit: Emit) -> Tensor:
     """Split axes, permute, merge."""
     node, net, types = emit.node, emit.network, emit.work.types
-    infer = Infer("rearrange", (types[node.operands[0]],), node.attributes, span=node.span)
+    infer = Settled("rearrange", (types[node.operands[0]],), node.attributes, span=node.span)
     sides = parse_rearrange(infer)
     sizes, leading = bind_rearrange(infer, sides)
     spread: list[Group] = [(f"..{i}",) for i in range(len(leading))]

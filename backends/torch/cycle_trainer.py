@@ -12,7 +12,7 @@ optimisers and the plan.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any, cast
@@ -39,7 +39,7 @@ from spacelang.backends.torch.plans import check_joint_plan
 from spacelang.backends.torch.ranks import current
 from spacelang.backends.torch.recipe import Recipe
 from spacelang.backends.torch.shards import Shards
-from spacelang.backends.torch.steady import NotFinite
+from spacelang.backends.torch.steady import NotFinite, Steady
 from spacelang.diagnostics import SpaceError, error
 from spacelang.engines.derive import Derivation
 from spacelang.engines.protocol import Group, LossTerm, Metrics, Samples, Score, Slots, StepPlan
@@ -54,7 +54,7 @@ class CycleTrainer:
     """Trains the networks of a program and scores the one that has the decisions.
 
     taken   steps taken, also those before a checkpoint it was restored from
-    note    is told of each step whose loss or gradient is not finite
+    steady  what is done about a step whose loss or gradient is not finite: nothing is rolled back
     """
 
     def __init__(
@@ -65,12 +65,14 @@ class CycleTrainer:
         self.graph = self.derivation.space
         self.networks = Networks(program, seed, device)
         self.model = self.networks[self.derivation.evaluation]
+        for name in program.networks:
+            self.networks[name].checkpointing = recipe.grad_checkpointing
         self.ranks = current()
         self.shards = Shards(self.ranks, recipe.shards, self.networks)
         self._parameters = list(self.networks.parameters())
         self.feed = Feed(data, recipe.batch_size, seed, recipe.augmentation, device)
         self.device = torch.device(device)
-        self.note: Callable[[Mapping[str, object]], None] = lambda record: None
+        self.steady = Steady()
         self.taken = 0
         self.groups: tuple[Group, ...] = ()
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
@@ -134,12 +136,15 @@ class CycleTrainer:
     def step(self, plan: StepPlan) -> Metrics:
         """One update of the groups of a plan, from the gradients of all its losses together.
 
-        NotFinite, and no weight changed, if a loss or gradient is not finite.
+        NotFinite, and no weight changed, if a loss or gradient is not finite; a step that the
+        policy leaves out has seen no image.
         """
         check_joint_plan(plan, self.program.networks, self.optimizers)
         self.networks.train()
         self.networks.zero_grad(set_to_none=True)
         rate = self._set_rates(plan)
+        skips = self.steady.policy == "skip"
+        kept = [(b, b.clone()) for b in self.networks.buffers()] if skips else []
         count, names = len(self.feed.positions(plan)), [term.name for term in plan.losses]
         try:
             correct, terms = self.shards.learn(
@@ -148,8 +153,13 @@ class CycleTrainer:
             self._update(plan, terms)
         except NotFinite as failed:
             self.networks.zero_grad(set_to_none=True)
-            self.note(failed.record)
-            raise
+            self.steady.note(failed.record)
+            if not self.steady.skips(plan.step):
+                raise
+            for buffer, before in kept:  # statistics of the forward passes
+                buffer.copy_(before)
+            self.taken = plan.step + 1
+            return Metrics(0.0, {}, 0, 0, rate)
         except (RuntimeError, MemoryError) as failed:
             if not ran_out_of_memory(failed):
                 raise
@@ -174,11 +184,14 @@ class CycleTrainer:
         batch = self.feed.batch(plan, shard, self.recipe.shards)
         labels = batch.labels.to(self.device)
         compared = {n for t in plan.losses if t.kind in INTROSPECTING for n in (t.of, t.against)}
+        images = batch.images
+        if self.recipe.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
         outputs: list[Outputs] = []
         with self._randomness(plan.step, shard):
             for number, forward in enumerate(plan.forwards):
                 self._activate(forward.network, forward.assignment)
-                outputs.append(self._run(forward.network, batch.images, number in compared))
+                outputs.append(self._run(forward.network, images, number in compared))
         values = {term.name: self._value(term, plan, outputs, labels) for term in plan.losses}
         terms = {name: value.item() for name, value in values.items()}
         if all(map(math.isfinite, terms.values())):
@@ -274,7 +287,8 @@ class CycleTrainer:
             moments, settings[name] = optimizer_tensors(optimizer, self.networks)
             tensors[f"optimizer {name}"] = moments
         groups = [asdict(group) for group in self.groups]
-        return tensors, {"groups": groups, "optimizers": settings}
+        steady = self.steady.state()
+        return tensors, {"groups": groups, "optimizers": settings, "steady": steady}
 
     @property
     def _others(self) -> list[str]:
@@ -311,6 +325,7 @@ class CycleTrainer:
             except ValueError as problem:
                 headline = f"the checkpoint's optimizer {name} does not fit: {problem}"
                 raise CheckpointError(headline) from problem
+        self.steady.restore(cast(Mapping[str, object], state.get("steady", {})))
         self.taken = checkpoint.record.step
 
 

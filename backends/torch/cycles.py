@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -22,15 +22,18 @@ from spacelang.backends.torch.cycle_trainer import CycleTrainer
 from spacelang.backends.torch.data import Dataset
 from spacelang.backends.torch.feed import FIRST, SECOND
 from spacelang.backends.torch.interrupt import Interrupt
-from spacelang.backends.torch.own import ANSWERS, Told
+from spacelang.backends.torch.own import ANSWERS
 from spacelang.backends.torch.program_folder import hashes, read_program, write_program
 from spacelang.backends.torch.progress import Reporter, progress
 from spacelang.backends.torch.ranks import current
-from spacelang.backends.torch.recipe import LATER, Recipe
+from spacelang.backends.torch.recipe import Recipe
 from spacelang.backends.torch.run import Json, Log, RunFolder, write_graph, write_json
 from spacelang.backends.torch.search import open_journal
 from spacelang.backends.torch.search_report import write_search_report
 from spacelang.backends.torch.searched import Searched
+from spacelang.backends.torch.steady import policy_of
+from spacelang.backends.torch.told import Told
+from spacelang.backends.torch.trackers import Tracker, check_trackers, trackers
 from spacelang.backends.torch.training import PROGRAM, Tally, fits, identity, note, room_for
 from spacelang.diagnostics import SpaceError, error
 from spacelang.engines.derive import Derivation
@@ -51,6 +54,9 @@ from spacelang.files import PathLike
 from spacelang.ir.program import Program
 
 FOLDER = "program"
+# What counts of a recipe, and what is the engine's own whatever a recipe says.
+TAKEN = ("batch_size", "aug", "amp", "amp_dtype", "channels_last", "grad_checkpointing", "shards")
+OWN = ("epochs", "smoothing", "clip_grad")
 
 
 class ProgramEngine(Able, Protocol):
@@ -85,29 +91,35 @@ def search_program(
     device: str = "cpu",
     keep: int = 2,
     reporter: Reporter | None = None,
+    on_nan: str = "error",
     settings: Mapping[str, object] | None = None,
+    log_to: Sequence[str] = (),
 ) -> Searched:
     """Run an engine to its end in a folder, going on where an earlier call stopped.
 
-    Of the recipe the batch size, augmentation and precision count; the optimisers are the engine's.
-    Raises Interrupted after a signal (state saved), NotFinite, Locked, OSError, SP701 where engine
-    and program do not fit, SP702 for a folder of another run, and SP708 for processes that cannot
-    share a batch and for gradients that are not added explicitly.
+    Of the recipe what is TAKEN counts; optimisers and rates are the engine's, what else a recipe
+    sets is refused (SP701). `keep`, `on_nan` and `log_to` are those of `train`, but nothing is
+    rolled back: rates are constant. Raises Interrupted after a signal (state saved), NotFinite,
+    Locked, OSError, SP701 where engine and program do not fit, SP702 for a folder of another run,
+    and SP708 for processes that cannot share a batch and for gradients that are not added
+    explicitly.
     """
     if recipe.reduce != "explicit":
         found = error("SP708", f"{engine.name} has gradients of several networks to add")
         raise SpaceError(found.hint(f"--reduce explicit, not {recipe.reduce}"))
     current().shards(recipe.shards)
     refuse_compiling(recipe, engine.name)
+    _refuse_ignored(engine, recipe)
+    policy = policy_of(on_nan)
+    if policy == "rollback":
+        found = error(
+            "SP701", f"{engine.name} has constant rates: rolled back it meets the same step"
+        )
+        raise SpaceError(found.hint("--on-nan skip, or lower rates of the engine"))
+    check_trackers(log_to)
     graph = engine.derivation(program).space
     for network in program.networks.values():
         fits(network, data)
-    if recipe.model_ema:
-        raise SpaceError(error("SP701", f"{engine.name} keeps no moving average of weights"))
-    for name in LATER:
-        if getattr(recipe, name) != getattr(Recipe(), name):
-            found = error("SP701", f"{engine.name} trains by cycles of its own, without {name}")
-            raise SpaceError(found.hint("leave it out"))
     recipe = replace(
         recipe, epochs=engine.passes, smoothing=engine.smoothing, clip_grad=engine.clip_grad
     )
@@ -124,15 +136,27 @@ def search_program(
         write_graph(run.path, graph)
         current().lead(lambda: write_program(run.path / FOLDER, program))
         trainer = CycleTrainer(program, data, recipe, seed, device)
-        trainer.note = lambda record: note(run.path, record)
+        trainer.steady.policy = policy
+        trainer.steady.note = lambda record: note(run.path, record)
         room_for(run.path, trainer.networks, keep)
         store = Checkpoints(run.path, graph=graph.hash, keep=keep)
-        work = Work(run.path, trainer, store, answers, interrupt)
+        followers = trackers(log_to, run.path)
+        work = Work(run.path, trainer, store, answers, interrupt, followers)
         work.resume()
         result = work.run(engine, program, Told(reporter or progress("quiet")))
         write_json(run.path / f"{engine.name}.json", result.as_json())
         write_search_report(run.path, graph, data, result, work.log.entries)
     return result
+
+
+def _refuse_ignored(engine: ProgramEngine, recipe: Recipe) -> None:
+    """SP701 for settings of training that would be taken without a word, and do nothing."""
+    usual = Recipe()
+    names = [f.name for f in fields(Recipe) if f.name not in (*TAKEN, *OWN)]
+    ignored = [name for name in names if getattr(recipe, name) != getattr(usual, name)]
+    if ignored:
+        headline = f"{engine.name} trains by cycles of its own, without {', '.join(ignored)}"
+        raise SpaceError(error("SP701", headline).hint("leave that out"))
 
 
 def _digest(program: Program) -> str:
@@ -151,6 +175,7 @@ class Work:
     store: Checkpoints
     answers: Answers
     interrupt: Interrupt
+    followers: Sequence[Tracker] = ()
     answered: int = field(default=0, init=False)  # at the checkpoint that was taken up
 
     def resume(self) -> None:
@@ -159,7 +184,7 @@ class Work:
         if found is not None:
             self.trainer.restore(found)
             self.answered = _answered(found.state)
-        self.log = Log(self.path, self.trainer.taken)
+        self.log = Log(self.path, self.trainer.taken, self.followers)
         self.trainer.ranks.same(
             str((self.trainer.taken, self.answered, len(self.log.entries))),
             "the checkpoint that they see: is the folder shared?",

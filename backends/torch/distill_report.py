@@ -1,16 +1,17 @@
 """report.html of a distillation: what was learned from whom, the curves, and how good it came out.
 
-write_distill_report(folder, graph, data, trained, engine, "runs/large", teacher)
+write_distill_report(folder, graph, data, trained, losses, "runs/large", [teacher])
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from spacelang.backends.torch.data import Dataset
 from spacelang.backends.torch.evaluate import evaluate
 from spacelang.backends.torch.teacher import Teacher
 from spacelang.backends.torch.training import Trained
 from spacelang.backends.torch.training_report import ends, right, write_training_report
-from spacelang.engines.distillation import Distillation
 from spacelang.engines.protocol import Score
 from spacelang.files import PathLike
 from spacelang.ir.graph import Graph
@@ -21,18 +22,19 @@ def write_distill_report(
     graph: Graph,
     data: Dataset,
     made: Trained,
-    engine: Distillation,
+    losses: Sequence[str],
     name: str,
-    teacher: Teacher | None = None,
+    teachers: Sequence[Teacher] = (),
 ) -> None:
     """Write the report of a folder; its networks are the ends of the space.
 
     All processes of a run come here: they share the validation images. The first one writes.
     """
     rows = ends(graph, data, made, "student")
-    summary = f"Learned from {name} by {', '.join(engine.losses)}; {right(rows[0])}."
-    if teacher is not None:
-        summary += f" The teacher: {_shown(answers(teacher, data))}."
+    summary = f"Learned from {name} by {', '.join(losses)}; {right(rows[0])}."
+    shown = [_shown(answers(teacher, data)) for teacher in teachers]
+    if shown:
+        summary += f" The teacher{'s' if len(shown) > 1 else ''}: {'; '.join(shown)}."
     write_training_report(folder, graph, data, made, rows, summary, f"{graph.name}, distilled")
 
 

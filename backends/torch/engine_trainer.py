@@ -36,9 +36,9 @@ from spacelang.backends.torch.recipe import Recipe
 from spacelang.backends.torch.steady import NotFinite
 from spacelang.backends.torch.supernet import Supernet
 from spacelang.backends.torch.train import TorchTrainer
-from spacelang.diagnostics import SpaceError, error
-from spacelang.engines.protocol import LossTerm, Metrics, StepPlan
+from spacelang.engines.protocol import Forward, LossTerm, Metrics, StepPlan
 from spacelang.engines.stream import seed_of
+from spacelang.ir.decision import Assignment
 from spacelang.ir.graph import Graph
 
 MATCHED, MATCHING = "matched", "matching"
@@ -69,13 +69,9 @@ class EngineTrainer(TorchTrainer):
         """
         if self.last is None or plan.step != self.taken - 1:
             raise ValueError(f"step {plan.step} is not the step just taken")
-        if self.pieces is not None:
-            found = error("SP708", "paths are matched by whole weights: fsdp cuts them")
-            raise SpaceError(found.hint("--reduce explicit"))
         seen, outputs = self.last
-        self.memory.images[slot] = self.ranks.from_first(_some(seen, 0, images).clone())
         features = self.ranks.from_first(_some(outputs[of], 0, images).softmax(1))
-        self.memory.features[slot] = features
+        self.memory.keep(slot, self.ranks.from_first(_some(seen, 0, images)), features)
         if self.network is None:
             self._begin(features.numel())
 
@@ -89,23 +85,25 @@ class EngineTrainer(TorchTrainer):
     def _score(self, slot: int) -> Tensor:
         assert self.network is not None
         images, features = self.memory.images[slot], self.memory.features[slot]
-        return match(self._still, self.network, images, features)
+        return match(lambda x: self._still(self.model, x, {}), self.network, images, features)
 
-    def _still(self, images: Tensor, weights: Mapping[str, Tensor] | None = None) -> Tensor:
+    def _still(self, model: nn.Module, images: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
         """Logits of the active network that leave its statistics as they are.
 
         Nothing is worked out again: that would be with the own weights and statistics, which are
         back by then.
         """
         kept = {name: buffer.clone() for name, buffer in self._buffers.items()}
-        model = cast(Supernet, self.model)
-        again, model.checkpointing = model.checkpointing, False
+        again = isinstance(model, Supernet) and model.checkpointing
+        if isinstance(model, Supernet):
+            model.checkpointing = False
         try:
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.amp):
-                found = functional_call(model, {**kept, **(weights or {})}, (images,))
+                found = functional_call(model, {**kept, **weights}, (images,))
                 return main_output(found).float()
         finally:
-            model.checkpointing = again
+            if isinstance(model, Supernet):
+                model.checkpointing = again
 
     def _begin(self, inputs: int) -> None:
         """A matching network and its optimiser."""
@@ -140,7 +138,10 @@ class EngineTrainer(TorchTrainer):
             self._move_matching(plan)
 
     def _learn_to_match(self, plan: StepPlan) -> Metrics:
-        """The second-order step: the weights, the statistics and the average stay as they are."""
+        """The second-order step: the weights, the statistics and the average stay as they are.
+
+        It learns through the weights of every layer at once, so pieces are gathered for it.
+        """
         check_plan(self, plan, mixed=self.recipe.mixing(plan.epoch) is not None)
         (term,) = plan.losses
         network, options = self.network, term.options
@@ -151,16 +152,15 @@ class EngineTrainer(TorchTrainer):
         remembered = self.memory.images[slot], self.memory.features[slot]
         count = len(remembered[0])
         samples = _some(images, 0, count), _some(images, count, count), _some(labels, count, count)
-        weights = dict(self.model.named_parameters())
-        self.model.train()
+        model = self.whole().to(self.device).train()
+        weights = {n: p for n, p in model.named_parameters() if p.requires_grad}
         # Attention has second derivatives in its plain form alone.
         with self._randomness(plan.step), sdpa_kernel(SDPBackend.MATH):
-            self.activate(plan.forwards[term.against or 0].assignment)
             with torch.no_grad():
-                teacher = self._still(samples[0])
-            self.activate(plan.assignment)
+                teacher = self._taught(model, plan.forwards[term.against or 0], samples[0])
+            _be(model, plan.assignment)
             loss, slopes = second_order(
-                lambda moved, seen: self._still(seen, moved),
+                lambda moved, seen: self._still(model, seen, moved),
                 weights, network, samples, remembered, teacher, rate, options,
             )  # fmt: skip
         for parameter, slope in zip(network.parameters(), slopes, strict=True):
@@ -177,6 +177,11 @@ class EngineTrainer(TorchTrainer):
         self._move_matching(plan)
         self.taken = plan.step + 1
         return Metrics(loss.item(), {term.name: loss.item()}, 0, 0, rate)
+
+    def _taught(self, model: nn.Module, forward: Forward, images: Tensor) -> Tensor:
+        """What a pass that does not learn says of images."""
+        _be(model, forward.assignment)
+        return self._still(model, images, {})
 
     def _check_slopes(self, plan: StepPlan) -> None:
         """NotFinite, and nothing changed, for a gradient of the matching network that is not."""
@@ -218,6 +223,12 @@ class EngineTrainer(TorchTrainer):
             kept = {"model": found["matching"], "optimizer": found.get("matcher", {})}
             settings = cast(Mapping[str, object], checkpoint.state.get("matcher", {}))
             unpack(kept, settings, self.network, self.matcher)
+
+
+def _be(model: nn.Module, assignment: Assignment) -> None:
+    """Make a supernet the network of an architecture; any other module is one."""
+    if isinstance(model, Supernet):
+        model.activate(assignment)
 
 
 def _some(values: Tensor, start: int, count: int) -> Tensor:

@@ -8,19 +8,22 @@ Evaluation draws nothing and changes nothing: a network leaves it in the mode it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
 
 from spacelang.backends.torch.data import Batch, Dataset, Part, ordered_batches, test_part
-from spacelang.backends.torch.ranks import ALONE, current
+from spacelang.backends.torch.ranks import current
+from spacelang.diagnostics import SpaceError, error
 from spacelang.engines.protocol import Score
 
 BATCH = 250
-FAILURES = ("", "its outputs are not finite", "out of memory")
-_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+MEMORY = "out of memory"
+FAILURES = ("", "its outputs are not finite", MEMORY)
+_SAID = (MEMORY, "can't allocate memory", "not enough memory")
 
 
 def evaluate(model: nn.Module, part: Part, batch_size: int = BATCH) -> Score:
@@ -35,18 +38,22 @@ def evaluate_test(model: nn.Module, data: Dataset, batch_size: int = BATCH) -> S
 
 def score(
     model: nn.Module,
-    batches: Iterable[Batch],
+    batches: Sequence[Batch],
     within: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Score:
     """The score on batches; logits that are not finite, or too little memory, are a failure.
 
     `within` makes what the network is scored in, as statistics of its own. Processes that run
-    together take turns with the batches, and all get the score of the whole; where weights are cut
-    among them, all take all batches.
+    together take turns with the batches, and all get the score of the whole. Weights that are cut
+    among them are whole for the pass of all: who has no batch left goes along with the first, and
+    too little memory in one is no score but ends them (SP703).
     """
-    ranks = ALONE if getattr(model, "cut", False) else current()
-    mine = (batch for number, batch in enumerate(batches) if number % ranks.size == ranks.rank)
-    correct, total, failure = _counted(model, mine, within)
+    ranks, cut = current(), bool(getattr(model, "cut", False))
+    mine = batches[ranks.rank :: ranks.size]
+    idle = cut and len(mine) * ranks.size < len(batches)
+    correct, total, failure = _counted(model, mine, batches[:1] if idle else (), within)
+    if cut and ranks.size > 1 and FAILURES[failure] == MEMORY:
+        raise SpaceError(error("SP703", "out of memory where a network is scored"))
     rows = ranks.gather([[correct, total, failure]])
     failed = max(int(row[2]) for row in rows)
     if failed:
@@ -56,25 +63,27 @@ def score(
 
 def _counted(
     model: nn.Module,
-    batches: Iterable[Batch],
+    batches: Sequence[Batch],
+    others: Sequence[Batch],
     within: Callable[[], AbstractContextManager[None]],
 ) -> tuple[int, int, int]:
-    """Right answers, answers, and the number of a failure."""
+    """Right answers, answers, and the number of a failure; those of `others` do not count."""
     like = next(model.parameters())
-    correct = total = 0
+    correct = total = failure = 0
     try:
         with mode(model, training=False), within(), torch.no_grad():
-            for batch in batches:
+            for number, batch in enumerate(chain(batches, others)):
                 logits = main_output(model(batch.images.to(like.device, like.dtype)))
-                if not bool(torch.isfinite(logits).all()):
-                    return 0, 0, 1
+                if number >= len(batches):
+                    continue
+                failure = failure or int(not torch.isfinite(logits).all())
                 correct += int((logits.argmax(1).cpu() == batch.labels).sum())
                 total += len(batch.labels)
     except (RuntimeError, MemoryError) as failed:
         if not ran_out_of_memory(failed):
             raise
-        return 0, 0, 2
-    return correct, total, 0
+        failure = FAILURES.index(MEMORY)
+    return correct, total, failure
 
 
 @contextmanager
@@ -104,4 +113,4 @@ def ran_out_of_memory(failed: Exception) -> bool:
     """Whether an error, of torch or of Python, means that memory is short, on any device."""
     if isinstance(failed, torch.OutOfMemoryError | MemoryError):
         return True
-    return any(words in str(failed).lower() for words in _MEMORY)
+    return any(words in str(failed).lower() for words in _SAID)

@@ -6,18 +6,26 @@
 
 Parts are `train` and `validation`, and for steps that take turns the two halves of the first: every
 second image in the order of their digests, so that both have the classes of the whole.
+
+Where images are decoded as they are needed, or a GPU waits for them, a few threads make the batches
+that come next while one is learned (`ahead.py`). Those of timm's augmentation, which draws from
+generators of the whole process, and of stores that are read in turn vary in the step's own thread.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from spacelang.backends.torch.augment import RECIPES
+from spacelang.backends.torch.ahead import Ahead
+from spacelang.backends.torch.augment import RECIPES, Augmentation
+from spacelang.backends.torch.batches import Shown
 from spacelang.backends.torch.data import (
     Batch,
     Dataset,
@@ -29,14 +37,25 @@ from spacelang.backends.torch.data import (
 )
 from spacelang.backends.torch.evaluate import BATCH
 from spacelang.backends.torch.mix import Mixing
+from spacelang.backends.torch.ranks import current
+from spacelang.backends.torch.tinyvit_augment import TinyvitAugmentation
 from spacelang.backends.torch.variation import Views
 from spacelang.diagnostics import SpaceError, error
 from spacelang.engines.protocol import Samples, StepPlan
 
 FIRST, SECOND = "train/first", "train/second"
-
-
 HELD = 256 << 20  # bytes of normalised images of a part that are kept between two scores
+# What varies images by words of each sample alone, in any thread.
+BY_SAMPLE = (Augmentation, TinyvitAugmentation)
+
+
+class Place(NamedTuple):
+    """A shard of a batch."""
+
+    epoch: int
+    number: int
+    shard: int
+    shards: int
 
 
 class Feed:
@@ -68,6 +87,7 @@ class Feed:
         }
         self.replay: Callable[[int], tuple[int, int]] | None = None
         self._epochs: dict[str, Epochs] = {}
+        self._lines: dict[str, Ahead[Place, Batch | Shown]] = {}
         self._held: dict[Samples, list[Batch]] = {}
 
     def part(self, name: str) -> Part:
@@ -91,9 +111,36 @@ class Feed:
 
     def batch(self, plan: StepPlan, shard: int = 0, shards: int = 1) -> Batch:
         """The batch of a step, or a shard of it."""
-        mixing = self.mixing(plan.epoch)
-        found = self._of(plan.data).load(plan.epoch, plan.batch, mixing, shard, shards)
+        place = Place(plan.epoch, plan.batch, shard, shards)
+        if self.part(plan.data).slow or self.device.type == "cuda":
+            made = self._line(plan.data).take(place)
+        else:
+            made = self._made(plan.data, place)
+        found = self._of(plan.data).vary(made) if isinstance(made, Shown) else made
         return found._replace(images=found.images.to(self.device))
+
+    def _line(self, name: str) -> Ahead[Place, Batch | Shown]:
+        """The batches of a part, the next ones made ahead."""
+        if name not in self._lines:
+            self._of(name)  # which threads then share
+            steps = self.steps(name)
+
+            def following(place: Place) -> Place:
+                own = current().shards(place.shards)
+                if place.shard + 1 in own:
+                    return place._replace(shard=place.shard + 1)
+                epoch, number = divmod(place.epoch * steps + place.number + 1, steps)
+                return Place(epoch, number, own[0], place.shards)
+
+            self._lines[name] = Ahead(lambda place: self._made(name, place), following)
+        return self._lines[name]
+
+    def _made(self, name: str, place: Place) -> Batch | Shown:
+        """A batch, or what it is made of where another thread may not make it."""
+        epochs = self._of(name)
+        mixing = self.mixing(place.epoch)
+        found = epochs.read(place.epoch, place.number, mixing, place.shard, place.shards)
+        return epochs.vary(found) if isinstance(epochs.recipe, BY_SAMPLE) else found
 
     def _of(self, name: str) -> Epochs:
         if name not in self._epochs:
@@ -102,12 +149,12 @@ class Feed:
             )
         return self._epochs[name]
 
-    def batches(self, samples: Samples) -> Iterable[Batch]:
+    def batches(self, samples: Samples) -> Sequence[Batch]:
         """What networks are scored on, as it is; kept, if it is not too much."""
         if samples not in self._held:
             part = self.part(samples.part)
             part = part if samples.count is None else first_samples(part, samples.count)
-            if part.images.numel() * 4 > HELD:
+            if 4 * math.prod(part.images.shape) > HELD:
                 return ordered_batches(part, BATCH)
             self._held[samples] = [
                 b._replace(images=b.images.to(self.device)) for b in ordered_batches(part, BATCH)

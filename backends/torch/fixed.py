@@ -13,10 +13,11 @@ import copy
 import hashlib
 import json
 import re
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any, cast
 
 import torch
@@ -46,16 +47,25 @@ class Fixed(Graph):
 
     network  the module, which is copied and stays as it is
     shape    of an image: channels, height, width
+    about    what tells it from other modules besides what its hash is of, as the hash of a file
     """
 
     network: nn.Module = field(kw_only=True, compare=False, repr=False)
     shape: tuple[int, ...] = field(kw_only=True)
+    about: Mapping[str, object] = field(kw_only=True, default_factory=dict, compare=False)
 
     @classmethod
-    def of(cls, network: nn.Module, data: Dataset, name: str = "") -> Fixed:
+    def of(
+        cls,
+        network: nn.Module,
+        data: Dataset,
+        name: str = "",
+        about: Mapping[str, object] = MappingProxyType({}),
+    ) -> Fixed:
         """A module for the images of a data set (SP704 where it cannot be trained on them)."""
         name = name or type(network).__name__
-        made = cls(name, Block(name, (), ()), {}, (), network=network, shape=data.shape)
+        given = {"network": network, "shape": data.shape, "about": dict(about)}
+        made = cls(name, Block(name, (), ()), {}, (), **given)
         made.check(data)
         return made
 
@@ -160,12 +170,12 @@ OTHERS = {"clip_mode": ("value",), "reduce": ("ddp",)}  # that do as well
 
 def graph_of(student: Graph | nn.Module, data: Dataset, recipe: Recipe, name: str = "") -> Graph:
     """A student as a graph: itself, or a module (SP704, SP701 and SP708 where it cannot be one)."""
-    if isinstance(student, Graph):
+    if isinstance(student, Graph) and not isinstance(student, Fixed):
         return student
     if isinstance(student, Supernet):
         told = error("SP701", "a supernet is no network of its own: its graph is the student")
         raise SpaceError(told.hint("distill(model.graph, ..)"))
-    made = Fixed.of(student, data, name)
+    made = student if isinstance(student, Fixed) else Fixed.of(student, data, name)
     made.check_recipe(recipe)
     made.same_everywhere()
     return made

@@ -19,6 +19,7 @@ from torch import Tensor, fx
 from spacelang.backends.torch.views import Axes, Part, runs
 from spacelang.diagnostics import SpaceError, error
 from spacelang.ir.dim import Dim, Monomial, Symbol
+from spacelang.ir.facts import content
 from spacelang.ir.needed import Computed
 from spacelang.ir.node import Node, TensorType, Value
 from spacelang.ir.param import Gather
@@ -51,6 +52,7 @@ class Frame(ABC):
         self.values: dict[Value, Result] = {}
         self.types: dict[Value, TensorType] = {}
         self.sliced: set[fx.Node] = set()  # weights whose rows are not side by side
+        self.odd: set[fx.Node] = set()  # slices that may begin at an odd element of what is stored
         self._free: dict[Symbol, fx.Node] = {}
         self._unflattened: dict[tuple[fx.Node, int, tuple[Size, ...]], fx.Node] = {}
 
@@ -123,12 +125,16 @@ class Frame(ABC):
     def linear(
         self, node: Node, x: fx.Node, weight: fx.Node | None, bias: fx.Node | None
     ) -> fx.Node:
-        """The product of a linear layer, by a copy of a weight that is a slice.
+        """The product of a linear layer, by a copy of a weight that is a slice: one whose rows are
+        not side by side, or that may begin at an odd element, where MKL adds up doubles otherwise.
 
         A supernet finds the gradients of a weight that is none; see `functions.sliced_linear`.
         """
         given = weight is not None and "weight" not in node.params and weight.op.startswith("call")
-        if weight is not None and (given or weight in self.sliced):
+        if given or weight in self.odd:
+            dense: dict[str, Any] = {"memory_format": torch.contiguous_format}
+            weight = self.graph.call_method("clone", (weight,), dense)
+        elif weight in self.sliced:
             weight = self.graph.call_method("contiguous", (weight,))
         return self.graph.call_function(F.linear, (x, weight, bias))
 
@@ -229,9 +235,12 @@ class Frame(ABC):
             tensor = self.graph.call_function(torch.index_select, arguments)
         for first, last in reversed(merged):
             tensor = self.graph.call_method("flatten", (tensor, first, last))
-        inner = [run for found in lists for run in found][1 + picked :]
-        if not gathers and not all(run.whole for run in inner):
+        every = [run for found in lists for run in found]
+        if not gathers and not all(run.whole for run in every[1 + picked :]):
             self.sliced.add(tensor)
+        first = entry[0] if picked and entry is not None else None
+        if index and not gathers and not _begins_even(every, first):
+            self.odd.add(tensor)
         return tensor
 
     def before_slices(
@@ -282,6 +291,22 @@ def _entry(parts: Sequence[Part], entry: int, count: int) -> tuple[tuple[Part, .
         )
     length = outer.length / count
     return (Part(outer.start + length * entry, length, 1, False, outer.extent),), False
+
+
+def _begins_even(runs: Sequence[Part], entry: int | None) -> bool:
+    """Whether surely an even number of stored elements stands before a slice; an `entry` takes the
+    first run."""
+    even = entry is None or entry % 2 == 0
+    for run in runs if entry is None else runs[1:]:
+        extent = run.scale if run.extent is None else run.extent  # a multiple of the scale
+        even = (even or _even(extent)) and _even(run.start)
+    return even
+
+
+def _even(size: Dim) -> bool:
+    """Whether a size is known to be even for every architecture."""
+    known = content(size)
+    return known is not None and known % 2 == 0
 
 
 def _positive(dim: Dim, exponent: int) -> int:

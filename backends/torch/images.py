@@ -21,13 +21,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType, ModuleType
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
 from spacelang.backends.torch import crops, timm_data
 from spacelang.backends.torch.crops import SETS, read_crops
+from spacelang.backends.torch.gallery import read_pictures
 from spacelang.backends.torch.pictures import (
     BROKEN,
     SUFFIXES,
@@ -36,9 +37,9 @@ from spacelang.backends.torch.pictures import (
     Origin,
     Pixels,
     fit,
-    open_picture,
     picture_of,
     refuse_large,
+    sums_of,
 )
 from spacelang.backends.torch.split import image_digest
 from spacelang.backends.torch.timm_data import read_timm
@@ -133,7 +134,7 @@ def _package(module: str, distribution: str) -> ModuleType:
 def _read_archive(path: Path) -> tuple[Pixels, NDArray[Any]]:
     try:
         with zipfile.ZipFile(path) as archive:
-            refuse_large(sum(entry.file_size for entry in archive.infolist()), str(path))
+            refuse_large([sum(entry.file_size for entry in archive.infolist())], str(path))
         with np.load(path, allow_pickle=False) as arrays:
             images, labels = arrays["images"], arrays["labels"]
     except BROKEN as broken:
@@ -170,64 +171,48 @@ def _from_arrays(
         pixels = pixels[..., None]
     count, height, width, found = pixels.shape
     target = (size or (height, width), channels or found)
-    refuse_large(count * target[0][0] * target[0][1] * target[1], name)
+    refuse_large((count, *target[0], target[1]), name)
     digests = tuple(image_digest(image) for image in pixels)
     if target != ((height, width), found):
         pixels = np.stack([fit(picture_of(image), *target) for image in pixels])
     classes, positions = np.unique(labels, return_inverse=True)
     names = tuple(str(label) for label in classes)
     origins = tuple(map(Origin, range(len(pixels))))
-    return Images(name, pixels, positions.astype(np.int64), names, digests, origins=origins)
+    sums = np.stack([sums_of(image) for image in pixels])
+    whole = positions.astype(np.int64)
+    return Images(name, pixels, whole, names, digests, sums, origins=origins)
 
 
 def _read_folder(root: Path, size: tuple[int, int] | None, channels: int | None) -> Images:
     parts = _part_folders(root)
     classes = tuple(sorted({place.name for part in parts for place in _folders(part)}))
-    pixels: list[Pixels] = []
-    labels: list[int] = []
-    digests: list[bytes] = []
-    fixed: dict[int, str] = {}
-    origins: list[Origin] = []
-    counts = dict.fromkeys(parts, 0)
-    skipped = used = 0
-    first = ""
-    for file, folder, label in _labelled_files(parts, classes):
-        if file.suffix.lower() not in SUFFIXES:
-            skipped += 1
-            continue
-        found = open_picture(file)
-        image = fit(picture_of(found), size or found.shape[:2], channels or found.shape[2])
-        if pixels and image.shape[:2] != pixels[0].shape[:2]:
-            raise DataError(
-                f"images differ in size: {first} is {_sides(pixels[0])}, {file} {_sides(image)}",
-                "say the size they shall have",
-            )
-        first = first or str(file)
-        used += image.nbytes
-        refuse_large(used, str(root))
-        part = "train" if folder == root else _PART_FOLDERS[folder.name]
-        if part != "train":
-            fixed[len(pixels)] = part
-        pixels.append(image)
-        origins.append(Origin(counts[folder], str(file.resolve())))
-        counts[folder] += 1
-        labels.append(label)
-        digests.append(image_digest(found))
-    if not pixels:
+    every = list(_labelled_files(parts, classes))
+    found = [each for each in every if each.file.suffix.lower() in SUFFIXES]
+    if not found:
         raise DataError(
             f"{root}: holds no PNG, JPEG or BMP images in class folders",
             f"expected {root.name or '.'}/CLASS/IMAGE.png",
         )
-    depth = channels or max(image.shape[2] for image in pixels)
-    whole = np.stack([np.broadcast_to(image, (*image.shape[:2], depth)) for image in pixels])
+    read = read_pictures(root, [each.file for each in found], size, channels)
+    fixed: dict[int, str] = {}
+    origins: list[Origin] = []
+    counts = dict.fromkeys(parts, 0)
+    for position, (file, folder, _) in enumerate(found):
+        part = "train" if folder == root else _PART_FOLDERS[folder.name]
+        if part != "train":
+            fixed[position] = part
+        origins.append(Origin(counts[folder], str(file.resolve())))
+        counts[folder] += 1
+    labels = np.array([each.label for each in found], np.int64)
     cut = tuple(part for part in ("test", "validation") if part not in fixed.values())
-    name = root.resolve().name
+    name, skipped = root.resolve().name, len(every) - len(found)
     return Images(
         name,
-        whole,
-        np.array(labels, np.int64),
+        read.pixels,
+        labels,
         classes,
-        tuple(digests),
+        read.digests,
+        read.sums,
         fixed,
         cut,
         skipped,
@@ -266,10 +251,14 @@ def _part_folders(root: Path) -> list[Path]:
     return folders
 
 
-def _labelled_files(
-    parts: Sequence[Path], classes: Sequence[str]
-) -> Iterator[tuple[Path, Path, int]]:
-    """(file, part folder, label) of every file, in the order of names."""
+class _Labelled(NamedTuple):
+    file: Path
+    part: Path  # the folder of its part
+    label: int
+
+
+def _labelled_files(parts: Sequence[Path], classes: Sequence[str]) -> Iterator[_Labelled]:
+    """Every file, in the order of names."""
     for part in parts:
         for folder in _folders(part):
             label = classes.index(folder.name)
@@ -277,7 +266,7 @@ def _labelled_files(
                 below[:] = sorted(name for name in below if not name.startswith("."))
                 for name in sorted(names):
                     if not name.startswith("."):
-                        yield Path(place, name), part, label
+                        yield _Labelled(Path(place, name), part, label)
 
 
 def _folders(root: Path) -> list[Path]:
@@ -297,7 +286,3 @@ def _entries(root: Path) -> list[Path]:
 
 def _refuse_unreadable(problem: OSError) -> NoReturn:
     raise DataError(f"{problem.filename}: cannot be read: {problem.strerror}") from problem
-
-
-def _sides(pixels: Pixels) -> str:
-    return f"{pixels.shape[0]} x {pixels.shape[1]}"

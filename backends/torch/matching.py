@@ -29,6 +29,13 @@ class Memory:
     images: dict[int, Tensor] = field(default_factory=dict[int, Tensor])
     features: dict[int, Tensor] = field(default_factory=dict[int, Tensor])
 
+    def keep(self, slot: int, images: Tensor, features: Tensor) -> None:
+        """Remember a path. Strides are those that a file gives back: convolutions go by them, and
+        images of one channel may come with others."""
+        form = torch.contiguous_format
+        self.images[slot] = images.clone(memory_format=form)
+        self.features[slot] = features.clone(memory_format=form)
+
     def tensors(self) -> dict[str, Tensor]:
         """As a checkpoint holds it."""
         kinds = (("images", self.images), ("features", self.features))

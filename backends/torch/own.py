@@ -11,12 +11,14 @@ it: `space-1`, `space-2`.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Protocol, cast
 
+from spacelang.backends.torch.beside import search_beside
 from spacelang.backends.torch.checkpoint import MANIFEST, Checkpoints, shapes_of
 from spacelang.backends.torch.compiling import refuse_compiling
 from spacelang.backends.torch.data import Dataset, batch_count
@@ -24,7 +26,7 @@ from spacelang.backends.torch.engine_trainer import EngineTrainer
 from spacelang.backends.torch.inherit import inherit as inherit_weights
 from spacelang.backends.torch.interrupt import Interrupt
 from spacelang.backends.torch.optimizers import check_optimizer
-from spacelang.backends.torch.pieces import check_pieces, refuse_pieces
+from spacelang.backends.torch.pieces import check_pieces
 from spacelang.backends.torch.progress import Reporter, progress
 from spacelang.backends.torch.ranks import current
 from spacelang.backends.torch.recalibrate import warn_if_mixed
@@ -34,7 +36,10 @@ from spacelang.backends.torch.search import open_journal
 from spacelang.backends.torch.search_report import write_search_report
 from spacelang.backends.torch.searched import Searched
 from spacelang.backends.torch.stages import changes
+from spacelang.backends.torch.steady import NotFinite, Steady, policy_of
 from spacelang.backends.torch.supernet import Supernet
+from spacelang.backends.torch.told import Told
+from spacelang.backends.torch.trackers import Tracker, check_trackers, trackers
 from spacelang.backends.torch.training import (
     KIND,
     OWN,
@@ -46,6 +51,7 @@ from spacelang.backends.torch.training import (
     room_for,
 )
 from spacelang.diagnostics import Source, SpaceError, error
+from spacelang.engines.baselines import beside
 from spacelang.engines.protocol import (
     Able,
     Candidate,
@@ -90,7 +96,8 @@ class Work:
     """The trainer of the space that a run is in, and where it is kept. Implements `FullTrainer`.
 
     `path` is the folder of the run and of its first space; the others are in it, and `stack`
-    holds their locks.
+    holds their locks. A rate that `steady` halved stays so in all spaces; `follow` gives who is
+    told the log of one.
     """
 
     path: Path
@@ -101,6 +108,8 @@ class Work:
     seed: int
     device: str
     keep: int
+    steady: Steady
+    follow: Callable[[Path], Sequence[Tracker]]
     stack: ExitStack
     answered: int = field(default=0, init=False)  # at the checkpoint that was taken up
     inherited: int = field(default=0, init=False)
@@ -132,8 +141,11 @@ class Work:
         self.trainer = EngineTrainer(
             model.to(self.device), graph, self.data, self.recipe, self.seed
         )
-        self.trainer.steady.note = lambda record: note(folder, record)
+        self.trainer.steady = self.steady
+        self.steady.note = lambda record: note(folder, record)
         self.store = Checkpoints(folder, graph=graph.hash, keep=self.keep)
+        if fresh:
+            self.steady.skipped = []  # steps count from 0 again
         found = None if fresh else self.store.load(shapes_of(model.state_dict()))
         if found is not None:
             self.trainer.restore(found)
@@ -141,7 +153,7 @@ class Work:
         current().same(
             str(self.trainer.taken), "the checkpoint that they see: is the folder shared?"
         )
-        self.log = Log(folder, self.trainer.taken)
+        self.log = Log(folder, self.trainer.taken, self.follow(folder))
 
     # Spaces.
 
@@ -205,19 +217,24 @@ def search_own(
     keep: int = 2,
     hull: Graph | None = None,
     reporter: Reporter | None = None,
+    on_nan: str = "error",
     settings: Mapping[str, object] | None = None,
+    baselines: bool | None = False,
+    log_to: Sequence[str] = (),
 ) -> Searched:
     """Run an engine to its end in a folder, going on where an earlier call stopped.
 
     Epochs and smoothing of the recipe are the engine's; `hull` is the space over all that its text
-    allows, for engines that move ranges, and is kept in the folder. Raises Interrupted after a
-    signal (state saved), NotFinite, Locked, OSError, SP701 where engine and space do not fit, SP702
-    for a folder of another run, and SP708 where weights are cut that are needed whole.
+    allows, for engines that move ranges, and is kept in the folder. `keep`, `on_nan` and `log_to`
+    are those of `train`; a rollback is a run that stopped and goes on. `baselines` are scored by
+    the weights that the engine leaves, as many as it scored in its last space. Raises Interrupted
+    after a signal (state saved), NotFinite, Locked, OSError, SP701 where engine and space do not
+    fit, SP702 for a folder of another run, and SP708 where weights are cut that are needed whole.
     """
+    steady = Steady(policy_of(on_nan))
+    check_trackers(log_to)
     fits(graph, data)
     check_optimizer(recipe)
-    if getattr(engine, "matches", False):
-        refuse_pieces(recipe, engine.name)
     check_pieces(recipe, current(), several=True)
     refuse_compiling(recipe, engine.name)
     if recipe.law != "choices":
@@ -237,25 +254,36 @@ def search_own(
     )
     rehearse(engine, graph, trainer, seed)
     warn_if_mixed(graph, recipe.recalibrate)
-    with (
-        RunFolder(folder, OWN, about, settings) as run,
-        ExitStack() as stack,
-        Interrupt() as interrupt,
-        open_journal(run.path / ANSWERS) as journal,
-    ):
-        answers = Answers(journal)
-        run.begun = lambda: len(answers) > 0
+    follow = cache(lambda folder: trackers(log_to, folder))
+    told = reporter or progress("quiet")
+    with RunFolder(folder, OWN, about, settings) as run, Interrupt() as interrupt:
         write_graph(run.path, graph)
         if hull is not None and current().first:
             atomic_write(run.path / HULL, write(hull))
-        work = Work(run.path, graph, hull, data, recipe, seed, device, keep, stack)
-        replayed = Replayed(work, answers, answers.known(work.answered))
-        told = Told(reporter or progress("quiet"))
-        result = _run(engine, graph, replayed, work, answers, told, interrupt)
-        where = os.path.relpath(work.folder, run.path)
-        write_json(run.path / f"{engine.name}.json", {**result.as_json(), "weights": where})
-        write_search_report(run.path, work.trainer.graph, data, result, work.log.entries)
-    return result
+        while True:
+            with ExitStack() as stack, open_journal(run.path / ANSWERS) as journal:
+                answers = Answers(journal)
+                run.begun = partial(bool, answers)
+                work = Work(
+                    run.path, graph, hull, data, recipe, seed, device, keep, steady, follow, stack
+                )
+                replayed = Replayed(work, answers, answers.known(work.answered))
+                try:
+                    result = _run(engine, graph, replayed, work, answers, Told(told), interrupt)
+                except NotFinite:
+                    if not steady.rolls_back():
+                        raise
+                    continue
+                where = os.path.relpath(work.folder, run.path)
+                write_json(run.path / f"{engine.name}.json", {**result.as_json(), "weights": where})
+                scored = result.found.evaluated - sum(result.judged)
+                others = search_beside(
+                    beside(engine, scored, baselines), work.trainer.graph, replayed, run.path,
+                    interrupt, seed, told,
+                )  # fmt: skip
+                result = replace(result, baselines=others)
+                write_search_report(run.path, work.trainer.graph, data, result, work.log.entries)
+                return result
 
 
 def _kept_hull(folder: Path) -> Graph | None:
@@ -328,28 +356,3 @@ def _run(
     return Searched(
         engine, found, tuple(candidates), tuple(moves), (), tuple(judged), tuple(boards)
     )
-
-
-@dataclass
-class Told:
-    """A reporter, told of stages that take turns."""
-
-    reporter: Reporter
-    stage: str = ""
-
-    def step(self, plan: StepPlan, total: int, tally: Tally) -> None:
-        self._begin("training", total, "steps")
-        if plan.groups != ("match",):  # which come in between
-            self.reporter.advance(1, epoch=plan.epoch + 1, loss=tally.mean)
-
-    def score(self, name: str, planned: int) -> None:
-        self._begin(f"search: {name}", planned, "architectures")
-        self.reporter.advance(1)
-
-    def _begin(self, stage: str, total: int, unit: str) -> None:
-        if stage == self.stage:
-            return
-        if self.stage:
-            self.reporter.done()
-        self.stage = stage
-        self.reporter.begin(stage, total, unit)

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import math
 import struct
-import warnings
 import zipfile
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from spacelang.diagnostics import SpaceError, error
 
+if TYPE_CHECKING:
+    from spacelang.backends.torch.gallery import Gallery
+
 Pixels = NDArray[np.uint8]
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp"})
 FORMATS = ("PNG", "JPEG", "BMP")
-MAX_BYTES = 4 << 30  # of pixels, all held in memory
+MAX_BYTES = 4 << 30  # of pixels, held in memory; of folders more are decoded when they are needed
 # What a broken file makes Pillow, zipfile and numpy raise.
 BROKEN = (
     OSError,
@@ -60,10 +63,11 @@ class Images:
     """All labelled images of a source, before they are split."""
 
     name: str
-    pixels: Pixels  # [N, H, W, C]
+    pixels: Pixels | Gallery  # [N, H, W, C] where it is an array
     labels: NDArray[np.int64]  # [N], positions in `classes`
     classes: tuple[str, ...]
     digests: tuple[bytes, ...]  # of each image as found, before it was fitted
+    sums: NDArray[np.int64]  # [N, C, 2]: `sums_of` each
     fixed: dict[int, str] = field(default_factory=dict)  # position -> part, where the source says
     cut: tuple[str, ...] = ("test", "validation")  # the parts that the split has to make
     skipped: int = 0  # files that are no PNG, JPEG or BMP
@@ -94,10 +98,12 @@ def open_picture(file: Path, *, upright: bool = True) -> Pixels:
 def decode(source: Path | IO[bytes], *, upright: bool = True) -> Pixels:
     """The pixels [H, W, 1 or 3] of a file; BROKEN or DecompressionBombError where it has none."""
     image = _pillow()
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", image.DecompressionBombWarning)
-        with image.open(source, formats=FORMATS) as picture:
-            return pixels_of(picture, upright=upright)
+    with image.open(source, formats=FORMATS) as picture:
+        # Of these Pillow warns; to make that an error is no matter of a thread alone.
+        if image.MAX_IMAGE_PIXELS and math.prod(picture.size) > image.MAX_IMAGE_PIXELS:
+            most = image.MAX_IMAGE_PIXELS
+            raise image.DecompressionBombError(f"{picture.size} exceeds limit of {most} pixels")
+        return pixels_of(picture, upright=upright)
 
 
 def pixels_of(picture: Any, *, upright: bool = True) -> Pixels:
@@ -129,10 +135,21 @@ def fit(picture: Any, size: Sequence[int], channels: int) -> Pixels:
     return pixels[..., None] if channels == 1 else pixels
 
 
-def refuse_large(size: int, name: str) -> None:
+def sums_of(image: Pixels) -> NDArray[np.int64]:
+    """The sum of a channel's pixels and that of their squares, [C, 2], of an image [H, W, C]."""
+    flat = image.reshape(-1, image.shape[-1]).astype(np.int64)
+    return np.stack([flat.sum(0), (flat * flat).sum(0)], 1)
+
+
+def held(shape: Sequence[int]) -> bool:
+    """Whether pixels of a shape are few enough to be held in memory."""
+    return math.prod(shape) <= MAX_BYTES
+
+
+def refuse_large(shape: Sequence[int], name: str) -> None:
     """SP704 for more bytes of pixels than are held in memory."""
-    if size > MAX_BYTES:
+    if not held(shape):
         raise DataError(
             f"{name}: more than {MAX_BYTES >> 30} GiB of pixels, which are held in memory",
-            "use a smaller image size or fewer images",
+            "write its images to class folders, which may be larger, or use a smaller image size",
         )

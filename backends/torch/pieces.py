@@ -41,13 +41,6 @@ def check_pieces(recipe: Recipe, ranks: Ranks, several: bool = False) -> None:
             raise SpaceError(found.hint("or --reduce explicit, where each process has all weights"))
 
 
-def refuse_pieces(recipe: Recipe, who: str) -> None:
-    """SP708 where somebody trains who needs whole weights."""
-    if recipe.reduce == "fsdp":
-        found = error("SP708", f"{who} trains with whole weights: fsdp cuts them")
-        raise SpaceError(found.hint("--reduce explicit"))
-
-
 def pieces_of(model: nn.Module, recipe: Recipe, ranks: Ranks) -> Pieces | None:
     """Cut a supernet in place, where a recipe says so and there are several processes (SP708)."""
     check_pieces(recipe, ranks)

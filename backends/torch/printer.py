@@ -312,7 +312,7 @@ def _without(nodes: Sequence[fx.Node], others: Sequence[fx.Node]) -> list[fx.Nod
 def _literal(value: object) -> str:
     if isinstance(value, str):
         return quoted(value)
-    if value is None or isinstance(value, bool | int | float):
+    if value is None or isinstance(value, bool | int | float | torch.memory_format):
         return repr(value)
     raise SpaceError(error("SP605", f"{value!r} cannot be printed"))
 

@@ -240,10 +240,11 @@ class Program:
         slots = tuple(picker.slot(self.outputs[i]) for i in outputs)
         return Plan(values, picker.runs(slots), slots)
 
-    def taps(self, values: Values) -> tuple[tuple[str, ...], Plan]:
+    def taps(self, values: Values, others: str | None = None) -> tuple[tuple[str, ...], Plan]:
         """The paths of exposed values that are there for these decisions, and what gives them.
 
-        Its first result is the network's own.
+        Its first result is the network's own; `others` begins the names of its other outputs, where
+        these are wanted too.
         """
         picker = _Picker(values)
         picker.take(self.steps)
@@ -253,6 +254,10 @@ class Program:
             if picker.slot(tap.slot) in made:
                 found.setdefault(tap.path, picker.slot(tap.slot))
         main = next(i for i, o in enumerate(self.graph.outputs) if not o.training)
+        if others is not None:
+            for number, output in enumerate(self.graph.outputs):
+                if number != main:
+                    found[others + output.name] = picker.slot(self.outputs[number])
         slots = (picker.slot(self.outputs[main]), *found.values())
         return tuple(found), Plan(values, picker.runs(slots), slots)
 

@@ -3,6 +3,7 @@
     parts(tap, values, "relations")           # q, k, v, each [N, tokens, channels]
     parts(tap, values, "hidden_relations")    # [B, tokens, channels]
     related(term, own, given, options)        # the loss of all pairs that are there, or None
+    answer(term, own, logits)                # what is compared of a student with several heads
 
 Windows count as samples; rows, columns and tokens stay in their order. Widths and heads of the two
 networks may differ, their tokens may not (SP705).
@@ -22,6 +23,18 @@ from spacelang.engines.taps import Tap
 
 Values = Mapping[str, Tensor]
 Bridge = Callable[[int, Tensor], Tensor]  # of a pair's number and the student's hidden state
+
+
+def answer(term: LossTerm, own: Values, logits: Tensor) -> Tensor | None:
+    """The student's answer, or the value that a loss reads instead; None where this architecture
+    has no such value. SP705 for one of another shape."""
+    if not term.at:
+        return logits
+    value = own.get(term.at)
+    if value is not None and value.shape != logits.shape:
+        told = f"{term.at} is {list(value.shape)}, and an answer {list(logits.shape)}"
+        raise SpaceError(error("SP705", told))
+    return None if value is None else value.float()
 
 
 def related(

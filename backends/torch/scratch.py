@@ -10,7 +10,7 @@ and the architecture, not of what was scored before.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 from spacelang.backends.torch.data import Dataset
 from spacelang.backends.torch.evaluate import ran_out_of_memory
@@ -19,6 +19,7 @@ from spacelang.backends.torch.recipe import Recipe
 from spacelang.backends.torch.steady import NotFinite
 from spacelang.backends.torch.supernet import Supernet
 from spacelang.backends.torch.train import TorchTrainer
+from spacelang.backends.torch.under_way import UnderWay
 from spacelang.diagnostics import Diagnostic, SpaceError, error
 from spacelang.engines.protocol import Samples, Score
 from spacelang.ir.decision import Assignment
@@ -31,7 +32,7 @@ CANNOT_GO_ON = "SP703"
 class Scratch:
     """Trains each network by the recipe, then scores it. Implements the engines' `Prober`.
 
-    `tick` is called after every step of a training: what it raises ends the search there. A
+    The training that is under way is kept in `kept`, where that is given, and goes on from there. A
     training that cannot go on (its loss is not finite, memory is short) is a failed score; SP703
     where memory is short in one of several processes.
     """
@@ -43,10 +44,10 @@ class Scratch:
         recipe: Recipe,
         seed: int,
         device: str = "cpu",
-        tick: Callable[[], None] = lambda: None,
+        kept: UnderWay | None = None,
     ) -> None:
         self.graph, self.data, self.recipe = graph, data, recipe
-        self.seed, self.device, self.tick = seed, device, tick
+        self.seed, self.device, self.kept = seed, device, kept
 
     def probe(self, assignments: Iterable[Assignment], samples: Samples) -> Iterator[Score]:
         """A score for each architecture, in their order, as soon as it is trained."""
@@ -66,8 +67,11 @@ class Scratch:
     def _score(self, network: Graph, samples: Samples) -> Score:
         model = Supernet(network, seed=self.seed).to(self.device)
         trainer = TorchTrainer(model, network, self.data, self.recipe, self.seed)
-        for _ in self.recipe.engine.run(network, trainer, self.seed):
-            self.tick()
+        if self.kept is not None:
+            self.kept.train(trainer, network)
+        else:
+            for _ in self.recipe.engine.run(network, trainer, self.seed):
+                pass
         (score,) = trainer.probe(({},), samples)
         return score
 

@@ -14,8 +14,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
 
+from spacelang.backends.torch.beside import found_by, search_beside
 from spacelang.backends.torch.compiling import refuse_compiling
 from spacelang.backends.torch.data import Dataset
 from spacelang.backends.torch.interrupt import Interrupt
@@ -31,18 +31,11 @@ from spacelang.backends.torch.search_report import write_search_report
 from spacelang.backends.torch.searched import Searched
 from spacelang.backends.torch.train import TorchTrainer
 from spacelang.backends.torch.training import Trained, fits, identity
+from spacelang.backends.torch.under_way import UnderWay, under_way
 from spacelang.diagnostics import SpaceError, error
 from spacelang.engines.baselines import beside
 from spacelang.engines.begun import Begun, begin, end
-from spacelang.engines.protocol import (
-    Candidate,
-    Engine,
-    Evaluated,
-    Found,
-    GenerationEnded,
-    Prober,
-    Trainer,
-)
+from spacelang.engines.protocol import Engine, Prober
 from spacelang.engines.record import Recorded
 from spacelang.engines.rehearse import Rehearsal, rehearse
 from spacelang.engines.settings import settings_of
@@ -52,8 +45,6 @@ from spacelang.journal import Journal, JournalError, ReadJournal
 
 SCORES = "scores.jsonl"
 SHARED, SCRATCH = "search", "scratch"  # kinds of runs
-# A space or budget has no such baseline: it is left out, the search stands.
-CANNOT = frozenset(("SP502", "SP507", "SP508", "SP701", "SP703"))
 ABOUT = ("format", "kind")  # of a folder's identity, what scores do not depend on
 
 
@@ -68,11 +59,11 @@ def search(
     recalibrate: int | None = None,
     reporter: Reporter | None = None,
     settings: Mapping[str, object] | None = None,
-    baselines: bool = False,
+    baselines: bool | None = False,
 ) -> Searched:
     """Run an engine to its end; what an earlier call scored is not scored again.
 
-    With `baselines` those that belong to it (`engines/baselines.py`) are searched after it.
+    With `baselines` those that belong to it (`engines/baselines.py: beside`) are searched after it.
     Each network gets batch-norm statistics of its own from the first `recalibrate` training images
     before it is scored; by default from as many as the recipe of the training says.
     Raises Interrupted after a signal, SP701 where engine and space do not fit, SP702 for a folder
@@ -109,11 +100,12 @@ def search_scratch(
     device: str = "cpu",
     reporter: Reporter | None = None,
     settings: Mapping[str, object] | None = None,
-    baselines: bool = False,
+    baselines: bool | None = False,
 ) -> Searched:
     """Run an engine over networks that are each trained anew by a recipe, alone.
 
-    As `search` otherwise; a signal gives up the training of the network that is under way.
+    As `search` otherwise; baselines are trained too, with None the ends of the space alone. The
+    training of the network that is under way is kept too, and goes on.
     """
     fits(graph, data)
     check_optimizer(recipe)
@@ -124,13 +116,17 @@ def search_scratch(
     note = _note(engine, folder, seed, baselines)
     with RunFolder(folder, SCRATCH, about, settings, note) as run, Interrupt() as interrupt:
         write_graph(run.path, graph)
-        prober = Scratch(graph, data, recipe, seed, device, interrupt.check)
+        kept = UnderWay(run.path, interrupt)
+        prober = Scratch(graph, data, recipe, seed, device, kept)
         result = _searched(engine, graph, prober, run, interrupt, seed, reporter, baselines)
+        current().lead(kept.clear)
         write_search_report(run.path, graph, data, result)
     return result
 
 
-def _note(engine: Engine, folder: PathLike, seed: int, baselines: bool) -> Callable[[], None]:
+def _note(
+    engine: Engine, folder: PathLike, seed: int, baselines: bool | None
+) -> Callable[[], None]:
     """Keeps with a folder how a search is begun."""
     entry = Begun(settings_of(engine), seed, baselines)
     return lambda: begin(Path(folder), engine.name, entry)
@@ -144,67 +140,25 @@ def _searched(
     interrupt: Interrupt,
     seed: int,
     reporter: Reporter | None,
-    baselines: bool,
+    baselines: bool | None,
 ) -> Searched:
     """What an engine finds by the scores of a folder's journal and, beyond it, of a prober, and
-    what those do that it is measured against."""
+    what baselines do beside it."""
     told = reporter or progress("quiet")
     ranks = current()
     with open_journal(run.path / SCORES) as journal:
         ranks.same(str(len(journal.entries)), "the scores that they see: is the folder shared?")
         basis = {n: v for n, v in run.identity.items() if n not in ABOUT}
         recorded = Recorded(prober, journal, basis)
-        run.begun = lambda: len(recorded) > 0
-
-        def one(engine: Engine) -> Searched:
-            made = _found(engine, graph, recorded, interrupt, seed, told)
-            write_json(run.path / f"{engine.name}.json", made.as_json())
-            return made
-
-        result = one(engine)
-        others: list[Searched] = []
-        for other in beside(engine, result.found.evaluated) if baselines else ():
-            interrupt.check()
-            try:
-                others.append(one(other))
-            except SpaceError as failed:
-                if not {d.code for d in failed.diagnostics} <= CANNOT:
-                    raise
-                told.say(f"no baseline {other.name}: {failed.diagnostics[0].headline}")
+        run.begun = lambda: len(recorded) > 0 or under_way(run.path)
+        result = found_by(engine, graph, recorded, interrupt, seed, told)
+        write_json(run.path / f"{engine.name}.json", result.as_json())
+        wanted = beside(
+            engine, result.found.evaluated, baselines, anew=run.identity["kind"] == SCRATCH
+        )
+        others = search_beside(wanted, graph, recorded, run.path, interrupt, seed, told)
         ranks.lead(lambda: end(run.path, engine.name))
-    return replace(result, baselines=tuple(others))
-
-
-def _found(
-    engine: Engine,
-    graph: Graph,
-    recorded: Recorded,
-    interrupt: Interrupt,
-    seed: int,
-    told: Reporter,
-) -> Searched:
-    """What an engine finds by scores, told as it goes on."""
-    candidates: list[Candidate] = []
-    found: Found | None = None
-    for event in engine.run(graph, cast(Trainer, recorded), seed):
-        match event:
-            case Evaluated(candidate, planned):
-                if not candidates:
-                    told.begin(f"search: {engine.name}", planned, "architectures")
-                candidates.append(candidate)
-                told.advance(1)
-            case GenerationEnded(_, best):
-                told.advance(0, best=best.score.accuracy)
-            case Found():
-                found = event
-                told.done(best=event.best.score.accuracy)
-            case _:
-                pass
-        if found is None:
-            interrupt.check()
-    if found is None:
-        raise SpaceError(error("SP701", f"{engine.name} ended without a result"))
-    return Searched(engine, found, tuple(candidates))
+    return replace(result, baselines=others)
 
 
 def open_journal(path: Path) -> Journal:

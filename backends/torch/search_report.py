@@ -113,9 +113,9 @@ def _network(name: str, role: Role, row: Json) -> Network:
 
 def sizes(graph: Graph, where: str) -> tuple[int, int | None]:
     """Architectures of a space, and within a budget; None where only bounds are known, or where it
-    bounds the latency, of which no count knows."""
+    bounds a latency or a throughput, of which no count knows."""
     wanted, whole = parsed(graph, where), graph.size()
-    timed = wanted is not None and wanted.latency is not None
+    timed = wanted is not None and wanted.timed
     within = None if timed else graph.size(where)
     low = whole if isinstance(whole, int) else whole.lower
     return low, within if isinstance(within, int) else None

@@ -49,12 +49,15 @@ class Searched:
 def move_json(move: SpaceMoved) -> Json:
     """A move of the ranges as JSON; numbers of architectures, which may be very large, as text."""
 
-    def counted(size: int | Between) -> object:
+    def counted(size: int | Between | None) -> object:
+        if size is None:
+            return None
         if isinstance(size, int):
             return str(size)
         return {"at_least": str(size.lower), "at_most": str(size.upper)}
 
-    return {**asdict(move), "sizes": [counted(size) for size in move.sizes]}
+    sizes = [counted(size) for size in move.sizes]
+    return {**asdict(move), "sizes": sizes, "shared": counted(move.shared)}
 
 
 def cycle_json(cycle: Derived) -> Json:

@@ -46,7 +46,8 @@ def changes(move: SpaceMoved) -> Iterator[str]:
     if move.before == move.after:
         yield f"no range moved; {has} architectures"
         return
-    yield f"{had} -> {has} architectures"
+    both = "" if move.shared is None else f", {_counted(move.shared)} in both"
+    yield f"{had} -> {has} architectures{both}"
     if move.inherited:
         yield f"{move.inherited:,} elements of weights inherited"
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.machinery import SourceFileLoader
@@ -117,10 +118,12 @@ class _AsWritten(SourceFileLoader):
         return self.source_to_code(self.get_data(self.path), self.path)
 
 
-def module_of(path: Path) -> ModuleType:
-    """A printed source as a module that nothing else sees. It runs."""
-    loader = _AsWritten(path.stem, str(path))
+def module_of(path: Path, name: str = "") -> ModuleType:
+    """A source as a module that nothing else sees, or by this name alone. It runs."""
+    loader = _AsWritten(name or path.stem, str(path))
     module = ModuleType(loader.name)
     module.__file__ = str(path)
+    if name:
+        sys.modules[name] = module  # where dataclasses look their own up
     loader.exec_module(module)
     return module

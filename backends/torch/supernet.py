@@ -121,11 +121,14 @@ class Supernet(nn.Module):
         return {o.name: y for o, y in zip(self.graph.outputs, found, strict=True)}
 
     def run_taps(
-        self, program: Program, inputs: Sequence[Tensor]
+        self, program: Program, inputs: Sequence[Tensor], others: str | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The first output of the active network, and the values that a program exposes by path."""
+        """The first output of the active network, and the values that a program exposes by path.
+
+        So are its other outputs, by `others` and their names, where that is given.
+        """
         self._scopes |= {path: self._scope(path) for path in program.paths - self._scopes.keys()}
-        names, plan = program.taps(self._plan.values)
+        names, plan = program.taps(self._plan.values, others)
         output, *values = self._run(plan, inputs, compiled=None)
         return output, dict(zip(names, values, strict=True))
 

@@ -9,8 +9,8 @@ a printed one, and any other module, is read by hooks on its modules.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
@@ -25,6 +25,7 @@ from spacelang.diagnostics import SpaceError, error
 from spacelang.ir.dialect import dotted
 
 TAPS = "taps"  # in the `meta` of an extracted network: path -> names of its nodes and an axis
+OUTPUT = "output "  # begins the name of an output beside the first; no path has a blank
 Given = tuple[Tensor, dict[str, Tensor]]
 
 
@@ -39,18 +40,20 @@ def taps(network: nn.Module, paths: Sequence[str], *inputs: Tensor) -> dict[str,
 class Tapped:
     """A network whose passes give labelled values beside its output, its first where it has more.
 
+    With `every` the other outputs are among the values, those for training too, in their order.
+
     SP504, now, for a path that names no value of a network of this kind.
     """
 
-    def __init__(self, network: nn.Module, paths: Sequence[str]) -> None:
+    def __init__(self, network: nn.Module, paths: Sequence[str], every: bool = False) -> None:
         self.network, self.paths = network, tuple(dict.fromkeys(paths))
         self._run: Callable[..., Given]
         if isinstance(network, Supernet):
-            self._run = _of_supernet(network, self.paths)
+            self._run = _of_supernet(network, self.paths, every)
         elif isinstance(network, fx.GraphModule) and TAPS in network.meta:
             self._run = _of_graph(network, self.paths)
         else:
-            self._run = _of_modules(network, self.paths)
+            self._run = _of_modules(network, self.paths, every)
 
     def __call__(self, *inputs: Tensor) -> Given:
         return self._run(*inputs)
@@ -60,7 +63,7 @@ def _unknown(path: str) -> SpaceError:
     return SpaceError(error("SP504", f"no value that can be read has the path {path}"))
 
 
-def _of_supernet(model: Supernet, paths: Sequence[str]) -> Callable[..., Given]:
+def _of_supernet(model: Supernet, paths: Sequence[str], every: bool) -> Callable[..., Given]:
     graph, wanted = model.graph, set(paths)
     # Alternatives that exclude each other may give one path to several values.
     found = [
@@ -76,8 +79,8 @@ def _of_supernet(model: Supernet, paths: Sequence[str]) -> Callable[..., Given]:
     program = Program(Lowering(graph, frozenset(node for _, node in found)))
 
     def run(*inputs: Tensor) -> Given:
-        output, values = model.run_taps(program, inputs)
-        return output, {path: value for path, value in values.items() if path in wanted}
+        output, values = model.run_taps(program, inputs, OUTPUT if every else None)
+        return output, {n: v for n, v in values.items() if n in wanted or n.startswith(OUTPUT)}
 
     return run
 
@@ -116,7 +119,7 @@ def _of_graph(network: fx.GraphModule, paths: Sequence[str]) -> Callable[..., Gi
     return run
 
 
-def _of_modules(network: nn.Module, paths: Sequence[str]) -> Callable[..., Given]:
+def _of_modules(network: nn.Module, paths: Sequence[str], every: bool) -> Callable[..., Given]:
     modules = dict(network.named_modules())
     for path in paths:
         if dotted(path) not in modules:
@@ -132,9 +135,25 @@ def _of_modules(network: nn.Module, paths: Sequence[str]) -> Callable[..., Given
 
             handles.append(modules[dotted(path)].register_forward_hook(keep))
         try:
-            return main_output(network(*inputs)), found
+            result = network(*inputs)
+            output = main_output(result)
+            return output, found | (_others(result, output) if every else {})
         finally:
             for handle in handles:
                 handle.remove()
 
     return run
+
+
+def _others(result: object, main: Tensor) -> dict[str, Tensor]:
+    """What a module gives beside its logits that has their shape."""
+    named: Iterable[tuple[object, object]] = ()
+    if isinstance(result, Mapping):
+        named = cast(Mapping[object, object], result).items()
+    elif isinstance(result, tuple | list):
+        named = enumerate(cast(Sequence[object], result))
+    return {
+        f"{OUTPUT}{name}": value
+        for name, value in named
+        if isinstance(value, Tensor) and value is not main and value.shape == main.shape
+    }

@@ -2,6 +2,7 @@
 
     teacher = open_teacher("runs/large", data)                          # of train or extract
     teacher = open_teacher("timm:vit_tiny_patch16_224", data, weights="vit.safetensors")
+    teacher = open_teacher("nets.py:large", data)                       # a function of a file
     teacher = Teacher.of(module, "mine")                                # any nn.Module
 
 A teacher is in evaluation and never learns. Its digest is of its weights, of what it is and of how
@@ -14,7 +15,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -23,17 +24,17 @@ from torch import Tensor, nn
 from spacelang.backends.torch.data import Dataset
 from spacelang.backends.torch.evaluate import main_output
 from spacelang.backends.torch.fixed import unfit
+from spacelang.backends.torch.foreign import TIMM, is_foreign, open_foreign
 from spacelang.backends.torch.recalibrate import calibrate
 from spacelang.backends.torch.run import RECORD, part, read_graph, read_record
 from spacelang.backends.torch.subnet import read_subnet
+from spacelang.backends.torch.supernet import Supernet
 from spacelang.backends.torch.taps import Tapped
 from spacelang.backends.torch.training import load_trained
-from spacelang.backends.torch.weights import read_file
 from spacelang.diagnostics import SpaceError, error
 from spacelang.ir.decision import Assignment
 from spacelang.manifest import MANIFEST
 
-TIMM = "timm:"
 Pixels = tuple[tuple[float, ...], tuple[float, ...]]  # mean and deviation a channel, of 0..1
 
 
@@ -99,9 +100,17 @@ class Teacher:
         """It as a module that takes the student's images."""
         return Seeing(self)
 
-    def tapped(self, paths: Sequence[str]) -> Tapped:
-        """Its network, whose passes also give some values (SP504)."""
-        return Tapped(self.network, paths)
+    def tapped(self, paths: Sequence[str], every: bool = False) -> Tapped:
+        """Its network, whose passes also give some values (SP504), or `every` output."""
+        return Tapped(self.network, paths, every)
+
+
+def slim(teacher: Teacher) -> Teacher:
+    """The same teacher, without the rest of the supernet that it is a network of."""
+    network = teacher.network
+    if not isinstance(network, Supernet):
+        return teacher
+    return replace(teacher, network=network.extract().eval().requires_grad_(False))
 
 
 def takes(teacher: Teacher, shape: Sequence[int]) -> AbstractContextManager[None]:
@@ -133,13 +142,14 @@ def open_teacher(
     """A teacher by what a command line can say.
 
     spec       a folder of `train` (there the largest network, or `arch`, with batch statistics of
-               its own where the run recalibrates) or of `extract`, whose source runs, or timm:NAME
-    weights    of a timm model: all of its tensors, as .safetensors or .pt
+               its own where the run recalibrates) or of `extract`, whose source runs, timm:NAME, or
+               FILE.py:FUNCTION, which runs too
+    weights    of one of the last two: all of its tensors, as .safetensors or .pt
     untrained  take a timm model with the weights it is drawn with
     norm       "own": a timm model sees images as timm says; "data": as the student does
     """
-    if spec.startswith(TIMM):
-        return _of_timm(spec.removeprefix(TIMM), data, weights, untrained, norm)
+    if is_foreign(spec):
+        return _of_foreign(spec, data, weights, untrained, norm)
     if weights is not None or untrained:
         found = error("SP705", f"{spec} has weights of its own")
         raise SpaceError(found.hint("--teacher-weights and --teacher-untrained are for timm:NAME"))
@@ -160,7 +170,7 @@ def open_teacher(
         network, manifest = read_subnet(folder)
         return Teacher.of(network, spec, about={"files": manifest["files"]})
     found = error("SP705", f"{spec} is no teacher")
-    raise SpaceError(found.hint("a folder of `train` or `extract`, or timm:NAME"))
+    raise SpaceError(found.hint("a folder of `train` or `extract`, timm:NAME, or FILE.py:FUNCTION"))
 
 
 def _refuse_other_images(folder: Path, data: Dataset) -> None:
@@ -172,35 +182,23 @@ def _refuse_other_images(folder: Path, data: Dataset) -> None:
         raise SpaceError(told.hint("train a teacher on the images of the student"))
 
 
-def _of_timm(name: str, data: Dataset, weights: str | None, untrained: bool, norm: str) -> Teacher:
-    """A model of timm for the classes, channels and size of the images."""
-    if weights is None and not untrained:
-        found = error("SP705", f"timm:{name} has no weights: it would teach noise")
+def _of_foreign(
+    spec: str, data: Dataset, weights: str | None, untrained: bool, norm: str
+) -> Teacher:
+    """A network that no space describes. One of a file has what weights its function gives it, and
+    sees images as the student does."""
+    of_timm = spec.startswith(TIMM)
+    if of_timm and weights is None and not untrained:
+        found = error("SP705", f"{spec} has no weights: it would teach noise")
         raise SpaceError(
             found.hint("--teacher-weights FILE, or --teacher-untrained if that is meant")
         )
-    try:
-        import timm
-    except ImportError as missing:
-        raise ImportError("a teacher of timm needs the extra `timm`", name="timm") from missing
-    if name not in timm.list_models():
-        raise SpaceError(error("SP705", f"timm has no model {name}"))
-    channels, height, width = data.shape
-    wanted = {"pretrained": False, "num_classes": len(data.classes), "in_chans": channels}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        try:
-            try:
-                network = timm.create_model(name, **wanted, img_size=(height, width))
-            except TypeError:  # convolutions take any size
-                network = timm.create_model(name, **wanted)
-        except Exception as failed:  # what timm has no message for
-            found = error("SP705", f"timm:{name} cannot be made for images {list(data.shape)}")
-            raise SpaceError(found.note(f"{type(failed).__name__}: {failed}")) from failed
-    if weights is not None:
-        _load(network, name, read_file(weights, unsafe=True))
-    seen = None if norm == "data" else _seen(name, network, channels)
-    return Teacher.of(network, TIMM + name, seen=seen, data=data, about={"timm": name})
+    if untrained and not of_timm:
+        found = error("SP705", f"{spec} has the weights that its function gives it")
+        raise SpaceError(found.hint("--teacher-untrained is for timm:NAME"))
+    made = open_foreign(spec, data, "SP705", weights=weights)
+    seen = _seen(spec, made.network, data.shape[0]) if of_timm and norm == "own" else None
+    return Teacher.of(made.network, made.name, seen=seen, data=data, about=made.about)
 
 
 def _seen(name: str, network: nn.Module, channels: int) -> Pixels:
@@ -208,23 +206,6 @@ def _seen(name: str, network: nn.Module, channels: int) -> Pixels:
     known = getattr(network, "pretrained_cfg", {})
     found = tuple(known.get("mean", ())), tuple(known.get("std", ()))
     if any(len(part) != channels for part in found):
-        told = error("SP705", f"timm:{name} was made for images of {len(found[0])} channels")
+        told = error("SP705", f"{name} was made for images of {len(found[0])} channels")
         raise SpaceError(told.hint("--teacher-norm data: it sees images as the student does"))
     return found
-
-
-def _load(network: nn.Module, name: str, weights: Mapping[str, Tensor]) -> None:
-    """All weights of a model and no others, with a table of what differs (SP705)."""
-    own = network.state_dict()
-    rows = [f"missing     {key}" for key in own if key not in weights]
-    rows += [f"unexpected  {key}" for key in weights if key not in own]
-    rows += [
-        f"mis-shaped  {key}: {list(weights[key].shape)}, not {list(own[key].shape)}"
-        for key in own
-        if key in weights and weights[key].shape != own[key].shape
-    ]
-    if rows:
-        more = [f"and {len(rows) - 12} more"] if len(rows) > 12 else []
-        told = error("SP705", f"the weights are not those of timm:{name}").note(*rows[:12], *more)
-        raise SpaceError(told.hint("a head of other classes is a teacher of other classes"))
-    network.load_state_dict(dict(weights))

@@ -29,6 +29,7 @@ from spacelang.backends.torch.pictures import (
     picture_of,
     pixels_of,
     refuse_large,
+    sums_of,
 )
 from spacelang.backends.torch.split import image_digest
 from spacelang.diagnostics import SpaceError, error
@@ -188,7 +189,7 @@ def read_timm(spec: str, size: tuple[int, int] | None, channels: int | None) -> 
             for number, (found, label) in enumerate(labelled):
                 image = fit(picture_of(found), size or found.shape[:2], channels or found.shape[2])
                 used += image.nbytes
-                refuse_large(used, spec)
+                refuse_large([used], spec)
                 if part != "train":
                     fixed[len(pixels)] = part
                 pixels.append(image)
@@ -209,7 +210,8 @@ def read_timm(spec: str, size: tuple[int, int] | None, channels: int | None) -> 
     cut = tuple(part for part in ("test", "validation") if part not in fixed.values())
     return Images(
         asked.name or Path(asked.root).name, whole, np.array(labels, np.int64),
-        classes or tuple(map(str, range(present))), tuple(digests), fixed, cut, 0, tuple(origins),
+        classes or tuple(map(str, range(present))), tuple(digests),
+        np.stack([sums_of(image) for image in whole]), fixed, cut, 0, tuple(origins),
     )  # fmt: skip
 
 

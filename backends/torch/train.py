@@ -30,13 +30,8 @@ from spacelang.backends.torch.checkpoint import (
     unpack,
 )
 from spacelang.backends.torch.clip import MODES, last_layer
-from spacelang.backends.torch.data import (
-    Batch,
-    Dataset,
-    first_samples,
-    ordered_batches,
-)
-from spacelang.backends.torch.evaluate import BATCH, main_output, ran_out_of_memory, score
+from spacelang.backends.torch.data import Batch, Dataset
+from spacelang.backends.torch.evaluate import main_output, ran_out_of_memory, score
 from spacelang.backends.torch.feed import Feed
 from spacelang.backends.torch.fixed import Fixed
 from spacelang.backends.torch.losses import LABELLED, LOSSES
@@ -331,8 +326,8 @@ class TorchTrainer:
         if not count or not isinstance(self.model, Supernet):
             yield
             return
-        part = first_samples(self.data.train, count)
-        with recalibrated(self.model, self._regions, ordered_batches(part, BATCH)):
+        images = self.feed.batches(Samples("train", count))
+        with recalibrated(self.model, self._regions, images):
             yield
 
     def averaged(self) -> AbstractContextManager[None]:

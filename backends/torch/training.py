@@ -9,10 +9,10 @@ that was finished is lost: an epoch exists once its checkpoint does.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar, cast
+from typing import Any, Generic, Protocol, TypeVar, cast
 
 from torch import nn
 
@@ -44,8 +44,9 @@ from spacelang.backends.torch.trackers import check_trackers, trackers
 from spacelang.backends.torch.train import TorchTrainer
 from spacelang.backends.torch.variation import OfLibraries
 from spacelang.diagnostics import SpaceError, error
+from spacelang.engines.distillation import TEACHER
 from spacelang.engines.laws import CandidateWeights
-from spacelang.engines.protocol import Engine, EpochEnded, Stepped
+from spacelang.engines.protocol import EpochEnded, Event, Stepped
 from spacelang.files import PathLike
 from spacelang.ir.graph import Graph
 
@@ -69,11 +70,17 @@ class Trained(Generic[Network]):
     weights: str  # SHA-256 of the file the weights came from
 
 
+class Runs(Protocol):
+    """An engine, which is run with the trainer of its lesson."""
+
+    def run(self, space: Graph, trainer: Any, seed: int) -> Iterator[Event]: ...
+
+
 class Lesson(Protocol):
     """What a run learns from besides labels: who plans its steps, who takes them, and its facts."""
 
     @property
-    def engine(self) -> Engine: ...
+    def engine(self) -> Runs: ...
     def identity(self) -> Json: ...
     def trainer(
         self, model: nn.Module, graph: Graph, data: Dataset, recipe: Recipe, seed: int
@@ -89,6 +96,7 @@ class Tally:
     total: int = 0
     steps: int = 0
     terms: dict[str, float] = field(default_factory=dict[str, float])
+    taught: dict[str, int] = field(default_factory=dict[str, int])  # steps, by who of several
 
     def add(self, event: Stepped) -> None:
         metrics = event.metrics
@@ -98,6 +106,9 @@ class Tally:
         self.correct += metrics.correct
         self.total += metrics.total
         self.steps += 1
+        for forward in event.plan.forwards:
+            if forward.network not in ("supernet", TEACHER):
+                self.taught[forward.network] = self.taught.get(forward.network, 0) + 1
         kinds: dict[str, list[float]] = {}
         for term in event.plan.losses:
             kinds.setdefault(term.kind, []).append(metrics.terms[term.name])
@@ -106,9 +117,13 @@ class Tally:
 
     @property
     def means(self) -> Json:
-        """The mean of each kind of loss over passes and steps, where there are several kinds."""
+        """The mean of each kind of loss over passes and steps, where there are several kinds; and
+        of several teachers the share of steps that each taught."""
         several = self.terms if len(self.terms) > 1 else {}
-        return {f"loss: {name}": value / max(1, self.steps) for name, value in several.items()}
+        steps = max(1, self.steps)
+        found: Json = {f"loss: {name}": value / steps for name, value in several.items()}
+        shares = sorted(self.taught.items())
+        return found | {f"taught by {name}": count / steps for name, count in shares}
 
     @property
     def mean(self) -> float:
@@ -120,7 +135,9 @@ def identity(graph: Graph, data: Dataset, recipe: Recipe, seed: int) -> Json:
     by = recipe.augmentation
     if isinstance(by, OfLibraries):
         by.check()
-    made_by = {"augmented_by": by.version} if isinstance(by, OfLibraries) else {}
+    made_by: Json = {"augmented_by": by.version} if isinstance(by, OfLibraries) else {}
+    if isinstance(graph, Fixed) and graph.about:
+        made_by["student"] = dict(graph.about)
     return {
         "space": graph.name,
         "graph": graph.hash,
@@ -171,7 +188,7 @@ def train(
     if graph.decisions:
         CandidateWeights.read(recipe.law_weights, graph.decisions)
     about = identity(graph, data, recipe, seed) | (lesson.identity() if lesson else {})
-    engine = lesson.engine if lesson else recipe.engine
+    engine: Runs = lesson.engine if lesson else recipe.engine
     with RunFolder(folder, KIND, about, settings) as run, Interrupt() as interrupt:
         model = module_of(graph, seed).to(device)
         store = Checkpoints(run.path, graph=cast(str, about["graph"]), keep=keep)

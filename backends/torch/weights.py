@@ -20,6 +20,8 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
+from spacelang.backends.torch.clip import last_layer
+from spacelang.backends.torch.head_map import mapped, read_head_map
 from spacelang.backends.torch.resize import grids, resized
 from spacelang.backends.torch.storage import labelled_tables, tensor_names
 from spacelang.backends.torch.supernet import Supernet
@@ -53,9 +55,14 @@ class Entry:
     real: bool = True
 
     def fits(self, tensor: Tensor) -> bool:
-        """Whether a foreign tensor has the shape, or holds the entries of the table."""
+        """Whether a foreign tensor has the shape, or holds the entries of the table.
+
+        A convolution of single points may come as a matrix, without its axes of 1: old checkpoints
+        of EfficientViT do, and the published loader takes all that fit so.
+        """
         if self.table is None:
-            return tuple(tensor.shape) == self.shape
+            shape = tuple(tensor.shape)
+            return shape == self.shape or (len(shape) == 2 and (*shape, 1, 1) == self.shape)
         expected = table(self.table).flatten()
         return tensor.numel() == len(expected) and bool((tensor.flatten().cpu() == expected).all())
 
@@ -77,12 +84,18 @@ class Entry:
 
 
 def load(
-    model: Supernet, state_dict: Mapping[str, Tensor], names: str = "own", *, resize: bool = False
+    model: Supernet,
+    state_dict: Mapping[str, Tensor],
+    names: str = "own",
+    *,
+    resize: bool = False,
+    head_map: Sequence[int] | None = None,
 ) -> None:
     """Copy weights into a model. Nothing is copied unless every name, shape and kind of number
     fits (SP606) and all are finite (SP702).
 
     With `resize` tables over a grid may be of another size (`resize.py`), and index tables too.
+    With a `head_map` the classifier is one of other classes, whose rows it picks (`head_map.py`).
     """
     _check_table(state_dict)
     found = entries(model.graph, names)
@@ -92,6 +105,8 @@ def load(
     _check_kinds(state_dict)
     if resize:
         state_dict = _resized(model.graph, found, state_dict)
+    if head_map is not None:
+        state_dict = _mapped(model.graph, found, state_dict, head_map)
     wrong = _differences(found, state_dict)
     if wrong is not None:
         raise SpaceError(wrong)
@@ -152,9 +167,13 @@ def read_file(path: str | Path, *, unsafe: bool = False) -> dict[str, Tensor]:
     return tensors
 
 
-def load_file_into(model: Supernet, path: str | Path, names: str = "own") -> None:
-    """The weights of a .safetensors file, under the names of a dialect, into a model."""
-    load(model, read_file(path), names)
+def load_file_into(
+    model: Supernet, path: str | Path, names: str = "own", head_map: str | Path | None = None
+) -> None:
+    """The weights of a .safetensors file, under the names of a dialect, into a model; by the file
+    of a head map where its classifier is one of other classes."""
+    rows = None if head_map is None else read_head_map(head_map)
+    load(model, read_file(path), names, head_map=rows)
 
 
 def write_file(path: str | Path, tensors: Mapping[str, Tensor]) -> None:
@@ -208,6 +227,18 @@ def _resized(
             fitted = resized(tensor, entry.shape, grid) if entry.shape == entry.sizes else None
             given[entry.foreign] = tensor if fitted is None else fitted
     return given
+
+
+def _mapped(
+    graph: Graph, found: Sequence[Entry], state_dict: Mapping[str, Tensor], rows: Sequence[int]
+) -> dict[str, Tensor]:
+    """Weights with a classifier of our classes (SP606 where there is no one classifier)."""
+    last = last_layer(graph)
+    if not last:
+        told = f"{graph.name} has no one classifier whose rows a head map could pick"
+        raise SpaceError(error("SP606", told))
+    names = {entry.foreign for entry in found if entry.own in last} & state_dict.keys()
+    return {n: mapped(n, t, rows) if n in names else t for n, t in state_dict.items()}
 
 
 def _entries(storage: Storage, dialect: Dialect | None) -> tuple[Entry, ...]:

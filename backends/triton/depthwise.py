@@ -25,7 +25,9 @@ from torch.nn import functional
 
 from spacelang.backends.triton.depthwise_kernels import (
     INTEGERS,
+    SIZES,
     STEPS,
+    WINDOW,
     _backward_kernel,
     _forward_kernel,
     _input_kernel,
@@ -38,7 +40,7 @@ from spacelang.backends.triton.resources import Build
 PLANES, PIXELS = 8, 64
 WARPS = 8  # of the backward, which spills with 4
 NAME = "depthwise"
-SIZES = (3, 5, 7)
+SIDES = (3, 5, 7)  # of a window
 ACTIVATIONS = {"none": 0, "relu": 1, "gelu": 2, "swish": 3, "hard_swish": 4}
 ACTIVATE = {
     "none": lambda x: x,
@@ -74,7 +76,7 @@ def unable(
     """Why the kernels cannot take these operands; empty if they can."""
     if x.ndim != 4 or weight.shape[:2] != (x.shape[1], 1) or weight.ndim != 4:
         return "it takes [B, C, H, W] and a weight [C, 1, K, K]"
-    if weight.shape[2] != weight.shape[3] or weight.shape[2] not in SIZES:
+    if weight.shape[2] != weight.shape[3] or weight.shape[2] not in SIDES:
         return f"no kernel takes a window of {tuple(weight.shape[2:])}"
     if stride not in (1, 2):
         return f"no kernel takes a stride of {stride}"
@@ -86,28 +88,31 @@ def unable(
         return "its planes are empty"
     reach = sum((size - 1) * step for size, step in zip(x.shape[2:], x.stride()[2:], strict=True))
     many = max(reach, x.shape[1:].numel(), x.shape[:2].numel())  # the steps of int32
+    many = max(many, len(weight) * weight.stride(0))
     if many >= 2**31 or x.shape[2:].numel() > 65_535 * PIXELS:
         return "its planes are too large or too many"
     return refusal(x, weight, *norm, *(() if gate is None else (gate,)))
 
 
-def _sizes(
-    x: Tensor, stride: int, norm: Sequence[Tensor] = (), gate: Tensor | None = None
-) -> list[int]:
-    """The run-time integers of a kernel, `INTEGERS`."""
+def _sizes(x: Tensor, weight: Tensor, stride: int) -> list[int]:
+    """The run-time integers of all kernels, `SIZES` and `WINDOW`."""
     batch, channels, height, width = x.shape
     out = ((height - 1) // stride + 1, (width - 1) // stride + 1)
-    return [
-        channels,
-        batch * channels,
-        height,
-        width,
-        *out,
-        stride,
-        *x.stride(),
-        int(bool(norm)),
-        int(gate is not None),
-    ]
+    steps = (weight.stride(0), weight.stride(2))
+    return [channels, batch * channels, height, width, *out, stride, *steps]
+
+
+def _in_rows(weight: Tensor) -> Tensor:
+    """A weight whose rows lie side by side, as those of a slice of a larger one do."""
+    return weight if weight.stride(3) == 1 else weight.contiguous()
+
+
+def _integers(
+    x: Tensor, weight: Tensor, norm: Sequence[Tensor], gate: Tensor | None, stride: int
+) -> list[int]:
+    """Those of kernels that read x, `INTEGERS`."""
+    flags = (int(bool(norm)), int(gate is not None))
+    return [*_sizes(x, weight, stride), *x.stride(), *flags]
 
 
 def _vectors(x: Tensor, norm: Sequence[Tensor], gate: Tensor | None) -> list[Tensor]:
@@ -131,14 +136,15 @@ def _op(
     if not launches(NAME, unable(x, weight, norm, gate, stride)):
         plain = reference(x, weight, norm, gate, eps, stride, activation, squeezed)
         return plain.contiguous()
-    sizes = _sizes(x, stride, norm, gate)
+    weight = _in_rows(weight)
+    sizes = _integers(x, weight, norm, gate, stride)
     shape = x.shape[:2] if squeezed else (*x.shape[:2], *sizes[4:6])
     out = torch.empty(shape, dtype=x.dtype, device=x.device)
     if out.numel():
         kernel = _squeeze_kernel if squeezed else _forward_kernel
         blocks = 1 if squeezed else triton.cdiv(sizes[4] * sizes[5], PIXELS)
         kernel[(triton.cdiv(sizes[1], PLANES), blocks)](
-            x, weight.contiguous(), *_vectors(x, norm, gate), out, eps, *sizes, K=weight.shape[2],
+            x, weight, *_vectors(x, norm, gate), out, eps, *sizes, K=weight.shape[2],
             ACTIVATION=ACTIVATIONS[activation], PLANES=PLANES, PIXELS=PIXELS,
         )  # fmt: skip
     return out
@@ -168,23 +174,23 @@ def _backward_op(
 
         _, pulled = torch.func.vjp(again, x, weight, *learnt, *gates)
         return [p.clone(memory_format=torch.contiguous_format) for p in pulled(gradients)]
-    sizes, k = _sizes(x, stride, norm, gate), weight.shape[2]
+    weight = _in_rows(weight)
+    sizes, k = _integers(x, weight, norm, gate, stride), weight.shape[2]
     out = (*x.shape[:2], *sizes[4:6])
     if squeezed:
         gradients = (gradients / (out[2] * out[3]))[:, :, None, None].expand(out)
-    kept = weight.contiguous()
     slopes = torch.empty(out, dtype=x.dtype, device=x.device)
     sums = torch.empty((*x.shape[:2], k * k + 3), dtype=torch.float32, device=x.device)
     result = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     if result.numel():
         programs = triton.cdiv(sizes[1], PLANES)
         _backward_kernel[(programs,)](
-            gradients, x, kept, *_vectors(x, norm, gate), slopes, sums, eps, *sizes,
+            gradients, x, weight, *_vectors(x, norm, gate), slopes, sums, eps, *sizes,
             *gradients.stride(), K=k, ACTIVATION=ACTIVATIONS[activation],
             PLANES=PLANES, PIXELS=PIXELS, SUMS=triton.next_power_of_2(k * k + 3), num_warps=WARPS,
         )  # fmt: skip
         _input_kernel[(programs, triton.cdiv(sizes[2] * sizes[3], PIXELS))](
-            slopes, kept, result, *sizes[:7], K=k, PLANES=PLANES, PIXELS=PIXELS
+            slopes, weight, result, *_sizes(x, weight, stride), K=k, PLANES=PLANES, PIXELS=PIXELS
         )
     total = sums.sum(0)
     found = [total[:, : k * k].reshape(weight.shape).to(weight.dtype, copy=True)]
@@ -205,7 +211,7 @@ def _(
     activation: str,
     squeezed: bool,
 ) -> Tensor:
-    return x.new_empty(x.shape[:2] if squeezed else (*x.shape[:2], *_sizes(x, stride)[4:6]))
+    return x.new_empty(x.shape[:2] if squeezed else (*x.shape[:2], *_sizes(x, weight, stride)[4:6]))
 
 
 @_backward_op.register_fake
@@ -305,7 +311,7 @@ def _builds() -> tuple[Build, ...]:
             "eps": "fp32", **integers, **steps,
         }  # fmt: skip
         inputs = dict.fromkeys(("slopes", "result"), f"*{kind}") | {"weight": stored}
-        inputs |= dict.fromkeys(INTEGERS[:7], "i32")
+        inputs |= dict.fromkeys((*SIZES, *WINDOW), "i32")
         sums = {"SUMS": triton.next_power_of_2(k * k + 3)}
         name, plain = f"[{k} {activation} {kind}]", f"depthwise.input[{k} {kind}]"
         found += [

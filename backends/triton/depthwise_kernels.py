@@ -8,7 +8,9 @@ import triton.language as tl
 from spacelang.backends.triton.mlp import gelu
 from spacelang.backends.triton.norm import factors
 
-INTEGERS = ("C", "P", "H", "W", "OH", "OW", "STRIDE", "x_b", "x_c", "x_h", "x_w", "NORMED", "GATED")
+SIZES = ("C", "P", "H", "W", "OH", "OW", "STRIDE")
+WINDOW = ("w_c", "w_h")  # strides of a weight, which is a slice of a larger one in a space
+INTEGERS = (*SIZES, *WINDOW, "x_b", "x_c", "x_h", "x_w", "NORMED", "GATED")
 STEPS = ("g_b", "g_c", "g_h", "g_w")  # of what comes back: a mean's is one number a plane
 
 
@@ -66,31 +68,32 @@ def _tap(x, start, y, i, inside, H, W, x_h, x_w):
 
 @triton.jit
 def _convolved(
-    x, weight, channel, start, pixel, inside, H, W, OW, STRIDE, x_h, x_w,
+    x, windows, w_h, start, pixel, inside, H, W, OW, STRIDE, x_h, x_w,
     K: tl.constexpr, PLANES: tl.constexpr, PIXELS: tl.constexpr,
 ):  # fmt: skip
-    """The convolution at the pixels [1, PIXELS] of planes."""
+    """The convolution at the pixels [1, PIXELS] of planes, with their windows."""
     top = (pixel // OW) * STRIDE - K // 2
     left = (pixel % OW) * STRIDE - K // 2
     total = tl.zeros((PLANES, PIXELS), tl.float32)
     for tap in range(K * K):
-        w = tl.load(weight + channel * (K * K) + tap).to(tl.float32)
+        w = tl.load(windows + (tap // K) * w_h + tap % K).to(tl.float32)
         total += w * _tap(x, start, top + tap // K, left + tap % K, inside, H, W, x_h, x_w)
     return total
 
 
-@triton.jit(do_not_specialize=[*INTEGERS])
+@triton.jit(do_not_specialize=[*INTEGERS], do_not_specialize_on_alignment=["weight"])
 def _forward_kernel(
     x, weight, mean, variance, scale, shift, gate, out, eps,
-    C, P, H, W, OH, OW, STRIDE, x_b, x_c, x_h, x_w, NORMED, GATED,
+    C, P, H, W, OH, OW, STRIDE, w_c, w_h, x_b, x_c, x_h, x_w, NORMED, GATED,
     K: tl.constexpr, ACTIVATION: tl.constexpr, PLANES: tl.constexpr, PIXELS: tl.constexpr,
 ):  # fmt: skip
     plane, channel, start, there = _planes(P, C, x_b, x_c, PLANES)
     pixel = (tl.program_id(1) * PIXELS + tl.arange(0, PIXELS))[None, :]
     inside = there & (pixel < OH * OW)
     z = _convolved(
-        x, weight, channel, start, pixel, inside, H, W, OW, STRIDE, x_h, x_w, K, PLANES, PIXELS
-    )
+        x, weight + channel * w_c, w_h, start, pixel, inside, H, W, OW, STRIDE, x_h, x_w,
+        K, PLANES, PIXELS,
+    )  # fmt: skip
     centre, rate, factor, offset = factors(mean, variance, scale, shift, channel, NORMED > 0, eps)
     z = (z - centre) * (rate * factor) + offset
     value = _activated(z, ACTIVATION) * _opened(gate, plane, there, GATED)
@@ -98,10 +101,10 @@ def _forward_kernel(
     tl.store(at, value.to(out.dtype.element_ty), mask=inside)
 
 
-@triton.jit(do_not_specialize=[*INTEGERS])
+@triton.jit(do_not_specialize=[*INTEGERS], do_not_specialize_on_alignment=["weight"])
 def _squeeze_kernel(
     x, weight, mean, variance, scale, shift, gate, out, eps,
-    C, P, H, W, OH, OW, STRIDE, x_b, x_c, x_h, x_w, NORMED, GATED,
+    C, P, H, W, OH, OW, STRIDE, w_c, w_h, x_b, x_c, x_h, x_w, NORMED, GATED,
     K: tl.constexpr, ACTIVATION: tl.constexpr, PLANES: tl.constexpr, PIXELS: tl.constexpr,
 ):  # fmt: skip
     plane, channel, start, there = _planes(P, C, x_b, x_c, PLANES)
@@ -111,18 +114,19 @@ def _squeeze_kernel(
         pixel = (begin + tl.arange(0, PIXELS))[None, :]
         inside = there & (pixel < OH * OW)
         z = _convolved(
-            x, weight, channel, start, pixel, inside, H, W, OW, STRIDE, x_h, x_w, K, PLANES, PIXELS
-        )
+            x, weight + channel * w_c, w_h, start, pixel, inside, H, W, OW, STRIDE, x_h, x_w,
+            K, PLANES, PIXELS,
+        )  # fmt: skip
         z = (z - centre) * (rate * factor) + offset
         total += tl.where(inside, _activated(z, ACTIVATION), 0.0)
     found = tl.sum(total, 1)[:, None] / (OH * OW)
     tl.store(out + plane, found.to(out.dtype.element_ty), mask=there)
 
 
-@triton.jit(do_not_specialize=[*INTEGERS, *STEPS])
+@triton.jit(do_not_specialize=[*INTEGERS, *STEPS], do_not_specialize_on_alignment=["weight"])
 def _backward_kernel(
     gradients, x, weight, mean, variance, scale, shift, gate, slopes, sums, eps,
-    C, P, H, W, OH, OW, STRIDE, x_b, x_c, x_h, x_w, NORMED, GATED,
+    C, P, H, W, OH, OW, STRIDE, w_c, w_h, x_b, x_c, x_h, x_w, NORMED, GATED,
     g_b, g_c, g_h, g_w, K: tl.constexpr, ACTIVATION: tl.constexpr,
     PLANES: tl.constexpr, PIXELS: tl.constexpr, SUMS: tl.constexpr,
 ):  # fmt: skip
@@ -137,8 +141,9 @@ def _backward_kernel(
         pixel = (begin + tl.arange(0, PIXELS))[None, :]
         inside = there & (pixel < OH * OW)
         value = _convolved(
-            x, weight, channel, start, pixel, inside, H, W, OW, STRIDE, x_h, x_w, K, PLANES, PIXELS
-        )
+            x, weight + channel * w_c, w_h, start, pixel, inside, H, W, OW, STRIDE, x_h, x_w,
+            K, PLANES, PIXELS,
+        )  # fmt: skip
         normal = (value - centre) * rate
         z = normal * factor + offset
         at = gradients + g_start + (pixel // OW) * g_h + (pixel % OW) * g_w
@@ -162,9 +167,9 @@ def _backward_kernel(
     tl.store(sums + plane.to(tl.int64) * (K * K + 3) + column, found, mask=mask)
 
 
-@triton.jit(do_not_specialize=["C", "P", "H", "W", "OH", "OW", "STRIDE"])
+@triton.jit(do_not_specialize=[*SIZES, *WINDOW], do_not_specialize_on_alignment=["weight"])
 def _input_kernel(
-    slopes, weight, result, C, P, H, W, OH, OW, STRIDE,
+    slopes, weight, result, C, P, H, W, OH, OW, STRIDE, w_c, w_h,
     K: tl.constexpr, PLANES: tl.constexpr, PIXELS: tl.constexpr,
 ):  # fmt: skip
     """The gradient of x: what each pixel went into, by what it was multiplied with."""
@@ -176,7 +181,8 @@ def _input_kernel(
         y = pixel // W + K // 2 - tap // K
         i = pixel % W + K // 2 - tap % K
         met = inside & (y % STRIDE == 0) & (i % STRIDE == 0)
-        w = tl.load(weight + channel * (K * K) + tap).to(tl.float32)
+        at = weight + channel * w_c + (tap // K) * w_h + tap % K
+        w = tl.load(at).to(tl.float32)
         total += w * _tap(slopes, start, y // STRIDE, i // STRIDE, met & (y >= 0) & (i >= 0),
                           OH, OW, OW, 1)  # fmt: skip
     at = result + plane.to(tl.int64) * (H * W) + pixel

@@ -25,13 +25,14 @@ def claims(graph: Graph) -> Iterator[Diagnostic]:
     """SP502 if no architecture meets the requirements, SP511 for those that exclude nothing."""
     if not graph.require:
         return
+    from spacelang.analysis.extent import ways
     from spacelang.analysis.queries import counter
     from spacelang.analysis.where import of_conditions
 
     first = graph.stated.get(graph.require[0], graph.root.span)
     try:
         drawn = Drawn(graph, of_conditions(graph.require))
-        if not drawn.meet():
+        if not drawn.meet() and not ways(graph):
             tables = counter(graph)
             if not _met(graph, tables):
                 yield from (placed(d, first) for d in tables.empty(tables.required).diagnostics)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from spacelang.analysis.choices import ByChoices
 from spacelang.analysis.cost import CostModel, Term
 from spacelang.analysis.eliminate import Between, Elimination, Exact
 from spacelang.analysis.problem import (
@@ -45,7 +46,6 @@ if TYPE_CHECKING:
     from spacelang.ir.graph import Graph
 
 CHUNK = 1 << 14  # rows costed at once: what stays in cache
-MISSES = 1 << 17  # draws in a row that may lie outside of a budget
 Law = Literal["architectures", "choices"]
 
 
@@ -100,18 +100,24 @@ class Counter:
         """
         rng = np.random.Generator(np.random.PCG64(seed))
         if law == "choices":
-            return list(self._by_choices(n, rng, where))
+            return list(self.by_choices.redrawn(n, rng, where or Where()))
         rows: list[list[int]] = self.draw_indices(n, rng, where).tolist()
-        return [self._assignment(row) for row in rows]
+        return [self.assignment(row) for row in rows]
 
     def draw_indices(
         self, n: int, rng: np.random.Generator, where: Where | None = None
     ) -> NDArray[np.int64]:
         """The same as candidate numbers [n, decisions], a decision that is not live at 0."""
         wanted = self.required.both(where or Where())
+        return self.sampled(self._elimination(wanted.conditions), n, rng, wanted)
+
+    def sampled(
+        self, elimination: Elimination, n: int, rng: np.random.Generator, wanted: Where
+    ) -> NDArray[np.int64]:
+        """The candidate numbers of `n` draws from an elimination within a budget."""
         low, high = _bounds(wanted)
         try:
-            drawn = self._elimination(wanted.conditions).sample(n, rng, low, high)
+            drawn = elimination.sample(n, rng, low, high)
         except EmptyBand as failed:
             raise self.empty(wanted) from failed
         except (TooEntangled, BandTooNarrow) as failed:
@@ -134,46 +140,12 @@ class Counter:
     def _kinds(self) -> tuple[type[np.int64] | type[object], ...]:
         return tuple(kind(self._tables, figure) for figure in range(len(FIGURES)))
 
-    def _by_choices(
-        self, n: int, rng: np.random.Generator, where: Where | None
-    ) -> Iterator[Assignment]:
-        """Draws of every decision by itself, those within the budget; it is counted before, so that
-        an empty one is SP502 and one that draws do not meet is SP507."""
-        decisions = self.graph.decisions
-        wanted = self.required.both(where or Where())
-        if not wanted.bands and not wanted.conditions:
-            for _ in range(n):
-                drawn = {
-                    c.path: c.values[int(rng.integers(len(c.values)))] for c in decisions.order
-                }
-                yield decisions.assignment(drawn)
-            return
-        size = self._counted(where)
-        if size == 0:
-            raise self.empty(wanted)
-        missed = 0
-        while n:
-            drawn = rng.integers(0, self._shape(list(self.choices)), (CHUNK, len(self.choices)))
-            rows: list[list[int]] = drawn[self._inside(drawn, wanted)][:n].tolist()
-            missed = 0 if rows else missed + CHUNK
-            if missed >= MISSES:
-                headline = f"{missed:,} draws by choices met no architecture within the budget"
-                known = "" if size is None else f"there are {size:,} of {self.size():,}"
-                found = error("SP507", headline).hint("--law architectures draws within any budget")
-                raise SpaceError(found.note(known) if known else found)
-            for row in rows:
-                yield self._assignment(row)
-            n -= len(rows)
+    @cached_property
+    def by_choices(self) -> ByChoices:
+        """Draws of every decision by itself."""
+        return ByChoices(self)
 
-    def _counted(self, where: Where | None) -> int | None:
-        """The number of architectures within a budget; None where it is not known exactly."""
-        try:
-            size = self.size(where)
-        except SpaceError:
-            return None
-        return size if isinstance(size, int) else None
-
-    def _inside(self, drawn: NDArray[np.int64], wanted: Where) -> NDArray[np.bool_]:
+    def inside(self, drawn: NDArray[np.int64], wanted: Where) -> NDArray[np.bool_]:
         """Which architectures, given by candidate numbers, are within bands and conditions."""
         inside: NDArray[np.bool_] = np.ones(len(drawn), np.bool_)
         for scope, truth in map(self._truth, wanted.conditions):
@@ -195,11 +167,11 @@ class Counter:
     def _rows(self, scope: Sequence[str], columns: NDArray[np.int64]) -> NDArray[np.int64]:
         """Where architectures, [decisions, many], stand in a flat table of a scope."""
         row = np.zeros(columns.shape[1], np.int64)
-        for path, count in zip(scope, self._shape(scope), strict=True):
+        for path, count in zip(scope, self.shape(scope), strict=True):
             row = row * count + columns[self._order[path]]
         return row
 
-    def _assignment(self, row: Sequence[int]) -> Assignment:
+    def assignment(self, row: Sequence[int]) -> Assignment:
         """An architecture from its candidate numbers."""
         values = {p: c.values[i] for (p, c), i in zip(self.choices.items(), row, strict=True)}
         return self.graph.decisions.assignment(values)
@@ -232,10 +204,14 @@ class Counter:
     def _elimination(self, conditions: Sequence[Condition]) -> Elimination:
         key = tuple(conditions)
         if key not in self._problems:
-            masks = (*self._liveness, *self._masks(conditions), *self._ties())
-            domains = {path: len(values) for path, values in self.values.items()}
-            self._problems[key] = Elimination(Problem(domains, self._tables, masks, len(FIGURES)))
+            self._problems[key] = Elimination(self.problem(conditions, self._liveness))
         return self._problems[key]
+
+    def problem(self, conditions: Sequence[Condition], more: Sequence[Mask] = ()) -> Problem:
+        """Candidates for all decisions, live or not, under conditions and more masks."""
+        domains = {path: len(values) for path, values in self.values.items()}
+        masks = (*more, *self._masks(conditions), *self._ties())
+        return Problem(domains, self._tables, masks, len(FIGURES))
 
     @cached_property
     def _tables(self) -> tuple[Table, ...]:
@@ -248,7 +224,7 @@ class Counter:
         return tuple(
             Table(
                 scope,
-                tuple(np.zeros(self._shape(scope), np.int64) if v is None else v for v in made),
+                tuple(np.zeros(self.shape(scope), np.int64) if v is None else v for v in made),
             )
             for scope, made in sums.items()
         )
@@ -265,7 +241,7 @@ class Counter:
                 yield names, memo[key]
 
     def _table(self, scope: tuple[str, ...], term: Term) -> Integers:
-        shape = self._shape(scope)
+        shape = self.shape(scope)
         if prod(shape) > MAX_POINTS:
             raise too_wide(scope)
         lists = [self.values[p] for p in scope]
@@ -277,7 +253,8 @@ class Counter:
         peak = max((abs(v) for v in whole), default=0)
         return np.array(whole, np.int64 if peak < SAFE else object).reshape(shape)
 
-    def _shape(self, scope: Sequence[str]) -> tuple[int, ...]:
+    def shape(self, scope: Sequence[str]) -> tuple[int, ...]:
+        """How many candidates some decisions have."""
         return tuple(len(self.values[p]) for p in scope)
 
     @cached_property
@@ -296,7 +273,7 @@ class Counter:
             if variable.before is not None:
                 pick = np.minimum if variable.extremum == "min" else np.maximum
                 numbers = pick.outer(numbers, np.array(variable.of_before(), np.int64))
-            found.append((scope, numbers.reshape(self._shape(scope))))
+            found.append((scope, numbers.reshape(self.shape(scope))))
         return tuple(found)
 
     def _ties(self) -> Iterator[Mask]:
@@ -325,7 +302,7 @@ class Counter:
         self, condition: Condition, extra: str = ""
     ) -> tuple[tuple[str, ...], NDArray[np.bool_]]:
         names = tuple(sorted((s.name for s in condition.symbols), key=lambda n: self._order[n]))
-        shape = self._shape(names)
+        shape = self.shape(names)
         if prod(shape) > MAX_POINTS:
             raise SpaceError(
                 error("SP508", f"{condition} hangs on {len(names)} decisions at once").hint(

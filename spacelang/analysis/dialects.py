@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from spacelang.diagnostics import Diagnostic, SpaceError, Span, error, warning
+from spacelang.ir.block import Block
 from spacelang.ir.dialect import NONE, Dialect, Rename
 from spacelang.ir.dim import Dim, symbol_of
 from spacelang.ir.graph import Graph
 from spacelang.ir.layout import order_of, shape_of
-from spacelang.ir.node import join
+from spacelang.ir.node import Node, join
 from spacelang.ir.op import ops
 from spacelang.ir.pattern import Hop, Pattern, split
 from spacelang.ir.storage import Storage
@@ -114,7 +115,11 @@ def idle(graphs: Iterable[Graph]) -> Iterator[Diagnostic]:
 
 def _tables(graph: Graph) -> Iterator[str]:
     """The paths of labelled index tables."""
-    for place in graph.places():
-        definition = ops().get(place.node.op)
-        if place.node.label and definition is not None and "table" in definition.traits:
-            yield join(place.instance.path, place.node.label)
+    for instance, node, _ in graph.nodes_of(_labelled):
+        yield join(instance.path, node.label)
+
+
+def _labelled(_block: Block, node: Node) -> tuple[None, ...]:
+    """One entry for a labelled index table, none for another node."""
+    definition = ops().get(node.op) if node.label else None
+    return (None,) if definition is not None and "table" in definition.traits else ()

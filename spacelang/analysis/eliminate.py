@@ -53,7 +53,7 @@ __all__ = [
 
 # Entries of one exact table: some gigabytes and a minute at the worst.
 ENTRIES = 1 << 24
-# Beyond so many, a sample tries a table of one figure first, which is set up sooner.
+# Beyond so many, a sample tries rounded costs or a table of one figure, which are set up sooner.
 QUICK = 1 << 20
 # Entries of one table of rounded costs.
 COARSE = 1 << 23
@@ -183,22 +183,26 @@ class Elimination:
         self, figures: tuple[int, ...], lower: Bound, upper: Bound
     ) -> Iterator[Proposal]:
         """Ways to draw from the band or a little around it, the quickest to set up first."""
-        quick = self._attempt(figures, lower, upper, min(QUICK, self.entries))
-        if quick:
-            yield self._some(quick)
-        singles = [self._attempt((figure,), lower, upper, self.entries) for figure in figures]
-        made = [self._some(single) for single in singles if single]
-        yield from sorted(made, key=lambda single: single.number)
+
+        def made(
+            *ways: tuple[tuple[int, ...], int, int | None, int],
+        ) -> Iterator[Proposal]:
+            for some, entries, bins, fewest in ways:
+                found = self._attempt(some, lower, upper, entries, bins, fewest)
+                if found:
+                    yield self._some(found)
+
         first = _bins(figures)
-        for some, entries, bins, fewest in (
-            (figures, COARSE, first, 1),
-            (figures, self.entries, None, 0),
-            *((figures, self.entries, first * finer, first * finer) for finer in FINER),
-            ((), self.entries, None, 0),
-        ):
-            wider = self._attempt(some, lower, upper, entries, bins, fewest)
-            if wider:
-                yield self._some(wider)
+        exact, rounded = (figures, self.entries, None, 0), (figures, COARSE, first, 1)
+        yield from made((figures, min(QUICK, self.entries), None, 0))
+        if len(figures) > 1:  # made sooner than exact tables of one figure, and more is kept
+            yield from made(rounded)
+        singles = made(*(((figure,), self.entries, None, 0) for figure in figures))
+        yield from sorted(singles, key=lambda single: single.number)
+        if len(figures) < 2:
+            yield from made(rounded)
+        finer = ((figures, self.entries, first * n, first * n) for n in FINER)
+        yield from made(exact, *finer, ((), self.entries, None, 0))
 
     def _attempt(
         self,

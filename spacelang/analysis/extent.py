@@ -88,6 +88,23 @@ def extent(graph: Graph) -> Extent:
     return Extent(counter(graph).size() if limited else ways, *ranges)
 
 
+def ways(graph: Graph) -> int | None:
+    """The number of architectures, of a graph that requires nothing of figures; None of others,
+    and where too many decisions hang together."""
+    choices: Mapping[str, Choice] = graph.decisions
+    if not all(s.name in choices for c in graph.require for s in c.symbols):
+        return None
+    candidates = {path: choice.values for path, choice in choices.items()}
+    try:
+        factors = [
+            *_liveness(choices, candidates),
+            *(_mask(condition, candidates) for condition in graph.require),
+        ]
+        return _eliminate(factors, {path: len(values) for path, values in candidates.items()})[0]
+    except TooWide:
+        return None
+
+
 def _plain(model: CostModel, choices: Mapping[str, Choice], require: Sequence[Condition]) -> Entry:
     extrema = apart(model.terms)
     candidates = {path: choice.values for path, choice in choices.items()}

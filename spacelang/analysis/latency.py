@@ -169,6 +169,10 @@ class LatencyModel:
         """Nanoseconds of an architecture, by values of all decisions."""
         return self._fit.of(self.sum(values))
 
+    def throughput(self, latency: int) -> int:
+        """Whole images a second, where a batch of the table takes so many nanoseconds."""
+        return self.table.facts.batch * 10**9 // max(1, latency)
+
 
 def open_model(graph: Graph, path: PathLike) -> LatencyModel:
     """The model of a graph by a table's file, checked (SP702, SP512); kept with the graph, as long

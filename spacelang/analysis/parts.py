@@ -192,9 +192,12 @@ class Parts:
 
     def _axes(self, chain: Chain, instance: Instance, shape: Sizes) -> tuple[int, ...]:
         named = self.named.setdefault(chain, {})
+        found: list[int] = []
         for size in shape:
-            named.setdefault(instance.absolute(size), size)
-        return tuple(self.axis(instance.absolute(size)) for size in shape)
+            whole = instance.absolute(size)
+            named.setdefault(whole, size)
+            found.append(self.axis(whole))
+        return tuple(found)
 
     def _level(
         self,
@@ -259,10 +262,9 @@ class Parts:
                         self.same(a, b)
         for axis in self._made:  # before what is a run of them: that may be a part of them, too
             self._parts(self._find(axis))
-        for axis in range(len(self._parent)):
-            root = self._find(axis)
-            reason = self._reason(root)
-            if self._parts(root) is None and reason is not None:
+        for root in dict.fromkeys(map(self._find, range(len(self._parent)))):
+            reason = self._reason(root) if self._parts(root) is None else None
+            if reason is not None:
                 self._lost.setdefault(root, reason)
         changed = True
         while changed:

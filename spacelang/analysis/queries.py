@@ -10,6 +10,7 @@ from spacelang import plugins
 from spacelang.analysis.cost import Cost, CostModel
 from spacelang.analysis.where import Where
 from spacelang.diagnostics import SpaceError, error
+from spacelang.ir.known import TIMED
 
 if TYPE_CHECKING:
     from spacelang.analysis.count import Counter, Law
@@ -68,10 +69,11 @@ def sample(
 
 
 def countable(where: Where | None) -> Where | None:
-    """A budget that exact counting can answer (SP508 for one on latency)."""
-    if where is None or where.latency is None:
+    """A budget that exact counting can answer (SP508 for one on latency or throughput)."""
+    if where is None or not where.timed:
         return where
-    found = error("SP508", "latency is measured, not counted: no exact count or draw knows it")
+    name = next(figure for figure in TIMED if figure in where.bands)
+    found = error("SP508", f"{name} is measured, not counted: no exact count or draw knows it")
     raise SpaceError(
         found.note("counting is by elimination over whole numbers that the graph gives").hint(
             "leave it out here; `search --latency TABLE` draws within it and rejects by the table"

@@ -21,7 +21,7 @@ from spacelang.ir.decision import Assignment
 from spacelang.ir.dim import Dim
 from spacelang.ir.dim import Value as DecisionValue
 from spacelang.ir.graph import Graph, Instance
-from spacelang.ir.infer import CostOf, Infer
+from spacelang.ir.infer import CostOf, Settled
 from spacelang.ir.node import Node, TensorType
 from spacelang.ir.op import ops
 from spacelang.ops.patterns import bind_rearrange, parse_rearrange
@@ -166,7 +166,7 @@ def flops(node: Node, types: tuple[TensorType, ...], sizes: Sizes) -> int:
 
 def copies(node: Node, block: Block, sizes: Sizes) -> bool:
     """Whether a rearrange has to copy: it joins axes that do not lie side by side."""
-    infer = Infer("rearrange", _types(node, block), node.attributes)
+    infer = Settled("rearrange", _types(node, block), node.attributes)
     sides = parse_rearrange(infer)
     known, _ = bind_rearrange(infer, sides)
     place: dict[str, int] = {}

@@ -1,8 +1,9 @@
 """Budgets: `params in 5M..6M and macs <= 1.3G and depth >= 13` as bands and conditions.
 
 A band bounds a figure, both ends included. What speaks of decisions alone is a condition; anything
-else (a product of a figure and a decision, `or` over figures) is refused with SP508. Latency is a
-band too, in nanoseconds, that no counting knows of: `exact` is the rest.
+else (a product of a figure and a decision, `or` over figures) is refused with SP508. Latency, in
+nanoseconds, and throughput, in images a second rounded down, are bands too, of which no counting
+knows: `exact` is the rest.
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ from spacelang.diagnostics import NOWHERE, SpaceError, Span, error
 from spacelang.ir.condition import Compare, Condition
 from spacelang.ir.dim import Dim
 from spacelang.ir.doubts import conjuncts
-from spacelang.ir.known import FIGURES, LATENCY
+from spacelang.ir.known import LATENCY, MEASURED, THROUGHPUT, TIMED
 
 Band = tuple[int | None, int | None]
+NEVER = 1 << 62
+"""Nanoseconds: the latency of a throughput below 0."""
 LONG = 100
 """Of a condition in a message, in characters."""
 
@@ -38,14 +41,26 @@ class Where:
         return Where(bands, (*self.conditions, *other.conditions))
 
     @property
-    def latency(self) -> Band | None:
-        """The window of latency, in nanoseconds; None without one."""
-        return self.bands.get(LATENCY)
+    def timed(self) -> bool:
+        """Whether it bounds what is measured."""
+        return any(figure in self.bands for figure in TIMED)
+
+    def window(self, images: int) -> Band:
+        """The window of latency, in nanoseconds, of a pass over so many images.
+
+        A throughput is what such a pass comes to, n = images * 10^9 // latency, so a bound on it is
+        one on the latency.
+        """
+        slow, fast = self.bands.get(THROUGHPUT, (None, None))
+        work = images * 10**9
+        least = None if fast is None else work // (fast + 1) + 1 if fast >= 0 else NEVER
+        most = None if slow is None or slow <= 0 else work // slow
+        return _meet(self.bands.get(LATENCY, (None, None)), (least, most))
 
     @property
     def exact(self) -> Where:
-        """The same without latency: what can be counted."""
-        return replace(self, bands={f: b for f, b in self.bands.items() if f != LATENCY})
+        """The same without these: what can be counted."""
+        return replace(self, bands={f: b for f, b in self.bands.items() if f not in TIMED})
 
 
 def _meet(a: Band, b: Band) -> Band:
@@ -64,7 +79,7 @@ def of_conditions(conditions: Iterable[Condition], span: Span = NOWHERE) -> Wher
 
 
 def _one(condition: Condition, span: Span) -> Where:
-    figures = [s for s in condition.symbols if s.name in (*FIGURES, LATENCY) and s.free]
+    figures = [s for s in condition.symbols if s.name in MEASURED and s.free]
     if not figures:
         return Where(conditions=(condition,))
     if isinstance(condition, Compare) and len(condition.symbols) == 1:

@@ -42,6 +42,8 @@ RUNTIME, UNTRAINED = "torch", "untrained"
               help="For inference: a .safetensors file.  [of the run, else untrained]")  # fmt: skip
 @click.option("--names", metavar="NAME",
               help="Whose names the weights have: own, timm, published, ..  [own]")  # fmt: skip
+@click.option("--head-map", metavar="FILE",
+              help="Of weights of other classes: a line a class, its row or -1.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(0, (1 << 63) - 1), default=0, show_default=True,
               help="Of weights that were never trained.")  # fmt: skip
 @click.option("--backend", default="torch", show_default=True, help="Who it is compiled for.")
@@ -59,6 +61,7 @@ def compile(
     runtime: str | None,
     weights: str | None,
     names: str | None,
+    head_map: str | None,
     seed: int,
     backend: str,
     require_fused: bool,
@@ -80,13 +83,16 @@ def compile(
     if backend not in known:
         hint = nearest(backend, list(known)) or f"there are {', '.join(sorted(known))}"
         raise click.UsageError(f"there is no backend {backend!r}; {hint}")
-    of_network = (batch, runtime, weights, names) != (None,) * 4
+    of_network = (batch, runtime, weights, names, head_map) != (None,) * 5
     if purpose == "training" and of_network:
-        raise click.UsageError("--batch, --runtime, --weights and --names go with --for inference")
+        flags = "--batch, --runtime, --weights, --names and --head-map"
+        raise click.UsageError(f"{flags} go with --for inference")
     if require_fused and runtime not in (None, RUNTIME):
         raise click.UsageError(f"--require-fused is of {SOURCE}, which --runtime {runtime} has not")
     if names is not None and weights is None:
         raise click.UsageError("--names says how --weights calls them: give both")
+    if head_map is not None and weights is None:
+        raise click.UsageError("--head-map picks rows of --weights: give both")
     check_free(Path(output), KIND)
     if of_network:
         runs.work(backend, "check_runtime")(runtime or RUNTIME)
@@ -111,7 +117,15 @@ def compile(
     able = f"{backend}.deploy" in plugins.table("spacelang.commands")
     if purpose == "inference" and not fixed.decisions and (able or of_network):
         given = Network(
-            space, settings, passes, graph, assignment or {}, seed, weights, names or "own"
+            space,
+            settings,
+            passes,
+            graph,
+            assignment or {},
+            seed,
+            weights,
+            names or "own",
+            head_map,
         )
         record |= {"batch": batch or 1, "runtime": runtime or RUNTIME} | given.origin
         with working("deploying"):
@@ -151,6 +165,7 @@ class Network:
     seed: int
     weights: str | None
     names: str
+    head_map: str | None = None
 
     @property
     def of_run(self) -> bool:
@@ -191,7 +206,7 @@ def _deployed(
     else:
         model = plugins.load("spacelang.backends", backend)().lower(given.graph, given.seed)
         if given.weights is not None:
-            runs.work(backend, "weights")(model, given.weights, given.names)
+            runs.work(backend, "weights")(model, given.weights, given.names, given.head_map)
     deploy = runs.work(backend, "deploy")
     graph, made, difference = deploy(model, given.assignment, record["batch"], record["runtime"])
     files.update(made)

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from spacelang.ir.graph import Graph
 
 
-def _latency(made: Any, graph: Graph | None) -> dict[str, int]:
-    """The latency of the best, in nanoseconds, where the engine has a table that knows it."""
+def _speed(made: Any, graph: Graph | None) -> dict[str, int]:
+    """The latency of the best, in nanoseconds, and its throughput, in images a second, where the
+    engine has a table that knows them."""
     from spacelang.analysis.latency import open_model
 
     name = getattr(made.engine, "latency", "")
@@ -24,7 +25,9 @@ def _latency(made: Any, graph: Graph | None) -> dict[str, int]:
         return {}
     with suppress(SpaceError):  # of another space, which the engine moved to
         values = graph.decisions.check(made.found.best.assignment)
-        return {"latency": open_model(graph, name).at(values)}
+        model = open_model(graph, name)
+        latency = model.at(values)
+        return {"latency": latency, "throughput": model.throughput(latency)}
     return {}
 
 
@@ -32,9 +35,7 @@ def show(
     made: Any, space: str, engine: str, folder: Path, as_json: bool, graph: Graph | None = None
 ) -> None:
     """What was found, and the best of it as a file."""
-    from spacelang.analysis.latency_table import shown
-
-    latency = _latency(made, graph)
+    speed = _speed(made, graph)
     best = made.found.best
     file = folder / f"{engine}-best.json"
     atomic_write(file, json.dumps(dict(best.assignment), indent=2) + "\n")
@@ -42,7 +43,7 @@ def show(
     if as_json:
         found: dict[str, object] = {"run": space, "engine": engine}
         found["evaluated"] = made.found.evaluated
-        found |= {"best": _candidate(best) | latency, "front": front, "file": str(file)}
+        found |= {"best": _candidate(best) | speed, "front": front, "file": str(file)}
         beside = [{"name": n, "evaluated": k} | _candidate(c) for n, k, c in _beside(made)]
         emit({**found, **({"baselines": beside} if beside else {})})
         return
@@ -51,7 +52,7 @@ def show(
         ("  best", f"{best.score.correct} of {best.score.total} right ({_percent(best)})"),
         ("  params", both(best.cost.params)),
         ("  macs", both(best.cost.macs)),
-        *[("  latency", f"{shown(ns)} by {made.engine.latency}") for ns in latency.values()],
+        *_times(speed, made.engine),
         ("  kept in", str(file)),
     ])  # fmt: skip
     rows = [(_percent(c), exact(c.cost.params), exact(c.cost.macs)) for c in made.found.front]
@@ -63,6 +64,18 @@ def show(
     if beside:
         columns = ("baseline", "evaluated", "accuracy", "params", "macs")
         table(columns, beside, title="beside it", right="lrrrr")
+
+
+def _times(speed: dict[str, int], engine: Any) -> list[tuple[str, str]]:
+    from spacelang.analysis.latency_table import shown
+
+    if not speed:
+        return []
+    latency, rate = shown(speed["latency"]), exact(speed["throughput"])
+    return [
+        ("  latency", f"{latency} by {engine.latency}"),
+        ("  throughput", f"{rate} images a second"),
+    ]
 
 
 def _beside(made: Any) -> list[tuple[str, int, Any]]:

@@ -108,9 +108,11 @@ def load(address: str, settings: Mapping[str, object], after: str = "") -> Graph
         with at_parameters(address, settings):
             graph = load_after(address, step, **settings) if step else load(address, **settings)
     if after.strip():
+        from spacelang.loader import blocks
         from spacelang.passes.pipeline import run
+        from spacelang.passes.text import parse_pipeline
 
-        graph = run(graph, after)
+        graph = run(graph, parse_pipeline(after, blocks=blocks(address)))
     return graph
 
 

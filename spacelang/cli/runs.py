@@ -32,13 +32,16 @@ RECORD, SETTINGS, SEARCH, STORE = "run.json", "settings.json", "search", "store.
 Json = dict[str, object]
 # What settings.json may hold; what it lacks was not given.
 KEPT: Mapping[str, tuple[type, ...]] = MappingProxyType(
-    dict.fromkeys(("data", "store", "on_bad", "aug", "teacher", "run"), (str,))
-    | dict.fromkeys(("teacher_arch", "teacher_weights", "teacher_norm"), (str,))
+    dict.fromkeys(("data", "store", "on_bad", "aug", "teacher_norm", "run", "student"), (str,))
+    | dict.fromkeys(("teacher", "teacher_arch", "teacher_weights"), (str, list))
+    | {"student_weights": (str,)}
     | dict.fromkeys(("image", "channels", "epochs", "k", "seed"), (int,))
-    | {"temperature": (float, int), "teacher_untrained": (bool,)}
+    | {"temperature": (float, int), "teacher_untrained": (bool,), "baselines": (bool,)}
 )
 # Those of them that are paths, where they name what is there; of `data` its names come first.
-PLACES = frozenset(("store", "teacher", "teacher_arch", "teacher_weights", "run"))
+PLACES = frozenset(
+    ("store", "teacher", "teacher_arch", "teacher_weights", "student_weights", "run")
+)
 
 
 def work(backend: str, name: str) -> Callable[..., Any]:
@@ -55,6 +58,11 @@ def work(backend: str, name: str) -> Callable[..., Any]:
 def is_run(folder: Path) -> bool:
     """Whether a folder holds a training."""
     return all(os.path.isfile(folder / name) for name in (RECORD, GRAPH))
+
+
+def is_begun(folder: Path) -> bool:
+    """Whether a folder holds a training, if only of a module, which has no graph."""
+    return os.path.isfile(folder / RECORD)
 
 
 def is_store(folder: Path) -> bool:
@@ -115,15 +123,26 @@ def kept(folder: Path) -> Json:
     place = folder / SETTINGS
     found = _read(place) if place.is_file() else {}
     for name, value in found.items():
-        if name in KEPT and type(value) not in KEPT[name]:
+        if name in KEPT and not _is_one(value, KEPT[name]):
             told = error("SP702", f"{place} cannot be read: {name} is {json.dumps(value)[:40]}")
             raise SpaceError(told.hint("mend it, or remove it and say again what it held"))
     return found
 
 
+def _is_one(value: object, kinds: tuple[type, ...]) -> bool:
+    """Whether a value is of one of these types, a list one of texts."""
+    if isinstance(value, list):
+        return list in kinds and all(type(p) is str for p in cast("list[object]", value))
+    return type(value) in kinds
+
+
 def _absolute(value: object) -> object:
     """A path that is there, from wherever a later command is called; all else as it is."""
-    return os.path.abspath(value) if isinstance(value, str) and os.path.exists(value) else value
+    if isinstance(value, str):
+        return os.path.abspath(value) if os.path.exists(value) else value
+    if isinstance(value, list):  # of several teachers
+        return [_absolute(part) for part in cast("list[object]", value)]
+    return value
 
 
 def _rooted(spec: str) -> str:
@@ -162,6 +181,14 @@ def data_for(backend: str, spec: str, graph: Graph) -> Any:
         raise SpaceError(error("SP704", f"{graph.name} does not take images [B, C, H, W]"))
     channels, height, width = (int(cast(int, size)) for size in shape)
     return read(spec, size=(height, width), channels=channels)
+
+
+def data_of_size(backend: str, spec: str, side: int | None, channels: int | None) -> Any:
+    """A data set for a network that does not say what it takes."""
+    read = work(backend, "data")
+    if work(backend, "named")(spec) and not work(backend, "scales")(spec):
+        return read(spec)
+    return read(spec, size=side, channels=channels)
 
 
 @contextmanager

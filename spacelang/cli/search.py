@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -24,7 +24,10 @@ if TYPE_CHECKING:
     from spacelang.ir.graph import Graph
 
 OF_ENGINES = ("epochs", "smoothing")  # flags of training that an engine which trains has as its own
-OF_PROGRAMS = ("batch_size", "aug", "amp", "shards")  # those that an engine for programs has not
+# Those that an engine for programs has not.
+OF_PROGRAMS = ("batch_size", "aug", "amp", "channels_last", "grad_checkpointing", "shards")
+# How a training is kept, by what it is called there; no part of what it is.
+KEPT = {"keep": "--checkpoint-hist", "on_nan": "--on-nan", "log_to": "--log"}
 
 
 @click.command(short_help="Search a trained supernet, or train while searching.")
@@ -42,10 +45,16 @@ OF_PROGRAMS = ("batch_size", "aug", "amp", "shards")  # those that an engine for
               help="Begin each space with the weights it shares with the last.")  # fmt: skip
 @click.option("--baselines/--no-baselines", default=None,
               help="Then random search at equal cost, the largest and the smallest network."
-              "  [yes, but not where networks are trained anew]")  # fmt: skip
+              "  [yes; where each network is trained anew, the last two alone]")  # fmt: skip
 @click.option("--data", metavar="DATA", help="The data set, if not the one it was trained on.")
 @click.option("--seed", type=click.IntRange(0, (1 << 63) - 1), help="Of everything drawn.  [0]")
 @click.option("-o", "--output", metavar="DIR", help="Where the results go.  [RUN/search]")
+@click.option("--checkpoint-hist", type=click.IntRange(1, 100),
+              help="How many checkpoints an engine that trains keeps.  [2]")  # fmt: skip
+@click.option("--on-nan", type=click.Choice(["error", "skip", "rollback"]),
+              help="What its step does whose loss is not finite.  [error]")  # fmt: skip
+@click.option("--log", "log_to", multiple=True, metavar="NAME",
+              help="Tell its log to a tracker too, as `train` does.")  # fmt: skip
 @click.option("--recipe", "file", metavar="FILE", help="Settings from a TOML file; flags win.")
 @recipe
 @runs.device
@@ -65,6 +74,9 @@ def search(
     data: str | None,
     seed: int | None,
     output: str | None,
+    checkpoint_hist: int | None,
+    on_nan: str | None,
+    log_to: tuple[str, ...],
     file: str | None,
     device: str,
     backend: str,
@@ -101,19 +113,20 @@ def search(
     asked_of_it |= {"where": where} if where else {}
     asked_of_it |= {"inherit": True} if inherit else {}
     asked_of_it |= {"latency": os.path.abspath(latency)} if latency is not None else {}
-    if baselines and weights in ("own", "program"):
-        raise click.UsageError(
-            f"--baselines is not for {engine}, which trains while it searches: search its weights"
-            " afterwards, or train at random"
-        )
-    if baselines is None:
-        baselines = known.begun.baselines if known.begun is not None else weights == "shared"
+    given = {"keep": checkpoint_hist, "on_nan": on_nan, "log_to": log_to}
+    keeping: dict[str, Any] = {name: value for name, value in given.items() if value}
+    if keeping and weights not in ("own", "program"):
+        flag = KEPT[next(iter(keeping))]
+        raise click.UsageError(f"{flag} is for engines that train while they search")
+    if baselines is None and known.begun is not None:
+        baselines = known.begun.baselines
     place = runs.work(backend, "device")(device)
     if weights == "program":
         folder = _folder(space, output, weights)
+        baselines = _kept_baselines(folder, baselines)
         with runs.together(backend, place, progress) as (told, first):
             made = _program(space, settings, engine, asked_of_it, folder, data, seed, file, flags,
-                            backend, place, told)  # fmt: skip
+                            keeping, baselines, backend, place, told)  # fmt: skip
         if first:
             _genotype(made.found.best.assignment, folder / f"{engine}-genotype.json")
             show(made, named, engine, folder, as_json)
@@ -155,7 +168,9 @@ def search(
         chosen = configure(engine, written, kept, asked_of_it)
         if weights == SCRATCH:
             tell(known, chosen, configure(engine, written, asked_of_it))
-        more: dict[str, Any] = {"baselines": baselines} if weights == SCRATCH else {}
+        said: dict[str, object] = {}
+        if weights == "own":
+            said["baselines"] = baselines = _kept_baselines(folder, baselines)
         hull: dict[str, Any] = {}
         if getattr(chosen, "moves", False) and not os.path.isdir(space):
             hull["hull"] = load_hull(space, **settings)
@@ -167,10 +182,16 @@ def search(
         with runs.together(backend, place, progress) as (told, first):
             made = runs.work(backend, f"search_{weights}")(
                 chosen, graph, images, used, folder, seed=number, device=place, reporter=told,
-                settings=runs.settings_for(backend, spec), **hull, **more,
+                baselines=baselines, settings=runs.settings_for(backend, spec, **said), **hull,
+                **keeping,
             )  # fmt: skip
     if first:
         show(made, named, engine, folder, as_json, graph)
+
+
+def _kept_baselines(folder: Path, asked: bool | None) -> bool | None:
+    """Whether there are baselines, as a run was begun where it is not said again."""
+    return asked if asked is not None else cast("bool | None", runs.kept(folder).get("baselines"))
 
 
 def _folder(space: str, output: str | None, weights: str) -> Path:
@@ -191,13 +212,17 @@ def _program(
     seed: int | None,
     file: str | None,
     flags: Mapping[str, object],
+    keeping: Mapping[str, object],
+    baselines: bool | None,
     backend: str,
     place: object,
     told: object,
 ) -> Any:
-    """What an engine for programs finds; flags of training that it has too are its settings."""
+    """What an engine for programs finds; flags of training that it has too are its settings. With
+    `baselines` as many epochs again are spent on random cells, in a folder below."""
     from spacelang.cli.program import program_of
-    from spacelang.engines.settings import GROUP, configure
+    from spacelang.engines.random_cells import RandomCells
+    from spacelang.engines.settings import GROUP, configure, made, settings_of
     from spacelang.plugins import load
 
     run = runs.is_run(Path(space))
@@ -217,10 +242,19 @@ def _program(
     images = runs.data_for(backend, spec, graph)
     used = recipe_of(backend, before, None, {n: v for n, v in given.items() if n in OF_PROGRAMS})
     number = seed if seed is not None else runs.number_in(before, "seed")
-    return runs.work(backend, "search_program")(
-        chosen, program, images, used, folder,
-        seed=number, device=place, reporter=told, settings=runs.settings_for(backend, spec),
-    )  # fmt: skip
+
+    def searched(engine: Any, folder: Path) -> Any:
+        kept = runs.settings_for(backend, spec, baselines=baselines)
+        return runs.work(backend, "search_program")(
+            engine, program, images, used, folder,
+            seed=number, device=place, reporter=told, settings=kept, **keeping,
+        )  # fmt: skip
+
+    found = searched(chosen, folder)
+    if not baselines or isinstance(chosen, RandomCells):
+        return found
+    luck = made(RandomCells, settings_of(chosen))
+    return replace(found, baselines=(searched(luck, folder / luck.name),))
 
 
 def _genotype(assignment: Assignment, place: Path) -> None:

@@ -10,9 +10,10 @@ import click
 from click.exceptions import Exit
 
 from spacelang.cli import options, runs
-from spacelang.cli.distill import TEACHER, confirmed, opened, teacher
 from spacelang.cli.errors import UNVERIFIED
 from spacelang.cli.output import emit, exact, pairs, say, working
+from spacelang.cli.student import TEACHER, confirmed, one_or_all, opened
+from spacelang.cli.student import teacher as teacher_options
 
 WRITTEN = ("aug", "epochs", "k", "temperature", "seed")
 SEEN = ("data", "image", "channels")
@@ -29,7 +30,7 @@ def store() -> None:
 
 @store.command(short_help="Ask a teacher and keep its answers, or go on with it.")
 @click.argument("folder", metavar="DIR")
-@teacher
+@teacher_options
 @runs.data
 @click.option(
     "--image",
@@ -67,19 +68,23 @@ def write(
     place = Path(folder)
     kept = {**USUAL, **runs.kept(place)}
     confirmed(given["teacher"], kept)
-    chosen = {n: kept.get(n) if value is None else value for n, value in given.items()}
+    chosen = {n: kept.get(n) if value in (None, ()) else value for n, value in given.items()}
     for name, what in (("teacher", "WHO"), ("data", "DATA"), ("epochs", "N")):
-        if chosen[name] is None:
+        if chosen[name] in (None, ()):
             raise click.UsageError(f"--{name} {what} is missing")
+    if len(teachers := opened(chosen)) > 1:
+        told = "a store keeps the answers of one teacher: which of several is asked hangs on the"
+        raise click.UsageError(f"{told} student as it is at a step")
+    (who,) = teachers
     where = runs.work(backend, "device")(device)
-    images = _images(backend, chosen)
-    who = runs.work(backend, "teacher")(chosen["teacher"], images, **opened(chosen))
-    more = {name: chosen[name] for name in (*TEACHER, *SEEN[1:], *WRITTEN)}
+    images = _images(backend, who[0], chosen)
+    teacher = runs.work(backend, "teacher")(who[0], images, **who[1])
+    more = {name: one_or_all(chosen[name]) for name in (*TEACHER, *SEEN[1:], *WRITTEN)}
     more["epochs"] = max(cast(int, chosen["epochs"]), cast(int, kept.get("epochs", 0)))
     settings = runs.settings_for(backend, cast(str, chosen["data"]), **more)
     with runs.work(backend, "progress")(progress) as told:
         made = runs.work(backend, "store_write")(
-            place, who, images, shard=shard, device=where, reporter=told,
+            place, teacher, images, shard=shard, device=where, reporter=told,
             begun=lambda: runs.keep(place, settings), **{n: chosen[n] for n in WRITTEN},
         )  # fmt: skip
     if as_json:
@@ -91,15 +96,12 @@ def write(
         say(f"  {len(made.busy)} epochs are being written by other processes")
 
 
-def _images(backend: str, chosen: Mapping[str, Any]) -> Any:
+def _images(backend: str, teacher: str, chosen: Mapping[str, Any]) -> Any:
     """The images as the teacher takes them."""
-    folder, spec = Path(chosen["teacher"]), chosen["data"]
+    folder, spec = Path(teacher), chosen["data"]
     if runs.is_run(folder) and chosen["image"] is None:
         return runs.data_for(backend, spec, runs.run_graph(folder))
-    read = runs.work(backend, "data")
-    if runs.work(backend, "named")(spec) and not runs.work(backend, "scales")(spec):
-        return read(spec)
-    return read(spec, size=chosen["image"], channels=chosen["channels"])
+    return runs.data_of_size(backend, spec, chosen["image"], chosen["channels"])
 
 
 @store.command(short_help="What a store holds.")

@@ -43,8 +43,9 @@ INSTEAD: Mapping[str, str] = MappingProxyType(
         "--experiment VALUE": "-o RUN names the folder",
         "--recovery-interval VALUE": "a checkpoint is kept after every epoch and at a signal: "
         "--checkpoint-hist says how many stay",
-        "--workers VALUE": "images are held in memory, and results do not hang on workers",
-        "--log-wandb": "--log tensorboard is the tracker that there is",
+        "--workers VALUE": "a few threads make batches ahead by themselves, and results do not "
+        "hang on them",
+        "--log-wandb": "--log wandb",
     }
 )
 

@@ -104,7 +104,7 @@ RUN_OPTIONS = (
     ),
     click.option(
         "--log", "log_to", multiple=True, metavar="NAME",
-        help="Tell the log to a tracker too: tensorboard. May be repeated.",
+        help="Tell the log to tensorboard, wandb, mlflow or trackio too. May be repeated.",
     ),
     recipe,
     runs.device,

@@ -147,18 +147,24 @@ def _uncounted(space: Graph, which: End) -> SpaceError:
     )
 
 
-def beside(engine: Able, evaluated: int) -> tuple[RandomSearch | Extreme, ...]:
+def beside(
+    engine: Able, evaluated: int, asked: bool | None = True, *, anew: bool = False
+) -> tuple[RandomSearch | Extreme, ...]:
     """What a search that scored so many networks is measured against, by the same images and within
     the same budget (the last, where there are several): luck at equal cost, and the ends of the
-    space. Nothing for baselines themselves."""
-    if isinstance(engine, RandomSearch | Extreme):
+    space. Nothing for baselines themselves.
+
+    None of them where they are not `asked` for; where nothing was said (None) all but luck at the
+    cost of another search, where each network is trained `anew`.
+    """
+    if asked is False or isinstance(engine, RandomSearch | Extreme):
         return ()
     bounds: tuple[str, ...] = getattr(engine, "bounds", ("",))
     budget: str = getattr(engine, "where", bounds[-1])
     part: str = getattr(engine, "part", Samples().part)
     samples: int | None = getattr(engine, "samples", None)
     latency: str = getattr(engine, "latency", "")
-    return (
-        RandomSearch(evaluated, budget, latency, part, samples),
-        Extreme("both", budget, part, samples),
-    )
+    ends = Extreme("both", budget, part, samples)
+    if anew and asked is None:
+        return (ends,)
+    return RandomSearch(evaluated, budget, latency, part, samples), ends

@@ -13,6 +13,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import NoneType
 from typing import Any, cast
 
 from spacelang.diagnostics import SpaceError, error
@@ -20,17 +21,17 @@ from spacelang.files import atomic_write
 from spacelang.manifest import read_object
 
 BEGUN = "begun.json"
-KINDS = {"settings": dict, "seed": int, "baselines": bool, "ended": bool}
+KINDS = {"settings": (dict,), "seed": (int,), "baselines": (bool, NoneType), "ended": (bool,)}
 
 
 @dataclass(frozen=True, slots=True)
 class Begun:
-    """The settings of an engine as JSON, its seed, whether baselines are searched beside it, and
-    whether it came to its end."""
+    """The settings of an engine as JSON, its seed, whether baselines are searched beside it (None
+    where nothing was said of them), and whether it came to its end."""
 
     settings: Mapping[str, object]
     seed: int = 0
-    baselines: bool = False
+    baselines: bool | None = False
     ended: bool = False
 
 
@@ -49,7 +50,8 @@ def begun(folder: Path) -> dict[str, Begun]:
 
 def _entry(entry: object) -> Begun:
     found = dict[str, Any](cast(Mapping[str, Any], entry)) if isinstance(entry, dict) else {}
-    if {name: type(value) for name, value in found.items()} != KINDS:
+    fits = (type(value) in KINDS.get(name, ()) for name, value in found.items())
+    if found.keys() != KINDS.keys() or not all(fits):
         raise ValueError(f"{json.dumps(entry)[:40]} does not say how a search was begun")
     return Begun(**found)
 

@@ -9,15 +9,16 @@ is shared: `probe` of its trainer trains what it scores (`Scratch` of the PyTorc
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from itertools import count, islice
 from types import MappingProxyType
 from typing import ClassVar
 
 from spacelang.diagnostics import SpaceError, error
 from spacelang.engines.evolution import best_of, found, ranked
-from spacelang.engines.pool import Pool, Taken, assemble
+from spacelang.engines.pool import Name, Pool, Taken, assemble, encoding
 from spacelang.engines.protocol import (
     Candidate,
     Evaluated,
@@ -38,8 +39,8 @@ DEVIATIONS: Mapping[str, str] = MappingProxyType(
     {
         "moves": "how many factors change and by how much, how many networks are tried and kept, "
         "and the bounds between the sizes were not published: they are settings",
-        "throughput": "bounds are exact figures (params, macs, activations), and latency by the "
-        "model of a table; published: measured throughput",
+        "throughput": "bounds are exact figures (params, macs, activations), and latency and "
+        "throughput by the model of a table; published: measured throughput",
         "order": "that widths do not shrink from stage to stage is left to the space's `require`",
     }
 )
@@ -54,7 +55,7 @@ class Contraction:
     keep         of them the best are the bases of the next round
     factors      at most so many decisions of a base change in a child, at least one
     reach        and each by at most so many candidates up or down
-    latency      the file of a latency table, for bounds on latency: "latency <= 5ms"
+    latency      the file of a latency table, for bounds as "latency <= 5ms" and "throughput >= 200"
     """
 
     name: ClassVar[str] = "contraction"
@@ -84,14 +85,15 @@ class Contraction:
     def run(self, space: Graph, trainer: Prober, seed: int) -> Iterator[Event]:
         """Evaluated for each network, GenerationEnded a bound, and at the end Found.
 
-        SP502 for a bound that no network near those kept meets, SP703 where none can be scored.
+        Where no network near those kept meets a bound, those between are passed without training;
+        SP502 where that leads no closer. SP703 where none can be scored.
         """
         check(self, space)
         bases: Sequence[Assignment] = (space.decisions.extreme("largest"),)
         number = 0
         pools = [Pool(space, bound, seed, self.latency) for bound in self.bounds]
         for turn, (bound, pool) in enumerate(zip(self.bounds, pools, strict=True)):
-            batch = self._children(pool, bases, turn, seed)
+            batch = self._reached(pool, bases, (seed, "contraction", turn))
             if not batch:
                 raise SpaceError(
                     error("SP502", f"no network near those kept meets {bound or 'the space'!r}")
@@ -118,23 +120,37 @@ class Contraction:
             if turn == len(self.bounds) - 1:
                 yield replace(found(tried, ("accuracy",), exhausted=False), evaluated=number)
 
-    def _children(
-        self, pool: Pool, bases: Sequence[Assignment], turn: int, seed: int
-    ) -> list[Taken]:
-        """Different networks within the bound; fewer than wanted where few tries hit it."""
-        made = [taken for base in bases if (taken := pool.take(base)) is not None]
-        made = made[: self.population]
-        for attempt in range(TRIES * self.population):
-            if len(made) == self.population or pool.exhausted:
-                break
-            taken = pool.take(self._child(pool.space, bases, (seed, "contraction", turn, attempt)))
-            if taken is not None:
-                made.append(taken)
-        return made
+    def _reached(self, pool: Pool, bases: Sequence[Assignment], name: Name) -> list[Taken]:
+        """Networks within the bound near the bases. Where there are none, near those of their
+        children that are the least beyond it, and so on as long as that leads closer."""
+        nearest, attempts = min(map(pool.excess, bases)), count()
+        while True:
+            within, beyond = self._children(pool, bases, name, attempts)
+            closer = sorted(beyond, key=pool.excess)[: self.keep]
+            if within or not closer or pool.excess(closer[0]) >= nearest:
+                return within
+            bases, nearest = closer, pool.excess(closer[0])
 
-    def _child(
-        self, space: Graph, bases: Sequence[Assignment], name: tuple[int | str, ...]
-    ) -> Assignment:
+    def _children(
+        self, pool: Pool, bases: Sequence[Assignment], name: Name, attempts: Iterator[int]
+    ) -> tuple[list[Taken], Collection[Assignment]]:
+        """Different networks within the bound, fewer than wanted where few tries hit it; and what
+        missed it."""
+        within = [taken for base in bases if (taken := pool.take(base)) is not None]
+        within = within[: self.population]
+        beyond: dict[str, Assignment] = {}
+        for attempt in islice(attempts, TRIES * self.population):
+            if len(within) == self.population or pool.exhausted:
+                break
+            child = self._child(pool.space, bases, (*name, attempt))
+            taken = pool.take(child)
+            if taken is not None:
+                within.append(taken)
+            elif not within:  # else nobody asks
+                beyond[encoding(child)] = child
+        return within, beyond.values()
+
+    def _child(self, space: Graph, bases: Sequence[Assignment], name: Name) -> Assignment:
         """A base with some of its factors moved; a factor that becomes live is drawn."""
         stream = Stream(*name)
         base = {path: exact(value) for path, value in stream.choice(bases).items()}

@@ -29,6 +29,7 @@ from spacelang.engines.protocol import (
     Forward,
     Group,
     LossTerm,
+    Origin,
     Samples,
     Slots,
     Stepped,
@@ -247,6 +248,8 @@ class CyclicDifferentiable:
 class Cycles:
     """A search under way."""
 
+    origin: Origin = "derived"
+
     def __init__(self, engine: CyclicDifferentiable, program: Program, trainer: Cycler) -> None:
         self.engine, self.program, self.trainer = engine, program, trainer
         self.derivation = engine.derivation(program)
@@ -314,7 +317,7 @@ class Cycles:
         samples = Samples(self.engine.part, self.engine.samples)
         (score,) = self.trainer.probe((derived,), samples)
         cost = self.derivation.space.cost(derived)
-        self.scored.append(Candidate(len(self.scored), cycle, "derived", derived, cost, score))
+        self.scored.append(Candidate(len(self.scored), cycle, self.origin, derived, cost, score))
         return Evaluated(self.scored[-1], self.engine.planned)
 
     # Epochs.

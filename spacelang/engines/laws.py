@@ -13,8 +13,10 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
 from itertools import accumulate
-from math import isfinite, nextafter
+from math import gcd, isfinite, lcm, nextafter
 from typing import Literal
 
 from spacelang.diagnostics import SpaceError, error
@@ -25,6 +27,14 @@ from spacelang.ir.dim import Value
 from spacelang.ir.pattern import Pattern, parse_pattern
 
 Law = Literal["choices", "architectures", "sandwich", "weighted"]
+
+
+def whole(weights: Sequence[float]) -> tuple[int, ...]:
+    """The least whole numbers in the ratios that the decimals have: 0.05 is one in 20."""
+    exact = [Fraction(float.__repr__(float(weight))) for weight in weights]
+    unit = lcm(*(number.denominator for number in exact))
+    counts = [int(number * unit) for number in exact]
+    return tuple(count // gcd(*counts) for count in counts)
 
 
 def check_weights(law: Law, texts: Sequence[str]) -> None:
@@ -50,8 +60,10 @@ def _parsed(text: str) -> tuple[Pattern, tuple[float, ...]]:
 
 @dataclass(frozen=True)
 class CandidateWeights:
-    """Sums of the weights of a decision's candidates up to each, by path; others are uniform."""
+    """The weights of a decision's candidates, by path, and their sums up to each; others are
+    uniform."""
 
+    weights: Mapping[str, tuple[float, ...]]
     sums: Mapping[str, tuple[float, ...]]
 
     @classmethod
@@ -60,7 +72,7 @@ class CandidateWeights:
 
         SP504 for a path that no decision has, SP103 for another number of weights than candidates.
         """
-        sums: dict[str, tuple[float, ...]] = {}
+        given: dict[str, tuple[float, ...]] = {}
         for text in texts:
             pattern, weights = _parsed(text)
             chosen = [
@@ -74,8 +86,13 @@ class CandidateWeights:
                 if len(choice.values) != len(weights):
                     headline = f"{choice.path} has {len(choice.values)} candidates"
                     raise SpaceError(error("SP103", f"{headline}, the law weighs {len(weights)}"))
-                sums[choice.path] = tuple(accumulate(weights))
-        return cls(sums)
+                given[choice.path] = weights
+        return cls(given, {path: tuple(accumulate(own)) for path, own in given.items()})
+
+    @cached_property
+    def whole(self) -> Mapping[str, tuple[int, ...]]:
+        """The weights as whole numbers."""
+        return {path: whole(own) for path, own in self.weights.items()}
 
     def draw(self, decisions: Decisions, name: tuple[int | str, ...]) -> Assignment:
         """An architecture, each live decision drawn by its weights."""

@@ -14,7 +14,7 @@ from typing import ClassVar
 
 from spacelang.diagnostics import SpaceError, error
 from spacelang.engines.laws import CandidateWeights, Law, check_weights
-from spacelang.engines.pool import Pool
+from spacelang.engines.pool import REDRAWS, Pool
 from spacelang.engines.protocol import (
     ALL_KINDS,
     EpochEnded,
@@ -29,8 +29,6 @@ from spacelang.engines.settings import check
 from spacelang.engines.stream import seed_of
 from spacelang.ir.decision import Assignment, Kind
 from spacelang.ir.graph import Graph
-
-REDRAWS = 10_000  # by choices, until a requirement of the space is met
 
 
 @dataclass(frozen=True)
@@ -105,15 +103,18 @@ class Plans:
         return (self._drawn[batch],)
 
     def _by_choices(self, step: int, *number: int) -> Assignment:
-        for attempt in range(REDRAWS):
-            name = (self.seed, "path", step, *number, attempt)
-            drawn = self._weights.draw(self.space.decisions, name)
-            if self._pool is None:
-                return drawn
-            if self._pool.cost(self.space.decisions.check(drawn)) is not None:
-                return drawn
-        raise SpaceError(
-            error("SP502", f"{REDRAWS:,} draws met no network of {self.space.name}").hint(
-                "--law architectures draws within any requirement directly"
+        name, weights = (self.seed, "path", step, *number), self._weights
+
+        def draw(attempt: int) -> Assignment:
+            return weights.draw(self.space.decisions, (*name, attempt))
+
+        if self._pool is None:
+            return draw(0)
+        drawn = self._pool.redrawn(draw, lambda: weights.whole, *name)
+        if drawn is None:
+            raise SpaceError(
+                error("SP502", f"{REDRAWS:,} draws met no network of {self.space.name}").hint(
+                    "--law architectures draws within any requirement directly"
+                )
             )
-        )
+        return drawn[0]

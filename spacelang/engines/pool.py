@@ -5,16 +5,17 @@
     pool.take(assignment)                  # its cost, or None: outside the budget or taken before
     pool = Pool(graph, "latency <= 5ms", seed=0, latency="table.json")
 
-What lies outside the budget is remembered too, so that nothing is costed twice. A latency is what
-the model of a table says (`analysis/latency.py`). No exact count knows it: architectures are drawn
-uniformly within the rest of the budget, and those outside of the window are rejected, which leaves
-the draws uniform over those inside.
+What lies outside the budget is remembered too, so that nothing is costed twice. Latency, and the
+throughput that it comes to, are what the model of a table says (`analysis/latency.py`). No exact
+count knows them: architectures are drawn uniformly within the rest of the budget, and those outside
+of the window are rejected, which leaves the draws uniform over those inside.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from spacelang.analysis.cost import Cost
 from spacelang.analysis.latency import LatencyModel, open_model
@@ -27,10 +28,16 @@ from spacelang.ir.decision import Assignment, Choice, Decisions
 from spacelang.ir.dim import Value
 from spacelang.ir.graph import Graph
 
+if TYPE_CHECKING:
+    from spacelang.analysis.choices import Weights
+
 Taken = tuple[Assignment, Cost]
+Name = tuple[int | str, ...]
 MISSES = 10_000
 """Draws in a row that may all give nothing new, where nobody knows how much is left."""
 AT_ONCE = 256  # draws, where most of them may be rejected
+REDRAWS = 10_000  # of a law, until the budget is met
+FEW = 50  # of those, until it is met exactly
 
 
 def encoding(assignment: Assignment) -> str:
@@ -51,8 +58,8 @@ def assemble(decisions: Decisions, take: Callable[[Choice], Value]) -> Assignmen
 class Pool:
     """What is left to try of a space under a budget (SP502 if there is nothing from the start).
 
-    `latency` is the file of a table, which a budget on latency needs (SP508 without one, SP702 for
-    what is none, SP512 for one that lacks operations of the space).
+    `latency` is the file of a table, which a budget on latency or throughput needs (SP508 without
+    one, SP702 for what is none, SP512 for one that lacks operations of the space).
     """
 
     def __init__(self, space: Graph, where: str = "", seed: int = 0, latency: str = "") -> None:
@@ -60,7 +67,7 @@ class Pool:
         self._model = model(space)
         self._counter = counter(space)
         wanted = parsed(space, where) or Where()
-        self._window = _window(space, wanted.latency, latency)
+        self._window = _window(space, wanted, latency)
         self._asked = wanted.exact
         self._wanted: Where = self._counter.required.both(self._asked)
         self._taken: set[str] = set()
@@ -98,6 +105,17 @@ class Pool:
             if (low is not None and reached < low) or (high is not None and reached > high):
                 return None
         return cost
+
+    def excess(self, assignment: Assignment) -> float:
+        """How far an architecture is beyond the budget: the shares by which figures miss their
+        bounds, and 1 for each condition that does not hold."""
+        values = self.space.decisions.check(assignment)
+        cost = self._model.at(values)
+        reached = [(getattr(cost, figure), band) for figure, band in self._wanted.bands.items()]
+        if self._window is not None:
+            reached.append((self._window[0].at(values), self._window[1]))
+        unmet = sum(not condition.at(values) for condition in self._wanted.conditions)
+        return unmet + sum(_share(figure, band) for figure, band in reached)
 
     def take(self, assignment: Assignment) -> Taken | None:
         """The architecture with its cost, once; None if it lies outside or was taken before."""
@@ -138,9 +156,44 @@ class Pool:
             raise self.never_met(missed)
         return found
 
+    def redrawn(
+        self,
+        draw: Callable[[int], Assignment],
+        weights: Callable[[], Weights],
+        *name: int | str,
+    ) -> Taken | None:
+        """The first of the draws, by number, within the budget, whether it was taken or not.
+
+        They take every decision by itself, each candidate as its weight says (all alike where there
+        is none). Where a FEW miss the budget one is drawn that meets it, by the same law exactly,
+        however narrow it is. None where no table fits, and all miss.
+        """
+        for assignment in self._draws(draw, weights, name):
+            cost = self.cost(self.space.decisions.check(assignment))
+            if cost is not None:
+                return assignment, cost
+        return None
+
+    def _draws(
+        self, draw: Callable[[int], Assignment], weights: Callable[[], Weights], name: Name
+    ) -> Iterator[Assignment]:
+        for number in range(REDRAWS):
+            if number == FEW:
+                yield from self._met(weights(), name)
+            yield draw(number)
+
+    def _met(self, weights: Weights, name: Name) -> Sequence[Assignment]:
+        """A draw by choices that meets the budget; none where no exact table fits."""
+        try:
+            return self._counter.by_choices.exact(1, seed_of(*name, "met"), self._asked, weights)
+        except SpaceError as failed:
+            if failed.diagnostics[0].code != "SP507":
+                raise
+            return ()
+
     def never_met(self, draws: int) -> SpaceError:
         """SP502 for a window of latency, with what was seen."""
-        headline = f"none of {draws:,} architectures drawn has the latency asked for"
+        headline = f"none of {draws:,} architectures drawn takes the time asked for"
         return SpaceError(error("SP502", headline).note(f"in {self.where!r}", *self.seen))
 
     @property
@@ -148,18 +201,29 @@ class Pool:
         """The latencies that were asked for so far, and by what model, in words."""
         if self._window is None or self._latencies is None:
             return ()
-        least, most = map(shown, self._latencies)
         timed = self._window[0]
-        return (f"latencies of {least} to {most} were seen", f"{timed.name}: {timed.stated}")
+        least, most = map(shown, self._latencies)
+        fast, slow = map(timed.throughput, self._latencies)
+        seen = f"latencies of {least} to {most} were seen, {fast:,} to {slow:,} images a second"
+        return seen, f"{timed.name}: {timed.stated}"
 
 
-def _window(space: Graph, band: Band | None, table: str) -> tuple[LatencyModel, Band] | None:
-    """The model and the window of a budget on latency."""
-    if band is None:
+def _share(figure: int, band: Band) -> float:
+    """By what share of a bound a figure misses it."""
+    low, high = band
+    if low is not None and figure < low:
+        return (low - figure) / low
+    return (figure - high) / max(high, 1) if high is not None and figure > high else 0.0
+
+
+def _window(space: Graph, wanted: Where, table: str) -> tuple[LatencyModel, Band] | None:
+    """The model, and the window of latency that a budget leaves."""
+    if not wanted.timed:
         return None
     if not table:
-        found = error("SP508", "a budget on latency needs a table of what operations take")
+        found = error("SP508", "a budget on time needs a table of what operations take")
         raise SpaceError(
             found.hint("--latency TABLE.json, which `spacelang profile SPACE -o TABLE.json` writes")
         )
-    return open_model(space, table), band
+    timed = open_model(space, table)
+    return timed, wanted.window(timed.table.facts.batch)

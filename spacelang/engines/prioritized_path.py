@@ -20,7 +20,8 @@ from spacelang.analysis.cost import Cost
 from spacelang.diagnostics import SpaceError, error
 from spacelang.engines.board import Board, Entry, Ties
 from spacelang.engines.evolution import found
-from spacelang.engines.pool import Pool, assemble, encoding
+from spacelang.engines.laws import whole
+from spacelang.engines.pool import REDRAWS, Pool, assemble, encoding
 from spacelang.engines.protocol import (
     Candidate,
     EpochEnded,
@@ -62,8 +63,6 @@ DEVIATIONS: Mapping[str, str] = MappingProxyType(
         "after each epoch",
     }
 )
-REDRAWS = 10_000  # of a path, until a budget is met
-
 
 Name = tuple[int | str, ...]
 
@@ -177,25 +176,24 @@ class PrioritizedPath:
     # A path, drawn.
 
     def _draw(self, pool: Pool, board: Board, name: Name) -> tuple[Assignment, Cost]:
-        for attempt in range(REDRAWS):
+        def draw(number: int) -> Assignment:
+            return assemble(
+                pool.space.decisions,
+                lambda c: self._candidate(c, board, Stream(*name, number, c.path)),
+            )
 
-            def take(choice: Choice, attempt: int = attempt) -> Value:
-                return self._candidate(choice, board, Stream(*name, attempt, choice.path))
+        def weights() -> Mapping[str, Sequence[int]]:
+            given = {c.path: self._weights(c, board) for c in pool.space.decisions.order}
+            return {path: whole(own) for path, own in given.items() if own}
 
-            path = assemble(pool.space.decisions, take)
-            cost = pool.cost(pool.space.decisions.check(path))
-            if cost is not None:
-                return path, cost
-        raise SpaceError(error("SP502", f"{REDRAWS:,} draws met no path within {self.where!r}"))
+        drawn = pool.redrawn(draw, weights, *name)
+        if drawn is None:
+            raise SpaceError(error("SP502", f"{REDRAWS:,} draws met no path within {self.where!r}"))
+        return drawn
 
     def _candidate(self, choice: Choice, board: Board, stream: Stream) -> Value:
-        weights: Sequence[float] = ()
-        if self.sampling == "prior" and choice.kind == "path":
-            weights = self.probabilities
-        elif self.sampling == "board":
-            counted = board.frequencies(choice.path)
-            weights = [1 + counted[plain(value)] for value in choice.values]  # so none is lost
-        if sum(weights) == 0:
+        weights = self._weights(choice, board)
+        if not weights:
             return stream.choice(choice.values)
         reached = stream.uniform() * math.fsum(weights)
         for value, weight in zip(choice.values, weights, strict=True):
@@ -203,6 +201,15 @@ class PrioritizedPath:
             if reached < 0:
                 return value
         return max(zip(weights, choice.values, strict=True), key=itemgetter(0))[1]
+
+    def _weights(self, choice: Choice, board: Board) -> Sequence[float]:
+        """Of the candidates of a decision; none where all are alike."""
+        if self.sampling == "prior" and choice.kind == "path":
+            return self.probabilities
+        if self.sampling == "board":
+            counted = board.frequencies(choice.path)
+            return [1 + counted[plain(value)] for value in choice.values]  # so none is lost
+        return ()
 
     def _check_prior(self, space: Graph) -> None:
         if self.sampling != "prior":

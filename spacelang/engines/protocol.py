@@ -36,7 +36,8 @@ class LossTerm:
 
     It reads the outputs of the `of`-th forward pass of the step and, where it compares two, those
     of the pass `against`. One that compares inner values says in `taps` which: pairs of one of this
-    pass and one of that.
+    pass and one of that. One that reads another value than the pass's first output names it in
+    `at`.
     """
 
     kind: str = "cross_entropy"
@@ -45,6 +46,7 @@ class LossTerm:
     of: int = 0
     against: int | None = None
     taps: tuple[tuple[Tap, Tap], ...] = ()
+    at: str = ""
 
     @property
     def name(self) -> str:
@@ -304,8 +306,9 @@ class SpaceMoved:
     """The ranges of a space moved: their candidates before and after, by the name of a dimension.
 
     `slopes` are percentage points of error per candidate, what made them move; `sizes` how many
-    architectures the space had and has, exactly or between exact bounds; `inherited` how many
-    elements of weights went over.
+    architectures the space had and has, and `shared` how many are in both, exactly or between exact
+    bounds (None where tables do not fit into memory); `inherited` how many elements of weights went
+    over.
     """
 
     iteration: int
@@ -313,6 +316,7 @@ class SpaceMoved:
     before: Mapping[str, Sequence[float]]
     after: Mapping[str, Sequence[float]]
     sizes: tuple[int | Between, int | Between]
+    shared: int | Between | None = None
     inherited: int = 0
 
 

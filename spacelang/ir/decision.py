@@ -168,6 +168,25 @@ class Decisions(Mapping[str, Choice]):
             ready = sorted(freed, key=place.__getitem__)
         return tuple({**found, **self._choices}.values())  # last, what waits for each other
 
+    def ranges(self, given: Mapping[str, Iterable[object]]) -> dict[str, tuple[Value, ...]]:
+        """The candidates that ranges leave, in their order, by the path of a decision.
+
+        SP504 for a path that is no decision's, SP501 for what is no candidate or for none at all.
+        """
+        left: dict[str, tuple[Value, ...]] = {}
+        for path, values in given.items():
+            choice = self._choices.get(path)
+            if choice is None:
+                raise SpaceError(error("SP504", f"no decision has the path {path}"))
+            asked = list(values)
+            foreign = [value for value in asked if _candidate(choice, value) is None]
+            if foreign or not asked:
+                what = f"{shown(foreign[0])} is no candidate" if foreign else "nothing is left"
+                raise SpaceError(error("SP501", f"{what} of {path}", choice.span))
+            kept = [_candidate(choice, value) for value in asked]
+            left[path] = tuple(value for value in choice.values if value in kept)
+        return left
+
     def complete(self, taken: Mapping[str, Value], fill: str = "largest") -> dict[str, Value]:
         """Values for all decisions, live or not: those taken, and `fill` for the rest."""
         return {c.path: taken.get(c.path, getattr(c, fill)) for c in self.order}
@@ -236,6 +255,17 @@ class Decisions(Mapping[str, Choice]):
             report.add(not_taken(missing, span))
         report.check()
         return values
+
+
+def _candidate(choice: Choice, value: object) -> Value | None:
+    """The candidate that a value is, a pick's in its order; None for what is none."""
+    try:
+        wanted = exact(value)
+    except (TypeError, ValueError):
+        return None
+    if isinstance(wanted, tuple):
+        wanted = tuple(sorted(wanted))
+    return wanted if choice.admits(wanted) else None
 
 
 def not_taken(paths: Sequence[str], span: Span = NOWHERE) -> Diagnostic:

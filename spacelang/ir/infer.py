@@ -184,6 +184,23 @@ class Infer(Options):
         self.views[name] = leading(declared)
 
 
+@dataclass
+class Settled(Infer):
+    """What a row sees of a node that stands in a graph: all that it asks was proved there, under
+    conditions of the uses of its block that are not at hand any more."""
+
+    def _judge(
+        self,
+        verdict: Answer,
+        code: str,
+        headline: str,
+        sizes: tuple[Dim, ...],
+        label: str = "",
+        hint: str = "",
+    ) -> None:
+        """Nothing is refused."""
+
+
 @dataclass(frozen=True)
 class CostOf(Options):
     """What a cost row sees: operand and result types, and options."""

@@ -15,9 +15,11 @@ from spacelang.ir.names import under
 
 FIGURES = ("params", "macs", "activations")
 """What a requirement may limit besides decisions: symbols without values."""
-LATENCY = "latency"
-"""What a budget may limit too, in nanoseconds: it is measured, not a figure of the graph."""
-MEASURED = (*FIGURES, LATENCY)
+LATENCY, THROUGHPUT = "latency", "throughput"
+TIMED = (LATENCY, THROUGHPUT)
+"""What a budget may limit too, in nanoseconds and in whole images a second: it is measured, not a
+figure of the graph."""
+MEASURED = (*FIGURES, *TIMED)
 """All of these."""
 
 Symbols = Mapping[str, Symbol]

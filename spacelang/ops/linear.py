@@ -9,7 +9,7 @@ from __future__ import annotations
 from spacelang.diagnostics import counted
 from spacelang.ir.conflict import shown
 from spacelang.ir.dim import ONE, Dim, product
-from spacelang.ir.infer import CostOf, Infer
+from spacelang.ir.infer import CostOf, Infer, Settled
 from spacelang.ir.node import TensorType
 from spacelang.ir.op import COUNTED, Interval, op, option
 from spacelang.ir.param import Init
@@ -183,7 +183,7 @@ def _einsum_macs(cost: CostOf) -> Dim:
     """The whole index space, for two operands or more."""
     if len(cost.types) < 2:
         return Dim.of(0)
-    infer = Infer("einsum", cost.types, cost.options)
+    infer = Settled("einsum", cost.types, cost.options)
     pattern = parse_einsum(infer)
     sizes: dict[str, Dim] = {}
     leading: list[Dim] = []

@@ -18,7 +18,7 @@ from math import prod
 from spacelang.diagnostics import SpaceError, error
 from spacelang.ir.block import Block
 from spacelang.ir.condition import FALSE, TRUE
-from spacelang.ir.decision import Choice, exact
+from spacelang.ir.decision import Choice
 from spacelang.ir.dim import ZERO, Dim, Symbol
 from spacelang.ir.dim import Value as DecisionValue
 from spacelang.ir.graph import Graph, Instance, conditions
@@ -51,17 +51,7 @@ def narrow(graph: Graph, ranges: Mapping[str, Sequence[object]]) -> Graph:
 
     SP504 for a path that is no decision's, SP501 for what is no candidate or for none at all.
     """
-    wanted: dict[str, tuple[DecisionValue, ...]] = {}
-    for path, values in ranges.items():
-        choice = graph.decisions.get(path)
-        if choice is None:
-            raise SpaceError(error("SP504", f"no decision has the path {path}"))
-        asked = {exact(value) for value in values}
-        foreign = [value for value in asked if value not in choice.values]
-        if foreign or not asked:
-            what = f"{foreign[0]} is no candidate" if foreign else "nothing is left"
-            raise SpaceError(error("SP501", f"{what} of {path}", choice.span))
-        wanted[path] = tuple(value for value in choice.values if value in asked)
+    wanted = graph.decisions.ranges(ranges)
     graph = _undone(graph)
     work = _Narrower(graph, wanted)
     root = work.block(graph.top, graph.root.name)

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from spacelang.ir.dim import ONE, Dim, sqrt
-from spacelang.ir.infer import Infer
+from spacelang.ir.infer import Infer, Settled
 from spacelang.ir.node import Node, TensorType
 from spacelang.ir.prove import Proved, equal, whole
 from spacelang.ops.patterns import bind_rearrange, parse_einsum, parse_rearrange
@@ -97,7 +97,7 @@ def _merged(node: Node, types: tuple[TensorType, ...], axis: int) -> tuple[Dim, 
     """The two sizes that a rearrangement makes one axis of: `b h w c -> b (h w) c`."""
     if node.op != "rearrange":
         return None
-    infer = Infer("rearrange", types, node.attributes)
+    infer = Settled("rearrange", types, node.attributes)
     sides = parse_rearrange(infer)
     group = _group(sides.right, types[0].rank, axis)
     if group is None or len(group) != 2 or group in sides.left:

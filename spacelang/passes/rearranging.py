@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from spacelang.ir.dim import ONE, Dim
-from spacelang.ir.infer import Infer
+from spacelang.ir.infer import Settled
 from spacelang.ir.node import Attribute, Node, TensorType
 from spacelang.ops.patterns import Group, bind_rearrange, parse_rearrange
 
@@ -54,7 +54,7 @@ def _spelt(side: Groups, names: dict[str, str]) -> str:
 
 def move_of(node: Node, type: TensorType, tag: str) -> Move:
     """A rearrange node in atoms whose names start with `tag`; axes of `...` are named, too."""
-    infer = Infer("rearrange", (type,), node.attributes, span=node.span)
+    infer = Settled("rearrange", (type,), node.attributes, span=node.span)
     sides = parse_rearrange(infer)
     known, leading = bind_rearrange(infer, sides)
     sizes = {tag + name: size for name, size in known.items()}

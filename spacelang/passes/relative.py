@@ -22,9 +22,11 @@ from typing import Literal
 
 from spacelang.ir.block import Block
 from spacelang.ir.build import BlockBuilder, Tensor
-from spacelang.ir.dim import ONE, Dim, Symbol
+from spacelang.ir.condition import compare
+from spacelang.ir.dim import ONE, Dim, Symbol, floor
 from spacelang.ir.node import TensorType
 from spacelang.ir.param import Init
+from spacelang.ir.prove import Proved, whole
 from spacelang.ops.buckets import METHODS, bucket_count
 from spacelang.passes.attention import Letters, Product
 from spacelang.passes.raster import Raster
@@ -164,7 +166,10 @@ class _Writer:
     # Axes.
 
     def _dim(self, size: Dim) -> Dim:
-        """A size of the host as one of this block, every decision of it told by the caller."""
+        """A size of the host as one of this block, every decision of it told by the caller.
+
+        Whole, as it is where the product stands, whatever conditions make it so there.
+        """
         for symbol in sorted(size.symbols, key=lambda s: s.name):
             if symbol.name not in self.told:
                 name = "%" + symbol.name.lstrip("%")
@@ -172,7 +177,11 @@ class _Writer:
                     name += "'"
                 self.told[symbol.name] = Symbol(name, symbol.values)
                 self.builder.size(self.told[symbol.name])
-        return size.substitute({s.name: self.told[s.name] for s in size.symbols})
+        made = size.substitute({s.name: self.told[s.name] for s in size.symbols})
+        level = self.builder.level
+        if not isinstance(whole(made, level.guards), Proved):
+            level.guards = (*level.guards, compare("==", made, floor(made)))
+        return made
 
     def _input(
         self, type: TensorType, letters: Letters, groups: Mapping[str, Letters], label: str

@@ -1,49 +1,59 @@
 """Pipelines as text: passes with their options, in the order in which they run.
 
     multiplex{path=encoder,every=2}, irpe{method=product,on=[k,v]}
+    insert{block=twice,after=layers[1].fc}, insert{block=mixes.space:mix,before=head}
 
 The options are those of `rewrite { }`. A value is a number, a word, a string in quotes, true,
 false, none, a path (`layers[_].blocks`) or a list of them; a pass without options needs no
-brackets. A block cannot be named here: passes that take one are written in a file or in Python.
+brackets. Which block a name means, says who has the pipeline read (`loader.blocks`).
 """
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import MISSING
 from math import isfinite
 from typing import Any, NoReturn, get_type_hints
 
-from spacelang.diagnostics import Source, SpaceError, Span, error
+from spacelang.diagnostics import Source, SpaceError, Span, error, placed
 from spacelang.ir.pattern import parse_pattern
-from spacelang.passes.base import Pass, options
+from spacelang.passes.base import BlockSource, Pass, options
 from spacelang.plugins import load
 
 NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 PATH = re.compile(r"[A-Za-z_]\w*(?:\[[^\[\],{}]*\]|\.\w+)*", re.ASCII)
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?(?![\w.\[])", re.ASCII)
 STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
+BLOCK = re.compile(r'[^\s,{}\[\]"]+')
 SPACE = re.compile(r"\s*")
 WORDS = {"true": True, "false": False, "none": None}
 DEPTH = 4
 """Lists inside lists: more than any option takes."""
 DIGITS = 40
 
+Blocks = Callable[[str, Span], BlockSource]
+"""The block of a name as a pipeline writes it, and where: `mix`, `vit.mlp`, `mixes.space:mix`."""
 
-def parse_pipeline(text: str, name: str = "--passes") -> tuple[Pass, ...]:
+
+def parse_pipeline(
+    text: str, name: str = "--passes", blocks: Blocks | None = None
+) -> tuple[Pass, ...]:
     """The passes of a pipeline. Raises SpaceError: SP101 syntax, SP204 options, SP604 no pass.
 
-    `name` is what the text is called in messages. The one word `none` is no pass at all.
+    `name` is what the text is called in messages; without `blocks` no block can be named (SP209).
+    The one word `none` is no pass at all.
     """
-    return () if text.strip() == "none" else _Reader(Source(name, text)).pipeline()
+    return () if text.strip() == "none" else _Reader(Source(name, text), blocks).pipeline()
 
 
 class _Reader:
     """A text and how far it has been read."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, blocks: Blocks | None) -> None:
         self.source, self.text, self.position = source, source.text, 0
+        self.blocks = blocks
 
     def pipeline(self) -> tuple[Pass, ...]:
         steps: list[Pass] = []
@@ -109,14 +119,25 @@ class _Reader:
             raise SpaceError(error("SP204", f"{name} is given twice", span))
         hint = "" if field is None else str(hints[field.name])
         if "BlockSource" in hint:
-            raise SpaceError(
-                error("SP209", f"{step} takes a block as {name}, which no pipeline can name", span)
-                .hint("write the step in rewrite { } of a file, or make the pass in Python")
-            )  # fmt: skip
+            target[key] = self._block()
+            return
         value = self._value("Pattern" in hint, 0)
         if "Pattern" in hint and "tuple" in hint and not isinstance(value, tuple):
             value = (value,)
         target[key] = value
+
+    def _block(self) -> BlockSource:
+        start = self._skip()
+        quoted = STRING.match(self.text, self.position)
+        text = self._string(quoted) if quoted else self._match(BLOCK, "the name of a block")
+        span = Span(self.source, start, self.position)
+        if self.blocks is None:
+            found = error("SP209", f"no block can be named here, as {text} is", span)
+            raise SpaceError(found.hint("make the pass: Insert(loader.load_block(..), after=..)"))
+        try:
+            return self.blocks(text, span)
+        except SpaceError as failed:
+            raise SpaceError(placed(found, span) for found in failed.diagnostics) from failed
 
     def _value(self, path: bool, depth: int) -> Any:
         start = self._skip()
@@ -147,15 +168,18 @@ class _Reader:
                 raise SpaceError(error("SP103", "a number out of range", span))
             return int(found[0]) if whole else float(found[0])
         if (found := STRING.match(self.text, self.position)) is not None:
-            self.position = found.end()
-            try:
-                return json.loads(found[0])
-            except ValueError:
-                self._wrong(start, "is no string")
+            return self._string(found)
         word = self._match(PATH, "a number, a word or a list")
         if not NAME.fullmatch(word):
             self._wrong(start, "is no value here")
         return WORDS.get(word, word)
+
+    def _string(self, found: re.Match[str]) -> str:
+        self.position = found.end()
+        try:
+            return json.loads(found[0])
+        except ValueError:
+            self._wrong(found.start(), "is no string")
 
     # The text.
 

@@ -257,8 +257,9 @@ def _emit(
 
 
 def require(frame: Frame, condition: Condition) -> None:
-    """Add what a block requires of each of its uses; where it is absent nothing is required."""
+    """Add what a block requires of each of its uses; where it is absent nothing is required, nor
+    where it is required anyway."""
     here = conjunction(*frame.builder.guards)
     implied = disjunction(negate(here), condition)
-    if implied not in frame.require:
+    if condition not in frame.require and implied not in frame.require:
         frame.require.append(implied)

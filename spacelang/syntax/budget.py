@@ -1,6 +1,7 @@
 """Budgets: conditions over figures and decision paths, from text: `--where 'params in 5M..6M'`.
 
-A latency is bounded by times, `latency in 3ms..5ms` (ns, us, ms, s), and nothing else is.
+A latency is bounded by times, `latency in 3ms..5ms` (ns, us, ms, s), and nothing else is;
+a throughput by images a second, `throughput >= 200`.
 """
 
 from __future__ import annotations

@@ -20,11 +20,13 @@ from typing import cast
 
 from spacelang.diagnostics import Diagnostic, SpaceError, Span, error, spelt
 from spacelang.ir.condition import FALSE, TRUE, Condition, conjunction, disjunction, negate
+from spacelang.ir.conflict import bare
 from spacelang.ir.decision import Choice
 from spacelang.ir.dim import Dim, Symbol
 from spacelang.ir.doubts import total
 from spacelang.ir.known import FIGURES, figure
 from spacelang.ir.pattern import Hop, Index, Pattern
+from spacelang.ir.prove import feasible
 from spacelang.syntax import tree
 from spacelang.syntax.evaluate import evaluate
 from spacelang.syntax.frame import Frame
@@ -74,12 +76,19 @@ class Reader:
             for found in limits:
                 if found is False and not strict:
                     yield FALSE
-                elif found is False:
+                elif found is False or self._never(found, before):
                     raise SpaceError(self._false(part))
                 elif found is not True:
                     yield found if total(found) else conjunction(*before, found)
                     if all(symbol.values for symbol in found.symbols):
                         before.append(found)
+
+    def _never(self, found: bool | Condition, before: Sequence[Condition]) -> bool:
+        """Whether a limit leaves none of the architectures that have the branch it stands in."""
+        here = conjunction(*self.frame.builder.guards)
+        if isinstance(found, bool) or here == TRUE:
+            return False
+        return feasible((here, *before, found)) is False
 
     def _false(self, part: tree.Expr) -> Diagnostic:
         """SP502 for what never holds, with the values of the names in it."""
@@ -93,6 +102,9 @@ class Reader:
                 known[node.span.text] = value
         if known:
             found = found.note(", ".join(f"{n} is {spelt(v)}" for n, v in known.items()))
+        here = conjunction(*self.frame.builder.guards)
+        if here != TRUE:
+            found = found.note(f"so it is where {bare(str(here))}: no architecture there meets it")
         words = [node.value for node in tree.below(part) if isinstance(node, tree.String)]
         given = [value for value in known.values() if isinstance(value, str)]
         near = [word for value in given for word in get_close_matches(value, words, 1)]

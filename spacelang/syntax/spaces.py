@@ -11,9 +11,12 @@ from contextlib import contextmanager
 
 from spacelang.diagnostics import Diagnostic, SpaceError, Span, error
 from spacelang.ir.block import Block
+from spacelang.ir.condition import Condition
+from spacelang.ir.dim import Symbol
 from spacelang.ir.graph import Graph, Output
 from spacelang.ir.indices import indices
 from spacelang.ir.infer import NeedsValue
+from spacelang.ir.node import join
 from spacelang.ir.pattern import Pattern
 from spacelang.ir.ranges import rates, starts
 from spacelang.ir.rule import StorageRule
@@ -113,10 +116,16 @@ def finished(frame: Frame, span: Span) -> Graph:
     frame.errors.extend(indices(graph))
     stated = dict(deferred(frame, graph.decisions))
     frame.errors.check()
-    limits = tuple(dict.fromkeys((*frame.require, *stated)))
+    limits = tuple(dict.fromkeys((*map(_in_decisions, frame.require), *stated)))
     remarks = tuple(dict.fromkeys(frame.session.remarks))
     graph = graph.restated(require=limits, stated=stated, remarks=remarks)
     return _rewritten(graph, frame, host)
+
+
+def _in_decisions(limit: Condition) -> Condition:
+    """A limit of blocks in the decisions of the graph: those of a cell count from the root."""
+    rooted = (symbol for symbol in limit.symbols if symbol.name.startswith("/"))
+    return limit.substitute({s.name: Symbol(join("", s.name), s.values) for s in rooted})
 
 
 def _graph(name: str, frame: Frame, host: Host) -> Graph:

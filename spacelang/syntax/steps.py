@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import MISSING, dataclass
 from typing import Any, get_type_hints
 
-from spacelang.diagnostics import SpaceError, counted, error
+from spacelang.diagnostics import SpaceError, Span, counted, error
 from spacelang.ir.graph import Graph
 from spacelang.ir.infer import NeedsValue
 from spacelang.ir.node import TensorType
@@ -18,7 +18,7 @@ from spacelang.syntax.calls import Arguments
 from spacelang.syntax.conflicts import not_known
 from spacelang.syntax.evaluate import evaluate
 from spacelang.syntax.frame import Frame
-from spacelang.syntax.scope import Scope
+from spacelang.syntax.scope import Library, Scope
 from spacelang.syntax.sections import plain_setting
 from spacelang.syntax.selectors import path_of, pattern
 from spacelang.syntax.session import Session
@@ -27,17 +27,17 @@ from spacelang.syntax.values import Closure, kind
 
 @dataclass(frozen=True)
 class ClosureSource:
-    """A block of the file, made to fit wherever a pass puts it."""
+    """A block of a file, made to fit wherever a pass puts it."""
 
     closure: Closure
-    frame: Frame
+    library: Library
 
     @property
     def name(self) -> str:
         return self.closure.name
 
     def at(self, type: TensorType, path: str, taken: frozenset[str]) -> Insertion:
-        session = Session(self.frame.session.library)
+        session = Session(self.library)
         session.reserved |= taken
         host = Frame(session, "host", self.closure.definition.span)
         tensor = host.builder.input(type)
@@ -128,10 +128,21 @@ def _value(hint: Any, expr: tree.Expr, frame: Frame, scope: Scope) -> Any:
         found = pattern(path_of(expr), frame, scope)
         return (found,) if "tuple" in str(hint) else found
     if "BlockSource" in str(hint):
-        value = evaluate(expr, frame, scope)
-        if not isinstance(value, Closure):
-            raise SpaceError(
-                error("SP209", f"a block is wanted here, not {kind(value)}", expr.span)
-            )
-        return ClosureSource(value, frame)
+        return _block(expr, frame, scope)
     return plain_setting(evaluate(expr, frame, scope), expr.span)
+
+
+def named_block(name: str, span: Span, library: Library, scope: Scope) -> ClosureSource:
+    """The block of a name in the scope of a file: `mix`, `vit.mlp` (SP201, SP202, SP209)."""
+    first, *rest = name.split(".")
+    expr: tree.Expr = tree.Name(first, span=span)
+    for part in rest:
+        expr = tree.Field(expr, part, span=span)
+    return _block(expr, Frame(Session(library), name, span), scope)
+
+
+def _block(expr: tree.Expr, frame: Frame, scope: Scope) -> ClosureSource:
+    value = evaluate(expr, frame, scope)
+    if not isinstance(value, Closure):
+        raise SpaceError(error("SP209", f"a block is wanted here, not {kind(value)}", expr.span))
+    return ClosureSource(value, frame.session.library)

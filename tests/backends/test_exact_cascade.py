@@ -6,7 +6,9 @@ the channels, and the pass run on it.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
+from math import prod
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,7 @@ from spacelang.diagnostics import Source, SpaceError
 from spacelang.ir.graph import Graph
 from spacelang.loader import load
 from spacelang.passes.pipeline import run
+from spacelang.passes.specialize import specialize
 
 SPACES = Path(__file__).parents[2] / "spaces"
 CHAINED = "chained = true"
@@ -102,19 +105,49 @@ def perturbed(graph: Graph) -> Supernet:
 
 
 def test_the_natural_search_space() -> None:
-    graph = load("efficientvit.space:efficientvit_search")
-    assert graph.size() == 18_432
+    graph = searched()
+    pairs = [
+        sum(w % h == 0 for w in widths for h in (2, 3, 4))
+        for widths in ((64, 128, 192), (128, 144, 192, 240, 256, 288), (192, 224, 320, 384))
+    ]
+    assert graph.size() == prod(pairs) * 3**4 * 2 * 2 == 362_880
     assert set(graph.decisions) == {
         *(f"widths[{s}]" for s in range(3)),
         *(f"heads[{s}]" for s in range(3)),
         *(f"kernels[{i}]" for i in range(4)),
         *("depths[1]", "depths[2]"),
     }
-    # M1 is one of its networks.
+
+
+PUBLISHED = {  # widths, heads, kernels, depths
+    "m0": ((64, 128, 192), (4, 4, 4), (5, 5, 5, 5), (2, 3)),
+    "m1": ((128, 144, 192), (2, 3, 3), (7, 5, 3, 3), (2, 3)),
+    "m2": ((128, 192, 224), (4, 3, 2), (7, 5, 3, 3), (2, 3)),
+    "m3": ((128, 240, 320), (4, 3, 4), (5, 5, 5, 5), (2, 3)),
+    "m4": ((128, 256, 384), (4, 4, 4), (7, 5, 3, 3), (2, 3)),
+    "m5": ((192, 288, 384), (3, 3, 4), (7, 5, 3, 3), (3, 4)),
+}
+
+
+@cache
+def searched() -> Graph:
+    return load("efficientvit.space:efficientvit_search")
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_published_networks_belong_to_the_space(name: str) -> None:
+    """Each is an architecture of it: the same graph, to the hash, once its decisions are taken."""
+    graph = searched()
+    widths, heads, kernels, depths = PUBLISHED[name]
     values = {
-        **dict(zip([f"widths[{s}]" for s in range(3)], (128, 144, 192), strict=True)),
-        **dict(zip([f"heads[{s}]" for s in range(3)], (2, 3, 3), strict=True)),
-        **dict(zip([f"kernels[{i}]" for i in range(4)], (7, 5, 3, 3), strict=True)),
-        **{"depths[1]": 2, "depths[2]": 3},
+        **{f"widths[{s}]": w for s, w in enumerate(widths)},
+        **{f"heads[{s}]": h for s, h in enumerate(heads)},
+        **{f"kernels[{i}]": k for i, k in enumerate(kernels)},
+        **{f"depths[{s}]": d for s, d in enumerate(depths, 1)},
     }
-    assert graph.cost(values) == load("efficientvit.space:efficientvit_m1").cost()
+    where = " and ".join(f"{path} == {value}" for path, value in values.items())
+    assert graph.size(where) == 1
+    alone = load(f"efficientvit.space:efficientvit_{name}")
+    assert graph.cost(values) == alone.cost()
+    found = specialize(graph, values).restated(rules=(), search={}, require=())
+    assert found.hash == replace(alone, name=found.name).hash

@@ -75,7 +75,7 @@ def test_efficientvit_in_double_precision() -> None:
 
 
 def test_efficientvit_with_two_heads() -> None:
-    """In use the mean of both."""
+    """Both are outputs of training, in use it is their mean."""
     shapes = published.efficientvit(*EFFICIENT["m0"], distilled=True)
     assert len(fills.sines(shapes)) == 586
     address = "efficientvit.space:efficientvit_m0"
@@ -85,6 +85,11 @@ def test_efficientvit_with_two_heads() -> None:
     wanted = [-0.0387389, -0.6462412, 0.7137154, 0.3319739, -0.8336257]
     assert found[:5].tolist() == pytest.approx(wanted, abs=2e-6)
     assert float(found.sum()) == pytest.approx(-0.473771, abs=1e-4)
+    with torch.no_grad():
+        every = model.all_outputs(fills.sine_images().float())
+    assert list(every) == ["head", "head_dist", "output"]
+    assert torch.equal(every["output"], (every["head"] + every["head_dist"]) / 2)
+    assert torch.equal(every["output"][0], found)
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ ENTRIES = {
     "tinyvit.space:tinyvit_5m": 296,
     "cream.space:cream_14m": 186,
     "cream.space:cream": 2806,
-    "cdarts.space:cifar10_cdarts_cifar": 1930,  # 1,916 without the auxiliary head
+    "cdarts.space:cifar10_cdarts_cifar": 1930,
 }
 ELEMENTS = {  # of index tables and masks
     "s3.space:s3_t": 436_982,
@@ -104,6 +104,41 @@ def test_a_published_checkpoint_loads_and_comes_back(address: str) -> None:
     del given[next(iter(given))]
     with pytest.raises(SpaceError, match="1 missing"):
         weights.load(model, given, names)
+
+
+def test_a_network_of_cdarts_without_its_auxiliary_head() -> None:
+    """Published networks of evaluation have none: 1,916 of the 1,930 entries."""
+    address = "cdarts.space:cifar10_cdarts_cifar"
+    found = weights.entries(load(address, auxiliary=False), "published")
+    kept = {n: s for n, s in LISTS[address]().items() if not n.startswith("aux_head.")}
+    assert {e.foreign: e.shape for e in found} == kept
+    assert len(kept) == 1916
+    small, other = (Supernet(load(address, cells=[1, 1, 1], auxiliary=a)) for a in (False, True))
+    every = weights.save(other, "published")
+    given = {n: t for n, t in every.items() if not n.startswith("aux_head.")}
+    weights.load(small, given, "published")
+    saved = weights.save(small, "published")
+    assert saved.keys() == given.keys()
+    assert all(torch.equal(tensor, given[name]) for name, tensor in saved.items())
+    with pytest.raises(SpaceError, match="14 unexpected: aux_head"):
+        weights.load(small, every, "published")
+    with pytest.raises(SpaceError, match="14 missing: aux_head"):
+        weights.load(other, given, "published")
+
+
+def test_matrices_are_convolutions_of_single_points() -> None:
+    """As the published loader of EfficientViT takes old checkpoints; other shapes stay refused."""
+    model = Supernet(load("efficientvit.space:efficientvit_m0"))
+    names = dialect("efficientvit.space:efficientvit_m0")
+    given = weights.save(Supernet(model.graph, seed=1), names)
+    single = {n for n, t in given.items() if t.dim() == 4 and t.shape[2:] == (1, 1)}
+    assert len(single) > 50
+    weights.load(model, {n: t[..., 0, 0] if n in single else t for n, t in given.items()}, names)
+    assert all(torch.equal(t, given[n]) for n, t in weights.save(model, names).items())
+    name = "patch_embed.0.c.weight"  # 3 x 3
+    for wrong in (given[name][..., 0, 0], given[name][..., 0]):
+        with pytest.raises(SpaceError, match="1 of another shape"):
+            weights.load(model, {**given, name: wrong}, names)
 
 
 def test_what_one_side_keeps_alone() -> None:

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from spacelang import load
 from spacelang.backends.torch.data import Dataset, first_samples, open_data
-from spacelang.backends.torch.distill import DistillTrainer, Lesson, engine_of
+from spacelang.backends.torch.distill_trainer import DistillTrainer
 from spacelang.backends.torch.kernels import PlainWarning, with_kernels
+from spacelang.backends.torch.lesson import Lesson, engine_of
 from spacelang.backends.torch.logits.asked import About, write_store
 from spacelang.backends.torch.logits.replay import Replay
 from spacelang.backends.torch.recipe import Recipe

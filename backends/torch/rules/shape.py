@@ -11,14 +11,14 @@ from torch import fx
 from spacelang.backends.torch.emit import Emit, lowers
 from spacelang.backends.torch.frame import Entries
 from spacelang.ir.dim import Dim
-from spacelang.ir.infer import Infer
+from spacelang.ir.infer import Settled
 from spacelang.ops.patterns import Group, bind_rearrange, parse_rearrange
 
 
 @lowers("rearrange")
 def _rearrange(emit: Emit) -> fx.Node:
     """Split axes, permute, merge: `b (h p) c -> b p (h c)`."""
-    infer = Infer("rearrange", (emit.type(),), emit.node.attributes, span=emit.node.span)
+    infer = Settled("rearrange", (emit.type(),), emit.node.attributes, span=emit.node.span)
     sides = parse_rearrange(infer)
     sizes, leading = bind_rearrange(infer, sides)
     spread: list[Group] = [(f"..{i}",) for i in range(len(leading))]

@@ -1,0 +1,89 @@
+"""What is searched beside a search, by the same scores: luck at equal cost, the ends of a space.
+
+    result = found_by(engine, graph, prober, interrupt, seed, told)
+    others = search_beside(due(engine, 70), graph, prober, folder, interrupt, seed, told)
+
+What each found is in the folder as `<engine>.json`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import cast
+
+from spacelang.backends.torch.interrupt import Interrupt
+from spacelang.backends.torch.progress import Reporter
+from spacelang.backends.torch.run import write_json
+from spacelang.backends.torch.searched import Searched
+from spacelang.diagnostics import SpaceError, error
+from spacelang.engines.protocol import (
+    Candidate,
+    Engine,
+    Evaluated,
+    Found,
+    GenerationEnded,
+    Prober,
+    Trainer,
+)
+from spacelang.ir.graph import Graph
+
+# A space or budget has no such baseline: it is left out, the search stands.
+CANNOT = frozenset(("SP502", "SP507", "SP508", "SP701", "SP703"))
+
+
+def found_by(
+    engine: Engine,
+    graph: Graph,
+    prober: Prober,
+    interrupt: Interrupt,
+    seed: int,
+    told: Reporter,
+) -> Searched:
+    """What an engine finds by scores, told as it goes on."""
+    candidates: list[Candidate] = []
+    found: Found | None = None
+    for event in engine.run(graph, cast(Trainer, prober), seed):
+        match event:
+            case Evaluated(candidate, planned):
+                if not candidates:
+                    told.begin(f"search: {engine.name}", planned, "architectures")
+                candidates.append(candidate)
+                told.advance(1)
+            case GenerationEnded(_, best):
+                told.advance(0, best=best.score.accuracy)
+            case Found():
+                found = event
+                told.done(best=event.best.score.accuracy)
+            case _:
+                pass
+        if found is None:
+            interrupt.check()
+    if found is None:
+        raise SpaceError(error("SP701", f"{engine.name} ended without a result"))
+    return Searched(engine, found, tuple(candidates))
+
+
+def search_beside(
+    engines: Sequence[Engine],
+    graph: Graph,
+    prober: Prober,
+    folder: Path,
+    interrupt: Interrupt,
+    seed: int,
+    told: Reporter,
+) -> tuple[Searched, ...]:
+    """What baselines find, those that the space or the budget has."""
+    others: list[Searched] = []
+    for engine in engines:
+        interrupt.check()
+        try:
+            made = found_by(engine, graph, prober, interrupt, seed, told)
+        except SpaceError as failed:
+            if not {d.code for d in failed.diagnostics} <= CANNOT:
+                raise
+            told.say(f"no baseline {engine.name}: {failed.diagnostics[0].headline}")
+        else:
+            write_json(folder / f"{engine.name}.json", made.as_json())
+            others.append(made)
+    return tuple(others)
