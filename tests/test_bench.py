@@ -13,27 +13,22 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from command import data, good, refused, run
 
 from spacelang import load
 from spacelang.backends.torch import weights
 from spacelang.backends.torch.bench.contenders import BUILDERS, build
-from spacelang.backends.torch.bench.kernels import CASES, TRAINED, learnt
 from spacelang.backends.torch.bench.published.autoformer import AutoFormer
 from spacelang.backends.torch.supernet import Supernet
-from spacelang.bench import kernels, machine
+from spacelang.bench import machine
 from spacelang.bench import measure as measuring
 from spacelang.bench.chart import chart
 from spacelang.bench.machine import Idle
 from spacelang.bench.page import with_table
-from spacelang.bench.process import Contender
 from spacelang.bench.rows import BY_NAME, COMPILED_ROWS, OWN, ROWS, Row, UnknownRow, select
 from spacelang.bench.store import kept, merged
 from spacelang.bench.verdict import Verdict, verdict
 from spacelang.diagnostics import Source, SpaceError, error
-from spacelang.passes.fuse import GROUPS
-from spacelang.plugins import BUILTIN
 
 ROW = Row("tiny", "", 4, "inference", ("timm", "timm.folded"), ("onnxruntime",), 1.5)
 
@@ -252,6 +247,7 @@ def test_rows_by_name() -> None:
         (("--repeats", "3"), "3 is not in the range"),
         (("--threads", "0"), "0 is not in the range"),
         (("--device", "interpret"), "--device goes with"),
+        (("--dtype", "float16"), "--dtype goes with"),
         (("kernels", "efficientvit_m0"), "stands alone"),
         (("kernels", "--list"), "stands alone"),
         (("kernels", "--compiled"), "stands alone"),
@@ -440,70 +436,3 @@ def test_a_row_that_fails_leaves_the_others(
     assert result.exit_code == 2
     assert [one["row"] for one in json.loads(result.stdout)["records"]] == [second.name]
     assert "it cannot be built" in json.loads(result.stderr.splitlines()[-1])["error"]
-
-
-# bench kernels.
-
-
-def test_what_a_library_prints_is_no_answer(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Before a worker has moved its output, its libraries may print to it."""
-    (tmp_path / "noisy.py").write_text(
-        "print('welcome')\nprint('[1]')\nprint('{\"name\": \"mlp\"}')\n"
-    )
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    monkeypatch.setattr("spacelang.bench.kernels.WORKER", "noisy")
-    assert kernels.measured("cuda", 1) == [{"name": "mlp"}]
-    monkeypatch.setattr("spacelang.bench.process.WORKER", "noisy")
-    with Contender({"contender": "timm", "threads": 1}) as process:
-        assert process.started() == {"name": "mlp"}
-
-
-def test_kernels_in_the_interpreter(tmp_path: Path) -> None:
-    """Every kernel runs fused and agrees with PyTorch; the records and the picture are written."""
-    path = tmp_path / "kernels.json"
-    found = data("bench", "kernels", "--device", "interpret", "-o", path)["records"]
-    losses = ["soft_labels", "relations"]
-    assert [r["name"] for r in found] == [
-        name + more for name in (*CASES, *losses) for more in ("", TRAINED)
-    ]
-    tested = {case.kernel for case in CASES.values()}
-    assert tested == GROUPS.keys(), "every kernel that `fuse` looks for"
-    triton = {name for name in BUILTIN["spacelang.kernels"] if not name.startswith("fused.")}
-    rest = {"squeezed", "excited", "required"}  # of `depthwise`, and no kernel
-    assert {*tested, *losses, *rest} == triton
-    for one in found:
-        assert {"kernel", "eager"} <= one["seconds"].keys()
-        assert max(one["errors"].values()) <= 1e-5
-        if one["name"].endswith(TRAINED):
-            assert one["modelled"] is one["bytes_a_second"] is one["flops_a_second"] is None
-        else:
-            assert min(one["modelled"].values()) > 0
-        assert "torch.compile" in one["left_out"]
-    by_name = {one["name"]: one for one in found}
-    assert "scaled_dot_product_attention" in by_name["attention, plain"]["seconds"]
-    flex = {name: one["left_out"].get("flex_attention") for name, one in by_name.items()}
-    assert flex["attention, relative"] == "it has no relative term of the values"
-    assert flex["attention, windows"] == flex["attention, on keys"] == "only measured on a GPU"
-    assert by_name["mixed attention"]["left_out"]["flex_attention"] == "it mixes no heads"
-    assert json.loads(path.read_text())["records"] == found
-    drawn = path.with_suffix(".svg").read_text()
-    assert drawn.startswith("<svg")
-    assert drawn.count("<rect") == sum(len(one["seconds"]) for one in found)
-    assert "say nothing of a GPU" in drawn
-
-
-def test_gradients_of_kernels_tell_places_apart() -> None:
-    """Of a sum of equal slopes those of a layer and of its mirror image are the same."""
-    x, weight = torch.randn(1, 2, 6, requires_grad=True), torch.randn(2, 2, 3)
-    one, other = (
-        learnt(lambda x, w=w: torch.conv1d(x, w, padding=1), [x]) for w in (weight, weight.flip(2))
-    )
-    assert torch.equal(one(), one())
-    assert (one() - other())[..., 1:-1].abs().max() > 1e-3
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_kernels_without_a_gpu() -> None:
-    assert "there is no CUDA device here" in refused("bench", "kernels", "--device", "cuda")

@@ -325,7 +325,7 @@ def test_the_command() -> None:
     found = json.loads(done.output)
     assert {group["kernel"] for group in found["groups"]} == {"cascade", "depthwise"}
     assert found["network"]["fused"]["bytes"] < found["network"]["unfused"]["bytes"]
-    assert found["variants"] == {"cascade": 3, "depthwise": 3}
+    assert found["variants"] == {"cascade": 3, "depthwise": 2, "squeeze": 1}
     assert found["refused"] == []
 
 

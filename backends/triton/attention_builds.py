@@ -5,6 +5,8 @@ tinyvit       the same without regions (TinyViT)
 autoformer    heads 64 wide, two tables of 30 on keys and two on values
 irpe_k        DeiT with 50 product buckets on keys
 irpe_qkv      the same on queries, keys and values
+irpe_euc_k    82 buckets on keys
+irpe_cross_k  two times 82, the most; the 134 of the quantised method are padded to as many
 """
 
 from __future__ import annotations
@@ -26,8 +28,14 @@ NETWORKS: Mapping[str, Mapping[str, int]] = {
     "autoformer": {**_ISOTROPIC, "ROWS": 2, "MASSES": 2},
     "irpe_k": {**_ISOTROPIC, "ROWS": 1},
     "irpe_qkv": {**_ISOTROPIC, "ROWS": 1, "COLUMNS": 1, "MASSES": 1},
+    "irpe_euc_k": {**_ISOTROPIC, "ROWS": 1, "BUCKETS": 128},
+    "irpe_cross_k": {**_ISOTROPIC, "ROWS": 2, "BUCKETS": 256},
 }
-KINDS = {"fp16": torch.float16, "fp32": torch.float32}
+LAUNCHED = (
+    ("swin", "fp16"), ("tinyvit", "bf16"), ("autoformer", "fp16"), ("autoformer", "fp32"),
+    ("irpe_k", "fp16"), ("irpe_qkv", "fp16"), ("irpe_euc_k", "fp16"), ("irpe_cross_k", "fp16"),
+)  # fmt: skip
+KINDS = {"fp16": torch.float16, "fp32": torch.float32, "bf16": torch.bfloat16}
 TYPES: Mapping[str, str] = (
     dict.fromkeys((*kernels.INTEGERS, *kernels.OWN), "i32")
     | {"scale": "fp32"}
@@ -51,14 +59,12 @@ def _build(network: str, kernel: str, kind: str) -> Build:
 
 
 def _builds() -> tuple[Build, ...]:
-    found: list[Build] = []
-    for kind, networks in (("fp16", NETWORKS), ("fp32", ("autoformer",))):
-        for network in networks:
-            found += [
-                _build(network, kernel, kind)
-                for kernel in kernels.KERNELS
-                if kernel != "offsets" or NETWORKS[network]["TABLES"]
-            ]
+    found = [
+        _build(network, kernel, kind)
+        for network, kind in LAUNCHED
+        for kernel in kernels.KERNELS
+        if kernel != "offsets" or NETWORKS[network]["TABLES"]
+    ]
     types = SCATTER | dict.fromkeys(("N", "C", "COUNT"), "i32")
     name = "attention.scatter"
     return (*found, Build(name, kernels.scatter_kernel, types, {"BLOCK": SCATTERED}))

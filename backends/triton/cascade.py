@@ -233,18 +233,21 @@ def cascade(x: Tensor, heads: Sequence[Head], offsets: Tensor) -> Tensor:
 
 
 def _builds() -> tuple[Build, ...]:
-    """EfficientViT's windows of 7 x 7 and 4 x 4, heads of 16 and of more channels."""
+    """EfficientViT's windows of 7 x 7 and 4 x 4, heads of 16 and of more channels.
+
+    In bfloat16 weights and norms are float32, as automatic mixed precision has them.
+    """
     found: list[Build] = []
     for kind, tokens, value in (
-        ("fp16", 49, 16), ("fp16", 49, 64), ("fp16", 16, 112), ("fp32", 49, 64),
+        ("fp16", 49, 16), ("bf16", 49, 64), ("fp16", 16, 112), ("fp32", 49, 64),
     ):  # fmt: skip
-        one = (f"*{kind}",) * 4
+        one = ("*fp32" if kind == "bf16" else f"*{kind}",) * 4
         types = {
             **dict.fromkeys(("x", "offsets", "out"), f"*{kind}"), "qkvs": one, "convs": one,
             "qkv_norms": (one,) * 4, "conv_norms": (one,) * 4, "eps": "fp32",
             **dict.fromkeys(INTEGERS, "i32"),
         }  # fmt: skip
-        tile = _tile(tokens, 16, value, torch.float16 if kind == "fp16" else torch.float32)
+        tile = _tile(tokens, 16, value, torch.float32 if kind == "fp32" else torch.float16)
         name = f"cascade[{tokens} {value} {kind}]"
         found.append(Build(name, _kernel, types, tile, options(False), options(True)))
     return tuple(found)

@@ -283,25 +283,37 @@ def _known(activation: str) -> str:
     return activation
 
 
+LAUNCHED = (
+    ("fp16", 3, "swish"), ("fp16", 5, "swish"), ("fp16", 7, "swish"), ("fp32", 7, "swish"),
+    ("fp16", 5, "hard_swish"), ("bf16", 3, "gelu"), ("bf16", 3, "none"),
+)  # fmt: skip
+
+
 def _builds() -> tuple[Build, ...]:
-    """Cream's and EfficientViT's windows, in float16 and, the largest, in float32."""
+    """Cream's windows, and the largest in float32; EfficientViT's, MobileNetV3's and TinyViT's.
+
+    What is of no activation is EfficientViT's, and what trains. In bfloat16 weights and norms are
+    float32, as automatic mixed precision has them.
+    """
     found: list[Build] = []
     integers = dict.fromkeys(INTEGERS, "i32")
     steps = dict.fromkeys(STEPS, "i32")
     tile = {"PLANES": PLANES, "PIXELS": PIXELS}
-    for kind, k in (("fp16", 3), ("fp16", 5), ("fp16", 7), ("fp32", 7)):
-        flags = {"K": k, "ACTIVATION": ACTIVATIONS["swish"], **tile}
-        norm = ("mean", "variance", "scale", "shift")
-        operands = dict.fromkeys(("x", "weight", *norm, "gate"), f"*{kind}")
+    inner: set[str] = set()  # kernels without an activation, of which there is one a window
+    for kind, k, activation in LAUNCHED:
+        flags = {"K": k, "ACTIVATION": ACTIVATIONS[activation], **tile}
+        stored = "*fp32" if kind == "bf16" else f"*{kind}"
+        operands = dict.fromkeys(("x", "gate"), f"*{kind}")
+        operands |= dict.fromkeys(("weight", "mean", "variance", "scale", "shift"), stored)
         forward = {**operands, "out": f"*{kind}", "eps": "fp32", **integers}
         backward = {
             "gradients": f"*{kind}", **operands, "slopes": f"*{kind}", "sums": "*fp32",
             "eps": "fp32", **integers, **steps,
         }  # fmt: skip
-        inputs = dict.fromkeys(("slopes", "weight", "result"), f"*{kind}")
+        inputs = dict.fromkeys(("slopes", "result"), f"*{kind}") | {"weight": stored}
         inputs |= dict.fromkeys((*SIZES, *WINDOW), "i32")
         sums = {"SUMS": triton.next_power_of_2(k * k + 3)}
-        name = f"[{k} {kind}]"
+        name, plain = f"[{k} {activation} {kind}]", f"depthwise.input[{k} {kind}]"
         found += [
             Build(f"depthwise.forward{name}", _forward_kernel, forward, flags),
             Build(
@@ -311,8 +323,10 @@ def _builds() -> tuple[Build, ...]:
                 flags | sums,
                 {"num_warps": WARPS},
             ),
-            Build(f"depthwise.input{name}", _input_kernel, inputs, {"K": k, **tile}),
         ]
+        if plain not in inner:
+            inner.add(plain)
+            found.append(Build(plain, _input_kernel, inputs, {"K": k, **tile}))
         if k == 5:
             found.append(Build(f"depthwise.squeeze{name}", _squeeze_kernel, forward, flags))
     return tuple(found)

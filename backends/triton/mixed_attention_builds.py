@@ -3,6 +3,7 @@
 mini_deit_ti    up to 8 heads of 64, 49 product buckets on keys: Mini-DeiT-Ti and -S
 mini_deit_b     12 heads of 64, the same
 mini_swin_6     up to 8 heads of 32, offsets and regions: the first two stages of Mini-Swin
+mini_swin_12    12 or 16 heads: the third stage
 mini_swin_24    24 or 32 heads: the last, which has one window and no regions
 """
 
@@ -21,13 +22,14 @@ NETWORKS: Mapping[str, Mapping[str, int]] = {
     "mini_deit_ti": {**_DEIT, "HEADS": 8},
     "mini_deit_b": {**_DEIT, "HEADS": 16},
     "mini_swin_6": {**_SWIN, "HEADS": 8},
+    "mini_swin_12": {**_SWIN, "HEADS": 16},
     "mini_swin_24": {**_SWIN, "HEADS": 32, "MASKED": 0},
 }
 LAUNCHED = (
-    ("mini_deit_b", "fp16"), ("mini_swin_6", "fp16"), ("mini_swin_24", "fp16"),
-    ("mini_deit_ti", "fp32"),
+    ("mini_deit_b", "fp16"), ("mini_swin_6", "fp16"), ("mini_swin_12", "fp16"),
+    ("mini_swin_24", "fp16"), ("mini_deit_ti", "fp32"), ("mini_deit_ti", "bf16"),
 )  # fmt: skip
-PRECISIONS = {"fp16": "tf32", "fp32": "ieee"}
+PRECISIONS = {"fp16": "tf32", "bf16": "tf32", "fp32": "ieee"}
 TYPES: Mapping[str, str] = (
     dict.fromkeys((*tiles.INTEGERS, *tiles.OWN), "i32")
     | {"scale": "fp32"}

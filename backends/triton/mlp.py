@@ -9,6 +9,10 @@ A weight is read where it lies, by its strides: `shared[:320, :256]`, or every t
 of its tokens, and for the products of what is normalised, which is never written; nor is what goes
 into the GELU. An MLP is two launches: the hidden layer is written once, and read once.
 
+The product and the result are of the weight's type. x may be of float32 where that is half: so it
+is under automatic mixed precision, where weights are taken in its type, and what is normalised of a
+float32 stream is rounded once, before the product.
+
 Gradients are recomputed by PyTorch from what was read: what is saved for them is x and views.
 They are as deterministic as its matrix products, which is: the same at every run of a machine.
 """
@@ -24,7 +28,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.nn import functional
 
-from spacelang.backends.triton.launch import INTERPRETED, launches, operator, refusal
+from spacelang.backends.triton.launch import INTERPRETED, launches, operator, refusal, wide
 from spacelang.backends.triton.resources import Build
 
 ROWS, COLUMNS, DEPTH = 64, 64, 32  # the tile of a program, and the channels of a step
@@ -43,9 +47,10 @@ def reference(
     activation: str,
 ) -> Tensor:
     """The same operation by operation; half types are rounded after each."""
-    if scale is not None:
-        x = functional.layer_norm(x, x.shape[-1:], scale, shift, eps)
-    found = functional.linear(x, weight, bias)
+    if scale is not None and shift is not None:
+        x = functional.layer_norm(wide(x), x.shape[-1:], wide(scale), wide(shift), eps)
+    kind = weight.dtype
+    found = functional.linear(x.to(kind), weight, None if bias is None else bias.to(kind))
     found = functional.gelu(found) if activation == "gelu" else found
     return found.relu() if activation == "relu" else found
 
@@ -104,9 +109,9 @@ def _linear_kernel(
             slope = tl.load(scale + c, c < C, 0.0).to(tl.float32)
             offset = tl.load(shift + c, c < C, 0.0).to(tl.float32)
             normal = (part.to(tl.float32) - mean[:, None]) * inverse[:, None]
-            part = (normal * slope[None, :] + offset[None, :]).to(part.dtype)
+            part = normal * slope[None, :] + offset[None, :]
         block = tl.load(features + c[:, None] * w_c, (c < C)[:, None] & (f < F)[None, :], 0.0)
-        sums += product(part, block, PRECISION)
+        sums += product(part.to(block.dtype), block, PRECISION)
     if BIAS:
         sums += tl.load(bias + f * b_f, f < F, 0.0).to(tl.float32)[None, :]
     if ACTIVATION == 1:
@@ -129,7 +134,7 @@ def unable(
         return "it takes a norm's scale and shift together"
     if any(part is not None and part.shape != x.shape[-1:] for part in (scale, shift)):
         return "it takes a norm of as many channels as its input"
-    if weight.dtype != x.dtype:
+    if x.dtype not in (weight.dtype, torch.float32):
         return "its input and its weight are of different types"
     if weight.shape[1] * weight.stride(1) >= 2**31 or len(weight) > 65_535 * COLUMNS:
         return "its weight is too large"
@@ -168,7 +173,7 @@ def _op(
         return reference(x, weight, bias, scale, shift, eps, activation).contiguous()
     lines = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
     lines = lines if lines.stride(1) == 1 or lines.shape[1] == 1 else lines.contiguous()
-    out = torch.empty((len(lines), len(weight)), dtype=x.dtype, device=x.device)
+    out = torch.empty((len(lines), len(weight)), dtype=weight.dtype, device=x.device)
     if out.numel():
         integers, aligned = _arguments(lines, weight, out)
         grid = (triton.cdiv(len(lines), ROWS), triton.cdiv(len(weight), COLUMNS))
@@ -178,7 +183,7 @@ def _op(
             1 if bias is None else bias.stride(0), ROWS=ROWS, COLUMNS=COLUMNS, DEPTH=DEPTH,
             NORM=int(scale is not None), BIAS=int(bias is not None),
             ACTIVATION=ACTIVATIONS[activation], ALIGNED=aligned, PRECISION="ieee",
-            num_warps=_warps(x.dtype),
+            num_warps=_warps(weight.dtype),
         )  # fmt: skip
     return out.view(shape)
 
@@ -222,7 +227,7 @@ def _(
     eps: float,
     activation: str,
 ) -> Tensor:
-    return x.new_empty((*x.shape[:-1], weight.shape[0]))
+    return x.new_empty((*x.shape[:-1], weight.shape[0]), dtype=weight.dtype)
 
 
 @_backward_op.register_fake
@@ -267,11 +272,14 @@ def linear(
 ) -> Tensor:
     """act(layer_norm(x) weight^T + bias) [..., F] of x [..., C] and weight [F, C], a view or not.
 
-    `activation` is one of `ACTIVATIONS`; the GELU is exact.
+    `activation` is one of `ACTIVATIONS`; the GELU is exact. Within `torch.autocast` it is of that
+    type, as PyTorch's own linear layer.
     """
     if activation not in ACTIVATIONS:
         raise ValueError(f"a linear layer has no activation {activation!r} to fuse")
     scale, shift, eps = norm or (None, None, 0.0)
+    if torch.is_autocast_enabled(x.device.type):
+        weight = weight.to(torch.get_autocast_dtype(x.device.type))
     return _op(x, weight, bias, scale, shift, eps, activation)
 
 
@@ -289,8 +297,12 @@ def mlp(
 
 
 def _builds() -> tuple[Build, ...]:
-    """The two layers of an MLP, where all widths are multiples of 8, and where one is not."""
+    """The two layers of an MLP, where all widths are multiples of 8, and where one is not.
+
+    `mixed` is the first of a float32 stream under automatic mixed precision.
+    """
     names = ("x", "weight", "bias", "scale", "shift", "out")
+    stored = dict.fromkeys(("x", "bias", "scale", "shift"), "*fp32")
     integers = dict.fromkeys(("M", "F", "C", "x_m", "w_f", "w_c", "out_m", "b_f"), "i32")
     tile = {"ROWS": ROWS, "COLUMNS": COLUMNS, "DEPTH": DEPTH, "BIAS": 1, "PRECISION": "ieee"}
     first, second = {"NORM": 1, "ACTIVATION": 1}, {"NORM": 0, "ACTIVATION": 0}
@@ -298,15 +310,16 @@ def _builds() -> tuple[Build, ...]:
         Build(
             f"linear.{name}[{kind}]",
             _linear_kernel,
-            {**dict.fromkeys(names, f"*{kind}"), "eps": "fp32", **integers},
+            {**dict.fromkeys(names, f"*{kind}"), **wider, "eps": "fp32", **integers},
             {**tile, **flags, "ALIGNED": aligned},
             {"num_warps": _warps(torch.float32 if kind == "fp32" else torch.bfloat16)},
         )
-        for kind, name, flags, aligned in (
-            ("bf16", "norm_gelu", first, 8),
-            ("bf16", "plain", second, 8),
-            ("bf16", "odd", first, 1),
-            ("fp32", "norm_gelu", first, 8),
+        for kind, name, flags, aligned, wider in (
+            ("bf16", "norm_gelu", first, 8, {}),
+            ("bf16", "plain", second, 8, {}),
+            ("bf16", "odd", first, 1, {}),
+            ("bf16", "mixed", first, 8, stored),
+            ("fp32", "norm_gelu", first, 8, {}),
         )
     )
 

@@ -1,6 +1,6 @@
 """`bench kernels`: the process that measures, its records, and their picture.
 
-records = measured("cuda", repeats=20)
+records, failed = measured("cuda", repeats=20)
 svg = picture(records)
 """
 
@@ -19,7 +19,7 @@ from xml.sax.saxutils import escape
 from spacelang.bench.process import answer_of
 from spacelang.diagnostics import SpaceError, error
 
-WORKER = "spacelang.backends.torch.bench.kernels"
+WORKER = "spacelang.backends.torch.bench.kernel_records"
 COLOURS = {
     "kernel": "#0a7d5c", "eager": "#97a3b1", "scaled_dot_product_attention": "#2563d9",
     "flex_attention": "#7c3aed", "torch.compile": "#c2620a",
@@ -27,24 +27,28 @@ COLOURS = {
 BAR, LEFT, RIGHT = 16, 190, 660
 
 
-def measured(device: str, repeats: int) -> list[dict[str, Any]]:
-    """A record for each kernel (SpaceError where one computes something else, or cannot run)."""
-    request = json.dumps({"device": device, "repeats": repeats})
+def measured(
+    device: str, repeats: int, dtype: str = "float32"
+) -> tuple[list[dict[str, Any]], list[SpaceError]]:
+    """A record for each kernel, and why others have none: they compute something else, or fail."""
+    request = json.dumps({"device": device, "repeats": repeats, "dtype": dtype})
     flag = {"TRITON_INTERPRET": "1" if device == "interpret" else "0"}
     done = subprocess.run(
         [sys.executable, "-m", WORKER, request], capture_output=True, text=True, check=False,
         env={**os.environ, **flag},
     )  # fmt: skip
-    said = map(answer_of, done.stdout.splitlines())
-    records = [answer for answer in said if answer is not None]
-    if records and "failed" in records[-1]:
-        failed = error(records[-1]["code"], records[-1]["failed"])
-        raise SpaceError(failed.hint(records[-1]["help"]) if records[-1]["help"] else failed)
+    said = [a for a in map(answer_of, done.stdout.splitlines()) if a is not None]
+    failed = [_failure(answer) for answer in said if "failed" in answer]
     if done.returncode:
         told = done.stderr.strip().splitlines()
         found = error("SP703", f"the process that measures ended with {done.returncode}")
-        raise SpaceError(found.note(told[-1] if told else "it said nothing"))
-    return records
+        failed.append(SpaceError(found.note(told[-1] if told else "it said nothing")))
+    return [answer for answer in said if "failed" not in answer], failed
+
+
+def _failure(answer: Mapping[str, Any]) -> SpaceError:
+    found = error(answer["code"], answer["failed"])
+    return SpaceError(found.hint(answer["help"]) if answer["help"] else found)
 
 
 def median(record: Mapping[str, Any], name: str) -> float:

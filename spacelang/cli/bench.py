@@ -35,6 +35,8 @@ KERNELS = "kernels"
 @click.option("-o", "--output", metavar="FILE", help="Put the records into this JSON file.")
 @click.option("--device", type=click.Choice(["cuda", "interpret"]),
               help="Of `bench kernels`: a GPU, or tiny shapes in the interpreter.")  # fmt: skip
+@click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]),
+              help="Of `bench kernels`: the type of everything; float32 if not given.")  # fmt: skip
 @options.as_json
 def bench(
     names: Sequence[str],
@@ -44,6 +46,7 @@ def bench(
     compiled: bool,
     output: str | None,
     device: str | None,
+    dtype: str | None,
     as_json: bool,
 ) -> None:
     """Time contenders in turns, each in a fresh process, and print ratios with their quartiles.
@@ -52,15 +55,17 @@ def bench(
     `compile --for inference` wrote, which has no rival; none is all rows.
     Results are compared before anything is timed. A ratio above 1 says that ours is faster.
     What is wanted of a row is against its best rival in PyTorch; ONNX Runtime is told beside.
-    `bench kernels` times every Triton kernel against eager PyTorch, in evaluation and in training.
+    `bench kernels` times every Triton kernel against eager PyTorch, in evaluation and in training;
+    what it moves and computes a second is told with its share of what the device does at most.
     """
     if KERNELS in names:
         if len(names) > 1 or listed or compiled:
             raise click.UsageError("bench kernels stands alone")
-        _kernels(device or "cuda", repeats, output, as_json)
+        _kernels(device or "cuda", dtype or "float32", repeats, output, as_json)
         return
-    if device is not None:
-        raise click.UsageError("--device goes with `bench kernels`")
+    for option, given in (("--device", device), ("--dtype", dtype)):
+        if given is not None:
+            raise click.UsageError(f"{option} goes with `bench kernels`")
     folders = [name for name in names if Path(name).is_dir()]
     try:
         own = tuple(_row_of(Path(name)) for name in folders)
@@ -110,35 +115,47 @@ def _row_of(folder: Path) -> Row:
     return Row(str(manifest.get("name")), str(folder), batch, "deployed", ())
 
 
-def _kernels(device: str, repeats: int, output: str | None, as_json: bool) -> None:
-    from spacelang.bench.kernels import measured, median, picture
+def _kernels(device: str, dtype: str, repeats: int, output: str | None, as_json: bool) -> None:
+    from spacelang.bench.kernels import measured, picture
 
     # The interpreter shows that it works; its times say nothing, so once is enough.
-    records = measured(device, 1 if device == "interpret" else repeats)
-    if output is not None:
+    records, failed = measured(device, 1 if device == "interpret" else repeats, dtype)
+    if output is not None and records:
         picture_path = Path(output).with_suffix(".svg")
         atomic_write(output, json.dumps({"records": records}, indent=1) + "\n")
         atomic_write(picture_path, picture(records))
     if as_json:
         emit({"records": records})
-        return
+    elif records:
+        _print_kernels(records)
+        if device == "interpret":
+            say("in Triton's interpreter: results are compared, times say nothing of a GPU")
+    for wrong in failed[1:]:
+        complain(f"also left out: {wrong.diagnostics[0].headline}")
+    if failed:
+        raise failed[0]
+
+
+def _print_kernels(records: Sequence[Mapping[str, Any]]) -> None:
+    from spacelang.bench.kernels import median
+
     rows: list[tuple[str, ...]] = []
     for record in records:
         for name in record["seconds"]:
-            seconds = median(record, name)
-            modelled = name == "kernel" and record["modelled"] is not None
-            rows.append((
-                record["name"], name, f"{seconds * 1e6:,.1f} us", f"{record['errors'][name]:.0e}",
-                f"{record['bytes_a_second'] / 1e9:.2f} GB/s" if modelled else "",
-                f"{record['flops_a_second'] / 1e9:.2f} GFLOP/s" if modelled else "",
-            ))  # fmt: skip
+            time = f"{median(record, name) * 1e6:,.1f} us"
+            done = ("", "")
+            if name == "kernel" and record["share"] is not None:
+                share = record["share"]
+                done = (
+                    f"{record['bytes_a_second'] / 1e9:.2f} GB/s, {share['bytes']:.0%}",
+                    f"{record['flops_a_second'] / 1e9:.2f} GFLOP/s, {share['flops']:.0%}",
+                )
+            rows.append((record["name"], name, time, f"{record['errors'][name]:.0e}", *done))
         rows += [
             (record["name"], n, "left out", why, "", "") for n, why in record["left_out"].items()
         ]
     columns = ("kernel", "contender", "a call", "difference", "moved (modelled)", "computed")
     table(columns, rows, right="llrrrr")
-    if device == "interpret":
-        say("in Triton's interpreter: results are compared, times say nothing of a GPU")
 
 
 def _print_list(rows: Sequence[Row], as_json: bool) -> None:

@@ -75,7 +75,8 @@ def kernels(
     whole = traffic(graph, assignment, batch, width)
     fused = traffic(result.graph, assignment, batch, width, models(result.graph))
     variants = all_variants(result.graph)
-    needs = {kernel: _needs(kernel, target) for kernel in variants} if target else {}
+    launched = dict.fromkeys(row.kernel for row in rows)
+    needs = {kernel: _needs(kernel, target) for kernel in launched} if target else {}
     if as_json:
         emit({
             "name": graph.name,
@@ -91,6 +92,9 @@ def kernels(
     say(f"{visible(graph.name)}, {many(batch, 'image')} of {dtype}; modelled")
     for kernel, count in variants.items():
         mine = [row for row in rows if row.kernel == kernel]
+        if not mine:  # a second kernel of such groups
+            say(f"  {kernel}: {many(count, 'variant')}")
+            continue
         places, blocks = sum(row.places for row in mine), many(len(mine), "block")
         say(f"  {kernel}: {many(places, 'place')}, {blocks}, {many(count, 'variant')}")
         before = sum((row.before for row in mine), Traffic())

@@ -28,6 +28,7 @@ from spacelang.passes.fusion import Group, kernel_of
 
 REWRITTEN = ("attention", "mixed_attention")  # kernels whose groups `bucketise` has written anew
 VECTORS = 4  # of a norm: mean, variance, scale, shift
+SQUEEZE = "squeeze"  # the kernel beside `depthwise`
 POINTERS = 4  # to heads of a cascade, in the variant for few
 Key = tuple[object, ...]
 
@@ -139,12 +140,17 @@ def _total(by_path: Mapping[str, Traffic], place: str) -> Traffic:
 
 
 def all_variants(graph: Graph) -> dict[str, int]:
-    """How many variants of each kernel a whole space launches, of one type and target."""
+    """How many variants of each kernel a whole space launches, of one type and target.
+
+    The means of planes that squeeze-excite takes are a kernel of their own.
+    """
     found: dict[str, set[Key]] = {}
     for block in graph.blocks.values():
         group = group_of(block)
         if group is not None:
-            found.setdefault(group.kernel, set()).update(variants(group, block))
+            for key in variants(group, block):
+                name = SQUEEZE if SQUEEZE in key else group.kernel
+                found.setdefault(name, set()).add(key)
     return {kernel: len(keys) for kernel, keys in found.items()}
 
 
@@ -281,7 +287,7 @@ def _depthwise_variants(block: Block, group: Depthwise) -> Iterator[Key]:
     for (side,) in _values(kernel):
         yield (side, activation)
         if group.gate is not None:
-            yield (side, activation, "squeeze")
+            yield (side, activation, SQUEEZE)
 
 
 def _cascade_variants(block: Block, group: Cascade) -> Iterator[Key]:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 from rewriting import text_graph
 
 from spacelang import load
-from spacelang.analysis.traffic import Traffic
 from spacelang.backends.torch.bench import flex
-from spacelang.backends.torch.bench.kernels import Work, cut, measured
+from spacelang.backends.torch.bench.kernels import cut
 from spacelang.backends.torch.bench.work import filled
 from spacelang.backends.torch.lower import Lowering
 from spacelang.backends.torch.supernet import Supernet
@@ -44,22 +41,6 @@ def test_flex_attention_computes_the_same(name: str) -> None:
         with torch.no_grad():
             wanted = plain.eval()(*inputs)
             assert torch.allclose(flexed(*inputs), wanted, atol=1e-5 * float(wanted.abs().max()))
-
-
-def test_what_cannot_run_is_left_out() -> None:
-    """A contender that fails is named with the reason; ours and eager PyTorch have to run."""
-
-    def fails() -> torch.Tensor:
-        raise NotImplementedError("no such head\nand more")
-
-    one = torch.ones(2)
-    calls = {"kernel": lambda: one, "eager": lambda: one, "flex_attention": fails}
-    work = Work("w", "w", Traffic(8, 1, 2), calls, {})
-    found = measured(work, "interpret", 1)
-    assert found["left_out"] == {"flex_attention": "it failed: no such head"}
-    assert found["seconds"].keys() == {"kernel", "eager"}
-    with pytest.raises(NotImplementedError):
-        measured(replace(work, contenders={**calls, "kernel": fails}), "interpret", 1)
 
 
 def test_what_flex_attention_lacks() -> None:

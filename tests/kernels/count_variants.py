@@ -2,8 +2,9 @@
 
     python tests/kernels/count_variants.py
 
-Runs without a device and without the interpreter: instead of a launch, the key under which Triton
-keeps what it compiled for sm_90 is made of the operands of the launch.
+Runs without a device and without the interpreter: instead of a launch, the keys under which Triton
+keeps what it compiled for each target are made of the operands of the launch. What is told is of
+the target with the most.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import random
 from typing import Any
 
 import torch
-from triton.backends.compiler import GPUTarget
 from triton.compiler.compiler import make_backend
 from triton.runtime.jit import create_function_from_signature
 
@@ -26,6 +26,7 @@ from spacelang.backends.triton import (
     mlp,
 )
 from spacelang.backends.triton.attention_kernels import KERNELS
+from spacelang.backends.triton.resources import TARGETS
 
 HEADS = {"autoformer_t": (3, 4), "autoformer_s": (5, 6, 7), "autoformer_b": (8, 9, 10)}
 WIDTHS = {
@@ -35,23 +36,31 @@ WIDTHS = {
 }
 RATIOS = (3, 3.5, 4)
 COUNT = 500  # random architectures of each space
-BACKEND = make_backend(GPUTarget("cuda", 90, 32))
+BACKENDS = {name: make_backend(target) for name, target in TARGETS.items()}
 
 
 class Recorder:
     """Stands for a kernel and keeps the keys of its launches."""
 
     def __init__(self, kernel: Any) -> None:
-        self.binder = create_function_from_signature(kernel.signature, kernel.params, BACKEND)
+        self.binders = {
+            name: create_function_from_signature(kernel.signature, kernel.params, backend)
+            for name, backend in BACKENDS.items()
+        }
         self.arg_names = kernel.arg_names
-        self.keys: set[str] = set()
+        self.keys: dict[str, set[str]] = {name: set() for name in BACKENDS}
 
     def __getitem__(self, grid: tuple[int, ...]) -> Recorder:
         return self
 
     def __call__(self, *given: Any, **operands: Any) -> None:
-        _, specialization, options = self.binder(*given, **operands)
-        self.keys.add(f"{specialization} {options}")
+        for name, binder in self.binders.items():
+            _, specialization, options = binder(*given, **operands)
+            self.keys[name].add(f"{specialization} {options}")
+
+    @property
+    def variants(self) -> int:
+        return max(map(len, self.keys.values()))
 
 
 def launched(recorders: dict[str, Recorder], heads: tuple[int, ...]) -> dict[str, int]:
@@ -68,7 +77,7 @@ def launched(recorders: dict[str, Recorder], heads: tuple[int, ...]) -> dict[str
         on_keys, on_values = ((table, index) for table in tables)
         out = attention.attention(q, k, v, 0.125, on_keys=on_keys, on_values=on_values)
         out.sum().backward()
-    return {name: len(recorder.keys) for name, recorder in recorders.items()}
+    return {name: recorder.variants for name, recorder in recorders.items()}
 
 
 def mixed(recorders: dict[str, Recorder]) -> dict[str, int]:
@@ -87,7 +96,7 @@ def mixed(recorders: dict[str, Recorder]) -> dict[str, int]:
             offsets=(table, index), regions=regions,
         )  # fmt: skip
         out.sum().backward()
-    return {name: len(recorder.keys) for name, recorder in recorders.items()}
+    return {name: recorder.variants for name, recorder in recorders.items()}
 
 
 def layers(recorder: Recorder, widths: tuple[int, ...]) -> int:
@@ -104,7 +113,7 @@ def layers(recorder: Recorder, widths: tuple[int, ...]) -> int:
         scale = (norm[:width], norm[:width], 1e-5)
         w1, w2 = first[:hidden, :width], second[:width, :hidden]
         mlp.mlp(x, scale, w1, bias[:hidden], w2, bias[:width])
-    return len(recorder.keys)
+    return recorder.variants
 
 
 def main() -> None:

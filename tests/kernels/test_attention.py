@@ -222,11 +222,9 @@ def test_images_of_197_tokens_in_float32() -> None:
 
 
 def test_images_of_577_tokens() -> None:
-    """DeiT at 384 with iRPE's bias of 8 buckets, forward."""
+    """DeiT at 384 with iRPE's bias of 8 buckets, and every gradient."""
     index = bucket_index(24, 24, "euclidean", 1.9, 1)[None]
-    x = case((1, 1, 577, 64), {"offsets": (1, 8, index)}, dtype=torch.float16)
-    exact = published(x.of([part.double() for part in x.leaves()]))
-    assert (fused(x).double() - exact).abs().max() <= TOLERANCE[torch.float16] * exact.abs().max()
+    agree(case((1, 1, 577, 16), {"offsets": (1, 8, index)}, dtype=torch.float16))
 
 
 @pytest.mark.soak

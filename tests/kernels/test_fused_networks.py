@@ -1,4 +1,8 @@
-"""Whole small networks of every system, eager against fused, their kernels in the interpreter."""
+"""Whole small networks of every system, eager against fused, their kernels in the interpreter.
+
+Where a system is a space, of architectures that are drawn from it: their weights are slices of the
+stored ones, their widths, heads, windows and depths the kernels' arguments.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +16,14 @@ from spacelang.backends.torch.kernels import fits, with_kernels
 from spacelang.backends.torch.proof import example
 from spacelang.backends.torch.supernet import Supernet
 from spacelang.backends.triton import launch
+from spacelang.ir.decision import Assignment
+from spacelang.ir.graph import Graph
 from spacelang.passes.pipeline import run
 
 TOLERANCE = 1e-5  # of the largest magnitude, float32
 MINI_DEIT = """use minivit
 use deit
-space t from deit(16, heads: 2, token: false, depth: 2, drop: 0, patch: 8, image: 16, classes: 3) {
+space t from deit(16, heads: choose {2, 4}, token: false, depth: 2, drop: 0, patch: 8, image: 16, classes: 3) {
   block mix(a: [B, H, N, M]) -> [B, H, N, M] {
     return rearrange(a, "b h i j -> b i j h") |> linear(H, bias: false) as _ |> rearrange("b i j h -> b h i j")
   }
@@ -27,6 +33,7 @@ space t from deit(16, heads: 2, token: false, depth: 2, drop: 0, patch: 8, image
     insert(mix, after: blocks[_].attn.softmax, name: "conv_w")
     multiplex(blocks, every: 2, own: [norm1, norm2, attn.rpe_k, attn.conv_l, attn.conv_w])
   }
+  weights { _: entangle }
 }"""
 S3 = """use swin
 block layer(x: [B, H, W, C]) -> [B, H, W, C] {
@@ -49,7 +56,7 @@ DEIT = "use deit\nspace t = deit(16, heads: 2, depth: 2, drop: 0, patch: 8, imag
 # System -> its text, passes, the kernels that it runs on.
 NETWORKS = {
     "autoformer": (
-        "use autoformer\nspace t = autoformer({8}, 1..2, {1, 2}, {1}, stored: 16, image: 32, classes: 3)",
+        "use autoformer\nspace t = autoformer({8, 12}, 1..2, {1, 2}, {1, 1.5}, stored: 16, image: 32, classes: 3)",
         "",
         {"attention": 2, "mlp": 2},
     ),
@@ -67,22 +74,27 @@ NETWORKS = {
     ),
     "s3": (S3, "", {"attention": 2, "mlp": 2}),
     "tinyvit": (
-        "use tinyvit\nspace t = tinyvit([8, 32, 32, 32], windows: [2, 2, 1], depths: [1, 1, 1, 1], expand: 1, ratio: 1, image: 32, classes: 3)",
+        "use tinyvit\nspace t from tinyvit([8, 32, choose {32, 64}, 32], windows: [choose {2, 4}, 2, 1], depths: [1, 1, choose {1..2}, 1], expand: choose {1, 2}, ratio: choose {1, 2}, image: 32, classes: 3) { weights { _: separate } }",
         "",
-        {"attention": 3, "depthwise": 7, "mlp": 3},
+        {"attention": 4, "depthwise": 8, "mlp": 4},
     ),
     "efficientvit": (
-        "use efficientvit\nspace t = efficientvit([16, 16, 16], heads: [1, 1, 1], kernels: [3], depths: [1, 1, 1], window: 2, image: 32, classes: 3)",
+        "use efficientvit\nspace t from efficientvit([16, choose {16, 24}, 16], heads: [choose {1, 2}, 1, 1], kernels: [choose {3, 5}, 3], depths: [1, 1, 1], window: 2, image: 32, classes: 3) { weights { _: entangle } }",
         "",
-        {"cascade": 3, "depthwise": 12},
+        {"cascade": 4, "depthwise": 12},
     ),
     "gated": (
-        "space t { input x: [B, 3, 7, 7]  y = conv(x, 6) as p |> conv(6, 3, stride: 2, groups: 6) as c |> batch_norm as n |> hard_swish\n"
-        "output y * (mean(y, axes: [2, 3], keep: true) |> conv(4, bias: true) as r |> relu |> conv(6, bias: true) as e |> hard_sigmoid) }",
+        "space t { input x: [B, 3, 7, 7]  choose k in {3, 5}  choose w in {6, 8}  y = conv(x, w) as p |> conv(w, k, stride: 2, groups: w) as c |> batch_norm as n |> hard_swish\n"
+        "output y * (mean(y, axes: [2, 3], keep: true) |> conv(4, bias: true) as r |> relu |> conv(w, bias: true) as e |> hard_sigmoid)  weights { _: entangle  k: entangle(centre) } }",
         "",
         {"depthwise": 1},
     ),
-    "cream": ("use cream\nspace t = cream([1, 1, 1, 1, 1], image: 32, classes: 3)", "", {"depthwise": 31}),
+    "mobilenetv3": (
+        "use mobilenetv3\nspace t = mobilenetv3_search([4, 4], strides: [2, 2], image: 16, classes: 3)",
+        "",
+        {"depthwise": 9},
+    ),
+    "cream": ("use cream\nspace t { input x: [B, 4, 8, 8]  x = separable(layer(x, 8, 1) as blocks[0]) as blocks[1]  output layer(x, 8, 2) as blocks[2] }", "", {"depthwise": 13}),
     "cdarts": ("use cdarts\nspace t = darts(2, stem: 4, cells: [1, 1, 1], image: 32, classes: 3)", "relax{op=softmax}", {"mixture": 36}),
 }  # fmt: skip
 
@@ -99,35 +111,77 @@ def models(name: str) -> tuple[Supernet, Supernet]:
     return plain, fused
 
 
-def close(found: Tensor, wanted: Tensor) -> bool:
+def close(found: Tensor, wanted: Tensor, tolerance: float = TOLERANCE) -> bool:
     error = (found - wanted).detach().abs().max()
-    return bool(error <= TOLERANCE * wanted.detach().abs().max())
+    return bool(error <= tolerance * wanted.detach().abs().max())
 
 
 TRAINED = ("autoformer", "irpe", "mini_deit", "mini_swin", "gated")
 """Of these gradients, too."""
 
 
+def drawn(graph: Graph) -> list[Assignment]:
+    """Two architectures of a space; of a network itself."""
+    return graph.sample(n=2, seed=1, law="choices") if graph.decisions else [{}]
+
+
 @pytest.mark.parametrize("name", [name for name in NETWORKS if name not in TRAINED])
 def test_evaluation(name: str) -> None:
     plain, fused = (model.eval() for model in models(name))
     inputs = [x[:1] for x in example(plain.graph, seed=1)]
-    with torch.no_grad(), launch.require_fused():
-        assert close(fused(*inputs), plain(*inputs))
+    for architecture in drawn(plain.graph):
+        plain.activate(architecture)
+        with torch.no_grad(), launch.require_fused():
+            found = fused.activate(architecture)(*inputs)
+        assert close(found, plain(*inputs)), architecture
 
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_gradients(name: str) -> None:
     """Outputs and the gradient of every weight, forward and backward in kernels."""
+    both = [model.eval() for model in models(name)]
+    inputs = [x[:1] for x in example(both[0].graph, seed=1)]
+    for architecture in drawn(both[0].graph):
+        outputs: list[Tensor] = []
+        for model in both:
+            model.zero_grad()
+            with launch.require_fused():
+                outputs.append(model.activate(architecture)(*inputs))
+                outputs[-1].square().sum().backward()
+        assert close(outputs[1], outputs[0]), architecture
+        wanted, found = (dict(model.named_parameters()) for model in both)
+        largest = max(float(p.grad.abs().max()) for p in wanted.values() if p.grad is not None)
+        for path, weight in wanted.items():
+            assert (weight.grad is None) == (found[path].grad is None), path
+            if weight.grad is not None:
+                assert (weight.grad - found[path].grad).abs().max() <= TOLERANCE * largest, path
+
+
+HALF = {"autoformer": 2e-2, "mini_deit": 2e-2, "gated": 2e-2, "tinyvit": 2e-2, "efficientvit": 5e-2}
+"""Bounds of bfloat16, as `test_mlp`, `test_attention` and `test_cascade` have them."""
+
+
+@pytest.mark.parametrize("name", HALF)
+def test_automatic_mixed_precision(name: str) -> None:
+    """Everything goes through kernels, and is as near to the same in float32 as they are.
+
+    Streams are float32 (AutoFormer, Mini-DeiT) or, where convolutions made them, bfloat16.
+    """
     plain, fused = (model.eval() for model in models(name))
     inputs = [x[:1] for x in example(plain.graph, seed=1)]
-    with launch.require_fused():
-        outputs = [model(*inputs) for model in (plain, fused)]
-        for output in outputs:
-            output.square().sum().backward()
-    assert close(outputs[1], outputs[0])
-    wanted = dict(plain.named_parameters())
-    largest = max(float(p.grad.abs().max()) for p in wanted.values() if p.grad is not None)
-    for path, weight in fused.named_parameters():
-        if weight.grad is not None:
-            assert (weight.grad - wanted[path].grad).abs().max() <= TOLERANCE * largest, path
+    with torch.autocast("cpu", torch.bfloat16), launch.require_fused():
+        found = fused(*inputs)
+    wanted = plain(*inputs)
+    assert close(found, wanted, HALF[name])
+    if name not in TRAINED:
+        return
+    slopes = [
+        torch.autograd.grad(out.float().square().sum(), [*model.parameters()], allow_unused=True)
+        for model, out in ((plain, wanted), (fused, found))
+    ]
+    largest = max(float(slope.abs().max()) for slope in slopes[0] if slope is not None)
+    for slope, half in zip(*slopes, strict=True):
+        assert (slope is None) == (half is None)
+        if slope is not None:
+            assert half.dtype == torch.float32
+            assert (half - slope).abs().max() <= HALF[name] * largest

@@ -50,6 +50,26 @@ def test_a_layer(
         agree(found, slopes, TOLERANCE[dtype])
 
 
+@pytest.mark.parametrize("stream", [torch.float32, torch.bfloat16], ids=str)
+def test_automatic_mixed_precision(stream: torch.dtype) -> None:
+    """Of a stream of either type: products of bfloat16, gradients of the types of what is stored."""
+    x, *rest = drawn((2, 5, 24), (24,), (24,), (40, 24), (40,), (24, 40), (24,))
+    operands = [x.to(stream), *rest]
+
+    def fused(x, scale, shift, *layers) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16), require_fused():
+            return mlp(x, (scale, shift, 1e-5), *layers)
+
+    def plain(x, scale, shift, w1, b1, w2, b2) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            hidden = functional.linear(functional.layer_norm(x, (24,), scale, shift), w1, b1)
+            return functional.linear(functional.gelu(hidden), w2, b2)
+
+    found, wanted = gradients(fused, operands), gradients(plain, operands)
+    assert [part.dtype for part in found] == [torch.bfloat16, stream, *[torch.float32] * 6]
+    agree(found, wanted, TOLERANCE[torch.bfloat16])
+
+
 def test_slices_are_read_where_they_lie(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leading widths of an MLP and every third row of a qkv; no copy is made of any weight."""
     x, w1, b1, w2, b2, scale, shift = drawn(

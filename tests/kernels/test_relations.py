@@ -36,13 +36,19 @@ def gradients(
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize(
     ("batch", "tokens", "channels", "given", "heads"),
-    [(1, 49, 24, 40, 1), (1, 1, 1, 3, 1), (1, 67, 8, 12, 2), (1, 5, 36, 33, 3)],
+    [
+        (1, 49, 24, 40, 1),
+        (1, 1, 1, 3, 1),
+        (1, 67, 8, 12, 2),
+        (1, 5, 36, 33, 3),
+        (1, 197, 8, 12, 1),
+    ],
 )
 def test_it_is_the_loss(
     batch: int, tokens: int, channels: int, given: int, heads: int, dtype: torch.dtype
 ) -> None:
-    if dtype != torch.float32 and tokens == 67:
-        pytest.skip("two tiles each way are in float32")
+    if dtype != torch.float32 and tokens > 64:
+        pytest.skip("several tiles each way are in float32")
     student, teacher = drawn(batch, tokens, channels, dtype), drawn(batch, tokens, given, dtype)
     found = gradients(relations, student, teacher, heads)
     assert all(part.dtype == dtype for part in found[1:])

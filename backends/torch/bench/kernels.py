@@ -1,25 +1,18 @@
-"""`spacelang bench kernels`: each Triton kernel beside PyTorch, on groups that spaces have.
-
-    python -m spacelang.backends.torch.bench.kernels '{"device": "interpret", "repeats": 7}'
+"""What `spacelang bench kernels` times: each Triton kernel beside PyTorch, on groups of spaces.
 
 A kernel's group is the heaviest of its kind in a published network, cut out of it by the compiler:
 its body is the eager contender, under `torch.compile` the second; `scaled_dot_product_attention`
 and `flex_attention` are others where they can express it. Then the same in training: forward and
-backward, to the gradients of all inputs and weights. Results are compared first. Bytes and FLOPs
-are those of the traffic model, which has forward passes alone. In the interpreter sizes are tiny
-and times say nothing of a GPU: it shows that the command works. It runs in a process of its own,
-as Triton reads at its import where it runs.
+backward, to the gradients of all inputs and weights. In the interpreter sizes are tiny. In a half
+type results are held against the same network in float32.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import statistics
-import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -44,14 +37,34 @@ from spacelang.loader import load
 from spacelang.passes.fuse import for_kernels
 from spacelang.passes.fused_cost import Row, compare
 
-TOLERANCE = 1e-5  # of the largest magnitude, in float32
-SUMMED = 1e-4  # of gradients, which are sums over all tokens of a batch, each in its own order
-WARM_UP = 3
-OURS = ("kernel", "eager")  # have to run; what fails of the others is left out
 GPU = "only measured on a GPU"
+FOR_INFERENCE = "it is put into networks for inference alone"
 TRAINED = ", in training"
-CALLS = 10  # in a row between two events of a GPU
 FREE = Symbol("B", (), False)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where it runs, "cuda" or "interpret", and of which type everything is."""
+
+    device: str
+    dtype: torch.dtype = torch.float32
+
+    @property
+    def tiny(self) -> bool:
+        return self.device == "interpret"
+
+    @property
+    def place(self) -> str:
+        return "cpu" if self.tiny else self.device
+
+    @property
+    def width(self) -> int:
+        return self.dtype.itemsize
+
+    def moved(self, x: Any) -> Any:
+        """A tensor or a model there, in that type."""
+        return x.to(self.place, self.dtype)
 
 
 @dataclass(frozen=True)
@@ -91,13 +104,17 @@ CASES: Mapping[str, Case] = {
 
 @dataclass(frozen=True)
 class Work:
-    """One kernel's contenders; all take nothing and give one tensor."""
+    """One kernel's contenders; all take nothing and give one tensor.
+
+    `exact` gives what is wanted of them; None where that is what eager PyTorch gives.
+    """
 
     name: str
     what: str
     traffic: Traffic | None  # of what is modelled
     contenders: Mapping[str, Callable[[], Tensor]]
     left_out: Mapping[str, str]
+    exact: Callable[[], Tensor] | None = None
 
 
 # Groups of networks.
@@ -119,89 +136,111 @@ def cut(graph: Graph, block: Block) -> Graph:
     return Graph(block.name, root, {block.name: block}, outputs)
 
 
-def groups(cases: Mapping[str, Case], device: str) -> Iterator[Work]:
-    """The heaviest group of each kernel, with all that can compute it."""
-    for name, case in cases.items():
-        tiny = device == "interpret"
-        graph = load(case.space, **(case.tiny if tiny else {}))
-        batch = 2 if tiny else case.batch
-        fused = for_kernels(graph).graph
-        rows = [
-            row
-            for row in compare(graph, fused, batch=batch)
-            if row.kernel == case.kernel
-            and (not case.holds or case.holds in {n.op for n in fused.blocks[row.block].nodes})
-        ]
-        if not rows:
-            raise SpaceError(error("SP605", f"{case.space} has no group for {case.kernel}"))
-        heaviest = max(rows, key=lambda r: r.before.bytes / r.places)
-        yield from _group(name, fused, heaviest, batch, case.space, device)
+def works(setting: Setting) -> Mapping[str, Callable[[], Iterator[Work]]]:
+    """What is timed, by the names of cases and losses."""
+    losses_ = {"soft_labels": _soft_labels, "relations": _relations}
+    return {
+        **{name: partial(group, name, case, setting) for name, case in CASES.items()},
+        **{name: partial(make, setting) for name, make in losses_.items()},
+    }
+
+
+def group(name: str, case: Case, setting: Setting) -> Iterator[Work]:
+    """The heaviest group of a kernel in a network, in evaluation, and then in training."""
+    graph = load(case.space, **(case.tiny if setting.tiny else {}))
+    batch = 2 if setting.tiny else case.batch
+    fused = for_kernels(graph).graph
+    rows = [
+        row
+        for row in compare(graph, fused, batch=batch, width=setting.width)
+        if row.kernel == case.kernel
+        and (not case.holds or case.holds in {n.op for n in fused.blocks[row.block].nodes})
+    ]
+    if not rows:
+        raise SpaceError(error("SP605", f"{case.space} has no group for {case.kernel}"))
+    heaviest = max(rows, key=lambda r: r.before.bytes / r.places)
+    yield from _group(name, fused, heaviest, batch, case.space, setting)
 
 
 def _group(
-    name: str, fused: Graph, row: Row, batch: int, space: str, device: str
+    name: str, fused: Graph, row: Row, batch: int, space: str, setting: Setting
 ) -> Iterator[Work]:
-    """A group in evaluation, and then in training."""
     graph = cut(fused, fused.blocks[row.block])
-    where = "cpu" if device == "interpret" else device
-    plain = filled(Supernet(graph, lowering=Lowering(graph))).to(where)
-    quick = Supernet(graph, lowering=Lowering(graph, kernels="triton")).eval()
+    cuda = setting.device == "cuda"
+    plain = setting.moved(filled(Supernet(graph, lowering=Lowering(graph))))
+    quick = setting.moved(Supernet(graph, lowering=Lowering(graph, kernels="triton")).eval())
     quick.load_state_dict(plain.state_dict())
-    quick = quick.to(where)
-    inputs = [_random(node.types[0], batch).to(where) for node in graph.root.inputs]
+    inputs = [setting.moved(_random(node.types[0], batch)) for node in graph.root.inputs]
     contenders: dict[str, Callable[[], Tensor]] = {
         "kernel": lambda: quick(*inputs),
         "eager": lambda: plain(*inputs),
     }
+    trained = {
+        "kernel": learnt(quick, inputs, list(quick.parameters())),
+        "eager": learnt(plain, inputs, list(plain.parameters())),
+    }
     left_out: dict[str, str] = {}
+    left_trained: dict[str, str] = {}
+    models = [plain, quick]
     made = lean(folded(plain.extract()), *inputs)
     if any(n.target is F.scaled_dot_product_attention for n in made.graph.nodes):
         contenders["scaled_dot_product_attention"] = lambda: made(*inputs)
+        left_trained["scaled_dot_product_attention"] = FOR_INFERENCE
     elif row.kernel in flex.LACKS:
-        left_out["scaled_dot_product_attention"] = flex.LACKS[row.kernel]
+        why = flex.LACKS[row.kernel]
+        left_out["scaled_dot_product_attention"] = why
+        left_trained["scaled_dot_product_attention"] = why
     if row.kernel in flex.LACKS:
-        why = flex.lacks(graph, row.block) or ("" if device == "cuda" else GPU)
+        why = flex.lacks(graph, row.block) or ("" if cuda else GPU)
         if why:
-            left_out["flex_attention"] = why
+            left_out["flex_attention"] = left_trained["flex_attention"] = why
         else:
-            flexed = flex.flexible(graph, row.block, compiled=True)
-            flexed.load_state_dict(plain.state_dict())
-            moved = flexed.to(where)
+            moved = setting.moved(flex.flexible(graph, row.block, compiled=True))
+            moved.load_state_dict(plain.state_dict())
             contenders["flex_attention"] = lambda: moved(*inputs)
-    if device == "cuda":
+            trained["flex_attention"] = learnt(moved, inputs, list(moved.parameters()))
+            models.append(moved)
+    if cuda:
         compiled: Any = torch.compile(plain.extract())
         contenders["torch.compile"] = lambda: compiled(*inputs)
+        again: Any = torch.compile(plain)
+        trained["torch.compile"] = learnt(again, inputs, list(plain.parameters()))
     else:
-        left_out["torch.compile"] = GPU
+        left_out["torch.compile"] = left_trained["torch.compile"] = GPU
     after = Traffic(*(figure // row.places for figure in row.after))
     shapes = ", ".join(str(list(x.shape)) for x in inputs)
     what = f"{space}: {shapes}"
-    yield Work(name, what, after, contenders, left_out)
-    weights = list(plain.train().parameters())
-    trained = {
-        "kernel": learnt(quick.train(), inputs, list(quick.parameters())),
-        "eager": learnt(plain, inputs, weights),
-    }
-    if device == "cuda":
-        again: Any = torch.compile(plain)
-        trained["torch.compile"] = learnt(again, inputs, weights)
-    left_out = {} if device == "cuda" else {"torch.compile": GPU}
-    yield Work(f"{name}{TRAINED}", what, None, trained, left_out)
+    exact = trained_exact = None
+    if setting.dtype != torch.float32:
+        wide = deepcopy(plain).float()
+        widened = [x.float() for x in inputs]
+        models.append(wide)
+        exact = partial(wide, *widened)
+        trained_exact = learnt(wide, widened, list(wide.parameters()), setting.dtype)
+    yield Work(name, what, after, contenders, left_out, exact)
+    for model in models:
+        model.train()
+    yield Work(f"{name}{TRAINED}", what, None, trained, left_trained, trained_exact)
 
 
 def learnt(
-    function: Callable[..., Tensor], inputs: Sequence[Tensor], weights: Sequence[Tensor] = ()
+    function: Callable[..., Tensor],
+    inputs: Sequence[Tensor],
+    weights: Sequence[Tensor] = (),
+    dtype: torch.dtype | None = None,
 ) -> Callable[[], Tensor]:
     """Forward and backward: the gradients of inputs and weights, one after the other.
 
     Slopes are random, the same for all contenders: equal ones cannot tell a place from another.
+    `dtype` is the type that they are rounded to, where that is not the result's.
     """
     made: list[Tensor] = []
 
     def slopes(out: Tensor) -> Tensor:
         if not made:
             random = torch.Generator().manual_seed(1)
-            made.append(torch.randn(out.shape, generator=random).to(out))
+            drawn = torch.randn(out.shape, generator=random)
+            made.append(drawn.to(dtype or out.dtype).to(out))
         return made[0]
 
     def step() -> Tensor:
@@ -223,126 +262,59 @@ def _random(type: TensorType, batch: int) -> Tensor:
 # Losses.
 
 
-def loss_kernels(device: str) -> Iterator[Work]:
-    """Labels of which few are kept, and relations of two networks."""
-    tiny, where = device == "interpret", "cpu" if device == "interpret" else device
+def _soft_labels(setting: Setting) -> Iterator[Work]:
+    """Labels of which few are kept."""
     random = torch.Generator().manual_seed(0)
-    rows, classes, kept = (4, 50, 5) if tiny else (1024, 21_841, 100)
-    logits = torch.randn(rows, classes, generator=random).to(where)
-    order = torch.rand(rows, classes, generator=random).argsort(1)[:, :kept].int().to(where)
-    shares = torch.rand(rows, kept, generator=random).softmax(1).mul(0.9).to(where)
+    rows, classes, kept = (4, 50, 5) if setting.tiny else (1024, 21_841, 100)
+    logits = setting.moved(torch.randn(rows, classes, generator=random))
+    order = torch.rand(rows, classes, generator=random).argsort(1)[:, :kept].int()
+    order = order.to(setting.place)
+    shares = torch.rand(rows, kept, generator=random).softmax(1).mul(0.9).to(setting.place)
     quick = plugins.load("spacelang.kernels", "soft_labels")
-    none = {"torch.compile": "the loss is no graph of a space"}
-    read = 4 * (rows * classes + 2 * rows * kept + rows)
-    yield Work(
+    read = setting.width * rows * classes + 8 * rows * kept + 4 * rows
+    yield from _loss(
         "soft_labels", f"{rows} x {classes}, {kept} kept", Traffic(read, 1, 5 * rows * classes),
-        {
-            "kernel": lambda: quick(logits, order, shares),
-            "eager": lambda: losses.soft_labels(logits, order, shares),
-        }, none,
+        lambda z: quick(z, order, shares), lambda z: losses.soft_labels(z, order, shares),
+        [logits], setting,
     )  # fmt: skip
-    yield Work(
-        f"soft_labels{TRAINED}", f"{rows} x {classes}, {kept} kept", None,
-        {
-            "kernel": learnt(lambda z: quick(z, order, shares), [logits]),
-            "eager": learnt(lambda z: losses.soft_labels(z, order, shares), [logits]),
-        }, none,
-    )  # fmt: skip
-    batch, tokens, width, heads = (1, 9, 16, 2) if tiny else (64, 197, 768, 12)
-    own = [torch.randn(batch, tokens, width, generator=random).to(where) for _ in range(3)]
-    given = [torch.randn(batch, tokens, width, generator=random).to(where) for _ in range(3)]
+
+
+def _relations(setting: Setting) -> Iterator[Work]:
+    """Relations of two networks."""
+    random = torch.Generator().manual_seed(0)
+    batch, tokens, width, heads = (1, 9, 16, 2) if setting.tiny else (64, 197, 768, 12)
+    own, given = (
+        [setting.moved(torch.randn(batch, tokens, width, generator=random)) for _ in range(3)]
+        for _ in range(2)
+    )
     relate = plugins.load("spacelang.kernels", "relations")
     flops = 9 * 2 * 2 * batch * tokens * tokens * width
-    yield Work(
+    yield from _loss(
         "relations", f"6 x {[batch, tokens, width]}, {heads} heads",
-        Traffic(6 * 4 * batch * tokens * width, 1, flops),
-        {
-            "kernel": lambda: relate(own, given, heads),
-            "eager": lambda: losses.relations(own, given, heads),
-        }, none,
-    )  # fmt: skip
-    yield Work(
-        f"relations{TRAINED}", f"6 x {[batch, tokens, width]}, {heads} heads", None,
-        {
-            "kernel": learnt(lambda *own: relate(own, given, heads), own),
-            "eager": learnt(lambda *own: losses.relations(own, given, heads), own),
-        }, none,
+        Traffic(6 * setting.width * batch * tokens * width, 1, flops),
+        lambda *own: relate(own, given, heads),
+        lambda *own: losses.relations(own, [x.to(own[0].dtype) for x in given], heads),
+        own, setting,
     )  # fmt: skip
 
 
-# Measuring.
-
-
-def measured(work: Work, device: str, repeats: int) -> dict[str, Any]:
-    """The record of one kernel (SP703 where a contender computes something else)."""
-    contenders, left_out = dict(work.contenders), dict(work.left_out)
-    required = plugins.load("spacelang.kernels", "required")
-    with torch.no_grad(), required():
-        wanted = work.contenders["eager"]()
-        errors: dict[str, float] = {}
-        for name, call in work.contenders.items():
-            try:
-                found = call()
-            except Exception as failed:  # of whatever kind a compiler of others raises
-                if name in OURS:
-                    raise
-                told = str(failed).splitlines() or [type(failed).__name__]
-                left_out[name] = f"it failed: {told[0]}"
-                del contenders[name]
-                continue
-            errors[name] = float((found - wanted).abs().max() / wanted.abs().max())
-            if not errors[name] <= (SUMMED if work.traffic is None else TOLERANCE):
-                told = f"{work.name}: {name} gives other results than eager ({errors[name]:.1e})"
-                raise SpaceError(error("SP703", told))
-        times: dict[str, list[float]] = {name: [] for name in contenders}
-        warm_up = 0 if device == "interpret" else WARM_UP
-        for turn in range(warm_up + repeats):
-            for name, call in contenders.items():
-                seconds = _timed(call, device)
-                if turn >= warm_up:
-                    times[name].append(seconds)
-    best, traffic = statistics.median(times["kernel"]), work.traffic
-    return {
-        "name": work.name, "what": work.what, "device": device,
-        "seconds": times, "errors": errors, "left_out": left_out,
-        "modelled": None if traffic is None else asdict(traffic),
-        "bytes_a_second": None if traffic is None else traffic.bytes / best,
-        "flops_a_second": None if traffic is None else traffic.flops / best,
-    }  # fmt: skip
-
-
-def _timed(call: Callable[[], Tensor], device: str) -> float:
-    if device != "cuda":
-        start = time.perf_counter()
-        call()
-        return time.perf_counter() - start
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    start.record()
-    for _ in range(CALLS):
-        call()
-    end.record()
-    torch.cuda.synchronize()
-    return start.elapsed_time(end) / 1e3 / CALLS
-
-
-def main() -> None:
-    """Print a record a line."""
-    request = json.loads(sys.argv[1])
-    answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)
-    device = request["device"]
-    try:
-        if device == "cuda" and not torch.cuda.is_available():
-            found = error("SP605", "there is no CUDA device here")
-            raise SpaceError(found.hint("--device interpret shows that the command works"))
-        for works in (groups(CASES, device), loss_kernels(device)):
-            for work in works:
-                answers.write(json.dumps(measured(work, device, request["repeats"])) + "\n")
-    except SpaceError as failed:
-        found = failed.diagnostics[0]
-        told = {"failed": found.headline, "code": found.code, "help": found.help}
-        answers.write(json.dumps(told) + "\n")
-
-
-if __name__ == "__main__":
-    main()
+def _loss(
+    name: str,
+    what: str,
+    traffic: Traffic,
+    quick: Callable[..., Tensor],
+    plain: Callable[..., Tensor],
+    inputs: Sequence[Tensor],
+    setting: Setting,
+) -> Iterator[Work]:
+    """A loss, and its gradients."""
+    left_out = {"torch.compile": "the loss is no graph of a space"}
+    both = {"kernel": quick, "eager": plain}
+    exact = trained_exact = None
+    if setting.dtype != torch.float32:
+        wide = [x.float() for x in inputs]
+        exact, trained_exact = partial(plain, *wide), learnt(plain, wide)
+    once = {who: partial(loss, *inputs) for who, loss in both.items()}
+    yield Work(name, what, traffic, once, left_out, exact)
+    trained = {who: learnt(loss, inputs) for who, loss in both.items()}
+    yield Work(f"{name}{TRAINED}", what, None, trained, left_out, trained_exact)
