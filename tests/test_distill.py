@@ -658,6 +658,16 @@ def test_a_teacher_sees_images_in_its_own_way(data: Dataset) -> None:
     torch.testing.assert_close(who.see(batch.images), (pixels - 0.25) / 0.5)
 
 
+def test_a_teacher_that_moved_sees_images_where_it_is(data: Dataset) -> None:
+    """Whoever holds it: the trainer moves the network, the report asks the teacher it was given."""
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    who = Teacher.of(network, "own", seen=((0.25,), (0.5,)), data=data)
+    moved = who.to("meta")
+    images = torch.empty(2, 1, 8, 8, device="meta")
+    for one in (who, moved):
+        assert one.logits(images).device == one.as_module()(images).device == images.device
+
+
 def test_settings_of_a_lesson_are_in_the_record(data: Dataset, store: Path, tmp_path: Path) -> None:
     learn(tmp_path / "run", data, STORED, stored=Replay(store))
     record = json.loads((tmp_path / "run" / "run.json").read_text())["distillation"]

@@ -81,15 +81,16 @@ class Teacher:
         return cls(network.eval(), name, digest.hexdigest(), change)
 
     def to(self, device: str) -> Teacher:
-        """The same teacher on a device."""
-        change = self.change
-        if change is not None:
-            change = change[0].to(device), change[1].to(device)
-        return Teacher(self.network.to(device), self.name, self.digest, change)
+        """This teacher, its network moved to a device."""
+        self.network.to(device)
+        return self
 
     def see(self, images: Tensor) -> Tensor:
-        """Images as the student sees them, as the teacher does."""
-        return images if self.change is None else images * self.change[0] + self.change[1]
+        """Images as the student sees them, as the teacher does, wherever they are."""
+        if self.change is None:
+            return images
+        factor, summand = (part.to(images.device) for part in self.change)
+        return images * factor + summand
 
     def logits(self, images: Tensor) -> Tensor:
         """Its answers to images of the student [B, classes], float32."""
