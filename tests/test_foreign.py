@@ -247,6 +247,10 @@ def test_several_teachers_make_a_board(place: Path, tmp_path: Path) -> None:
         ((*both, "--temperature", 2), "no setting temperature"),
         ((*both, "--law", "sandwich"), "a match is of one"),
         ((*both, "--store", tmp_path / "s"), "store.json is missing"),
+        ((*paths, "--teacher-weights", "a"), "--teacher-arch is of a run"),
+        (("--teacher", f"{nets}:large", *archs[:2], "--teacher-weights", "a"), "is of a run"),
+        (("--teacher", f"{nets}:large", *archs[:2]), "nets.py:large is one network"),
+        (("--teacher", f"{nets}:large", *archs), "nets.py:large is one network"),
         (("--teacher", teacher, "--match-lr", 1), "no setting match_lr"),
         (("--teacher", teacher, "--loss", "matched"), "no loss 'matched'"),
     ):

@@ -150,6 +150,8 @@ def open_teacher(
     norm       "own": a timm model sees images as timm says; "data": as the student does
     """
     if is_foreign(spec):
+        if arch is not None:
+            raise _nothing_to_choose(spec)
         return _of_foreign(spec, data, weights, untrained, norm)
     if weights is not None or untrained:
         found = error("SP705", f"{spec} has weights of its own")
@@ -167,11 +169,16 @@ def open_teacher(
         return Teacher.of(model, spec, about=about)
     if (folder / MANIFEST).is_file():
         if arch is not None:
-            raise SpaceError(error("SP705", f"{spec} is one network: there is nothing to choose"))
+            raise _nothing_to_choose(spec)
         network, manifest = read_subnet(folder)
         return Teacher.of(network, spec, about={"files": manifest["files"]})
     found = error("SP705", f"{spec} is no teacher")
     raise SpaceError(found.hint("a folder of `train` or `extract`, timm:NAME, or FILE.py:FUNCTION"))
+
+
+def _nothing_to_choose(spec: str) -> SpaceError:
+    found = error("SP705", f"{spec} is one network: there is nothing to choose")
+    return SpaceError(found.hint("--teacher-arch is of a run of `train` or `distill`"))
 
 
 def _refuse_other_images(folder: Path, data: Dataset) -> None:

@@ -129,6 +129,9 @@ def opened(given: Mapping[str, object]) -> list[tuple[str, dict[str, object]]]:
     if archs and len(who) > 1:
         told = "--teacher-arch is of one run: with several teachers each teaches by its largest"
         raise click.UsageError(told)
+    if archs and weights:
+        told = "--teacher-weights are of timm:NAME or a function, --teacher-arch is of a run"
+        raise click.UsageError(told)
     if archs:
         taken = [options.read_assignment(arch) for arch in archs]
         return [(name, {**usual, "arch": arch}) for name in who for arch in taken]
