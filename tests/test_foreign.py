@@ -225,7 +225,9 @@ def test_several_teachers_make_a_board(place: Path, tmp_path: Path) -> None:
     assert found["losses"] == ["matched"]
     record = json.loads((tmp_path / "run" / "run.json").read_text())["distillation"]
     assert (record["update_every"], record["match_lr"], len(record["board"])) == (1, 0.01, 2)
-    assert "its source runs, so say it again" in refused("distill", tmp_path / "run")
+    told = " ".join(refused("distill", tmp_path / "run").split())
+    assert f"the source of {nets}:large runs, so say them all again" in told
+    assert f"again: --teacher {teacher} --teacher {nets}:large" in told
     assert data("distill", tmp_path / "run", *both, *QUIET)["weights"] == found["weights"]
     assert data("doctor", tmp_path / "run")["ok"]
 
