@@ -13,7 +13,7 @@ import pytest
 import torch
 from lessons import SPACE as PLAIN
 from lessons import a_teacher
-from PIL import Image
+from PIL import Image, features
 from processes import run_together
 from test_train import SPACE, fingerprint
 
@@ -270,6 +270,14 @@ def less(photos: Photos, place: Path) -> None:
     photos.files()[4].unlink()
 
 
+def another_decoder(photos: Photos, place: Path) -> None:
+    """Of the same Pillow: a wheel's and a distribution's differ in it."""
+    version = features.version
+    photos.patch.setattr(
+        features, "version", lambda name: "0" if name == "libjpeg_turbo" else version(name)
+    )
+
+
 def damaged(photos: Photos, place: Path) -> None:
     content = bytearray(place.read_bytes())
     content[len(content) // 2] ^= 1
@@ -287,7 +295,9 @@ def of_another_form(photos: Photos, place: Path) -> None:
     np.savez(place, **kept)
 
 
-@pytest.mark.parametrize("change", [new_content, less, damaged, cut_off, of_another_form])
+@pytest.mark.parametrize(
+    "change", [new_content, less, another_decoder, damaged, cut_off, of_another_form]
+)
 def test_what_does_not_fit_is_looked_at_anew(
     change: Callable[[Photos, Path], None], photos: Photos, opened: list[Path]
 ) -> None:
@@ -334,8 +344,11 @@ def test_a_picture_that_changes_under_a_run_is_refused(how: str, photos: Photos)
     else:
         file.write_bytes(file.read_bytes()[:40])
     told = "holds another image" if how == "another" else "cannot be read as an image"
-    with pytest.raises(DataError, match=f"SP704.*{file.name}: {told}"):
+    with pytest.raises(DataError, match=f"SP704.*{file.name}: {told}") as failed:
         views(part, np.array([2, 5]), variation("none"), seed=0, epoch=0)
+    if how == "another":
+        (place,) = Path(os.environ[listing.CACHE]).iterdir()
+        assert f"remove {place}" in str(failed.value)
     with pytest.raises(DataError, match=told):
         for number in range(feed.steps("train")):
             feed.batch(plan(7, number))
