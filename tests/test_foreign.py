@@ -151,6 +151,13 @@ def test_weights_of_a_file(place: Path, tmp_path: Path) -> None:
     with pytest.raises(SpaceError, match=r"are not those of nets\.py:fixed") as failed:
         student_of(spec, images, seed=0, weights=str(weights))
     assert "missing     1.bias" in failed.value.diagnostics[0].notes
+    whole = {"1.weight": torch.zeros(10, 64), "1.bias": torch.zeros(10)}
+    save_file(whole | {"1.bias": torch.zeros(10, dtype=torch.int64)}, weights)
+    with pytest.raises(SpaceError, match=r"(?s)SP705.*no floats   1\.bias: int64"):
+        open_teacher(spec, images, weights=str(weights))
+    save_file(whole | {"1.bias": torch.full((10,), float("nan"))}, weights)
+    with pytest.raises(SpaceError, match=r"SP702.*1\.bias holds numbers that are not finite"):
+        open_teacher(spec, images, weights=str(weights))
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,7 @@ def load(
     dialect = model.graph.dialects.get(names)
     if dialect is not None:
         state_dict = {n: t for n, t in state_dict.items() if not dialect.ignores(str(n))}
-    _check_kinds(state_dict)
+    check_kinds(state_dict)
     if resize:
         state_dict = _resized(model.graph, found, state_dict)
     if head_map is not None:
@@ -124,7 +124,7 @@ def _check_table(state_dict: object) -> None:
         raise SpaceError(error("SP606", found))
 
 
-def _check_kinds(state_dict: Mapping[str, Tensor]) -> None:
+def check_kinds(state_dict: Mapping[str, Tensor]) -> None:
     """SP606 for what is no tensor; SP702 for floats of which one is not finite."""
     for name, tensor in state_dict.items():
         if not isinstance(tensor, Tensor):
