@@ -66,6 +66,18 @@ def test_a_teacher_is_asked_and_a_run_goes_on(place: Path) -> None:
     assert "losses" in refused("distill", folder, "--loss", "divergence")
 
 
+@pytest.mark.parametrize("value", ["x", -1, 1.5, True, None])
+def test_a_record_whose_seed_is_no_number(value: object, tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text(json.dumps({"seed": value}))
+    who = ("--student", "nets.py:small", "--teacher", "nets.py:large")
+    told = refused("distill", "-o", tmp_path, *who, "--data", "digits")
+    assert f"[SP702]: the record of the run has {json.dumps(value)} for seed" in told
+    (tmp_path / "digits.space").write_text(SPACE)
+    (tmp_path / "graph.spaceir").write_text("")
+    told = refused("train", tmp_path / "digits.space", "--data", "digits", "-o", tmp_path)
+    assert f"the record of the run has {json.dumps(value)} for seed" in told
+
+
 def test_a_store_is_written_looked_into_and_learned_from(place: Path) -> None:
     store = place / "store"
     about = data("store", "info", store)

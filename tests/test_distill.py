@@ -304,7 +304,10 @@ def test_the_log_has_each_term(data: Dataset, teacher: Teacher, tmp_path: Path) 
 
 
 def test_a_teacher_helps(data: Dataset, tmp_path: Path) -> None:
-    """Taught by an oracle's soft answers alone, a student that sees no label learns the labels."""
+    """Taught by an oracle's soft answers alone, a student that sees no label learns the labels.
+
+    The oracle is a rule: no parameters, no buffers.
+    """
 
     class Oracle(nn.Module):
         def __init__(self) -> None:
@@ -312,11 +315,10 @@ def test_a_teacher_helps(data: Dataset, tmp_path: Path) -> None:
             part = data.train
             (batch,) = ordered_batches(part, len(part))
             self.images, self.labels = batch.images, batch.labels
-            self.scale = nn.Parameter(torch.tensor(1.0))
 
         def forward(self, x: Tensor) -> Tensor:
             near = torch.cdist(x.flatten(1), self.images.flatten(1)).argmin(1)
-            return 8 * self.scale * nn.functional.one_hot(self.labels[near], 10)
+            return 8.0 * nn.functional.one_hot(self.labels[near], 10)
 
     recipe = replace(RECIPE, epochs=40, aug="none", val_interval=40)
     oracle = Teacher.of(Oracle(), "oracle")
@@ -656,6 +658,16 @@ def test_a_teacher_sees_images_in_its_own_way(data: Dataset) -> None:
     (batch,) = ordered_batches(data.train, len(data.train))
     pixels = data.train.images.float() / 255
     torch.testing.assert_close(who.see(batch.images), (pixels - 0.25) / 0.5)
+
+
+def test_a_teacher_that_moved_sees_images_where_it_is(data: Dataset) -> None:
+    """Whoever holds it: the trainer moves the network, the report asks the teacher it was given."""
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    who = Teacher.of(network, "own", seen=((0.25,), (0.5,)), data=data)
+    moved = who.to("meta")
+    images = torch.empty(2, 1, 8, 8, device="meta")
+    for one in (who, moved):
+        assert one.logits(images).device == one.as_module()(images).device == images.device
 
 
 def test_settings_of_a_lesson_are_in_the_record(data: Dataset, store: Path, tmp_path: Path) -> None:

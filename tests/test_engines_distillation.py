@@ -71,6 +71,8 @@ def test_pairs_that_are_none(text: str) -> None:
         ({"losses": ("relations",)}, "relations needs pairs of attention"),
         ({"attention": ATTENTION}, "no loss reads pairs of attention"),
         ({"losses": ("hidden_states",), "hidden": ("a",)}, "is not STUDENT = TEACHER"),
+        ({"ensemble": "even"}, "ensemble and joined are of what introspection_* compares"),
+        ({"losses": ("divergence",), "joined": "summed"}, "ensemble and joined are of"),
         ({"temperature": 0.0}, "temperature > 0"),
         ({"heads": 0}, "heads >= 1"),
     ],

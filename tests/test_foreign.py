@@ -151,6 +151,13 @@ def test_weights_of_a_file(place: Path, tmp_path: Path) -> None:
     with pytest.raises(SpaceError, match=r"are not those of nets\.py:fixed") as failed:
         student_of(spec, images, seed=0, weights=str(weights))
     assert "missing     1.bias" in failed.value.diagnostics[0].notes
+    whole = {"1.weight": torch.zeros(10, 64), "1.bias": torch.zeros(10)}
+    save_file(whole | {"1.bias": torch.zeros(10, dtype=torch.int64)}, weights)
+    with pytest.raises(SpaceError, match=r"(?s)SP705.*no floats   1\.bias: int64"):
+        open_teacher(spec, images, weights=str(weights))
+    save_file(whole | {"1.bias": torch.full((10,), float("nan"))}, weights)
+    with pytest.raises(SpaceError, match=r"SP702.*1\.bias holds numbers that are not finite"):
+        open_teacher(spec, images, weights=str(weights))
 
 
 @pytest.mark.parametrize(
@@ -225,7 +232,9 @@ def test_several_teachers_make_a_board(place: Path, tmp_path: Path) -> None:
     assert found["losses"] == ["matched"]
     record = json.loads((tmp_path / "run" / "run.json").read_text())["distillation"]
     assert (record["update_every"], record["match_lr"], len(record["board"])) == (1, 0.01, 2)
-    assert "its source runs, so say it again" in refused("distill", tmp_path / "run")
+    told = " ".join(refused("distill", tmp_path / "run").split())
+    assert f"the source of {nets}:large runs, so say them all again" in told
+    assert f"again: --teacher {teacher} --teacher {nets}:large" in told
     assert data("distill", tmp_path / "run", *both, *QUIET)["weights"] == found["weights"]
     assert data("doctor", tmp_path / "run")["ok"]
 
@@ -247,6 +256,10 @@ def test_several_teachers_make_a_board(place: Path, tmp_path: Path) -> None:
         ((*both, "--temperature", 2), "no setting temperature"),
         ((*both, "--law", "sandwich"), "a match is of one"),
         ((*both, "--store", tmp_path / "s"), "store.json is missing"),
+        ((*paths, "--teacher-weights", "a"), "--teacher-arch is of a run"),
+        (("--teacher", f"{nets}:large", *archs[:2], "--teacher-weights", "a"), "is of a run"),
+        (("--teacher", f"{nets}:large", *archs[:2]), "nets.py:large is one network"),
+        (("--teacher", f"{nets}:large", *archs), "nets.py:large is one network"),
         (("--teacher", teacher, "--match-lr", 1), "no setting match_lr"),
         (("--teacher", teacher, "--loss", "matched"), "no loss 'matched'"),
     ):

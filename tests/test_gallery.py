@@ -11,7 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from lessons import SPACE as PLAIN
+from lessons import a_teacher
+from PIL import Image, features
+from processes import run_together
 from test_train import SPACE, fingerprint
 
 import spacelang
@@ -26,8 +29,10 @@ from spacelang.backends.torch.data import (
     ordered_batches,
     views,
 )
+from spacelang.backends.torch.distill import distill
 from spacelang.backends.torch.feed import FIRST, Feed
 from spacelang.backends.torch.gallery import Gallery
+from spacelang.backends.torch.lesson import BoardLesson, board_of
 from spacelang.backends.torch.recipe import Recipe
 from spacelang.backends.torch.training import train
 from spacelang.backends.torch.variation import variation
@@ -148,6 +153,34 @@ def test_a_training_ends_with_the_same_bits(photos: Photos, tmp_path: Path) -> N
     assert fingerprint(tmp_path / "slow") == fingerprint(tmp_path / "held")
 
 
+def test_a_whole_batch_beside_the_line_moves_nothing_in_it(photos: Photos) -> None:
+    """As the second-order step asks, whose steps take shards."""
+    feed = Feed(photos.slow(size=8, channels=1), 10, 4)
+    held = Feed(photos.held(size=8, channels=1), 10, 4)
+    for number in range(2):
+        assert same(feed.batch(plan(0, 1), ahead=False), held.batch(plan(0, 1)))
+        assert same(feed.batch(plan(0, 1), number, 2), held.batch(plan(0, 1), number, 2))
+        begun = [place for line in feed._lines.values() for place in line._begun]
+        assert begun, "the next shards are made"
+        assert {place.shards for place in begun} == {2}
+
+
+def test_processes_match_teachers_by_pictures_of_files(photos: Photos, tmp_path: Path) -> None:
+    """Every step is also one of second order, of the whole batch at each process."""
+    graph = spacelang.load(Source("<digits>", PLAIN), classes=3)
+    recipe = Recipe(epochs=1, batch_size=12, warmup_epochs=0, aug="none", shards=2)
+    board = tuple(a_teacher(seed, classes=3) for seed in (1, 2))
+    lesson = BoardLesson(board_of(recipe, {"update_every": 1}), board)
+    slow, held = (opened(size=8, channels=1) for opened in (photos.slow, photos.held))
+
+    def taught(rank: int, data: Dataset = slow, name: str = "slow") -> None:
+        distill(graph, data, recipe, tmp_path / name, lesson, seed=3)
+
+    taught(0, held, "held")
+    assert run_together(2, taught) == [0, 0]
+    assert fingerprint(tmp_path / "slow") == fingerprint(tmp_path / "held")
+
+
 # Who makes what.
 
 
@@ -237,6 +270,14 @@ def less(photos: Photos, place: Path) -> None:
     photos.files()[4].unlink()
 
 
+def another_decoder(photos: Photos, place: Path) -> None:
+    """Of the same Pillow: a wheel's and a distribution's differ in it."""
+    version = features.version
+    photos.patch.setattr(
+        features, "version", lambda name: "0" if name == "libjpeg_turbo" else version(name)
+    )
+
+
 def damaged(photos: Photos, place: Path) -> None:
     content = bytearray(place.read_bytes())
     content[len(content) // 2] ^= 1
@@ -254,7 +295,9 @@ def of_another_form(photos: Photos, place: Path) -> None:
     np.savez(place, **kept)
 
 
-@pytest.mark.parametrize("change", [new_content, less, damaged, cut_off, of_another_form])
+@pytest.mark.parametrize(
+    "change", [new_content, less, another_decoder, damaged, cut_off, of_another_form]
+)
 def test_what_does_not_fit_is_looked_at_anew(
     change: Callable[[Photos, Path], None], photos: Photos, opened: list[Path]
 ) -> None:
@@ -301,8 +344,11 @@ def test_a_picture_that_changes_under_a_run_is_refused(how: str, photos: Photos)
     else:
         file.write_bytes(file.read_bytes()[:40])
     told = "holds another image" if how == "another" else "cannot be read as an image"
-    with pytest.raises(DataError, match=f"SP704.*{file.name}: {told}"):
+    with pytest.raises(DataError, match=f"SP704.*{file.name}: {told}") as failed:
         views(part, np.array([2, 5]), variation("none"), seed=0, epoch=0)
+    if how == "another":
+        (place,) = Path(os.environ[listing.CACHE]).iterdir()
+        assert f"remove {place}" in str(failed.value)
     with pytest.raises(DataError, match=told):
         for number in range(feed.steps("train")):
             feed.batch(plan(7, number))

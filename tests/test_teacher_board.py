@@ -185,6 +185,15 @@ def test_the_matching_network_learns_through_the_next_loss(
     assert trainer.taken == 2
 
 
+@pytest.mark.parametrize("count", [2, 4])
+def test_a_board_of_another_number_of_teachers(
+    count: int, data: Dataset, teachers: tuple[Teacher, ...]
+) -> None:
+    lesson = BoardLesson(TeacherBoard(count), teachers)
+    with pytest.raises(SpaceError, match=f"SP705.*of {count} teachers, not of 3"):
+        lesson.check(data, RECIPE)
+
+
 def test_asking_moves_nothing_of_a_module(data: Dataset, teachers: tuple[Teacher, ...]) -> None:
     from spacelang.backends.torch.fixed import Fixed
 

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from spacelang.backends.torch.data import Dataset, first_samples, ordered_batches
 from spacelang.backends.torch.engine_trainer import MATCHING, EngineTrainer
-from spacelang.backends.torch.evaluate import mode
 from spacelang.backends.torch.fixed import Fixed
 from spacelang.backends.torch.recipe import Recipe
 from spacelang.backends.torch.teacher import Teacher, takes
@@ -56,7 +55,7 @@ class BoardTrainer(EngineTrainer):
         (batch,) = ordered_batches(some, len(some))
         seen = batch.images.to(self.device, self.dtype)
         classes = len(self.data.classes)
-        with mode(self.model, training=False), torch.no_grad():
+        with torch.no_grad():
             for slot, (_, who) in enumerate(self.teachers.items()):
                 places = torch.arange(slot * count, (slot + 1) * count) % len(seen)
                 images = seen[places.to(self.device)]

@@ -146,7 +146,9 @@ class EngineTrainer(TorchTrainer):
         (term,) = plan.losses
         network, options = self.network, term.options
         assert network is not None
-        batch, rate = self.feed.batch(plan), self._rate(plan)
+        # A whole batch at every process: what is made ahead are the shards that steps take.
+        batch = self.feed.batch(plan, ahead=self.recipe.shards == 1)
+        rate = self._rate(plan)
         images, labels = batch.images.to(self.device), batch.labels.to(self.device)
         slot = int(options["slot"])
         remembered = self.memory.images[slot], self.memory.features[slot]

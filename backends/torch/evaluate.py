@@ -68,12 +68,14 @@ def _counted(
     within: Callable[[], AbstractContextManager[None]],
 ) -> tuple[int, int, int]:
     """Right answers, answers, and the number of a failure; those of `others` do not count."""
-    like = next(model.parameters())
+    tensors = [*model.parameters(), *model.buffers()]  # a rule that teaches may have none
+    device = tensors[0].device if tensors else torch.device("cpu")
+    dtype = next((t.dtype for t in tensors if t.is_floating_point()), torch.float32)
     correct = total = failure = 0
     try:
         with mode(model, training=False), within(), torch.no_grad():
             for number, batch in enumerate(chain(batches, others)):
-                logits = main_output(model(batch.images.to(like.device, like.dtype)))
+                logits = main_output(model(batch.images.to(device, dtype)))
                 if number >= len(batches):
                     continue
                 failure = failure or int(not torch.isfinite(logits).all())

@@ -109,10 +109,12 @@ class Feed:
         """The ids of the samples of a step's batch."""
         return self.part(plan.data).ids[torch.from_numpy(self.positions(plan))].tolist()
 
-    def batch(self, plan: StepPlan, shard: int = 0, shards: int = 1) -> Batch:
-        """The batch of a step, or a shard of it."""
+    def batch(
+        self, plan: StepPlan, shard: int = 0, shards: int = 1, *, ahead: bool = True
+    ) -> Batch:
+        """The batch of a step, or a shard of it; not `ahead` where the next steps take others."""
         place = Place(plan.epoch, plan.batch, shard, shards)
-        if self.part(plan.data).slow or self.device.type == "cuda":
+        if ahead and (self.part(plan.data).slow or self.device.type == "cuda"):
             made = self._line(plan.data).take(place)
         else:
             made = self._made(plan.data, place)

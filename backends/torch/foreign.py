@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from spacelang.backends.torch.data import Dataset
 from spacelang.backends.torch.fixed import Fixed
 from spacelang.backends.torch.subnet import module_of
-from spacelang.backends.torch.weights import read_file
+from spacelang.backends.torch.weights import check_kinds, read_file
 from spacelang.diagnostics import SpaceError, error
 from spacelang.files import function_of, sha256
 
@@ -138,7 +138,9 @@ def _fails(code: str, what: str, failed: Exception) -> SpaceError:
 
 
 def _load(made: Foreign, weights: Mapping[str, Tensor], code: str) -> None:
-    """All weights of a network and no others, with a table of what differs."""
+    """All weights of a network and no others, with a table of what differs (SP702 for numbers that
+    are not finite)."""
+    check_kinds(weights)
     own = made.network.state_dict()
     rows = [f"missing     {key}" for key in own if key not in weights]
     rows += [f"unexpected  {key}" for key in weights if key not in own]
@@ -146,6 +148,11 @@ def _load(made: Foreign, weights: Mapping[str, Tensor], code: str) -> None:
         f"mis-shaped  {key}: {list(weights[key].shape)}, not {list(own[key].shape)}"
         for key in own
         if key in weights and weights[key].shape != own[key].shape
+    ]
+    rows += [
+        f"no floats   {key}: {str(weights[key].dtype).removeprefix('torch.')}"
+        for key in own
+        if key in weights and own[key].is_floating_point() > weights[key].is_floating_point()
     ]
     if rows:
         more = [f"and {len(rows) - 12} more"] if len(rows) > 12 else []

@@ -45,6 +45,7 @@ class Gallery:
     digests: tuple[bytes, ...]  # of each as found
     size: tuple[int, int]
     channels: int
+    listing: Path | None  # where the digests are kept, if they are
 
     def __len__(self) -> int:
         return len(self.files)
@@ -76,9 +77,11 @@ class Gallery:
     def _decoded(self, number: int) -> Pixels:
         seen = _look(Path(self.files[number]), self.size, self.channels)
         if seen.digest != self.digests[number]:
+            told = "put it back, or start again: other images are another run"
+            if self.listing is not None:
+                told += f"; if it is as it was, remove {self.listing}, made by another decoder"
             raise DataError(
-                f"{self.files[number]}: holds another image than when it was first read",
-                "put it back, or start again: other images are another run",
+                f"{self.files[number]}: holds another image than when it was first read", told
             )
         return seen.pixels
 
@@ -110,8 +113,9 @@ def read_pictures(
         return Read(pixels[..., : found.sums.shape[1]], _rows(found), found.sums)
     stamp = listing.stamp_of(root, files, size, channels)
     found = listing.kept(stamp) or listing.keep(stamp, _looked(files, size, channels))
-    names = tuple(map(str, files))
-    return Read(Gallery(names, _rows(found), sides, found.sums.shape[1]), _rows(found), found.sums)
+    digests, place = _rows(found), None if stamp is None else stamp.place
+    made = Gallery(tuple(map(str, files)), digests, sides, found.sums.shape[1], place)
+    return Read(made, digests, found.sums)
 
 
 def _looked(

@@ -130,6 +130,9 @@ class BoardLesson:
     def check(self, data: Dataset, recipe: Recipe) -> None:
         """SP705 or SP708 where these teachers cannot teach so."""
         refuse_compiling(recipe, self.engine.name)
+        if self.engine.teachers != len(self.teachers):
+            told = f"the board is of {self.engine.teachers} teachers, not of {len(self.teachers)}"
+            raise SpaceError(error("SP705", told).hint(f"TeacherBoard({len(self.teachers)})"))
         if len({who.digest for who in self.teachers}) < len(self.teachers):
             raise SpaceError(error("SP705", "a teacher stands on the board twice"))
         if recipe.mixup or recipe.cutmix:

@@ -4,8 +4,9 @@
     listing = kept(stamp) or keep(stamp, looked)
 
 One file a folder and size, in the folder that SPACELANG_CACHE names, or $XDG_CACHE_HOME/spacelang,
-or ~/.cache/spacelang. It counts as long as the files have the same names, sizes and times; who
-decodes a picture compares its digest. What cannot be read or written is as if it were not there.
+or ~/.cache/spacelang. It counts as long as the files have the same names, sizes and times and the
+same libraries decode them; who decodes a picture compares its digest. What cannot be read or
+written is as if it were not there.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from spacelang.files import atomic_write
 
 CACHE = "SPACELANG_CACHE"
 FORMAT = 1
+DECODERS = ("jpg", "libjpeg_turbo")  # of one Pillow they differ; what PNGs hold, none decides
 FRESH = 2.0  # seconds in which a file may change again without another time
 
 
@@ -53,7 +55,8 @@ def stamp_of(
     root: Path, files: Sequence[Path], size: tuple[int, int] | None, channels: int | None
 ) -> Stamp | None:
     """The stamp of a folder as it is now; None where there is no place, or a file is not there."""
-    made_by = import_module("PIL").__version__
+    features = import_module("PIL.features")
+    made_by = " ".join(map(str, (features.version("pil"), *map(features.version, DECODERS))))
     what = f"{FORMAT} {made_by} {os.path.realpath(root)} {size} {channels}"
     seen, newest = hashlib.sha256(what.encode(errors="surrogateescape")), 0
     try:

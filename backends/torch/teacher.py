@@ -81,15 +81,16 @@ class Teacher:
         return cls(network.eval(), name, digest.hexdigest(), change)
 
     def to(self, device: str) -> Teacher:
-        """The same teacher on a device."""
-        change = self.change
-        if change is not None:
-            change = change[0].to(device), change[1].to(device)
-        return Teacher(self.network.to(device), self.name, self.digest, change)
+        """This teacher, its network moved to a device."""
+        self.network.to(device)
+        return self
 
     def see(self, images: Tensor) -> Tensor:
-        """Images as the student sees them, as the teacher does."""
-        return images if self.change is None else images * self.change[0] + self.change[1]
+        """Images as the student sees them, as the teacher does, wherever they are."""
+        if self.change is None:
+            return images
+        factor, summand = (part.to(images.device) for part in self.change)
+        return images * factor + summand
 
     def logits(self, images: Tensor) -> Tensor:
         """Its answers to images of the student [B, classes], float32."""
@@ -149,6 +150,8 @@ def open_teacher(
     norm       "own": a timm model sees images as timm says; "data": as the student does
     """
     if is_foreign(spec):
+        if arch is not None:
+            raise _nothing_to_choose(spec)
         return _of_foreign(spec, data, weights, untrained, norm)
     if weights is not None or untrained:
         found = error("SP705", f"{spec} has weights of its own")
@@ -166,11 +169,16 @@ def open_teacher(
         return Teacher.of(model, spec, about=about)
     if (folder / MANIFEST).is_file():
         if arch is not None:
-            raise SpaceError(error("SP705", f"{spec} is one network: there is nothing to choose"))
+            raise _nothing_to_choose(spec)
         network, manifest = read_subnet(folder)
         return Teacher.of(network, spec, about={"files": manifest["files"]})
     found = error("SP705", f"{spec} is no teacher")
     raise SpaceError(found.hint("a folder of `train` or `extract`, timm:NAME, or FILE.py:FUNCTION"))
+
+
+def _nothing_to_choose(spec: str) -> SpaceError:
+    found = error("SP705", f"{spec} is one network: there is nothing to choose")
+    return SpaceError(found.hint("--teacher-arch is of a run of `train` or `distill`"))
 
 
 def _refuse_other_images(folder: Path, data: Dataset) -> None:

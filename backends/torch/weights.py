@@ -102,7 +102,7 @@ def load(
     dialect = model.graph.dialects.get(names)
     if dialect is not None:
         state_dict = {n: t for n, t in state_dict.items() if not dialect.ignores(str(n))}
-    _check_kinds(state_dict)
+    check_kinds(state_dict)
     if resize:
         state_dict = _resized(model.graph, found, state_dict)
     if head_map is not None:
@@ -124,7 +124,7 @@ def _check_table(state_dict: object) -> None:
         raise SpaceError(error("SP606", found))
 
 
-def _check_kinds(state_dict: Mapping[str, Tensor]) -> None:
+def check_kinds(state_dict: Mapping[str, Tensor]) -> None:
     """SP606 for what is no tensor; SP702 for floats of which one is not finite."""
     for name, tensor in state_dict.items():
         if not isinstance(tensor, Tensor):
@@ -232,12 +232,18 @@ def _resized(
 def _mapped(
     graph: Graph, found: Sequence[Entry], state_dict: Mapping[str, Tensor], rows: Sequence[int]
 ) -> dict[str, Tensor]:
-    """Weights with a classifier of our classes (SP606 where there is no one classifier)."""
+    """Weights with a classifier of our classes (SP606 where there is no one classifier, or for a
+    map of other classes, before any row is copied)."""
     last = last_layer(graph)
     if not last:
         told = f"{graph.name} has no one classifier whose rows a head map could pick"
         raise SpaceError(error("SP606", told))
-    names = {entry.foreign for entry in found if entry.own in last} & state_dict.keys()
+    picked = [entry for entry in found if entry.own in last and entry.foreign in state_dict]
+    for entry in picked:
+        if entry.shape[:1] not in ((), (len(rows),)):
+            told = f"the head map has {len(rows):,} rows, {entry.foreign} here {entry.shape[0]:,}"
+            raise SpaceError(error("SP606", told).hint("a line a class of the space"))
+    names = {entry.foreign for entry in picked}
     return {n: mapped(n, t, rows) if n in names else t for n, t in state_dict.items()}
 
 

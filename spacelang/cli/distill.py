@@ -109,7 +109,7 @@ def distill(
         usual["aug"] = work(backend, "store_aug")(store)
     used = recipe_of(backend, before, file, flags, usual)
     spec = data if data is not None else runs.data_of(run)
-    number = cast(int, seed if seed is not None else before.get("seed", 42))
+    number = seed if seed is not None else runs.number_in({"seed": 42, **before}, "seed")
     who = chosen["student"]
     if who is None and any(value is not None for value in chosen.values()):
         raise click.UsageError("--student-weights, --image and --channels are of a --student")

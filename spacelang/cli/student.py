@@ -95,11 +95,23 @@ def network(
 
 def confirmed(asked: object, kept: Mapping[str, object], who: str = "teacher") -> None:
     """UsageError where what was kept is a folder or a file whose source would run unasked."""
-    for known in () if asked else several(kept.get(who)):
-        folder = Path(known)
-        extracted = (folder / MANIFEST).is_file() and not runs.is_run(folder)
-        if extracted or function_of(known) is not None:
-            raise click.UsageError(f"--{who} {known} is missing: its source runs, so say it again")
+    before = () if asked else several(kept.get(who))
+    running = [known for known in before if _runs(known)]
+    if not running:
+        return
+    if len(before) == 1:
+        raise click.UsageError(f"--{who} {running[0]} is missing: its source runs, so say it again")
+    # What is said replaces all that was kept.
+    whole = " ".join(f"--{who} {known}" for known in before)
+    told = f"--{who} is missing: the source of {', '.join(running)} runs, so say them all again"
+    raise click.UsageError(f"{told}: {whole}")
+
+
+def _runs(known: str) -> bool:
+    """Whether what a text names runs when it is opened."""
+    folder = Path(known)
+    extracted = (folder / MANIFEST).is_file() and not runs.is_run(folder)
+    return extracted or function_of(known) is not None
 
 
 def several(value: object) -> tuple[str, ...]:
@@ -128,6 +140,9 @@ def opened(given: Mapping[str, object]) -> list[tuple[str, dict[str, object]]]:
     usual["norm"] = given.get("teacher_norm") or "own"
     if archs and len(who) > 1:
         told = "--teacher-arch is of one run: with several teachers each teaches by its largest"
+        raise click.UsageError(told)
+    if archs and weights:
+        told = "--teacher-weights are of timm:NAME or a function, --teacher-arch is of a run"
         raise click.UsageError(told)
     if archs:
         taken = [options.read_assignment(arch) for arch in archs]

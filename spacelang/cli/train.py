@@ -155,7 +155,7 @@ def train(
     used = recipe_of(backend, before, file, flags)
     spec = data if data is not None else runs.data_of(run)
     images = runs.data_for(backend, spec, graph)
-    number = seed if seed is not None else before.get("seed", 42)
+    number = seed if seed is not None else runs.number_in({"seed": 42, **before}, "seed")
     place = runs.work(backend, "device")(device)
     with runs.together(backend, place, progress) as (told, first):
         made = runs.work(backend, "train")(

@@ -103,6 +103,8 @@ class Distillation:
                 kinds = " or ".join(kind for kind, read in SOURCES.items() if read == source)
                 lacks = "no loss reads" if found else f"{kinds} needs"
                 raise ValueError(f"{lacks} pairs of {source}: STUDENT = TEACHER")
+        if (self.ensemble, self.joined) != ("learned", "concatenated") and not self.introspects:
+            raise ValueError("ensemble and joined are of what introspection_* compares")
 
     @property
     def _taps(self) -> Mapping[str, tuple[tuple[Tap, Tap], ...]]:

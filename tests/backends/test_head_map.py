@@ -51,8 +51,8 @@ def test_a_classifier_of_more_classes_becomes_one_of_ours(tmp_path: Path) -> Non
         ((6, 7, 0, 1), "has rows 0 to 7, head.weight has 7"),
         ((6, -2, 0, 1), "has rows -2 to 6"),
         ((-1, -1, -1, -1), "has rows -1 to -1"),
-        ((), "has rows -1 to -1"),
-        ((0, 1, 2), "2 of another shape"),
+        ((), "has 0 rows, head.weight here 4"),
+        ((0, 1, 2), "has 3 rows, head.weight here 4"),
     ],
 )
 def test_maps_that_do_not_fit(rows: tuple[int, ...], says: str) -> None:
@@ -61,6 +61,14 @@ def test_maps_that_do_not_fit(rows: tuple[int, ...], says: str) -> None:
         weights.load(tiny(4), given, "published", head_map=rows)
     (found,) = failed.value.diagnostics
     assert any(says in text for text in (found.headline, *found.notes))
+
+
+def test_a_map_of_other_classes_copies_no_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sixteen MiB of a map would be gigabytes of rows."""
+    given = weights.save(tiny(7), "published")
+    monkeypatch.setattr(weights, "mapped", None)
+    with pytest.raises(SpaceError, match=r"SP606.*has 8,000,000 rows, head.weight here 4"):
+        weights.load(tiny(4), given, "published", head_map=[0] * 8_000_000)
 
 
 def test_a_network_of_two_heads_has_no_one_classifier() -> None:
