@@ -8,6 +8,7 @@ import shutil
 import signal
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -17,9 +18,13 @@ from command import data as answer
 from command import good, refused, run
 from test_engines_scratch import SPACE
 
+from spacelang import plugins
 from spacelang.backends.torch.run import read_log
+from spacelang.backends.torch.steady import NotFinite
 from spacelang.backends.torch.train import TorchTrainer
-from spacelang.engines.protocol import Score
+from spacelang.engines import settings
+from spacelang.engines.protocol import ALL_KINDS, Event, Forward, Score, StepPlan
+from spacelang.engines.random_cells import Luck
 from spacelang.engines.trials import read_trials
 from spacelang.journal import read_journal
 
@@ -212,19 +217,60 @@ def test_an_engine_that_trains_without_baselines(place: Path, tmp_path: Path) ->
     assert "baselines" in answer("search", tmp_path / "run", "--baselines", *QUIET)
 
 
-def test_random_cells_beside_a_search_of_cells(tmp_path: Path) -> None:
-    """Where they are asked for, for as many epochs again, in a run of their own."""
+def test_random_cells_beside_a_search_of_cells(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where they are asked for, for as many epochs again, in a run of their own. Where they fail
+    the search stands."""
     space = tmp_path / "cells.space"
     space.write_text(cells())
     words = ("search", f"{space}:cycle", "--engine", "cyclic_differentiable", "--data", "digits",
              "-b", "300", "--epochs", "2", "-s", "warm=1", *QUIET)  # fmt: skip
     assert "baselines" not in answer(*words, "-o", tmp_path / "run")
+    found = ("cyclic_differentiable-best.json", "cyclic_differentiable-genotype.json")
+    for name in found:
+        (tmp_path / "run" / name).unlink(missing_ok=True)
+
+    def fails(*given: object) -> Iterator[Event]:
+        kept.append((tmp_path / "run" / found[0]).exists())
+        raise NotFinite("loss", StepPlan(0, 0, 0, (Forward({}),)), [], 0)
+
+    kept: list[bool] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(Luck, "drawn", fails)
+        done = run(*words, "--progress", "json", "--baselines", "-o", tmp_path / "run")
+    assert done.exit_code == 0, done.output
+    assert "no baseline random_cells: the loss of step 0 is not finite" in done.stderr
+    assert kept == [True], "what the search found is written before its baselines are made"
     (luck,) = answer(*words, "--baselines", "-o", tmp_path / "run")["baselines"]
     assert (luck["name"], luck["evaluated"]) == ("random_cells", 4)
     below = answer("search", tmp_path / "run" / "random_cells", *QUIET)
     assert below["engine"] == "random_cells"
     assert below["best"]["assignment"] == luck["assignment"]
     assert len(read_log(tmp_path / "run" / "random_cells")) == 4
+
+
+@dataclass(frozen=True)
+class Other:
+    """An engine for programs that has nothing to do with cells."""
+
+    name = "other"
+    weights = "program"
+    kinds = ALL_KINDS
+
+
+def test_baselines_that_an_engine_has_not_are_refused_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = plugins.load
+    monkeypatch.setattr(plugins, "load", lambda *name: Other if name[1] == "other" else known(*name))
+    monkeypatch.setattr(settings, "load", plugins.load)
+    space = tmp_path / "cells.space"
+    space.write_text(cells())
+    words = ("search", f"{space}:cycle", "--engine", "other", "--data", "digits", *QUIET)
+    told = refused(*words, "--baselines", "-o", tmp_path / "run")
+    assert "--baselines: there are none of other" in told
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_search_that_does_not_know_its_run(again: Path, tmp_path: Path) -> None:

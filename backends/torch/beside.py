@@ -14,6 +14,7 @@ from typing import cast
 
 from spacelang.backends.torch.interrupt import Interrupt
 from spacelang.backends.torch.progress import Reporter
+from spacelang.backends.torch.ranks import current
 from spacelang.backends.torch.run import write_json
 from spacelang.backends.torch.searched import Searched
 from spacelang.backends.torch.steady import NotFinite
@@ -41,7 +42,8 @@ def left_out(failed: SpaceError) -> bool:
     """
     if isinstance(failed, NotFinite | Unscored):
         return True
-    return {found.code for found in failed.diagnostics} <= CANNOT
+    alone = {"SP703"} if current().size == 1 else set[str]()
+    return {found.code for found in failed.diagnostics} <= CANNOT | alone
 
 
 def found_by(

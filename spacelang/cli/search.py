@@ -13,7 +13,7 @@ import click
 
 from spacelang.cli import options, runs
 from spacelang.cli.continued import SCRATCH, continued, tell
-from spacelang.cli.found import show
+from spacelang.cli.found import keep_best, show
 from spacelang.cli.output import complain
 from spacelang.cli.train import recipe, recipe_file, recipe_of
 from spacelang.diagnostics import SpaceError
@@ -126,9 +126,8 @@ def search(
         baselines = _kept_baselines(folder, baselines)
         with runs.together(backend, place, progress) as (told, first):
             made = _program(space, settings, engine, asked_of_it, folder, data, seed, file, flags,
-                            keeping, baselines, backend, place, told)  # fmt: skip
+                            keeping, baselines, backend, place, told, first)  # fmt: skip
         if first:
-            _genotype(made.found.best.assignment, folder / f"{engine}-genotype.json")
             show(made, named, engine, folder, as_json)
         return
     graph = runs.run_graph(Path(space)) if weights == "shared" else options.load(space, settings)
@@ -216,13 +215,14 @@ def _program(
     baselines: bool | None,
     backend: str,
     place: object,
-    told: object,
+    told: Any,
+    first: bool,
 ) -> Any:
     """What an engine for programs finds; flags of training that it has too are its settings. With
-    `baselines` as many epochs again are spent on random cells, in a folder below."""
+    `baselines` as many epochs again are spent on random cells, in a folder below; what the search
+    found is kept before that."""
     from spacelang.cli.program import program_of
-    from spacelang.engines.random_cells import RandomCells
-    from spacelang.engines.settings import GROUP, configure, made, settings_of
+    from spacelang.engines.settings import GROUP, configure
     from spacelang.plugins import load
 
     run = runs.is_run(Path(space))
@@ -237,6 +237,7 @@ def _program(
     written = [graph.search.get(engine, {}) for graph in program.networks.values()]
     own = {name: value for name, value in given.items() if name in known}
     chosen: Any = configure(engine, *written, _settings_of(before, engine), own, asked)
+    luck = _luck(chosen) if baselines else None
     graph = chosen.derivation(program).space
     spec = data or runs.data_of(folder if before else Path(space))
     images = runs.data_for(backend, spec, graph)
@@ -251,10 +252,31 @@ def _program(
         )  # fmt: skip
 
     found = searched(chosen, folder)
-    if not baselines or isinstance(chosen, RandomCells):
+    if first:
+        _genotype(found.found.best.assignment, folder / f"{engine}-genotype.json")
+        keep_best(found.found.best.assignment, engine, folder)
+    if luck is None:
         return found
-    luck = made(RandomCells, settings_of(chosen))
-    return replace(found, baselines=(searched(luck, folder / luck.name),))
+    try:
+        return replace(found, baselines=(searched(luck, folder / luck.name),))
+    except SpaceError as failed:
+        if not runs.work(backend, "left_out")(failed):
+            raise
+        told.say(f"no baseline {luck.name}: {failed.diagnostics[0].headline}")
+        return found
+
+
+def _luck(engine: Any) -> Any:
+    """Random cells by the settings of a search of cells; None for those themselves."""
+    from spacelang.engines.cyclic_differentiable import CyclicDifferentiable
+    from spacelang.engines.random_cells import RandomCells
+    from spacelang.engines.settings import made, settings_of
+
+    if isinstance(engine, RandomCells):
+        return None
+    if not isinstance(engine, CyclicDifferentiable):
+        raise click.UsageError(f"--baselines: there are none of {engine.name}")
+    return made(RandomCells, settings_of(engine))
 
 
 def _genotype(assignment: Assignment, place: Path) -> None:
