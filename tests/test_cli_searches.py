@@ -263,7 +263,9 @@ def test_baselines_that_an_engine_has_not_are_refused_before_any_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     known = plugins.load
-    monkeypatch.setattr(plugins, "load", lambda *name: Other if name[1] == "other" else known(*name))
+    monkeypatch.setattr(
+        plugins, "load", lambda *name: Other if name[1] == "other" else known(*name)
+    )
     monkeypatch.setattr(settings, "load", plugins.load)
     space = tmp_path / "cells.space"
     space.write_text(cells())

@@ -44,7 +44,7 @@ WRITTEN = (
     *("begun.json", "scores.jsonl", "answers.jsonl", "hull.spaceir"),
     *("manifest.jsonl", "checkpoint-*.safetensors", "saves.tsv", "nan-*.json"),
     *("program/*.spaceir", "program/manifest.json", f"program/{MARKER}", "program"),
-    *("under-way/*", "under-way"),
+    *("under-way/*/*", "under-way/*", "under-way"),
 )
 FORMAT = 1
 _COLUMNS = {"step": int, "epoch": int, "loss": float}  # of every line of a log
