@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from command import good, refused, run
 from test_engines_scratch import SPACE
 
 from spacelang import plugins
+from spacelang.backends.torch.checkpoint import Checkpoints
 from spacelang.backends.torch.run import read_log
 from spacelang.backends.torch.steady import NotFinite
 from spacelang.backends.torch.train import TorchTrainer
@@ -215,6 +217,34 @@ def test_an_engine_that_trains_without_baselines(place: Path, tmp_path: Path) ->
     assert "baselines" not in answer("search", tmp_path / "run", *QUIET)
     assert not (tmp_path / "run" / "random.json").exists()
     assert "baselines" in answer("search", tmp_path / "run", "--baselines", *QUIET)
+    assert "baselines" in answer("search", tmp_path / "run", *QUIET), "what is said again stays"
+
+
+def test_how_a_training_is_kept_is_as_it_was_begun(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its folder alone prunes no checkpoint that was to be kept."""
+    asked: list[int] = []
+
+    def keeps(*given: Any, keep: int, **named: Any) -> Checkpoints:
+        asked.append(keep)
+        return Checkpoints(*given, keep=keep, **named)
+
+    folder = tmp_path / "run"
+    words = (*moving(place, "epochs=3"), "--no-baselines", "-o", folder)
+    killed(1, *words[: words.index("--epochs")], *words[words.index("--epochs") + 2 :],
+           "--checkpoint-hist", "3", "--on-nan", "skip")  # fmt: skip
+    assert len(list(folder.glob("checkpoint-*"))) == 3
+    monkeypatch.setattr("spacelang.backends.torch.own.Checkpoints", keeps)
+    answer("search", folder, *QUIET)
+    assert asked == [3]
+    kept = json.loads((folder / "settings.json").read_text())
+    assert (kept["keep"], kept["on_nan"], kept["baselines"]) == (3, "skip", False)
+    answer("search", folder, "--checkpoint-hist", "1", *QUIET)
+    assert asked == [3, 1]
+    assert json.loads((folder / "settings.json").read_text()) == {**kept, "keep": 1}
+    (folder / "settings.json").write_text(json.dumps({**kept, "keep": 0}))
+    assert "keep is 0" in refused("search", folder)
 
 
 def test_random_cells_beside_a_search_of_cells(
