@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -24,10 +24,14 @@ from spacelang.backends.torch.checkpoint import Checkpoints
 from spacelang.backends.torch.run import read_log
 from spacelang.backends.torch.steady import NotFinite
 from spacelang.backends.torch.train import TorchTrainer
+from spacelang.diagnostics import SpaceError, error
 from spacelang.engines import settings
+from spacelang.engines.baselines import Extreme
 from spacelang.engines.protocol import ALL_KINDS, Event, Forward, Score, StepPlan
 from spacelang.engines.random_cells import Luck
 from spacelang.engines.trials import read_trials
+from spacelang.ir.decision import Assignment
+from spacelang.ir.graph import Graph
 from spacelang.journal import read_journal
 
 QUIET = ("--progress", "quiet")
@@ -347,6 +351,27 @@ def test_baselines_have_the_same_cost_and_the_same_budget(again: Path) -> None:
     alone = answer("search", again, *SMALL, "--no-baselines", "-o", again / "alone", *QUIET)
     assert "baselines" not in alone
     assert not (again / "alone" / "random.json").exists()
+
+
+def test_one_end_of_a_space_that_cannot_be_found_is_left_out(
+    again: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def end(self: Extreme, space: Graph, which: Literal["largest", "smallest"]) -> Assignment:
+        if which in lost:
+            raise SpaceError(error("SP701", f"the {which} network is not found"))
+        return space.decisions.extreme(which)
+
+    monkeypatch.setattr(Extreme, "_end", end)
+    lost = {"largest"}
+    words = ("search", again, *SMALL, "-o", again / "two", "--progress", "json")
+    done = run(*words)
+    assert done.exit_code == 0, done.output
+    assert "no largest network: no exact count finds it" in done.stderr
+    record = json.loads((again / "two" / "extreme.json").read_text())
+    assert [candidate["origin"] for candidate in record["candidates"]] == ["smallest"]
+    lost = {"largest", "smallest"}
+    told = run(*words).stderr
+    assert "no baseline extreme: the smallest network is not found" in told
 
 
 def test_networks_trained_anew_have_the_ends_beside_them_and_luck_where_asked(

@@ -19,6 +19,7 @@ from spacelang.backends.torch.run import write_json
 from spacelang.backends.torch.searched import Searched
 from spacelang.backends.torch.steady import NotFinite
 from spacelang.diagnostics import SpaceError, error
+from spacelang.engines.baselines import Extreme
 from spacelang.engines.evolution import Unscored
 from spacelang.engines.protocol import (
     Candidate,
@@ -69,6 +70,10 @@ def found_by(
             case Found():
                 found = event
                 told.done(best=event.best.score.accuracy)
+                there = {candidate.origin for candidate in candidates}
+                for end in engine.ends if isinstance(engine, Extreme) else ():
+                    if end not in there:
+                        told.say(f"no {end} network: no exact count finds it within the budget")
             case _:
                 pass
         if found is None:
