@@ -104,7 +104,9 @@ def works(data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
             lambda folder: search_scratch(contraction, digits, data, ANEW, folder, seed=5)
         ),
         "prioritized_path": Work(
-            lambda folder: search_own(cream, paths, data, CREAM_RECIPE, folder, seed=2)
+            lambda folder: search_own(
+                cream, paths, data, CREAM_RECIPE, folder, seed=2, baselines=True
+            )
         ),
         "space_evolution": Work(
             lambda folder: search_own(moving, ranges, data, ALONE, folder, seed=4, hull=hull)
