@@ -107,6 +107,7 @@ BUILTIN: Mapping[str, Mapping[str, str]] = {
         "torch.recalibrate": "spacelang.backends.torch.recalibrate:calibrate",
         "torch.recipe": "spacelang.backends.torch.recipe:recipe_from",
         "torch.train": "spacelang.backends.torch.training_report:train_and_report",
+        "torch.left_out": "spacelang.backends.torch.beside:left_out",
         "torch.lesson": "spacelang.backends.torch.distill:lesson",
         "torch.distill": "spacelang.backends.torch.distill:distill",
         "torch.student": "spacelang.backends.torch.foreign:student_of",

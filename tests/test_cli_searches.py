@@ -8,7 +8,9 @@ import shutil
 import signal
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -17,10 +19,19 @@ from command import data as answer
 from command import good, refused, run
 from test_engines_scratch import SPACE
 
+from spacelang import plugins
+from spacelang.backends.torch.checkpoint import Checkpoints
 from spacelang.backends.torch.run import read_log
+from spacelang.backends.torch.steady import NotFinite
 from spacelang.backends.torch.train import TorchTrainer
-from spacelang.engines.protocol import Score
+from spacelang.diagnostics import SpaceError, error
+from spacelang.engines import settings
+from spacelang.engines.baselines import Extreme
+from spacelang.engines.protocol import ALL_KINDS, Event, Forward, Score, StepPlan
+from spacelang.engines.random_cells import Luck
 from spacelang.engines.trials import read_trials
+from spacelang.ir.decision import Assignment
+from spacelang.ir.graph import Graph
 from spacelang.journal import read_journal
 
 QUIET = ("--progress", "quiet")
@@ -210,21 +221,92 @@ def test_an_engine_that_trains_without_baselines(place: Path, tmp_path: Path) ->
     assert "baselines" not in answer("search", tmp_path / "run", *QUIET)
     assert not (tmp_path / "run" / "random.json").exists()
     assert "baselines" in answer("search", tmp_path / "run", "--baselines", *QUIET)
+    assert "baselines" in answer("search", tmp_path / "run", *QUIET), "what is said again stays"
 
 
-def test_random_cells_beside_a_search_of_cells(tmp_path: Path) -> None:
-    """Where they are asked for, for as many epochs again, in a run of their own."""
+def test_how_a_training_is_kept_is_as_it_was_begun(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its folder alone prunes no checkpoint that was to be kept."""
+    asked: list[int] = []
+
+    def keeps(*given: Any, keep: int, **named: Any) -> Checkpoints:
+        asked.append(keep)
+        return Checkpoints(*given, keep=keep, **named)
+
+    folder = tmp_path / "run"
+    words = (*moving(place, "epochs=3"), "--no-baselines", "-o", folder)
+    killed(1, *words[: words.index("--epochs")], *words[words.index("--epochs") + 2 :],
+           "--checkpoint-hist", "3", "--on-nan", "skip")  # fmt: skip
+    assert len(list(folder.glob("checkpoint-*"))) == 3
+    monkeypatch.setattr("spacelang.backends.torch.own.Checkpoints", keeps)
+    answer("search", folder, *QUIET)
+    assert asked == [3]
+    kept = json.loads((folder / "settings.json").read_text())
+    assert (kept["keep"], kept["on_nan"], kept["baselines"]) == (3, "skip", False)
+    answer("search", folder, "--checkpoint-hist", "1", *QUIET)
+    assert asked == [3, 1]
+    assert json.loads((folder / "settings.json").read_text()) == {**kept, "keep": 1}
+    (folder / "settings.json").write_text(json.dumps({**kept, "keep": 0}))
+    assert "keep is 0" in refused("search", folder)
+
+
+def test_random_cells_beside_a_search_of_cells(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where they are asked for, for as many epochs again, in a run of their own. Where they fail
+    the search stands."""
     space = tmp_path / "cells.space"
     space.write_text(cells())
     words = ("search", f"{space}:cycle", "--engine", "cyclic_differentiable", "--data", "digits",
              "-b", "300", "--epochs", "2", "-s", "warm=1", *QUIET)  # fmt: skip
     assert "baselines" not in answer(*words, "-o", tmp_path / "run")
+    found = ("cyclic_differentiable-best.json", "cyclic_differentiable-genotype.json")
+    for name in found:
+        (tmp_path / "run" / name).unlink(missing_ok=True)
+
+    def fails(*given: object) -> Iterator[Event]:
+        kept.append((tmp_path / "run" / found[0]).exists())
+        raise NotFinite("loss", StepPlan(0, 0, 0, (Forward({}),)), [], 0)
+
+    kept: list[bool] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(Luck, "drawn", fails)
+        done = run(*words, "--progress", "json", "--baselines", "-o", tmp_path / "run")
+    assert done.exit_code == 0, done.output
+    assert "no baseline random_cells: the loss of step 0 is not finite" in done.stderr
+    assert kept == [True], "what the search found is written before its baselines are made"
     (luck,) = answer(*words, "--baselines", "-o", tmp_path / "run")["baselines"]
     assert (luck["name"], luck["evaluated"]) == ("random_cells", 4)
     below = answer("search", tmp_path / "run" / "random_cells", *QUIET)
     assert below["engine"] == "random_cells"
     assert below["best"]["assignment"] == luck["assignment"]
     assert len(read_log(tmp_path / "run" / "random_cells")) == 4
+
+
+@dataclass(frozen=True)
+class Other:
+    """An engine for programs that has nothing to do with cells."""
+
+    name = "other"
+    weights = "program"
+    kinds = ALL_KINDS
+
+
+def test_baselines_that_an_engine_has_not_are_refused_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = plugins.load
+    monkeypatch.setattr(
+        plugins, "load", lambda *name: Other if name[1] == "other" else known(*name)
+    )
+    monkeypatch.setattr(settings, "load", plugins.load)
+    space = tmp_path / "cells.space"
+    space.write_text(cells())
+    words = ("search", f"{space}:cycle", "--engine", "other", "--data", "digits", *QUIET)
+    told = refused(*words, "--baselines", "-o", tmp_path / "run")
+    assert "--baselines: there are none of other" in told
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_search_that_does_not_know_its_run(again: Path, tmp_path: Path) -> None:
@@ -269,6 +351,27 @@ def test_baselines_have_the_same_cost_and_the_same_budget(again: Path) -> None:
     alone = answer("search", again, *SMALL, "--no-baselines", "-o", again / "alone", *QUIET)
     assert "baselines" not in alone
     assert not (again / "alone" / "random.json").exists()
+
+
+def test_one_end_of_a_space_that_cannot_be_found_is_left_out(
+    again: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def end(self: Extreme, space: Graph, which: Literal["largest", "smallest"]) -> Assignment:
+        if which in lost:
+            raise SpaceError(error("SP701", f"the {which} network is not found"))
+        return space.decisions.extreme(which)
+
+    monkeypatch.setattr(Extreme, "_end", end)
+    lost = {"largest"}
+    words = ("search", again, *SMALL, "-o", again / "two", "--progress", "json")
+    done = run(*words)
+    assert done.exit_code == 0, done.output
+    assert "no largest network: no exact count finds it" in done.stderr
+    record = json.loads((again / "two" / "extreme.json").read_text())
+    assert [candidate["origin"] for candidate in record["candidates"]] == ["smallest"]
+    lost = {"largest", "smallest"}
+    told = run(*words).stderr
+    assert "no baseline extreme: the smallest network is not found" in told
 
 
 def test_networks_trained_anew_have_the_ends_beside_them_and_luck_where_asked(

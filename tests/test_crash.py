@@ -104,7 +104,9 @@ def works(data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
             lambda folder: search_scratch(contraction, digits, data, ANEW, folder, seed=5)
         ),
         "prioritized_path": Work(
-            lambda folder: search_own(cream, paths, data, CREAM_RECIPE, folder, seed=2)
+            lambda folder: search_own(
+                cream, paths, data, CREAM_RECIPE, folder, seed=2, baselines=True
+            )
         ),
         "space_evolution": Work(
             lambda folder: search_own(moving, ranges, data, ALONE, folder, seed=4, hull=hull)
@@ -154,7 +156,7 @@ def readable(folder: Path) -> int:
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # nothing is fallen back from
         spaces = (
-            p.parent for p in folder.rglob("manifest.jsonl") if UNDER_WAY not in p.parent.name
+            p.parent for p in folder.rglob("manifest.jsonl") if p.parent.parent.name != UNDER_WAY
         )
         return sum(map(of_space, spaces)) + of_networks(folder)
 
@@ -167,17 +169,18 @@ def of_space(place: Path) -> int:
 
 
 def of_networks(folder: Path) -> int:
-    """The epochs of networks that are trained anew: of those with a score, and of the one under way."""
+    """The epochs of networks that are trained anew: of those with a score, and of those under way."""
     record = read_record(folder) if (folder / "run.json").is_file() else {}
     if record.get("kind") != "scratch":
         return 0
     scores = read_journal(folder / "scores.jsonl").entries[1:]
     scored = [specialize(read_graph(folder), cast(Any, s["assignment"])).hash for s in scores]
     epochs = len(scored) * cast(Any, record["recipe"])["epochs"]
-    last = read_journal(folder / UNDER_WAY / "manifest.jsonl").entries[-1:]
-    if last and last[0]["graph"] not in scored:
-        found = Checkpoints(folder / UNDER_WAY, graph=str(last[0]["graph"])).load()
-        epochs += 0 if found is None else found.record.epoch
+    for manifest in folder.glob(f"{UNDER_WAY}/[!.]*/manifest.jsonl"):
+        last = read_journal(manifest).entries[-1:]
+        if last and last[0]["graph"] not in scored:
+            found = Checkpoints(manifest.parent, graph=str(last[0]["graph"])).load()
+            epochs += 0 if found is None else found.record.epoch
     return epochs
 
 

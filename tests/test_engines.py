@@ -830,13 +830,18 @@ space traded {
 def test_an_extreme_whose_count_ends_on_the_way_is_refused(
     which: Any, entries: int, share: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The budget is counted exactly; with a bound on parameters beside it only bounds are."""
+    """The budget is counted exactly; with a bound on parameters beside it only bounds are. Of both
+    ends the other one is there."""
     monkeypatch.setattr(count, "Elimination", partial(Elimination, entries=entries))
     graph = spacelang.load(Source("<traded>", TRADED))
     least, most = (graph.cost(graph.decisions.extreme(e)).macs for e in ("smallest", "largest"))
     budget = int(least + (most - least) * share)
     where = f"macs >= {budget}" if which == "smallest" else f"macs <= {budget}"
     assert isinstance(graph.size(where), int)
+    if which == "both":
+        events = list(Extreme("both", where).run(graph, Toy.new(), 0))
+        assert [e.candidate.origin for e in events if isinstance(e, Evaluated)] == ["smallest"]
+        return
     with pytest.raises(SpaceError, match=r"SP701(.|\n)*more than can be counted"):
         list(Extreme(which, where).run(graph, Toy.new(), 0))
 

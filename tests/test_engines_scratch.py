@@ -37,9 +37,11 @@ from spacelang.diagnostics import Source, SpaceError, error
 from spacelang.engines.baselines import RandomSearch
 from spacelang.engines.contraction import Contraction
 from spacelang.engines.paths import SinglePath
+from spacelang.engines.pool import encoding
 from spacelang.engines.prioritized_path import PrioritizedPath
-from spacelang.engines.protocol import Event, Metrics, Prober, Samples, Score, StepPlan
+from spacelang.engines.protocol import Engine, Event, Metrics, Prober, Samples, Score, StepPlan
 from spacelang.engines.space_evolution import SpaceEvolution
+from spacelang.ir.decision import Assignment
 from spacelang.ir.graph import Graph
 from spacelang.journal import read_journal
 from spacelang.passes.specialize import specialize
@@ -131,12 +133,12 @@ def test_a_search_that_dies_again_and_again_finds_the_same(
     trained: list[str] = []
     score = Scratch._score
 
-    def mortal(self: Scratch, network: Graph, samples: Samples) -> Score:
+    def mortal(self: Scratch, assignment: Assignment, samples: Samples) -> Score:
         if life[0] == 2:
             raise Dies
         life[0] += 1
-        trained.append(network.hash)
-        return score(self, network, samples)
+        trained.append(encoding(assignment))
+        return score(self, assignment, samples)
 
     monkeypatch.setattr(Scratch, "_score", mortal)
     life = [0]
@@ -236,7 +238,7 @@ def test_of_a_network_under_way_no_finished_epoch_is_lost(
     monkeypatch.setattr(TorchTrainer, "step", step)
     with pytest.raises(Interrupted if how == "signal" else Dies):
         live()
-    kept = next((tmp_path / "run" / FOLDER).glob("checkpoint-*"))
+    kept = next((tmp_path / "run" / FOLDER).glob("*/checkpoint-*"))
     if how == "damage":
         kept.write_bytes(kept.read_bytes()[:-1])
     told = pytest.warns(CheckpointWarning, match="trained from its start")
@@ -247,6 +249,34 @@ def test_of_a_network_under_way_no_finished_epoch_is_lost(
     for name in ("scores.jsonl", "contraction.json", "report.html"):
         assert (tmp_path / "run" / name).read_bytes() == (pair / name).read_bytes()
     assert not (tmp_path / "run" / FOLDER).exists()
+
+
+def test_other_networks_do_not_take_what_was_finished_of_one(
+    graph: Graph, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A search that was stopped in its second network goes on there, whichever engine was run in the
+    folder since; what is under way goes when it has a score."""
+    steps: list[int] = []
+    original = TorchTrainer.step
+
+    def step(self: TorchTrainer, plan: StepPlan) -> Metrics:
+        steps.append(plan.step)
+        if len(steps) == 12 + 9:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, plan)
+
+    def searched(engine: Engine) -> None:
+        search_scratch(engine, graph, data, RECIPE, tmp_path, seed=5)
+
+    monkeypatch.setattr(TorchTrainer, "step", step)
+    with pytest.raises(Interrupted):
+        searched(PAIR)
+    (kept,) = (tmp_path / FOLDER).iterdir()
+    searched(RandomSearch(1, "width == 12"))
+    assert list((tmp_path / FOLDER).iterdir()) == [kept]
+    searched(PAIR)
+    assert steps == [*range(12), *range(9), *range(12), *range(9, 12)]
+    assert not (tmp_path / FOLDER).exists()
 
 
 def test_what_is_kept_of_another_network_is_not_taken_up(

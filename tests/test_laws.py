@@ -164,3 +164,12 @@ def test_a_narrow_requirement_is_met_by_every_step(weights: tuple[str, ...]) -> 
     drawn = [plans.at(step).assignment for step in range(40)]
     assert all(sum(a.values()) <= 6 for a in drawn)
     assert len({tuple(a.values()) for a in drawn}) > 3
+
+
+def test_weights_that_no_exact_draw_is_made_by(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole numbers up to 4,096 only: then by chance, and what ends that says so."""
+    monkeypatch.setattr("spacelang.engines.pool.REDRAWS", 60)
+    narrow = spacelang.load(Source("<narrow>", NARROW))
+    engine = SinglePath(law="weighted", law_weights=("layers[_].w=0.0001:0.0001:0.0001:0.9997",))
+    with pytest.raises(SpaceError, match=r"(?s)SP502.*too fine to be counted by.*1:1:1:9997"):
+        Plans(engine, narrow, 0, 1).at(0)

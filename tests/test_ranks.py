@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,12 @@ from test_train import RECIPE, SPACE, fingerprint
 
 import spacelang
 from spacelang.backends.torch import training
+from spacelang.backends.torch.beside import search_beside
 from spacelang.backends.torch.data import Dataset, Epochs, first_samples, open_data, shard_sizes
+from spacelang.backends.torch.interrupt import Interrupt
 from spacelang.backends.torch.mix import Mixing
 from spacelang.backends.torch.own import search_own
+from spacelang.backends.torch.progress import progress
 from spacelang.backends.torch.ranks import (
     ALONE,
     Branch,
@@ -44,12 +48,13 @@ from spacelang.backends.torch.supernet import Supernet
 from spacelang.backends.torch.train import TorchTrainer
 from spacelang.backends.torch.training import load_trained, train
 from spacelang.diagnostics import Source, SpaceError
-from spacelang.engines.baselines import RandomSearch
+from spacelang.engines.baselines import Extreme, RandomSearch
 from spacelang.engines.evolution import Evolution
 from spacelang.engines.paths import Plans
 from spacelang.engines.prioritized_path import PrioritizedPath
-from spacelang.engines.protocol import Samples
+from spacelang.engines.protocol import Samples, Score
 from spacelang.files import Lock
+from spacelang.ir.decision import Assignment
 from spacelang.ir.graph import Graph
 
 NORMED = SPACE.replace(
@@ -347,9 +352,11 @@ def short(*given: object, **named: object) -> None:
 
 
 def test_too_little_memory_in_one_process(
-    graph: Graph, data: Dataset, monkeypatch: pytest.MonkeyPatch
+    graph: Graph, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """For statistics it fails the candidate for all; in a training of its own it ends the search."""
+    """For statistics it fails the candidate for all; in a training of its own it ends the search,
+    also where that is of a baseline, which nobody goes on without alone."""
+    monkeypatch.setenv("SPACELANG_TIMEOUT", "20")  # of who would wait
     largest = graph.decisions.extreme("largest")
     recipe = replace(SHARDED, model_ema=False, recalibrate=60)
 
@@ -362,10 +369,30 @@ def test_too_little_memory_in_one_process(
             assert score.failure == "out of memory"
         if rank == 1:
             monkeypatch.setattr(TorchTrainer, "_backward", short)
-        with pytest.raises(SpaceError if rank else Lost, match="out of memory" if rank else ""):
-            list(Scratch(graph, data, recipe, seed=0).probe([largest], Samples()))
+        prober, told = Scratch(graph, data, recipe, seed=0), progress("quiet")
+        with (
+            Interrupt() as interrupt,
+            pytest.raises(SpaceError if rank else Lost, match="out of memory" if rank else "gone"),
+        ):
+            search_beside([Extreme()], graph, prober, tmp_path, interrupt, 0, told)
+            current().lead(lambda: (tmp_path / "ended").touch())
 
     assert run_together(2, action) == [0, 0]
+    assert not list(tmp_path.iterdir()), "the search did not come to its end"
+
+
+def test_a_baseline_that_all_fail_alike_is_left_out(graph: Graph, tmp_path: Path) -> None:
+    class Fails:
+        def probe(self, assignments: Iterable[Assignment], samples: Samples) -> Iterator[Score]:
+            return (Score(0, 0, "its outputs are not finite") for _ in assignments)
+
+    def action(rank: int) -> None:
+        with Interrupt() as interrupt:
+            told = progress("quiet")
+            assert search_beside([Extreme()], graph, Fails(), tmp_path, interrupt, 0, told) == ()
+
+    assert run_together(2, action) == [0, 0]
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_engine_that_trains_ends_with_the_bits_of_one(data: Dataset, tmp_path: Path) -> None:

@@ -88,10 +88,18 @@ def test_exact_draws_have_the_law_of_choices(weights: Mapping[str, Sequence[int]
 
 def test_weights_too_fine_to_count_by_are_told() -> None:
     draws = counter(load(Source("<deep>", DEEP))).by_choices
-    with pytest.raises(SpaceError, match="SP507"):
+    with pytest.raises(SpaceError, match=r"(?s)SP507.*those of depth are 3333333:1000000:5000000"):
         draws.exact(1, 0, Where(), {"depth": whole([0.3333333, 0.1, 0.5])})
     assert whole([0.05, 0.2, 0.75]) == (1, 4, 15)
     assert whole([2, 4, 6]) == (1, 2, 3)
+
+
+def test_a_budget_that_only_candidates_of_no_weight_meet(graph: Graph) -> None:
+    """The space meets it, so nothing is said of what its figures reach."""
+    weights = {"w0": [0] * 8 + [1] * 8}
+    with pytest.raises(SpaceError, match=r"(?s)SP502.*that is drawn.*weight 0: of w0") as failed:
+        counter(graph).by_choices.exact(1, 0, parsed(graph, "w0 <= 4") or Where(), weights)
+    assert "reaches" not in str(failed.value)
 
 
 def test_draws_by_choices_are_within_the_budget(graph: Graph) -> None:

@@ -31,12 +31,15 @@ from torch.distributed.tensor import DTensor
 
 import spacelang
 from spacelang.backends.torch import training
+from spacelang.backends.torch.beside import search_beside
 from spacelang.backends.torch.checkpoint import Checkpoints
 from spacelang.backends.torch.cycles import search_program
 from spacelang.backends.torch.data import Dataset, first_samples, open_data, ordered_batches
 from spacelang.backends.torch.engine_trainer import EngineTrainer
 from spacelang.backends.torch.evaluate import score
+from spacelang.backends.torch.interrupt import Interrupt
 from spacelang.backends.torch.own import search_own
+from spacelang.backends.torch.progress import progress
 from spacelang.backends.torch.recipe import Recipe
 from spacelang.backends.torch.run import read_log
 from spacelang.backends.torch.search import search_scratch
@@ -44,7 +47,7 @@ from spacelang.backends.torch.supernet import Supernet
 from spacelang.backends.torch.train import TorchTrainer
 from spacelang.backends.torch.training import load_trained, train
 from spacelang.diagnostics import Source, SpaceError
-from spacelang.engines.baselines import RandomSearch
+from spacelang.engines.baselines import Extreme, RandomSearch
 from spacelang.engines.cyclic_differentiable import CyclicDifferentiable
 from spacelang.engines.paths import Plans
 from spacelang.ir.graph import Graph
@@ -349,7 +352,12 @@ def test_scores_are_shared_and_are_those_of_one(graph: Graph, data: Dataset) -> 
     assert run_together(2, action) == [0, 0]
 
 
-def test_too_little_memory_for_a_score_ends_all(graph: Graph, data: Dataset, capfd: Any) -> None:
+def test_too_little_memory_for_a_score_ends_all(
+    graph: Graph, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
+    """Of a baseline too: who is short of it does not leave it out, alone."""
+    monkeypatch.setenv("SPACELANG_TIMEOUT", "20")  # of who would wait
+
     def action(rank: int) -> None:
         recipe = replace(PLAIN, model_ema=False)
         trainer = TorchTrainer(Supernet(graph, seed=0), graph, data, recipe, seed=0)
@@ -359,7 +367,9 @@ def test_too_little_memory_for_a_score_ends_all(graph: Graph, data: Dataset, cap
                 raise MemoryError
 
             trainer.model.register_forward_pre_hook(short)
-        score(trainer.model, ordered_batches(data.validation, 50))
+        with Interrupt() as interrupt:
+            told = progress("quiet")
+            search_beside([Extreme()], graph, trainer, tmp_path, interrupt, 0, told)
 
     assert run_together(2, action) == [1, 1]
     told = capfd.readouterr().err

@@ -14,9 +14,13 @@ from typing import cast
 
 from spacelang.backends.torch.interrupt import Interrupt
 from spacelang.backends.torch.progress import Reporter
+from spacelang.backends.torch.ranks import current
 from spacelang.backends.torch.run import write_json
 from spacelang.backends.torch.searched import Searched
+from spacelang.backends.torch.steady import NotFinite
 from spacelang.diagnostics import SpaceError, error
+from spacelang.engines.baselines import Extreme
+from spacelang.engines.evolution import Unscored
 from spacelang.engines.protocol import (
     Candidate,
     Engine,
@@ -28,8 +32,19 @@ from spacelang.engines.protocol import (
 )
 from spacelang.ir.graph import Graph
 
-# A space or budget has no such baseline: it is left out, the search stands.
-CANNOT = frozenset(("SP502", "SP507", "SP508", "SP701", "SP703"))
+CANNOT = frozenset(("SP502", "SP507", "SP508", "SP701"))  # a space or budget has none
+
+
+def left_out(failed: SpaceError) -> bool:
+    """Whether a baseline that failed is left out, and the search stands.
+
+    That is for what all processes meet alike. Memory is short in one of them, and the others wait
+    for it: what ends that one (SP703) has to end the run.
+    """
+    if isinstance(failed, NotFinite | Unscored):
+        return True
+    alone = {"SP703"} if current().size == 1 else set[str]()
+    return {found.code for found in failed.diagnostics} <= CANNOT | alone
 
 
 def found_by(
@@ -55,6 +70,10 @@ def found_by(
             case Found():
                 found = event
                 told.done(best=event.best.score.accuracy)
+                there = {candidate.origin for candidate in candidates}
+                for end in engine.ends if isinstance(engine, Extreme) else ():
+                    if end not in there:
+                        told.say(f"no {end} network: no exact count finds it within the budget")
             case _:
                 pass
         if found is None:
@@ -80,7 +99,7 @@ def search_beside(
         try:
             made = found_by(engine, graph, prober, interrupt, seed, told)
         except SpaceError as failed:
-            if not {d.code for d in failed.diagnostics} <= CANNOT:
+            if not left_out(failed):
                 raise
             told.say(f"no baseline {engine.name}: {failed.diagnostics[0].headline}")
         else:

@@ -38,13 +38,14 @@ from spacelang.syntax.ir_text import read
 
 RECORD, LOG, SUMMARY, GRAPH = "run.json", "log.jsonl", "summary.csv", "graph.spaceir"
 SETTINGS = "settings.json"
+RENEWED = ("baselines", "keep", "on_nan")  # of the settings: what may be said again, and then stays
 # What runs that can be taken back write, files of a folder before the folder.
 WRITTEN = (
     *(SETTINGS, RECORD, GRAPH, LOG, SUMMARY, LOCK_NAME),
     *("begun.json", "scores.jsonl", "answers.jsonl", "hull.spaceir"),
     *("manifest.jsonl", "checkpoint-*.safetensors", "saves.tsv", "nan-*.json"),
     *("program/*.spaceir", "program/manifest.json", f"program/{MARKER}", "program"),
-    *("under-way/*", "under-way"),
+    *("under-way/*/*", "under-way/*", "under-way"),
 )
 FORMAT = 1
 _COLUMNS = {"step": int, "epoch": int, "loss": float}  # of every line of a log
@@ -57,10 +58,10 @@ class RunFolder:
 
     Entering makes the folder, takes its lock (`Locked` where another process holds it), and writes
     or compares `run.json`: SP702 with what differs if the folder belongs to another run. What its
-    `settings.json` says stays; where it has none, `settings` are written. `first` is done at each
-    entry: before `run.json` is there, or after it was compared. Of processes that run together the
-    first does all that. What was `WRITTEN` is taken back where a SpaceError leaves the run before
-    it has `begun`; unless told otherwise, it has at once.
+    `settings.json` says stays, but for what is `RENEWED`; where it has none, `settings` are
+    written. `first` is done at each entry: before `run.json` is there, or after it was compared. Of
+    processes that run together the first does all that. What was `WRITTEN` is taken back where a
+    SpaceError leaves the run before it has `begun`; unless told otherwise, it has at once.
     """
 
     def __init__(
@@ -147,8 +148,19 @@ class RunFolder:
 
     def _keep(self) -> None:
         place = self.path / SETTINGS
-        if self.settings is not None and not place.exists():
-            atomic_write(place, json.dumps(dict(self.settings)) + "\n")
+        if self.settings is None:
+            return
+        known: Json | None = None
+        given = dict(self.settings)
+        if place.exists():
+            given = {n: v for n, v in given.items() if n in RENEWED}
+            try:
+                known = read_object(place) if given else {}
+            except ValueError as problem:
+                raise SpaceError(error("SP702", f"{place}: cannot be read: {problem}")) from problem
+        fresh = {**(known or {}), **given}
+        if fresh != known:
+            atomic_write(place, json.dumps(fresh) + "\n")
 
 
 def read_record(folder: PathLike) -> Json:

@@ -32,7 +32,7 @@ CANNOT_GO_ON = "SP703"
 class Scratch:
     """Trains each network by the recipe, then scores it. Implements the engines' `Prober`.
 
-    The training that is under way is kept in `kept`, where that is given, and goes on from there. A
+    A training that is under way is kept in `kept`, where that is given, and goes on from there. A
     training that cannot go on (its loss is not finite, memory is short) is a failed score; SP703
     where memory is short in one of several processes.
     """
@@ -53,7 +53,7 @@ class Scratch:
         """A score for each architecture, in their order, as soon as it is trained."""
         for assignment in assignments:
             try:
-                yield self._score(specialize(self.graph, assignment), samples)
+                yield self._score(assignment, samples)
             except (SpaceError, RuntimeError, MemoryError) as failed:
                 told = _told(failed)
                 if told.code != CANNOT_GO_ON:
@@ -64,11 +64,12 @@ class Scratch:
                     raise SpaceError(told) from failed
                 yield Score(0, 0, told.headline)
 
-    def _score(self, network: Graph, samples: Samples) -> Score:
+    def _score(self, assignment: Assignment, samples: Samples) -> Score:
+        network = specialize(self.graph, assignment)
         model = Supernet(network, seed=self.seed).to(self.device)
         trainer = TorchTrainer(model, network, self.data, self.recipe, self.seed)
         if self.kept is not None:
-            self.kept.train(trainer, network)
+            self.kept.train(trainer, network, assignment)
         else:
             for _ in self.recipe.engine.run(network, trainer, self.seed):
                 pass

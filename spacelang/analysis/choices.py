@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 CHUNK = 1 << 14  # rows drawn at once
 MISSES = 1 << 17  # draws in a row that may lie outside of a budget
+SHOWN = 8  # decisions that a message names
 FINEST = 1 << 12  # the largest whole number that a weight may be
 Weights = Mapping[str, Sequence[int]]  # of the candidates of decisions, by path
 EVEN: Weights = MappingProxyType({})
@@ -74,12 +75,23 @@ class ByChoices:
         Each candidate is as likely as its weight says, all alike where a decision has none. SP502
         where the budget is empty, SP507 where no exact table fits or a weight is above FINEST.
         """
-        if any(max(own) > FINEST for own in weights.values()):
+        if fine := [path for path, own in weights.items() if max(own) > FINEST]:
+            shown = ":".join(map(str, weights[fine[0]]))
             found = error("SP507", "weights of candidates are too fine to be counted by")
-            raise SpaceError(found.note(f"as whole numbers they are at most {FINEST:,}"))
+            found = found.note(f"those of {fine[0]} are {shown}, and at most {FINEST:,} can be")
+            raise SpaceError(found.hint("give weights of fewer decimals"))
         wanted = self.counter.required.both(where)
         rng = np.random.Generator(np.random.PCG64(seed))
-        drawn = self.counter.sampled(self._weighed(wanted, weights), n, rng, wanted)
+        try:
+            drawn = self.counter.sampled(self._weighed(wanted, weights), n, rng, wanted)
+        except SpaceError as failed:
+            never = [path for path, own in weights.items() if 0 in own]
+            if not never or failed.diagnostics[0].code != "SP502":
+                raise
+            # What figures reach is not said: candidates that are never drawn reach that too.
+            found = error("SP502", "no architecture that is drawn meets the requirement")
+            found = found.note(f"candidates of weight 0: of {', '.join(never[:SHOWN])}")
+            raise SpaceError(found.hint("give them a weight")) from failed
         rows: list[list[int]] = drawn.tolist()
         return [self.counter.assignment(row) for row in rows]
 

@@ -12,6 +12,7 @@ from spacelang.diagnostics import SpaceError
 from spacelang.files import atomic_write
 
 if TYPE_CHECKING:
+    from spacelang.ir.decision import Assignment
     from spacelang.ir.graph import Graph
 
 
@@ -31,14 +32,20 @@ def _speed(made: Any, graph: Graph | None) -> dict[str, int]:
     return {}
 
 
+def keep_best(assignment: Assignment, engine: str, folder: Path) -> Path:
+    """The file of the best that was found, for `--arch`."""
+    file = folder / f"{engine}-best.json"
+    atomic_write(file, json.dumps(dict(assignment), indent=2) + "\n")
+    return file
+
+
 def show(
     made: Any, space: str, engine: str, folder: Path, as_json: bool, graph: Graph | None = None
 ) -> None:
     """What was found, and the best of it as a file."""
     speed = _speed(made, graph)
     best = made.found.best
-    file = folder / f"{engine}-best.json"
-    atomic_write(file, json.dumps(dict(best.assignment), indent=2) + "\n")
+    file = keep_best(best.assignment, engine, folder)
     front = [_candidate(candidate) for candidate in made.found.front]
     if as_json:
         found: dict[str, object] = {"run": space, "engine": engine}

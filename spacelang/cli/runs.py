@@ -37,6 +37,7 @@ KEPT: Mapping[str, tuple[type, ...]] = MappingProxyType(
     | {"student_weights": (str,)}
     | dict.fromkeys(("image", "channels", "epochs", "k", "seed"), (int,))
     | {"temperature": (float, int), "teacher_untrained": (bool,), "baselines": (bool,)}
+    | {"keep": (int,), "on_nan": (str,)}
 )
 # Those of them that are paths, where they name what is there; of `data` its names come first.
 PLACES = frozenset(

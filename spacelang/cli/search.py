@@ -13,10 +13,10 @@ import click
 
 from spacelang.cli import options, runs
 from spacelang.cli.continued import SCRATCH, continued, tell
-from spacelang.cli.found import show
+from spacelang.cli.found import keep_best, show
 from spacelang.cli.output import complain
 from spacelang.cli.train import recipe, recipe_file, recipe_of
-from spacelang.diagnostics import SpaceError
+from spacelang.diagnostics import SpaceError, error
 from spacelang.files import atomic_write
 
 if TYPE_CHECKING:
@@ -45,16 +45,17 @@ KEPT = {"keep": "--checkpoint-hist", "on_nan": "--on-nan", "log_to": "--log"}
               help="Begin each space with the weights it shares with the last.")  # fmt: skip
 @click.option("--baselines/--no-baselines", default=None,
               help="Then random search at equal cost, the largest and the smallest network."
-              "  [yes; where each network is trained anew, the last two alone]")  # fmt: skip
+              "  [yes; where each network is trained anew, the last two alone; of a program none,"
+              " else random cells at equal cost]")  # fmt: skip
 @click.option("--data", metavar="DATA", help="The data set, if not the one it was trained on.")
 @click.option("--seed", type=click.IntRange(0, (1 << 63) - 1), help="Of everything drawn.  [0]")
 @click.option("-o", "--output", metavar="DIR", help="Where the results go.  [RUN/search]")
 @click.option("--checkpoint-hist", type=click.IntRange(1, 100),
-              help="How many checkpoints an engine that trains keeps.  [2]")  # fmt: skip
+              help="Checkpoints that an engine that trains keeps.  [as begun, or 2]")  # fmt: skip
 @click.option("--on-nan", type=click.Choice(["error", "skip", "rollback"]),
-              help="What its step does whose loss is not finite.  [error]")  # fmt: skip
+              help="What a step does whose loss is not finite.  [as begun, or error]")  # fmt: skip
 @click.option("--log", "log_to", multiple=True, metavar="NAME",
-              help="Tell its log to a tracker too, as `train` does.")  # fmt: skip
+              help="Tell its log to a tracker too, as `train` does, in this call.")  # fmt: skip
 @click.option("--recipe", "file", metavar="FILE", help="Settings from a TOML file; flags win.")
 @recipe
 @runs.device
@@ -89,8 +90,8 @@ def search(
     With --scratch, and by engines that share no weights (contraction), SPACE is a space or an
     artifact, and every network is trained anew by the settings of training. Engines that train
     while they search (prioritized_path, space_evolution) take a space too, and one that trains
-    several networks (cyclic_differentiable) a program. All is kept in DIR, and DIR alone goes on
-    as it was begun.
+    several networks (cyclic_differentiable) a program. All but --log is kept in DIR, and DIR alone
+    goes on as it was begun.
 
     Settings of the engine come from the space's `search { }`, then from here. What was scored
     before is not scored again. The best architecture is written to ENGINE-best.json.
@@ -113,22 +114,21 @@ def search(
     asked_of_it |= {"where": where} if where else {}
     asked_of_it |= {"inherit": True} if inherit else {}
     asked_of_it |= {"latency": os.path.abspath(latency)} if latency is not None else {}
-    given = {"keep": checkpoint_hist, "on_nan": on_nan, "log_to": log_to}
-    keeping: dict[str, Any] = {name: value for name, value in given.items() if value}
-    if keeping and weights not in ("own", "program"):
-        flag = KEPT[next(iter(keeping))]
-        raise click.UsageError(f"{flag} is for engines that train while they search")
+    given = {"baselines": baselines, "keep": checkpoint_hist, "on_nan": on_nan}
+    followed = {"log_to": log_to} if log_to else {}
+    for name, value in {**given, **followed}.items():
+        if name in KEPT and value is not None and weights not in ("own", "program"):
+            raise click.UsageError(f"{KEPT[name]} is for engines that train while they search")
     if baselines is None and known.begun is not None:
         baselines = known.begun.baselines
     place = runs.work(backend, "device")(device)
     if weights == "program":
         folder = _folder(space, output, weights)
-        baselines = _kept_baselines(folder, baselines)
+        said = _said(folder, given)
         with runs.together(backend, place, progress) as (told, first):
             made = _program(space, settings, engine, asked_of_it, folder, data, seed, file, flags,
-                            keeping, baselines, backend, place, told)  # fmt: skip
+                            said, followed, backend, place, told, first)  # fmt: skip
         if first:
-            _genotype(made.found.best.assignment, folder / f"{engine}-genotype.json")
             show(made, named, engine, folder, as_json)
         return
     graph = runs.run_graph(Path(space)) if weights == "shared" else options.load(space, settings)
@@ -168,9 +168,7 @@ def search(
         chosen = configure(engine, written, kept, asked_of_it)
         if weights == SCRATCH:
             tell(known, chosen, configure(engine, written, asked_of_it))
-        said: dict[str, object] = {}
-        if weights == "own":
-            said["baselines"] = baselines = _kept_baselines(folder, baselines)
+        said = _said(folder, given) if weights == "own" else {}
         hull: dict[str, Any] = {}
         if getattr(chosen, "moves", False) and not os.path.isdir(space):
             hull["hull"] = load_hull(space, **settings)
@@ -182,16 +180,21 @@ def search(
         with runs.together(backend, place, progress) as (told, first):
             made = runs.work(backend, f"search_{weights}")(
                 chosen, graph, images, used, folder, seed=number, device=place, reporter=told,
-                baselines=baselines, settings=runs.settings_for(backend, spec, **said), **hull,
-                **keeping,
+                settings=runs.settings_for(backend, spec, **said),
+                **{"baselines": baselines, **said}, **hull, **followed,
             )  # fmt: skip
     if first:
         show(made, named, engine, folder, as_json, graph)
 
 
-def _kept_baselines(folder: Path, asked: bool | None) -> bool | None:
-    """Whether there are baselines, as a run was begun where it is not said again."""
-    return asked if asked is not None else cast("bool | None", runs.kept(folder).get("baselines"))
+def _said(folder: Path, asked: Mapping[str, object]) -> dict[str, Any]:
+    """What was said of a run, as it was begun where it is not said again."""
+    known = runs.kept(folder)
+    said = {name: known.get(name) if value is None else value for name, value in asked.items()}
+    if said["keep"] is not None and not 1 <= cast(int, said["keep"]) <= 100:
+        found = error("SP702", f"{folder / runs.SETTINGS} cannot be read: keep is {said['keep']}")
+        raise SpaceError(found.hint("say it again: --checkpoint-hist 2"))
+    return {name: value for name, value in said.items() if value is not None}
 
 
 def _folder(space: str, output: str | None, weights: str) -> Path:
@@ -212,17 +215,18 @@ def _program(
     seed: int | None,
     file: str | None,
     flags: Mapping[str, object],
-    keeping: Mapping[str, object],
-    baselines: bool | None,
+    said: Mapping[str, object],
+    followed: Mapping[str, object],
     backend: str,
     place: object,
-    told: object,
+    told: Any,
+    first: bool,
 ) -> Any:
-    """What an engine for programs finds; flags of training that it has too are its settings. With
-    `baselines` as many epochs again are spent on random cells, in a folder below."""
+    """What an engine for programs finds; flags of training that it has too are its settings. Where
+    baselines are `said` as many epochs again are spent on random cells, in a folder below; what the
+    search found is kept before that."""
     from spacelang.cli.program import program_of
-    from spacelang.engines.random_cells import RandomCells
-    from spacelang.engines.settings import GROUP, configure, made, settings_of
+    from spacelang.engines.settings import GROUP, configure
     from spacelang.plugins import load
 
     run = runs.is_run(Path(space))
@@ -237,6 +241,8 @@ def _program(
     written = [graph.search.get(engine, {}) for graph in program.networks.values()]
     own = {name: value for name, value in given.items() if name in known}
     chosen: Any = configure(engine, *written, _settings_of(before, engine), own, asked)
+    luck = _luck(chosen) if said.get("baselines") else None
+    keeping = {name: value for name, value in said.items() if name in KEPT}
     graph = chosen.derivation(program).space
     spec = data or runs.data_of(folder if before else Path(space))
     images = runs.data_for(backend, spec, graph)
@@ -244,17 +250,38 @@ def _program(
     number = seed if seed is not None else runs.number_in(before, "seed")
 
     def searched(engine: Any, folder: Path) -> Any:
-        kept = runs.settings_for(backend, spec, baselines=baselines)
+        kept = runs.settings_for(backend, spec, **said)
         return runs.work(backend, "search_program")(
             engine, program, images, used, folder,
-            seed=number, device=place, reporter=told, settings=kept, **keeping,
+            seed=number, device=place, reporter=told, settings=kept, **keeping, **followed,
         )  # fmt: skip
 
     found = searched(chosen, folder)
-    if not baselines or isinstance(chosen, RandomCells):
+    if first:
+        _genotype(found.found.best.assignment, folder / f"{engine}-genotype.json")
+        keep_best(found.found.best.assignment, engine, folder)
+    if luck is None:
         return found
-    luck = made(RandomCells, settings_of(chosen))
-    return replace(found, baselines=(searched(luck, folder / luck.name),))
+    try:
+        return replace(found, baselines=(searched(luck, folder / luck.name),))
+    except SpaceError as failed:
+        if not runs.work(backend, "left_out")(failed):
+            raise
+        told.say(f"no baseline {luck.name}: {failed.diagnostics[0].headline}")
+        return found
+
+
+def _luck(engine: Any) -> Any:
+    """Random cells by the settings of a search of cells; None for those themselves."""
+    from spacelang.engines.cyclic_differentiable import CyclicDifferentiable
+    from spacelang.engines.random_cells import RandomCells
+    from spacelang.engines.settings import made, settings_of
+
+    if isinstance(engine, RandomCells):
+        return None
+    if not isinstance(engine, CyclicDifferentiable):
+        raise click.UsageError(f"--baselines: there are none of {engine.name}")
+    return made(RandomCells, settings_of(engine))
 
 
 def _genotype(assignment: Assignment, place: Path) -> None:

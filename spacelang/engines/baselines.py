@@ -88,19 +88,35 @@ class Extreme:
     part: str = "validation"
     samples: int | None = None
 
+    @property
+    def ends(self) -> tuple[End, ...]:
+        """Those that are asked for."""
+        return ("largest", "smallest") if self.which == "both" else (self.which,)
+
     def run(self, space: Graph, trainer: Prober, seed: int) -> Iterator[Event]:
         """One Evaluated each, then Found. SP502 for an empty budget, SP701 where the budget
-        excludes the network and no exact count finds another."""
+        excludes the network and no exact count finds another; of both the one that is found."""
         check(self, space)
-        ends: tuple[End, ...] = ("largest", "smallest") if self.which == "both" else (self.which,)
-        assignments = [self._end(space, which) for which in ends]
-        scores = trainer.probe(assignments, Samples(self.part, self.samples))
+        ends = self._found(space)
+        scores = trainer.probe(ends.values(), Samples(self.part, self.samples))
         tried: list[Candidate] = []
-        for which, assignment, score in zip(ends, assignments, scores, strict=True):
+        for (which, assignment), score in zip(ends.items(), scores, strict=True):
             cost = space.cost(assignment)
             tried.append(Candidate(len(tried), 0, which, assignment, cost, score))
             yield Evaluated(tried[-1], len(ends))
         yield found(tried, ("accuracy",), exhausted=False)
+
+    def _found(self, space: Graph) -> dict[End, Assignment]:
+        """The ends that can be found, one at least."""
+        ends: dict[End, Assignment] = {}
+        for which in self.ends:
+            try:
+                ends[which] = self._end(space, which)
+            except SpaceError as failed:
+                last = which == self.ends[-1] and not ends
+                if last or failed.diagnostics[0].code != "SP701":
+                    raise
+        return ends
 
     def _end(self, space: Graph, which: End) -> Assignment:
         """The network at one end of what is allowed."""

@@ -211,11 +211,15 @@ def _order(candidate: Candidate) -> tuple[float, int, int, int]:
     return -candidate.score.accuracy, cost.params, cost.macs, candidate.number
 
 
+class Unscored(SpaceError):
+    """No network of a search has a score (SP703): all processes of a run meet that alike."""
+
+
 def found(tried: Sequence[Candidate], objectives: Sequence[Objective], exhausted: bool) -> Found:
     """The end of a search; a single objective shows its front over accuracy and parameters."""
     best = best_of(tried)
     if best is None:
-        raise SpaceError(error("SP703", "no candidate could be evaluated"))
+        raise Unscored(error("SP703", "no candidate could be evaluated"))
     shown = objectives if len(objectives) > 1 else ("accuracy", "params")
     scored = [c for c in tried if not c.score.failure]
     unbeaten = front([point(c, shown) for c in scored])

@@ -112,8 +112,9 @@ class Plans:
             return draw(0)
         drawn = self._pool.redrawn(draw, lambda: weights.whole, *name)
         if drawn is None:
+            found = error("SP502", f"{REDRAWS:,} draws met no network of {self.space.name}")
             raise SpaceError(
-                error("SP502", f"{REDRAWS:,} draws met no network of {self.space.name}").hint(
+                found.note(*self._pool.inexact).hint(
                     "--law architectures draws within any requirement directly"
                 )
             )

@@ -74,6 +74,7 @@ class Pool:
         self._rejected: set[str] = set()
         self._outside = 0  # of the window alone
         self._latencies: tuple[int, int] | None = None  # the least and the largest seen
+        self.inexact: tuple[str, ...] = ()  # why no draw of a law is made that meets the budget
         size = self._counter.size(self._asked)
         self.size: int | None = size if isinstance(size, int) else None
         if self.size == 0:
@@ -166,7 +167,8 @@ class Pool:
 
         They take every decision by itself, each candidate as its weight says (all alike where there
         is none). Where a FEW miss the budget one is drawn that meets it, by the same law exactly,
-        however narrow it is. None where no table fits, and all miss.
+        however narrow it is. None where no such draw can be made, which `inexact` says why, and all
+        miss. SP502 where what meets the budget has no weight.
         """
         for assignment in self._draws(draw, weights, name):
             cost = self.cost(self.space.decisions.check(assignment))
@@ -187,8 +189,10 @@ class Pool:
         try:
             return self._counter.by_choices.exact(1, seed_of(*name, "met"), self._asked, weights)
         except SpaceError as failed:
-            if failed.diagnostics[0].code != "SP507":
+            found = failed.diagnostics[0]
+            if found.code != "SP507":
                 raise
+            self.inexact = (f"none that meets it is drawn: {found.headline}", *found.notes)
             return ()
 
     def never_met(self, draws: int) -> SpaceError:

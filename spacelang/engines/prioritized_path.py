@@ -188,7 +188,8 @@ class PrioritizedPath:
 
         drawn = pool.redrawn(draw, weights, *name)
         if drawn is None:
-            raise SpaceError(error("SP502", f"{REDRAWS:,} draws met no path within {self.where!r}"))
+            found = error("SP502", f"{REDRAWS:,} draws met no path within {self.where!r}")
+            raise SpaceError(found.note(*pool.inexact))
         return drawn
 
     def _candidate(self, choice: Choice, board: Board, stream: Stream) -> Value:
