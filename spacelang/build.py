@@ -35,7 +35,6 @@ from spacelang.bridge import LABEL, Bridge, target
 from spacelang.diagnostics import Source, SpaceError, error
 from spacelang.ir.build import Tensor
 from spacelang.ir.closing import Closing
-from spacelang.ir.condition import conjunction, disjunction, negate
 from spacelang.ir.dim import Dim
 from spacelang.ir.graph import Graph
 from spacelang.ir.param import Init
@@ -47,6 +46,7 @@ from spacelang.syntax.forms import FORMS
 from spacelang.syntax.frame import Frame
 from spacelang.syntax.names import INITS, look_up
 from spacelang.syntax.parse import parse
+from spacelang.syntax.require import demand, told
 from spacelang.syntax.scope import Library, Scope
 from spacelang.syntax.sections import Host
 from spacelang.syntax.session import Session
@@ -118,12 +118,7 @@ class Builder(Closing, Bridge):
         if isinstance(limit, str):
             return self.add(f"require {limit}")
         frame, _ = self._stack[-1]
-        truth = condition(self.thing(limit), self.place())
-        if truth is False:
-            raise SpaceError(error("SP502", "this limit never holds", self.place()))
-        if not isinstance(truth, bool):
-            here = conjunction(*frame.builder.guards)
-            frame.require.append(disjunction(negate(here), truth))
+        demand(told(condition(self.thing(limit), self.place()), frame, self.place()), frame)
 
     def default(self, op: str, **options: object) -> None:
         """Options of an op for all calls after this, in this space or block."""

@@ -50,7 +50,7 @@ CODES: dict[str, str] = {
     "SP405": "an elastic part in front of others",
     "SP501": "a value that is no candidate",
     "SP502": "no architecture meets the requirement",
-    "SP503": "a dead or duplicate candidate",
+    "SP503": "a candidate that stands twice, or none",
     "SP504": "a path that matches nothing",
     "SP505": "a list of another length than the places it is for",
     "SP506": "a decision that is not taken",

@@ -160,6 +160,24 @@ space gathered {
 }
 """
 
+# Sizes that are whole under a condition alone.
+CONDITIONED = """
+block thirds(x: [B, C]) -> [B, C] {
+  y = rearrange(x, "b (g c) -> b c g", g: 3) |> linear(3) as fc
+  y = einsum("bcg,bdg->bcd", y, y) |> softmax
+  y = einsum("bcd,bdg->bcg", y, rearrange(x, "b (g c) -> b c g", g: 3))
+  return rearrange(y, "b c g -> b (g c)") |> linear(C) as out
+}
+space conditioned {
+  input x: [B, 5]
+  choose width in {4, 6, 9}
+  x = linear(x, width) as up
+  when width % 3 == 0 { x = x + thirds(x) as three }
+  output linear(x, 2) as head
+  weights { _: entangle }
+}
+"""
+
 
 @cache
 def graph(text: str) -> Graph:

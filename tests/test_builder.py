@@ -334,6 +334,10 @@ def test_errors_inside_of_blocks():
         (lambda b, x, n: bool(n > 1), "SP308"),
         (lambda b, x, n: b.total(3), "reads a list of tensors"),
         (lambda b, x, n: b.require(n > 7), "never holds"),
+        (
+            lambda b, x, n: b.when(n == 2, lambda x: (b.require(n < 2), x)[1], x),
+            "where n == 2: no architecture there meets it",
+        ),
         (lambda b, x, n: b.add("weights { _: frobnicate }"), "SP604"),
         (lambda b, x, n: b.add("x ="), "SP101"),
         (lambda b, x, n: b.trunc_normal(), "takes 1 numbers"),
@@ -353,6 +357,24 @@ def test_what_is_refused(make, words):
     x, n = b.input("x", ["B", 8]), b.choose("n", [1, 2])
     with pytest.raises(SpaceError, match=words):
         make(b, x, n)
+
+
+def test_a_limit_leaves_out_alternatives_of_a_block_in_both():
+    """As in a text: the value that meets it not is excluded, not refused."""
+    with Builder("s") as b:
+        x = b.input("x", ["B", 12])
+
+        @b.block
+        def apart(x):
+            heads = b.choose("heads", [2, 3, 4])
+            b.require(heads <= 3)
+            parts = b.split(x, heads, axis=1)
+            return b.concat([b.linear(p, 4, label=f"h[{i}]") for i, p in enumerate(parts)], axis=1)
+
+        b.output(b.linear(apart(x, label="f"), 2, label="head"))
+        b.add("weights { _: entangle }")
+    assert b.graph.size() == 2
+    assert {s["f.heads"] for s in b.graph.sample(20, seed=0)} == {2, 3}
 
 
 def test_names_that_are_nothing():

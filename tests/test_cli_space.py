@@ -121,14 +121,17 @@ def test_count_is_exact() -> None:
 
 
 def test_count_gives_bounds_where_no_exact_table_fits() -> None:
-    """Three figures at once, whose sums are no key of 64 bits; 3,904 by trying each network."""
-    where = "params >= 7116408 and macs in 133862512..440088320 and activations in 1465207..2109760"
+    """Three figures at once, whose sums are no key of 64 bits; 1,227 by trying each of 6,720
+    networks (tests/test_truncated.py)."""
+    taken = " and ".join(f"kernels[{i}] == 3" for i in (1, 2, 3)) + " and depths[2] == 3"
+    bands = "params >= 7116408 and macs in 133862512..440088320 and activations in 1465207..2109760"
+    where = f"{bands} and {taken}"
     asked = ("count", "efficientvit.space:efficientvit_search", "--where", where)
     found = data(*asked)
     assert found.keys() == {"name", "where", "size", "at_least", "at_most"}
     assert (found["name"], found["where"], found["size"]) == ("efficientvit_search", where, None)
     low, high = int(found["at_least"]), int(found["at_most"])
-    assert 0 < low <= 3_904 <= high < 18_432
+    assert 0 < low <= 1_227 <= high < 6_720
     assert good(*asked) == f"between {low:,} and {high:,}\n"
 
 

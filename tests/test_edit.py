@@ -19,6 +19,7 @@ from spacelang.ir.param import Init, Param
 from spacelang.ir.text import write
 from spacelang.ir.verify import verified
 from spacelang.ir.waiting import Waiting
+from spacelang.loader import load
 from spacelang.syntax.ir_text import read
 
 TEXT = """
@@ -203,6 +204,29 @@ def test_types_are_found_anew(base):
     assert made.storages["layers[0].mlp.fc1.weight"].shape == ((72,), (12,))
     assert made.storages["layers[0].mlp.fc2.weight"].shape == ((12,), (72,))
     assert str(made.blocks["mlp"].type_of(Value(2))) == "[%B, 2*%width*ratio]"
+
+
+def test_types_are_found_anew_where_they_are_whole_under_a_condition_alone():
+    """Which the verifier proves at the uses of the block; what is whole nowhere is refused."""
+    text = """
+    block third(x: [B, C]) -> [B, C] { return linear(x, C / 3) as down |> linear(C) as up }
+    space s {
+      input x: [B, 5]
+      choose width in {4, 6, 9}
+      x = linear(x, width) as stem
+      when width % 3 == 0 { x = x + third(x) as three }
+      output linear(x, 2) as head
+      weights { _: entangle }
+    }"""
+    graph = load(Source("s.space", text))
+    with graph.edit() as draft:
+        site = only(draft.nodes(path="_.down"))
+        third = site.node.attributes["out"]
+        draft.configure(site, out=2 * third)
+    assert draft.result.storages["three.down.weight"].shape == ((6,), (9,))
+    assert draft.result.storages["three.up.weight"].shape == ((9,), (6,))
+    with pytest.raises(SpaceError, match="SP602"), graph.edit() as draft:
+        draft.configure(only(draft.nodes(path="_.down")), out=third / 2)
 
 
 def test_types_are_found_anew_in_callers(base):

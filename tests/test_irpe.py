@@ -9,6 +9,7 @@ import pytest
 from spacelang.diagnostics import Source, SpaceError
 from spacelang.ir.graph import Graph
 from spacelang.ir.pattern import parse_pattern
+from spacelang.ir.verify import verified
 from spacelang.loader import load
 from spacelang.ops.buckets import METHODS
 from spacelang.passes.irpe import Irpe
@@ -192,6 +193,31 @@ def test_zero_tables_change_nothing(method: str) -> None:
     before = interpret(base, weights, [x])["output"]
     after = interpret(made, {**weights, **zeros}, [x])["output"]
     assert torch.equal(before, after)
+
+
+def test_heads_that_are_whole_under_a_condition_alone() -> None:
+    """A table row for each channel of a head, in the architectures that have one."""
+    text = """
+block attend(x: [B, N, C]) -> [B, N, C] {
+  q = linear(x, C / 3) as q
+  k = linear(x, C / 3) as k
+  return einsum("bij,bjd->bid", softmax(einsum("bid,bjd->bij", q, k)), x)
+}
+space s {
+  input x: [B, 16, 8]
+  choose width in {4, 6, 9}
+  x = linear(x, width) as up
+  when width % 3 == 0 { x = x + attend(x) as a }
+  output linear(x, 2) as head
+  weights { _: entangle }
+}"""
+    graph = load(Source("s.space", text))
+    made = verified(run(graph, Irpe(on=("k",))))
+    (table,) = (s.sizes for p, s in made.storages.items() if p not in graph.storages)
+    for width, channels in ((4, 0), (6, 2), (9, 3)):
+        added = made.cost({"width": width}).params - graph.cost({"width": width}).params
+        assert added == channels * table[-1]
+    assert table[:-1] == (1, 3)
 
 
 # Where terms go.

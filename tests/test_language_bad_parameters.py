@@ -28,7 +28,7 @@ WRONG = {
     ),
     "tinyvit([64, 130, 160, 320])": ("SP302", "tinyvit.space", "linear([heads, 3, dim])"),
     "efficientvit([64, 128, 192], [3, 3, 3], [5, 5, 5, 5])": (
-        "SP302", "efficientvit.space", "split(x, heads",
+        "SP502", "efficientvit.space", "C % heads == 0",
     ),
     "autoformer(192..240 by 24, 12..14, {3, 4}, {3.3, 4}, stored: 256)": (
         "SP302", "autoformer.space", None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import product
 
 import pytest
@@ -10,8 +11,11 @@ from spacelang.analysis.claims import claims
 from spacelang.analysis.extent import ways
 from spacelang.diagnostics import Source, SpaceError
 from spacelang.ir.text import write
-from spacelang.loader import load
+from spacelang.ir.verify import verified
+from spacelang.loader import from_scope, load
 from spacelang.syntax.ir_text import read
+from spacelang.syntax.parse import parse
+from spacelang.syntax.scope import Library
 
 A, B, ON = (3, 3.5, 5), (2, 3), (True, False)
 TEXT = """
@@ -173,6 +177,111 @@ def test_a_limit_that_leaves_nothing_of_its_branch_is_an_error(branch: str) -> N
 )
 def test_a_limit_that_leaves_some_of_its_branch_is_one(branch: str) -> None:
     assert load(Source("s.space", f"{TEXT}  {branch}\n}}")).size() < len(A) * len(B) * len(ON)
+
+
+SPLIT = """
+block narrow(x: [B, C], n) { require n <= 3  return linear(x, n) as up |> linear(C) as down }
+block whole(x: [B, C]) {
+  choose heads in {2, 3, 4}
+  LIMIT
+  return linear(x, C / heads) as up |> linear(C) as down
+}
+block apart(x: [B, C]) {
+  choose heads in {2, 3, 4}
+  LIMIT
+  parts = split(x, heads, axis: 1)
+  return concat([linear(p, C / heads) as h[i] for i, p in enumerate(parts)], axis: 1)
+}
+space s {
+  input x: [B, 12]
+  choose width in {12, 24}
+  choose on in {true, false}
+  x = linear(x, width) as stem
+  CALL
+  output linear(x, 2) as head
+  weights { _: entangle }
+}
+"""
+
+
+def split(limit: str, block: str, around: str = "{}") -> Source:
+    call = around.format(f"x = {block}(x) as f")
+    return Source("s.space", SPLIT.replace("LIMIT", limit).replace("CALL", call))
+
+
+@pytest.mark.parametrize(
+    ("around", "there"),
+    [
+        ("{}", lambda width, on: True),
+        ("when on {{ {} }}", lambda width, on: on),
+        ("when width == 12 {{ {} }}", lambda width, on: width == 12),
+        ("when width > 12 and not on {{ {} }}", lambda width, on: width > 12 and not on),
+    ],
+)
+@pytest.mark.parametrize(
+    ("limit", "met"),
+    [
+        ("require heads <= 3", lambda width, heads: heads <= 3),
+        ("require C / heads in {3, 6, 8}", lambda width, heads: width / heads in (3, 6, 8)),
+        ("require heads != 3 and C / heads > 3", lambda w, heads: heads != 3 and w / heads > 3),
+        ("when C == 24 { require heads == 2 }", lambda width, heads: width != 24 or heads == 2),
+        ("when heads == 2 { require C <= 24 }", lambda width, heads: True),
+        ("x = narrow(x, heads) as n", lambda width, heads: heads <= 3),
+    ],
+)
+@pytest.mark.parametrize("block", ["whole", "apart"])
+def test_a_limit_of_a_block_is_one_under_a_condition_and_in_alternatives(
+    block: str,
+    limit: str,
+    met: Callable[[int, int], bool],
+    around: str,
+    there: Callable[[int, bool], bool],
+) -> None:
+    """Whether its body must know the number that is chosen or not."""
+    graph = verified(load(split(limit, block, around)))
+    points = product((12, 24), (True, False))
+    every = {(w, on, h) for w, on in points for h in ((2, 3, 4) if there(w, on) else (None,))}
+    wanted = {point for point in every if point[2] is None or met(point[0], point[2])}
+    drawn = graph.sample(200, seed=0)
+    assert {(s["width"], s["on"], s.get("f.heads")) for s in drawn} == wanted
+    assert graph.size() == len(wanted)
+
+
+@pytest.mark.parametrize(
+    ("limit", "around"),
+    [
+        ("require heads <= 1", "{}"),
+        ("require heads <= 1", "when on {{ {} }}"),
+        ("require C / heads <= 4", "when width == 24 {{ {} }}"),
+        ("x = narrow(x, heads + 2) as n", "{}"),
+        ("x = narrow(x, heads) as n", "x = narrow(x, 4) as m {}"),
+        ("x = narrow(x, heads) as n", "{} x = narrow(x, 4) as m"),
+    ],
+)
+def test_a_limit_that_no_alternative_meets_is_an_error(limit: str, around: str) -> None:
+    """Also one that an alternative may leave unmet, where something else does."""
+    with pytest.raises(SpaceError) as failed:
+        load(split(limit, "apart", around))
+    assert [found.code for found in failed.value.diagnostics] == ["SP502"]
+
+
+@pytest.mark.parametrize("first", ["refused", "left"])
+def test_what_one_space_refuses_another_may_leave_out(first: str) -> None:
+    """Spaces of one library share their blocks, whoever is read first."""
+    text = split("x = narrow(x, heads) as n", "apart").text.partition("space s")[0]
+    text += "block through(x: [B, C]) { return narrow(x, 4) as n }\n"
+    for name, call in (("refused", "through(x)"), ("left", "apart(x)")):
+        text += (
+            f"space {name} {{ input x: [B, 12] output {call} as f weights {{ _: entangle }} }}\n"
+        )
+    library, source = Library(None), Source("s.space", text)
+    scope = library.scope(parse(source), None)
+    for name in (first, "refused", "left", "refused"):
+        if name == "left":
+            assert from_scope(scope, name, source, library, {}).size() == 2
+        else:
+            with pytest.raises(SpaceError, match="SP502"):
+                from_scope(scope, name, source, library, {})
 
 
 def test_a_limit_of_a_cell_is_of_its_decisions() -> None:

@@ -70,7 +70,8 @@ def test_what_has_no_value_somewhere(body: str, code: str, says: str) -> None:
 
 
 LIVE = "when w == 2 { choose k in {3, 4} x = x * k }\n"
-USED = "block used(x: [B, C, H, W], w) { when w > 2 { require 8 / (w - 2) > 5 } return x * w }\n"
+PART = "when w > 2 { choose k in {3, 6} require k / (w - 2) > 2 x = x * k }"
+USED = f"block used(x: [B, C, H, W], w) {{ {PART} return x * w }}\n"
 
 
 @pytest.mark.parametrize(
@@ -82,8 +83,9 @@ USED = "block used(x: [B, C, H, W], w) { when w > 2 { require 8 / (w - 2) > 5 } 
         ("require not (w == 2 or 8 / (w - 2) > 5)", 1),
         ("require (8 / (w - 2) > 3) if w > 2 else false", 1),
         ("let far = w > 2 and log(w - 2) > 0\n require far", 1),
-        ("when w > 2 { require 8 / (w - 2) > 5 }", 1),
-        ("x = used(x, w)", 1),
+        ("when w > 2 { require 8 / (w - 2) > 3 }", 2),
+        (PART, 2),
+        ("x = used(x, w)", 2),
         (f"{LIVE} require 1 / (k - w) < 1", 2),
         ("require params <= 0 and w > 2 and sqrt(w - 3) >= 1", 1),
     ],

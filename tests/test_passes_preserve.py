@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
 
 import pytest
 import torch
-from composition import HOSTS, STEPS, host
+from composition import HOSTS, STEPS, host, shipped
 from rewriting import MIX, sound, text_graph
 from torch import Tensor
 
 from spacelang.backends.torch.interpret import interpret
 from spacelang.backends.torch.proof import example
+from spacelang.diagnostics import SpaceError
 from spacelang.ir.decision import Assignment
 from spacelang.ir.graph import Graph
 from spacelang.ir.storage import bank_position, merged
@@ -217,6 +219,29 @@ def test_entangled_candidates_are_slices(form: str) -> None:
             position = bank_position(storage.bank, chosen)
             apart[f"{path}.{position}" if storage.bank else path] = cut
         assert torch.equal(outputs(made, shared, chosen), outputs(graph, apart, chosen))
+
+
+THIRDS = """
+block third(x: [B, C]) -> [B, C] { return linear(x, C / 3) as down |> linear(C) as up }
+space s {
+  input x: [B, 5]
+  choose width in {4, 6, 9}
+  x = linear(x, width) as stem
+  when width % 3 == 0 { x = x + third(x) as three }
+  output linear(x, 2) as head
+  weights { _: separate }
+}
+"""
+
+
+def test_what_is_whole_under_a_condition_alone_is_entangled() -> None:
+    """Which is no proof for the block where nothing of the kind is known."""
+    made = sound(run(text_graph(THIRDS), "entangle"))
+    assert stored(made) == stored(text_graph(THIRDS.replace("separate", "entangle")))
+    with pytest.raises(SpaceError, match="SP302"):
+        text_graph(re.sub(r"when .* \{ (.*) \}", r"\1", THIRDS))
+    space = shipped("efficientvit")
+    assert stored(sound(run(space, "entangle"))) == stored(space)
 
 
 @pytest.mark.parametrize("form", ["", ",form=centre"])

@@ -179,6 +179,8 @@ def test_a_pick_is_spelt_in_any_order(graph: Graph) -> None:
         ({"width": [True]}, "", "SP501", "true is no candidate of width"),
         ({"width": [object]}, "", "SP501", "no candidate of width"),
         ({"width": []}, "", "SP501", "nothing is left of width"),
+        ({"width": 8}, "", "SP209", "the range of width is a list of candidates, not 8"),
+        ({"width": "8"}, "", "SP209", 'the range of width is a list of candidates, not "8"'),
         ({}, "latency <= 5ms", "SP508", "latency is measured"),
         ({}, "throughput >= 5", "SP508", "throughput is measured"),
         ({}, "height > 3", "SP201", "height"),

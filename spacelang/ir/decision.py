@@ -171,14 +171,18 @@ class Decisions(Mapping[str, Choice]):
     def ranges(self, given: Mapping[str, Iterable[object]]) -> dict[str, tuple[Value, ...]]:
         """The candidates that ranges leave, in their order, by the path of a decision.
 
-        SP504 for a path that is no decision's, SP501 for what is no candidate or for none at all.
+        SP504 for a path that is no decision's, SP501 for what is no candidate or for none at all,
+        SP209 for what is no list of them.
         """
         left: dict[str, tuple[Value, ...]] = {}
         for path, values in given.items():
             choice = self._choices.get(path)
             if choice is None:
                 raise SpaceError(error("SP504", f"no decision has the path {path}"))
-            asked = list(values)
+            asked = _entries(values)
+            if asked is None:
+                wrong = f"the range of {path} is a list of candidates, not {shown(values)}"
+                raise SpaceError(error("SP209", wrong, choice.span))
             foreign = [value for value in asked if _candidate(choice, value) is None]
             if foreign or not asked:
                 what = f"{shown(foreign[0])} is no candidate" if foreign else "nothing is left"
@@ -255,6 +259,13 @@ class Decisions(Mapping[str, Choice]):
             report.add(not_taken(missing, span))
         report.check()
         return values
+
+
+def _entries(values: object) -> list[object] | None:
+    """The entries of what is a list of some kind; a word is none."""
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        return None
+    return list(cast(Iterable[object], values))
 
 
 def _candidate(choice: Choice, value: object) -> Value | None:

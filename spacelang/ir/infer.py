@@ -186,8 +186,8 @@ class Infer(Options):
 
 @dataclass
 class Settled(Infer):
-    """What a row sees of a node that stands in a graph: all that it asks was proved there, under
-    conditions of the uses of its block that are not at hand any more."""
+    """What a row sees of a node that stands in a graph: all that it asks was proved there, or is by
+    the verifier after an edit, under conditions of the uses of its block that are not at hand."""
 
     def _judge(
         self,

@@ -72,14 +72,16 @@ def levels(block: Block, at: At) -> Iterator[tuple[Block, At]]:
                 yield from levels(region, inner)
 
 
-def inferred(node: Node, operands: tuple[TensorType, ...], at: At) -> Inferred:
-    """The shape row of a node's op, run on operand types.
+def inferred(
+    node: Node, operands: tuple[TensorType, ...], at: At, kind: type[Infer] = Infer
+) -> Inferred:
+    """The shape row of a node's op, run on operand types; `Settled` asks for no proof.
 
     Raises SpaceError where the row refuses, or wants to know a number that a decision holds.
     """
     definition = lookup(node.op)
     given = node.attributes.get("given", ())
-    infer = Infer(
+    infer = kind(
         node.op,
         tuple(at.type(t) for t in operands),
         {

@@ -39,13 +39,14 @@ _KNOWN: dict[object, Inferred] = {}
 def inferred(definition: OpDef, infer: Infer) -> Inferred:
     """What the shape row of an op finds. What it raises is not kept: an error tells its place.
 
-    The span of a parameter is that of the first who asked.
+    The span of a parameter is that of the first who asked. An answer to a kind of question is one
+    to that kind alone: what was not proved (`Settled`) is never taken for what was.
     """
     row = definition.shape_row
     if row is None:
         infer.fail("SP604", f"the op {infer.name} has no shape row")
     options = tuple(infer.options.items())
-    key = (row, infer.name, infer.types, options, infer.given, infer.guards)
+    key = (type(infer), row, infer.name, infer.types, options, infer.given, infer.guards)
     found = _KNOWN.get(key)
     if found is None:
         check_options(definition, infer)

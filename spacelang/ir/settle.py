@@ -13,6 +13,7 @@ from spacelang.diagnostics import SpaceError
 from spacelang.ir.block import Block
 from spacelang.ir.condition import Condition
 from spacelang.ir.graph import Graph, conditions
+from spacelang.ir.infer import Settled
 from spacelang.ir.known import Known
 from spacelang.ir.node import STRUCTURAL, Node, TensorType, Value
 from spacelang.ir.param import Param, View
@@ -121,8 +122,8 @@ class _Settler:
         self, node: Node, operands: list[TensorType], guards: tuple[Condition, ...]
     ) -> Node:
         try:
-            found = inferred(node, tuple(operands), At(guards))
-        except SpaceError:  # the verifier tells what does not fit
+            found = inferred(node, tuple(operands), At(guards), Settled)
+        except SpaceError:  # the verifier tells what does not fit, also at the uses of the block
             return node
         views = dict(node.params)
         for role, view in node.params.items():

@@ -1,4 +1,6 @@
-"""What every graph keeps, whoever made it: a table of invariants, checked after every pass.
+"""What every graph keeps, whoever made it: a table of invariants.
+
+They are checked of a text that is read and after every edit; tests do it after every pass.
 
     report = Report(); verify(graph, report); report.check()
 

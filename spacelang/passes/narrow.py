@@ -49,7 +49,8 @@ def displaced(graph: Graph) -> set[str]:
 def narrow(graph: Graph, ranges: Mapping[str, Sequence[object]]) -> Graph:
     """The graph with these candidates, by the path of a decision; other decisions keep theirs.
 
-    SP504 for a path that is no decision's, SP501 for what is no candidate or for none at all.
+    SP504 for a path that is no decision's, SP501 for what is no candidate or for none at all, SP209
+    for what is no list of them.
     """
     wanted = graph.decisions.ranges(ranges)
     graph = _undone(graph)

@@ -1,4 +1,6 @@
-"""Running passes: one after the other, storage laid out and the graph verified after each.
+"""Running passes: one after the other, storage laid out after each.
+
+What a pass makes is verified where it edits (`ir/edit.py`), and of every pass by tests.
 
 run(graph, "multiplex{path=encoder,every=2}, irpe{method=product,on=k}")
 """

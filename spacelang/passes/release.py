@@ -14,6 +14,7 @@ from dataclasses import replace
 from spacelang.ir.block import Block
 from spacelang.ir.dim import ZERO, Dim
 from spacelang.ir.graph import Graph
+from spacelang.ir.infer import Settled
 from spacelang.ir.node import Node
 from spacelang.ir.param import Gather, Param, Slice, View
 from spacelang.ir.retype import At, inferred
@@ -51,7 +52,7 @@ def _declared(block: Block, nodes: tuple[int, ...]) -> Block:
 def _views(level: Block, node: Node, at: At, params: dict[str, Param]) -> dict[str, View]:
     """The views of a node from the start of each factor; what it reads is declared anew."""
     types = tuple(level.type_of(v) for v in node.operands)
-    found = inferred(node, types, at)
+    found = inferred(node, types, at, Settled)  # proved at its uses, where more may hold
     views: dict[str, View] = {}
     for role, old in node.params.items():
         param, fresh = params[old.param], found.params[role]

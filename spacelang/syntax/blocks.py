@@ -13,6 +13,7 @@ from spacelang.ir.build import BlockBuilder, Level, Tensor
 from spacelang.ir.condition import Condition, conjunction, disjunction, is_value, negate
 from spacelang.ir.conflict import SETTLE
 from spacelang.ir.dim import Dim, Symbol, conditional
+from spacelang.ir.dim import Value as DecisionValue
 from spacelang.ir.infer import NeedsValue
 from spacelang.ir.names import under
 from spacelang.ir.node import Call, TensorType, join
@@ -89,6 +90,7 @@ def _called(
     except NeedsValue as need:
         return _split(closure, bound, span, frame, label, fixed, ways, need)
     frame.errors.extend(_with_caller(found, span) for found in made.errors)
+    frame.unmet.extend(_with_caller(found, span) for found in made.unmet)
     if isinstance(made.result, Broken):
         raise SpaceError(())
     return _emit(made, made.result, closure, bound, span, frame, label)
@@ -125,18 +127,29 @@ def _split(
     conditions: list[Condition] = []
     regions: list[Level] = []
     results: list[Thing] = []
+    unmet: list[list[Diagnostic]] = []
     ways *= len(symbol.values)
     frame.session.split(closure.name, len(symbol.values), ways, span)
     each = [(value, is_value(outer, value)) for value in symbol.values]
     here = [(v, truth) for v, truth in each if feasible((*build.guards, truth)) is not False]
+
+    def alternative(value: DecisionValue) -> Thing:
+        before = len(frame.unmet)
+        made = _called(closure, bound, span, frame, label, {**fixed, key: value}, ways)
+        unmet.append(frame.unmet[before:])
+        del frame.unmet[before:]
+        return made
+
     if len(here) == 1:  # the guards say which: nothing is chosen here
-        return _called(closure, bound, span, frame, label, {**fixed, key: here[0][0]}, ways)
+        made = alternative(here[0][0])
+        _refuse(unmet, frame, fixed)
+        return made
     for value, truth in here:
         build.open(truth)
-        made = _called(closure, bound, span, frame, label, {**fixed, key: value}, ways)
+        results.append(alternative(value))
         regions.append(build.close())
-        results.append(made)
         conditions.append(truth)
+    _refuse(unmet, frame, fixed)
     if not regions:
         raise SpaceError(error("SP308", f"{outer.name} is not settled here", span).hint(SETTLE))
     ends = [flat(made) for made in results]
@@ -154,6 +167,15 @@ def _split(
         for i in range(len(ends[0]))
     )
     return shaped(results[0], iter(build.choose(conditions, regions, ends, types, span)))
+
+
+def _refuse(unmet: Sequence[Sequence[Diagnostic]], frame: Frame, fixed: Fixed) -> None:
+    """SP502 for a limit that no alternative meets; the others leave out those that do not."""
+    first, *others = unmet or ((),)
+    places = [{found.primary.span for found in other} for other in others]
+    never = [found for found in first if all(found.primary.span in other for other in places)]
+    report = frame.unmet if fixed or frame.apart else frame.errors
+    report.extend(never)
 
 
 def _form(value: Thing) -> object:

@@ -74,7 +74,8 @@ def compiled(
     table = session.anchored if anchored else session.made.compiled
     every = (session if anchored else session.made).alike
     of_all, key = key, (key, tuple(sorted(fixed.items(), key=str)), guards)
-    made = table.get(key)
+    refused = (key, bool(fixed) or frame.apart)  # what a limit says hangs on whether it is apart
+    made = table.get(key, table.get(refused))
     if made is None:
         place = frame.path(label) if label is not None else frame.next(closure.name)
         if definition.kind == "cell":
@@ -93,7 +94,8 @@ def compiled(
         )
         callee.builder.level.guards = tuple(callee.condition(frame, g) for g in guards)
         with session.block() as spent:
-            made = table[key] = _made(closure, bound, late, callee, frame, span, spent)
+            made = _made(closure, bound, late, callee, frame, span, spent)
+        table[refused if made.errors or made.unmet else key] = made
         session.total.uses[id(made)] = made
     else:
         session.remarks.extend(made.remarks)
@@ -140,7 +142,7 @@ def _made(
     imports, errors = tuple(callee.imports.values()), tuple(callee.errors)
     return Compiled(
         block, imports, late, result, named, tuple(callee.require), owned, errors,
-        tuple(dict.fromkeys(session.remarks[remarked:])), spent,
+        tuple(callee.unmet), tuple(dict.fromkeys(session.remarks[remarked:])), spent,
     )  # fmt: skip
 
 

@@ -35,7 +35,7 @@ class Frame:
     `fixed` holds values of decisions that this alternative of the block is made for: a size that
     the caller binds (by the symbol's name there) or, after a dot, a decision of its own. `errors`
     are kept here, not in the session: an elaboration that asks for a split is thrown away with
-    them.
+    them. `unmet` are the limits that leave this alternative out, errors where they do so with each.
 
     A block of a file takes its sizes from its immediate caller, whoever that is. One that sees
     names of another frame is `anchored`: its sizes are those of the frames where they were first
@@ -70,12 +70,18 @@ class Frame:
         self.host: Host | None = None
         self.origins: dict[Dim, Span] = {}
         self.require: list[Condition] = []
+        self.unmet: list[Diagnostic] = []
         self.deferred: list[tuple[Expr, Scope, tuple[Condition, ...]]] = []
 
     def _explain(
         self, found: Diagnostic, conflict: Conflict, operands: Sequence[Tensor]
     ) -> Diagnostic:
         return explained(self, found, conflict, operands)
+
+    @property
+    def apart(self) -> bool:
+        """Whether it is in an alternative that a block was split into."""
+        return any(frame.fixed for frame in self.chain)
 
     # Names.
 

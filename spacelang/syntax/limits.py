@@ -44,6 +44,27 @@ from spacelang.syntax.values import (
     not_of_the_batch,
 )
 
+
+class Unmet(SpaceError):
+    """A limit that none of the architectures meet that have the branch it stands in."""
+
+    def __init__(self, found: Diagnostic, guards: Sequence[Condition]) -> None:
+        here = conjunction(*guards)
+        if here != TRUE:
+            found = found.note(f"so it is where {bare(str(here))}: no architecture there meets it")
+        super().__init__(found)
+
+
+def unmet(
+    found: bool | Condition, guards: Sequence[Condition], before: Sequence[Condition] = ()
+) -> bool:
+    """Whether a limit leaves none of the architectures that have the branch it stands in; without
+    a branch that is told of the whole space."""
+    if isinstance(found, bool) or conjunction(*guards) == TRUE:
+        return found is False
+    return feasible((*guards, *before, found)) is False
+
+
 COMPARED = {"==", "!=", "in", "not in"}
 
 
@@ -62,8 +83,8 @@ class Reader:
     def conditions(self, expr: tree.Expr, strict: bool = True) -> Iterator[Condition]:
         """What an expression demands, joined by `and`; what always holds is left out.
 
-        What never does is SP502, or without `strict` the condition FALSE. A part is read where
-        those before it hold, and stays with them where it has no value else.
+        What never does is SP502 (`Unmet`), or without `strict` the condition FALSE. A part is read
+        where those before it hold, and stays with them where it has no value else.
         """
         waiting, before = [expr], list[Condition]()
         while waiting:
@@ -76,19 +97,12 @@ class Reader:
             for found in limits:
                 if found is False and not strict:
                     yield FALSE
-                elif found is False or self._never(found, before):
-                    raise SpaceError(self._false(part))
+                elif found is False or unmet(found, self.frame.builder.guards, before):
+                    raise Unmet(self._false(part), self.frame.builder.guards)
                 elif found is not True:
                     yield found if total(found) else conjunction(*before, found)
                     if all(symbol.values for symbol in found.symbols):
                         before.append(found)
-
-    def _never(self, found: bool | Condition, before: Sequence[Condition]) -> bool:
-        """Whether a limit leaves none of the architectures that have the branch it stands in."""
-        here = conjunction(*self.frame.builder.guards)
-        if isinstance(found, bool) or here == TRUE:
-            return False
-        return feasible((here, *before, found)) is False
 
     def _false(self, part: tree.Expr) -> Diagnostic:
         """SP502 for what never holds, with the values of the names in it."""
@@ -102,9 +116,6 @@ class Reader:
                 known[node.span.text] = value
         if known:
             found = found.note(", ".join(f"{n} is {spelt(v)}" for n, v in known.items()))
-        here = conjunction(*self.frame.builder.guards)
-        if here != TRUE:
-            found = found.note(f"so it is where {bare(str(here))}: no architecture there meets it")
         words = [node.value for node in tree.below(part) if isinstance(node, tree.String)]
         given = [value for value in known.values() if isinstance(value, str)]
         near = [word for value in given for word in get_close_matches(value, words, 1)]

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
-from spacelang.diagnostics import SpaceError, Span, warning
+from spacelang.diagnostics import SpaceError, Span, error, warning
 from spacelang.ir.condition import Condition, conjunction, disjunction, negate
 from spacelang.ir.decision import Choice
 from spacelang.ir.infer import NeedsValue
 from spacelang.syntax import tree
 from spacelang.syntax.conflicts import not_known
 from spacelang.syntax.frame import Frame
-from spacelang.syntax.limits import Reader
+from spacelang.syntax.limits import Reader, Unmet, unmet
 from spacelang.syntax.scope import Scope
 from spacelang.syntax.session import Exhausted
 
@@ -25,9 +25,30 @@ def require(statement: tree.Require, frame: Frame, scope: Scope) -> None:
         frame.deferred.append((statement.condition, scope.snapshot(), frame.builder.guards))
         return
     reader = Reader(frame, scope, frame.builder.decisions, figures=())
+    demand(reader.conditions(statement.condition), frame)
+
+
+def told(truth: bool | Condition, frame: Frame, span: Span) -> Iterator[Condition]:
+    """A limit that has no text."""
+    if unmet(truth, frame.builder.guards):
+        raise Unmet(error("SP502", "this limit never holds", span), frame.builder.guards)
+    if not isinstance(truth, bool):
+        yield truth
+
+
+def demand(limits: Iterable[Condition], frame: Frame) -> None:
+    """Require limits of each use of a block.
+
+    An alternative that never meets one is left out: what is fixed in it is one value of many.
+    """
     here = conjunction(*frame.builder.guards)
-    for found in reader.conditions(statement.condition):
-        frame.require.append(disjunction(negate(here), found))
+    try:
+        frame.require.extend(disjunction(negate(here), found) for found in limits)
+    except Unmet as failed:
+        if not frame.apart:
+            raise
+        frame.require.append(negate(here))
+        frame.unmet.extend(failed.diagnostics)
 
 
 def deferred(frame: Frame, decisions: Mapping[str, Choice]) -> Iterator[tuple[Condition, Span]]:

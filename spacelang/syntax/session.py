@@ -93,8 +93,9 @@ class Compiled:
     """A block that was elaborated, with what a call of it needs.
 
     `named` says whether it opens a scope; `require` holds what it requires of each of its uses, in
-    its own sizes, `owned` the paths that each use takes; one with `errors` is in no graph. Every
-    space that uses it has its `remarks`, and counts what was `spent` on it.
+    its own sizes, `owned` the paths that each use takes; one with `errors` is in no graph, and one
+    with limits that are `unmet` is in an alternative that is left out. Every space that uses it has
+    its `remarks`, and counts what was `spent` on it.
     """
 
     block: Block
@@ -105,6 +106,7 @@ class Compiled:
     require: tuple[Condition, ...] = ()
     owned: tuple[Owned, ...] = ()
     errors: tuple[Diagnostic, ...] = ()
+    unmet: tuple[Diagnostic, ...] = ()
     remarks: tuple[Diagnostic, ...] = ()
     spent: Spent = field(default_factory=Spent, compare=False, repr=False)
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from small_networks import SMALL, images, model_of
+from small_spaces import CONDITIONED, inputs, supernet
 from torch import Tensor
 
 from spacelang.backends.onnx import runner
@@ -40,6 +41,15 @@ def test_outputs_are_those_of_the_model(system: str, batch: int) -> None:
     x = images(model, batch)
     with torch.inference_mode():
         assert relative(network(x), model.activate(assignment)(x)) < 1e-5
+
+
+def test_sizes_that_are_whole_under_a_condition_alone() -> None:
+    model = supernet(CONDITIONED, torch.float32).eval()
+    (x,) = inputs(model.graph, dtype=torch.float32)
+    for width in (4, 6, 9):
+        network = deploy(model, {"width": width}, batch=len(x), runtime="onnxruntime")
+        with torch.inference_mode():
+            assert relative(network(x), model.activate({"width": width})(x)) < 1e-5
 
 
 def ops(content: bytes) -> Counter[str]:

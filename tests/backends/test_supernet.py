@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from small_spaces import (
+    CONDITIONED,
     CONVOLUTIONS,
     GATHERED,
     SEPARATE,
@@ -26,6 +27,7 @@ from small_spaces import (
 )
 from torch import Tensor
 
+from spacelang.analysis.traffic import traffic
 from spacelang.backends.torch import supernet as supernet_module
 from spacelang.backends.torch.extract import Chosen, dense
 from spacelang.backends.torch.functions import sliced_linear
@@ -40,6 +42,7 @@ from spacelang.diagnostics import SpaceError
 from spacelang.ir.decision import Assignment
 from spacelang.ir.dialect import dotted
 from spacelang.passes.pipeline import run
+from spacelang.passes.specialize import specialize
 
 SPACES = {
     "vit": VIT,
@@ -565,24 +568,6 @@ def test_the_tables_that_are_kept_are_those_read_last(monkeypatch: pytest.Monkey
     assert torch.equal(model(x), copy.deepcopy(model)(x))
 
 
-CONDITIONED = """
-block thirds(x: [B, C]) -> [B, C] {
-  y = rearrange(x, "b (g c) -> b c g", g: 3) |> linear(3) as fc
-  y = einsum("bcg,bdg->bcd", y, y) |> softmax
-  y = einsum("bcd,bdg->bcg", y, rearrange(x, "b (g c) -> b c g", g: 3))
-  return rearrange(y, "b c g -> b (g c)") |> linear(C) as out
-}
-space conditioned {
-  input x: [B, 5]
-  choose width in {4, 6, 9}
-  x = linear(x, width) as up
-  when width % 3 == 0 { x = x + thirds(x) as three }
-  output linear(x, 2) as head
-  weights { _: entangle }
-}
-"""
-
-
 def test_sizes_that_are_whole_under_a_condition_alone() -> None:
     """What was proved where a block is called is not asked of the block by itself."""
     model = supernet(CONDITIONED).eval()
@@ -598,3 +583,5 @@ def test_sizes_that_are_whole_under_a_condition_alone() -> None:
         cost = model.graph.cost(assignment)
         assert cost.params == sum(p.numel() for p in model.extract(assignment).parameters())
         assert simple.cost(assignment) == cost
+        network = specialize(model.graph, assignment)
+        assert traffic(model.graph, assignment) == traffic(network)
