@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import os
+import signal
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 import spacelang
 from spacelang.backends.torch.data import Dataset, open_data
-from spacelang.backends.torch.distill import Lesson, distill, engine_of
+from spacelang.backends.torch.distill import DistillTrainer, Lesson, distill, engine_of
+from spacelang.backends.torch.interrupt import Interrupted
 from spacelang.backends.torch.recipe import Recipe
 from spacelang.backends.torch.run import read_log
 from spacelang.backends.torch.supernet import Supernet
@@ -97,3 +101,23 @@ def fingerprint(folder: Path) -> tuple[str, str]:
     """The bytes of the newest weights, and the log."""
     newest = max(folder.glob("checkpoint-*.safetensors"))
     return hashlib.sha256(newest.read_bytes()).hexdigest(), repr(read_log(folder))
+
+
+def stopped_and_gone_on_with(
+    run: Callable[[Path], object], folder: Path, monkeypatch: pytest.MonkeyPatch, *stops: int
+) -> None:
+    """A run in `folder` that a signal ends after each of these steps, and that then goes on."""
+    original = DistillTrainer.step
+    for stop in stops:
+
+        def step(self: DistillTrainer, plan: Any, stop: int = stop) -> Any:
+            found = original(self, plan)
+            if plan.step == stop:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return found
+
+        monkeypatch.setattr(DistillTrainer, "step", step)
+        with pytest.raises(Interrupted):
+            run(folder)
+    monkeypatch.setattr(DistillTrainer, "step", original)
+    run(folder)

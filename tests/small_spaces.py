@@ -160,6 +160,19 @@ space gathered {
 }
 """
 
+# A block whose sizes are whole under a condition of its uses alone.
+THIRDS = """
+block third(x: [B, C]) -> [B, C] { return linear(x, C / 3) as down |> linear(C) as up }
+space s {
+  input x: [B, 5]
+  choose width in {4, 6, 9}
+  x = linear(x, width) as stem
+  when width % 3 == 0 { x = x + third(x) as three }
+  output linear(x, 2) as head
+  weights { _: separate }
+}
+"""
+
 # Sizes that are whole under a condition alone.
 CONDITIONED = """
 block thirds(x: [B, C]) -> [B, C] {

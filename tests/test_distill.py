@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +11,17 @@ from typing import Any, Literal
 
 import pytest
 import torch
-from lessons import MINIVIT, RECIPE, SPACE, a_teacher, digits, fingerprint, learn, student
+from lessons import (
+    MINIVIT,
+    RECIPE,
+    SPACE,
+    a_teacher,
+    digits,
+    fingerprint,
+    learn,
+    stopped_and_gone_on_with,
+    student,
+)
 from processes import run_together
 from torch import Tensor, nn
 
@@ -21,7 +29,6 @@ import spacelang
 from spacelang.backends.torch import losses
 from spacelang.backends.torch.data import Dataset, ordered_batches
 from spacelang.backends.torch.distill import DistillTrainer, Lesson, engine_of
-from spacelang.backends.torch.interrupt import Interrupted
 from spacelang.backends.torch.logits.asked import Asked, write_store
 from spacelang.backends.torch.logits.manifest import epoch_folder
 from spacelang.backends.torch.logits.record import dense
@@ -356,20 +363,7 @@ def test_resumed_runs_are_bit_identical(
         learn(folder, data, KINDS[kind], recipe=recipe, **who)
 
     run(tmp_path / "whole")
-    original = DistillTrainer.step
-    for stop in (1, 5):
-
-        def step(self: DistillTrainer, plan: Any, stop: int = stop) -> Any:
-            found = original(self, plan)
-            if plan.step == stop:
-                os.kill(os.getpid(), signal.SIGTERM)
-            return found
-
-        monkeypatch.setattr(DistillTrainer, "step", step)
-        with pytest.raises(Interrupted):
-            run(tmp_path / "parts")
-    monkeypatch.setattr(DistillTrainer, "step", original)
-    run(tmp_path / "parts")
+    stopped_and_gone_on_with(run, tmp_path / "parts", monkeypatch, 1, 5)
     assert fingerprint(tmp_path / "parts") == fingerprint(tmp_path / "whole")
 
 

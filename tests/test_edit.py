@@ -6,6 +6,7 @@ from dataclasses import replace
 from fractions import Fraction
 
 import pytest
+from small_spaces import THIRDS
 
 from spacelang.diagnostics import Source, SpaceError
 from spacelang.ir.block import Block
@@ -208,17 +209,7 @@ def test_types_are_found_anew(base):
 
 def test_types_are_found_anew_where_they_are_whole_under_a_condition_alone():
     """Which the verifier proves at the uses of the block; what is whole nowhere is refused."""
-    text = """
-    block third(x: [B, C]) -> [B, C] { return linear(x, C / 3) as down |> linear(C) as up }
-    space s {
-      input x: [B, 5]
-      choose width in {4, 6, 9}
-      x = linear(x, width) as stem
-      when width % 3 == 0 { x = x + third(x) as three }
-      output linear(x, 2) as head
-      weights { _: entangle }
-    }"""
-    graph = load(Source("s.space", text))
+    graph = load(Source("s.space", THIRDS.replace("separate", "entangle")))
     with graph.edit() as draft:
         site = only(draft.nodes(path="_.down"))
         third = site.node.attributes["out"]

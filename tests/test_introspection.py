@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from cells import text
-from lessons import RECIPE, a_teacher, digits, fingerprint, learn, student
+from lessons import RECIPE, a_teacher, digits, fingerprint, learn, stopped_and_gone_on_with, student
 from processes import run_together
 from torch import Tensor, nn
 
@@ -21,7 +19,6 @@ from spacelang.backends.torch.data import Dataset
 from spacelang.backends.torch.depths import Depths
 from spacelang.backends.torch.distill import DistillTrainer, Lesson, distill, engine_of
 from spacelang.backends.torch.evaluate import main_output
-from spacelang.backends.torch.interrupt import Interrupted
 from spacelang.backends.torch.losses import INTROSPECTING
 from spacelang.backends.torch.supernet import Supernet
 from spacelang.backends.torch.taps import OUTPUT, Tapped, taps
@@ -195,19 +192,7 @@ def test_resumed_runs_are_bit_identical(
     made = run(tmp_path / "whole")
     kinds = {f"loss: {word.partition('=')[0]}" for word in settings["losses"]}
     assert {name for name in made.log[-1] if name.startswith("loss: ")} == kinds
-    original = DistillTrainer.step
-
-    def step(self: DistillTrainer, plan: Any) -> Any:
-        found = original(self, plan)
-        if plan.step == 1:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return found
-
-    monkeypatch.setattr(DistillTrainer, "step", step)
-    with pytest.raises(Interrupted):
-        run(tmp_path / "parts")
-    monkeypatch.setattr(DistillTrainer, "step", original)
-    run(tmp_path / "parts")
+    stopped_and_gone_on_with(run, tmp_path / "parts", monkeypatch, 1)
     assert fingerprint(tmp_path / "parts") == fingerprint(tmp_path / "whole")
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from composition import HOSTS, STEPS, host, shipped
 from rewriting import MIX, sound, text_graph
+from small_spaces import THIRDS
 from torch import Tensor
 
 from spacelang.backends.torch.interpret import interpret
@@ -219,19 +220,6 @@ def test_entangled_candidates_are_slices(form: str) -> None:
             position = bank_position(storage.bank, chosen)
             apart[f"{path}.{position}" if storage.bank else path] = cut
         assert torch.equal(outputs(made, shared, chosen), outputs(graph, apart, chosen))
-
-
-THIRDS = """
-block third(x: [B, C]) -> [B, C] { return linear(x, C / 3) as down |> linear(C) as up }
-space s {
-  input x: [B, 5]
-  choose width in {4, 6, 9}
-  x = linear(x, width) as stem
-  when width % 3 == 0 { x = x + third(x) as three }
-  output linear(x, 2) as head
-  weights { _: separate }
-}
-"""
 
 
 def test_what_is_whole_under_a_condition_alone_is_entangled() -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -16,7 +14,7 @@ import pytest
 import torch
 from command import data as answer
 from command import good, refused
-from lessons import RECIPE, SPACE, fingerprint, learn
+from lessons import RECIPE, SPACE, fingerprint, learn, stopped_and_gone_on_with
 from PIL import Image
 from test_logits import published
 
@@ -24,7 +22,6 @@ import spacelang
 from spacelang.backends.torch.augment import words_of
 from spacelang.backends.torch.data import Dataset, open_data, ordered_batches, views
 from spacelang.backends.torch.distill import DistillTrainer, Lesson, engine_of
-from spacelang.backends.torch.interrupt import Interrupted
 from spacelang.backends.torch.logits.commands import aug_of
 from spacelang.backends.torch.logits.published_replay import PublishedReplay
 from spacelang.backends.torch.logits.record import Records, top
@@ -275,19 +272,7 @@ def test_a_run_goes_on_with_the_same_bits(
         learn(folder, place.data, LEARNED, graph=place.graph, recipe=RUN, **lesson(place))
 
     run(tmp_path / "whole")
-    original = DistillTrainer.step
-
-    def step(self: DistillTrainer, plan: Any) -> Any:
-        found = original(self, plan)
-        if plan.step == 3:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return found
-
-    monkeypatch.setattr(DistillTrainer, "step", step)
-    with pytest.raises(Interrupted):
-        run(tmp_path / "parts")
-    monkeypatch.setattr(DistillTrainer, "step", original)
-    run(tmp_path / "parts")
+    stopped_and_gone_on_with(run, tmp_path / "parts", monkeypatch, 3)
     assert fingerprint(tmp_path / "parts") == fingerprint(tmp_path / "whole")
 
 

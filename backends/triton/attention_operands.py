@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -92,6 +93,23 @@ def reference(x: Operands) -> tuple[Tensor, Tensor, Tensor]:
     return out.to(x.v.dtype), s.logsumexp(3), mass.to(x.v.dtype)
 
 
+def unindexed(indexes: Sequence[Tensor], counts: Sequence[int], n: int) -> str:
+    """Why no kernel can take index tables of terms of so many tables each; empty if one can."""
+    for index, count in zip(indexes, counts, strict=True):
+        if index.shape != (count, n, n):
+            return "it takes an index [R, N, N] for the R tables of a term"
+        if index.dtype not in INDEXES or index.numel() >= 2**31:
+            return f"no kernel takes an index of {index.numel()} {index.dtype}"
+    return ""
+
+
+def unwindowed(regions: Tensor, batch: int, n: int) -> str:
+    """Why no kernel can take the regions of windows; empty if one can."""
+    if regions.ndim != 2 or regions.shape[1] != n or batch % max(1, len(regions)):
+        return "it takes regions [W, N], W dividing the batch"
+    return "" if regions.dtype in INDEXES else f"no kernel takes regions as {regions.dtype}"
+
+
 def unable(x: Operands) -> str:
     """Why the kernels cannot take these operands; empty if they can."""
     if x.q.ndim != 4 or x.k.shape != x.q.shape or x.v.ndim != 4 or x.v.shape[:3] != x.q.shape[:3]:
@@ -107,17 +125,12 @@ def unable(x: Operands) -> str:
             return "it takes tables [H or 1, R, C, D] of a term, and [H or 1, R, C, V] on values"
     indexes = (x.table_index, x.row_index, x.column_index, x.mass_index)
     counts = (x.table.shape[1], *(part.shape[1] for part in tables))
-    for index, count in zip(indexes, counts, strict=True):
-        if index.shape != (count, n, n):
-            return "it takes an index [R, N, N] for the R tables of a term"
-        if index.dtype not in INDEXES or index.numel() >= 2**31:
-            return f"no kernel takes an index of {index.numel()} {index.dtype}"
+    if reason := unindexed(indexes, counts, n):
+        return reason
     if max(part.shape[1:3].numel() for part in tables) > COLUMNS:
         return f"a term's tables have more than {COLUMNS} columns"
-    if x.regions.ndim != 2 or x.regions.shape[1] != n or batch % max(1, len(x.regions)):
-        return "it takes regions [W, N], W dividing the batch"
-    if x.regions.dtype not in INDEXES:
-        return f"no kernel takes regions as {x.regions.dtype}"
+    if reason := unwindowed(x.regions, batch, n):
+        return reason
     operands = (x.q, x.k, x.v)
     if len({part.dtype for part in operands}) > 1:
         return "its operands are of different types"

@@ -23,7 +23,13 @@ from torch import Tensor
 
 from spacelang.backends.triton import mixed_attention_tiles as tiles
 from spacelang.backends.triton.attention import PROGRAMS, Term, gathered_back, lined
-from spacelang.backends.triton.attention_operands import COLUMNS, INDEXES, WIDEST, looked_up
+from spacelang.backends.triton.attention_operands import (
+    COLUMNS,
+    WIDEST,
+    looked_up,
+    unindexed,
+    unwindowed,
+)
 from spacelang.backends.triton.launch import launches, operator, refusal, wide
 from spacelang.backends.triton.mixed_attention_kernels import KERNELS
 
@@ -111,17 +117,12 @@ def unable(x: Operands) -> str:
     if tables.ndim != 4 or len(tables) not in (1, heads) or tables.shape[3] != width:
         return "it takes tables of a term of the queries [H or 1, R, C, D]"
     indexes = (x.table_index, x.row_index)
-    for index, count in zip(indexes, (x.table.shape[1], tables.shape[1]), strict=True):
-        if index.shape != (count, n, n):
-            return "it takes an index [R, N, N] for the R tables of a term"
-        if index.dtype not in INDEXES or index.numel() >= 2**31:
-            return f"no kernel takes an index of {index.numel()} {index.dtype}"
+    if reason := unindexed(indexes, (x.table.shape[1], tables.shape[1]), n):
+        return reason
     if tables.shape[1:3].numel() > COLUMNS:
         return f"a term's tables have more than {COLUMNS} columns"
-    if x.regions.ndim != 2 or x.regions.shape[1] != n or batch % max(1, len(x.regions)):
-        return "it takes regions [W, N], W dividing the batch"
-    if x.regions.dtype not in INDEXES:
-        return f"no kernel takes regions as {x.regions.dtype}"
+    if reason := unwindowed(x.regions, batch, n):
+        return reason
     operands = (x.q, x.k, x.v)
     if len({part.dtype for part in operands}) > 1:
         return "its operands are of different types"
