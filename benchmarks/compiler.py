@@ -308,7 +308,7 @@ def texts(repeats: int) -> dict[str, float]:
     import numpy as np
     import torch
 
-    from spacelang.backends.torch.augment import RECIPES, augment
+    from spacelang.backends.torch.data.augment import RECIPES, augment
     from spacelang.diagnostics import Source, SpaceError
     from spacelang.ir.text import write
     from spacelang.loader import load

@@ -23,17 +23,17 @@ import study_report
 import torch
 
 import spacelang
-from spacelang.backends.torch.data import Dataset, open_data
-from spacelang.backends.torch.distill import Lesson, distill, engine_of
-from spacelang.backends.torch.evaluate import evaluate_test
-from spacelang.backends.torch.logits.asked import write_store
-from spacelang.backends.torch.logits.replay import Replay
-from spacelang.backends.torch.logits.store import About
-from spacelang.backends.torch.progress import progress
-from spacelang.backends.torch.recipe import Recipe
-from spacelang.backends.torch.run import environment
-from spacelang.backends.torch.teacher import Teacher, open_teacher
-from spacelang.backends.torch.training import Trained, train
+from spacelang.backends.torch.data.datasets import Dataset, open_data
+from spacelang.backends.torch.distillation.distill import Lesson, distill, engine_of
+from spacelang.backends.torch.distillation.logits.asked import write_store
+from spacelang.backends.torch.distillation.logits.replay import Replay
+from spacelang.backends.torch.distillation.logits.store import About
+from spacelang.backends.torch.distillation.teacher import Teacher, open_teacher
+from spacelang.backends.torch.runs.progress import progress
+from spacelang.backends.torch.runs.run import environment
+from spacelang.backends.torch.training.evaluate import evaluate_test
+from spacelang.backends.torch.training.recipe import Recipe
+from spacelang.backends.torch.training.training import Trained, train
 from spacelang.files import atomic_write
 from spacelang.ir.graph import Graph
 from spacelang.passes.specialize import specialize

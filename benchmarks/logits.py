@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from spacelang.backends.torch.logits.manifest import Contents, epoch_folder
-from spacelang.backends.torch.logits.reader import LogitStore
-from spacelang.backends.torch.logits.record import Records, index_type
-from spacelang.backends.torch.logits.writer import StoreWriter, finish
+from spacelang.backends.torch.distillation.logits.manifest import Contents, epoch_folder
+from spacelang.backends.torch.distillation.logits.reader import LogitStore
+from spacelang.backends.torch.distillation.logits.record import Records, index_type
+from spacelang.backends.torch.distillation.logits.writer import StoreWriter, finish
 
 RECORDS, BATCH, REPEATS = 100_000, 1024, 7
 

@@ -20,11 +20,11 @@ from typing import Any, cast
 import torch
 
 import spacelang
-from spacelang.backends.torch.data import open_data
-from spacelang.backends.torch.progress import progress
-from spacelang.backends.torch.recipe import Recipe
-from spacelang.backends.torch.run import environment
-from spacelang.backends.torch.training import train
+from spacelang.backends.torch.data.datasets import open_data
+from spacelang.backends.torch.runs.progress import progress
+from spacelang.backends.torch.runs.run import environment
+from spacelang.backends.torch.training.recipe import Recipe
+from spacelang.backends.torch.training.training import train
 from spacelang.files import atomic_write
 
 RESULT = Path(__file__).resolve().parent / "results" / "precision.json"

@@ -25,14 +25,14 @@ import torch
 
 import spacelang
 from spacelang.analysis.cost import Cost
-from spacelang.backends.torch.cycles import search_program
-from spacelang.backends.torch.data import Dataset, open_data
-from spacelang.backends.torch.evaluate import evaluate_test
-from spacelang.backends.torch.own import search_own
-from spacelang.backends.torch.recipe import Recipe
-from spacelang.backends.torch.run import environment, read_graph
-from spacelang.backends.torch.search import search, search_scratch
-from spacelang.backends.torch.training import Trained, load_trained, train
+from spacelang.backends.torch.data.datasets import Dataset, open_data
+from spacelang.backends.torch.runs.run import environment, read_graph
+from spacelang.backends.torch.searching.cycles import search_program
+from spacelang.backends.torch.searching.own import search_own
+from spacelang.backends.torch.searching.search import search, search_scratch
+from spacelang.backends.torch.training.evaluate import evaluate_test
+from spacelang.backends.torch.training.recipe import Recipe
+from spacelang.backends.torch.training.training import Trained, load_trained, train
 from spacelang.engines.contraction import Contraction
 from spacelang.engines.cyclic_differentiable import CyclicDifferentiable
 from spacelang.engines.evolution import Evolution

@@ -13,8 +13,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from spacelang import __version__
-from spacelang.backends.torch.data import Dataset
-from spacelang.backends.torch.search_report import data_of, decisions_of, sizes, surroundings
+from spacelang.backends.torch.data.datasets import Dataset
+from spacelang.backends.torch.reports.search_report import (
+    data_of,
+    decisions_of,
+    sizes,
+    surroundings,
+)
 from spacelang.ir.graph import Graph
 from spacelang.report import Command, Network, Report, Score, write_report
 from spacelang.report.model import Role

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     import spacelang.backends.torch.weights as weights
     from spacelang import passes as passes
     from spacelang.analysis.subspace import Subspace as Subspace
-    from spacelang.backends.torch.deploy import deploy as deploy
-    from spacelang.backends.torch.deployment import load_deployed as load_deployed
+    from spacelang.backends.torch.inference.deploy import deploy as deploy
+    from spacelang.backends.torch.inference.deployment import load_deployed as load_deployed
     from spacelang.build import Builder as Builder
     from spacelang.diagnostics import SpaceError as SpaceError
     from spacelang.ir.decision import Decisions as Decisions
@@ -54,9 +54,9 @@ _HOMES = {
     "SpaceError": "spacelang.diagnostics:SpaceError",
     "Subspace": "spacelang.analysis.subspace:Subspace",
     "compile": "spacelang.loader:compile",
-    "deploy": "spacelang.backends.torch.deploy:deploy",
+    "deploy": "spacelang.backends.torch.inference.deploy:deploy",
     "load": "spacelang.loader:load",
-    "load_deployed": "spacelang.backends.torch.deployment:load_deployed",
+    "load_deployed": "spacelang.backends.torch.inference.deployment:load_deployed",
     "load_program": "spacelang.loader:load_program",
     "narrow": "spacelang.passes.narrow:narrow",
     "passes": "spacelang.passes",

@@ -15,8 +15,8 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
-from spacelang.backends.torch.proof import example
 from spacelang.backends.torch.storage import tensor_names
+from spacelang.backends.torch.subnets.proof import example
 from spacelang.backends.torch.supernet import Supernet
 from spacelang.diagnostics import Report, Source, SpaceError
 from spacelang.ir.canonical import canonical

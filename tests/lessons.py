@@ -14,14 +14,14 @@ import pytest
 import torch
 
 import spacelang
-from spacelang.backends.torch.data import Dataset, open_data
-from spacelang.backends.torch.distill import DistillTrainer, Lesson, distill, engine_of
-from spacelang.backends.torch.interrupt import Interrupted
-from spacelang.backends.torch.recipe import Recipe
-from spacelang.backends.torch.run import read_log
+from spacelang.backends.torch.data.datasets import Dataset, open_data
+from spacelang.backends.torch.distillation.distill import DistillTrainer, Lesson, distill, engine_of
+from spacelang.backends.torch.distillation.teacher import Teacher
+from spacelang.backends.torch.runs.interrupt import Interrupted
+from spacelang.backends.torch.runs.run import read_log
 from spacelang.backends.torch.supernet import Supernet
-from spacelang.backends.torch.teacher import Teacher
-from spacelang.backends.torch.training import Trained
+from spacelang.backends.torch.training.recipe import Recipe
+from spacelang.backends.torch.training.training import Trained
 from spacelang.diagnostics import Source
 from spacelang.ir.graph import Graph
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import torch
 
-from spacelang.backends.torch.ranks import together
+from spacelang.backends.torch.runs.ranks import together
 
 
 def run_together(size: int, action: Callable[[int], object]) -> list[int]:

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from spacelang.backends.torch.inputs import input_of
-from spacelang.backends.torch.interpret import interpret
-from spacelang.backends.torch.proof import relative
+from spacelang.backends.torch.reference.interpret import interpret
 from spacelang.backends.torch.storage import tensor_names
+from spacelang.backends.torch.subnets.proof import relative
 from spacelang.backends.torch.supernet import Supernet
 from spacelang.diagnostics import Source
 from spacelang.ir.decision import Assignment

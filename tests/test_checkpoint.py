@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from unreliable import Unreliable, calls_of, full, install, killed_at
 
 from spacelang import files, journal
-from spacelang.backends.torch.checkpoint import (
+from spacelang.backends.torch.training.checkpoint import (
     MANIFEST,
     SAVES,
     CheckpointError,
@@ -27,7 +27,7 @@ from spacelang.backends.torch.checkpoint import (
     pack,
     unpack,
 )
-from spacelang.backends.torch.optimizer import optimizer_tensors, restore_optimizer
+from spacelang.backends.torch.training.optimizer import optimizer_tensors, restore_optimizer
 from spacelang.files import sweep
 from spacelang.journal import read_journal
 

@@ -21,8 +21,8 @@ from safetensors.torch import load_file
 
 from spacelang import load_deployed
 from spacelang.analysis.latency import LatencyModel, open_model
-from spacelang.backends.torch.recipe import Recipe
-from spacelang.backends.torch.train import TorchTrainer
+from spacelang.backends.torch.training.recipe import Recipe
+from spacelang.backends.torch.training.trainer import TorchTrainer
 from spacelang.cli.runs import run_graph
 from spacelang.cli.train import RECIPE, SWITCHES
 from spacelang.engines.pool import Pool
@@ -492,7 +492,7 @@ def test_extract_replaces_only_a_subnet(subnet: Path, trained: Path, place: Path
 def test_a_proof_that_fails_is_exit_5(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from spacelang.backends.torch import proof
+    from spacelang.backends.torch.subnets import proof
 
     monkeypatch.setattr(proof, "TOLERANCE", {torch.float64: -1.0})
     told = refused("extract", trained, "-o", tmp_path / "subnet", code=5)
@@ -530,7 +530,7 @@ def test_a_changed_subnet_is_not_run(subnet: Path, tmp_path: Path) -> None:
 def test_a_missing_exporter_is_told_before_anything_is_written(
     subnet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from spacelang.backends.torch import export
+    from spacelang.backends.torch.subnets import export
 
     monkeypatch.setattr(export, "find_spec", lambda name: None)
     told = refused("export", subnet, "-o", tmp_path / "out", "--format", "pt2,onnx")

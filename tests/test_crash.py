@@ -26,17 +26,17 @@ from unreliable import Unreliable, calls_of, die, full, install
 
 import spacelang
 from spacelang import files, journal
-from spacelang.backends.torch.checkpoint import Checkpoints
-from spacelang.backends.torch.cycles import search_program
-from spacelang.backends.torch.data import Dataset, first_samples, open_data
-from spacelang.backends.torch.logits.asked import write_store
-from spacelang.backends.torch.logits.replay import Replay
-from spacelang.backends.torch.logits.store import About
-from spacelang.backends.torch.own import search_own
-from spacelang.backends.torch.run import read_graph, read_log, read_record
-from spacelang.backends.torch.search import search, search_scratch
-from spacelang.backends.torch.training import load_trained, train
-from spacelang.backends.torch.under_way import FOLDER as UNDER_WAY
+from spacelang.backends.torch.data.datasets import Dataset, first_samples, open_data
+from spacelang.backends.torch.distillation.logits.asked import write_store
+from spacelang.backends.torch.distillation.logits.replay import Replay
+from spacelang.backends.torch.distillation.logits.store import About
+from spacelang.backends.torch.runs.run import read_graph, read_log, read_record
+from spacelang.backends.torch.searching.cycles import search_program
+from spacelang.backends.torch.searching.own import search_own
+from spacelang.backends.torch.searching.search import search, search_scratch
+from spacelang.backends.torch.searching.under_way import FOLDER as UNDER_WAY
+from spacelang.backends.torch.training.checkpoint import Checkpoints
+from spacelang.backends.torch.training.training import load_trained, train
 from spacelang.diagnostics import Source
 from spacelang.engines.contraction import Contraction
 from spacelang.engines.cyclic_differentiable import CyclicDifferentiable

@@ -25,20 +25,20 @@ from torch import Tensor
 from torch.nn import functional
 
 from spacelang.backends.torch import supernet as supernet_module
-from spacelang.backends.torch.checkpoint import CheckpointError, Checkpoints
-from spacelang.backends.torch.cycle_trainer import CycleTrainer
-from spacelang.backends.torch.cycles import Work, open_program, search_program
-from spacelang.backends.torch.data import Dataset, first_samples, open_data
-from spacelang.backends.torch.feed import Feed
-from spacelang.backends.torch.interrupt import Interrupted
-from spacelang.backends.torch.losses import INTROSPECTING, alpha_norm, ensemble
+from spacelang.backends.torch.data.datasets import Dataset, first_samples, open_data
 from spacelang.backends.torch.networks import Networks
-from spacelang.backends.torch.program_folder import read_program
-from spacelang.backends.torch.recipe import Recipe
-from spacelang.backends.torch.run import read_log
-from spacelang.backends.torch.steady import NotFinite
+from spacelang.backends.torch.runs.interrupt import Interrupted
+from spacelang.backends.torch.runs.run import read_log
+from spacelang.backends.torch.searching.cycle_trainer import CycleTrainer
+from spacelang.backends.torch.searching.cycles import Work, open_program, search_program
+from spacelang.backends.torch.searching.program_folder import read_program
 from spacelang.backends.torch.supernet import Supernet
-from spacelang.backends.torch.training import load_trained
+from spacelang.backends.torch.training.checkpoint import CheckpointError, Checkpoints
+from spacelang.backends.torch.training.feed import Feed
+from spacelang.backends.torch.training.losses import INTROSPECTING, alpha_norm, ensemble
+from spacelang.backends.torch.training.recipe import Recipe
+from spacelang.backends.torch.training.steady import NotFinite
+from spacelang.backends.torch.training.training import load_trained
 from spacelang.diagnostics import Source, SpaceError, VerificationError
 from spacelang.engines.cyclic_differentiable import CyclicDifferentiable
 from spacelang.engines.derive import Derivation

@@ -19,14 +19,14 @@ from test_cycles import ENGINE, RECIPE, SHARED, fingerprint, joint
 from test_cycles import data as small_data
 from torch.nn import functional
 
-from spacelang.backends.torch import cycles
-from spacelang.backends.torch.cycle_trainer import CycleTrainer
-from spacelang.backends.torch.cycles import search_program
-from spacelang.backends.torch.data import Dataset
-from spacelang.backends.torch.feed import Feed
+from spacelang.backends.torch.data.datasets import Dataset
 from spacelang.backends.torch.networks import Networks
-from spacelang.backends.torch.run import read_log
-from spacelang.backends.torch.steady import NotFinite
+from spacelang.backends.torch.runs.run import read_log
+from spacelang.backends.torch.searching import cycles
+from spacelang.backends.torch.searching.cycle_trainer import CycleTrainer
+from spacelang.backends.torch.searching.cycles import search_program
+from spacelang.backends.torch.training.feed import Feed
+from spacelang.backends.torch.training.steady import NotFinite
 from spacelang.diagnostics import SpaceError
 from spacelang.engines.derive import Derivation
 from spacelang.engines.protocol import StepPlan
@@ -194,7 +194,7 @@ def test_torchrun_restarts_a_killed_process(tmp_path: Path) -> None:
     script = tmp_path / "run.py"
     script.write_text(
         "import os, signal\n"
-        "from spacelang.backends.torch.cycle_trainer import CycleTrainer\n"
+        "from spacelang.backends.torch.searching.cycle_trainer import CycleTrainer\n"
         "original = CycleTrainer.step\n"
         "def step(self, plan):\n"
         "    if plan.step == 7 and os.environ['RANK'] == '1':\n"

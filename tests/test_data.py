@@ -18,11 +18,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from spacelang.backends.torch import data
-from spacelang.backends.torch.augment import RECIPES, Augmentation, augment
-from spacelang.backends.torch.counter import philox, shuffled, stream_key, uniforms, words
-from spacelang.backends.torch.crops import LEVELS, SETS, read_crops
-from spacelang.backends.torch.data import (
+from spacelang.backends.torch.data import datasets
+from spacelang.backends.torch.data.augment import RECIPES, Augmentation, augment
+from spacelang.backends.torch.data.counter import philox, shuffled, stream_key, uniforms, words
+from spacelang.backends.torch.data.crops import LEVELS, SETS, read_crops
+from spacelang.backends.torch.data.datasets import (
     DataError,
     Dataset,
     batch_count,
@@ -31,8 +31,8 @@ from spacelang.backends.torch.data import (
     open_data,
     ordered_batches,
 )
-from spacelang.backends.torch.images import read_images
-from spacelang.backends.torch.split import divide, format_record, image_digest, split_record
+from spacelang.backends.torch.data.images import read_images
+from spacelang.backends.torch.data.split import divide, format_record, image_digest, split_record
 
 ROOT = Path(__file__).resolve().parent.parent
 DIGITS = RECIPES["digits"]
@@ -46,7 +46,7 @@ def mnist() -> Dataset:
 # --- who reads the test part
 
 # The functions that may call `test_part`, by file: final evaluation of a finished network.
-TEST_READERS = {"backends/torch/evaluate.py": {"evaluate_test"}}
+TEST_READERS = {"backends/torch/training/evaluate.py": {"evaluate_test"}}
 
 
 def uses_of_the_test_part(tree: ast.AST, inside: str = "") -> Iterator[tuple[str, str]]:
@@ -77,7 +77,7 @@ def test_only_final_evaluation_reads_the_test_part() -> None:
     for file in source_files():
         name = file.relative_to(ROOT).as_posix()
         for function, what in uses_of_the_test_part(ast.parse(file.read_text("utf-8"))):
-            if name == "backends/torch/data.py":
+            if name == "backends/torch/data/datasets.py":
                 assert (function, what) in {("test_part", "_test"), ("", "test_part")}
                 readers += what == "_test"
             else:
@@ -111,7 +111,7 @@ def test_mnist_is_what_was_published(mnist: Dataset) -> None:
     assert mnist.split_digest == committed["digest"]
     assert mnist.shape == (1, 28, 28)
     assert mnist.classes == tuple("0123456789")
-    held_out = data.test_part(mnist)
+    held_out = datasets.test_part(mnist)
     for part, each in ((mnist.train, 300), (mnist.validation, 100), (held_out, 100)):
         assert part.labels.bincount().tolist() == [each] * 10
     names = [set(part.ids.tolist()) for part in (mnist.train, mnist.validation, held_out)]
@@ -142,7 +142,7 @@ def test_changed_images_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     pixels = images.pixels.copy()
     pixels[17, 3, 3, 0] ^= 1
     monkeypatch.setattr(
-        "spacelang.backends.torch.images.READERS", {"mnist5k": lambda: (pixels, images.labels)}
+        "spacelang.backends.torch.data.images.READERS", {"mnist5k": lambda: (pixels, images.labels)}
     )
     with pytest.raises(DataError, match="published split"):
         open_data("mnist5k")
@@ -458,7 +458,7 @@ def test_a_folder_that_is_divided_already(tmp_path: Path) -> None:
     found = open_data(str(tmp_path))
     assert found.counts == {"train": 20, "validation": 20, "test": 20}
     assert int(found.train.images.max()) < 50 <= int(found.validation.images.min())
-    assert int(data.test_part(found).images.min()) >= 100
+    assert int(datasets.test_part(found).images.min()) >= 100
     (tmp_path / "val").rename(tmp_path / "holiday")
     with pytest.raises(DataError, match="holiday, test, train: neither classes"):
         open_data(str(tmp_path))
@@ -577,7 +577,7 @@ def test_a_set_that_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     place = archive(
         tmp_path / "a.npz", images=np.zeros((30, 6, 6), np.uint8), labels=np.arange(30) % 2
     )
-    monkeypatch.setattr("spacelang.backends.torch.pictures.MAX_BYTES", 1000)
+    monkeypatch.setattr("spacelang.backends.torch.data.pictures.MAX_BYTES", 1000)
     for spec in ("digits", place):
         with pytest.raises(DataError, match="held in memory") as failed:
             open_data(spec)
@@ -657,7 +657,7 @@ def test_crops_of_different_parts_share_no_pixel(monkeypatch: pytest.MonkeyPatch
     """On pictures whose pixels are their columns."""
     columns = np.broadcast_to(np.arange(700)[None, :, None] // 3, (80, 700, 1)).astype(np.uint8)
     assert np.ptp(columns[:, :64]) >= LEVELS
-    monkeypatch.setattr("spacelang.backends.torch.crops._picture", lambda *where: columns)
+    monkeypatch.setattr("spacelang.backends.torch.data.crops._picture", lambda *where: columns)
     found = read_crops("textures")
     seen = {p: set() for p in ("train", "validation", "test")}
     for image, part in zip(found.pixels, found.parts, strict=True):

@@ -26,20 +26,20 @@ from processes import run_together
 from torch import Tensor, nn
 
 import spacelang
-from spacelang.backends.torch import losses
-from spacelang.backends.torch.data import Dataset, ordered_batches
-from spacelang.backends.torch.distill import DistillTrainer, Lesson, engine_of
-from spacelang.backends.torch.logits.asked import Asked, write_store
-from spacelang.backends.torch.logits.manifest import epoch_folder
-from spacelang.backends.torch.logits.record import dense
-from spacelang.backends.torch.logits.replay import Replay
-from spacelang.backends.torch.logits.store import About
-from spacelang.backends.torch.recalibrate import calibrate
-from spacelang.backends.torch.steady import NotFinite
+from spacelang.backends.torch.data.datasets import Dataset, ordered_batches
+from spacelang.backends.torch.distillation.distill import DistillTrainer, Lesson, engine_of
+from spacelang.backends.torch.distillation.logits.asked import Asked, write_store
+from spacelang.backends.torch.distillation.logits.manifest import epoch_folder
+from spacelang.backends.torch.distillation.logits.record import dense
+from spacelang.backends.torch.distillation.logits.replay import Replay
+from spacelang.backends.torch.distillation.logits.store import About
+from spacelang.backends.torch.distillation.taps import taps
+from spacelang.backends.torch.distillation.teacher import Teacher, open_teacher
 from spacelang.backends.torch.supernet import Supernet
-from spacelang.backends.torch.taps import taps
-from spacelang.backends.torch.teacher import Teacher, open_teacher
-from spacelang.backends.torch.training import load_trained, train
+from spacelang.backends.torch.training import losses
+from spacelang.backends.torch.training.recalibrate import calibrate
+from spacelang.backends.torch.training.steady import NotFinite
+from spacelang.backends.torch.training.training import load_trained, train
 from spacelang.diagnostics import Source, SpaceError
 from spacelang.passes.specialize import specialize
 
@@ -414,8 +414,8 @@ def damaged(store: Path, folder: Path) -> Path:
 
 def without(store: Path, folder: Path, data: Dataset, teacher: Teacher, lost: int) -> Path:
     """A store in which some samples have no record in epoch 1."""
-    from spacelang.backends.torch.logits.store import begin, read_record
-    from spacelang.backends.torch.logits.writer import StoreWriter, finish
+    from spacelang.backends.torch.distillation.logits.store import begin, read_record
+    from spacelang.backends.torch.distillation.logits.writer import StoreWriter, finish
 
     about, _ = read_record(store)
     asked = Asked(teacher, data.train, about)
@@ -523,7 +523,7 @@ def test_other_images_here_than_there_are_told(
     data: Dataset, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A library that warps in another way: the images are not those that were asked about."""
-    from spacelang.backends.torch import augment
+    from spacelang.backends.torch.data import augment
 
     real = augment.functional.grid_sample
     monkeypatch.setattr(
@@ -571,7 +571,7 @@ def test_teachers_that_do_not_fit(data: Dataset, tmp_path: Path) -> None:
 
 
 def test_runs_and_their_networks_teach(data: Dataset, tmp_path: Path) -> None:
-    from spacelang.backends.torch.subnet import write_subnet
+    from spacelang.backends.torch.subnets.subnet import write_subnet
 
     trained = train(student(), data, RECIPE, tmp_path / "run", seed=3)
     smallest = student().decisions.extreme("smallest")
@@ -675,7 +675,7 @@ def test_settings_of_a_lesson_are_in_the_record(data: Dataset, store: Path, tmp_
 
 def test_layers_that_are_compared_do_not_run_fused(data: Dataset, teacher: Teacher) -> None:
     pytest.importorskip("triton")
-    from spacelang.backends.torch.kernels import PlainWarning, with_kernels
+    from spacelang.backends.torch.lowering.kernels import PlainWarning, with_kernels
 
     model = a_teacher().network
     assert isinstance(model, Supernet)

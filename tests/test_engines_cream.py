@@ -24,20 +24,25 @@ from torch.func import functional_call
 
 import spacelang
 from spacelang import plugins
-from spacelang.backends.torch import own as own_module
-from spacelang.backends.torch.data import Dataset, first_samples, open_data
-from spacelang.backends.torch.engine_trainer import EngineTrainer
-from spacelang.backends.torch.interrupt import Interrupted
-from spacelang.backends.torch.matching import match, matched, matching_network, second_order
-from spacelang.backends.torch.own import search_own
-from spacelang.backends.torch.recalibrate import StatisticsWarning
-from spacelang.backends.torch.recipe import Recipe
-from spacelang.backends.torch.run import read_log
-from spacelang.backends.torch.search import search
-from spacelang.backends.torch.steady import NotFinite
+from spacelang.backends.torch.data.datasets import Dataset, first_samples, open_data
+from spacelang.backends.torch.runs.interrupt import Interrupted
+from spacelang.backends.torch.runs.run import read_log
+from spacelang.backends.torch.runs.trackers import GROUP
+from spacelang.backends.torch.searching import own as own_module
+from spacelang.backends.torch.searching.engine_trainer import EngineTrainer
+from spacelang.backends.torch.searching.matching import (
+    match,
+    matched,
+    matching_network,
+    second_order,
+)
+from spacelang.backends.torch.searching.own import search_own
+from spacelang.backends.torch.searching.search import search
 from spacelang.backends.torch.supernet import Supernet
-from spacelang.backends.torch.trackers import GROUP
-from spacelang.backends.torch.training import load_trained
+from spacelang.backends.torch.training.recalibrate import StatisticsWarning
+from spacelang.backends.torch.training.recipe import Recipe
+from spacelang.backends.torch.training.steady import NotFinite
+from spacelang.backends.torch.training.training import load_trained
 from spacelang.diagnostics import Source, SpaceError
 from spacelang.engines.prioritized_path import PrioritizedPath
 from spacelang.engines.protocol import Forward, LossTerm, Metrics, StepPlan

@@ -9,9 +9,9 @@ import torch
 from lessons import ATTENTION, HIDDEN, MINIVIT, student
 from torch import Tensor
 
-from spacelang.backends.torch import losses
-from spacelang.backends.torch.distill import DistillTrainer
-from spacelang.backends.torch.relating import answer, parts, related
+from spacelang.backends.torch.distillation.distill import DistillTrainer
+from spacelang.backends.torch.distillation.relating import answer, parts, related
+from spacelang.backends.torch.training import losses
 from spacelang.diagnostics import SpaceError
 from spacelang.engines.distillation import SOURCES, TEACHER, Distillation, usual
 from spacelang.engines.paths import Plans, SinglePath

@@ -16,15 +16,15 @@ from command import data as answer
 from command import refused
 
 import spacelang
-from spacelang.backends.torch.data import Dataset, first_samples, open_data
-from spacelang.backends.torch.engine_trainer import EngineTrainer
+from spacelang.backends.torch.data.datasets import Dataset, first_samples, open_data
 from spacelang.backends.torch.inherit import displaced, inherit
-from spacelang.backends.torch.own import search_own
-from spacelang.backends.torch.progress import progress
-from spacelang.backends.torch.recipe import Recipe
-from spacelang.backends.torch.run import read_graph
+from spacelang.backends.torch.runs.progress import progress
+from spacelang.backends.torch.runs.run import read_graph
+from spacelang.backends.torch.searching.engine_trainer import EngineTrainer
+from spacelang.backends.torch.searching.own import search_own
 from spacelang.backends.torch.supernet import Supernet
-from spacelang.backends.torch.training import load_trained
+from spacelang.backends.torch.training.recipe import Recipe
+from spacelang.backends.torch.training.training import load_trained
 from spacelang.diagnostics import Report, Source, SpaceError
 from spacelang.engines.pool import Pool, encoding
 from spacelang.engines.protocol import Metrics, StepPlan

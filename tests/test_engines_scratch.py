@@ -20,19 +20,19 @@ from command import data as answer
 from command import refused
 
 import spacelang
-from spacelang.backends.torch import evaluate as evaluate_module
-from spacelang.backends.torch import scratch as scratch_module
-from spacelang.backends.torch.checkpoint import CheckpointWarning
-from spacelang.backends.torch.data import Dataset, first_samples, open_data
-from spacelang.backends.torch.interrupt import Interrupt, Interrupted
-from spacelang.backends.torch.own import search_own
-from spacelang.backends.torch.recipe import Recipe
-from spacelang.backends.torch.scratch import Scratch
-from spacelang.backends.torch.search import search, search_scratch
+from spacelang.backends.torch.data.datasets import Dataset, first_samples, open_data
+from spacelang.backends.torch.runs.interrupt import Interrupt, Interrupted
+from spacelang.backends.torch.searching import scratch as scratch_module
+from spacelang.backends.torch.searching.own import search_own
+from spacelang.backends.torch.searching.scratch import Scratch
+from spacelang.backends.torch.searching.search import search, search_scratch
+from spacelang.backends.torch.searching.under_way import FOLDER, UnderWay
 from spacelang.backends.torch.supernet import Supernet
-from spacelang.backends.torch.train import TorchTrainer
-from spacelang.backends.torch.training import Trained
-from spacelang.backends.torch.under_way import FOLDER, UnderWay
+from spacelang.backends.torch.training import evaluate as evaluate_module
+from spacelang.backends.torch.training.checkpoint import CheckpointWarning
+from spacelang.backends.torch.training.recipe import Recipe
+from spacelang.backends.torch.training.trainer import TorchTrainer
+from spacelang.backends.torch.training.training import Trained
 from spacelang.diagnostics import Source, SpaceError, error
 from spacelang.engines.baselines import RandomSearch
 from spacelang.engines.contraction import Contraction

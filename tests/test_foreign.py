@@ -12,8 +12,8 @@ from command import data, refused, run
 from lessons import SPACE, digits
 from torch import nn
 
-from spacelang.backends.torch.foreign import open_foreign, student_of
-from spacelang.backends.torch.teacher import open_teacher
+from spacelang.backends.torch.distillation.foreign import open_foreign, student_of
+from spacelang.backends.torch.distillation.teacher import open_teacher
 from spacelang.diagnostics import SpaceError
 from spacelang.files import function_of, sha256
 

@@ -18,9 +18,9 @@ from processes import run_together
 from test_train import SPACE, fingerprint
 
 import spacelang
-from spacelang.backends.torch import data, gallery, listing
-from spacelang.backends.torch.ahead import Ahead, threads
-from spacelang.backends.torch.data import (
+from spacelang.backends.torch.data import datasets, gallery, listing
+from spacelang.backends.torch.data.ahead import Ahead, threads
+from spacelang.backends.torch.data.datasets import (
     DataError,
     Dataset,
     Part,
@@ -29,13 +29,13 @@ from spacelang.backends.torch.data import (
     ordered_batches,
     views,
 )
-from spacelang.backends.torch.distill import distill
-from spacelang.backends.torch.feed import FIRST, Feed
-from spacelang.backends.torch.gallery import Gallery
-from spacelang.backends.torch.lesson import BoardLesson, board_of
-from spacelang.backends.torch.recipe import Recipe
-from spacelang.backends.torch.training import train
-from spacelang.backends.torch.variation import variation
+from spacelang.backends.torch.data.gallery import Gallery
+from spacelang.backends.torch.data.variation import variation
+from spacelang.backends.torch.distillation.distill import distill
+from spacelang.backends.torch.distillation.lesson import BoardLesson, board_of
+from spacelang.backends.torch.training.feed import FIRST, Feed
+from spacelang.backends.torch.training.recipe import Recipe
+from spacelang.backends.torch.training.training import train
 from spacelang.diagnostics import Source
 from spacelang.engines.protocol import Forward, LossTerm, Samples, StepPlan
 
@@ -51,11 +51,11 @@ class Photos:
     patch: pytest.MonkeyPatch
 
     def held(self, **options: int) -> Dataset:
-        self.patch.setattr("spacelang.backends.torch.pictures.MAX_BYTES", 1 << 30)
+        self.patch.setattr("spacelang.backends.torch.data.pictures.MAX_BYTES", 1 << 30)
         return open_data(str(self.place), **options)
 
     def slow(self, **options: int) -> Dataset:
-        self.patch.setattr("spacelang.backends.torch.pictures.MAX_BYTES", 100)
+        self.patch.setattr("spacelang.backends.torch.data.pictures.MAX_BYTES", 100)
         found = open_data(str(self.place), **options)
         assert isinstance(found.train.images, Gallery)
         return found
@@ -97,7 +97,7 @@ def test_a_gallery_is_the_set_that_is_held(photos: Photos) -> None:
         facts = ("name", "classes", "shape", "counts", "split_digest", "skipped", "origins")
         assert [getattr(slow, f) for f in facts] == [getattr(held, f) for f in facts]
         of_both = [(getattr(slow, n), getattr(held, n)) for n in ("train", "validation")]
-        for one, other in (*of_both, (data.test_part(slow), data.test_part(held))):
+        for one, other in (*of_both, (datasets.test_part(slow), datasets.test_part(held))):
             assert tuple(one.images.shape) == tuple(other.images.shape)
             assert (one.mean, one.deviation) == (other.mean, other.deviation)
             assert torch.equal(one.images[torch.arange(len(one))], other.images)
@@ -138,7 +138,7 @@ def test_scores_are_of_the_same_images(photos: Photos, monkeypatch: pytest.Monke
     assert same(ordered_batches(slow, 7)[2], whole[2])
     (few,) = ordered_batches(first_samples(slow, 5), 7)
     assert torch.equal(few.images, whole[0].images[:5])
-    monkeypatch.setattr("spacelang.backends.torch.feed.HELD", 0)
+    monkeypatch.setattr("spacelang.backends.torch.training.feed.HELD", 0)
     feed = Feed(photos.slow(size=8, channels=1), 10, seed=0)
     assert not isinstance(feed.batches(Samples("train", 9)), list), "decoded each time"
     assert torch.equal(feed.batches(Samples("train", 9))[0].ids, held.ids[:9])

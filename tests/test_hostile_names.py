@@ -11,11 +11,11 @@ from command import run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spacelang.backends.torch.spell import Attributes, quoted
+from spacelang.backends.torch.printing.spell import Attributes, quoted
+from spacelang.backends.torch.printing.supernet_source import print_supernet
 from spacelang.backends.torch.storage import check_labels
-from spacelang.backends.torch.subnet import write_subnet
+from spacelang.backends.torch.subnets.subnet import write_subnet
 from spacelang.backends.torch.supernet import Supernet
-from spacelang.backends.torch.supernet_source import print_supernet
 from spacelang.diagnostics import Source, SpaceError
 from spacelang.ir.graph import Graph
 from spacelang.ir.text import write

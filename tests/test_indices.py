@@ -7,7 +7,7 @@ from itertools import product
 
 import pytest
 
-from spacelang.backends.torch.tables import FUNCTIONS
+from spacelang.backends.torch.lowering.tables import FUNCTIONS
 from spacelang.diagnostics import Source, SpaceError
 from spacelang.ir.dim import Dim
 from spacelang.ir.entries import IndexOf

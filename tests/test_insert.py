@@ -174,7 +174,7 @@ space wrong from deit(192, 3, depth: 2) {
 def test_identity_mix_changes_nothing() -> None:
     import torch
 
-    from spacelang.backends.torch.interpret import interpret
+    from spacelang.backends.torch.reference.interpret import interpret
 
     text = f"""use deit
 space base {{ input x: [B, 10, 12]  output encoder(x, 3, 0) as only }}

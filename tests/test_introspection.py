@@ -15,14 +15,14 @@ from processes import run_together
 from torch import Tensor, nn
 
 import spacelang
-from spacelang.backends.torch.data import Dataset
-from spacelang.backends.torch.depths import Depths
-from spacelang.backends.torch.distill import DistillTrainer, Lesson, distill, engine_of
-from spacelang.backends.torch.evaluate import main_output
-from spacelang.backends.torch.losses import INTROSPECTING
+from spacelang.backends.torch.data.datasets import Dataset
+from spacelang.backends.torch.distillation.depths import Depths
+from spacelang.backends.torch.distillation.distill import DistillTrainer, Lesson, distill, engine_of
+from spacelang.backends.torch.distillation.taps import OUTPUT, Tapped, taps
+from spacelang.backends.torch.distillation.teacher import Teacher
 from spacelang.backends.torch.supernet import Supernet
-from spacelang.backends.torch.taps import OUTPUT, Tapped, taps
-from spacelang.backends.torch.teacher import Teacher
+from spacelang.backends.torch.training.evaluate import main_output
+from spacelang.backends.torch.training.losses import INTROSPECTING
 from spacelang.diagnostics import Source, SpaceError
 from spacelang.engines.distillation import Distillation, usual
 from spacelang.engines.paths import Plans, SinglePath
@@ -213,7 +213,7 @@ def test_trying_a_student_changes_nothing_of_it(data: Dataset) -> None:
     network = Speaking(always=False).eval()
     before = {name: value.clone() for name, value in network.state_dict().items()}
     lesson = Lesson(engine_of(RECIPE, PLAIN), Teacher.of(Speaking(), "one"))
-    from spacelang.backends.torch.fixed import Fixed
+    from spacelang.backends.torch.training.fixed import Fixed
 
     lesson.trainer(network, Fixed.of(network, data), data, RECIPE, 0)
     assert all(torch.equal(value, before[n]) for n, value in network.state_dict().items())

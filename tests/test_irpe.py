@@ -149,7 +149,7 @@ def test_outputs_of_the_reference(
 ) -> None:
     import torch
 
-    from spacelang.backends.torch.interpret import interpret
+    from spacelang.backends.torch.reference.interpret import interpret
 
     graph = load(Source("probe.space", PROBE))
     if method:
@@ -177,7 +177,7 @@ def test_zero_tables_change_nothing(method: str) -> None:
     """Every table starts at zero, and terms only enter sums: the outputs are equal to the bit."""
     import torch
 
-    from spacelang.backends.torch.interpret import interpret
+    from spacelang.backends.torch.reference.interpret import interpret
 
     base = load(Source("probe.space", PROBE))
     made = run(base, Irpe(method, on=("q", "k", "v"), shared=False))

@@ -13,9 +13,9 @@ from counting import calls_at_most
 from torch import Tensor
 
 import spacelang
-from spacelang.backends.torch.interpret import interpret
-from spacelang.backends.torch.source import print_network
-from spacelang.backends.torch.subnet import module_of
+from spacelang.backends.torch.printing.source import print_network
+from spacelang.backends.torch.reference.interpret import interpret
+from spacelang.backends.torch.subnets.subnet import module_of
 from spacelang.diagnostics import Source, SpaceError
 from spacelang.ir.dim import Dim, Symbol
 from spacelang.ir.graph import Graph

@@ -11,7 +11,7 @@ import pytest
 from command import data, good, refused
 
 import spacelang
-from spacelang.backends.torch.recipe import recipe_from
+from spacelang.backends.torch.training.recipe import recipe_from
 from spacelang.diagnostics import Source, SpaceError
 from spacelang.engines.laws import CandidateWeights
 from spacelang.engines.paths import Plans, SinglePath

@@ -46,8 +46,8 @@ ALLOWED: dict[str, set[str]] = {
         *COMPILER,
         "loader",
         "build",
-        "backends.torch.deploy",
-        "backends.torch.deployment",
+        "backends.torch.inference.deploy",
+        "backends.torch.inference.deployment",
         "backends.torch.weights",
     },
     "__main__": {"cli"},
@@ -147,6 +147,45 @@ def test_the_page_has_a_row_for_every_part() -> None:
     assert sorted(named) == sorted(ALLOWED.keys() - {"backends", "__init__", "__main__"})
 
 
+def rooms_of_torch() -> dict[str, set[str]]:
+    """The second table of the page: room of `backends/torch` -> the rooms that it may import."""
+    page = (PACKAGE.parent / "docs" / "architecture.md").read_text("utf-8")
+    table = page.partition("| room of `backends/torch` |")[2].partition("\n\n")[0]
+    found: dict[str, set[str]] = {}
+    for line in table.splitlines()[2:]:
+        _, room, _, others, _ = line.split("|")
+        found[room.strip(" `/")] = set(re.findall(r"`(\w+)`", others))
+    return found
+
+
+ROOMS = rooms_of_torch()
+
+
+def room_of(module: str) -> str:
+    """`here` for the files beside the rooms."""
+    words = module.split(".")
+    return words[2] if len(words) > 3 or (words[2:3] and words[2] in ROOMS) else "here"
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name.startswith("backends.torch.")])
+def test_rooms_of_the_torch_backend_keep_their_layers(module: str) -> None:
+    room = room_of(module)
+    names = (name for name, _ in imports(ast.parse(MODULES[module].read_text("utf-8"))))
+    inner = (name.removeprefix("spacelang.") for name in names)
+    used = {room_of(name) for name in inner if name.startswith("backends.torch.")}
+    assert used <= {room, *ROOMS[room]}
+
+
+def test_no_rooms_of_the_torch_backend_import_each_other() -> None:
+    below: set[str] = set()
+    waiting = dict(ROOMS)
+    while ready := [room for room, others in waiting.items() if others <= below]:
+        below |= set(ready)
+        for room in ready:
+            del waiting[room]
+    assert waiting == {}
+
+
 @pytest.mark.parametrize("module", MODULES)
 def test_module_keeps_the_layering(module: str) -> None:
     assert part_of(module) in ALLOWED, "a new part of the package needs a row in ALLOWED"
@@ -167,10 +206,10 @@ def test_module_keeps_the_layering(module: str) -> None:
         ("passes.base", "from importlib import import_module\nimport_module('torch')"),
         ("passes.base", "from . import specialize"),
         ("cli.main", "from spacelang.backends.torch import lower"),
-        ("backends.torch.lower", "import triton.language as tl"),
-        ("backends.torch.lower", "from backends.torch import storage"),
-        ("backends.torch.lower", "torch.load(path)"),
-        ("backends.torch.lower", "torch.save(state, path)"),
+        ("backends.torch.lowering.lower", "import triton.language as tl"),
+        ("backends.torch.lowering.lower", "from backends.torch import storage"),
+        ("backends.torch.lowering.lower", "torch.load(path)"),
+        ("backends.torch.lowering.lower", "torch.save(state, path)"),
         ("analysis.cost", "import pickle"),
         ("analysis.cost", "eval('1')"),
         ("analysis.cost", "np.load(path, allow_pickle=True)"),
@@ -185,9 +224,12 @@ def test_each_rule_can_be_broken(module: str, source: str) -> None:
     [
         ("ir.graph", "import networkx\nfrom spacelang.diagnostics import SpaceError"),
         ("cli.main", "from spacelang import __version__\nfrom spacelang.loader import load"),
-        ("backends.torch.lower", "import torch\nmodel.eval()\nfrom spacelang.ir.dim import Dim"),
-        ("backends.torch.lower", "from spacelang.backends.torch import storage"),
-        ("backends.torch.lower", "torch.load(path, weights_only=True)"),
+        (
+            "backends.torch.lowering.lower",
+            "import torch\nmodel.eval()\nfrom spacelang.ir.dim import Dim",
+        ),
+        ("backends.torch.lowering.lower", "from spacelang.backends.torch import storage"),
+        ("backends.torch.lowering.lower", "torch.load(path, weights_only=True)"),
     ],
 )
 def test_what_the_rules_leave_free(module: str, source: str) -> None:

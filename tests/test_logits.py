@@ -12,12 +12,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from spacelang.backends.torch.logits import reader
-from spacelang.backends.torch.logits.manifest import Contents, epoch_folder
-from spacelang.backends.torch.logits.published import PublishedLogits
-from spacelang.backends.torch.logits.reader import LogitStore
-from spacelang.backends.torch.logits.record import EXCESS, Records, dense, faults, top
-from spacelang.backends.torch.logits.writer import StoreWriter, finish
+from spacelang.backends.torch.distillation.logits import reader
+from spacelang.backends.torch.distillation.logits.manifest import Contents, epoch_folder
+from spacelang.backends.torch.distillation.logits.published import PublishedLogits
+from spacelang.backends.torch.distillation.logits.reader import LogitStore
+from spacelang.backends.torch.distillation.logits.record import EXCESS, Records, dense, faults, top
+from spacelang.backends.torch.distillation.logits.writer import StoreWriter, finish
 from spacelang.diagnostics import SpaceError
 
 CLASSES, K = 30, 10

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from spacelang.backends.torch import losses
-from spacelang.backends.torch.logits.record import dense, top
+from spacelang.backends.torch.distillation.logits.record import dense, top
+from spacelang.backends.torch.training import losses
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:

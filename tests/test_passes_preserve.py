@@ -15,8 +15,8 @@ from rewriting import MIX, sound, text_graph
 from small_spaces import THIRDS
 from torch import Tensor
 
-from spacelang.backends.torch.interpret import interpret
-from spacelang.backends.torch.proof import example
+from spacelang.backends.torch.reference.interpret import interpret
+from spacelang.backends.torch.subnets.proof import example
 from spacelang.diagnostics import SpaceError
 from spacelang.ir.decision import Assignment
 from spacelang.ir.graph import Graph

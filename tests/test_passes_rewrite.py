@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from spacelang.analysis.queries import model
-from spacelang.backends.torch.interpret import interpret
+from spacelang.backends.torch.reference.interpret import interpret
 from spacelang.backends.torch.supernet import Supernet
 from spacelang.diagnostics import Report, Source, SpaceError
 from spacelang.ir.canonical import canonical

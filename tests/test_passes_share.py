@@ -391,7 +391,7 @@ def test_figures_of_combinations() -> None:
 def test_tied_graph_computes_what_equal_weights_compute() -> None:
     import torch
 
-    from spacelang.backends.torch.interpret import interpret
+    from spacelang.backends.torch.reference.interpret import interpret
 
     text = "use deit\nspace four = deit(16, 2, depth: 4, patch: 4, image: 8, classes: 5)"
     graph = text_graph(text)

@@ -15,7 +15,7 @@ from small_spaces import CONVOLUTIONS, VIT
 from spacelang.analysis.latency import every_operation
 from spacelang.analysis.latency_table import LatencyTable, read_table
 from spacelang.backends.torch.inputs import example
-from spacelang.backends.torch.profile import Clock, Job, facts_of, profile
+from spacelang.backends.torch.profiling.profile import Clock, Job, facts_of, profile
 from spacelang.backends.torch.supernet import Supernet
 from spacelang.diagnostics import Source
 from spacelang.ir.graph import Graph
@@ -127,7 +127,7 @@ def test_a_killed_profile_goes_on_where_it_stopped(
         return profile(graph, given, facts, repeats=1, path=tmp_path / "t.json", networks=2)
 
     monkeypatch.setattr(Clock, "turns", measured)
-    monkeypatch.setattr("spacelang.backends.torch.profile.TOGETHER", 6)
+    monkeypatch.setattr("spacelang.backends.torch.profiling.profile.TOGETHER", 6)
     with pytest.raises(Killed):
         made()
     assert not (tmp_path / "t.json").exists()

@@ -19,17 +19,17 @@ from PIL import Image
 from test_logits import published
 
 import spacelang
-from spacelang.backends.torch.augment import words_of
-from spacelang.backends.torch.data import Dataset, open_data, ordered_batches, views
-from spacelang.backends.torch.distill import DistillTrainer, Lesson, engine_of
-from spacelang.backends.torch.logits.commands import aug_of
-from spacelang.backends.torch.logits.published_replay import PublishedReplay
-from spacelang.backends.torch.logits.record import Records, top
-from spacelang.backends.torch.rand_augment import OPERATIONS, Draws, Policy
+from spacelang.backends.torch.data.augment import words_of
+from spacelang.backends.torch.data.datasets import Dataset, open_data, ordered_batches, views
+from spacelang.backends.torch.data.rand_augment import OPERATIONS, Draws, Policy
+from spacelang.backends.torch.data.tinyvit_augment import TinyvitAugmentation
+from spacelang.backends.torch.data.variation import variation
+from spacelang.backends.torch.distillation.distill import DistillTrainer, Lesson, engine_of
+from spacelang.backends.torch.distillation.logits.commands import aug_of
+from spacelang.backends.torch.distillation.logits.published_replay import PublishedReplay
+from spacelang.backends.torch.distillation.logits.record import Records, top
+from spacelang.backends.torch.distillation.teacher import Teacher
 from spacelang.backends.torch.supernet import Supernet
-from spacelang.backends.torch.teacher import Teacher
-from spacelang.backends.torch.tinyvit_augment import TinyvitAugmentation
-from spacelang.backends.torch.variation import variation
 from spacelang.diagnostics import Source, SpaceError
 from spacelang.engines.paths import Plans, SinglePath
 from spacelang.ir.graph import Graph

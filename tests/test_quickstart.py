@@ -17,20 +17,21 @@ import pytest
 from PIL import Image
 
 import spacelang
-from spacelang.backends.torch import export, quickstart
-from spacelang.backends.torch.data import open_data
-from spacelang.backends.torch.evaluate import evaluate, evaluate_test
-from spacelang.backends.torch.interrupt import Interrupted
-from spacelang.backends.torch.kernels import with_fused
-from spacelang.backends.torch.progress import progress
-from spacelang.backends.torch.proof import ProofError
-from spacelang.backends.torch.quickstart import RECIPE, Options, main
-from spacelang.backends.torch.recipe import recipe_from
-from spacelang.backends.torch.results import commands as repeating
-from spacelang.backends.torch.run import read_graph
-from spacelang.backends.torch.subnet import load_subnet
-from spacelang.backends.torch.train import TorchTrainer
-from spacelang.backends.torch.training import load_trained
+from spacelang.backends.torch.data.datasets import open_data
+from spacelang.backends.torch.lowering.kernels import with_fused
+from spacelang.backends.torch.quickstart import quickstart
+from spacelang.backends.torch.quickstart.quickstart import RECIPE, Options, main
+from spacelang.backends.torch.quickstart.results import commands as repeating
+from spacelang.backends.torch.runs.interrupt import Interrupted
+from spacelang.backends.torch.runs.progress import progress
+from spacelang.backends.torch.runs.run import read_graph
+from spacelang.backends.torch.subnets import export
+from spacelang.backends.torch.subnets.proof import ProofError
+from spacelang.backends.torch.subnets.subnet import load_subnet
+from spacelang.backends.torch.training.evaluate import evaluate, evaluate_test
+from spacelang.backends.torch.training.recipe import recipe_from
+from spacelang.backends.torch.training.trainer import TorchTrainer
+from spacelang.backends.torch.training.training import load_trained
 from spacelang.cli.main import commands
 from spacelang.cli.options import literal
 from spacelang.diagnostics import SpaceError, error

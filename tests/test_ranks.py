@@ -24,14 +24,17 @@ from test_engines_cream import SPACE as PATHS
 from test_train import RECIPE, SPACE, fingerprint
 
 import spacelang
-from spacelang.backends.torch import training
-from spacelang.backends.torch.beside import search_beside
-from spacelang.backends.torch.data import Dataset, Epochs, first_samples, open_data, shard_sizes
-from spacelang.backends.torch.interrupt import Interrupt
-from spacelang.backends.torch.mix import Mixing
-from spacelang.backends.torch.own import search_own
-from spacelang.backends.torch.progress import progress
-from spacelang.backends.torch.ranks import (
+from spacelang.backends.torch.data.datasets import (
+    Dataset,
+    Epochs,
+    first_samples,
+    open_data,
+    shard_sizes,
+)
+from spacelang.backends.torch.data.mix import Mixing
+from spacelang.backends.torch.runs.interrupt import Interrupt
+from spacelang.backends.torch.runs.progress import progress
+from spacelang.backends.torch.runs.ranks import (
     ALONE,
     Branch,
     Lost,
@@ -41,12 +44,15 @@ from spacelang.backends.torch.ranks import (
     together,
     tree,
 )
-from spacelang.backends.torch.run import RunFolder, read_log
-from spacelang.backends.torch.scratch import Scratch
-from spacelang.backends.torch.search import search
+from spacelang.backends.torch.runs.run import RunFolder, read_log
+from spacelang.backends.torch.searching.beside import search_beside
+from spacelang.backends.torch.searching.own import search_own
+from spacelang.backends.torch.searching.scratch import Scratch
+from spacelang.backends.torch.searching.search import search
 from spacelang.backends.torch.supernet import Supernet
-from spacelang.backends.torch.train import TorchTrainer
-from spacelang.backends.torch.training import load_trained, train
+from spacelang.backends.torch.training import training
+from spacelang.backends.torch.training.trainer import TorchTrainer
+from spacelang.backends.torch.training.training import load_trained, train
 from spacelang.diagnostics import Source, SpaceError
 from spacelang.engines.baselines import Extreme, RandomSearch
 from spacelang.engines.evolution import Evolution
@@ -363,7 +369,7 @@ def test_too_little_memory_in_one_process(
     def action(rank: int) -> None:
         with monkeypatch.context() as patched:
             if rank == 1:
-                patched.setattr("spacelang.backends.torch.train.recalibrated", short)
+                patched.setattr("spacelang.backends.torch.training.trainer.recalibrated", short)
             trainer = TorchTrainer(Supernet(graph, seed=0), graph, data, recipe, seed=0)
             (score,) = trainer.probe([largest], Samples())
             assert score.failure == "out of memory"
@@ -481,7 +487,7 @@ def test_torchrun_restarts_a_killed_process(tmp_path: Path) -> None:
     script = tmp_path / "run.py"
     script.write_text(
         "import os, signal\n"
-        "from spacelang.backends.torch.train import TorchTrainer\n"
+        "from spacelang.backends.torch.training.trainer import TorchTrainer\n"
         "original = TorchTrainer.step\n"
         "def step(self, plan):\n"
         "    if plan.step == 30 and os.environ['RANK'] == '1':\n"

@@ -17,11 +17,11 @@ from test_engines_cream import RECIPE as CREAM_RECIPE
 from test_train import SPACE
 
 import spacelang
-from spacelang.backends.torch.data import Dataset, first_samples, open_data
-from spacelang.backends.torch.own import search_own
-from spacelang.backends.torch.ranks import Ranks
-from spacelang.backends.torch.search import search, search_scratch
-from spacelang.backends.torch.training import load_trained, train
+from spacelang.backends.torch.data.datasets import Dataset, first_samples, open_data
+from spacelang.backends.torch.runs.ranks import Ranks
+from spacelang.backends.torch.searching.own import search_own
+from spacelang.backends.torch.searching.search import search, search_scratch
+from spacelang.backends.torch.training.training import load_trained, train
 from spacelang.diagnostics import Source
 from spacelang.engines.contraction import Contraction
 from spacelang.engines.evolution import Evolution

@@ -25,32 +25,39 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import spacelang
-from spacelang.backends.torch.clip import MODES, last_layer
-from spacelang.backends.torch.compiling import check_compiling
-from spacelang.backends.torch.data import Batch, Dataset, first_samples, open_data, ordered_batches
-from spacelang.backends.torch.evaluate import evaluate
+from spacelang.backends.torch.data.datasets import (
+    Batch,
+    Dataset,
+    first_samples,
+    open_data,
+    ordered_batches,
+)
+from spacelang.backends.torch.data.mix import Drawn, Mixing, draw, mixed
 from spacelang.backends.torch.extract import extract
-from spacelang.backends.torch.interrupt import Interrupted
-from spacelang.backends.torch.kernels import with_kernels
-from spacelang.backends.torch.mix import Drawn, Mixing, draw, mixed
-from spacelang.backends.torch.optimizers import check_optimizer
-from spacelang.backends.torch.own import search_own
-from spacelang.backends.torch.ranks import Ranks
-from spacelang.backends.torch.recalibrate import (
+from spacelang.backends.torch.head_map import last_layer
+from spacelang.backends.torch.lowering.kernels import with_kernels
+from spacelang.backends.torch.runs.interrupt import Interrupted
+from spacelang.backends.torch.runs.ranks import Ranks
+from spacelang.backends.torch.runs.trackers import TrackerWarning, trackers
+from spacelang.backends.torch.searching.own import search_own
+from spacelang.backends.torch.searching.search import search_scratch
+from spacelang.backends.torch.supernet import Supernet
+from spacelang.backends.torch.training.clip import MODES
+from spacelang.backends.torch.training.compiling import check_compiling
+from spacelang.backends.torch.training.evaluate import evaluate
+from spacelang.backends.torch.training.optimizers import check_optimizer
+from spacelang.backends.torch.training.recalibrate import (
     StatisticsWarning,
     moving,
     recalibrate,
     recalibrated,
     warn_if_mixed,
 )
-from spacelang.backends.torch.recipe import Recipe, recipe_from
-from spacelang.backends.torch.schedule import OF_TIMM, RATES
-from spacelang.backends.torch.search import search_scratch
-from spacelang.backends.torch.supernet import Supernet
-from spacelang.backends.torch.touched import Regions
-from spacelang.backends.torch.trackers import TrackerWarning, trackers
-from spacelang.backends.torch.train import TorchTrainer
-from spacelang.backends.torch.training import train
+from spacelang.backends.torch.training.recipe import Recipe, recipe_from
+from spacelang.backends.torch.training.schedule import OF_TIMM, RATES
+from spacelang.backends.torch.training.touched import Regions
+from spacelang.backends.torch.training.trainer import TorchTrainer
+from spacelang.backends.torch.training.training import train
 from spacelang.diagnostics import Source, SpaceError
 from spacelang.engines.evolution import Evolution
 from spacelang.engines.prioritized_path import PrioritizedPath
@@ -221,7 +228,7 @@ def test_factored_moments_cannot_be_frozen(opt: str) -> None:
 
 
 def test_timm_is_needed_for_what_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    from spacelang.backends.torch import schedule
+    from spacelang.backends.torch.training import schedule
 
     schedule._of_timm.cache_clear()
     monkeypatch.setitem(sys.modules, "timm.scheduler", None)
@@ -744,7 +751,7 @@ def test_trackers_that_are_not_there_are_told_before_a_run(
     with pytest.raises(SpaceError, match=r"SP604(.|\n)*did you mean tensorboard"):
         train(graph, data, RECIPE, tmp_path / "run", log_to=("tensorbord",))
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    monkeypatch.setattr("spacelang.backends.torch.trackers.current", lambda: Ranks(1, 2))
+    monkeypatch.setattr("spacelang.backends.torch.runs.trackers.current", lambda: Ranks(1, 2))
     with pytest.raises(ImportError, match=r"spacelang-nas\[track\]"):
         train(graph, data, RECIPE, tmp_path / "run", log_to=("tensorboard",))
     monkeypatch.setitem(sys.modules, "wandb", None)

@@ -13,11 +13,11 @@ from lessons import SPACE
 from test_engines_cream import SPACE as PATHS
 
 import spacelang
-from spacelang.backends.torch.cycles import search_program
-from spacelang.backends.torch.data import Dataset, open_data
-from spacelang.backends.torch.own import search_own
-from spacelang.backends.torch.recipe import Recipe
-from spacelang.backends.torch.search import search_scratch
+from spacelang.backends.torch.data.datasets import Dataset, open_data
+from spacelang.backends.torch.searching.cycles import search_program
+from spacelang.backends.torch.searching.own import search_own
+from spacelang.backends.torch.searching.search import search_scratch
+from spacelang.backends.torch.training.recipe import Recipe
 from spacelang.diagnostics import Source, SpaceError, error
 from spacelang.engines.baselines import RandomSearch
 from spacelang.engines.cyclic_differentiable import CyclicDifferentiable

@@ -30,22 +30,27 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 import spacelang
-from spacelang.backends.torch import training
-from spacelang.backends.torch.beside import search_beside
-from spacelang.backends.torch.checkpoint import Checkpoints
-from spacelang.backends.torch.cycles import search_program
-from spacelang.backends.torch.data import Dataset, first_samples, open_data, ordered_batches
-from spacelang.backends.torch.engine_trainer import EngineTrainer
-from spacelang.backends.torch.evaluate import score
-from spacelang.backends.torch.interrupt import Interrupt
-from spacelang.backends.torch.own import search_own
-from spacelang.backends.torch.progress import progress
-from spacelang.backends.torch.recipe import Recipe
-from spacelang.backends.torch.run import read_log
-from spacelang.backends.torch.search import search_scratch
+from spacelang.backends.torch.data.datasets import (
+    Dataset,
+    first_samples,
+    open_data,
+    ordered_batches,
+)
+from spacelang.backends.torch.runs.interrupt import Interrupt
+from spacelang.backends.torch.runs.progress import progress
+from spacelang.backends.torch.runs.run import read_log
+from spacelang.backends.torch.searching.beside import search_beside
+from spacelang.backends.torch.searching.cycles import search_program
+from spacelang.backends.torch.searching.engine_trainer import EngineTrainer
+from spacelang.backends.torch.searching.own import search_own
+from spacelang.backends.torch.searching.search import search_scratch
 from spacelang.backends.torch.supernet import Supernet
-from spacelang.backends.torch.train import TorchTrainer
-from spacelang.backends.torch.training import load_trained, train
+from spacelang.backends.torch.training import training
+from spacelang.backends.torch.training.checkpoint import Checkpoints
+from spacelang.backends.torch.training.evaluate import score
+from spacelang.backends.torch.training.recipe import Recipe
+from spacelang.backends.torch.training.trainer import TorchTrainer
+from spacelang.backends.torch.training.training import load_trained, train
 from spacelang.diagnostics import Source, SpaceError
 from spacelang.engines.baselines import Extreme, RandomSearch
 from spacelang.engines.cyclic_differentiable import CyclicDifferentiable

@@ -8,7 +8,7 @@ import pytest
 
 from spacelang import plugins
 from spacelang.analysis.cost import CostModel
-from spacelang.backends.torch.tables import bucket_index, offset_index
+from spacelang.backends.torch.lowering.tables import bucket_index, offset_index
 from spacelang.diagnostics import Source, SpaceError
 from spacelang.ir.dim import Dim
 from spacelang.ir.gather import entries

@@ -17,18 +17,18 @@ import pytest
 import torch
 from lessons import a_teacher, digits
 
-from spacelang.backends.torch.augment import RECIPES, words_of
-from spacelang.backends.torch.data import Dataset, batches, views
-from spacelang.backends.torch.interrupt import Interrupted
-from spacelang.backends.torch.logits import asked as module
-from spacelang.backends.torch.logits.asked import CHUNK, Asked, write_store
-from spacelang.backends.torch.logits.manifest import epoch_folder
-from spacelang.backends.torch.logits.reader import LogitStore
-from spacelang.backends.torch.logits.record import Records
-from spacelang.backends.torch.logits.replay import Replay, verify
-from spacelang.backends.torch.logits.store import About, begin, epochs_of, read_record
-from spacelang.backends.torch.logits.writer import StoreWriter, finish
-from spacelang.backends.torch.teacher import Teacher
+from spacelang.backends.torch.data.augment import RECIPES, words_of
+from spacelang.backends.torch.data.datasets import Dataset, batches, views
+from spacelang.backends.torch.distillation.logits import asked as module
+from spacelang.backends.torch.distillation.logits.asked import CHUNK, Asked, write_store
+from spacelang.backends.torch.distillation.logits.manifest import epoch_folder
+from spacelang.backends.torch.distillation.logits.reader import LogitStore
+from spacelang.backends.torch.distillation.logits.record import Records
+from spacelang.backends.torch.distillation.logits.replay import Replay, verify
+from spacelang.backends.torch.distillation.logits.store import About, begin, epochs_of, read_record
+from spacelang.backends.torch.distillation.logits.writer import StoreWriter, finish
+from spacelang.backends.torch.distillation.teacher import Teacher
+from spacelang.backends.torch.runs.interrupt import Interrupted
 from spacelang.diagnostics import SpaceError
 from spacelang.files import Lock, Locked
 

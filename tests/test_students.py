@@ -20,14 +20,14 @@ from processes import run_together
 from torch import Tensor, nn
 
 import spacelang
-from spacelang.backends.torch.data import Dataset
-from spacelang.backends.torch.distill import DistillTrainer, Lesson, distill, engine_of
-from spacelang.backends.torch.evaluate import evaluate
-from spacelang.backends.torch.fixed import Fixed
-from spacelang.backends.torch.interrupt import Interrupted
+from spacelang.backends.torch.data.datasets import Dataset
+from spacelang.backends.torch.distillation.distill import DistillTrainer, Lesson, distill, engine_of
+from spacelang.backends.torch.distillation.teacher import Teacher
+from spacelang.backends.torch.runs.interrupt import Interrupted
 from spacelang.backends.torch.supernet import Supernet
-from spacelang.backends.torch.teacher import Teacher
-from spacelang.backends.torch.training import train
+from spacelang.backends.torch.training.evaluate import evaluate
+from spacelang.backends.torch.training.fixed import Fixed
+from spacelang.backends.torch.training.training import train
 from spacelang.diagnostics import Source, SpaceError
 from spacelang.passes.specialize import specialize
 

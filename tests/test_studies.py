@@ -13,7 +13,7 @@ from test_train import SPACE
 
 import spacelang
 from benchmarks import study_report
-from spacelang.backends.torch.data import open_data
+from spacelang.backends.torch.data.datasets import open_data
 from spacelang.diagnostics import Source
 
 STUDIES = Path(__file__).parents[1] / "benchmarks" / "studies.py"

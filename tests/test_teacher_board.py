@@ -16,15 +16,15 @@ from lessons import RECIPE, a_teacher, digits, fingerprint, student
 from processes import run_together
 from torch import Tensor, nn
 
-from spacelang.backends.torch.board_trainer import BoardTrainer
-from spacelang.backends.torch.data import Dataset, first_samples, ordered_batches
-from spacelang.backends.torch.distill import distill
-from spacelang.backends.torch.interrupt import Interrupted
-from spacelang.backends.torch.lesson import BoardLesson, board_of
-from spacelang.backends.torch.losses import cross_entropy, soft_cross_entropy
-from spacelang.backends.torch.steady import NotFinite
+from spacelang.backends.torch.data.datasets import Dataset, first_samples, ordered_batches
+from spacelang.backends.torch.distillation.board_trainer import BoardTrainer
+from spacelang.backends.torch.distillation.distill import distill
+from spacelang.backends.torch.distillation.lesson import BoardLesson, board_of
+from spacelang.backends.torch.distillation.teacher import Teacher, slim
+from spacelang.backends.torch.runs.interrupt import Interrupted
 from spacelang.backends.torch.supernet import Supernet
-from spacelang.backends.torch.teacher import Teacher, slim
+from spacelang.backends.torch.training.losses import cross_entropy, soft_cross_entropy
+from spacelang.backends.torch.training.steady import NotFinite
 from spacelang.diagnostics import SpaceError
 from spacelang.engines.distillation import usual
 from spacelang.engines.paths import Plans, SinglePath
@@ -195,7 +195,7 @@ def test_a_board_of_another_number_of_teachers(
 
 
 def test_asking_moves_nothing_of_a_module(data: Dataset, teachers: tuple[Teacher, ...]) -> None:
-    from spacelang.backends.torch.fixed import Fixed
+    from spacelang.backends.torch.training.fixed import Fixed
 
     network = Normed()
     graph = Fixed.of(network, data)

@@ -15,11 +15,11 @@ from command import good, refused
 from PIL import Image
 from timm.data import create_transform
 
-from spacelang.backends.torch.data import Dataset, batches, open_data, views
-from spacelang.backends.torch.logits.store import aug_digest
-from spacelang.backends.torch.recipe import recipe_from
-from spacelang.backends.torch.timm_augment import TimmAugmentation
-from spacelang.backends.torch.variation import variation
+from spacelang.backends.torch.data.datasets import Dataset, batches, open_data, views
+from spacelang.backends.torch.data.timm_augment import TimmAugmentation
+from spacelang.backends.torch.data.variation import variation
+from spacelang.backends.torch.distillation.logits.store import aug_digest
+from spacelang.backends.torch.training.recipe import recipe_from
 from spacelang.diagnostics import SpaceError
 from spacelang.engines.stream import seed_of
 

@@ -17,9 +17,9 @@ from command import refused
 from lessons import SPACE
 from PIL import Image
 
-from spacelang.backends.torch.data import open_data
-from spacelang.backends.torch.pictures import DataError
-from spacelang.backends.torch.timm_data import TimmData, read_timm
+from spacelang.backends.torch.data.datasets import open_data
+from spacelang.backends.torch.data.pictures import DataError
+from spacelang.backends.torch.data.timm_data import TimmData, read_timm
 from spacelang.diagnostics import SpaceError
 
 CLASSES = ("ant", "bee")

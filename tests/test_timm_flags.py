@@ -20,19 +20,19 @@ from test_cycles import ENGINE
 from test_train import RECIPE, SPACE, fingerprint, plans
 
 import spacelang
-from spacelang.backends.torch.cycles import search_program
-from spacelang.backends.torch.data import Dataset, Epochs, batch_count, open_data, repeated
-from spacelang.backends.torch.distill import Lesson
-from spacelang.backends.torch.interrupt import Interrupted
-from spacelang.backends.torch.layer_decay import layer_scales
-from spacelang.backends.torch.optimizers import parameter_groups
-from spacelang.backends.torch.own import search_own
-from spacelang.backends.torch.recipe import LATER, Recipe, recipe_from
+from spacelang.backends.torch.data.datasets import Dataset, Epochs, batch_count, open_data, repeated
+from spacelang.backends.torch.data.timm_augment import TimmAugmentation
+from spacelang.backends.torch.data.variation import IN_AUG
+from spacelang.backends.torch.distillation.distill import Lesson
+from spacelang.backends.torch.runs.interrupt import Interrupted
+from spacelang.backends.torch.searching.cycles import search_program
+from spacelang.backends.torch.searching.own import search_own
 from spacelang.backends.torch.supernet import Supernet
-from spacelang.backends.torch.timm_augment import TimmAugmentation
-from spacelang.backends.torch.train import TorchTrainer
-from spacelang.backends.torch.training import load_trained, train
-from spacelang.backends.torch.variation import IN_AUG
+from spacelang.backends.torch.training.layer_decay import layer_scales
+from spacelang.backends.torch.training.optimizers import parameter_groups
+from spacelang.backends.torch.training.recipe import LATER, Recipe, recipe_from
+from spacelang.backends.torch.training.trainer import TorchTrainer
+from spacelang.backends.torch.training.training import load_trained, train
 from spacelang.cli.timm_flags import INSTEAD
 from spacelang.cli.train import AUGMENTATION, SWITCHES
 from spacelang.cli.train import RECIPE as FLAGS

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from spacelang.backends.torch.trackers import check_trackers, trackers
+from spacelang.backends.torch.runs.trackers import check_trackers, trackers
 
 
 def lines(folder: Path, name: str) -> None:

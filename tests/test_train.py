@@ -23,18 +23,13 @@ from torch import Tensor
 from unreliable import Unreliable, calls_of, full, install
 
 import spacelang
-from spacelang.backends.torch import interrupt as interrupts
-from spacelang.backends.torch import progress as reporters
-from spacelang.backends.torch import run as run_folder
-from spacelang.backends.torch import train as train_module
-from spacelang.backends.torch import training
-from spacelang.backends.torch.data import Dataset, first_samples, open_data
-from spacelang.backends.torch.evaluate import evaluate, evaluate_test, score
-from spacelang.backends.torch.interrupt import Interrupt, Interrupted
-from spacelang.backends.torch.optimizers import parameter_groups
-from spacelang.backends.torch.progress import Bars, Lines, progress
-from spacelang.backends.torch.recipe import Recipe, recipe_from
-from spacelang.backends.torch.run import (
+from spacelang.backends.torch.data.datasets import Dataset, first_samples, open_data
+from spacelang.backends.torch.runs import interrupt as interrupts
+from spacelang.backends.torch.runs import progress as reporters
+from spacelang.backends.torch.runs import run as run_folder
+from spacelang.backends.torch.runs.interrupt import Interrupt, Interrupted
+from spacelang.backends.torch.runs.progress import Bars, Lines, progress
+from spacelang.backends.torch.runs.run import (
     Log,
     RunFolder,
     preflight,
@@ -42,11 +37,16 @@ from spacelang.backends.torch.run import (
     read_log,
     read_record,
 )
-from spacelang.backends.torch.search import search
-from spacelang.backends.torch.steady import NotFinite, Steady, policy_of
+from spacelang.backends.torch.searching.search import search
 from spacelang.backends.torch.supernet import Supernet
-from spacelang.backends.torch.train import TorchTrainer
-from spacelang.backends.torch.training import load_trained, train
+from spacelang.backends.torch.training import trainer as trainer_module
+from spacelang.backends.torch.training import training
+from spacelang.backends.torch.training.evaluate import evaluate, evaluate_test, score
+from spacelang.backends.torch.training.optimizers import parameter_groups
+from spacelang.backends.torch.training.recipe import Recipe, recipe_from
+from spacelang.backends.torch.training.steady import NotFinite, Steady, policy_of
+from spacelang.backends.torch.training.trainer import TorchTrainer
+from spacelang.backends.torch.training.training import load_trained, train
 from spacelang.diagnostics import Source, SpaceError, error
 from spacelang.engines.baselines import Extreme, RandomSearch
 from spacelang.engines.begun import begun
@@ -465,7 +465,7 @@ def test_not_finite_stops_and_tells(
     what: str, graph: Graph, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = 0
-    original = train_module.LOSSES["cross_entropy"]
+    original = trainer_module.LOSSES["cross_entropy"]
 
     def poisoned(logits, labels, options):
         nonlocal calls
@@ -476,7 +476,7 @@ def test_not_finite_stops_and_tells(
         # The square root of zero is finite and has no finite gradient.
         return loss * float("nan") if what == "loss" else loss + (logits * 0).abs().sqrt().sum()
 
-    monkeypatch.setattr(train_module, "LOSSES", {"cross_entropy": poisoned})
+    monkeypatch.setattr(trainer_module, "LOSSES", {"cross_entropy": poisoned})
     folder = tmp_path / "train"
     with pytest.raises(NotFinite, match=f"SP703.*the {what} of step 7"):
         train(graph, data, RECIPE, folder, seed=3)
@@ -494,7 +494,7 @@ def test_not_finite_stops_and_tells(
 def poison(monkeypatch: pytest.MonkeyPatch, bad: Callable[[int], bool]) -> None:
     """Make the loss of some calls not finite."""
     calls = 0
-    original = train_module.LOSSES["cross_entropy"]
+    original = trainer_module.LOSSES["cross_entropy"]
 
     def poisoned(logits: Tensor, labels: Tensor, options: Mapping[str, float]) -> Tensor:
         nonlocal calls
@@ -502,7 +502,7 @@ def poison(monkeypatch: pytest.MonkeyPatch, bad: Callable[[int], bool]) -> None:
         loss = original(logits, labels, options)
         return loss * float("nan") if bad(calls) else loss
 
-    monkeypatch.setattr(train_module, "LOSSES", {"cross_entropy": poisoned})
+    monkeypatch.setattr(trainer_module, "LOSSES", {"cross_entropy": poisoned})
 
 
 def test_a_skipped_step_moves_nothing(
@@ -1119,7 +1119,7 @@ def test_score_needs_no_gradient(trainer: TorchTrainer) -> None:
 
 def test_a_bare_environment_will_do() -> None:
     """No home, no path, no terminal."""
-    command = "import spacelang.backends.torch.training, spacelang.backends.torch.search"
+    command = "import spacelang.backends.torch.training.training, spacelang.backends.torch.searching.search"
     done = subprocess.run(
         [sys.executable, "-c", command], env={"PATH": ""}, capture_output=True, text=True
     )

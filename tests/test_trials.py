@@ -13,7 +13,7 @@ import pytest
 from command import good, refused
 
 from spacelang.analysis.cost import Cost
-from spacelang.backends.torch.searched import Searched
+from spacelang.backends.torch.runs.searched import Searched
 from spacelang.diagnostics import SpaceError
 from spacelang.engines.baselines import RandomSearch
 from spacelang.engines.evolution import Evolution

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from spacelang.backends.torch.emit import rule_of
-from spacelang.backends.torch.kernels import with_fused, with_kernels
+from spacelang.backends.torch.lowering.emit import rule_of
+from spacelang.backends.torch.lowering.kernels import with_fused, with_kernels
 from spacelang.backends.torch.supernet import Supernet
 from spacelang.diagnostics import Report, error
 from spacelang.ir.graph import Graph

@@ -19,13 +19,13 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx import GraphModule
 
-from spacelang.backends.torch.emit import lower_node
-from spacelang.backends.torch.frame import ALL, Frame, Result, Size
-from spacelang.backends.torch.functions import ByMode, Table, drop_path
-from spacelang.backends.torch.ports import identifier, known, table_of
+from spacelang.backends.torch.lowering.emit import lower_node
+from spacelang.backends.torch.lowering.frame import ALL, Frame, Result, Size
+from spacelang.backends.torch.lowering.functions import ByMode, Table, drop_path
+from spacelang.backends.torch.lowering.ports import identifier, known, table_of
+from spacelang.backends.torch.lowering.tables import TABLES, listed_key
+from spacelang.backends.torch.lowering.views import Axes, Part, block_key
 from spacelang.backends.torch.storage import check_labels
-from spacelang.backends.torch.tables import TABLES, listed_key
-from spacelang.backends.torch.views import Axes, Part, block_key
 from spacelang.ir.decision import Assignment
 from spacelang.ir.dialect import dotted
 from spacelang.ir.dim import ZERO, Dim, Symbol

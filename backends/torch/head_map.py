@@ -15,7 +15,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from spacelang.backends.torch.storage import tensor_names
 from spacelang.diagnostics import SpaceError, error
+from spacelang.ir.graph import Graph
 
 NONE = -1  # the row of a class that is not there
 MAX_BYTES = 1 << 24
@@ -50,3 +52,11 @@ def mapped(name: str, tensor: Tensor, rows: Sequence[int]) -> Tensor:
 
 
 __all__ = ["mapped", "read_head_map"]
+
+
+def last_layer(graph: Graph) -> frozenset[str]:
+    """The tensors of the layer that gives the first output, by their names in the state dict."""
+    (output, *_) = (o for o in graph.outputs if not o.training)
+    node = next(n for n in graph.root.nodes if n.id == output.value.node)
+    paths: Sequence[str] = [graph.top.param(view.param) for view in node.params.values()]
+    return frozenset(name for path in paths for name in tensor_names(graph.storages[path]))

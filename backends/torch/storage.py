@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from spacelang.backends.torch.initialize import initial
-from spacelang.backends.torch.ports import table_of
-from spacelang.backends.torch.tables import TABLES, TableKey, table
+from spacelang.backends.torch.lowering.ports import table_of
+from spacelang.backends.torch.lowering.tables import TABLES, TableKey, table
 from spacelang.diagnostics import SpaceError, error
 from spacelang.ir.dialect import dotted
 from spacelang.ir.graph import Graph

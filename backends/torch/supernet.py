@@ -20,16 +20,16 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from spacelang.analysis.memory import check_memory
-from spacelang.backends.torch import tables
-from spacelang.backends.torch.compiled import Compiled
-from spacelang.backends.torch.functions import path_mask
 from spacelang.backends.torch.inputs import check
-from spacelang.backends.torch.kernels import lowering_of
-from spacelang.backends.torch.lower import Lowering
-from spacelang.backends.torch.program import Plan, Program
+from spacelang.backends.torch.lowering import tables
+from spacelang.backends.torch.lowering.compiled import Compiled
+from spacelang.backends.torch.lowering.functions import path_mask
+from spacelang.backends.torch.lowering.kernels import lowering_of
+from spacelang.backends.torch.lowering.lower import Lowering
+from spacelang.backends.torch.lowering.program import Plan, Program
+from spacelang.backends.torch.lowering.tables import TableKey
 from spacelang.backends.torch.recompute import recomputed
 from spacelang.backends.torch.storage import Reference, apply, grow
-from spacelang.backends.torch.tables import TableKey
 from spacelang.diagnostics import SpaceError, error
 from spacelang.ir.decision import Assignment
 from spacelang.ir.dialect import dotted

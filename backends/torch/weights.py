@@ -20,12 +20,11 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-from spacelang.backends.torch.clip import last_layer
-from spacelang.backends.torch.head_map import mapped, read_head_map
+from spacelang.backends.torch.head_map import last_layer, mapped, read_head_map
+from spacelang.backends.torch.lowering.tables import TableKey, table
 from spacelang.backends.torch.resize import grids, resized
 from spacelang.backends.torch.storage import labelled_tables, tensor_names
 from spacelang.backends.torch.supernet import Supernet
-from spacelang.backends.torch.tables import TableKey, table
 from spacelang.diagnostics import Diagnostic, SpaceError, error
 from spacelang.files import atomic_write
 from spacelang.ir.dialect import Dialect, dotted

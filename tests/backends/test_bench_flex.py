@@ -10,7 +10,7 @@ from spacelang import load
 from spacelang.backends.torch.bench import flex
 from spacelang.backends.torch.bench.kernels import cut
 from spacelang.backends.torch.bench.work import filled
-from spacelang.backends.torch.lower import Lowering
+from spacelang.backends.torch.lowering.lower import Lowering
 from spacelang.backends.torch.supernet import Supernet
 from spacelang.passes.fuse import for_kernels
 from spacelang.passes.fusion import kernel_of

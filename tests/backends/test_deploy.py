@@ -16,10 +16,10 @@ import torch.nn.functional as F
 from small_networks import SMALL, images, model_of
 from torch import Tensor
 
-from spacelang.backends.torch import deploy as deploying
-from spacelang.backends.torch.deploy import Deployed, deploy
-from spacelang.backends.torch.packed import available
-from spacelang.backends.torch.peephole import letters
+from spacelang.backends.torch.inference import deploy as deploying
+from spacelang.backends.torch.inference.deploy import Deployed, deploy
+from spacelang.backends.torch.inference.packed import available
+from spacelang.backends.torch.inference.peephole import letters
 from spacelang.backends.torch.supernet import Supernet
 from spacelang.diagnostics import Report, SpaceError
 from spacelang.ir.graph import Graph
@@ -108,7 +108,7 @@ def test_heads_are_mixed_from_the_left(bias: str, tmp_path: Path) -> None:
 
 
 def test_without_packed_operators_it_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    from spacelang.backends.torch import packed
+    from spacelang.backends.torch.inference import packed
 
     model = model_of("tinyvit.space:tinyvit_5m", image=64, classes=7)
     monkeypatch.setattr(packed, "available", lambda: False)

@@ -13,9 +13,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from spacelang.backends.torch.lowering.tables import TableKey, table
 from spacelang.backends.torch.storage import labelled_tables
 from spacelang.backends.torch.supernet import Supernet
-from spacelang.backends.torch.tables import TableKey, table
 from spacelang.loader import load
 from spacelang.ops.buckets import bucket_count, bucket_table
 

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from spacelang import compile as build
 from spacelang import load
-from spacelang.backends.torch.kernels import fits, with_kernels
-from spacelang.backends.torch.proof import example
+from spacelang.backends.torch.lowering.kernels import fits, with_kernels
+from spacelang.backends.torch.subnets.proof import example
 from spacelang.backends.torch.supernet import Supernet
 from spacelang.backends.triton import launch
 from spacelang.diagnostics import SpaceError

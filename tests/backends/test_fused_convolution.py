@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from small_networks import model_of
 from torch import Tensor
 
-from spacelang.backends.torch.fused import convolution
-from spacelang.backends.torch.fused.convolution import conv2d
-from spacelang.backends.torch.kernels import with_fused
+from spacelang.backends.torch.lowering.fused import convolution
+from spacelang.backends.torch.lowering.fused.convolution import conv2d
+from spacelang.backends.torch.lowering.kernels import with_fused
 
 LAST = torch.channels_last
 # Kernel, dilation, rows, columns: large ones, dilated ones, maps that are not square or too wide.

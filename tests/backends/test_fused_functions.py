@@ -15,11 +15,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from spacelang import compile as build
 from spacelang import load
-from spacelang.backends.torch import tables
-from spacelang.backends.torch.fused.attention import Term, attention
-from spacelang.backends.torch.fused.mlp import mlp
-from spacelang.backends.torch.fused.products import linear
-from spacelang.backends.torch.kernels import with_fused
+from spacelang.backends.torch.lowering import tables
+from spacelang.backends.torch.lowering.fused.attention import Term, attention
+from spacelang.backends.torch.lowering.fused.mlp import mlp
+from spacelang.backends.torch.lowering.fused.products import linear
+from spacelang.backends.torch.lowering.kernels import with_fused
 from spacelang.backends.torch.supernet import Supernet
 from spacelang.diagnostics import SpaceError
 from spacelang.ir.graph import Graph

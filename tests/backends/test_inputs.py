@@ -10,12 +10,12 @@ import torch
 from small_spaces import VIT, architectures, graph, supernet
 from torch import nn
 
-from spacelang.backends.torch.export import export
-from spacelang.backends.torch.folder import open_subnet
 from spacelang.backends.torch.inputs import Input, example, parsed
-from spacelang.backends.torch.interpret import interpret
-from spacelang.backends.torch.proof import prove, relative
-from spacelang.backends.torch.subnet import write_subnet
+from spacelang.backends.torch.reference.interpret import interpret
+from spacelang.backends.torch.subnets.export import export
+from spacelang.backends.torch.subnets.folder import open_subnet
+from spacelang.backends.torch.subnets.proof import prove, relative
+from spacelang.backends.torch.subnets.subnet import write_subnet
 from spacelang.backends.torch.supernet import Supernet
 from spacelang.diagnostics import SpaceError
 

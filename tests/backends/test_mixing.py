@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from spacelang.backends.torch.mixing import LEAST, MOST
-from spacelang.backends.torch.peephole import lean
+from spacelang.backends.torch.inference.mixing import LEAST, MOST
+from spacelang.backends.torch.inference.peephole import lean
 
 
 class Mixed(nn.Module):

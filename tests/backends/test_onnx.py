@@ -16,7 +16,7 @@ from torch import Tensor
 from spacelang.backends.onnx import runner
 from spacelang.backends.onnx.network import Network
 from spacelang.backends.onnx.stem import paired, wider
-from spacelang.backends.torch.deploy import deploy, deployment
+from spacelang.backends.torch.inference.deploy import deploy, deployment
 from spacelang.backends.torch.supernet import Supernet
 from spacelang.diagnostics import Source, SpaceError
 from spacelang.loader import load

@@ -13,7 +13,7 @@ import pytest
 import torch
 from small_spaces import close, inputs, reference, trained
 
-from spacelang.backends.torch.emit import rule_of
+from spacelang.backends.torch.lowering.emit import rule_of
 from spacelang.backends.torch.reference import ROWS
 from spacelang.diagnostics import Source
 from spacelang.ir.graph import Graph

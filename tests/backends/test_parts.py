@@ -16,10 +16,10 @@ from torch import Tensor
 
 from spacelang.analysis.space import lints
 from spacelang.backends.torch.extract import Chosen
-from spacelang.backends.torch.subnet import module_of
+from spacelang.backends.torch.lowering.views import copies
+from spacelang.backends.torch.printing.supernet_source import print_supernet
+from spacelang.backends.torch.subnets.subnet import module_of
 from spacelang.backends.torch.supernet import Supernet
-from spacelang.backends.torch.supernet_source import print_supernet
-from spacelang.backends.torch.views import copies
 from spacelang.diagnostics import Report, Source, SpaceError
 from spacelang.ir.decision import Assignment
 from spacelang.ir.gather import entries

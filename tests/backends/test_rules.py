@@ -7,7 +7,7 @@ import torch
 from small_spaces import close, graph, inputs, reference, supernet, tensors
 
 from spacelang.backends.torch.backend import TorchBackend
-from spacelang.backends.torch.emit import RULES
+from spacelang.backends.torch.lowering.emit import RULES
 from spacelang.backends.torch.reference import ROWS
 from spacelang.diagnostics import SpaceError
 from spacelang.ir.op import ops

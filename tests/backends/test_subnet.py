@@ -25,13 +25,13 @@ from small_spaces import (
 )
 from torch import Tensor, nn
 
-from spacelang.backends.torch import proof
-from spacelang.backends.torch import subnet as subnet_module
-from spacelang.backends.torch.export import export
 from spacelang.backends.torch.inputs import example
-from spacelang.backends.torch.proof import ProofError, prove, relative
-from spacelang.backends.torch.source import print_network
-from spacelang.backends.torch.subnet import load_subnet, module_of, write_subnet
+from spacelang.backends.torch.printing.source import print_network
+from spacelang.backends.torch.subnets import proof
+from spacelang.backends.torch.subnets import subnet as subnet_module
+from spacelang.backends.torch.subnets.export import export
+from spacelang.backends.torch.subnets.proof import ProofError, prove, relative
+from spacelang.backends.torch.subnets.subnet import load_subnet, module_of, write_subnet
 from spacelang.backends.torch.supernet import Supernet
 from spacelang.diagnostics import SpaceError
 

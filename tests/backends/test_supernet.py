@@ -30,14 +30,14 @@ from torch import Tensor
 from spacelang.analysis.traffic import traffic
 from spacelang.backends.torch import supernet as supernet_module
 from spacelang.backends.torch.extract import Chosen, dense
-from spacelang.backends.torch.functions import sliced_linear
-from spacelang.backends.torch.proof import relative
-from spacelang.backends.torch.source import print_network
-from spacelang.backends.torch.subnet import module_of
+from spacelang.backends.torch.lowering.functions import sliced_linear
+from spacelang.backends.torch.lowering.tables import listed_key
+from spacelang.backends.torch.lowering.views import copies
+from spacelang.backends.torch.printing.source import print_network
+from spacelang.backends.torch.printing.supernet_source import print_supernet
+from spacelang.backends.torch.subnets.proof import relative
+from spacelang.backends.torch.subnets.subnet import module_of
 from spacelang.backends.torch.supernet import Supernet
-from spacelang.backends.torch.supernet_source import print_supernet
-from spacelang.backends.torch.tables import listed_key
-from spacelang.backends.torch.views import copies
 from spacelang.diagnostics import SpaceError
 from spacelang.ir.decision import Assignment
 from spacelang.ir.dialect import dotted

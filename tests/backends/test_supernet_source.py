@@ -14,9 +14,9 @@ import torch
 from safetensors.torch import save_file
 from small_spaces import CONVOLUTIONS, SHARED, VIT, architectures, close, graph, inputs, trained
 
-from spacelang.backends.torch.subnet import module_of
+from spacelang.backends.torch.printing.supernet_source import print_supernet
+from spacelang.backends.torch.subnets.subnet import module_of
 from spacelang.backends.torch.supernet import Supernet
-from spacelang.backends.torch.supernet_source import print_supernet
 from spacelang.diagnostics import Report
 from spacelang.ir.graph import Graph
 from spacelang.ir.verify import verify

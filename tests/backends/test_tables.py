@@ -8,9 +8,9 @@ import pytest
 import torch
 from small_spaces import graph, inputs
 
-from spacelang.backends.torch.interpret import interpret
-from spacelang.backends.torch.ports import known, table_of
-from spacelang.backends.torch.tables import TableKey, table
+from spacelang.backends.torch.lowering.ports import known, table_of
+from spacelang.backends.torch.lowering.tables import TableKey, table
+from spacelang.backends.torch.reference.interpret import interpret
 
 TABLES = [
     "offset_index(4, 3)",

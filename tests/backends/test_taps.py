@@ -12,10 +12,10 @@ from small_spaces import CONVOLUTIONS, SHARED, VIT, architectures, close, graph,
 from small_spaces import tensors as stored
 from torch import Tensor
 
-from spacelang.backends.torch.interpret import interpret
-from spacelang.backends.torch.subnet import load_subnet, write_subnet
+from spacelang.backends.torch.distillation.taps import taps
+from spacelang.backends.torch.reference.interpret import interpret
+from spacelang.backends.torch.subnets.subnet import load_subnet, write_subnet
 from spacelang.backends.torch.supernet import Supernet
-from spacelang.backends.torch.taps import taps
 from spacelang.diagnostics import SpaceError
 
 # A label on a sum, on an activation, in a region, on a call, on a split projection, and twice used.

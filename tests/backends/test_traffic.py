@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 from spacelang import load
 from spacelang.analysis.traffic import Traffic, traffic
 from spacelang.backends.torch import supernet
-from spacelang.backends.torch.proof import example
+from spacelang.backends.torch.subnets.proof import example
 from spacelang.ir.graph import Graph
 from spacelang.passes.fuse import for_kernels
 from spacelang.passes.fused_cost import compare

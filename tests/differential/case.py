@@ -21,9 +21,9 @@ from torch.fx import GraphModule
 from spacelang.analysis.cost import Cost
 from spacelang.analysis.queries import counter
 from spacelang.backends.torch.inputs import input_of
-from spacelang.backends.torch.interpret import interpret
+from spacelang.backends.torch.printing.source import print_network
 from spacelang.backends.torch.reference import ROWS
-from spacelang.backends.torch.source import print_network
+from spacelang.backends.torch.reference.interpret import interpret
 from spacelang.backends.torch.supernet import Supernet
 from spacelang.diagnostics import Source
 from spacelang.ir.decision import Assignment

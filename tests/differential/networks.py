@@ -8,11 +8,11 @@ import torch
 from differential.case import Case, Skipped, Trial, by_name, furthest, inputs
 from small_spaces import reference, tensors
 
+from spacelang.backends.torch.distillation.taps import taps
 from spacelang.backends.torch.extract import Chosen, dense
-from spacelang.backends.torch.interpret import interpret
-from spacelang.backends.torch.proof import relative
+from spacelang.backends.torch.reference.interpret import interpret
+from spacelang.backends.torch.subnets.proof import relative
 from spacelang.backends.torch.supernet import Supernet
-from spacelang.backends.torch.taps import taps
 from spacelang.ir.dialect import dotted
 
 SPREAD = 4

@@ -12,7 +12,7 @@ from differential.networks import gradients, outputs
 from small_spaces import tensors
 
 from spacelang.analysis.queries import counter
-from spacelang.backends.torch.proof import relative
+from spacelang.backends.torch.subnets.proof import relative
 from spacelang.diagnostics import Report, SpaceError
 from spacelang.ir.decision import Choice
 from spacelang.ir.graph import Graph

@@ -10,7 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from spacelang.backends.torch.tables import bucket_index, clipped_index, offset_index, shift_mask
+from spacelang.backends.torch.lowering.tables import (
+    bucket_index,
+    clipped_index,
+    offset_index,
+    shift_mask,
+)
 from spacelang.backends.triton.attention import Operands, _op, attention, reference, unable
 from spacelang.backends.triton.launch import NotFused, require_fused
 from spacelang.diagnostics import SpaceError

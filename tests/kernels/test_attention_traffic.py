@@ -17,8 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from spacelang.analysis.traffic import Traffic
-from spacelang.backends.torch.kernels import with_kernels
-from spacelang.backends.torch.proof import example
+from spacelang.backends.torch.lowering.kernels import with_kernels
+from spacelang.backends.torch.subnets.proof import example
 from spacelang.backends.torch.supernet import Supernet
 from spacelang.backends.triton import (
     attention,

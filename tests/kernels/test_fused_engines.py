@@ -15,15 +15,15 @@ import torch
 from torch import Tensor
 
 from spacelang import load
-from spacelang.backends.torch.data import Dataset, first_samples, open_data
-from spacelang.backends.torch.distill_trainer import DistillTrainer
-from spacelang.backends.torch.kernels import PlainWarning, with_kernels
-from spacelang.backends.torch.lesson import Lesson, engine_of
-from spacelang.backends.torch.logits.asked import About, write_store
-from spacelang.backends.torch.logits.replay import Replay
-from spacelang.backends.torch.recipe import Recipe
+from spacelang.backends.torch.data.datasets import Dataset, first_samples, open_data
+from spacelang.backends.torch.distillation.distill_trainer import DistillTrainer
+from spacelang.backends.torch.distillation.lesson import Lesson, engine_of
+from spacelang.backends.torch.distillation.logits.asked import About, write_store
+from spacelang.backends.torch.distillation.logits.replay import Replay
+from spacelang.backends.torch.lowering.kernels import PlainWarning, with_kernels
 from spacelang.backends.torch.supernet import Supernet
-from spacelang.backends.torch.train import TorchTrainer
+from spacelang.backends.torch.training.recipe import Recipe
+from spacelang.backends.torch.training.trainer import TorchTrainer
 from spacelang.backends.triton import launch, relations, soft_labels
 from spacelang.engines.paths import Plans, SinglePath
 from spacelang.engines.protocol import Forward, LossTerm, Samples

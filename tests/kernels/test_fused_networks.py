@@ -12,8 +12,8 @@ from rewriting import text_graph
 from torch import Tensor
 
 from spacelang import compile as build
-from spacelang.backends.torch.kernels import fits, with_kernels
-from spacelang.backends.torch.proof import example
+from spacelang.backends.torch.lowering.kernels import fits, with_kernels
+from spacelang.backends.torch.subnets.proof import example
 from spacelang.backends.torch.supernet import Supernet
 from spacelang.backends.triton import launch
 from spacelang.ir.decision import Assignment

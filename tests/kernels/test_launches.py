@@ -15,8 +15,8 @@ from torch.utils._pytree import tree_leaves
 from triton.runtime.interpreter import GridExecutor
 
 from spacelang.analysis.traffic import traffic
-from spacelang.backends.torch.kernels import fits, with_kernels
-from spacelang.backends.torch.proof import example
+from spacelang.backends.torch.lowering.kernels import fits, with_kernels
+from spacelang.backends.torch.subnets.proof import example
 from spacelang.backends.torch.supernet import Supernet
 from spacelang.backends.triton.launch import require_fused
 from spacelang.passes.fuse import for_kernels

@@ -9,7 +9,7 @@ import torch
 from kernels.agreement import agree
 from torch import Tensor
 
-from spacelang.backends.torch import losses
+from spacelang.backends.torch.training import losses
 from spacelang.backends.triton.launch import NotFused, require_fused
 from spacelang.backends.triton.relations import _op, reference, relations
 from spacelang.diagnostics import SpaceError

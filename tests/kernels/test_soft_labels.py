@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from spacelang.backends.torch.logits.record import dense, top
+from spacelang.backends.torch.distillation.logits.record import dense, top
 from spacelang.backends.triton.launch import NotFused, require_fused
 from spacelang.backends.triton.soft_labels import _op, reference, soft_labels
 from spacelang.diagnostics import SpaceError

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from spacelang.backends.torch.bench.published.autoformer import HEAD, REACH, explicit
 from spacelang.backends.torch.bench.work import Request, Work, versions
-from spacelang.backends.torch.fused.attention import attention
-from spacelang.backends.torch.tables import clipped_index, index_classes, index_columns
+from spacelang.backends.torch.lowering.fused.attention import attention
+from spacelang.backends.torch.lowering.tables import clipped_index, index_classes, index_columns
 
 GRID = (14, 14)  # patches of AutoFormer's images
 HEADS = 4

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from spacelang.backends.torch.bench.published.cdarts import Evaluation, Search
 from spacelang.backends.torch.bench.work import Request, Work, fill, in_float64, versions
-from spacelang.backends.torch.kernels import with_fused
-from spacelang.backends.torch.losses import INTROSPECTING
+from spacelang.backends.torch.lowering.kernels import with_fused
 from spacelang.backends.torch.networks import Networks
+from spacelang.backends.torch.training.losses import INTROSPECTING
 from spacelang.ir.decision import Assignment, Plain
 from spacelang.loader import load_program
 

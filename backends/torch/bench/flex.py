@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import flex_attention
 
 from spacelang import plugins
-from spacelang.backends.torch.lower import Lowering
+from spacelang.backends.torch.lowering.lower import Lowering
 from spacelang.backends.torch.supernet import Supernet
 from spacelang.ir.graph import Graph
 from spacelang.passes.fused_cost import group_of

@@ -27,9 +27,9 @@ from spacelang.backends.torch.bench.work import (
     library,
     model_of,
 )
-from spacelang.backends.torch.deploy import deploy
-from spacelang.backends.torch.deployment import load_deployed
-from spacelang.backends.torch.onnx import OnnxNetwork
+from spacelang.backends.torch.inference.deploy import deploy
+from spacelang.backends.torch.inference.deployment import load_deployed
+from spacelang.backends.torch.inference.onnx import OnnxNetwork
 from spacelang.loader import load
 
 # How ONNX Runtime may be set for a rival: its level of optimisation, and what is switched off, as a

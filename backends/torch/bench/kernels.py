@@ -21,13 +21,13 @@ from torch import Tensor
 
 from spacelang import plugins
 from spacelang.analysis.traffic import Traffic
-from spacelang.backends.torch import losses
 from spacelang.backends.torch.bench import flex
 from spacelang.backends.torch.bench.work import filled
-from spacelang.backends.torch.deploy import folded
-from spacelang.backends.torch.lower import Lowering
-from spacelang.backends.torch.peephole import lean
+from spacelang.backends.torch.inference.deploy import folded
+from spacelang.backends.torch.inference.peephole import lean
+from spacelang.backends.torch.lowering.lower import Lowering
 from spacelang.backends.torch.supernet import Supernet
+from spacelang.backends.torch.training import losses
 from spacelang.diagnostics import SpaceError, error
 from spacelang.ir.block import Block
 from spacelang.ir.dim import Symbol

@@ -15,7 +15,7 @@ from itertools import pairwise
 import torch
 
 from spacelang.backends.torch.bench.work import Request, Work
-from spacelang.backends.torch.packed import product
+from spacelang.backends.torch.inference.packed import product
 
 SIZE, COUNT, TIMES = 768, 1 << 24, 8
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from spacelang.backends.torch import weights
 from spacelang.backends.torch.bench.published import FORMS
 from spacelang.backends.torch.bench.work import Request, Work, about, images, in_float64, model_of
-from spacelang.backends.torch.kernels import with_fused
+from spacelang.backends.torch.lowering.kernels import with_fused
 from spacelang.backends.torch.supernet import Supernet
 from spacelang.ir.decision import Assignment
 from spacelang.ir.graph import Graph

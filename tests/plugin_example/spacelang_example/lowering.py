@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import fx
 
-from spacelang.backends.torch.emit import Emit
+from spacelang.backends.torch.lowering.emit import Emit
 
 
 def leaky_relu(emit: Emit) -> fx.Node:

@@ -1,0 +1,1 @@
+"""Students and their teachers: lessons, stored outputs, inner values of both."""

@@ -1,0 +1,1 @@
+"""One network made fast for inputs of one shape, on a processor."""

@@ -1,0 +1,97 @@
+"""Networks that are deployed: callable, for inputs of one shape, on the processor in float32."""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+import torch
+from torch import Tensor, fx, nn
+
+from spacelang.backends.torch.inference.peephole import attribute
+from spacelang.backends.torch.inputs import check
+from spacelang.diagnostics import SpaceError, error
+from spacelang.ir.graph import Graph
+
+
+class Deployed(nn.Module):
+    """A network in evaluation for inputs of one shape, on the processor in float32.
+
+    It has no parameters to train. Its weights are in an order that only this processor's library
+    knows, so it is not copied, saved, moved or converted (SP605): keep the model, and deploy that.
+    """
+
+    def __init__(self, graph: Graph, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.graph, self.shape = graph, shape
+        self.eval()
+
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> Tensor:
+        """The output for one input of the network's shape (SP301 for another), no gradients."""
+        if x.shape != self.shape or x.dtype != torch.float32 or x.device.type != "cpu":
+            check(self.graph, (x,))
+            found = f"{list(x.shape)} of {str(x.dtype).removeprefix('torch.')} on {x.device.type}"
+            wanted = f"it is deployed for {list(self.shape)} of float32 on cpu, not {found}"
+            raise SpaceError(error("SP301", f"{self.graph.name}: {wanted}"))
+        return self.run(x)
+
+    def run(self, x: Tensor) -> Tensor:
+        """The output, in memory of its own, its entries in order."""
+        raise NotImplementedError
+
+    def _apply(self, fn: object, recurse: bool = True) -> NoReturn:
+        raise _bound(self.graph, "moved or converted")
+
+    def __deepcopy__(self, memo: object) -> NoReturn:
+        raise _bound(self.graph, "copied")
+
+    def __reduce__(self) -> NoReturn:
+        raise _bound(self.graph, "copied or saved")
+
+
+class Packed(Deployed):
+    """A network of PyTorch's own operators."""
+
+    def __init__(self, graph: Graph, network: fx.GraphModule, example: Tensor) -> None:
+        super().__init__(graph, tuple(example.shape))
+        self._constants, self._network = _with_constants(network)
+        self._last = torch.channels_last if example.dim() == 4 else torch.preserve_format
+        x = example.contiguous(memory_format=self._last)
+        held = {_memory(tensor) for tensor in (*self._constants, x) if not tensor.is_mkldnn}
+        self._borrowed = _memory(self._network(*self._constants, x)) in held
+
+    def run(self, x: Tensor) -> Tensor:
+        """The output, in memory of its own, its entries in order."""
+        found = self._network(*self._constants, x.contiguous(memory_format=self._last))
+        if self._borrowed:  # a constant, or the input: neither is the caller's to write into
+            return found.clone(memory_format=torch.contiguous_format)
+        return found.contiguous()
+
+
+def _memory(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
+
+
+def _bound(graph: Graph, how: str) -> SpaceError:
+    found = error("SP605", f"{graph.name} is deployed for this processor; it cannot be {how}")
+    return SpaceError(found.hint("keep the model, and deploy that where it is to run"))
+
+
+def _with_constants(network: fx.GraphModule) -> tuple[list[Tensor], fx.GraphModule]:
+    """A function of constants and the input: reading attributes of modules takes longer."""
+    constants: list[Tensor] = []
+    graph = network.graph
+    places: dict[str, fx.Node] = {}
+    first = next(iter(graph.nodes))
+    for node in list(graph.nodes):
+        if node.op != "get_attr":
+            continue
+        path = str(node.target)
+        if path not in places:
+            with graph.inserting_before(first):
+                places[path] = graph.placeholder(f"w{len(places)}")
+            constants.append(attribute(network, path).detach())
+        node.replace_all_uses_with(places[path])
+        graph.erase_node(node)
+    graph.lint()
+    return constants, fx.GraphModule({}, graph)

@@ -1,0 +1,339 @@
+"""Rewriting of a flat network whose sizes are known: fewer and faster calls, the same values.
+
+    network = lean(network, example)
+
+    softmax(q k + bias) v      scaled_dot_product_attention, where q and v are equally wide
+    einsum of two tensors      one batched product, a bias added in it
+    views of views             one, or none
+    linear along the heads     one product from the left (`mixing.py`)
+    permute, then pointwise    pointwise, then permute, so that permutes meet and cancel
+    relu of what nobody reads  in place
+
+Every node knows its shape from one run of the example; the network takes inputs of its shape alone.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from functools import partial
+from math import prod
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx
+from torch.fx import Node
+from torch.fx.node import map_arg
+
+from spacelang.backends.torch.inference.mixing import mixed
+from spacelang.ops.patterns import letters
+
+UNARY = frozenset(
+    {torch.relu, F.gelu, F.silu, torch.sigmoid, F.hardsigmoid, F.hardswish, torch.tanh}
+)
+BINARY = frozenset({operator.add, operator.mul, operator.sub})
+RESHAPES = frozenset({"flatten", "unflatten", "squeeze", "unsqueeze", "reshape"})
+MOST_MASK = 1 << 24  # elements of a mask that is spread over a batch
+
+
+class _Recorder(fx.Interpreter):
+    """Runs a network once and writes down the shape of every value."""
+
+    def run_node(self, n: Node) -> Any:
+        found = super().run_node(n)
+        if isinstance(found, Tensor):
+            n.meta["shape"] = tuple(found.shape)
+        return found
+
+
+def lean(network: fx.GraphModule, *example: Tensor) -> fx.GraphModule:
+    """The network rewritten for inputs of the shapes of an example."""
+    with torch.inference_mode():
+        _Recorder(network).run(*example)
+    work = Rewriter(network)
+    heads = partial(mixed, work)
+    views = (work.sunk, work.joined, work.biased, work.in_place)
+    for rule in (heads, work.attention, work.product, *views):
+        work.apply(rule)
+    work.computed()
+    network.graph.lint()
+    network.recompile()
+    return network
+
+
+def attribute(network: torch.nn.Module, path: str) -> Tensor:
+    """A constant by its dotted path."""
+    found: Any = network
+    for name in path.split("."):
+        found = getattr(found, name)
+    return found
+
+
+def shape(node: Node) -> tuple[int, ...]:
+    """The shape of a value."""
+    return node.meta["shape"]
+
+
+def has_shape(value: object) -> bool:
+    return isinstance(value, Node) and "shape" in value.meta
+
+
+class Rewriter:
+    """Rules on the nodes of one graph; each returns the value instead of a node, or None."""
+
+    def __init__(self, network: fx.GraphModule) -> None:
+        self.network, self.graph = network, network.graph
+
+    def apply(self, rule: Callable[[Node], Node | None]) -> None:
+        """Use a rule on every node until it changes none, then drop what nobody reads."""
+        changed = True
+        while changed:
+            changed = False
+            for node in list(self.graph.nodes):
+                if node.op not in ("call_function", "call_method") or not node.users:
+                    continue
+                made = rule(node)
+                if made is not None and made is not node:
+                    node.replace_all_uses_with(made, lambda user, m=made: user is not m)
+                    changed = True
+            self.graph.eliminate_dead_code()
+
+    # Making nodes, their shapes known; new ones stand before the node that is rewritten.
+
+    def call(self, at: Node, function: Any, size: Sequence[int], *args: Any, **kw: Any) -> Node:
+        with self.graph.inserting_before(at):
+            made = self.graph.call_function(function, args, kw)
+        made.meta["shape"] = tuple(size)
+        return made
+
+    def method(self, at: Node, name: str, size: Sequence[int], *args: Any) -> Node:
+        with self.graph.inserting_before(at):
+            made = self.graph.call_method(name, args)
+        made.meta["shape"] = tuple(size)
+        return made
+
+    def permuted(self, at: Node, x: Node, order: Sequence[int]) -> Node:
+        if list(order) == list(range(len(order))):
+            return x
+        return self.method(at, "permute", [shape(x)[i] for i in order], x, *order)
+
+    def reshaped(self, at: Node, x: Node, size: Sequence[int]) -> Node:
+        return x if tuple(size) == shape(x) else self.method(at, "reshape", size, x, tuple(size))
+
+    def computed(self) -> None:
+        """What depends on constants alone is computed now: masks of attention, mostly."""
+        for node in list(self.graph.nodes):
+            values = node.all_input_nodes
+            made_here = node.op in ("call_function", "call_method") and has_shape(node)
+            if not made_here or not values or any(v.op != "get_attr" for v in values):
+                continue
+            known = {v: attribute(self.network, str(v.target)).detach() for v in values}
+            args, options = map_arg((node.args, node.kwargs), known.__getitem__)
+            if node.op == "call_method":
+                found = getattr(args[0], str(node.target))(*args[1:], **options)
+            else:
+                found = node.target(*args, **options)
+            name = f"computed_{node.name}"
+            self.network.register_buffer(name, found)
+            with self.graph.inserting_before(node):
+                made = self.graph.get_attr(name)
+            made.meta["shape"] = shape(node)
+            node.replace_all_uses_with(made)
+        self.graph.eliminate_dead_code()
+
+    # Products.
+
+    def product(self, node: Node) -> Node | None:
+        """An einsum of two operands as one product of matrices, batched where it has a batch."""
+        if node.target is not torch.einsum or len(node.args) != 3:
+            return None
+        pattern, x, y = node.args
+        assert isinstance(x, Node)
+        assert isinstance(y, Node)
+        a, b, out = letters(str(pattern), len(shape(x)), len(shape(y)))
+        if len({*a}) != len(a) or len({*b}) != len(b) or {*out} - {*a} - {*b}:
+            return None
+        size = dict(zip(a, shape(x), strict=True)) | dict(zip(b, shape(y), strict=True))
+        batch = [c for c in out if c in a and c in b]
+        summed = [c for c in a if c in b and c not in out]
+        if {*a} - {*out} - {*summed} or {*b} - {*out} - {*summed} or not summed:
+            return None
+        left = [c for c in (out if batch else a) if c in a and c not in b]
+        right = [c for c in (out if batch else b) if c in b and c not in a]
+
+        def count(part: Sequence[str]) -> int:
+            return prod(size[c] for c in part)
+
+        lead = [count(batch)] if batch else []
+        x = self.permuted(node, x, [a.index(c) for c in (*batch, *left, *summed)])
+        x = self.reshaped(node, x, [*lead, count(left), count(summed)])
+        y = self.permuted(node, y, [b.index(c) for c in (*batch, *summed, *right)])
+        y = self.reshaped(node, y, [*lead, count(summed), count(right)])
+        function = torch.bmm if batch else torch.mm
+        made = self.call(node, function, [*lead, count(left), count(right)], x, y)
+        order = [*batch, *left, *right]
+        made = self.reshaped(node, made, [size[c] for c in order])
+        return self.permuted(node, made, [order.index(c) for c in out])
+
+    def biased(self, node: Node) -> Node | None:
+        """bmm(x, y) + bias in one call."""
+        if node.target is not operator.add:
+            return None
+        for product, bias in (node.args, node.args[::-1]):
+            if not (isinstance(product, Node) and isinstance(bias, Node)) or not has_shape(bias):
+                continue
+            if product.target is not torch.bmm or len(product.users) > 1:
+                continue
+            if shape(product) != shape(node):  # it is the product that would be spread
+                continue
+            if len(shape(bias)) <= 3 and bias.op == "get_attr":
+                return self.call(node, torch.baddbmm, shape(node), bias, *product.args)
+        return None
+
+    # Attention.
+
+    def attention(self, node: Node) -> Node | None:
+        """einsum(softmax(einsum(q, k) + ..), v) with heads on an axis of their own."""
+        values = _einsum(node)
+        if values is None:
+            return None
+        (p_letters, v_letters, out), p, v = values
+        if p.target != "softmax" or len(p.users) > 1:
+            return None
+        logits, terms = p.args[0], list[Node]()
+        while isinstance(logits, Node) and logits.target is operator.add and len(logits.users) == 1:
+            inner = next((a for a in logits.args if isinstance(a, Node) and _sum(a)), None)
+            if inner is None:
+                return None
+            other = logits.args[1] if logits.args[0] is inner else logits.args[0]
+            if not has_shape(other):
+                return None
+            terms.append(other)  # pyright: ignore[reportArgumentType]
+            logits = inner
+        scores = _einsum(logits) if isinstance(logits, Node) and len(logits.users) == 1 else None
+        if scores is None:
+            return None
+        (q_letters, k_letters, s_letters), q, k = scores
+        *lead, h, i, j = s_letters
+        lead, d = tuple(lead), next((c for c in q_letters if c not in s_letters), "")
+        if (q_letters, k_letters) != ((*lead, i, h, d), (*lead, j, h, d)):
+            return None
+        *lead, h, i, j = p_letters
+        lead, w = tuple(lead), out[-1]
+        if (v_letters, out) != ((*lead, j, h, w), (*lead, i, h, w)) or shape(v)[-1] != shape(q)[-1]:
+            return None
+        scale = 1.0
+        if q.target is operator.mul and len(q.users) == 1 and isinstance(q.args[1], float | int):
+            q, scale = q.args[0], float(q.args[1])  # pyright: ignore[reportAssignmentType]
+        assert isinstance(q, Node)
+        return self._attended(node, (q, k, v), terms, scale)
+
+    def _attended(
+        self, node: Node, qkv: tuple[Node, Node, Node], terms: Sequence[Node], scale: float
+    ) -> Node | None:
+        *lead, _, heads, _ = shape(qkv[0])
+        groups = prod(lead)
+        queries, keys = shape(qkv[0])[-3], shape(qkv[1])[-3]
+        mask: Node | None = None
+        for term in terms:
+            size = torch.broadcast_shapes(shape(term), () if mask is None else shape(mask))
+            mask = term if mask is None else self.call(node, operator.add, size, mask, term)
+        if mask is not None:
+            size = (*((1,) * (len(lead) + 3 - len(shape(mask)))), *shape(mask))
+            if prod(size[: len(lead)]) > 1 or len(size) > len(lead) + 3:
+                whole = (*lead, *size[-3:])
+                if prod(whole) > MOST_MASK:
+                    return None
+                mask = self.method(node, "expand", whole, mask, *whole)
+                mask = self.reshaped(node, mask, (groups, *size[-3:]))
+            else:
+                mask = self.reshaped(node, mask, (1, *size[-3:]))
+            mask = self.method(
+                node, "expand", (groups, heads, queries, keys), mask, groups, heads, queries, keys
+            )
+        parts: list[Node] = []
+        for x in qkv:
+            x = self.reshaped(node, x, (groups, *shape(x)[-3:]))
+            parts.append(self.permuted(node, x, (0, 2, 1, 3)))
+        made = self.call(
+            node, F.scaled_dot_product_attention, shape(parts[0]), *parts, attn_mask=mask,
+            scale=scale,
+        )  # fmt: skip
+        return self.reshaped(node, self.permuted(node, made, (0, 2, 1, 3)), shape(node))
+
+    # Views.
+
+    def sunk(self, node: Node) -> Node | None:
+        """A pointwise function before the permute that it reads; permutes of permutes are one."""
+        if node.target == "permute":
+            inner = node.args[0]
+            if isinstance(inner, Node) and inner.target == "permute":
+                order = [inner.args[1:][i] for i in node.args[1:]]  # pyright: ignore
+                return self.permuted(node, inner.args[0], order)  # pyright: ignore
+            return None
+        if node.target in UNARY:
+            x = node.args[0]
+            if not (isinstance(x, Node) and x.target == "permute" and len(x.users) == 1):
+                return None
+            inner = x.args[0]
+            assert isinstance(inner, Node)
+            made = self.call(node, node.target, shape(inner), inner, *node.args[1:], **node.kwargs)
+            return self.permuted(node, made, x.args[1:])  # pyright: ignore[reportArgumentType]
+        if node.target in BINARY and all(has_shape(a) for a in node.args):
+            a, b = node.args
+            assert isinstance(a, Node)
+            assert isinstance(b, Node)
+            if shape(a) != shape(b):
+                return None
+            first = next((x for x in (a, b) if _movable(x)), None)
+            if first is None:
+                return None
+            order: Any = first.args[1:]
+            back = [order.index(i) for i in range(len(order))]
+            a, b = (self.permuted(node, x, back) for x in (a, b))
+            for x in (a, b):
+                x.meta["made"] = True  # else it would be moved back behind the sum, without end
+            made = self.call(node, node.target, shape(a), a, b)
+            return self.permuted(node, made, order)
+        return None
+
+    def joined(self, node: Node) -> Node | None:
+        """Reshapes in a row as one; none where the shape is that of the first."""
+        if node.target not in RESHAPES:
+            return None
+        root = node.args[0]
+        while isinstance(root, Node) and root.target in RESHAPES:
+            root = root.args[0]
+        assert isinstance(root, Node)
+        if shape(root) == shape(node):
+            return root
+        if root is node.args[0] and node.target == "reshape":
+            return None
+        return self.reshaped(node, root, shape(node))
+
+    def in_place(self, node: Node) -> Node | None:
+        """relu on the only use of a new tensor writes into it."""
+        x = node.args[0] if node.args else None
+        fresh = (F.linear, F.conv2d, torch.bmm, torch.mm, operator.add)
+        if node.target is not torch.relu or not isinstance(x, Node) or len(x.users) > 1:
+            return None
+        return self.call(node, torch.relu_, shape(node), x) if x.target in fresh else None
+
+
+def _einsum(node: Node) -> tuple[tuple[tuple[str, ...], ...], Node, Node] | None:
+    if node.target is not torch.einsum or len(node.args) != 3:
+        return None
+    pattern, x, y = node.args
+    assert isinstance(x, Node)
+    assert isinstance(y, Node)
+    return letters(str(pattern), len(shape(x)), len(shape(y))), x, y
+
+
+def _movable(node: Node) -> bool:
+    return node.target == "permute" and len(node.users) == 1 and "made" not in node.meta
+
+
+def _sum(node: Node) -> bool:
+    """Whether a value is a product, or a sum that one may be in."""
+    return node.target is torch.einsum or node.target is operator.add

@@ -1,0 +1,1 @@
+"""Readable sources that need torch alone: of one network, and of a whole supernet."""

@@ -1,0 +1,1 @@
+"""What the operations of a network take on a device."""

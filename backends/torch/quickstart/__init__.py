@@ -1,0 +1,1 @@
+"""The main job, from a space to an exported network, and what it found."""

@@ -1,0 +1,1 @@
+"""Searches in a folder: engines over scores, and engines that train while they search."""

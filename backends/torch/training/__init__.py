@@ -1,0 +1,1 @@
+"""Training a supernet or a fixed network: recipe, steps, checkpoints, scores."""
