@@ -28,8 +28,8 @@ from spacelang.analysis.cost import Cost
 from spacelang.backends.torch.data.datasets import Dataset, open_data
 from spacelang.backends.torch.runs.run import environment, read_graph
 from spacelang.backends.torch.searching.cycles import search_program
-from spacelang.backends.torch.searching.own import search_own
 from spacelang.backends.torch.searching.search import search, search_scratch
+from spacelang.backends.torch.searching.train_and_search import search_own
 from spacelang.backends.torch.training.evaluate import evaluate_test
 from spacelang.backends.torch.training.recipe import Recipe
 from spacelang.backends.torch.training.training import Trained, load_trained, train

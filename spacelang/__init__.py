@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from spacelang import passes as passes
     from spacelang.analysis.subspace import Subspace as Subspace
     from spacelang.backends.torch.inference.deploy import deploy as deploy
-    from spacelang.backends.torch.inference.deployment import load_deployed as load_deployed
+    from spacelang.backends.torch.inference.deploy_folder import load_deployed as load_deployed
     from spacelang.build import Builder as Builder
     from spacelang.diagnostics import SpaceError as SpaceError
     from spacelang.ir.decision import Decisions as Decisions
@@ -56,7 +56,7 @@ _HOMES = {
     "compile": "spacelang.loader:compile",
     "deploy": "spacelang.backends.torch.inference.deploy:deploy",
     "load": "spacelang.loader:load",
-    "load_deployed": "spacelang.backends.torch.inference.deployment:load_deployed",
+    "load_deployed": "spacelang.backends.torch.inference.deploy_folder:load_deployed",
     "load_program": "spacelang.loader:load_program",
     "narrow": "spacelang.passes.narrow:narrow",
     "passes": "spacelang.passes",

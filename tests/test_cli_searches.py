@@ -22,7 +22,7 @@ from test_engines_scratch import SPACE
 from spacelang import plugins
 from spacelang.backends.torch.runs.run import read_log
 from spacelang.backends.torch.training.checkpoint import Checkpoints
-from spacelang.backends.torch.training.steady import NotFinite
+from spacelang.backends.torch.training.nonfinite import NotFinite
 from spacelang.backends.torch.training.trainer import TorchTrainer
 from spacelang.diagnostics import SpaceError, error
 from spacelang.engines import settings
@@ -239,7 +239,7 @@ def test_how_a_training_is_kept_is_as_it_was_begun(
     killed(1, *words[: words.index("--epochs")], *words[words.index("--epochs") + 2 :],
            "--checkpoint-hist", "3", "--on-nan", "skip")  # fmt: skip
     assert len(list(folder.glob("checkpoint-*"))) == 3
-    monkeypatch.setattr("spacelang.backends.torch.searching.own.Checkpoints", keeps)
+    monkeypatch.setattr("spacelang.backends.torch.searching.train_and_search.Checkpoints", keeps)
     answer("search", folder, *QUIET)
     assert asked == [3]
     kept = json.loads((folder / "settings.json").read_text())

@@ -32,8 +32,8 @@ from spacelang.backends.torch.distillation.logits.replay import Replay
 from spacelang.backends.torch.distillation.logits.store import About
 from spacelang.backends.torch.runs.run import read_graph, read_log, read_record
 from spacelang.backends.torch.searching.cycles import search_program
-from spacelang.backends.torch.searching.own import search_own
 from spacelang.backends.torch.searching.search import search, search_scratch
+from spacelang.backends.torch.searching.train_and_search import search_own
 from spacelang.backends.torch.searching.under_way import FOLDER as UNDER_WAY
 from spacelang.backends.torch.training.checkpoint import Checkpoints
 from spacelang.backends.torch.training.training import load_trained, train

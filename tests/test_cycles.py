@@ -36,8 +36,8 @@ from spacelang.backends.torch.supernet import Supernet
 from spacelang.backends.torch.training.checkpoint import CheckpointError, Checkpoints
 from spacelang.backends.torch.training.feed import Feed
 from spacelang.backends.torch.training.losses import INTROSPECTING, alpha_norm, ensemble
+from spacelang.backends.torch.training.nonfinite import NotFinite
 from spacelang.backends.torch.training.recipe import Recipe
-from spacelang.backends.torch.training.steady import NotFinite
 from spacelang.backends.torch.training.training import load_trained
 from spacelang.diagnostics import Source, SpaceError, VerificationError
 from spacelang.engines.cyclic_differentiable import CyclicDifferentiable

@@ -26,7 +26,7 @@ from spacelang.backends.torch.searching import cycles
 from spacelang.backends.torch.searching.cycle_trainer import CycleTrainer
 from spacelang.backends.torch.searching.cycles import search_program
 from spacelang.backends.torch.training.feed import Feed
-from spacelang.backends.torch.training.steady import NotFinite
+from spacelang.backends.torch.training.nonfinite import NotFinite
 from spacelang.diagnostics import SpaceError
 from spacelang.engines.derive import Derivation
 from spacelang.engines.protocol import StepPlan

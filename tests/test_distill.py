@@ -37,8 +37,8 @@ from spacelang.backends.torch.distillation.taps import taps
 from spacelang.backends.torch.distillation.teacher import Teacher, open_teacher
 from spacelang.backends.torch.supernet import Supernet
 from spacelang.backends.torch.training import losses
+from spacelang.backends.torch.training.nonfinite import NotFinite
 from spacelang.backends.torch.training.recalibrate import calibrate
-from spacelang.backends.torch.training.steady import NotFinite
 from spacelang.backends.torch.training.training import load_trained, train
 from spacelang.diagnostics import Source, SpaceError
 from spacelang.passes.specialize import specialize

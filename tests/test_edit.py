@@ -17,9 +17,9 @@ from spacelang.ir.edit import edit
 from spacelang.ir.graph import Graph
 from spacelang.ir.node import Node, TensorType, Value
 from spacelang.ir.param import Init, Param
+from spacelang.ir.pending import Waiting
 from spacelang.ir.text import write
 from spacelang.ir.verify import verified
-from spacelang.ir.waiting import Waiting
 from spacelang.loader import load
 from spacelang.syntax.ir_text import read
 

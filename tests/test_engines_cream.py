@@ -28,7 +28,7 @@ from spacelang.backends.torch.data.datasets import Dataset, first_samples, open_
 from spacelang.backends.torch.runs.interrupt import Interrupted
 from spacelang.backends.torch.runs.run import read_log
 from spacelang.backends.torch.runs.trackers import GROUP
-from spacelang.backends.torch.searching import own as own_module
+from spacelang.backends.torch.searching import train_and_search as own_module
 from spacelang.backends.torch.searching.engine_trainer import EngineTrainer
 from spacelang.backends.torch.searching.matching import (
     match,
@@ -36,12 +36,12 @@ from spacelang.backends.torch.searching.matching import (
     matching_network,
     second_order,
 )
-from spacelang.backends.torch.searching.own import search_own
 from spacelang.backends.torch.searching.search import search
+from spacelang.backends.torch.searching.train_and_search import search_own
 from spacelang.backends.torch.supernet import Supernet
+from spacelang.backends.torch.training.nonfinite import NotFinite
 from spacelang.backends.torch.training.recalibrate import StatisticsWarning
 from spacelang.backends.torch.training.recipe import Recipe
-from spacelang.backends.torch.training.steady import NotFinite
 from spacelang.backends.torch.training.training import load_trained
 from spacelang.diagnostics import Source, SpaceError
 from spacelang.engines.prioritized_path import PrioritizedPath

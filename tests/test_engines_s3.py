@@ -21,7 +21,7 @@ from spacelang.backends.torch.inherit import displaced, inherit
 from spacelang.backends.torch.runs.progress import progress
 from spacelang.backends.torch.runs.run import read_graph
 from spacelang.backends.torch.searching.engine_trainer import EngineTrainer
-from spacelang.backends.torch.searching.own import search_own
+from spacelang.backends.torch.searching.train_and_search import search_own
 from spacelang.backends.torch.supernet import Supernet
 from spacelang.backends.torch.training.recipe import Recipe
 from spacelang.backends.torch.training.training import load_trained

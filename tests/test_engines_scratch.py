@@ -23,9 +23,9 @@ import spacelang
 from spacelang.backends.torch.data.datasets import Dataset, first_samples, open_data
 from spacelang.backends.torch.runs.interrupt import Interrupt, Interrupted
 from spacelang.backends.torch.searching import scratch as scratch_module
-from spacelang.backends.torch.searching.own import search_own
 from spacelang.backends.torch.searching.scratch import Scratch
 from spacelang.backends.torch.searching.search import search, search_scratch
+from spacelang.backends.torch.searching.train_and_search import search_own
 from spacelang.backends.torch.searching.under_way import FOLDER, UnderWay
 from spacelang.backends.torch.supernet import Supernet
 from spacelang.backends.torch.training import evaluate as evaluate_module

@@ -19,7 +19,6 @@ from test_train import SPACE, fingerprint
 
 import spacelang
 from spacelang.backends.torch.data import datasets, gallery, listing
-from spacelang.backends.torch.data.ahead import Ahead, threads
 from spacelang.backends.torch.data.datasets import (
     DataError,
     Dataset,
@@ -30,6 +29,7 @@ from spacelang.backends.torch.data.datasets import (
     views,
 )
 from spacelang.backends.torch.data.gallery import Gallery
+from spacelang.backends.torch.data.prefetch import Ahead, threads
 from spacelang.backends.torch.data.variation import variation
 from spacelang.backends.torch.distillation.distill import distill
 from spacelang.backends.torch.distillation.lesson import BoardLesson, board_of

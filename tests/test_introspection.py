@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 import spacelang
 from spacelang.backends.torch.data.datasets import Dataset
-from spacelang.backends.torch.distillation.depths import Depths
 from spacelang.backends.torch.distillation.distill import DistillTrainer, Lesson, distill, engine_of
+from spacelang.backends.torch.distillation.introspection import Depths
 from spacelang.backends.torch.distillation.taps import OUTPUT, Tapped, taps
 from spacelang.backends.torch.distillation.teacher import Teacher
 from spacelang.backends.torch.supernet import Supernet

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from command import SPACE, run
 
+from spacelang.analysis.activation_memory import liveness
 from spacelang.analysis.latency import LatencyModel, every_operation, operations
 from spacelang.analysis.latency_table import (
     Error,
@@ -22,7 +23,6 @@ from spacelang.analysis.latency_table import (
     read_table,
     shown,
 )
-from spacelang.analysis.liveness import liveness
 from spacelang.analysis.profile import Profile
 from spacelang.analysis.queries import parsed, sample
 from spacelang.analysis.traffic import at

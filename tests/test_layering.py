@@ -47,7 +47,7 @@ ALLOWED: dict[str, set[str]] = {
         "loader",
         "build",
         "backends.torch.inference.deploy",
-        "backends.torch.inference.deployment",
+        "backends.torch.inference.deploy_folder",
         "backends.torch.weights",
     },
     "__main__": {"cli"},

@@ -31,7 +31,7 @@ from spacelang.backends.torch.data.datasets import (
     open_data,
     shard_sizes,
 )
-from spacelang.backends.torch.data.mix import Mixing
+from spacelang.backends.torch.data.mixup import Mixing
 from spacelang.backends.torch.runs.interrupt import Interrupt
 from spacelang.backends.torch.runs.progress import progress
 from spacelang.backends.torch.runs.ranks import (
@@ -45,10 +45,10 @@ from spacelang.backends.torch.runs.ranks import (
     tree,
 )
 from spacelang.backends.torch.runs.run import RunFolder, read_log
-from spacelang.backends.torch.searching.beside import search_beside
-from spacelang.backends.torch.searching.own import search_own
+from spacelang.backends.torch.searching.baselines import search_beside
 from spacelang.backends.torch.searching.scratch import Scratch
 from spacelang.backends.torch.searching.search import search
+from spacelang.backends.torch.searching.train_and_search import search_own
 from spacelang.backends.torch.supernet import Supernet
 from spacelang.backends.torch.training import training
 from spacelang.backends.torch.training.trainer import TorchTrainer

@@ -19,8 +19,8 @@ from test_train import SPACE
 import spacelang
 from spacelang.backends.torch.data.datasets import Dataset, first_samples, open_data
 from spacelang.backends.torch.runs.ranks import Ranks
-from spacelang.backends.torch.searching.own import search_own
 from spacelang.backends.torch.searching.search import search, search_scratch
+from spacelang.backends.torch.searching.train_and_search import search_own
 from spacelang.backends.torch.training.training import load_trained, train
 from spacelang.diagnostics import Source
 from spacelang.engines.contraction import Contraction

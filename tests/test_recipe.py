@@ -32,20 +32,20 @@ from spacelang.backends.torch.data.datasets import (
     open_data,
     ordered_batches,
 )
-from spacelang.backends.torch.data.mix import Drawn, Mixing, draw, mixed
+from spacelang.backends.torch.data.mixup import Drawn, Mixing, draw, mixed
 from spacelang.backends.torch.extract import extract
 from spacelang.backends.torch.head_map import last_layer
 from spacelang.backends.torch.lowering.kernels import with_kernels
 from spacelang.backends.torch.runs.interrupt import Interrupted
 from spacelang.backends.torch.runs.ranks import Ranks
 from spacelang.backends.torch.runs.trackers import TrackerWarning, trackers
-from spacelang.backends.torch.searching.own import search_own
 from spacelang.backends.torch.searching.search import search_scratch
+from spacelang.backends.torch.searching.train_and_search import search_own
 from spacelang.backends.torch.supernet import Supernet
 from spacelang.backends.torch.training.clip import MODES
-from spacelang.backends.torch.training.compiling import check_compiling
 from spacelang.backends.torch.training.evaluate import evaluate
 from spacelang.backends.torch.training.optimizers import check_optimizer
+from spacelang.backends.torch.training.read_regions import Regions
 from spacelang.backends.torch.training.recalibrate import (
     StatisticsWarning,
     moving,
@@ -55,7 +55,7 @@ from spacelang.backends.torch.training.recalibrate import (
 )
 from spacelang.backends.torch.training.recipe import Recipe, recipe_from
 from spacelang.backends.torch.training.schedule import OF_TIMM, RATES
-from spacelang.backends.torch.training.touched import Regions
+from spacelang.backends.torch.training.torch_compile_check import check_compiling
 from spacelang.backends.torch.training.trainer import TorchTrainer
 from spacelang.backends.torch.training.training import train
 from spacelang.diagnostics import Source, SpaceError

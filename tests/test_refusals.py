@@ -15,8 +15,8 @@ from test_engines_cream import SPACE as PATHS
 import spacelang
 from spacelang.backends.torch.data.datasets import Dataset, open_data
 from spacelang.backends.torch.searching.cycles import search_program
-from spacelang.backends.torch.searching.own import search_own
 from spacelang.backends.torch.searching.search import search_scratch
+from spacelang.backends.torch.searching.train_and_search import search_own
 from spacelang.backends.torch.training.recipe import Recipe
 from spacelang.diagnostics import Source, SpaceError, error
 from spacelang.engines.baselines import RandomSearch

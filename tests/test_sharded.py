@@ -39,11 +39,11 @@ from spacelang.backends.torch.data.datasets import (
 from spacelang.backends.torch.runs.interrupt import Interrupt
 from spacelang.backends.torch.runs.progress import progress
 from spacelang.backends.torch.runs.run import read_log
-from spacelang.backends.torch.searching.beside import search_beside
+from spacelang.backends.torch.searching.baselines import search_beside
 from spacelang.backends.torch.searching.cycles import search_program
 from spacelang.backends.torch.searching.engine_trainer import EngineTrainer
-from spacelang.backends.torch.searching.own import search_own
 from spacelang.backends.torch.searching.search import search_scratch
+from spacelang.backends.torch.searching.train_and_search import search_own
 from spacelang.backends.torch.supernet import Supernet
 from spacelang.backends.torch.training import training
 from spacelang.backends.torch.training.checkpoint import Checkpoints

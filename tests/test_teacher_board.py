@@ -24,7 +24,7 @@ from spacelang.backends.torch.distillation.teacher import Teacher, slim
 from spacelang.backends.torch.runs.interrupt import Interrupted
 from spacelang.backends.torch.supernet import Supernet
 from spacelang.backends.torch.training.losses import cross_entropy, soft_cross_entropy
-from spacelang.backends.torch.training.steady import NotFinite
+from spacelang.backends.torch.training.nonfinite import NotFinite
 from spacelang.diagnostics import SpaceError
 from spacelang.engines.distillation import usual
 from spacelang.engines.paths import Plans, SinglePath

@@ -26,7 +26,7 @@ from spacelang.backends.torch.data.variation import IN_AUG
 from spacelang.backends.torch.distillation.distill import Lesson
 from spacelang.backends.torch.runs.interrupt import Interrupted
 from spacelang.backends.torch.searching.cycles import search_program
-from spacelang.backends.torch.searching.own import search_own
+from spacelang.backends.torch.searching.train_and_search import search_own
 from spacelang.backends.torch.supernet import Supernet
 from spacelang.backends.torch.training.layer_decay import layer_scales
 from spacelang.backends.torch.training.optimizers import parameter_groups

@@ -42,9 +42,9 @@ from spacelang.backends.torch.supernet import Supernet
 from spacelang.backends.torch.training import trainer as trainer_module
 from spacelang.backends.torch.training import training
 from spacelang.backends.torch.training.evaluate import evaluate, evaluate_test, score
+from spacelang.backends.torch.training.nonfinite import NotFinite, Steady, policy_of
 from spacelang.backends.torch.training.optimizers import parameter_groups
 from spacelang.backends.torch.training.recipe import Recipe, recipe_from
-from spacelang.backends.torch.training.steady import NotFinite, Steady, policy_of
 from spacelang.backends.torch.training.trainer import TorchTrainer
 from spacelang.backends.torch.training.training import load_trained, train
 from spacelang.diagnostics import Source, SpaceError, error

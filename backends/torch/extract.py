@@ -32,7 +32,7 @@ from spacelang.ir.dim import ZERO, Dim, Symbol
 from spacelang.ir.dim import Value as DecisionValue
 from spacelang.ir.gather import in_order, joined, read
 from spacelang.ir.graph import Graph, Instance
-from spacelang.ir.needed import Computed, computed
+from spacelang.ir.liveness import Computed, computed
 from spacelang.ir.node import Node, Value, join
 from spacelang.ir.param import Gather, View
 from spacelang.ir.storage import Shape, bank_of, bank_position

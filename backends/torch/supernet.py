@@ -22,12 +22,12 @@ from torch.fx import GraphModule
 from spacelang.analysis.memory import check_memory
 from spacelang.backends.torch.inputs import check
 from spacelang.backends.torch.lowering import tables
-from spacelang.backends.torch.lowering.compiled import Compiled
 from spacelang.backends.torch.lowering.functions import path_mask
 from spacelang.backends.torch.lowering.kernels import lowering_of
 from spacelang.backends.torch.lowering.lower import Lowering
 from spacelang.backends.torch.lowering.program import Plan, Program
 from spacelang.backends.torch.lowering.tables import TableKey
+from spacelang.backends.torch.lowering.torch_compile import Compiled
 from spacelang.backends.torch.recompute import recomputed
 from spacelang.backends.torch.storage import Reference, apply, grow
 from spacelang.diagnostics import SpaceError, error

@@ -12,9 +12,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from spacelang.analysis.activation_memory import Step, liveness
 from spacelang.analysis.latency import LatencyModel
 from spacelang.analysis.latency_table import LatencyTable
-from spacelang.analysis.liveness import Step, liveness
 from spacelang.analysis.operations import operation
 from spacelang.analysis.queries import model
 from spacelang.analysis.traffic import at

@@ -15,8 +15,8 @@ from math import ceil, floor
 
 from spacelang.diagnostics import NOWHERE, SpaceError, Span, error
 from spacelang.ir.condition import Compare, Condition
+from spacelang.ir.definedness import conjuncts
 from spacelang.ir.dim import Dim
-from spacelang.ir.doubts import conjuncts
 from spacelang.ir.known import LATENCY, MEASURED, THROUGHPUT, TIMED
 
 Band = tuple[int | None, int | None]

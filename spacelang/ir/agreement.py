@@ -11,7 +11,7 @@ from dataclasses import replace
 from spacelang.diagnostics import Diagnostic, SpaceError, Span, error
 from spacelang.ir.condition import Condition
 from spacelang.ir.conflict import Conflict, open_question, shown
-from spacelang.ir.level import Level, Tensor
+from spacelang.ir.level_builder import Level, Tensor
 from spacelang.ir.node import TensorType
 from spacelang.ir.prove import Proved, Refuted, Unsettled, equal
 

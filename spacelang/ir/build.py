@@ -23,7 +23,7 @@ from spacelang.ir.conflict import plainly
 from spacelang.ir.decision import Choice
 from spacelang.ir.dim import Dim, Symbol
 from spacelang.ir.infer import Infer
-from spacelang.ir.level import Level, Tensor
+from spacelang.ir.level_builder import Level, Tensor
 from spacelang.ir.node import Call, Node, TensorType, Value, join
 from spacelang.ir.op import lookup
 from spacelang.ir.options import complete

@@ -13,12 +13,12 @@ from itertools import count
 
 from spacelang.ir.block import Block
 from spacelang.ir.condition import Compare, Condition
+from spacelang.ir.declared_sizes import plain_needs
+from spacelang.ir.definedness import conjuncts
 from spacelang.ir.dim import Dim, Symbol, symbol_of
-from spacelang.ir.doubts import conjuncts
 from spacelang.ir.graph import Graph
 from spacelang.ir.mentions import mentions
 from spacelang.ir.names import Names, renamed
-from spacelang.ir.needs import plain_needs
 from spacelang.ir.node import Call, Node, Value
 from spacelang.ir.op import ops
 from spacelang.ir.sizes import plain_sizes

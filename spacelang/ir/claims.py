@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from spacelang.diagnostics import Diagnostic, SpaceError
 from spacelang.ir.block import Block
 from spacelang.ir.condition import Condition
+from spacelang.ir.definedness import Doubts, doubts
 from spacelang.ir.dim import Dim, Symbol
-from spacelang.ir.doubts import Doubts, doubts
 from spacelang.ir.gather import refused
 from spacelang.ir.graph import Instance
 from spacelang.ir.mentions import of_node

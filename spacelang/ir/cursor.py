@@ -23,8 +23,8 @@ from spacelang.ir.known import Known
 from spacelang.ir.levels import Where
 from spacelang.ir.node import Call, Node, TensorType, Value
 from spacelang.ir.owned import Held, Owned
+from spacelang.ir.pending import Declared, Waiting
 from spacelang.ir.retype import At, differs, names_of
-from spacelang.ir.waiting import Declared, Waiting
 
 
 class Around(Level):

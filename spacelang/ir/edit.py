@@ -22,16 +22,16 @@ from spacelang.ir.block import Block
 from spacelang.ir.closing import Closing
 from spacelang.ir.cursor import Cursor
 from spacelang.ir.graph import Graph
-from spacelang.ir.level import Tensor
+from spacelang.ir.level_builder import Tensor
 from spacelang.ir.levels import Where, alive, changed, find, mapped, paths_read
 from spacelang.ir.node import Node, Value
 from spacelang.ir.options import attribute
 from spacelang.ir.param import Param
+from spacelang.ir.pending import Waiting
 from spacelang.ir.settle import pruned, settled
 from spacelang.ir.sites import Site, Sites, name_of
 from spacelang.ir.uses import ROOT, blocks_of, with_blocks
 from spacelang.ir.verify import verified
-from spacelang.ir.waiting import Waiting
 
 Made = Tensor | Sequence[Tensor]
 Make = Callable[..., Made | None]

@@ -28,7 +28,7 @@ from spacelang.ir.condition import (
 from spacelang.ir.decision import Assignment, Choice, Decisions
 from spacelang.ir.dialect import Dialect
 from spacelang.ir.dim import Dim, Symbol
-from spacelang.ir.needed import needed
+from spacelang.ir.liveness import needed
 from spacelang.ir.node import Call, Node, Value, join
 from spacelang.ir.prove import Proved, holds
 from spacelang.ir.rule import StorageRule

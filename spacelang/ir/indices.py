@@ -27,8 +27,8 @@ from spacelang.ir.graph import Entered, Graph, Instance, conditions
 from spacelang.ir.node import Attribute, Node, TensorType, join
 from spacelang.ir.node import Value as Result
 from spacelang.ir.op import OpDef, ops
-from spacelang.ir.places import TRIED, at_each
 from spacelang.ir.prove import Proved, Refuted, at_most, feasible
+from spacelang.ir.table_proofs import TRIED, at_each
 
 WHOLE = "i64"
 WAYS = 64

@@ -11,8 +11,8 @@ from spacelang.ir.graph import Graph
 from spacelang.ir.levels import Where, find
 from spacelang.ir.node import Node, TensorType, Value, join
 from spacelang.ir.pattern import Pattern, parse_pattern
+from spacelang.ir.pending import Waiting
 from spacelang.ir.uses import ROOT, Chain, blocks_of, parted, uses, with_blocks
-from spacelang.ir.waiting import Waiting
 from spacelang.ir.words import base_name
 
 

@@ -41,8 +41,8 @@ from spacelang.ir.condition import (
     disjunction,
     negate,
 )
+from spacelang.ir.definedness import Doubts, doubt, doubts, joined, under
 from spacelang.ir.dim import Dim, Monomial, conditional, function, maximum, minimum
-from spacelang.ir.doubts import Doubts, doubt, doubts, joined, under
 from spacelang.ir.functions import FUNCTIONS
 from spacelang.ops.limits import MAX_BITS, MAX_TERMS, Beyond, held, held_size, raised
 

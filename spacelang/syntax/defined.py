@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from spacelang.diagnostics import SpaceError, Span, error
 from spacelang.ir.condition import Condition, compare
 from spacelang.ir.conflict import SETTLE, Conflict, open_question
+from spacelang.ir.definedness import DOMAINS, answer
+from spacelang.ir.definedness import finite as within_floats
 from spacelang.ir.dim import Dim, Value
-from spacelang.ir.doubts import DOMAINS, answer
-from spacelang.ir.doubts import finite as within_floats
 from spacelang.ir.enclosure import enclosed, irrational, told
 from spacelang.ir.facts import enumerable, points
 from spacelang.ir.prove import Proved, Refuted, Unsettled

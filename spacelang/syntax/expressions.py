@@ -7,7 +7,6 @@ from fractions import Fraction
 from spacelang.diagnostics import SpaceError, error
 from spacelang.ir.dim import Dim
 from spacelang.syntax import tree
-from spacelang.syntax.ahead import look_ahead
 from spacelang.syntax.evaluate import (
     MAX_LIST,
     each,
@@ -20,6 +19,7 @@ from spacelang.syntax.evaluate import (
 )
 from spacelang.syntax.frame import Frame
 from spacelang.syntax.names import bind
+from spacelang.syntax.precount import look_ahead
 from spacelang.syntax.scope import Scope
 from spacelang.syntax.session import MAX_WALKED
 from spacelang.syntax.values import Candidates, Numbers, Pending, Thing, number

@@ -22,8 +22,8 @@ from spacelang.diagnostics import Diagnostic, SpaceError, Span, error, spelt
 from spacelang.ir.condition import FALSE, TRUE, Condition, conjunction, disjunction, negate
 from spacelang.ir.conflict import bare
 from spacelang.ir.decision import Choice
+from spacelang.ir.definedness import total
 from spacelang.ir.dim import Dim, Symbol
-from spacelang.ir.doubts import total
 from spacelang.ir.known import FIGURES, figure
 from spacelang.ir.pattern import Hop, Index, Pattern
 from spacelang.ir.prove import feasible

@@ -7,7 +7,7 @@ from typing import cast
 
 from spacelang.diagnostics import SpaceError, Span, counted, error
 from spacelang.ir.dim import Dim
-from spacelang.ir.level import Tensor
+from spacelang.ir.level_builder import Tensor
 from spacelang.ir.op import OpDef
 from spacelang.ir.param import Init
 from spacelang.syntax.calls import Arguments, arguments

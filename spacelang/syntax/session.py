@@ -16,8 +16,8 @@ from spacelang.syntax import tree
 from spacelang.syntax.values import Broken, Thing
 
 if TYPE_CHECKING:
-    from spacelang.syntax.ahead import Inside
     from spacelang.syntax.frame import Frame
+    from spacelang.syntax.precount import Inside
     from spacelang.syntax.scope import Library
 
 MAX_NODES = 100_000

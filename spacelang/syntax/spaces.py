@@ -22,13 +22,13 @@ from spacelang.ir.ranges import rates, starts
 from spacelang.ir.rule import StorageRule
 from spacelang.passes.storage_layout import lay_out
 from spacelang.syntax import tree
-from spacelang.syntax.ahead import look_ahead
 from spacelang.syntax.blocks import bind_arguments
 from spacelang.syntax.calls import arguments
 from spacelang.syntax.choices import pend
 from spacelang.syntax.conflicts import not_known
 from spacelang.syntax.evaluate import evaluate
 from spacelang.syntax.frame import Frame
+from spacelang.syntax.precount import look_ahead
 from spacelang.syntax.require import deferred
 from spacelang.syntax.scope import Scope, unknown
 from spacelang.syntax.sections import DERIVED, Host

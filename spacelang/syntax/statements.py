@@ -15,7 +15,6 @@ from spacelang.ir.condition import compare
 from spacelang.ir.dim import Dim
 from spacelang.ir.infer import NeedsValue
 from spacelang.syntax import tree
-from spacelang.syntax.ahead import look_ahead
 from spacelang.syntax.branches import guarded, when
 from spacelang.syntax.choices import choose, mark_presence
 from spacelang.syntax.conflicts import not_known
@@ -23,6 +22,7 @@ from spacelang.syntax.evaluate import each, entries, evaluate, needs
 from spacelang.syntax.frame import Frame
 from spacelang.syntax.functions import most
 from spacelang.syntax.names import bind, evaluate_let
+from spacelang.syntax.precount import look_ahead
 from spacelang.syntax.require import require
 from spacelang.syntax.scope import Scope, check_default
 from spacelang.syntax.session import Exhausted

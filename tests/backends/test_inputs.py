@@ -13,9 +13,9 @@ from torch import nn
 from spacelang.backends.torch.inputs import Input, example, parsed
 from spacelang.backends.torch.reference.interpret import interpret
 from spacelang.backends.torch.subnets.export import export
-from spacelang.backends.torch.subnets.folder import open_subnet
 from spacelang.backends.torch.subnets.proof import prove, relative
 from spacelang.backends.torch.subnets.subnet import write_subnet
+from spacelang.backends.torch.subnets.subnet_folder import open_subnet
 from spacelang.backends.torch.supernet import Supernet
 from spacelang.diagnostics import SpaceError
 

@@ -28,7 +28,7 @@ from spacelang.backends.torch.bench.work import (
     model_of,
 )
 from spacelang.backends.torch.inference.deploy import deploy
-from spacelang.backends.torch.inference.deployment import load_deployed
+from spacelang.backends.torch.inference.deploy_folder import load_deployed
 from spacelang.backends.torch.inference.onnx import OnnxNetwork
 from spacelang.loader import load
 

@@ -20,11 +20,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from spacelang.backends.torch.data.ahead import Ahead
 from spacelang.backends.torch.data.augment import RECIPES, Augmentation, augment
 from spacelang.backends.torch.data.counter import shuffled, stream_key
 from spacelang.backends.torch.data.gallery import Gallery
-from spacelang.backends.torch.data.mix import Drawn, Mixing, draw, mixed
+from spacelang.backends.torch.data.mixup import Drawn, Mixing, draw, mixed
+from spacelang.backends.torch.data.prefetch import Ahead
 from spacelang.backends.torch.data.variation import Views
 from spacelang.engines.stream import seed_of
 

@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from spacelang.backends.torch.data import listing
-from spacelang.backends.torch.data.ahead import Ahead
 from spacelang.backends.torch.data.listing import Listing
 from spacelang.backends.torch.data.pictures import (
     DataError,
@@ -34,6 +33,7 @@ from spacelang.backends.torch.data.pictures import (
     picture_of,
     sums_of,
 )
+from spacelang.backends.torch.data.prefetch import Ahead
 from spacelang.backends.torch.data.split import image_digest
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from spacelang.backends.torch.data.datasets import Batch, Dataset, first_samples, ordered_batches
-from spacelang.backends.torch.distillation.depths import Depths
+from spacelang.backends.torch.distillation.introspection import Depths
 from spacelang.backends.torch.distillation.relating import Values, answer, parts, related
 from spacelang.backends.torch.distillation.taps import Tapped
 from spacelang.backends.torch.distillation.teacher import Teacher, takes
@@ -33,9 +33,9 @@ from spacelang.backends.torch.training.losses import (
     relations,
     soft_labels,
 )
+from spacelang.backends.torch.training.nonfinite import NotFinite
 from spacelang.backends.torch.training.optimizer import optimizer_tensors
 from spacelang.backends.torch.training.recipe import Recipe
-from spacelang.backends.torch.training.steady import NotFinite
 from spacelang.backends.torch.training.trainer import TorchTrainer
 from spacelang.diagnostics import SpaceError, error
 from spacelang.engines.distillation import TEACHER

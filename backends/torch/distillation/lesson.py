@@ -23,8 +23,8 @@ from spacelang.backends.torch.distillation.logits.replay import Replay, Stored
 from spacelang.backends.torch.distillation.logits.store import read_record
 from spacelang.backends.torch.distillation.teacher import Teacher, open_teacher, slim
 from spacelang.backends.torch.runs.run import Json
-from spacelang.backends.torch.training.compiling import refuse_compiling
 from spacelang.backends.torch.training.recipe import Recipe
+from spacelang.backends.torch.training.torch_compile_check import refuse_compiling
 from spacelang.diagnostics import SpaceError, error
 from spacelang.engines.distillation import Distillation
 from spacelang.engines.settings import made

@@ -26,7 +26,7 @@ from torch import Tensor, fx
 from torch.fx import Node
 from torch.fx.node import map_arg
 
-from spacelang.backends.torch.inference.mixing import mixed
+from spacelang.backends.torch.inference.left_product import mixed
 from spacelang.ops.patterns import letters
 
 UNARY = frozenset(

@@ -20,7 +20,7 @@ from spacelang.backends.torch.lowering.views import Axes, Part, runs
 from spacelang.diagnostics import SpaceError, error
 from spacelang.ir.dim import Dim, Monomial, Symbol
 from spacelang.ir.facts import content
-from spacelang.ir.needed import Computed
+from spacelang.ir.liveness import Computed
 from spacelang.ir.node import Node, TensorType, Value
 from spacelang.ir.param import Gather
 

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx
 from torch.fx import GraphModule
 
+from spacelang.backends.torch.lowering.always_needed import Surely
 from spacelang.backends.torch.lowering.emit import lower_node
 from spacelang.backends.torch.lowering.frame import Frame, Number, Size, one_or_all
 from spacelang.backends.torch.lowering.functions import scale_samples, sliced_linear, with_room
@@ -37,7 +38,6 @@ from spacelang.backends.torch.lowering.ports import (
     table_of,
     terms_of,
 )
-from spacelang.backends.torch.lowering.surely import Surely
 from spacelang.backends.torch.lowering.views import Axes, Part, block_key, layouts, splits
 from spacelang.ir.block import Block
 from spacelang.ir.dim import Dim

@@ -32,7 +32,7 @@ from spacelang.backends.torch.storage import dtype_of
 from spacelang.ir.dialect import dotted
 from spacelang.ir.dim import Dim, Symbol
 from spacelang.ir.graph import Instance
-from spacelang.ir.needed import Computed
+from spacelang.ir.liveness import Computed
 from spacelang.ir.node import Call, Node, join
 from spacelang.ir.param import Gather
 

@@ -23,7 +23,7 @@ from spacelang.diagnostics import SpaceError, error
 from spacelang.ir import functions as numbers
 from spacelang.ir.block import Block
 from spacelang.ir.decision import Assignment
-from spacelang.ir.needed import Computed
+from spacelang.ir.liveness import Computed
 from spacelang.ir.node import join
 
 if TYPE_CHECKING:

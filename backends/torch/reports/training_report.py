@@ -23,9 +23,9 @@ from spacelang.backends.torch.reports.search_report import (
 from spacelang.backends.torch.runs.ranks import current
 from spacelang.backends.torch.training.evaluate import BATCH, evaluate
 from spacelang.backends.torch.training.fixed import Fixed
+from spacelang.backends.torch.training.read_regions import Regions
 from spacelang.backends.torch.training.recalibrate import recalibrated
 from spacelang.backends.torch.training.recipe import Recipe
-from spacelang.backends.torch.training.touched import Regions
 from spacelang.backends.torch.training.training import Trained, train
 from spacelang.engines.protocol import Score
 from spacelang.files import PathLike

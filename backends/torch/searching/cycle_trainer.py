@@ -35,11 +35,11 @@ from spacelang.backends.torch.training.checkpoint import (
 from spacelang.backends.torch.training.evaluate import main_output, ran_out_of_memory, score
 from spacelang.backends.torch.training.feed import Feed
 from spacelang.backends.torch.training.losses import INTROSPECTING, LABELLED, REGULAR
+from spacelang.backends.torch.training.nonfinite import NotFinite, Steady
 from spacelang.backends.torch.training.optimizer import optimizer_tensors, restore_optimizer
 from spacelang.backends.torch.training.plans import check_joint_plan
 from spacelang.backends.torch.training.recipe import Recipe
 from spacelang.backends.torch.training.shards import Shards
-from spacelang.backends.torch.training.steady import NotFinite, Steady
 from spacelang.diagnostics import SpaceError, error
 from spacelang.engines.derive import Derivation
 from spacelang.engines.protocol import Group, LossTerm, Metrics, Samples, Score, Slots, StepPlan

@@ -25,15 +25,15 @@ from spacelang.backends.torch.runs.run import Json, Log, RunFolder, write_graph,
 from spacelang.backends.torch.runs.searched import Searched
 from spacelang.backends.torch.runs.trackers import Tracker, check_trackers, trackers
 from spacelang.backends.torch.searching.cycle_trainer import CycleTrainer
-from spacelang.backends.torch.searching.own import ANSWERS
 from spacelang.backends.torch.searching.program_folder import hashes, read_program, write_program
 from spacelang.backends.torch.searching.search import open_journal
-from spacelang.backends.torch.searching.told import Told
+from spacelang.backends.torch.searching.stage_reporter import Told
+from spacelang.backends.torch.searching.train_and_search import ANSWERS
 from spacelang.backends.torch.training.checkpoint import Checkpoints, shapes_of
-from spacelang.backends.torch.training.compiling import refuse_compiling
 from spacelang.backends.torch.training.feed import FIRST, SECOND
+from spacelang.backends.torch.training.nonfinite import policy_of
 from spacelang.backends.torch.training.recipe import Recipe
-from spacelang.backends.torch.training.steady import policy_of
+from spacelang.backends.torch.training.torch_compile_check import refuse_compiling
 from spacelang.backends.torch.training.training import (
     PROGRAM,
     Tally,

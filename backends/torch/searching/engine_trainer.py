@@ -31,10 +31,10 @@ from spacelang.backends.torch.supernet import Supernet
 from spacelang.backends.torch.training.checkpoint import Checkpoint, Tensors, unpack
 from spacelang.backends.torch.training.evaluate import main_output
 from spacelang.backends.torch.training.losses import LOSSES
+from spacelang.backends.torch.training.nonfinite import NotFinite
 from spacelang.backends.torch.training.optimizer import optimizer_tensors
 from spacelang.backends.torch.training.plans import check_plan
 from spacelang.backends.torch.training.recipe import Recipe
-from spacelang.backends.torch.training.steady import NotFinite
 from spacelang.backends.torch.training.trainer import TorchTrainer
 from spacelang.engines.protocol import Forward, LossTerm, Metrics, StepPlan
 from spacelang.engines.stream import seed_of

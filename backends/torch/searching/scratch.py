@@ -17,8 +17,8 @@ from spacelang.backends.torch.runs.ranks import current
 from spacelang.backends.torch.searching.under_way import UnderWay
 from spacelang.backends.torch.supernet import Supernet
 from spacelang.backends.torch.training.evaluate import ran_out_of_memory
+from spacelang.backends.torch.training.nonfinite import NotFinite
 from spacelang.backends.torch.training.recipe import Recipe
-from spacelang.backends.torch.training.steady import NotFinite
 from spacelang.backends.torch.training.trainer import TorchTrainer
 from spacelang.diagnostics import Diagnostic, SpaceError, error
 from spacelang.engines.protocol import Samples, Score

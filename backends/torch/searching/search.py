@@ -22,14 +22,14 @@ from spacelang.backends.torch.runs.progress import Reporter, progress
 from spacelang.backends.torch.runs.ranks import current
 from spacelang.backends.torch.runs.run import Json, RunFolder, write_graph, write_json
 from spacelang.backends.torch.runs.searched import Searched
-from spacelang.backends.torch.searching.beside import found_by, search_beside
+from spacelang.backends.torch.searching.baselines import found_by, search_beside
 from spacelang.backends.torch.searching.scratch import Scratch
 from spacelang.backends.torch.searching.under_way import UnderWay, under_way
-from spacelang.backends.torch.training.compiling import refuse_compiling
+from spacelang.backends.torch.training.fsdp_check import check_pieces
 from spacelang.backends.torch.training.optimizers import check_optimizer
-from spacelang.backends.torch.training.pieces import check_pieces
 from spacelang.backends.torch.training.recalibrate import warn_if_mixed
 from spacelang.backends.torch.training.recipe import Recipe
+from spacelang.backends.torch.training.torch_compile_check import refuse_compiling
 from spacelang.backends.torch.training.trainer import TorchTrainer
 from spacelang.backends.torch.training.training import Trained, fits, identity
 from spacelang.diagnostics import SpaceError, error

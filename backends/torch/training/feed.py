@@ -23,7 +23,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from spacelang.backends.torch.data.ahead import Ahead
 from spacelang.backends.torch.data.augment import RECIPES, Augmentation
 from spacelang.backends.torch.data.batches import Shown
 from spacelang.backends.torch.data.datasets import (
@@ -35,7 +34,8 @@ from spacelang.backends.torch.data.datasets import (
     first_samples,
     ordered_batches,
 )
-from spacelang.backends.torch.data.mix import Mixing
+from spacelang.backends.torch.data.mixup import Mixing
+from spacelang.backends.torch.data.prefetch import Ahead
 from spacelang.backends.torch.data.tinyvit_augment import TinyvitAugmentation
 from spacelang.backends.torch.data.variation import Views
 from spacelang.backends.torch.runs.ranks import current

@@ -22,7 +22,7 @@ from spacelang.backends.torch.lowering.ports import known
 from spacelang.backends.torch.storage import tensor_names
 from spacelang.backends.torch.supernet import Supernet
 from spacelang.backends.torch.training.evaluate import BATCH, mode
-from spacelang.backends.torch.training.touched import Regions
+from spacelang.backends.torch.training.read_regions import Regions
 from spacelang.ir.decision import Assignment
 from spacelang.ir.dim import Dim
 from spacelang.ir.graph import Graph

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from spacelang.backends.torch.data.mix import Mixing
+from spacelang.backends.torch.data.mixup import Mixing
 from spacelang.backends.torch.data.variation import Variation, variation, with_aug
 from spacelang.backends.torch.training.schedule import COOLED, NAMES, REFUSED, Schedule
 from spacelang.diagnostics import SpaceError, error

@@ -37,15 +37,15 @@ from spacelang.backends.torch.training.clip import MODES
 from spacelang.backends.torch.training.evaluate import main_output, ran_out_of_memory, score
 from spacelang.backends.torch.training.feed import Feed
 from spacelang.backends.torch.training.fixed import Fixed
+from spacelang.backends.torch.training.fsdp_check import pieces_of
 from spacelang.backends.torch.training.losses import LABELLED, LOSSES
+from spacelang.backends.torch.training.nonfinite import NotFinite, Steady
 from spacelang.backends.torch.training.optimizers import optimizer_of
-from spacelang.backends.torch.training.pieces import pieces_of
 from spacelang.backends.torch.training.plans import check_plan
+from spacelang.backends.torch.training.read_regions import Regions, frozen
 from spacelang.backends.torch.training.recalibrate import recalibrated
 from spacelang.backends.torch.training.recipe import Recipe
 from spacelang.backends.torch.training.shards import Shards
-from spacelang.backends.torch.training.steady import NotFinite, Steady
-from spacelang.backends.torch.training.touched import Regions, frozen
 from spacelang.diagnostics import SpaceError, error
 from spacelang.engines.protocol import (
     Forward,

@@ -35,13 +35,13 @@ from spacelang.backends.torch.runs.run import (
 from spacelang.backends.torch.runs.trackers import check_trackers, trackers
 from spacelang.backends.torch.supernet import Supernet
 from spacelang.backends.torch.training.checkpoint import CheckpointError, Checkpoints, shapes_of
-from spacelang.backends.torch.training.compiling import check_compiling
 from spacelang.backends.torch.training.evaluate import evaluate
 from spacelang.backends.torch.training.fixed import Fixed, module_of
+from spacelang.backends.torch.training.fsdp_check import check_pieces
+from spacelang.backends.torch.training.nonfinite import NotFinite, Steady, policy_of
 from spacelang.backends.torch.training.optimizers import check_optimizer
-from spacelang.backends.torch.training.pieces import check_pieces
 from spacelang.backends.torch.training.recipe import Recipe, recipe_from
-from spacelang.backends.torch.training.steady import NotFinite, Steady, policy_of
+from spacelang.backends.torch.training.torch_compile_check import check_compiling
 from spacelang.backends.torch.training.trainer import TorchTrainer
 from spacelang.diagnostics import SpaceError, error
 from spacelang.engines.distillation import TEACHER

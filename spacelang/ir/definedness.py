@@ -27,8 +27,8 @@ from spacelang.ir.condition import (
 from spacelang.ir.dim import Dim
 from spacelang.ir.enclosure import irrational
 from spacelang.ir.facts import never_zero, surely_whole
-from spacelang.ir.places import at_each
 from spacelang.ir.prove import Answer, Proved, Unsettled, holds
+from spacelang.ir.table_proofs import at_each
 
 LARGEST_EXPONENT = 700
 """Of e, so that the power is a float."""

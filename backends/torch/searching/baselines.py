@@ -17,7 +17,7 @@ from spacelang.backends.torch.runs.progress import Reporter
 from spacelang.backends.torch.runs.ranks import current
 from spacelang.backends.torch.runs.run import write_json
 from spacelang.backends.torch.runs.searched import Searched
-from spacelang.backends.torch.training.steady import NotFinite
+from spacelang.backends.torch.training.nonfinite import NotFinite
 from spacelang.diagnostics import SpaceError, error
 from spacelang.engines.baselines import Extreme
 from spacelang.engines.evolution import Unscored

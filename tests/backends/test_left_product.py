@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from spacelang.backends.torch.inference.mixing import LEAST, MOST
+from spacelang.backends.torch.inference.left_product import LEAST, MOST
 from spacelang.backends.torch.inference.peephole import lean
 
 

@@ -18,7 +18,7 @@ from spacelang.analysis.traffic import Sizes
 from spacelang.ir.block import Block
 from spacelang.ir.dim import Value as DecisionValue
 from spacelang.ir.graph import Graph, Instance
-from spacelang.ir.needed import Computed, computed
+from spacelang.ir.liveness import Computed, computed
 from spacelang.ir.node import Node, Value
 
 

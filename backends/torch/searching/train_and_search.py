@@ -28,18 +28,18 @@ from spacelang.backends.torch.runs.ranks import current
 from spacelang.backends.torch.runs.run import Log, RunFolder, read_graph, write_graph, write_json
 from spacelang.backends.torch.runs.searched import Searched
 from spacelang.backends.torch.runs.trackers import Tracker, check_trackers, trackers
-from spacelang.backends.torch.searching.beside import search_beside
+from spacelang.backends.torch.searching.baselines import search_beside
 from spacelang.backends.torch.searching.engine_trainer import EngineTrainer
 from spacelang.backends.torch.searching.search import open_journal
-from spacelang.backends.torch.searching.told import Told
+from spacelang.backends.torch.searching.stage_reporter import Told
 from spacelang.backends.torch.supernet import Supernet
 from spacelang.backends.torch.training.checkpoint import MANIFEST, Checkpoints, shapes_of
-from spacelang.backends.torch.training.compiling import refuse_compiling
+from spacelang.backends.torch.training.fsdp_check import check_pieces
+from spacelang.backends.torch.training.nonfinite import NotFinite, Steady, policy_of
 from spacelang.backends.torch.training.optimizers import check_optimizer
-from spacelang.backends.torch.training.pieces import check_pieces
 from spacelang.backends.torch.training.recalibrate import warn_if_mixed
 from spacelang.backends.torch.training.recipe import Recipe
-from spacelang.backends.torch.training.steady import NotFinite, Steady, policy_of
+from spacelang.backends.torch.training.torch_compile_check import refuse_compiling
 from spacelang.backends.torch.training.training import (
     KIND,
     OWN,
