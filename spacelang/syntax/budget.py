@@ -18,8 +18,8 @@ from spacelang.ir.infer import NeedsValue
 from spacelang.ir.known import LATENCY, MEASURED
 from spacelang.syntax import tree
 from spacelang.syntax.conflicts import not_known
+from spacelang.syntax.constraints import Reader
 from spacelang.syntax.frame import Frame
-from spacelang.syntax.limits import Reader
 from spacelang.syntax.parse import expression
 from spacelang.syntax.scope import Library, Scope
 from spacelang.syntax.session import Session

@@ -10,8 +10,8 @@ from spacelang.ir.decision import Choice
 from spacelang.ir.infer import NeedsValue
 from spacelang.syntax import tree
 from spacelang.syntax.conflicts import not_known
+from spacelang.syntax.constraints import Reader, Unmet, unmet
 from spacelang.syntax.frame import Frame
-from spacelang.syntax.limits import Reader, Unmet, unmet
 from spacelang.syntax.scope import Scope
 from spacelang.syntax.session import Exhausted
 
