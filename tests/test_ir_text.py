@@ -94,7 +94,7 @@ def again(graph: Graph) -> Graph:
 def refusal(text: str) -> SpaceError:
     with pytest.raises(SpaceError) as caught:
         read(Source("bad.spaceir", text))
-    assert {d.code for d in caught.value.diagnostics} <= {"SP602", "SP603"}
+    assert {d.code for d in caught.value.diagnostics} <= {"SP103", "SP507", "SP602", "SP603"}
     return caught.value
 
 

@@ -24,6 +24,7 @@ from spacelang.ir.cursor import Cursor
 from spacelang.ir.graph import Graph
 from spacelang.ir.level_builder import Tensor
 from spacelang.ir.levels import Where, alive, changed, find, mapped, paths_read
+from spacelang.ir.names import fresh
 from spacelang.ir.node import Node, Value
 from spacelang.ir.options import attribute
 from spacelang.ir.param import Param
@@ -239,9 +240,7 @@ class Draft(Closing, Sites):
     def add_block(self, block: Block) -> str:
         """Add a block that cursors may call; its name, which is made another if it is taken."""
         self._check_open()
-        name, number = block.name, 2
-        while name in self.blocks:
-            name, number = f"{block.name}.{number}", number + 1
+        name = fresh(block.name, self.blocks)
         self.blocks[name] = replace(block, name=name)
         return name
 

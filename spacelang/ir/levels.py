@@ -58,15 +58,28 @@ def alive(level: Block) -> Block:
     return replace(level, nodes=tuple(needed_nodes(nodes, level.outputs)))
 
 
-def needed_nodes(nodes: Sequence[Node], outputs: Iterable[Value]) -> list[Node]:
-    """The nodes of a level that outputs need, and its inputs, in their order."""
+def is_input(node: Node) -> bool:
+    return node.op == "input"
+
+
+def needed_nodes(
+    nodes: Sequence[Node], outputs: Iterable[Value], keep: Callable[[Node], bool] = is_input
+) -> list[Node]:
+    """The nodes of a level that outputs or those to keep need, and these, in their order."""
     needed = {value.node for value in outputs}
     kept: list[Node] = []
     for node in reversed(nodes):
-        if node.op == "input" or node.id in needed:
+        if node.id in needed or keep(node):
             kept.append(node)
             needed.update(value.node for value in node.operands)
     return kept[::-1]
+
+
+def without(
+    nodes: Sequence[Node], gone: Collection[int], outputs: Iterable[Value]
+) -> tuple[Node, ...]:
+    """The nodes but for those of `gone` that nothing reads any more."""
+    return tuple(needed_nodes(nodes, outputs, lambda node: node.id not in gone))
 
 
 def paths_read(owner: Block, ids: Collection[int]) -> set[str]:

@@ -6,7 +6,7 @@ names.dim(4 * width); names.type(type); names.node(node)
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass, field, replace
 
 from spacelang.ir.block import Block
@@ -17,6 +17,14 @@ from spacelang.ir.node import Attribute, Call, Node, TensorType, join
 from spacelang.ir.param import Init, Param, View, sized
 
 Replacement = Dim | Symbol | DecisionValue
+
+
+def fresh(name: str, taken: Container[str]) -> str:
+    """A name of a block that is not taken: `encoder`, `encoder.2`."""
+    found, count = name, 2
+    while found in taken:
+        found, count = f"{name}.{count}", count + 1
+    return found
 
 
 def under(prefix: str, path: str) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from spacelang.ir.block import Block
 from spacelang.ir.dim import Dim, Symbol, symbol_of
 from spacelang.ir.graph import Graph
-from spacelang.ir.names import Names, renamed
+from spacelang.ir.names import Names, fresh, renamed
 from spacelang.ir.node import Call, Node
 
 Fixed = tuple[tuple[str, Dim], ...]
@@ -68,9 +68,8 @@ class _Plain:
         """The name of the block in which some sizes are others."""
         key = (block.name, fixed)
         if key not in self.made:
-            name, number = block.name, 2
-            while fixed and name in {*self.graph.blocks, *self.blocks}:
-                name, number = f"{block.name}.{number}", number + 1
+            taken = {*self.graph.blocks, *self.blocks} if fixed else ()
+            name = fresh(block.name, taken)
             self.made[key] = name
             known = dict(fixed)
             names = Names(lambda symbol: known.get(symbol.name, symbol))

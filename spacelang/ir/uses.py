@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from spacelang.ir.block import Block
 from spacelang.ir.graph import Graph, Instance
+from spacelang.ir.names import fresh
 from spacelang.ir.node import Node
 
 ROOT = ""
@@ -103,9 +104,7 @@ def _names(graph: Graph, members: Mapping[str, Mapping[int, bool]]) -> dict[int,
     for block, here in members.items():
         keeps = next((kind for kind, is_plain in here.items() if is_plain), next(iter(here)))
         for kind in here:
-            name, number = block, 2
-            while kind != keeps and name in taken:
-                name, number = f"{block}.{number}", number + 1
+            name = block if kind == keeps else fresh(block, taken)
             taken.add(name)
             names[kind] = name
     return names

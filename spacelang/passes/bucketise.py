@@ -21,6 +21,7 @@ from spacelang.diagnostics import Report, error
 from spacelang.ir.block import Block
 from spacelang.ir.dim import ONE, ZERO, Dim
 from spacelang.ir.graph import Graph
+from spacelang.ir.levels import without
 from spacelang.ir.names import names_of
 from spacelang.ir.node import Node, Value
 from spacelang.passes.base import Pass
@@ -129,7 +130,7 @@ class _Writer:
             rows = node.operands[fit.position]
             _rewrite(body, node, fit, self.terms_of(rows, level))
             gone |= _making(rows, level)
-        return replace(level, nodes=_without(body.nodes, gone, level.outputs))
+        return replace(level, nodes=without(body.nodes, gone, level.outputs))
 
     def _fits(self, node: Node, level: Block) -> Iterator[Fit]:
         """At most one."""
@@ -316,17 +317,6 @@ def _arranged(body: Body, value: Value, now: Letters, wanted: Letters) -> Value:
     if now == wanted:
         return value
     return body.one("rearrange", [value], {"pattern": f"{' '.join(now)} -> {' '.join(wanted)}"})
-
-
-def _without(nodes: Sequence[Node], gone: set[int], outputs: Sequence[Value]) -> tuple[Node, ...]:
-    """The nodes but for those of `gone` that nothing reads any more."""
-    read = {v.node for v in outputs}
-    kept: list[Node] = []
-    for node in reversed(nodes):
-        if node.id in read or node.id not in gone:
-            kept.append(node)
-            read |= {v.node for v in node.operands}
-    return tuple(reversed(kept))
 
 
 __all__ = ["Bucketise", "bucketised"]

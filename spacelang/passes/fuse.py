@@ -13,14 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain, count
 from typing import ClassVar, cast
 
 from spacelang.diagnostics import Report, SpaceError, error, spelt
 from spacelang.ir.block import Block
 from spacelang.ir.graph import Graph
+from spacelang.ir.levels import without
 from spacelang.ir.mentions import of_node
-from spacelang.ir.names import Names
+from spacelang.ir.names import Names, fresh
 from spacelang.ir.node import Call, Node, Value
 from spacelang.passes.base import Pass
 from spacelang.passes.bucketise import bucketised
@@ -181,8 +181,9 @@ class _Fuser:
         name = self._named(found.block)
         assert found.call.call is not None
         call = replace(found.call, call=replace(found.call.call, block=name))
+        gone = group.nodes - {group.root}
         nodes = [call if n.id == group.root else n for n in level.nodes]
-        return replace(level, nodes=_without(nodes, group.nodes - {group.root}, level.outputs))
+        return replace(level, nodes=without(nodes, gone, level.outputs))
 
     def _named(self, block: Block) -> str:
         """The name under which a block is kept; equal blocks have one, those fused before too."""
@@ -190,8 +191,7 @@ class _Fuser:
         for name in alike:
             if replace(self.made[name], name=block.name) == block:
                 return name
-        numbered = (f"{block.name}.{number}" for number in count(2))
-        name = next(n for n in chain([block.name], numbered) if n not in self.made)
+        name = fresh(block.name, self.made)
         self.made[name] = replace(block, name=name)
         return name
 
@@ -214,19 +214,6 @@ def find_groups(level: Block, finds: Mapping[str, Find]) -> tuple[list[Group], l
                     groups.append(found)
                     taken |= own
     return groups, [unfit for number, unfit in refused.items() if number not in taken]
-
-
-def _without(
-    nodes: Sequence[Node], gone: Collection[int], outputs: Sequence[Value]
-) -> tuple[Node, ...]:
-    """The nodes but for those of `gone` that nothing reads any more."""
-    read = {v.node for v in outputs}
-    kept: list[Node] = []
-    for node in reversed(nodes):
-        if node.id in read or node.id not in gone:
-            kept.append(node)
-            read |= {v.node for v in node.operands}
-    return tuple(reversed(kept))
 
 
 # Masks of windows, which the blocks that hold attention are given.
@@ -305,7 +292,7 @@ def _less_given(level: Block, moved: Mapping[str, Mapping[int, Node]]) -> Block:
         nodes.append(node)
     if all(a is b for a, b in zip(nodes, level.nodes, strict=True)):
         return level
-    return replace(level, nodes=_without(nodes, masks, level.outputs))
+    return replace(level, nodes=without(nodes, masks, level.outputs))
 
 
 __all__ = ["GROUPS", "Fuse", "Fused", "Refusal", "find_groups", "for_kernels", "fused"]

@@ -22,7 +22,7 @@ from spacelang.ir.decision import Choice
 from spacelang.ir.dim import ZERO, Dim, Symbol
 from spacelang.ir.dim import Value as DecisionValue
 from spacelang.ir.graph import Graph, Instance, conditions
-from spacelang.ir.names import Names
+from spacelang.ir.names import Names, fresh
 from spacelang.ir.node import Node, Value, join
 from spacelang.ir.param import Gather, Param, Slice, View
 from spacelang.passes.below import Below
@@ -117,9 +117,7 @@ class _Narrower:
         sizes = tuple(self.symbol(instance, size) for size in instance.block.sizes)
         key = (instance.block.name, sizes, self._below.of(instance))
         if key not in self.made:
-            name, count = instance.block.name, 2
-            while name in self.blocks:
-                name, count = f"{instance.block.name}.{count}", count + 1
+            name = fresh(instance.block.name, self.blocks)
             self.made[key] = name
             self.blocks[name] = self.block(instance, name)
         return self.made[key]

@@ -21,6 +21,7 @@ from spacelang.ir.block import Block
 from spacelang.ir.condition import FALSE, Condition, conjunction
 from spacelang.ir.graph import Graph, Instance, conditions
 from spacelang.ir.infer import Infer
+from spacelang.ir.names import fresh
 from spacelang.ir.node import Node, TensorType, Value, join
 from spacelang.ir.op import lookup
 from spacelang.ir.options import complete
@@ -284,15 +285,6 @@ class _Rewriter(Generic[Key]):
     def _make(self, block: Block, key: Key | None, callees: Mapping[int, str]) -> Block:
         block = _calling(block, callees)
         return block if key is None else self.edit(block, key)
-
-
-def fresh(name: str, taken: Iterable[str]) -> str:
-    """A name of a block that is not taken: `encoder`, `encoder.2`."""
-    known = set(taken)
-    found, count = name, 2
-    while found in known:
-        found, count = f"{name}.{count}", count + 1
-    return found
 
 
 def _calling(level: Block, callees: Mapping[int, str]) -> Block:

@@ -21,6 +21,7 @@ from spacelang.ir.dim import Value as DecisionValue
 from spacelang.ir.gather import ascending, in_order, joined, picked, read
 from spacelang.ir.graph import Graph, Instance, conditions
 from spacelang.ir.levels import needed_nodes
+from spacelang.ir.names import fresh
 from spacelang.ir.node import Attribute, Call, Node, TensorType, Value
 from spacelang.ir.param import Gather, Init, Slice, View
 from spacelang.ir.storage import bank_of, bank_position
@@ -70,9 +71,7 @@ class _Specializer:
             (instance.path, instance.store) if self.apart else (),
         )
         if key not in self.made:
-            name, count = instance.block.name, 2
-            while name in self.blocks:
-                name, count = f"{instance.block.name}.{count}", count + 1
+            name = fresh(instance.block.name, self.blocks)
             self.made[key] = name
             self.blocks[name] = self.block(instance, name)
         return self.made[key]

@@ -26,6 +26,7 @@ from spacelang.ir.block import Block
 from spacelang.ir.dim import ZERO, Dim, Symbol, product
 from spacelang.ir.gather import refused
 from spacelang.ir.graph import Entered, Graph, Instance
+from spacelang.ir.names import fresh
 from spacelang.ir.node import Node
 from spacelang.ir.param import Gather, Param, Slice, View
 from spacelang.ir.prove import Proved, at_most, whole
@@ -144,10 +145,7 @@ class _Writer:
             self.asked[chain] = terms.asked
         if key in self.made:
             return self.made[key]
-        name = block.name
-        count = 2
-        while name in self.blocks:
-            name, count = f"{block.name}.{count}", count + 1
+        name = fresh(block.name, self.blocks)
         self.made[key] = name
         if (
             changes

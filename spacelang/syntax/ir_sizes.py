@@ -36,7 +36,7 @@ from spacelang.ir.dim import (
 )
 from spacelang.ir.functions import FUNCTIONS
 from spacelang.ir.known import Symbols
-from spacelang.ops.limits import MAX_TERMS, held_size, raised
+from spacelang.ops.limits import MAX_TERMS, Beyond, held_size, raised
 from spacelang.syntax.tokens import Token
 
 DIGITS = 64
@@ -73,6 +73,8 @@ class Values:
         """What `make` makes; what the algebra refuses is an error at this place."""
         try:
             return make()
+        except Beyond as failed:
+            raise SpaceError(error(failed.code, str(failed), self.span(part))) from failed
         except (ArithmeticError, ValueError, TypeError) as failed:
             raise SpaceError(error("SP603", f"{what}: {failed}", self.span(part))) from failed
 
@@ -168,14 +170,14 @@ class Values:
         terms = len(a.terms) + len(b.terms) if sign.kind in ("PLUS", "MINUS") else (
             len(a.terms) * len(b.terms))  # fmt: skip
         if terms > MAX_TERMS:
-            self.fail(f"a size of more than {MAX_TERMS:,} terms", sign)
+            raise Beyond("SP507", f"a size of more than {MAX_TERMS:,} terms")
         return ARITHMETIC[sign.kind](a, b)
 
     def _function(self, token: Token, arguments: list[Dim]) -> Dim:
         name = self.word(token)
         first, *rest = arguments
         if len(arguments) > OPERANDS:
-            self.fail(f"a function of more than {OPERANDS} numbers", token)
+            raise Beyond("SP507", f"a function of more than {OPERANDS} numbers")
         if name in FOLDS:
             for other in rest:
                 first = FOLDS[name](first, other)

@@ -2,7 +2,8 @@
 
     graph = read(Source("tiny.spaceir", text))
 
-Everything that is wrong is SP603 at its place; the graph is verified before it is returned (SP602).
+Everything that is wrong is SP603 at its place, but for sizes beyond the limits of all texts (SP103,
+SP507); the graph is verified before it is returned (SP602).
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ from spacelang.syntax.tokens import Token
 
 
 def read(source: Source) -> Graph:
-    """The graph of a text. Raises SpaceError: SP603 what cannot be read, SP602 what is no graph."""
+    """The graph of a text. Raises SpaceError: SP603 what cannot be read, SP103 and
+    SP507 what is beyond a limit, SP602 what is no graph."""
     graph = _Reader(source).graph(parse(source))
     report = Report()
     verify(graph, report)
