@@ -17,6 +17,7 @@ from spacelang.ir.dim import Dim
 from spacelang.ir.graph import Graph
 from spacelang.ir.node import Node
 from spacelang.ir.program import Program
+from spacelang.manifest import MAX_GRAPH
 from spacelang.syntax import tree
 from spacelang.syntax.parse import parse
 from spacelang.syntax.scope import (
@@ -39,8 +40,6 @@ TEXT, IR = ".space", ".spaceir"
 """How files of the language and of IR text are called."""
 STEP = "rewrite."
 """What stands before the name of a step."""
-MAX_IR = 256
-"""The most mebibytes of an IR text."""
 BLOCK = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*){0,15}", re.ASCII)
 """Names of blocks: `mix`, `vit.mlp`."""
 
@@ -260,7 +259,7 @@ def open_address(address: str | Path | Source) -> tuple[Source, str]:
             path = shipped
         elif hint := _near(path):
             raise SpaceError(error("SP104", f"{path} is no file").hint(hint))
-    return read_source(path, mebibytes=MAX_IR if path.name.endswith(IR) else 1), name
+    return read_source(path, mebibytes=MAX_GRAPH >> 20 if path.name.endswith(IR) else 1), name
 
 
 def _near(path: Path) -> str:

@@ -23,7 +23,7 @@ from spacelang.render import visible
 
 MANIFEST, GRAPH = "manifest.json", "graph.spaceir"
 MAX_MANIFEST = 1 << 20
-MAX_GRAPH = 256 << 20
+MAX_GRAPH = 8 << 20  # of an IR text, read or written
 COMPILE = "compile SPACE"
 
 

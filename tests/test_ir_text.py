@@ -30,7 +30,7 @@ from spacelang.ir.node import Call, Node, TensorType, Value
 from spacelang.ir.param import Gather, Init, Param, Slice, View
 from spacelang.ir.pattern import Hop, Pattern, parse_pattern
 from spacelang.ir.rule import StorageRule
-from spacelang.ir.text import write
+from spacelang.ir.text import stored, write
 from spacelang.ir.words import RESERVED
 from spacelang.loader import load
 from spacelang.syntax.ir_nodes import Blocks
@@ -96,6 +96,15 @@ def refusal(text: str) -> SpaceError:
         read(Source("bad.spaceir", text))
     assert {d.code for d in caught.value.diagnostics} <= {"SP103", "SP507", "SP602", "SP603"}
     return caught.value
+
+
+def test_what_a_reader_would_refuse_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = small()
+    monkeypatch.setattr("spacelang.ir.text.MAX_GRAPH", len(write(graph)))
+    assert stored(graph) == write(graph)
+    monkeypatch.setattr("spacelang.ir.text.MAX_GRAPH", len(write(graph)) - 1)
+    with pytest.raises(SpaceError, match="MiB of IR text"):
+        stored(graph)
 
 
 @pytest.mark.parametrize("space", SPACES)

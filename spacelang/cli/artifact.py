@@ -52,11 +52,11 @@ def write_artifact(
 
     FileExistsError where the folder holds anything that is no artifact.
     """
-    from spacelang.ir.text import VERSION, write
+    from spacelang.ir.text import VERSION, stored
 
     check_free(folder, KIND)
     with atomic_folder(folder) as made:
-        for name, content in {GRAPH: write(graph), **more}.items():
+        for name, content in {GRAPH: stored(graph), **more}.items():
             (made / name).write_bytes(content.encode() if isinstance(content, str) else content)
         manifest = {
             "kind": KIND,

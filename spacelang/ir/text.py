@@ -21,6 +21,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from hashlib import sha256
 
+from spacelang.diagnostics import SpaceError, error
 from spacelang.ir.block import Block
 from spacelang.ir.condition import TRUE, Condition
 from spacelang.ir.decision import Choice
@@ -43,6 +44,7 @@ from spacelang.ir.words import (
     value_set,
     values_of,
 )
+from spacelang.manifest import MAX_GRAPH
 
 VERSION = 1
 
@@ -50,6 +52,18 @@ VERSION = 1
 def write(graph: Graph, *, full: bool = False) -> str:
     """The text of a graph; `full` writes the attributes that have the op's default too."""
     return "\n".join(_Writer(graph, full).graph()) + "\n"
+
+
+def stored(graph: Graph) -> str:
+    """The text of a graph for a file (SP507 for one that would be too large to be read again)."""
+    text = write(graph)
+    if len(text) > MAX_GRAPH:
+        raise SpaceError(
+            error("SP507", f"the graph takes {len(text) / (1 << 20):.1f} MiB of IR text")
+            .note(f"a file of it holds at most {MAX_GRAPH >> 20} MiB")
+            .hint("use blocks: one that is called many times is written once")
+        )  # fmt: skip
+    return text
 
 
 def block_text(block: Block) -> str:

@@ -9,21 +9,20 @@ stored sizes that must agree, not the sizes of one architecture.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import ClassVar, cast
 
 from spacelang.diagnostics import Diagnostic, Report, SpaceError, counted, error, spelt
-from spacelang.ir.block import Block
 from spacelang.ir.graph import Graph
-from spacelang.ir.node import Call, Node, join
+from spacelang.ir.node import join
 from spacelang.ir.pattern import Hop, Pattern, split
-from spacelang.ir.storage import Storage, below
+from spacelang.ir.storage import below
 from spacelang.passes.base import Pass
 from spacelang.passes.places import Chain, Spot, nothing, rewrite, spots
+from spacelang.passes.ties import Change, Owned, alike, edited, seen, shown
 
 Every = int | tuple["int | tuple[int, ...]", ...]
-Change = tuple[int, str, tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ class Multiplex(Pass):
         report.check()
         kept.refuse_unused()
         chosen = {chain: tuple(found) for chain, found in changes.items()}
-        return rewrite(graph, chosen, _edited)
+        return rewrite(graph, chosen, edited)
 
     def _mistakes(self) -> Iterator[Diagnostic]:
         def number(value: object) -> bool:
@@ -143,38 +142,6 @@ def _groups(graph: Graph, pattern: Pattern) -> dict[str, dict[str, list[Spot]]]:
     return groups
 
 
-class Owned:
-    """The option `own`: which paths inside an instance it names, and which of it was ever met."""
-
-    def __init__(self, patterns: Sequence[Pattern]) -> None:
-        self.patterns = tuple(patterns)
-        self.used: set[Pattern] = set()
-        self._naming: dict[str, list[Pattern]] = {}
-
-    def among(self, paths: Iterable[str]) -> tuple[str, ...]:
-        """The shortest beginnings of parameter paths that a pattern names."""
-        found: dict[str, None] = {}
-        for path in paths:
-            hops = path.split(".")
-            for end in range(1, len(hops) + 1):
-                start = ".".join(hops[:end])
-                if start not in self._naming:  # tied blocks have the same paths
-                    naming = [p for p in self.patterns if p.match(start) is not None]
-                    self._naming[start] = naming
-                    self.used.update(naming)
-                if self._naming[start]:
-                    found[start] = None
-                    break
-        return tuple(found)
-
-    def refuse_unused(self) -> None:
-        for pattern in self.patterns:
-            if pattern not in self.used:
-                raise SpaceError(
-                    error("SP504", f"multiplex: tied blocks have nothing called {pattern}")
-                )
-
-
 def _compare(
     graph: Graph,
     leader: str,
@@ -190,29 +157,16 @@ def _compare(
         if any(path == o or path.startswith(o + ".") for o in owned):
             continue
         a, b = first.get(path), second.get(path)
-        if a is not None and b is not None and _alike(a, b):
+        if a is not None and b is not None and alike(a, b):
             continue
         report.add(
             error("SP402", f"{leader} and {follower} cannot share {path}")
-            .also(members[leader][0].node.span, f"stores {_shown(a)}")
-            .also(members[follower][0].node.span, f"stores {_shown(b)}")
+            .also(members[leader][0].node.span, shown(a))
+            .also(members[follower][0].node.span, shown(b))
             .hint(f"leave it to each block: own: [{path}]")
         )
         break
     return owned
-
-
-def _alike(a: Storage, b: Storage) -> bool:
-    def rest(s: Storage) -> object:
-        return s.extents, s.param.role, s.param.dtype, [x.values for x in s.bank]
-
-    return rest(a) == rest(b)
-
-
-def _shown(stored: Storage | None) -> str:
-    if stored is None:
-        return "none"
-    return " x ".join("*".join(map(str, axis)) for axis in stored.shape) or "a number"
 
 
 def _tied(leader: Spot, spot: Spot, owned: tuple[str, ...]) -> Change:
@@ -225,24 +179,4 @@ def _tied(leader: Spot, spot: Spot, owned: tuple[str, ...]) -> Change:
             error("SP601", f"{spot.path} is tied already").also(spot.node.span, "this call")
         )
     source = join(leader.instance.store, first.store)
-    base = spot.instance.store
-    inside = not base or source.startswith(base + ".")
-    store = source[len(base) + 1 :] if base and inside else source
-    return spot.node.id, store if inside else "/" + store, owned
-
-
-def _edited(block: Block, changes: tuple[Change, ...]) -> Block:
-    """The block with the store and the own paths of some of its calls changed."""
-    stores = {node: (store, own) for node, store, own in changes}
-
-    def changed(node: Node) -> Node:
-        call: Call | None = node.call
-        if call is not None and node.id in stores:
-            store, own = stores[node.id]
-            call = replace(call, store=store, own=own)
-        return replace(node, call=call, regions=tuple(level(r) for r in node.regions))
-
-    def level(block: Block) -> Block:
-        return replace(block, nodes=tuple(map(changed, block.nodes)))
-
-    return level(block)
+    return Change(spot.node.id, seen(source, spot.instance.store), owned)

@@ -14,19 +14,18 @@ slices.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from spacelang.diagnostics import Report, SpaceError, error, placed
-from spacelang.ir.block import Block
 from spacelang.ir.graph import Graph
-from spacelang.ir.node import Node, join
-from spacelang.ir.param import Param, View, larger
+from spacelang.ir.node import join
 from spacelang.ir.rule import Tie
-from spacelang.ir.storage import Storage, below
+from spacelang.ir.storage import below
 from spacelang.passes.alternatives import centred
-from spacelang.passes.multiplex import Multiplex, Owned
+from spacelang.passes.multiplex import Multiplex
 from spacelang.passes.places import Chain, Spot, nothing, rewrite, spots
 from spacelang.passes.sharing import Rules, centre, start_of
+from spacelang.passes.ties import Change, Owned, alike, edited, seen, shown
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,7 @@ def _one(graph: Graph, tie: Tie) -> Graph:
         roots.add(f"{leader}.")
     report.check()
     kept.refuse_unused()
-    made = rewrite(graph, {chain: tuple(found) for chain, found in changes.items()}, _edited)
+    made = rewrite(graph, {chain: tuple(found) for chain, found in changes.items()}, edited)
     if tie.slices != "centre":
         return made
     _check_middles(made, tuple(roots), tie)
@@ -138,11 +137,6 @@ def _couples(owners: Mapping[str, Sequence[Owner]], tie: Tie) -> Iterator[tuple[
             yield leader, path
 
 
-Change = tuple[int, str, tuple[str, ...], tuple[tuple[str, str], ...]]
-"""A node, the store that its call reads and what it keeps, and the parameters that it reads instead
-of its own."""
-
-
 def _change(
     graph: Graph,
     to: str,
@@ -170,34 +164,29 @@ def _change(
         a, b = theirs.get(role), own.get(role)
         if tie.slices and (a is None or b is None):
             continue
-        if a is None or b is None or not _alike(graph, a, b, tie.slices):
+        if a is None or b is None or not alike(graph.storages[a], graph.storages[b], tie.slices):
             report.add(
                 error("SP402", f"{leader.path} and {owner.path} cannot share {role}", tie.span)
-                .also(leader.spot.node.span, _stored(graph, a))
-                .also(owner.spot.node.span, _stored(graph, b))
+                .also(leader.spot.node.span, shown(graph.storages.get(a or "")))
+                .also(owner.spot.node.span, shown(graph.storages.get(b or "")))
             )
             return
     base = owner.spot.instance.store
     if owner.call:
-        yield owner.spot.node.id, _seen(leader.store, base), owned, ()
+        yield Change(owner.spot.node.id, seen(leader.store, base), owned)
     else:
-        pairs = tuple((owner.role or r, _seen(p, base)) for r, p in theirs.items() if r in own)
-        yield owner.spot.node.id, "", (), pairs
+        pairs = tuple((owner.role or r, seen(p, base)) for r, p in theirs.items() if r in own)
+        yield Change(owner.spot.node.id, pairs=pairs)
 
 
 def _named(to: str, owner: Owner, own: Mapping[str, str], kept: tuple[str, ...]) -> Change:
     """The change of an owner whose parameters are kept at a path where nothing else stands."""
     base, node = owner.spot.instance.store, owner.spot.node.id
     if owner.call:
-        return node, _seen(to, base), kept, ()
-    return node, "", (), tuple((owner.role or role, _seen(join(to, role), base)) for role in own)
-
-
-def _seen(path: str, base: str) -> str:
-    """A path as a block whose parameters are kept under `base` names it."""
-    if not base:
-        return path
-    return path[len(base) + 1 :] if path.startswith(base + ".") else "/" + path
+        return Change(node, seen(to, base), kept)
+    return Change(
+        node, pairs=tuple((owner.role or role, seen(join(to, role), base)) for role in own)
+    )
 
 
 def _params(graph: Graph, owner: Owner) -> dict[str, str]:
@@ -208,47 +197,3 @@ def _params(graph: Graph, owner: Owner) -> dict[str, str]:
     if owner.role is not None:
         return {"": instance.param(node.params[owner.role].param)}
     return {role: instance.param(view.param) for role, view in node.params.items()}
-
-
-def _alike(graph: Graph, a: str, b: str, slices: str = "") -> bool:
-    def rest(s: Storage) -> object:
-        extents = [len(axis) for axis in s.extents] if slices else s.extents
-        return extents, s.param.role, s.param.dtype, [x.values for x in s.bank]
-
-    return rest(graph.storages[a]) == rest(graph.storages[b])
-
-
-def _stored(graph: Graph, path: str | None) -> str:
-    if path is None:
-        return "stores none"
-    return "stores " + " x ".join("*".join(map(str, axis)) for axis in graph.storages[path].shape)
-
-
-def _edited(block: Block, changes: tuple[Change, ...]) -> Block:
-    """The block with the stores of some calls and the parameters of some ops changed."""
-    stores = {node: (store, own) for node, store, own, pairs in changes if not pairs}
-    params = {node: dict(pairs) for node, _, _, pairs in changes if pairs}
-    declared: dict[str, Param] = {}
-
-    def changed(node: Node) -> Node:
-        if node.call is not None and node.id in stores:
-            store, own = stores[node.id]
-            node = replace(node, call=replace(node.call, store=store, own=own))
-        if node.id in params:
-            views = dict(node.params)
-            for role, path in params[node.id].items():
-                old = block.param[views[role].param]
-                here = declared.get(path) or block.param.get(path)
-                moved = replace(old, path=path)
-                declared[path] = moved if here is None else larger(here, moved)
-                views[role] = View(path, views[role].index)
-            node = replace(node, params=views)
-        return replace(node, regions=tuple(level(r) for r in node.regions))
-
-    def level(inner: Block) -> Block:
-        return replace(inner, nodes=tuple(map(changed, inner.nodes)))
-
-    made = level(block)
-    read = {view.param for node in made.everywhere() for view in node.params.values()}
-    kept = {p.path: p for p in block.params if p.path in read or p.reserved}
-    return replace(made, params=tuple({**kept, **declared}.values()))

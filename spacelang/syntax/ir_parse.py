@@ -7,12 +7,12 @@ from functools import cache
 
 from spacelang.diagnostics import Source, SpaceError, Span, error
 from spacelang.grammars.loader import END, Tables, tables
+from spacelang.manifest import MAX_GRAPH
 from spacelang.syntax.ir_sizes import Piece
 from spacelang.syntax.machine import HEIGHT, Machine, TooHigh
 from spacelang.syntax.tokens import Token
 
-CHARACTERS = 8 << 20
-TOKENS = 2_000_000
+TOKENS = MAX_GRAPH // 2  # what is written has at least 2.3 characters for each
 SHOWN = 6
 
 
@@ -53,9 +53,9 @@ WORDS = {
 def scan(source: Source, grammar: Tables) -> list[Token]:
     """The tokens of a text, the last of them its end."""
     text, literals = source.text, grammar.literals
-    if len(text) > CHARACTERS:
+    if len(text) > MAX_GRAPH:
         span = Span(source, 0, 1)
-        raise SpaceError(error("SP603", f"the text is larger than {CHARACTERS >> 20} MiB", span))
+        raise SpaceError(error("SP603", f"the text is larger than {MAX_GRAPH >> 20} MiB", span))
     tokens: list[Token] = []
     position = 0
     match = _expression(grammar).match

@@ -31,9 +31,9 @@ from spacelang.backends.torch.runs.ranks import current
 from spacelang.diagnostics import Source, SpaceError, error
 from spacelang.files import LOCK_NAME, MARKER, Lock, PathLike, atomic_write, sweep
 from spacelang.ir.graph import Graph
-from spacelang.ir.text import write
+from spacelang.ir.text import stored
+from spacelang.manifest import MAX_GRAPH
 from spacelang.manifest import read_object, unverified
-from spacelang.syntax.ir_parse import CHARACTERS
 from spacelang.syntax.ir_text import read
 
 RECORD, LOG, SUMMARY, GRAPH = "run.json", "log.jsonl", "summary.csv", "graph.spaceir"
@@ -188,7 +188,7 @@ def part(record: Json, name: str, kind: type[Part]) -> Part:
 def write_graph(folder: Path, graph: Graph) -> None:
     """Keep the graph that a run is of beside its record."""
     if current().first:
-        atomic_write(folder / GRAPH, write(graph))
+        atomic_write(folder / GRAPH, stored(graph))
 
 
 def write_json(path: Path, content: Mapping[str, object], indent: int = 1) -> None:
@@ -203,8 +203,8 @@ def read_graph(folder: PathLike) -> Graph:
     place = Path(folder) / GRAPH
     wanted = read_record(folder).get("graph")
     try:
-        if place.stat().st_size > CHARACTERS:
-            raise ValueError(f"it is larger than {CHARACTERS >> 20} MiB")
+        if place.stat().st_size > MAX_GRAPH:
+            raise ValueError(f"it is larger than {MAX_GRAPH >> 20} MiB")
         text = place.read_text("utf-8")
     except (OSError, ValueError) as problem:
         raise SpaceError(error("SP702", f"{place}: cannot be read: {problem}")) from problem

@@ -18,10 +18,9 @@ from spacelang.diagnostics import Source, SpaceError, error
 from spacelang.files import atomic_folder, sha256
 from spacelang.ir.graph import Graph
 from spacelang.ir.program import Pool, Program
-from spacelang.ir.text import write
-from spacelang.manifest import MANIFEST, read_object, unverified
+from spacelang.ir.text import stored
+from spacelang.manifest import MANIFEST, MAX_GRAPH, read_object, unverified
 from spacelang.manifest import hashes as files_of
-from spacelang.syntax.ir_parse import CHARACTERS
 from spacelang.syntax.ir_text import read
 from spacelang.syntax.programs import edges, stands
 
@@ -42,7 +41,7 @@ def write_program(folder: Path, program: Program) -> None:
     graphs = {**program.networks, **({} if pool is None else {pool.name: pool.graph})}
     with atomic_folder(folder) as made:
         for name, graph in graphs.items():
-            (made / f"{name}.spaceir").write_text(write(graph), "utf-8", newline="\n")
+            (made / f"{name}.spaceir").write_text(stored(graph), "utf-8", newline="\n")
         record = {
             "kind": KIND,
             "name": program.name,
@@ -87,6 +86,6 @@ def _text(folder: Path, name: str) -> str:
     path = folder / name
     if path.name != name or not path.is_file():
         raise ValueError(f"{name} is no file of it")
-    if path.stat().st_size > CHARACTERS:
-        raise ValueError(f"{name} is larger than {CHARACTERS >> 20} MiB")
+    if path.stat().st_size > MAX_GRAPH:
+        raise ValueError(f"{name} is larger than {MAX_GRAPH >> 20} MiB")
     return path.read_text("utf-8")
