@@ -4,6 +4,7 @@
 PYTHON ?= python3
 PYTEST_ARGS ?= -n 2 --dist worksteal -q
 QUICKSTART_ARGS ?=
+PIP_ARGS ?=
 
 TEST_ENV := .venv
 QUICKSTART_ENV := .venv-quickstart
@@ -57,5 +58,6 @@ $(QUICKSTART_ENV)/.installed: requirements/quickstart.txt
 $(TEST_ENV)/.installed $(QUICKSTART_ENV)/.installed: %/.installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "spacelang needs Python 3.11 or newer; say which with PYTHON=...")'
 	$(PYTHON) -m venv $*
-	$*/bin/python -m pip install --quiet $(addprefix -r ,$(filter requirements/%,$^)) -e .
+	@echo "installing PyTorch and what else is needed into $* (some minutes)"
+	$*/bin/python -m pip install --quiet $(PIP_ARGS) $(addprefix -r ,$(filter requirements/%,$^)) -e .
 	touch $@
