@@ -376,10 +376,6 @@ class Graph:
         made.__dict__.update((name, self.__dict__[name]) for name in keep if name in self.__dict__)
         return made
 
-    def with_block(self, block: Block) -> Graph:
-        """The graph with one block replaced, by name."""
-        return replace(self, blocks={**self.blocks, block.name: block})
-
 
 def conditions(node: Node) -> tuple[Condition, ...]:
     """The condition of each region of a node."""
