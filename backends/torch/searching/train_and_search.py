@@ -240,6 +240,7 @@ def search_own(
     if recipe.law != "choices":
         found = error("SP701", f"{engine.name} has a law of its own, not {recipe.law}")
         raise SpaceError(found.hint("leave --law out"))
+    _refuse_mixed(engine, recipe)
     if recipe.cooldown_epochs:
         found = error("SP701", f"{engine.name} says itself how long it trains, without cooldown")
         raise SpaceError(found.hint("leave --cooldown-epochs out"))
@@ -284,6 +285,16 @@ def search_own(
                 result = replace(result, baselines=others)
                 write_search_report(run.path, work.trainer.graph, data, result, work.log.entries)
                 return result
+
+
+def _refuse_mixed(engine: OwnEngine, recipe: Recipe) -> None:
+    """SP701 where images are mixed in epochs whose loss knows nothing of mixed labels."""
+    matched: Sequence[int] = getattr(engine, "matched", ())
+    if not any(map(recipe.mixing, matched)):
+        return
+    found = error("SP701", f"{engine.name}: a match knows nothing of mixed images")
+    unmixed = f"--mixup 0 --cutmix 0, or --mixup-off-epoch {matched[0]}: the warm-up alone mixes"
+    raise SpaceError(found.hint(unmixed))
 
 
 def _kept_hull(folder: Path) -> Graph | None:
