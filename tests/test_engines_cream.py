@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -29,6 +30,7 @@ from spacelang.backends.torch.runs.interrupt import Interrupted
 from spacelang.backends.torch.runs.run import read_log
 from spacelang.backends.torch.runs.trackers import GROUP
 from spacelang.backends.torch.searching import train_and_search as own_module
+from spacelang.backends.torch.searching.baselines import search_beside
 from spacelang.backends.torch.searching.engine_trainer import EngineTrainer
 from spacelang.backends.torch.searching.matching import (
     match,
@@ -304,10 +306,23 @@ def test_a_run_learns_and_can_be_taken_from(whole: Path, graph: Graph, data: Dat
 
 
 def test_baselines_are_scored_by_the_weights_that_it_leaves(
-    whole: Path, graph: Graph, data: Dataset, tmp_path: Path
+    whole: Path, graph: Graph, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As many as of the board, and the ends: what a search of the run's weights says of them."""
+    """As many as of the board, and the ends: what a search of the run's weights says of them. What
+    was found is there, and reported, before they begin."""
     run = Path(shutil.copytree(whole, tmp_path / "run"))
+    best, page = run / f"{ENGINE.name}-best.json", run / "report.html"
+    kept = json.loads(best.read_text())
+    best.unlink()
+    page.unlink()
+
+    def beside(*given: Any) -> Any:
+        assert json.loads(best.read_text()) == kept
+        assert page.exists()
+        return search_beside(*given)
+
+    place = "spacelang.backends.torch.searching.train_and_search.search_beside"
+    monkeypatch.setattr(place, beside)
     made = search_own(ENGINE, graph, data, RECIPE, run, seed=3, baselines=True)
     luck, ends = made.baselines
     assert luck.found.evaluated == made.found.evaluated

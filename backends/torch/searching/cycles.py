@@ -21,7 +21,7 @@ from spacelang.backends.torch.reports.search_report import write_search_report
 from spacelang.backends.torch.runs.interrupt import Interrupt
 from spacelang.backends.torch.runs.progress import Reporter, progress
 from spacelang.backends.torch.runs.ranks import current
-from spacelang.backends.torch.runs.run import Json, Log, RunFolder, write_graph, write_json
+from spacelang.backends.torch.runs.run import Json, Log, RunFolder, write_graph
 from spacelang.backends.torch.runs.searched import Searched
 from spacelang.backends.torch.runs.trackers import Tracker, check_trackers, trackers
 from spacelang.backends.torch.searching.cycle_trainer import CycleTrainer
@@ -151,7 +151,7 @@ def search_program(
         work = Work(run.path, trainer, store, answers, interrupt, followers)
         work.resume()
         result = work.run(engine, program, Told(reporter or progress("quiet")))
-        write_json(run.path / f"{engine.name}.json", result.as_json())
+        result.keep(run.path)
         write_search_report(run.path, graph, data, result, work.log.entries)
     return result
 

@@ -25,7 +25,7 @@ from spacelang.backends.torch.reports.stages import changes
 from spacelang.backends.torch.runs.interrupt import Interrupt
 from spacelang.backends.torch.runs.progress import Reporter, progress
 from spacelang.backends.torch.runs.ranks import current
-from spacelang.backends.torch.runs.run import Log, RunFolder, read_graph, write_graph, write_json
+from spacelang.backends.torch.runs.run import Log, RunFolder, read_graph, write_graph
 from spacelang.backends.torch.runs.searched import Searched
 from spacelang.backends.torch.runs.trackers import Tracker, check_trackers, trackers
 from spacelang.backends.torch.searching.baselines import search_beside
@@ -276,14 +276,15 @@ def search_own(
                         raise
                     continue
                 where = os.path.relpath(work.folder, run.path)
-                write_json(run.path / f"{engine.name}.json", {**result.as_json(), "weights": where})
+                result.keep(run.path, weights=where)
+                last = work.trainer.graph
+                write_search_report(run.path, last, data, result, work.log.entries)
                 scored = result.found.evaluated - sum(result.judged)
-                others = search_beside(
-                    beside(engine, scored, baselines), work.trainer.graph, replayed, run.path,
-                    interrupt, seed, told,
-                )  # fmt: skip
-                result = replace(result, baselines=others)
-                write_search_report(run.path, work.trainer.graph, data, result, work.log.entries)
+                wanted = beside(engine, scored, baselines)
+                if wanted:
+                    others = search_beside(wanted, last, replayed, run.path, interrupt, seed, told)
+                    result = replace(result, baselines=others)
+                    write_search_report(run.path, last, data, result, work.log.entries)
                 return result
 
 
