@@ -50,7 +50,7 @@ from spacelang.engines.prioritized_path import PrioritizedPath
 from spacelang.engines.protocol import Forward, LossTerm, Metrics, StepPlan
 from spacelang.engines.replay import Answers
 from spacelang.ir.graph import Graph
-from spacelang.journal import Journal
+from spacelang.journal import Journal, read_journal
 
 SPACE = """
 space paths {
@@ -290,6 +290,8 @@ def whole(graph: Graph, data: Dataset, tmp_path_factory: pytest.TempPathFactory)
 def test_a_run_learns_and_can_be_taken_from(whole: Path, graph: Graph, data: Dataset) -> None:
     log = read_log(whole)
     assert [line["epoch"] for line in log] == [1, 2, 3, 4]
+    saved = [(e["step"], e["epoch"]) for e in read_journal(whole / "manifest.jsonl").entries]
+    assert saved == [(line["step"], line["epoch"]) for line in log]
     assert log[-1]["loss"] < log[0]["loss"]
     assert log[-1]["train_accuracy"] > 0.25
     record = json.loads((whole / "prioritized_path.json").read_text())

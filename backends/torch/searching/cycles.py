@@ -197,10 +197,10 @@ class Work:
             "the checkpoint that they see: is the folder shared?",
         )
 
-    def save(self) -> None:
-        """A checkpoint, after the answers that lead to it."""
+    def save(self, epoch: int) -> None:
+        """A checkpoint, after the answers that lead to it and so many finished epochs."""
         self.answers.flush()
-        self.trainer.save(self.store, {"answers": len(self.answers)})
+        self.trainer.save(self.store, {"answers": len(self.answers)}, epoch=epoch)
 
     def run(self, engine: ProgramEngine, program: Program, told: Told) -> Searched:
         """The events of an engine; what was answered before is not logged or saved again."""
@@ -216,13 +216,13 @@ class Work:
                     epoch.add(event)
                     told.step(plan, total, epoch.whole)
                     if replayed.live and self.interrupt.asked():
-                        self.save()
+                        self.save(plan.epoch)
                         self.interrupt.check()
                 case EpochEnded(number):
                     # Written once: a run that stopped right before it finds its line missing.
                     if len(self.log.entries) <= number:
                         self.log.add(epoch.line(number, self.trainer.taken))
-                        self.save()
+                        self.save(number + 1)
                     epoch = Epoch()
                     self.interrupt.check()
                 case Derived():

@@ -170,10 +170,10 @@ class Work:
         self._enter(graph, model, fresh=True)
         return graph
 
-    def save(self, answers: Answers) -> None:
-        """A checkpoint, after the answers that lead to it."""
+    def save(self, answers: Answers, epoch: int) -> None:
+        """A checkpoint, after the answers that lead to it and so many finished epochs."""
         answers.flush()
-        self.trainer.save(self.store, {"answers": len(answers)})
+        self.trainer.save(self.store, {"answers": len(answers)}, epoch=epoch)
 
     # The trainer's own work.
 
@@ -341,13 +341,14 @@ def _run(
                 told.step(plan, engine.epochs * length, tally)
                 # After the last step of an epoch its end is waited for: it has a line.
                 if plan.batch < length - 1 and interrupt.asked():
-                    work.save(answers)
+                    if replayed.live:
+                        work.save(answers, plan.epoch)
                     interrupt.check()
             case EpochEnded(epoch):
                 boards += [event] if event.board else []
                 if replayed.live:
                     work.log.add(epoch_line(work.trainer, epoch, tally))
-                    work.save(answers)
+                    work.save(answers, epoch + 1)
                 tally = Tally()
                 interrupt.check()
             case Evaluated(candidate, planned):
