@@ -6,15 +6,14 @@ python benchmarks/distillation.py -o runs/try --seeds 1 --epochs 2        # does
 Every student has the same architecture, first weights, order of images and epochs; only what it
 learns from differs. The teacher is the largest network of the space, trained by labels; a board's
 second one is the same network from another seed. A student reads the test images once, at its end.
-Folders are taken up, so a run that is stopped goes on. The whole ends in a `report.html` whose rows
-are what was learned from.
+Folders are taken up, so a run that is stopped goes on; its seconds are those of all calls. The
+whole ends in a `report.html` whose rows are what was learned from.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from typing import Any
 
 import study_report
 import torch
+from stopwatch import Stopwatch
 
 import spacelang
 from spacelang.backends.torch.data.datasets import Dataset, open_data
@@ -104,7 +104,10 @@ def run(folder: Path, epochs: int, seed: int, kinds: list[str]) -> dict[str, dic
     student, large = networks()
     found: dict[str, dict[str, float]] = {}
 
-    def note(name: str, made: Trained, began: float) -> None:
+    def timed(name: str) -> Stopwatch:
+        return Stopwatch(folder / f"{name}.seconds.json")
+
+    def note(name: str, made: Trained, watch: Stopwatch) -> None:
         score = evaluate_test(made.model, data)
         last, cost = made.log[-1], (large if name in TEACHERS else student).cost({})
         found[name] = {
@@ -112,23 +115,25 @@ def run(folder: Path, epochs: int, seed: int, kinds: list[str]) -> dict[str, dic
             "validation": float(str(last["validation_accuracy"])),
             "params": cost.params,
             "macs": cost.macs,
-            "seconds": round(time.perf_counter() - began, 1),
+            "seconds": watch.seconds,
         }
         print(f"seed {seed}  {name:<13} {found[name]}", flush=True)
 
     with progress("quiet") as told:
         for name, number in zip(TEACHERS, (seed, seed + OTHER_SEED), strict=True):
             if name == TEACHERS[0] or "board" in kinds:
-                began, place = time.perf_counter(), folder / name
-                note(name, train(large, data, recipe, place, seed=number, reporter=told), began)
+                with timed(name) as watch:
+                    made = train(large, data, recipe, folder / name, seed=number, reporter=told)
+                note(name, made, watch)
         for kind in kinds:
-            began, settings, place = time.perf_counter(), LESSONS[kind], folder / kind
-            if settings is None:
-                made = train(student, data, recipe, place, seed=seed, reporter=told)
-            else:
-                lesson = lesson_of(kind, settings, recipe, data, folder)
-                made = distill(student, data, recipe, place, lesson, seed=seed, reporter=told)
-            note(kind, made, began)
+            settings, place = LESSONS[kind], folder / kind
+            with timed(kind) as watch:
+                if settings is None:
+                    made = train(student, data, recipe, place, seed=seed, reporter=told)
+                else:
+                    lesson = lesson_of(kind, settings, recipe, data, folder)
+                    made = distill(student, data, recipe, place, lesson, seed=seed, reporter=told)
+            note(kind, made, watch)
     return found
 
 
