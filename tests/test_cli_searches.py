@@ -212,7 +212,12 @@ def test_an_engine_that_trains_has_baselines_by_its_weights(place: Path, tmp_pat
     }  # fmt: skip
     for name in ("space_evolution.json", "random.json", "extreme.json"):
         assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
-    assert "all as written" in good("doctor", tmp_path / "run")
+    told = good("doctor", tmp_path / "run")
+    assert "all as written, and" in told
+    rows = {line.split()[1] for line in told.splitlines() if line.endswith("(not recorded)")}
+    found = {"space_evolution.json", "space_evolution-best.json", "hull.spaceir", "report.html"}
+    assert found <= rows
+    assert not rows & {"run.json", "graph.spaceir", "log.jsonl", "manifest.jsonl", "answers.jsonl"}
 
 
 def test_an_engine_that_trains_without_baselines(place: Path, tmp_path: Path) -> None:
