@@ -75,12 +75,6 @@ class Lesson:
     judge: int | None
 
 
-def _taught(plan: StepPlan, lesson: Lesson, losses: tuple[LossTerm, ...], *groups: str) -> StepPlan:
-    """A step of one path, with a pass of its teacher."""
-    passes = (*plan.forwards, Forward(lesson.teacher.assignment, learns=False))
-    return replace(plan, forwards=passes, losses=losses, groups=groups)
-
-
 @dataclass(frozen=True)
 class PrioritizedPath:
     """Cream's training; the defaults are the published ones but for DEVIATIONS.
@@ -284,3 +278,9 @@ class PrioritizedPath:
             scored.append(Candidate(number, 0, "random", entry.assignment, entry.cost, score))
             yield Evaluated(scored[-1], len(entries))
         yield replace(found(scored, ("accuracy",), exhausted=False), best=scored[0])
+
+
+def _taught(plan: StepPlan, lesson: Lesson, losses: tuple[LossTerm, ...], *groups: str) -> StepPlan:
+    """A step of one path, with a pass of its teacher."""
+    passes = (*plan.forwards, Forward(lesson.teacher.assignment, learns=False))
+    return replace(plan, forwards=passes, losses=losses, groups=groups)
