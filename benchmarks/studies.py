@@ -6,8 +6,10 @@ python benchmarks/studies.py --epochs 1 --seeds 1            # does it run?
 
 A study is one engine beside its plain alternative, by one recipe, one seed and the same images.
 Architectures of equal cost have the found one's parameters to a twentieth. Networks read the test
-images once, at their end; nothing is decided by them. A folder is taken up where it was left; each
-search in it has its own `report.html`, and so has the study, with its arms as rows.
+images once, at their end; nothing is decided by them. A folder is taken up where it was left, and
+its seconds are those of all calls; each search in it has its own `report.html`, and so has the
+study, with its arms as rows. A seed with an arm of no network (none has the size) is recorded, that
+arm as null, and left out of the table.
 """
 
 from __future__ import annotations
@@ -15,13 +17,13 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import study_report
 import torch
+from stopwatch import Stopwatch
 
 import spacelang
 from spacelang.analysis.cost import Cost
@@ -33,6 +35,7 @@ from spacelang.backends.torch.searching.train_and_search import search_own
 from spacelang.backends.torch.training.evaluate import evaluate_test
 from spacelang.backends.torch.training.recipe import Recipe
 from spacelang.backends.torch.training.training import Trained, load_trained, train
+from spacelang.diagnostics import SpaceError
 from spacelang.engines.contraction import Contraction
 from spacelang.engines.cyclic_differentiable import CyclicDifferentiable
 from spacelang.engines.evolution import Evolution
@@ -54,7 +57,8 @@ SMALL = Recipe(batch_size=64, lr=2e-3, warmup_epochs=2, aug="digits", val_interv
 RANGES = {"epochs": 10, "probes": 150, "samples": 500, "generations": 0, "population": 1}
 RANGES |= {"parents": 1, "mutants": 0, "crossovers": 0}
 
-Arms = dict[str, dict[str, float]]
+Arms = dict[str, dict[str, float] | None]  # figures by arm; None for one without a network
+EMPTY = "SP502"  # a budget that nothing meets
 
 
 @dataclass(frozen=True)
@@ -76,20 +80,29 @@ def peers(space: Graph, found: Assignment, work: Work, count: int) -> list[Assig
     params = space.cost(found).params
     pool = Pool(space, f"params in {params * 19 // 20}..{params * 21 // 20}", work.seed)
     pool.take(found)
-    drawn = [assignment for assignment, _ in pool.draw(count, "peers")]
-    if not drawn:
-        raise SystemExit(f"no other network of {space.name} has {params:,} parameters or so")
-    return drawn
+    return [assignment for assignment, _ in pool.draw(count, "peers")]
 
 
-def figures(tests: list[float], costs: list[Cost]) -> dict[str, float]:
-    """The means of some networks."""
+def within(space: Graph, where: str, work: Work, count: int) -> list[Assignment]:
+    """Random architectures of a budget, none where nothing meets it."""
+    try:
+        return [found for found, _ in Pool(space, where, work.seed).draw(count, "peers")]
+    except SpaceError as failed:
+        if failed.diagnostics[0].code != EMPTY:
+            raise
+        return []
+
+
+def figures(tests: list[float], costs: list[Cost]) -> dict[str, float] | None:
+    """The means of some networks; None of none."""
+    if not tests:
+        return None
     found = {name: statistics.mean(getattr(c, name) for c in costs) for name in ("params", "macs")}
     return {"test": statistics.mean(tests), **found}
 
 
 def anew(space: Graph, chosen: Iterable[Assignment], data: Dataset, work: Work, epochs: int,
-         name: str) -> dict[str, float]:  # fmt: skip
+         name: str) -> dict[str, float] | None:  # fmt: skip
     """The mean of networks that are trained alone from first weights, by the test images."""
     tests, costs = [], []
     for number, assignment in enumerate(chosen):
@@ -101,7 +114,7 @@ def anew(space: Graph, chosen: Iterable[Assignment], data: Dataset, work: Work, 
 
 
 def inherited(trained: Trained, space: Graph, chosen: Iterable[Assignment],
-              data: Dataset) -> dict[str, float]:  # fmt: skip
+              data: Dataset) -> dict[str, float] | None:  # fmt: skip
     """The mean of networks with the supernet's weights, by the test images."""
     tests, costs = [], []
     for assignment in chosen:
@@ -155,9 +168,8 @@ def ranges(work: Work) -> Arms:
     arms: Arms = {}
     for name, folder in (("first", place), ("evolved", last)):
         graph = read_graph(folder)
-        drawn = Pool(graph, "params in 70K..90K", work.seed).draw(SHARED_PEERS, "peers")
-        trained = load_trained(graph, data, folder)
-        arms[name] = inherited(trained, graph, [a for a, _ in drawn], data)
+        drawn = within(graph, "params in 70K..90K", work, SHARED_PEERS)
+        arms[name] = inherited(load_trained(graph, data, folder), graph, drawn, data)
     return arms
 
 
@@ -220,7 +232,14 @@ ABOUT: Mapping[str, tuple[str, str]] = {
 }
 
 
-def show(name: str, seeds: list[Arms]) -> None:
+def whole(seeds: Iterable[Arms]) -> study_report.Seeds:
+    """The seeds whose arms all have networks."""
+    return [
+        {arm: found for arm, found in seed.items() if found} for seed in seeds if all(seed.values())
+    ]
+
+
+def show(name: str, seeds: study_report.Seeds) -> None:
     """A table of a study: means over seeds, their spread, the lead of the first arm by seed."""
     print(f"\n{name}: {STUDIES[name].__doc__}")
     print(f"{'arm':<8}  params     test  spread  the first arm's lead, seed by seed")
@@ -232,7 +251,7 @@ def show(name: str, seeds: list[Arms]) -> None:
         print(f"{arm:<8}  {params:6,.0f}  {mean:7.4f}  {spread:.4f}  {lead}")
 
 
-def report(name: str, seeds: list[Arms], folder: Path) -> None:
+def report(name: str, seeds: study_report.Seeds, folder: Path) -> None:
     """The report of a study, of the seeds that there are."""
     address, images = ABOUT[name]
     about, first = str(STUDIES[name].__doc__), next(iter(seeds[0]))
@@ -261,15 +280,23 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     for name in given.studies or STUDIES:
         seeds: list[Arms] = []
+        seconds: list[float] = []
         for seed in range(given.seeds):
-            began = time.perf_counter()
-            seeds.append(STUDIES[name](Work(given.output / name / str(seed), seed, given.epochs)))
-            took = time.perf_counter() - began
-            print(f"{name}, seed {seed}: {took:.0f} s, {json.dumps(seeds[-1])}", flush=True)
-            record = {"epochs": given.epochs, "seeds": seeds, "environment": environment()}
+            place = given.output / name / str(seed)
+            with Stopwatch(place.with_suffix(".seconds.json")) as watch:
+                seeds.append(STUDIES[name](Work(place, seed, given.epochs)))
+            seconds.append(watch.seconds)
+            told = f"{name}, seed {seed}: {watch.seconds:.0f} s, {json.dumps(seeds[-1])}"
+            print(told, flush=True)
+            record = {"epochs": given.epochs, "seconds": seconds, "seeds": seeds}
+            record["environment"] = environment()
             atomic_write(given.output / f"{name}.json", json.dumps(record, indent=1) + "\n")
-            report(name, seeds, given.output / name)
-        show(name, seeds)
+            if known := whole(seeds):
+                report(name, known, given.output / name)
+        if known := whole(seeds):
+            show(name, known)
+        if len(known) < len(seeds):
+            print(f"{name}: of {len(seeds) - len(known)} seeds an arm has no network of the size")
 
 
 if __name__ == "__main__":

@@ -101,6 +101,7 @@ def test_a_store_is_written_looked_into_and_learned_from(place: Path) -> None:
     assert found["losses"] == ["soft_labels"]
     record = json.loads((place / "stored" / "run.json").read_text())
     assert record["recipe"]["aug"] == "digits", "that of the store"
+    assert data("store", "write", store, "--epochs", 3, *QUIET)["written"] == 36, "it grows"
     assert data("distill", place / "stored", *QUIET)["weights"] == found["weights"]
 
 

@@ -76,7 +76,7 @@ def trained(place: Path) -> Path:
 
 def test_there_is_a_flag_for_every_setting() -> None:
     assert {*RECIPE, *SWITCHES} == {field.name for field in fields(Recipe)}
-    switches = {field.name for field in fields(Recipe) if field.type == "bool"}
+    switches = {f.name for f in fields(Recipe) if f.type in ("bool", "bool | None")}
     assert set(SWITCHES) == switches
 
 
@@ -177,7 +177,7 @@ def test_a_search_keeps_to_its_budget_and_repeats_nothing(trained: Path) -> None
 def test_settings_come_from_a_file_and_flags_win(place: Path) -> None:
     recipe = place / "recipe.toml"
     recipe.write_text(
-        "epochs = 5\nbatch_size = 16\nwarmup_epochs = 0\nlr = 0.01\nmodel_ema = true\n"
+        "epochs = 5\nbatch_size = 16\nwarmup_epochs = 0\nlr = 0.01\nmodel_ema = true\nmodel_ema_warmup = true\n"
     )
     words = (
         "--data",
@@ -193,6 +193,7 @@ def test_settings_come_from_a_file_and_flags_win(place: Path) -> None:
     assert found["epochs"] == 1
     record = json.loads((place / "toml" / "run.json").read_text())["recipe"]
     assert (record["epochs"], record["batch_size"], record["model_ema"]) == (1, 16, False)
+    assert record["model_ema_warmup"] is True
 
 
 @pytest.mark.parametrize(

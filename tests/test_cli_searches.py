@@ -21,6 +21,7 @@ from test_engines_scratch import SPACE
 
 from spacelang import plugins
 from spacelang.backends.torch.runs.run import read_log
+from spacelang.backends.torch.searching.baselines import search_beside
 from spacelang.backends.torch.training.checkpoint import Checkpoints
 from spacelang.backends.torch.training.nonfinite import NotFinite
 from spacelang.backends.torch.training.trainer import TorchTrainer
@@ -211,7 +212,12 @@ def test_an_engine_that_trains_has_baselines_by_its_weights(place: Path, tmp_pat
     }  # fmt: skip
     for name in ("space_evolution.json", "random.json", "extreme.json"):
         assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
-    assert "all as written" in good("doctor", tmp_path / "run")
+    told = good("doctor", tmp_path / "run")
+    assert "all as written, and" in told
+    rows = {line.split()[1] for line in told.splitlines() if line.endswith("(not recorded)")}
+    found = {"space_evolution.json", "space_evolution-best.json", "hull.spaceir", "report.html"}
+    assert found <= rows
+    assert not rows & {"run.json", "graph.spaceir", "log.jsonl", "manifest.jsonl", "answers.jsonl"}
 
 
 def test_an_engine_that_trains_without_baselines(place: Path, tmp_path: Path) -> None:
@@ -335,8 +341,23 @@ def test_a_damaged_record_is_told(text: str, again: Path) -> None:
 # What is searched beside it.
 
 
-def test_baselines_have_the_same_cost_and_the_same_budget(again: Path) -> None:
+def test_baselines_have_the_same_cost_and_the_same_budget(
+    again: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was found is there, and reported, before they begin."""
+
+    def beside(*given: Any) -> Any:
+        names = ("evolution.json", "evolution-best.json", "report.html")
+        assert all((given[3] / name).exists() for name in names)
+        began.append(given[0])
+        return search_beside(*given)
+
+    began: list[Any] = []
+    place = "spacelang.backends.torch.searching.search.search_beside"
+    monkeypatch.setattr(place, beside)
     found = answer("search", again, *BUDGET, *SMALL, *QUIET)
+    assert len(began) == 1
+    assert json.loads(Path(found["file"]).read_text()) == found["best"]["assignment"]
     names = [(row["name"], row["evaluated"]) for row in found["baselines"]]
     assert names == [("random", found["evaluated"]), ("largest", 1), ("smallest", 1)]
     trials = read_trials(again)

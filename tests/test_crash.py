@@ -164,8 +164,11 @@ def readable(folder: Path) -> int:
 def of_space(place: Path) -> int:
     """The epochs up to the last checkpoint of a space."""
     found = Checkpoints(place, graph=str(read_record(place)["graph"])).load()
-    lines = read_log(place) if found is not None else []
-    return sum(int(str(line["step"])) <= found.record.step for line in lines if found)
+    if found is None:
+        return 0
+    epochs = sum(int(str(line["step"])) <= found.record.step for line in read_log(place))
+    assert found.record.epoch == epochs, "what the manifest says of it"
+    return epochs
 
 
 def of_networks(folder: Path) -> int:

@@ -44,6 +44,7 @@ from spacelang.engines.cyclic_differentiable import CyclicDifferentiable
 from spacelang.engines.derive import Derivation
 from spacelang.engines.protocol import Forward, LossTerm, Samples, Score, Slots, StepPlan
 from spacelang.engines.replay import Answers
+from spacelang.journal import read_journal
 from spacelang.loader import load_program
 
 ENGINE = CyclicDifferentiable(
@@ -367,7 +368,7 @@ def test_a_step_that_is_left_out_moves_nothing(data: Dataset, tmp_path: Path) ->
         made.networks["deep"].stored_tensor("head.bias")[0] = kept
     assert made.step(joint(ENGINE, 2)).total == 20, "the rest of the half"
     store = Checkpoints(tmp_path, graph=made.graph.hash)
-    made.save(store, {})
+    made.save(store, {}, epoch=0)
     again = trainer(data)
     found = store.load()
     assert found is not None
@@ -449,6 +450,8 @@ def whole(data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_moves_everything_and_can_be_taken_from(whole: Path, data: Dataset) -> None:
     log = read_log(whole)
     assert [line["epoch"] for line in log] == list(range(1, ENGINE.passes + 1))
+    saved = [(e["step"], e["epoch"]) for e in read_journal(whole / "manifest.jsonl").entries]
+    assert saved == [(line["step"], line["epoch"]) for line in log]
     assert {"search: cross_entropy", "evaluation+alphas: alpha_norm"} <= {n for e in log for n in e}
     record = json.loads((whole / "cyclic_differentiable.json").read_text())
     assert record["evaluated"] == len(record["candidates"]) == 4
@@ -648,7 +651,7 @@ def test_a_genotype_of_the_shipped_cells_is_trained_anew(tmp_path: Path) -> None
 def test_a_state_that_is_none_is_told(data: Dataset, tmp_path: Path) -> None:
     made = trainer(data)
     store = Checkpoints(tmp_path, graph=made.graph.hash)
-    made.save(store, {"answers": 0})
+    made.save(store, {"answers": 0}, epoch=0)
     found = store.load()
     assert found is not None
     before = state(made.networks)
@@ -672,7 +675,7 @@ def test_a_state_that_is_none_is_told(data: Dataset, tmp_path: Path) -> None:
     assert all(torch.equal(p, before[n]) for n, p in made.networks.named_parameters())
     made.restore(found)
     work = Work(tmp_path, made, store, cast(Any, None), cast(Any, None))
-    made.save(store, {})
+    made.save(store, {}, epoch=0)
     with pytest.raises(SpaceError, match="does not say how many answers"):
         work.resume()
 

@@ -355,14 +355,23 @@ def test_resumed_runs_are_bit_identical(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Stopped inside of an epoch and at its end, and gone on with."""
+    """Stopped inside of an epoch and at its end, and gone on with, though the store grew."""
     recipe = replace(RECIPE, law="sandwich") if kind == "sandwich" else RECIPE
+    grown = tmp_path / "store"
 
     def run(folder: Path) -> None:
-        who = {"stored": Replay(store)} if kind == "store" else {"teacher": teacher}
+        stored = Replay(grown, epochs=2) if grown.exists() else Replay(store)
+        who = {"stored": stored} if kind == "store" else {"teacher": teacher}
         learn(folder, data, KINDS[kind], recipe=recipe, **who)
 
     run(tmp_path / "whole")
+    if kind == "store":
+        shutil.copytree(store, grown)
+        write_store(grown, teacher, data, Replay(store).about, epochs=3)
+        with pytest.raises(SpaceError, match="holds another run"):
+            learn(tmp_path / "whole", data, STORED, stored=Replay(grown))
+        with pytest.raises(SpaceError, match="3 epochs are finished, 4 are to be read"):
+            Replay(grown, epochs=4)
     stopped_and_gone_on_with(run, tmp_path / "parts", monkeypatch, 1, 5)
     assert fingerprint(tmp_path / "parts") == fingerprint(tmp_path / "whole")
 

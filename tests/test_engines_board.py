@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,7 +15,7 @@ import spacelang
 from spacelang.analysis.choices import ByChoices
 from spacelang.analysis.cost import Cost
 from spacelang.diagnostics import Source, SpaceError, error
-from spacelang.engines.board import Board
+from spacelang.engines.board import Board, MatchWarning
 from spacelang.engines.prioritized_path import PrioritizedPath
 from spacelang.engines.protocol import (
     EpochEnded,
@@ -58,6 +60,7 @@ class Script:
         self.plans: list[StepPlan] = []
         self.remembered: list[tuple[int, int, int]] = []  # slot, step, pass
         self.asked: list[tuple[int, ...]] = []
+        self.asked_at: list[int] = []  # the steps
         self.length = 4
 
     @property
@@ -83,6 +86,7 @@ class Script:
 
     def match(self, plan: StepPlan, slots: Sequence[int]) -> Sequence[float]:
         self.asked.append(tuple(slots))
+        self.asked_at.append(plan.step)
         return next(self.matches, [0.0] * len(slots))
 
 
@@ -138,8 +142,11 @@ def test_equally_accurate_paths_go_by_cost(ties: str, first: str) -> None:
 
 
 def test_a_trace_by_hand(chain: Graph) -> None:
-    """Board of two. Epoch 1: 40 and 60 enter; 44 is refused (no gap); 90 enters, 40 leaves."""
-    matches = [[0.1], [0.2, 0.9], [0.3, 0.1], [0.7, 0.7]]
+    """Board of two. Epoch 1: 40 and 60 enter; 44 is refused (no gap); 90 enters, 40 leaves.
+
+    An update has a selection of its own, and after it the teacher of the step is selected anew.
+    """
+    matches = [[0.1], [0.2, 0.9], [0.8, 0.3], [0.3, 0.1], [0.7, 0.7]]
     script = Script([1, 2, 3, 4, 40, 60, 44, 90, 50, 50, 50, 50], matches)
     engine = PrioritizedPath(epochs=3, warm_epochs=0, board=2, update_every=2)
     events = list(engine.run(chain, script, seed=0))
@@ -153,22 +160,26 @@ def test_a_trace_by_hand(chain: Graph) -> None:
     first, second = script.remembered[0], script.remembered[1]
     assert (first[1], second[1]) == (4, 5)
     assert script.asked[0] == (first[0],)
-    # Batch 2: the board is (60, 40); the match prefers the second, which is the path of step 4.
-    assert script.asked[1] == (second[0], first[0])
-    assert taught[3].forwards[1].assignment == taught[0].assignment
-    assert taught[3].losses[0].options["slot"] == first[0]
+    # Batch 2: the board is (60, 40). The update is of the second, which is the path of step 4; the
+    # matching network, so moved, prefers the first, the path of step 5.
+    assert script.asked[1] == script.asked[2] == (second[0], first[0])
+    assert script.asked_at[1:3] == [6, 7]
+    update, after = taught[2:4]
+    assert update.groups == ("match",)
+    assert update.forwards[1].assignment == taught[0].assignment
+    assert update.losses[0].options["slot"] == first[0]
+    assert after.groups == ("weights", "match")
+    assert after.forwards[0] == update.forwards[0]
+    assert after.forwards[1].assignment == taught[1].assignment
+    assert after.losses[0].options["slot"] == second[0]
     # Batch 3: the first of the board, the path of step 5, teaches.
     assert taught[4].forwards[1].assignment == taught[1].assignment
     # 90 came in for 40: the slot of the path of step 4 is free and unasked.
     assert len(script.remembered) == 3
     third = script.remembered[2]
-    assert script.asked[3] == (third[0], second[0])
+    assert script.asked[4] == (third[0], second[0])
     # Equal matches: the first wins, which the strict comparison of the publication gives too.
     assert taught[5].forwards[1].assignment == taught[4].assignment
-    update = taught[2]
-    assert update.groups == ("match",)
-    assert update.forwards == taught[3].forwards
-    assert taught[3].groups == ("weights", "match")
     found = events[-1]
     assert isinstance(found, Found)
     assert found.best.assignment == taught[4].assignment  # the first of the board, not of the probe
@@ -201,7 +212,7 @@ def test_reference_weights_a_teacher_by_the_last_of_the_board(chain: Graph) -> N
 
 
 def test_top1_and_scores_that_are_no_numbers(chain: Graph) -> None:
-    """A fixed half, and no gradient to the matching network."""
+    """A fixed half, no gradient to the matching network, and nothing that it could lack."""
     for script, pick in (
         (Script([1, 1, 1, 1, 60, 40]), "top1"),
         (Script([1, 1, 1, 1, 60, 40], [[math.nan], [math.nan, 0.1]]), "meta"),
@@ -225,6 +236,17 @@ def test_paths_are_uniform_or_as_the_prior_says(chain: Graph) -> None:
         drawn = Counter(op for plan in script.plans for op in plan.assignment.values())
         assert drawn.total() == 1200
         assert drawn["wide"] / 1200 == pytest.approx(share, abs=0.05)
+
+
+def test_an_epoch_too_short_for_an_update_is_told(chain: Graph) -> None:
+    """The update is after `update_every` steps of an epoch, of which there are four."""
+    engine = PrioritizedPath(epochs=2, warm_epochs=0, update_every=4)
+    with pytest.warns(MatchWarning, match="an epoch has 4 steps, and update_every is 4"):
+        list(engine.run(chain, Script(), seed=0))
+    for quiet in (replace(engine, update_every=3), replace(engine, second_order=False)):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            list(quiet.run(chain, Script(), seed=0))
 
 
 def test_a_board_that_stays_empty_is_refused_before_training(chain: Graph) -> None:

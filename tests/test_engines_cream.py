@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -29,6 +30,7 @@ from spacelang.backends.torch.runs.interrupt import Interrupted
 from spacelang.backends.torch.runs.run import read_log
 from spacelang.backends.torch.runs.trackers import GROUP
 from spacelang.backends.torch.searching import train_and_search as own_module
+from spacelang.backends.torch.searching.baselines import search_beside
 from spacelang.backends.torch.searching.engine_trainer import EngineTrainer
 from spacelang.backends.torch.searching.matching import (
     match,
@@ -48,7 +50,7 @@ from spacelang.engines.prioritized_path import PrioritizedPath
 from spacelang.engines.protocol import Forward, LossTerm, Metrics, StepPlan
 from spacelang.engines.replay import Answers
 from spacelang.ir.graph import Graph
-from spacelang.journal import Journal
+from spacelang.journal import Journal, read_journal
 
 SPACE = """
 space paths {
@@ -288,6 +290,8 @@ def whole(graph: Graph, data: Dataset, tmp_path_factory: pytest.TempPathFactory)
 def test_a_run_learns_and_can_be_taken_from(whole: Path, graph: Graph, data: Dataset) -> None:
     log = read_log(whole)
     assert [line["epoch"] for line in log] == [1, 2, 3, 4]
+    saved = [(e["step"], e["epoch"]) for e in read_journal(whole / "manifest.jsonl").entries]
+    assert saved == [(line["step"], line["epoch"]) for line in log]
     assert log[-1]["loss"] < log[0]["loss"]
     assert log[-1]["train_accuracy"] > 0.25
     record = json.loads((whole / "prioritized_path.json").read_text())
@@ -304,10 +308,23 @@ def test_a_run_learns_and_can_be_taken_from(whole: Path, graph: Graph, data: Dat
 
 
 def test_baselines_are_scored_by_the_weights_that_it_leaves(
-    whole: Path, graph: Graph, data: Dataset, tmp_path: Path
+    whole: Path, graph: Graph, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As many as of the board, and the ends: what a search of the run's weights says of them."""
+    """As many as of the board, and the ends: what a search of the run's weights says of them. What
+    was found is there, and reported, before they begin."""
     run = Path(shutil.copytree(whole, tmp_path / "run"))
+    best, page = run / f"{ENGINE.name}-best.json", run / "report.html"
+    kept = json.loads(best.read_text())
+    best.unlink()
+    page.unlink()
+
+    def beside(*given: Any) -> Any:
+        assert json.loads(best.read_text()) == kept
+        assert page.exists()
+        return search_beside(*given)
+
+    place = "spacelang.backends.torch.searching.train_and_search.search_beside"
+    monkeypatch.setattr(place, beside)
     made = search_own(ENGINE, graph, data, RECIPE, run, seed=3, baselines=True)
     luck, ends = made.baselines
     assert luck.found.evaluated == made.found.evaluated

@@ -11,10 +11,11 @@ import pytest
 from command import data, good, refused
 
 import spacelang
-from spacelang.backends.torch.training.recipe import recipe_from
+from spacelang.backends.torch.training.recipe import Recipe, recipe_from
 from spacelang.diagnostics import Source, SpaceError
 from spacelang.engines.laws import CandidateWeights
 from spacelang.engines.paths import Plans, SinglePath
+from spacelang.engines.prioritized_path import PrioritizedPath
 from spacelang.ir.graph import Graph
 from spacelang.passes.specialize import specialize
 
@@ -104,11 +105,18 @@ def test_the_least_weights_there_are(small: Graph) -> None:
     assert drawn <= {4, 8}
 
 
-def test_an_engine_with_a_law_of_its_own(tmp_path: Path) -> None:
+def test_what_an_engine_that_trains_refuses(tmp_path: Path) -> None:
     words = ("small_paths.space", "--engine", "prioritized_path", "--data", "mnist5k")
     law = ("--law", "weighted", "--law-weights", "nonsense=1:1")
     assert "a law of its own" in refused("search", *words, *law, "-o", tmp_path / "run")
+    mixed = "-s", "warm_epochs=2", "-s", "epochs=9", "--cutmix", 0.5, "--mixup-off-epoch"
+    found = refused("search", *words, *mixed, 4, "-o", tmp_path / "run")
+    assert "knows nothing of mixed images" in found
+    assert "--mixup-off-epoch 3" in found
     assert not (tmp_path / "run").exists()
+    warm = Recipe(cutmix=0.5, mixup_off_epoch=3)
+    assert not any(map(warm.mixing, PrioritizedPath(epochs=9, warm_epochs=2).matched))
+    assert not PrioritizedPath(epochs=9, warm_epochs=2, pick="top1").matched
 
 
 def test_from_the_command_line(tmp_path: Path) -> None:

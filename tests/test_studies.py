@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,9 @@ from test_train import SPACE
 
 import spacelang
 from benchmarks import study_report
+from benchmarks.stopwatch import Stopwatch
 from spacelang.backends.torch.data.datasets import open_data
-from spacelang.diagnostics import Source
+from spacelang.diagnostics import Source, SpaceError
 
 STUDIES = Path(__file__).parents[1] / "benchmarks" / "studies.py"
 
@@ -32,6 +34,7 @@ def test_a_study(name: str, tmp_path: Path) -> None:
     table = run(*words).split("\n\n")[1]
     record = (tmp_path / f"{name}.json").read_bytes()
     arms = json.loads(record)["seeds"][0]
+    assert json.loads(record)["seconds"][0] > 1
     assert len(arms) >= 2
     assert all(f"\n{arm} " in table for arm in arms)
     page = (tmp_path / name / "report.html").read_text()
@@ -48,10 +51,52 @@ def test_a_study_that_is_not_there() -> None:
 
 @pytest.mark.soak
 def test_a_distillation(tmp_path: Path) -> None:
-    words = ("--seeds", "1", "--epochs", "1", "--lessons", "labels", "soft", "-o", str(tmp_path))
+    words = ("--seeds", "1", "--epochs", "1", "-o", str(tmp_path))
     table = run(*words, script=STUDIES.with_name("distillation.py")).split("\n\n")[1]
-    assert all(f"\n{arm} " in table for arm in ("teacher", "labels", "soft"))
-    assert "soft: 0." in (tmp_path / "report.html").read_text()
+    page = (tmp_path / "report.html").read_text()
+    for arm in (
+        "teacher",
+        "second",
+        "labels",
+        "soft",
+        "hard",
+        "stored",
+        "minivit",
+        "introspective",
+        "board",
+    ):
+        assert f"\n{arm} " in table
+        assert f"{arm}: 0." in page
+
+
+def test_seconds_are_those_of_all_calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two that were stopped and one that came to its end; none of calls after it."""
+    ticks = iter((10.0, 12.5, 100.0, 104.0, 200.0, 200.25, 300.0, 999.0))
+    monkeypatch.setattr("benchmarks.stopwatch.time.perf_counter", lambda: next(ticks))
+    place = tmp_path / "paths" / "0.seconds.json"
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt), Stopwatch(place):
+            raise KeyboardInterrupt
+    assert not Stopwatch(place).ended
+    for _ in range(2):
+        with Stopwatch(place) as watch:
+            pass
+        assert watch.seconds == 6.8
+
+
+def test_a_seed_without_a_network_is_recorded_and_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(STUDIES.parent)
+    studies = import_module("studies")
+    space = spacelang.load(Source("<digits>", SPACE))
+    work = studies.Work(Path("unused"), 0, None)
+    assert studies.within(space, "params <= 3", work, 4) == []
+    assert len(studies.within(space, "params >= 3", work, 4)) == 4
+    with pytest.raises(SpaceError, match="nonsense"):
+        studies.within(space, "nonsense <= 3", work, 4)
+    arms = [{"first": {"test": 0.5}, "evolved": studies.figures([], [])}]
+    assert arms[0]["evolved"] is None
+    assert studies.whole(arms) == []
+    assert studies.whole([*arms, *SEEDS]) == SEEDS
 
 
 # Of two seeds: what the arms' networks read right of 359 test images.

@@ -28,6 +28,7 @@ from spacelang.backends.torch.training.nonfinite import NotFinite
 from spacelang.diagnostics import SpaceError
 from spacelang.engines.distillation import usual
 from spacelang.engines.paths import Plans, SinglePath
+from spacelang.engines.protocol import Metrics, StepPlan
 from spacelang.engines.teacher_board import TeacherBoard
 
 STILL = replace(RECIPE, lr=0.0, min_lr=0.0, warmup_lr=0.0)
@@ -79,24 +80,73 @@ def plan_of(trainer: BoardTrainer, step: int = 0) -> Any:
 
 def test_the_best_matched_teaches() -> None:
     base = Plans(SinglePath(3), student(), 7, 10).at(24)
-    engine = TeacherBoard(teachers=3, smoothing=0.2, match_lr=0.5, update_every=2)
+    engine = TeacherBoard(teachers=3, smoothing=0.2, match_lr=0.5)
     plan = engine.plan(base, [0.1, 0.7, 0.7])
     assert plan.forwards[:-1] == base.forwards
     assert (plan.forwards[-1].network, plan.forwards[-1].learns) == ("teacher[1]", False)
     assert plan.groups == ("weights", "match")
     options = {"smoothing": 0.2, "slot": 1.0, "sign": 1.0, "rate": 0.5}
-    assert [(t.kind, t.options, t.against) for t in plan.losses] == [
-        ("matched", options, 1), ("matching", options, 1)
-    ]  # fmt: skip
-    for engine_, step in ((engine, 23), (replace(engine, update_every=0), 24), (engine, 20)):
-        at = Plans(SinglePath(3), student(), 7, 10).at(step)
-        assert [t.kind for t in engine_.plan(at, [0.0, 1.0, 2.0]).losses] == ["matched"]
+    assert [(t.kind, t.options, t.against) for t in plan.losses] == [("matched", options, 1)]
+    update = engine.update(plan)
+    assert update.forwards == plan.forwards
+    assert update.groups == ("match",)
+    assert [(t.kind, t.options, t.against) for t in update.losses] == [("matching", options, 1)]
     evenly = engine.plan(base, [0.1, math.nan, 0.7])
     assert evenly.forwards[-1].network == "teacher[0]"
     assert [(t.kind, t.weight) for t in evenly.losses] == [
         ("cross_entropy", 0.75), ("soft_cross_entropy", 0.25)
     ]  # fmt: skip
     assert evenly.groups == ("weights",)
+
+
+class Script:
+    """Takes steps and gives matches in turn."""
+
+    def __init__(self, matches: Sequence[Sequence[float]], left_out: str = "") -> None:
+        self.matches, self.left_out, self.plans = iter(matches), left_out, list[StepPlan]()
+        self.taken = 0
+
+    def steps(self, data: str) -> int:
+        return 4
+
+    def match(self, plan: StepPlan, slots: Sequence[int]) -> Sequence[float]:
+        return next(self.matches)
+
+    def step(self, plan: StepPlan) -> Metrics:
+        self.plans.append(plan)
+        kinds = [term.name for term in plan.losses]
+        seen = 0 if self.left_out in kinds else 8
+        return Metrics(
+            1.0, dict.fromkeys(kinds, float(len(self.plans))) if seen else {}, 0, seen, 0.1
+        )
+
+
+def test_the_teacher_is_chosen_again_after_an_update() -> None:
+    """As published: the update has a selection of its own (steps 4 and 5 of an iteration)."""
+    matches = [[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.0, 1.0]]
+    engine = TeacherBoard(teachers=2, epochs=1, update_every=2)
+    script: Any = Script(matches)
+    *steps, _ = engine.run(student(), script, 3)
+    taken = [(p.step, p.losses[0].kind, p.forwards[-1].network) for p in script.plans]
+    first, second = "teacher[0]", "teacher[1]"
+    assert taken == [
+        (0, "matched", first), (1, "matched", first), (2, "matching", second),
+        (2, "matched", first), (3, "matched", second),
+    ]  # fmt: skip
+    assert [event.plan.step for event in steps] == [0, 1, 2, 3]
+    assert steps[2].metrics.terms == {"matched": 4.0, "matching": 3.0}
+    assert [term.kind for term in steps[2].plan.losses] == ["matched", "matching"]
+
+
+@pytest.mark.parametrize("kind", ["matched", "matching"])
+def test_a_half_that_was_left_out(kind: str) -> None:
+    """Where the first half of a step is left out, so is the second."""
+    script: Any = Script([[1.0, 0.0]] * 5, left_out=kind)
+    *steps, _ = TeacherBoard(teachers=2, epochs=1, update_every=2).run(student(), script, 3)
+    assert [p.losses[0].kind for p in script.plans if p.step == 2] == (
+        ["matching"] if kind == "matching" else ["matching", "matched"]
+    )
+    assert steps[2].metrics.total == 0
 
 
 @pytest.mark.parametrize(
@@ -164,7 +214,7 @@ def test_a_step_is_what_it_is_defined_as(data: Dataset, teachers: tuple[Teacher,
 def test_the_matching_network_learns_through_the_next_loss(
     data: Dataset, teachers: tuple[Teacher, ...]
 ) -> None:
-    """The step before the step: nothing of the student moves, and both have their terms."""
+    """The step before the step: nothing of the student moves."""
     recipe = replace(RECIPE, lr=0.1, warmup_epochs=0)
     graph = student()
     lesson = lesson_of(teachers, recipe, update_every=1, match_lr=0.5)
@@ -173,14 +223,11 @@ def test_the_matching_network_learns_through_the_next_loss(
     kept = {name: value.clone() for name, value in trainer.model.state_dict().items()}
     assert trainer.network is not None
     before = trainer.network.weight.detach().clone()
-    matching = replace(plan, losses=plan.losses[1:], groups=("match",))
-    alone = trainer.step(matching)
+    alone = trainer.step(lesson.engine.update(plan))
     assert alone.terms.keys() == {"matching"}
     assert not torch.equal(trainer.network.weight, before)
     assert all(torch.equal(kept[n], value) for n, value in trainer.model.state_dict().items())
-    both = trainer.step(plan)
-    assert both.terms.keys() == {"matched", "matching"}
-    assert both.loss == both.terms["matched"]
+    assert trainer.step(plan).terms.keys() == {"matched"}
     assert any(not torch.equal(kept[n], value) for n, value in trainer.model.state_dict().items())
     assert trainer.taken == 2
 
@@ -203,10 +250,7 @@ def test_asking_moves_nothing_of_a_module(data: Dataset, teachers: tuple[Teacher
     trainer = lesson.trainer(network, graph, data, RECIPE, 3)
     kept = {n: b.clone() for n, b in network.named_buffers()}
     scores = trainer.match(plan_of(trainer, 1), range(3))
-    trainer.step(replace(
-        lesson.engine.plan(plan_of(trainer, 1), scores), groups=("match",),
-        losses=lesson.engine.plan(plan_of(trainer, 1), scores).losses[1:],
-    ))  # fmt: skip
+    trainer.step(lesson.engine.update(lesson.engine.plan(plan_of(trainer, 1), scores)))
     assert all(torch.equal(kept[n], b) for n, b in network.named_buffers())
 
 
@@ -214,10 +258,10 @@ def test_asking_moves_nothing_of_a_module(data: Dataset, teachers: tuple[Teacher
 def test_a_match_that_is_no_number(
     policy: Any, data: Dataset, teachers: tuple[Teacher, ...]
 ) -> None:
-    """Where the first half of a step is left out, so is the second."""
-    trainer = trainer_of(data, teachers, update_every=1)
+    trainer = trainer_of(data, teachers)
     trainer.steady.policy = policy
-    plan = TeacherBoard(teachers=3, update_every=1).plan(plan_of(trainer, 1), [1.0, 0.0, 0.0])
+    engine = TeacherBoard(teachers=3)
+    plan = engine.update(engine.plan(plan_of(trainer, 1), [1.0, 0.0, 0.0]))
     trainer.memory.features[0].fill_(math.nan)
     kept = {name: value.clone() for name, value in trainer.model.state_dict().items()}
     if policy == "skip":
@@ -256,7 +300,7 @@ def test_resumed_runs_are_bit_identical(
 
     def step(self: BoardTrainer, plan: Any) -> Any:
         found = original(self, plan)
-        if plan.step == 4:
+        if plan.step == 4 and plan.groups == ("match",):
             os.kill(os.getpid(), signal.SIGTERM)
         return found
 

@@ -107,6 +107,21 @@ def test_a_layer_moves_by_its_share(graph: Graph, data: Dataset) -> None:
         assert torch.allclose(moved[1][name], whole * scales[name], rtol=1e-3, atol=1e-7), name
 
 
+# The moving average.
+
+
+@pytest.mark.parametrize("warmup", [False, True])
+def test_the_decay_of_an_average_is_timms(warmup: bool) -> None:
+    from timm.utils import ModelEmaV3
+
+    theirs = ModelEmaV3(torch.nn.Linear(1, 1), decay=0.99, use_warmup=warmup)
+    ours = Recipe(model_ema_decay=0.99, model_ema_warmup=warmup)
+    for step in (0, 1, 2, 50, 998, 999, 1000, 5000):  # of which timm's count is one more
+        assert ours.average_decay(step) == pytest.approx(theirs.get_decay(step + 1), abs=1e-15)
+    assert ours.as_json()["model_ema_warmup"] is warmup
+    assert "model_ema_warmup" not in Recipe().as_json()
+
+
 # Epochs at the least rate.
 
 

@@ -3,7 +3,8 @@
     loss = soft_labels(logits, classes, probabilities)       # [B], float32
 
 The K kept probabilities of a sample stand for themselves; what they lack to 1 is spread evenly over
-the other C - K classes. With t so made and p = softmax(z) the loss of a sample is -t . log p, so
+the other C - K classes, nothing where rounding has made them more. With t so made and p =
+softmax(z) the loss of a sample is -t . log p, so
 
     loss = mass lse(z) - r (sum z - sum_k z_k) - sum_k t_k z_k       mass = sum t, r = residual
     d loss / d z_c = mass p_c - t_c
@@ -29,7 +30,7 @@ def reference(logits: Tensor, classes: Tensor, probabilities: Tensor) -> Tensor:
     """The same by dense labels, in float32."""
     kept = probabilities.float()
     others = max(1, logits.shape[1] - classes.shape[1])
-    residual = (1 - kept.sum(1, keepdim=True)) / others
+    residual = (1 - kept.sum(1, keepdim=True)).clamp(min=0) / others
     labels = residual.repeat(1, logits.shape[1]).scatter(1, classes.long(), kept)
     return -(labels * logits.float().log_softmax(1)).sum(1)
 
@@ -42,7 +43,7 @@ def _labels(classes, probabilities, row, K, C, TOP: tl.constexpr):
     # Nothing is read or written for a class there is not. -1 of an unsigned type may be one.
     inside = (k < K) & (index >= 0) & (index < C)
     kept = tl.load(probabilities + row * K + k, mask=inside, other=0.0).to(tl.float32)
-    residual = (1.0 - tl.sum(kept, 0)) / tl.maximum(C - K, 1)
+    residual = tl.maximum(1.0 - tl.sum(kept, 0), 0.0) / tl.maximum(C - K, 1)
     return index, kept, inside, residual
 
 

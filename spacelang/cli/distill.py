@@ -126,9 +126,11 @@ def distill(
         images = runs.data_for(backend, spec, graph)
     place = work(backend, "device")(device)
     bad = on_bad or kept.get("on_bad") or learned.get("on_bad") or "error"
+    read = learned.get("epochs")  # of the store, which may have grown since
     lesson = work(backend, "lesson")(
         images, used, lessons(asked, learned, store is not None, len(teachers) > 1),
         teachers=teachers, store=store, on_bad=bad, device=place,
+        epochs=read if isinstance(read, int) else None,
     )  # fmt: skip
     with runs.together(backend, place, progress) as (told, first):
         made = work(backend, "distill")(

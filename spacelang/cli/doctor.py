@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -29,6 +29,8 @@ JOURNALS_OF_RUNS = ("manifest.jsonl", "scores.jsonl")
 LOG = "log.jsonl"
 EPOCH: Mapping[str, type] = MappingProxyType({"step": int, "epoch": int, "loss": float})
 CHECKED = b'{"check":"'
+# Of files that nothing says a hash of: in a folder with a manifest, and in that of a run.
+NOWHERE = UNLISTED, UNRECORDED = ("not listed", "not recorded")
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ def doctor(folder: str, as_json: bool) -> None:
     """
     with working("verifying"):
         found = list(examined(Path(folder)))
-    if not found:
+    if all(finding.note in NOWHERE for finding in found):
         raise SpaceError(
             error("SP702", f"{folder} holds no record of hashes").hint(
                 "name a folder that `compile`, `train`, `search` or `extract` wrote"
@@ -64,13 +66,16 @@ def doctor(folder: str, as_json: bool) -> None:
         for finding in found:
             note = f"  ({finding.note})" if finding.note else ""
             say(f"{finding.state:<8}  {finding.file}{note}")
-        say(f"{len(found)} files, all as written" if good else "NOT as written")
+        others = sum(finding.note in NOWHERE for finding in found)
+        more = f", and {others} of which no hash is recorded" if others else ""
+        say(f"{len(found) - others} files, all as written{more}" if good else "NOT as written")
     if not good:
         raise Exit(UNVERIFIED)
 
 
 def examined(folder: Path) -> Iterator[Finding]:
-    """The state of every recorded file below a folder (SP702 where that is no folder)."""
+    """The state of every recorded file below a folder, and what else its runs have kept (SP702
+    where it is no folder)."""
     if not folder.is_dir():
         raise SpaceError(error("SP702", f"{folder} is no folder"))
     for place, folders, _ in os.walk(folder):
@@ -80,14 +85,30 @@ def examined(folder: Path) -> Iterator[Finding]:
             yield from _of_store(here, folder)
             folders.clear()
             continue
-        if (here / MANIFEST).is_file():
-            yield from _of_manifest(here, folder)
-        if runs.is_run(here):
-            yield _of_run(here, folder)
-            yield from _of_log(here / LOG, folder)
-        for journal in sorted(here.glob(JOURNALS)):
-            if journal.is_file() and _has_checks(journal):
-                yield from _of_journal(journal, folder)
+        found = list(_of_folder(here, folder))
+        yield from found
+        if runs.is_begun(here):
+            yield from _rest(here, folder, {finding.file for finding in found}, UNRECORDED)
+
+
+def _of_folder(here: Path, folder: Path) -> Iterator[Finding]:
+    """The recorded files of one folder."""
+    if (here / MANIFEST).is_file():
+        yield from _of_manifest(here, folder)
+    if runs.is_run(here):
+        yield _of_run(here, folder)
+        yield from _of_log(here / LOG, folder)
+    for journal in sorted(here.glob(JOURNALS)):
+        if journal.is_file() and _has_checks(journal):
+            yield from _of_journal(journal, folder)
+
+
+def _rest(here: Path, folder: Path, known: Collection[str], note: str) -> Iterator[Finding]:
+    """The files that stand in no record: they are there, and that is all that is known."""
+    for path in sorted(here.iterdir()):
+        shown = os.path.relpath(path, folder)
+        if path.is_file() and shown not in known and not path.name.startswith("."):
+            yield Finding(shown, "ok", note)
 
 
 def _has_checks(path: Path) -> bool:
@@ -112,10 +133,8 @@ def _of_manifest(here: Path, folder: Path) -> Iterator[Finding]:
         full = isinstance(record, dict)
         wanted = cast("Mapping[str, object]", record).get("sha256") if full else record
         yield _compared(here / name, wanted, folder)
-    expected = {MANIFEST, MARKER, *listed}
-    for path in sorted(here.iterdir()):
-        if path.is_file() and path.name not in expected and not path.name.startswith("."):
-            yield Finding(str(path.relative_to(folder)), "ok", "not listed")
+    expected = (here / name for name in (MANIFEST, MARKER, *listed))
+    yield from _rest(here, folder, {os.path.relpath(p, folder) for p in expected}, UNLISTED)
 
 
 def _of_run(here: Path, folder: Path) -> Finding:

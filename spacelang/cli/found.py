@@ -1,18 +1,15 @@
-"""What a search found, on standard output, and the best of it as a file."""
+"""What a search found, on standard output."""
 
 from __future__ import annotations
 
-import json
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spacelang.cli.output import both, count_of, emit, exact, pairs, say, table
 from spacelang.diagnostics import SpaceError
-from spacelang.files import atomic_write
 
 if TYPE_CHECKING:
-    from spacelang.ir.decision import Assignment
     from spacelang.ir.graph import Graph
 
 
@@ -32,20 +29,15 @@ def _speed(made: Any, graph: Graph | None) -> dict[str, int]:
     return {}
 
 
-def keep_best(assignment: Assignment, engine: str, folder: Path) -> Path:
-    """The file of the best that was found, for `--arch`."""
-    file = folder / f"{engine}-best.json"
-    atomic_write(file, json.dumps(dict(assignment), indent=2) + "\n")
-    return file
-
-
 def show(
     made: Any, space: str, engine: str, folder: Path, as_json: bool, graph: Graph | None = None
 ) -> None:
-    """What was found, and the best of it as a file."""
+    """What was found, and in which file the best of it is."""
+    from spacelang.engines.trials import best_file
+
     speed = _speed(made, graph)
     best = made.found.best
-    file = keep_best(best.assignment, engine, folder)
+    file = best_file(folder, engine)
     front = [_candidate(candidate) for candidate in made.found.front]
     if as_json:
         found: dict[str, object] = {"run": space, "engine": engine}

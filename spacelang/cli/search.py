@@ -13,7 +13,7 @@ import click
 
 from spacelang.cli import options, runs
 from spacelang.cli.continued import SCRATCH, continued, tell
-from spacelang.cli.found import keep_best, show
+from spacelang.cli.found import show
 from spacelang.cli.output import complain
 from spacelang.cli.train import recipe, recipe_file, recipe_of
 from spacelang.diagnostics import SpaceError, error
@@ -259,7 +259,6 @@ def _program(
     found = searched(chosen, folder)
     if first:
         _genotype(found.found.best.assignment, folder / f"{engine}-genotype.json")
-        keep_best(found.found.best.assignment, engine, folder)
     if luck is None:
         return found
     try:

@@ -67,6 +67,7 @@ AUGMENTATION: dict[str, str] = {
 SWITCHES: dict[str, str] = {
     "sched_on_updates": "A new learning rate every step, or every epoch.",
     "model_ema": "Keep a moving average of the weights, and search in it.",
+    "model_ema_warmup": "Begin its decay by timm's curve, or at once; without, faster than both.",
     "amp": "Compute in bfloat16 where that is safe.",
     "channels_last": "Lay images and maps out with their channels last.",
     "grad_checkpointing": "Work the inside of blocks out again in the backward pass.",

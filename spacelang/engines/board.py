@@ -9,6 +9,7 @@ better, or a little better and cheaper, takes the place of the worst (Cream, Neu
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Literal
@@ -17,6 +18,18 @@ from spacelang.analysis.cost import Cost
 from spacelang.ir.decision import Assignment
 
 Ties = Literal["cheaper", "dearer"]
+
+
+class MatchWarning(UserWarning):
+    """A matching network that learns less than was asked for."""
+
+
+def warn_if_never(update_every: int, length: int) -> None:
+    """MatchWarning where an epoch of so many steps is too short for a second-order update."""
+    if update_every >= length:
+        told = f"an epoch has {length} steps, and update_every is {update_every}"
+        without = "the matching network learns by the loss of each step alone"
+        warnings.warn(f"{told}: {without}", MatchWarning, stacklevel=2)
 
 
 @dataclass(frozen=True, slots=True)

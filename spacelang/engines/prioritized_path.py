@@ -18,7 +18,7 @@ from typing import ClassVar, Literal
 
 from spacelang.analysis.cost import Cost
 from spacelang.diagnostics import SpaceError, error
-from spacelang.engines.board import Board, Entry, Ties
+from spacelang.engines.board import Board, Entry, Ties, warn_if_never
 from spacelang.engines.evolution import found
 from spacelang.engines.laws import whole
 from spacelang.engines.pool import REDRAWS, Pool, assemble, encoding
@@ -82,7 +82,8 @@ class PrioritizedPath:
     board          entries of the board
     images         of a batch that an entry is remembered by
     warm_epochs    up to and with this epoch, counted from 0, there is no board
-    update_every   steps between two updates of the matching network
+    update_every   steps of an epoch between two updates of the matching network (second order);
+                   MatchWarning where an epoch has no more
     gap            percentage points by which a dearer path must beat the worst of the board
     pick           who teaches: the best matched entry (meta), or the first of the board (top1)
     sampling       uniform; prior (`probabilities`, by the number of a candidate); or board, as
@@ -94,7 +95,6 @@ class PrioritizedPath:
     name: ClassVar[str] = "prioritized_path"
     kinds: ClassVar[frozenset[Kind]] = frozenset(("path", "presence"))
     weights: ClassVar[Weights] = "own"
-    matches: ClassVar[bool] = True
 
     epochs: int = 120
     board: int = 10
@@ -126,6 +126,12 @@ class PrioritizedPath:
             raise ValueError("probabilities are not negative, and one is above 0")
 
     @property
+    def matched(self) -> range:
+        """The epochs with steps whose teacher is matched."""
+        first = self.warm_epochs + 1 if self.pick == "meta" else self.epochs
+        return range(first, self.epochs)
+
+    @property
     def planned(self) -> int:
         """The most evaluations that a run makes."""
         return self.board
@@ -145,22 +151,23 @@ class PrioritizedPath:
         pool = Pool(space, self.where)
         board = Board(self.board, self.gap, self.ties)
         length = trainer.steps("train")
+        if self.second_order and self.pick == "meta":
+            warn_if_never(self.update_every, length)
         step = 0
         for epoch in range(self.epochs):
             for batch in range(length):
                 path, cost = self._draw(pool, board, (seed, "path", epoch, batch))
                 plan = StepPlan(step, epoch, batch, (Forward(path),), self._losses(None))
                 lesson = self._lesson(plan, board, trainer)
+                if lesson is not None and lesson.judge is not None and self._matches(batch):
+                    update = _taught(plan, lesson, self._matching(lesson), "match")
+                    yield Stepped(update, trainer.step(update))
+                    step += 1
+                    plan = replace(plan, step=step)
+                    lesson = self._lesson(plan, board, trainer)  # by what was learned
                 if lesson is not None:
-                    passes = (Forward(path), Forward(lesson.teacher.assignment, learns=False))
-                    plan = replace(plan, forwards=passes)
-                    if lesson.judge is not None and self._matches(batch):
-                        update = replace(plan, losses=self._matching(lesson), groups=("match",))
-                        yield Stepped(update, trainer.step(update))
-                        step += 1
-                    groups = ("weights", "match") if lesson.judge is not None else ("weights",)
-                    losses = self._losses(lesson)
-                    plan = replace(plan, step=step, losses=losses, groups=groups)
+                    groups = ("weights",) if lesson.judge is None else ("weights", "match")
+                    plan = _taught(plan, lesson, self._losses(lesson), *groups)
                 metrics = trainer.step(plan)
                 step += 1
                 if epoch > self.warm_epochs and metrics.total:  # 0: the step was left out
@@ -271,3 +278,9 @@ class PrioritizedPath:
             scored.append(Candidate(number, 0, "random", entry.assignment, entry.cost, score))
             yield Evaluated(scored[-1], len(entries))
         yield replace(found(scored, ("accuracy",), exhausted=False), best=scored[0])
+
+
+def _taught(plan: StepPlan, lesson: Lesson, losses: tuple[LossTerm, ...], *groups: str) -> StepPlan:
+    """A step of one path, with a pass of its teacher."""
+    passes = (*plan.forwards, Forward(lesson.teacher.assignment, learns=False))
+    return replace(plan, forwards=passes, losses=losses, groups=groups)

@@ -337,7 +337,8 @@ class Able(Protocol):
 
     An engine that does not search the weights of a trained supernet says in `weights` whose it
     does: a class attribute of type `Weights`, "shared" where there is none. A true one `moves` has
-    one that moves ranges and is given the hull, and `matches` one that asks a `Matcher`.
+    one that moves ranges and is given the hull; `matched` are the epochs in which a `Matcher` is
+    asked, whose images are not to be mixed.
     """
 
     name: ClassVar[str]

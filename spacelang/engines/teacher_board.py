@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import ClassVar
 
+from spacelang.engines.board import warn_if_never
 from spacelang.engines.distillation import TEACHER
 from spacelang.engines.laws import Law, check_weights
 from spacelang.engines.paths import Plans, SinglePath
@@ -57,7 +58,8 @@ class TeacherBoard:
     losses        the one that there is: labels are in it
     images        of the training part that each teacher is remembered by
     update_every  steps of an epoch between two updates of the matching network through the
-                  student's next loss (second order); 0: it learns by the loss of each step alone
+                  student's next loss (second order), MatchWarning where an epoch has no more; 0: it
+                  learns by the loss of each step alone
     match_lr      the learning rate of the matching network
     """
 
@@ -89,14 +91,36 @@ class TeacherBoard:
         """Stepped for each step that is left, EpochEnded after the last of an epoch."""
         check(self, space, fixed=True)
         length = trainer.steps("train")
+        if self.update_every:
+            warn_if_never(self.update_every, length)
         paths = SinglePath(self.epochs, self.law, self.smoothing, law_weights=self.law_weights)
         plans = Plans(paths, space, seed, length)
         for step in range(trainer.taken, self.epochs * length):
             plan = plans.at(step)
-            plan = self.plan(plan, trainer.match(plan, range(self.teachers)))
-            yield Stepped(plan, trainer.step(plan))
+            yield self._step(plan, trainer)
             if plan.batch == length - 1:
                 yield EpochEnded(plan.epoch, self.epochs)
+
+    def _step(self, plan: StepPlan, trainer: Matcher) -> Stepped:
+        """One update of the weights, after one of the matching network where its turn has come."""
+        taught = self.plan(plan, trainer.match(plan, range(self.teachers)))
+        if not (self._updates(plan.batch) and "match" in taught.groups):
+            return Stepped(taught, trainer.step(taught))
+        update = self.update(taught)
+        learned = trainer.step(update)
+        if not learned.terms:  # left out, and so is the whole step
+            return Stepped(update, learned)
+        taught = self.plan(plan, trainer.match(plan, range(self.teachers)))  # by what was learned
+        done = trainer.step(taught)
+        if not done.terms:
+            return Stepped(taught, done)
+        both = replace(taught, losses=taught.losses + update.losses)
+        return Stepped(both, replace(done, terms={**done.terms, **learned.terms}))
+
+    def update(self, taught: StepPlan) -> StepPlan:
+        """What the matching network learns before a step, by the teacher that it has chosen."""
+        losses = tuple(replace(term, kind="matching") for term in taught.losses)
+        return replace(taught, losses=losses, groups=("match",))
 
     def plan(self, plan: StepPlan, scores: Sequence[float]) -> StepPlan:
         """A step of training by paths, taught by the best matched teacher; by the first, and with
@@ -112,8 +136,7 @@ class TeacherBoard:
             )
             return replace(plan, forwards=passes, losses=losses)
         options = {**labels, "slot": float(best), "sign": 1.0, "rate": self.match_lr}
-        kinds = ("matched", "matching") if self._updates(plan.batch) else ("matched",)
-        losses = tuple(LossTerm(kind, 1.0, options, against=1) for kind in kinds)
+        losses = (LossTerm("matched", 1.0, options, against=1),)
         return replace(plan, forwards=passes, losses=losses, groups=("weights", "match"))
 
     def _updates(self, batch: int) -> bool:

@@ -47,6 +47,11 @@ class Trial:
     assignment: Mapping[str, Plain]
 
 
+def best_file(folder: Path, engine: str) -> Path:
+    """Where a search keeps the best architecture that it found, for `--arch`."""
+    return folder / f"{engine}-best.json"
+
+
 def read_trials(folder: PathLike, engine: str | None = None) -> list[Trial]:
     """The trials of a run folder or of the searches in it, by engine and number.
 

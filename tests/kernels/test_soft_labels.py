@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from spacelang.backends.torch.distillation.logits.record import dense, top
+from spacelang.backends.torch.training import losses
 from spacelang.backends.triton.launch import NotFused, require_fused
 from spacelang.backends.triton.soft_labels import _op, reference, soft_labels
 from spacelang.diagnostics import SpaceError
@@ -33,6 +34,22 @@ def close(found: Tensor, wanted: Tensor, tolerance: float) -> bool:
         return found.shape == wanted.shape
     limit = tolerance * wanted.float().abs().max()
     return bool((found.float() - wanted.float()).abs().max() <= limit)
+
+
+def test_no_class_has_less_than_nothing() -> None:
+    """Rounded up, the kept probabilities may be more than 1 together: t is those alone."""
+    logits, index, kept = operands(3, 20, 4)
+    kept = kept / kept.sum(1, keepdim=True) * 1.001
+    assert (kept.sum(1) > 1).all()
+    free = logits.requires_grad_()
+    labels = torch.zeros(3, 20).scatter(1, index, kept.float())
+    wanted = -(labels * free.log_softmax(1)).sum(1)
+    slopes = [
+        torch.autograd.grad(f.sum(), free)[0] for f in (soft_labels(free, index, kept), wanted)
+    ]
+    for function in (soft_labels, reference, losses.soft_labels):
+        assert close(function(logits, index, kept), wanted, 1e-6)
+    assert close(*slopes, 1e-6)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)

@@ -10,18 +10,17 @@ them. The matching network is there from the start.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from spacelang.backends.torch.data.datasets import Dataset, first_samples, ordered_batches
 from spacelang.backends.torch.distillation.teacher import Teacher, takes
-from spacelang.backends.torch.searching.engine_trainer import MATCHING, EngineTrainer
+from spacelang.backends.torch.searching.engine_trainer import EngineTrainer
 from spacelang.backends.torch.training.fixed import Fixed
 from spacelang.backends.torch.training.recipe import Recipe
 from spacelang.diagnostics import SpaceError, error
-from spacelang.engines.protocol import Forward, Metrics, StepPlan
+from spacelang.engines.protocol import Forward
 from spacelang.engines.teacher_board import teacher
 from spacelang.ir.graph import Graph
 
@@ -68,18 +67,6 @@ class BoardTrainer(EngineTrainer):
                     raise SpaceError(error("SP705", told))
                 self.memory.keep(slot, images, answers.softmax(1))
         self._begin(count * classes)
-
-    def step(self, plan: StepPlan) -> Metrics:
-        """One update of the weights, after one of the matching network alone where it is asked."""
-        matching = tuple(term for term in plan.losses if term.kind == MATCHING)
-        if len(matching) in (0, len(plan.losses)):
-            return super().step(plan)
-        learned = super().step(replace(plan, losses=matching, groups=("match",)))
-        if not learned.terms:  # left out, and so is the whole step
-            return learned
-        rest = tuple(term for term in plan.losses if term.kind != MATCHING)
-        done = super().step(replace(plan, losses=rest))
-        return replace(done, terms={**done.terms, **learned.terms}) if done.terms else done
 
     def _pass(self, number: int, forward: Forward, images: Tensor) -> Tensor:
         if forward.network in self.teachers:

@@ -164,8 +164,10 @@ def lesson(
     store: str | None,
     on_bad: OnBad,
     device: str,
+    epochs: int | None = None,
 ) -> Lesson | BoardLesson:
-    """What a command line asks for: teachers, each with the options of `open_teacher`, a store."""
+    """What a command line asks for: teachers, each with the options of `open_teacher`, a store, of
+    which a run that goes on reads the first `epochs`, as it was begun."""
     if len(teachers) > 1:
         if store is not None:
             told = error("SP705", "a store keeps the answers of one teacher")
@@ -180,9 +182,9 @@ def lesson(
         who = open_teacher(teachers[0][0], data, **teachers[0][1])
     stored: Stored | None = None
     if store is not None and published_epochs(store):
-        stored = PublishedReplay(store, data, on_bad=on_bad)
+        stored = PublishedReplay(store, data, on_bad=on_bad, epochs=epochs)
     elif store is not None:
         about, _ = read_record(store)
         asked = Asked(who, data.train, about, device) if who is not None else None
-        stored = Replay(store, on_bad=on_bad, asked=asked)
+        stored = Replay(store, on_bad=on_bad, asked=asked, epochs=epochs)
     return Lesson(engine, who, stored)

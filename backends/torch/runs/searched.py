@@ -1,16 +1,18 @@
 """What an engine found, as records hold it.
 
-Searched(engine, found, candidates).as_json()       # the content of `<engine>.json`
+Searched(engine, found, candidates).keep(folder)    # `<engine>.json`, `<engine>-best.json`
 """
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from spacelang.analysis.eliminate import Between
-from spacelang.backends.torch.runs.run import Json
+from spacelang.backends.torch.runs.run import Json, write_json
 from spacelang.engines.protocol import Able, Candidate, Derived, EpochEnded, Found, SpaceMoved
 from spacelang.engines.settings import settings_of
+from spacelang.engines.trials import best_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,12 @@ class Searched:
     judged: tuple[int, ...] = ()
     boards: tuple[EpochEnded, ...] = ()
     baselines: tuple[Searched, ...] = ()
+
+    def keep(self, folder: Path, **more: object) -> None:
+        """Write the record, with what `more` is known, and the best architecture by itself."""
+        name = self.engine.name
+        write_json(folder / f"{name}.json", {**self.as_json(), **more})
+        write_json(best_file(folder, name), self.found.best.assignment, indent=2)
 
     def as_json(self) -> Json:
         """The record `<engine>.json`."""

@@ -264,15 +264,16 @@ class CycleTrainer:
 
     # Checkpoints.
 
-    def save(self, store: Checkpoints, state: Mapping[str, object]) -> None:
-        """Everything that a later process needs to go on, and `state` besides.
+    def save(self, store: Checkpoints, state: Mapping[str, object], *, epoch: int) -> None:
+        """Everything that a later process needs to go on, and `state` besides, after so many
+        finished epochs.
 
         The weights of the network that has the decisions stand where those of a training do.
         """
         if not self.ranks.first:
             return
         tensors, settings = self._pack()
-        store.save(tensors, step=self.taken, epoch=0, state={**state, **settings})
+        store.save(tensors, step=self.taken, epoch=epoch, state={**state, **settings})
 
     def _pack(self) -> tuple[Tensors, dict[str, object]]:
         tensors: dict[str, Mapping[str, Tensor]] = {

@@ -21,7 +21,7 @@ from spacelang.backends.torch.reports.search_report import write_search_report
 from spacelang.backends.torch.runs.interrupt import Interrupt
 from spacelang.backends.torch.runs.progress import Reporter, progress
 from spacelang.backends.torch.runs.ranks import current
-from spacelang.backends.torch.runs.run import Json, Log, RunFolder, write_graph, write_json
+from spacelang.backends.torch.runs.run import Json, Log, RunFolder, write_graph
 from spacelang.backends.torch.runs.searched import Searched
 from spacelang.backends.torch.runs.trackers import Tracker, check_trackers, trackers
 from spacelang.backends.torch.searching.cycle_trainer import CycleTrainer
@@ -151,7 +151,7 @@ def search_program(
         work = Work(run.path, trainer, store, answers, interrupt, followers)
         work.resume()
         result = work.run(engine, program, Told(reporter or progress("quiet")))
-        write_json(run.path / f"{engine.name}.json", result.as_json())
+        result.keep(run.path)
         write_search_report(run.path, graph, data, result, work.log.entries)
     return result
 
@@ -197,10 +197,10 @@ class Work:
             "the checkpoint that they see: is the folder shared?",
         )
 
-    def save(self) -> None:
-        """A checkpoint, after the answers that lead to it."""
+    def save(self, epoch: int) -> None:
+        """A checkpoint, after the answers that lead to it and so many finished epochs."""
         self.answers.flush()
-        self.trainer.save(self.store, {"answers": len(self.answers)})
+        self.trainer.save(self.store, {"answers": len(self.answers)}, epoch=epoch)
 
     def run(self, engine: ProgramEngine, program: Program, told: Told) -> Searched:
         """The events of an engine; what was answered before is not logged or saved again."""
@@ -216,13 +216,13 @@ class Work:
                     epoch.add(event)
                     told.step(plan, total, epoch.whole)
                     if replayed.live and self.interrupt.asked():
-                        self.save()
+                        self.save(plan.epoch)
                         self.interrupt.check()
                 case EpochEnded(number):
                     # Written once: a run that stopped right before it finds its line missing.
                     if len(self.log.entries) <= number:
                         self.log.add(epoch.line(number, self.trainer.taken))
-                        self.save()
+                        self.save(number + 1)
                     epoch = Epoch()
                     self.interrupt.check()
                 case Derived():

@@ -5,14 +5,15 @@
 
 The first scores networks of a trained supernet, the second trains each of them anew. The folder
 holds `scores.jsonl`, a line for every architecture that was scored, shared by all engines that
-search alike, `begun.json`, how each was set, and for each that came to its end `<engine>.json`;
-`report.html` shows them all.
+search alike, `begun.json`, how each was set, and for each that came to its end `<engine>.json` and
+its best, `<engine>-best.json`; `report.html` shows them all.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from spacelang.backends.torch.data.datasets import Dataset
@@ -20,7 +21,7 @@ from spacelang.backends.torch.reports.search_report import write_search_report
 from spacelang.backends.torch.runs.interrupt import Interrupt
 from spacelang.backends.torch.runs.progress import Reporter, progress
 from spacelang.backends.torch.runs.ranks import current
-from spacelang.backends.torch.runs.run import Json, RunFolder, write_graph, write_json
+from spacelang.backends.torch.runs.run import Json, RunFolder, write_graph
 from spacelang.backends.torch.runs.searched import Searched
 from spacelang.backends.torch.searching.baselines import found_by, search_beside
 from spacelang.backends.torch.searching.scratch import Scratch
@@ -84,9 +85,8 @@ def search(
     warn_if_mixed(graph, recalibrate)
     note = _note(engine, folder, seed, baselines)
     with RunFolder(folder, SHARED, basis, settings, note) as run, Interrupt() as interrupt:
-        result = _searched(engine, graph, trainer, run, interrupt, seed, reporter, baselines)
-        write_search_report(run.path, graph, data, result, trained.log)
-    return result
+        report = partial(write_search_report, run.path, graph, data, log=trained.log)
+        return _searched(engine, graph, trainer, run, interrupt, seed, reporter, baselines, report)
 
 
 def search_scratch(
@@ -118,9 +118,9 @@ def search_scratch(
         write_graph(run.path, graph)
         kept = UnderWay(run.path, interrupt)
         prober = Scratch(graph, data, recipe, seed, device, kept)
-        result = _searched(engine, graph, prober, run, interrupt, seed, reporter, baselines)
+        report = partial(write_search_report, run.path, graph, data)
+        result = _searched(engine, graph, prober, run, interrupt, seed, reporter, baselines, report)
         current().lead(kept.clear)
-        write_search_report(run.path, graph, data, result)
     return result
 
 
@@ -141,9 +141,10 @@ def _searched(
     seed: int,
     reporter: Reporter | None,
     baselines: bool | None,
+    report: Callable[[Searched], None],
 ) -> Searched:
     """What an engine finds by the scores of a folder's journal and, beyond it, of a prober, and
-    what baselines do beside it."""
+    what baselines do beside it. What it found is kept, and reported, before they begin."""
     told = reporter or progress("quiet")
     ranks = current()
     with open_journal(run.path / SCORES) as journal:
@@ -152,13 +153,17 @@ def _searched(
         recorded = Recorded(prober, journal, basis)
         run.begun = lambda: len(recorded) > 0 or under_way(run.path)
         result = found_by(engine, graph, recorded, interrupt, seed, told)
-        write_json(run.path / f"{engine.name}.json", result.as_json())
+        result.keep(run.path)
+        report(result)
         wanted = beside(
             engine, result.found.evaluated, baselines, anew=run.identity["kind"] == SCRATCH
         )
-        others = search_beside(wanted, graph, recorded, run.path, interrupt, seed, told)
+        if wanted:
+            others = search_beside(wanted, graph, recorded, run.path, interrupt, seed, told)
+            result = replace(result, baselines=others)
+            report(result)
         ranks.lead(lambda: end(run.path, engine.name))
-    return replace(result, baselines=others)
+    return result
 
 
 def open_journal(path: Path) -> Journal:

@@ -25,7 +25,7 @@ from spacelang.backends.torch.reports.stages import changes
 from spacelang.backends.torch.runs.interrupt import Interrupt
 from spacelang.backends.torch.runs.progress import Reporter, progress
 from spacelang.backends.torch.runs.ranks import current
-from spacelang.backends.torch.runs.run import Log, RunFolder, read_graph, write_graph, write_json
+from spacelang.backends.torch.runs.run import Log, RunFolder, read_graph, write_graph
 from spacelang.backends.torch.runs.searched import Searched
 from spacelang.backends.torch.runs.trackers import Tracker, check_trackers, trackers
 from spacelang.backends.torch.searching.baselines import search_beside
@@ -170,10 +170,10 @@ class Work:
         self._enter(graph, model, fresh=True)
         return graph
 
-    def save(self, answers: Answers) -> None:
-        """A checkpoint, after the answers that lead to it."""
+    def save(self, answers: Answers, epoch: int) -> None:
+        """A checkpoint, after the answers that lead to it and so many finished epochs."""
         answers.flush()
-        self.trainer.save(self.store, {"answers": len(answers)})
+        self.trainer.save(self.store, {"answers": len(answers)}, epoch=epoch)
 
     # The trainer's own work.
 
@@ -240,6 +240,7 @@ def search_own(
     if recipe.law != "choices":
         found = error("SP701", f"{engine.name} has a law of its own, not {recipe.law}")
         raise SpaceError(found.hint("leave --law out"))
+    _refuse_mixed(engine, recipe)
     if recipe.cooldown_epochs:
         found = error("SP701", f"{engine.name} says itself how long it trains, without cooldown")
         raise SpaceError(found.hint("leave --cooldown-epochs out"))
@@ -275,15 +276,26 @@ def search_own(
                         raise
                     continue
                 where = os.path.relpath(work.folder, run.path)
-                write_json(run.path / f"{engine.name}.json", {**result.as_json(), "weights": where})
+                result.keep(run.path, weights=where)
+                last = work.trainer.graph
+                write_search_report(run.path, last, data, result, work.log.entries)
                 scored = result.found.evaluated - sum(result.judged)
-                others = search_beside(
-                    beside(engine, scored, baselines), work.trainer.graph, replayed, run.path,
-                    interrupt, seed, told,
-                )  # fmt: skip
-                result = replace(result, baselines=others)
-                write_search_report(run.path, work.trainer.graph, data, result, work.log.entries)
+                wanted = beside(engine, scored, baselines)
+                if wanted:
+                    others = search_beside(wanted, last, replayed, run.path, interrupt, seed, told)
+                    result = replace(result, baselines=others)
+                    write_search_report(run.path, last, data, result, work.log.entries)
                 return result
+
+
+def _refuse_mixed(engine: OwnEngine, recipe: Recipe) -> None:
+    """SP701 where images are mixed in epochs whose loss knows nothing of mixed labels."""
+    matched: Sequence[int] = getattr(engine, "matched", ())
+    if not any(map(recipe.mixing, matched)):
+        return
+    found = error("SP701", f"{engine.name}: a match knows nothing of mixed images")
+    unmixed = f"--mixup 0 --cutmix 0, or --mixup-off-epoch {matched[0]}: the warm-up alone mixes"
+    raise SpaceError(found.hint(unmixed))
 
 
 def _kept_hull(folder: Path) -> Graph | None:
@@ -329,13 +341,14 @@ def _run(
                 told.step(plan, engine.epochs * length, tally)
                 # After the last step of an epoch its end is waited for: it has a line.
                 if plan.batch < length - 1 and interrupt.asked():
-                    work.save(answers)
+                    if replayed.live:
+                        work.save(answers, plan.epoch)
                     interrupt.check()
             case EpochEnded(epoch):
                 boards += [event] if event.board else []
                 if replayed.live:
                     work.log.add(epoch_line(work.trainer, epoch, tally))
-                    work.save(answers)
+                    work.save(answers, epoch + 1)
                 tally = Tally()
                 interrupt.check()
             case Evaluated(candidate, planned):

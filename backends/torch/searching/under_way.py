@@ -60,10 +60,10 @@ class UnderWay:
             match event:
                 # After the last step of an epoch its end is waited for.
                 case Stepped(plan) if plan.batch < last and self.interrupt.asked():
-                    trainer.save(store, {})
+                    trainer.save(store, {}, epoch=plan.epoch)
                     self.interrupt.check()
-                case EpochEnded():
-                    trainer.save(store, {})
+                case EpochEnded(epoch):
+                    trainer.save(store, {}, epoch=epoch + 1)
                     self.interrupt.check()
                 case _:
                     pass

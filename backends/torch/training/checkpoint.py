@@ -68,7 +68,7 @@ class Record:
     sha256: str
     graph: str  # hash of the graph that was trained
     step: int
-    epoch: int
+    epoch: int  # epochs that are finished, as the log counts them
     state: dict[str, object]  # whatever else a run needs to go on: JSON; `run` is run.json's hash
 
 

@@ -70,13 +70,14 @@ LOSSES: Mapping[str, Loss] = MappingProxyType({**LABELLED, **COMPARING})
 def soft_labels(logits: Tensor, classes: Tensor, probabilities: Tensor) -> Tensor:
     """Each sample's loss [B] against K kept probabilities [B, K] of its classes (TinyViT, 3.1).
 
-    What they lack to 1 is spread evenly over the other classes; the dense labels are never made.
+    What they lack to 1 is spread evenly over the other classes, nothing where rounding has made
+    them more; the dense labels are never made.
     """
     kept = probabilities.float()
     count = logits.shape[1]
     others = count - kept.shape[1]
     chosen = logits.gather(1, classes.long())
-    residual = (1 - kept.sum(1)) / max(1, others)
+    residual = (1 - kept.sum(1)).clamp(min=0) / max(1, others)
     mass = residual * others + kept.sum(1)
     rest = logits.sum(1) - chosen.sum(1)
     return mass * logits.logsumexp(1) - residual * rest - (kept * chosen).sum(1)

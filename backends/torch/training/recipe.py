@@ -23,7 +23,7 @@ from spacelang.engines.settings import read_fields
 # Settings that make a schedule.
 _OF_SCHEDULE = tuple(name for name in Schedule.__dataclass_fields__ if name != "updates")
 # Settings that are recorded only where they are set: runs without them are older, and go on.
-LATER = ("cooldown_epochs", "layer_decay", "aug_repeats")
+LATER = ("cooldown_epochs", "layer_decay", "aug_repeats", "model_ema_warmup")
 MOST_REPEATS = 100
 
 
@@ -43,6 +43,8 @@ class Recipe:
                     together, each value, or the norm of each unit against its weights' (agc)
     mixup, cutmix   alpha of the share of two images in one; 0 for none
     model_ema       keep a moving average of the weights, and search and extract from it
+    model_ema_warmup   how its decay begins: by timm's curve, or at once (timm's default); where
+                    None, by (1 + step) / (10 + step)
     amp             compute in `amp_dtype` where that is safe
     channels_last   lay images out with their channels last, and with them all maps
     grad_checkpointing   work the inside of blocks out again in the backward pass, to save memory
@@ -108,6 +110,7 @@ class Recipe:
     cooldown_epochs: int = 0
     layer_decay: float | None = None
     aug_repeats: float = 0
+    model_ema_warmup: bool | None = None
 
     def __post_init__(self) -> None:
         wrong = [message for message, holds in self._limits() if not holds]
@@ -190,7 +193,11 @@ class Recipe:
 
     def average_decay(self, step: int) -> float:
         """How much of the moving average stays at a step: less at first, when all is new."""
-        return min(self.model_ema_decay, (1 + step) / (10 + step))
+        if self.model_ema_warmup is None:
+            return min(self.model_ema_decay, (1 + step) / (10 + step))
+        if step == 0 or not self.model_ema_warmup:  # timm's begins as the first step left them
+            return self.model_ema_decay if step else 0.0
+        return min(self.model_ema_decay, 1 - (1 + step) ** (-2 / 3))
 
     def as_json(self) -> dict[str, object]:
         """The settings as a record of a run holds them."""

@@ -346,14 +346,14 @@ class TorchTrainer:
 
     # Checkpoints.
 
-    def save(self, store: Checkpoints, state: Mapping[str, object]) -> None:
-        """Everything that a later process needs to go on, and `state` besides."""
+    def save(self, store: Checkpoints, state: Mapping[str, object], *, epoch: int) -> None:
+        """Everything that a later process needs to go on, and `state` besides, after so many
+        finished epochs."""
         if not self.ranks.first and self.pieces is None:
             return
         tensors, settings = self._pack()
         if not self.ranks.first:
             return
-        epoch = self.taken // self.steps("train")
         known = {**state, **settings, "steady": self.steady.state()}
         store.save(tensors, step=self.taken, epoch=epoch, state=known)
 

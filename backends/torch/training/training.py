@@ -201,7 +201,7 @@ def train(
         steady.note = lambda record: note(run.path, record)
         tally = _resume(trainer, store)
         if steady.policy == "rollback" and trainer.taken == 0:
-            trainer.save(store, {"tally": vars(tally)})
+            trainer.save(store, {"tally": vars(tally)}, epoch=0)
         followers = trackers(log_to, run.path)
         log = Log(run.path, trainer.taken, followers)
         length = trainer.steps("train")
@@ -216,12 +216,13 @@ def train(
                             told.advance(1, epoch=event.plan.epoch + 1, loss=tally.mean)
                             # After the last step of an epoch its end is waited for: it has a line.
                             if event.plan.batch < length - 1 and interrupt.asked():
-                                trainer.save(store, {"tally": vars(tally)})
+                                done = event.plan.epoch
+                                trainer.save(store, {"tally": vars(tally)}, epoch=done)
                                 interrupt.check()
                         case EpochEnded(epoch):
                             log.add(epoch_line(trainer, epoch, tally))
                             tally = Tally()
-                            trainer.save(store, {"tally": vars(tally)})
+                            trainer.save(store, {"tally": vars(tally)}, epoch=epoch + 1)
                             if epoch + 1 < recipe.all_epochs:
                                 interrupt.check()
                         case _:

@@ -28,6 +28,7 @@ from spacelang.backends.torch.data.variation import Variation, Views, variation
 from spacelang.backends.torch.distillation.logits.published import PublishedLogits, published_epochs
 from spacelang.backends.torch.distillation.logits.reader import OnBad
 from spacelang.backends.torch.distillation.logits.record import Records
+from spacelang.backends.torch.distillation.logits.store import first_of
 from spacelang.backends.torch.distillation.teacher import Teacher
 from spacelang.diagnostics import SpaceError, error
 from spacelang.files import PathLike
@@ -45,22 +46,31 @@ class PublishedReplay:
 
     on_bad   "error" raises SP702 at a record that makes no sense, and now where an image has none;
              "skip" says that it is not good; nobody can be asked again, so there is no "recompute"
+    epochs   the first so many, though there may be more by now
     """
 
     teacher = "a published store"
     temperature = 1.0
 
-    def __init__(self, folder: PathLike, data: Dataset, *, on_bad: OnBad = "error") -> None:
+    def __init__(
+        self,
+        folder: PathLike,
+        data: Dataset,
+        *,
+        on_bad: OnBad = "error",
+        epochs: int | None = None,
+    ) -> None:
         self.folder = Path(folder)
         self.on_bad: OnBad = on_bad
         if on_bad == "recompute":
             found = error("SP705", "published records do not say how to ask for them again")
             raise SpaceError(found.hint("--on-bad skip leaves such images out"))
-        self._found = published_epochs(folder)
-        self.epochs = len(self._found)
-        if self.epochs == 0:
+        found = published_epochs(folder)
+        if not found:
             told = error("SP702", f"{folder}: no logits_topK_epoch0 is there")
             raise SpaceError(told.hint("name the folder that holds those of all epochs"))
+        self.epochs = first_of(folder, len(found), epochs)
+        self._found = {epoch: found[epoch] for epoch in range(self.epochs)}
         self.k = self._found[0][1]
         if {k for _, k in self._found.values()} != {self.k}:
             raise SpaceError(
@@ -115,7 +125,8 @@ class PublishedReplay:
         files = [file for folder in folders for file in sorted(folder.glob("rank*-*"))]
         rows = [f"{f.parent.name}/{f.name} {f.stat().st_size}" for f in files]
         digest = hashlib.sha256("\n".join(rows).encode()).hexdigest()
-        return {"store": {"format": "TinyViT's", "files": digest, "k": self.k}}
+        store = {"format": "TinyViT's", "files": digest, "k": self.k}
+        return {"store": store, "epochs": self.epochs}
 
     def check(self, data: Dataset, aug: str, teacher: Teacher | None) -> None:
         """SP702 unless images vary as they can have varied; the files say nothing of a teacher."""

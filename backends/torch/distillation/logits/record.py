@@ -65,7 +65,7 @@ def top(
 def dense(records: Records, classes: int) -> Tensor:
     """Probabilities of all classes [N, classes], float32: the residual spread evenly."""
     kept = torch.from_numpy(records.probabilities.astype(np.float32))
-    residual = (1 - kept.sum(1, keepdim=True)) / max(1, classes - kept.shape[1])
+    residual = (1 - kept.sum(1, keepdim=True)).clamp(min=0) / max(1, classes - kept.shape[1])
     index = torch.from_numpy(records.classes.astype(np.int64))
     return residual.repeat(1, classes).scatter_(1, index, kept)
 

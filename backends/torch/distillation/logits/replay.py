@@ -27,6 +27,7 @@ from spacelang.backends.torch.distillation.logits.store import (
     aug_digest,
     data_digest,
     epochs_of,
+    first_of,
     read_record,
     refuse_images,
     refuse_other,
@@ -80,12 +81,18 @@ class Stored(Protocol):
 class Replay:
     """A store as a training reads it. SP702, now, for one that is unfinished or not whole.
 
+    epochs   the first so many, though there may be more by now: those that a run was begun with
     on_bad   "error" raises SP702 at a bad record; "skip" says it is not good; "recompute" asks the
              teacher again, whose record is then the very one that was written
     """
 
     def __init__(
-        self, folder: PathLike, *, on_bad: OnBad = "error", asked: Asked | None = None
+        self,
+        folder: PathLike,
+        *,
+        on_bad: OnBad = "error",
+        asked: Asked | None = None,
+        epochs: int | None = None,
     ) -> None:
         self.folder, self.asked = Path(folder), asked
         self.on_bad: OnBad = on_bad
@@ -98,6 +105,7 @@ class Replay:
         if self.epochs == 0:
             told = error("SP702", f"{folder}: no epoch of the store is finished")
             raise SpaceError(told.hint("`spacelang store write` goes on where it stopped"))
+        self.epochs = first_of(folder, self.epochs, epochs)
         for epoch in range(self.epochs):  # sizes, headers and checksums of all files
             self._open(epoch)
         self._stored: tuple[int, LogitStore, dict[int, Records]] | None = None

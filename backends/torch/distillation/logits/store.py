@@ -212,3 +212,14 @@ def epochs_of(folder: PathLike) -> list[int]:
     return sorted(
         int(n) for n in numbers if n.isdecimal() and epoch_folder(folder, int(n)).name[6:] == n
     )
+
+
+def first_of(folder: PathLike, there: int, wanted: int | None) -> int:
+    """How many stored epochs are read: all, or the first that are wanted (SP702 if fewer are
+    there)."""
+    if wanted is not None and not 0 < wanted <= there:
+        told = error("SP702", f"{folder}: {there} epochs are finished, {wanted} are to be read")
+        raise SpaceError(
+            told.hint("a run reads the epochs that it was begun with: bring them back")
+        )
+    return there if wanted is None else wanted
