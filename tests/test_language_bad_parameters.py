@@ -225,6 +225,7 @@ def test_spaces_have_parameters_of_words() -> None:
     assert {(file, name) for file, _, _, name in WORDS} == {
         ("autoformer", "pool"),
         ("irpe", "method"),
+        ("irpe", "mode"),
         ("irpe", "on"),
         ("minivit", "seam"),
         ("swin", "seam"),

@@ -42,6 +42,7 @@ SIZES: dict[str, list[dict[str, object]]] = {
     "cream.space:cream": [{"image": 160}, {"image": 96}],
     "cdarts.space:cifar10": [{"image": 40}, {"image": 48}],
     "cdarts.space:imagenet": [{"image": 256}, {"image": 320}],
+    "mobilenetv3.space:mobilenetv3_large": [{"image": 160}, {"image": 256}],
 }
 EFFICIENTVIT = {192: 2_349_248, 160: 2_349_160, 256: 2_349_436, 512: 2_349_832}
 
