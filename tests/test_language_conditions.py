@@ -148,7 +148,7 @@ def test_limits_on_one_decision_each(limits: str, size: int, codes: list[str]) -
     body += " output choose op { a: relu(x) b: tanh(x) } weights { _: entangle }"
     graph = load(Source("s.space", f"space s {{ input x: [B, 4] {body} {limits} }}"))
     assert graph.size() == size
-    assert [found.code for found in claims(graph)] == codes
+    assert [found.code for found in (*graph.remarks, *claims(graph))] == codes
 
 
 def test_a_limit_of_a_block_is_told_once() -> None:
