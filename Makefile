@@ -1,7 +1,7 @@
 # Two commands set everything up, each in its own virtual environment:
 #   make quickstart    the main job on real images, with a report
 #   make test          lint, types and tests
-#   make soak          the long tests too; `make programs FROM=.. TO=..` goes on with random programs
+# `make soak` runs the long tests too, and `make programs FROM=.. TO=..` the random programs of some numbers.
 PYTHON ?= python3
 PYTEST_ARGS ?= -n 2 --dist worksteal -q
 QUICKSTART_ARGS ?=
