@@ -1,6 +1,7 @@
 # Two commands set everything up, each in its own virtual environment:
 #   make quickstart    the main job on real images, with a report
 #   make test          lint, types and tests
+# `make soak` runs the long tests too, and `make programs FROM=.. TO=..` the random programs of some numbers.
 PYTHON ?= python3
 PYTEST_ARGS ?= -n 2 --dist worksteal -q
 QUICKSTART_ARGS ?=
@@ -17,7 +18,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # `distillation`, which train for longer, are called by hand.
 BENCHMARKS := compiler growth scaling curves logits precision compiled networks
 
-.PHONY: quickstart test lint types soak bench generated clean
+.PHONY: quickstart test lint types soak programs bench generated clean
 .DELETE_ON_ERROR:
 
 # PyTorch gets all cores here: this is one job, not many tests beside each other.
@@ -37,6 +38,14 @@ types: $(TEST_ENV)/.installed
 
 soak: $(TEST_ENV)/.installed
 	$(BIN)/python -m pytest $(PYTEST_ARGS) -m "soak or not soak" --hypothesis-profile soak
+
+# The random programs of some numbers alone, so that a soak which was stopped goes on where it was:
+#   make programs FROM=30200 TO=100000
+FROM ?= 2000
+TO ?= 100000
+programs: $(TEST_ENV)/.installed
+	PROGRAMS_FROM=$(FROM) PROGRAMS_TO=$(TO) $(BIN)/python -m pytest $(PYTEST_ARGS) -vv -m soak \
+	  tests/differential/test_programs.py::test_more_random_programs
 
 bench: $(TEST_ENV)/.installed
 	@for name in $(BENCHMARKS); do echo "== $$name"; $(BIN)/python benchmarks/$$name.py || exit 1; done

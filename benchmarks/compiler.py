@@ -127,8 +127,10 @@ def starts(repeats: int) -> dict[str, float]:
         ),
         "spacelang --help": timed(command("--help"), repeats),
     }
-    for path in sorted((ROOT / "spaces").glob("*.space")):
-        found[f"check {path.name}"] = timed(command("check", f"spaces/{path.name}"), repeats)
+    shipped = ROOT / "spaces"
+    for path in sorted((*shipped.glob("*.space"), *shipped.glob("combinations/*.space"))):
+        name = path.relative_to(shipped).as_posix()
+        found[f"check {name}"] = timed(command("check", f"spaces/{name}"), repeats)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "long.space"
         path.write_text(long_file(5000))

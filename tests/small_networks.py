@@ -14,9 +14,12 @@ from spacelang.loader import load
 # A small network of each system: its address, its settings.
 SMALL = {
     "autoformer": ("autoformer.space:autoformer_t", {"image": 48, "classes": 7}),
-    "efficientvit": ("efficientvit.space:efficientvit_search", {"image": 64, "classes": 7}),
+    "efficientvit": (
+        "efficientvit.space:efficientvit_search",
+        {"image": 64, "larger_windows": True, "classes": 7},
+    ),
     "efficientvit, padded": ("efficientvit.space:efficientvit_m0", {"image": 160, "classes": 7}),
-    "tinyvit": ("tinyvit.space:tinyvit_5m", {"image": 64, "classes": 7}),
+    "tinyvit": ("tinyvit.space:tinyvit_5m", {"image": 64, "larger_windows": True, "classes": 7}),
     "swin": ("swin.space:swin_t", {"classes": 7}),
     "deit": ("deit.space:deit_ti", {"image": 32, "classes": 7}),
     "irpe": ("irpe.space:deit_s_product_qkv", {"image": 48, "classes": 7}),

@@ -151,7 +151,8 @@ def test_threads_leave_the_bytes_as_they_are(tmp_path: Path) -> None:
     try:
         for threads in (1, 2):
             torch.set_num_threads(threads)
-            words = ("--for", "inference", "--set", "image=64", "-o", tmp_path / str(threads))
+            settings = ("--set", "image=64", "--set", "larger_windows=true")
+            words = ("--for", "inference", *settings, "-o", tmp_path / str(threads))
             told.append(data("compile", "efficientvit.space:efficientvit_m0", *words))
             assert torch.get_num_threads() == threads
     finally:

@@ -23,7 +23,7 @@ FOLDER = Path(__file__).parent.parent / "spaces" / "combinations"
 NARROW: Mapping[str, Mapping[str, object]] = {
     "autoformer_pairs": {"image": 32, "classes": 4},
     "cream_kernels": {"depths": [2, 3, 1, 1, 1], "image": 64, "classes": 4},
-    "efficientvit_positions": {"image": 64, "classes": 4},
+    "efficientvit_positions": {"image": 64, "larger_windows": True, "classes": 4},
 }
 
 

@@ -106,21 +106,30 @@ def test_published_figure(name: str, address: str) -> None:
     assert counted(graph, graph.decisions.check({}), name) == GOLDEN[name][address]
 
 
-@pytest.mark.parametrize("form", ["smallest", "largest"])
-def test_architectures_of_a_supernet(form: str) -> None:
-    """Published for the smallest and largest networks of AutoFormer-T."""
-    graph = load(TINY)
-    wanted = {"smallest": 1_225_422_264, "largest": 2_340_356_964}
-    assignment: dict[str, object] = {"width": 192, "depth": 12}
-    if form != "smallest":
-        assignment = {"width": 240, "depth": 14}
-    layers = range(int(str(assignment["depth"])))
-    small = form == "smallest"
-    assignment |= {f"encoder[{i}].heads": 3 if small else 4 for i in layers}
-    assignment |= {f"encoder[{i}].ratio": 3.5 if small else 4 for i in layers}
-    values = graph.decisions.check(assignment)
-    assert counted(graph, values, "operators") == graph.cost(assignment).macs
-    assert counted(graph, values, "autoformer") == wanted[form]
+# Width, depth, heads and ratio of all layers -> parameters, and what the published code counts.
+ENDS = {
+    "T min": ((192, 12, 3, 3.5), 5_366_056, 1_225_422_264),
+    "T max": ((240, 14, 4, 4), 10_517_272, 2_340_356_964),
+    "T whole": ((256, 14, 4, 4), 11_669_224, 2_567_412_892),
+    "S min": ((320, 12, 5, 3), 13_057_320, 2_860_660_088),
+    "S max": ((448, 14, 7, 4), 34_790_440, 7_342_476_988),
+    "B min": ((528, 14, 8, 3), 39_792_856, 8_399_076_180),
+    "B max": ((624, 16, 10, 4), 76_882_264, 15_971_697_192),
+    "B whole": ((640, 16, 10, 4), 80_160_360, 16_619_678_944),
+}
+
+
+@pytest.mark.parametrize("name", ENDS)
+def test_ends_of_the_supernets_of_autoformer(name: str) -> None:
+    """The smallest and largest networks of each, and whole supernets, which are wider."""
+    (width, depth, heads, ratio), params, macs = ENDS[name]
+    counts = {heads, heads + 1}  # its rule for biases wants candidates
+    one = {"widths": {width}, "depths": {depth}, "head_counts": counts, "ratios": {ratio}}
+    graph = load("autoformer.space:autoformer", stored=width, **one)
+    values = graph.decisions.check(graph.decisions.extreme("smallest"))
+    assert graph.cost(values).params == params
+    assert counted(graph, values, "operators") == graph.cost(values).macs
+    assert counted(graph, values, "autoformer") == macs
 
 
 @pytest.mark.parametrize(

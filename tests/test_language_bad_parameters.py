@@ -56,7 +56,19 @@ WRONG = {
     ),
     "tinyvit([64, 128, 160, 320], image: 0)": ("SP302", "tinyvit.space", "image"),
     "cream([1, 2, 2, 1, 1], image: 0)": ("SP302", "cream.space", "image"),
-    # A window larger than the map is the map; one that does not divide it is refused.
+    # A window larger than the map, and one that does not divide it.
+    "swin(96, [2, 2, 6, 2], heads: [3, 6, 12, 24], windows: [60, 7, 7, 7])": (
+        "SP502", "swin.space", "larger_windows or window <= H",
+    ),
+    "mini_swin(96, [2, 2, 6, 2], [3, 6, 12, 24], every: [2, 2, 6, 2], windows: [7, 7, 7, 8])": (
+        "SP502", "swin.space", "larger_windows or window <= H",
+    ),
+    "tinyvit([64, 128, 160, 320], windows: [7, 15, 7])": (
+        "SP502", "tinyvit.space", "larger_windows or window <= H",
+    ),
+    "efficientvit([64, 128, 192], [4, 4, 4], [5, 5, 5, 5], image: 96)": (
+        "SP502", "efficientvit.space", "larger_windows or window <= image // 16",
+    ),
     "swin(96, [2, 2, 6, 2], heads: [3, 6, 12, 24], windows: [9, 7, 7, 7])": (
         "SP302", "vit.space", "rearrange",
     ),
@@ -142,9 +154,13 @@ def test_what_is_wrong_in_a_borrowed_block_is_told_at_every_call_on_the_way(tmp_
     ]
 
 
-def test_a_window_larger_than_the_map_is_the_map() -> None:
-    graph = load("swin.space:swin_t", windows=(60, 7, 7, 7))
-    assert graph.cost().params > load("swin.space:swin_t").cost().params
+def test_a_window_larger_than_the_map_can_be_meant() -> None:
+    """Then it is the map: the network of a window that is just as large, to the last hash."""
+    whole = load("swin.space:swin_t", windows=(56, 7, 7, 7))
+    assert load("swin.space:swin_t", windows=(60, 7, 7, 7), larger_windows=True).hash == whole.hash
+    with pytest.raises(SpaceError) as failed:
+        load("swin.space:swin_t", windows=(60, 7, 7, 7))
+    assert failed.value.diagnostics[0].notes[0] == "H is 56, window is 60, larger_windows is false"
 
 
 def test_the_parameters_of_a_subnet_are_its_caller(tmp_path: Path) -> None:
@@ -209,6 +225,7 @@ def test_spaces_have_parameters_of_words() -> None:
     assert {(file, name) for file, _, _, name in WORDS} == {
         ("autoformer", "pool"),
         ("irpe", "method"),
+        ("irpe", "mode"),
         ("irpe", "on"),
         ("minivit", "seam"),
         ("swin", "seam"),

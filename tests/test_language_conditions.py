@@ -131,6 +131,26 @@ def test_a_network_may_have_no_parameters(limit: str, size: int) -> None:
         assert size or "reaches 0 to" in last.notes[0]
 
 
+@pytest.mark.parametrize(
+    ("limits", "size", "codes"),
+    [
+        ("require n > 1", 4, []),
+        ("require n > 0", 6, ["SP511"]),
+        ("require n > 1 require n < 3", 2, []),
+        ("require n > 2 require n < 2", 0, ["SP502"]),
+        ("require n > 2 require n < 2 require op != b", 0, ["SP502"]),
+        ("require n > 1 and n < 3 and n != 2", 0, ["SP502"]),
+    ],
+)
+def test_limits_on_one_decision_each(limits: str, size: int, codes: list[str]) -> None:
+    """What no candidate meets, and what all do, without a count."""
+    body = "choose n in {1, 2, 3} x = linear(x, n) as f |> linear(4) as g"
+    body += " output choose op { a: relu(x) b: tanh(x) } weights { _: entangle }"
+    graph = load(Source("s.space", f"space s {{ input x: [B, 4] {body} {limits} }}"))
+    assert graph.size() == size
+    assert [found.code for found in (*graph.remarks, *claims(graph))] == codes
+
+
 def test_a_limit_of_a_block_is_told_once() -> None:
     """Where a use is there anyway, those that are optional say nothing more."""
     text = """

@@ -6,6 +6,7 @@ import json
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
+from typing import cast
 
 import pytest
 from command import data, good, refused
@@ -14,6 +15,7 @@ import spacelang
 from spacelang.checking import examine
 from spacelang.diagnostics import Source, SpaceError
 from spacelang.ir import program as programs
+from spacelang.ir.dim import Dim
 from spacelang.ir.graph import Graph
 from spacelang.ir.program import Program
 from spacelang.loader import load, load_program
@@ -87,11 +89,18 @@ def test_slots_of_a_pool_go_by_source() -> None:
     assert len(fewer) == len(slots) // 2
 
 
-def test_the_program_of_cdarts() -> None:
-    """The specification's figures: 4,544,768 weights in the pool, heads of 417,290 and 433,674."""
-    made = load_program("cdarts.space:cifar10_cycles")
+@pytest.mark.parametrize(
+    ("address", "pool", "shared", "cells"),
+    [
+        ("cdarts.space:cifar10_cycles", 4_544_768, [1_392, 417_290, 433_674], 1_926_656),
+        ("cdarts_imagenet.space:imagenet_cycles", 3_234_176, [3_752, 1_178_600, 1_194_984], 1_925_120),
+    ],
+)  # fmt: skip
+def test_the_programs_of_cdarts(address: str, pool: int, shared: list[int], cells: int) -> None:
+    """The specification's weights: of the pool, of stem and both heads, and of the search's cells."""
+    made = load_program(address)
     assert made.pool is not None
-    assert made.pool.numel == 4_544_768
+    assert made.pool.numel == pool
     deep = made.networks["deep"]
     sizes = {
         head: sum(
@@ -101,14 +110,17 @@ def test_the_program_of_cdarts() -> None:
         )
         for head in ("feature_extractor", "distill_aux_head1", "distill_aux_head2")
     }
-    assert list(sizes.values()) == [1_392, 417_290, 433_674]
-    cells = [
+    assert list(sizes.values()) == shared
+    found = [
         s.numel
         for path, s in made.networks["shallow"].storages.items()
         if path.startswith("nas_layers") and s.param.role == "weight"
     ]
-    assert sum(cells) == 1_926_656
+    assert sum(found) == cells
     assert list(deep.decisions) == list(graphs()["cifar10"].decisions)
+    drops = [p for p in deep.places() if p.node.op == "drop_path"]
+    rates = {p.instance.absolute(cast(Dim, p.node.attributes["rate"])) for p in drops}
+    assert rates == {Dim.of(0)}, "no path is dropped while searching"
 
 
 @pytest.mark.parametrize(

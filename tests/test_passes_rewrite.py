@@ -391,7 +391,9 @@ def test_folded_norms_give_the_published_parameters(name: str, folded: int) -> N
 
 
 def test_folded_norms_keep_the_function_in_evaluation() -> None:
-    graph = load("spaces/efficientvit.space:efficientvit_m0", image=32, classes=3)
+    graph = load(
+        "spaces/efficientvit.space:efficientvit_m0", image=32, larger_windows=True, classes=3
+    )
     made = run(graph, Simplify(fold_norm=True))
     same_function(graph, made)
     fixed, recipe = materialised(made)
@@ -950,7 +952,9 @@ def test_what_cascade_refuses() -> None:
 
 def test_rewritten_graphs_have_an_exact_text() -> None:
     vit = load("spaces/autoformer.space:autoformer_t", image=48, classes=3)
-    conv = load("spaces/efficientvit.space:efficientvit_m0", image=32, classes=3)
+    conv = load(
+        "spaces/efficientvit.space:efficientvit_m0", image=32, larger_windows=True, classes=3
+    )
     folded = run(conv, Simplify(fold_norm=True))
     fixed, recipe = materialised(folded)
     assert recipe is not None

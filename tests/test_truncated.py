@@ -125,7 +125,7 @@ CUTS = {
     ),
     "cdarts": Cut(
         "cdarts.space:cifar10",
-        3 * 8 * 6 * 8,
+        3 * 7 * 6 * 7,
         r"normal\.(inputs\[1\]|dag\[1\]\[0\]\.op)|reduction\.(inputs\[2\]|dag\[2\]\[0\]\.op)",
     ),
 }

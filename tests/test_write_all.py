@@ -90,8 +90,8 @@ def needed(item: tree.SpaceOf | tree.Instance | tree.Subnet) -> bool:
 
 
 @cache
-def shipped(address: str) -> Graph:
-    return load(SPACES / address)
+def shipped(address: str, **options: object) -> Graph:
+    return load(SPACES / address, **options)
 
 
 def written(graph: Graph) -> str:
@@ -131,7 +131,8 @@ def pairs(fits: bool) -> Iterator[object]:
 
 @pytest.mark.parametrize(("host", "steps"), [*pairs(fits=True)])
 def test_each_space_after_each_pass(host: str, steps: str) -> None:
-    written(run(shipped(host), steps))
+    mixed = steps.startswith("relax{op") and host == "cdarts.space:cifar10"
+    written(run(shipped(host, empty=True) if mixed else shipped(host), steps))
 
 
 @pytest.mark.soak

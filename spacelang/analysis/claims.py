@@ -5,16 +5,18 @@ An architecture shows either. A few draws mostly find one; only where they do no
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from random import Random
 from typing import TYPE_CHECKING
 
 from spacelang.diagnostics import Diagnostic, SpaceError, placed, warning
+from spacelang.ir.condition import TRUE
 from spacelang.ir.prove import Proved, holds
 
 if TYPE_CHECKING:
     from spacelang.analysis.count import Counter
     from spacelang.analysis.where import Band, Where
+    from spacelang.ir.condition import Condition
     from spacelang.ir.graph import Graph
 
 FEW, MANY = 1 << 5, 1 << 12
@@ -25,25 +27,50 @@ def claims(graph: Graph) -> Iterator[Diagnostic]:
     """SP502 if no architecture meets the requirements, SP511 for those that exclude nothing."""
     if not graph.require:
         return
-    from spacelang.analysis.extent import ways
-    from spacelang.analysis.queries import counter
-    from spacelang.analysis.where import of_conditions
-
     first = graph.stated.get(graph.require[0], graph.root.span)
     try:
-        drawn = Drawn(graph, of_conditions(graph.require))
-        if not drawn.meet() and not ways(graph):
-            tables = counter(graph)
-            if not _met(graph, tables):
-                yield from (placed(d, first) for d in tables.empty(tables.required).diagnostics)
-                return
-        for condition in graph.require:
-            if _idle(of_conditions((condition,)), drawn):
-                span = graph.stated.get(condition)
-                text = str(condition) if span is None else " ".join(span.text.split())
-                yield warning("SP511", f"{text} excludes nothing", span or graph.root.span)
+        if _each_met(graph):
+            idle = [c for c in graph.require if isinstance(holds(c), Proved)]
+        else:
+            from spacelang.analysis.where import of_conditions
+
+            drawn = Drawn(graph, of_conditions(graph.require))
+            yield from (empty := [placed(d, first) for d in _empty(graph, drawn)])
+            idle = [c for c in graph.require if not empty and _idle(of_conditions((c,)), drawn)]
+        for condition in idle:
+            span = graph.stated.get(condition)
+            text = str(condition) if span is None else " ".join(span.text.split())
+            yield warning("SP511", f"{text} excludes nothing", span or graph.root.span)
     except SpaceError as failed:
         yield from (placed(d, first) for d in failed.diagnostics)
+
+
+def _each_met(graph: Graph) -> bool:
+    """Whether what is required speaks of one decision at a time, which is always there and has a
+    candidate that meets it; nothing is drawn or counted then."""
+    asked: dict[str, list[Condition]] = {}
+    for condition in graph.require:
+        if len(condition.symbols) != 1:
+            return False
+        asked.setdefault(*(symbol.name for symbol in condition.symbols), []).append(condition)
+    choices = graph.decisions
+    return all(
+        path in choices
+        and choices[path].live == TRUE
+        and any(all(c.at({path: v}) for c in conditions) for v in choices[path].values)
+        for path, conditions in asked.items()
+    )
+
+
+def _empty(graph: Graph, drawn: Drawn) -> Sequence[Diagnostic]:
+    """SP502 where no architecture meets what is required."""
+    from spacelang.analysis.extent import ways
+    from spacelang.analysis.queries import counter
+
+    if drawn.meet() or ways(graph):
+        return ()
+    tables = counter(graph)
+    return () if _met(graph, tables) else tables.empty(tables.required).diagnostics
 
 
 class Drawn:

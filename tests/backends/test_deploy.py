@@ -110,7 +110,7 @@ def test_heads_are_mixed_from_the_left(bias: str, tmp_path: Path) -> None:
 def test_without_packed_operators_it_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     from spacelang.backends.torch.inference import packed
 
-    model = model_of("tinyvit.space:tinyvit_5m", image=64, classes=7)
+    model = model_of("tinyvit.space:tinyvit_5m", image=64, larger_windows=True, classes=7)
     monkeypatch.setattr(packed, "available", lambda: False)
     network = deploy(model, batch=3)
     assert not any("mkldnn" in str(target) for target in ops(network))
@@ -118,7 +118,7 @@ def test_without_packed_operators_it_is_the_same(monkeypatch: pytest.MonkeyPatch
 
 
 def test_weights_of_the_model_stay() -> None:
-    model = model_of("efficientvit.space:efficientvit_m0", image=64, classes=7)
+    model = model_of("efficientvit.space:efficientvit_m0", image=64, larger_windows=True, classes=7)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     network = deploy(model)
     network(images(model, 1))

@@ -74,6 +74,7 @@ def test_networks_of_searched_spaces(address: str) -> None:
 OTHERS = {
     "autoformer.space:autoformer_b_subnet": (53_691_688, 11_691_179_008),
     "s3.space:s3_s": (49_737_298, None),
+    "s3.space:s3_t_subnet": (28_328_674, 4_623_332_352),
     "minivit.space:mini_deit_s": (11_450_824, 4_651_473_408),
     "minivit.space:mini_swin_s": (26_463_205, None),
     "deit.space:deit_b_384": (86_859_496, 55_484_350_464),
@@ -87,6 +88,7 @@ OTHERS = {
     "efficientvit.space:efficientvit_m1": (None, None),
     "efficientvit.space:efficientvit_m4": (None, None),
     "tinyvit.space:tinyvit_21m_512": (None, None),
+    "tinyvit.space:tinyvit_11m_found": (10_996_972, 2_016_046_144),
 }
 
 

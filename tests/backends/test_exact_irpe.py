@@ -6,6 +6,7 @@ tables or the backend.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import combinations
 from math import log
 
@@ -159,13 +160,17 @@ def agree(found: Tensor | dict[str, Tensor], wanted: Tensor) -> bool:
 @pytest.mark.parametrize("token", [True, False], ids=["token", "grid"])
 @pytest.mark.parametrize(("method", "mode", "shared"), KINDS)
 def test_every_kind(method: str, mode: str, shared: bool, token: bool) -> None:
-    """All sets of sides; the class token has a bucket of its own, without it there is none."""
+    """All sets of sides; the class token has a bucket of its own, without it there is none. The
+    space of the file is the pass on DeiT."""
     options = {"token": token, "depth": DEPTH, "image": 80, "classes": 5}
     base = load("deit.space:deit", width=WIDTH, heads=HEADS, **options)
     matrices, rows = buckets(method, 5, 5, int(token), 1.9)
     images = torch.randn(2, 3, 80, 80, dtype=torch.float64, generator=torch.manual_seed(1))
     for on in sides(mode):
         made = run(base, Irpe(method, on=on, mode=mode, shared=shared))
+        kind = {"method": method, "on": on, "mode": mode, "shared": shared}
+        file = load("irpe.space:irpe_deit", width=WIDTH, heads=HEADS, **kind, **options)
+        assert replace(file, name=made.name).hash == made.hash
         model = random_model(made)
         each = (1 if shared else HEADS) * rows * (4 if mode == "contextual" else 1)
         added = made.cost().params - base.cost().params
@@ -223,6 +228,9 @@ def test_a_detector_of_any_shape_and_its_figures() -> None:
     """An image of 160 x 224: tokens of a grid of 10 x 14, without and with buckets of values."""
     base = load("deit.space:deit_ti", token=False, image=160, across=224)
     made = run(base, Irpe("product", on=("q", "k", "v"), shared=False))
+    sizes = {"token": False, "image": 160, "across": 224, "shared": False}
+    file = load("irpe.space:irpe_deit", width=192, heads=3, on=["q", "k", "v"], **sizes)
+    assert replace(file, name=made.name).hash == made.hash
     cost, tokens = made.cost(), 140
     assert cost.params - base.cost().params == 12 * 3 * 3 * 49 * 64
     terms = 12 * 3 * tokens * 64 * (2 * 49 + tokens)

@@ -130,6 +130,15 @@ def test_windows_larger_than_the_map() -> None:
     assert masks == ["layers[0].blocks[1].attn_mask", "layers[1].blocks[1].attn_mask"]
 
 
+def test_heads_of_s3_are_free_of_the_width() -> None:
+    """In the search space; the published code needs 32 channels a head to be the width."""
+    graph = load("s3.space:s3_start")
+    values = graph.decisions.check(graph.decisions.extreme("largest"))
+    assert (values["width[0]"], values["layers[0].blocks[0].heads"]) == (128, 5)
+    assert graph.storages["layers[0].blocks[0].attn.qkv.weight"].sizes == (3 * 5 * 32, 128)
+    assert graph.storages["layers[0].blocks[0].attn.proj.weight"].sizes == (128, 5 * 32)
+
+
 def test_seams_in_layers_that_do_not_shift() -> None:
     """Mini-Swin masks them as published; `seam: "shifted"` is what Swin does."""
 

@@ -34,7 +34,7 @@ SIZES: dict[str, list[dict[str, object]]] = {
     "s3.space:s3_t": [{"image": 448}, {"image": 384, "windows": [12, 12, 24, 12]}],
     "s3.space:s3_start": [{"image": 448}, {"image": 896}],
     "tinyvit.space:tinyvit_5m": [{"image": 256}, {"image": 320, "windows": [10, 20, 10]}],
-    "tinyvit.space:tinyvit_contraction": [{"image": 192}, {"image": 448}],
+    "tinyvit.space:tinyvit_contraction": [{"image": 192, "larger_windows": True}, {"image": 448}],
     "efficientvit.space:efficientvit_m0": [
         *({"image": side} for side in (160, 192, 256, 512)),
     ],
@@ -42,6 +42,7 @@ SIZES: dict[str, list[dict[str, object]]] = {
     "cream.space:cream": [{"image": 160}, {"image": 96}],
     "cdarts.space:cifar10": [{"image": 40}, {"image": 48}],
     "cdarts.space:imagenet": [{"image": 256}, {"image": 320}],
+    "mobilenetv3.space:mobilenetv3_large": [{"image": 160}, {"image": 256}],
 }
 EFFICIENTVIT = {192: 2_349_248, 160: 2_349_160, 256: 2_349_436, 512: 2_349_832}
 

@@ -122,14 +122,15 @@ def relative(found: Tensor, wanted: Tensor) -> float:
         ("efficientvit_m0", "efficientvit.space:efficientvit_m0"),
     ],
 )
-def test_padded_windows(name: str, address: str) -> None:
-    """At 256 pixels windows do not fit: padding is attended to."""
+@pytest.mark.parametrize("side", [96, 256])
+def test_padded_windows(name: str, address: str, side: int) -> None:
+    """At 256 pixels windows do not fit: padding is attended to. At 96 the map is smaller."""
     # TinyViT takes its maps as they come.
-    size = {"img_size": 256} if name == "efficientvit_m0" else {}
+    size = {"img_size": side} if name == "efficientvit_m0" else {}
     theirs = perturbed(timm.create_model(name, pretrained=False, num_classes=1000, **size))
-    model = Supernet(load(address, image=256)).eval()
+    model = Supernet(load(address, image=side, larger_windows=side == 96)).eval()
     weights.load(model, theirs.state_dict(), names="timm")
-    images = torch.randn(1, 3, 256, 256, generator=generator(2))
+    images = torch.randn(1, 3, side, side, generator=generator(2))
     with torch.no_grad():
         assert relative(model(images), theirs(images)) < 1e-5
 

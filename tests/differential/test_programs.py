@@ -3,6 +3,10 @@
 A failing program is named by its number, shrunk, printed and kept in `corpus/`; it runs again by
 
     python tests/differential/replay.py NUMBER
+
+All 100,000 are part of `make soak`. Some of them, as where a long run is to go on:
+
+    make programs FROM=30200 TO=100000
 """
 
 from __future__ import annotations
@@ -13,15 +17,23 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import differential.replay as replay
 import pytest
 import torch
-from differential.checks import failure
+from differential.checks import CHECKS, failure
 from differential.program import program
 from differential.replay import CORPUS, kept, minimal
 
+from spacelang.backends.torch.reference import ROWS
+
 PROGRAMS = 2_000
 SOAK = 100_000
+FROM, TO = (
+    int(os.environ.get(f"PROGRAMS_{end}", at)) for end, at in (("FROM", PROGRAMS), ("TO", SOAK))
+)
 BATCH = 50
+OFTEN_ENOUGH = 8
+"""Programs of a batch on which a claim is tried, and of which one has to say something."""
 KEPT = sorted(CORPUS.glob("*.space"))
 
 
@@ -50,9 +62,9 @@ def test_programs_that_once_failed(path: Path) -> None:
     assert found is None, f"{found.check}: {found.kind}: {found.detail}"
 
 
-def tried(first: int) -> None:
+def tried(first: int, end: int = SOAK) -> None:
     tally: Counter[str] = Counter()
-    for number in range(first, first + BATCH):
+    for number in range(first, min(first + BATCH, end)):
         text = program(number)
         found = failure(text, number, tally=tally)
         if found is None:
@@ -61,6 +73,10 @@ def tried(first: int) -> None:
         path = kept(f"program_{number}", found, small)
         pytest.fail(f"program {number}: {found.check}: {found.detail}\n\n{small}\nkept as {path}")
     print(*(f"{count:6} {name}" for name, count in tally.most_common()), sep="\n")
+    for claim in (check.__name__ for check in CHECKS):
+        skipped = sum(count for name, count in tally.items() if name.startswith(f"{claim}: "))
+        few = tally[claim] < OFTEN_ENOUGH or claim == "programs"  # one in ten holds a program
+        assert few or skipped < tally[claim], f"{claim} says nothing of any program"
 
 
 @pytest.mark.parametrize("first", range(0, PROGRAMS, BATCH))
@@ -69,9 +85,44 @@ def test_random_programs(first: int) -> None:
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("first", range(PROGRAMS, SOAK, BATCH))
+@pytest.mark.parametrize("first", range(FROM, TO, BATCH))
 def test_more_random_programs(first: int) -> None:
-    tried(first)
+    tried(first, TO)
+
+
+PLANTED = """
+block layer(x: [B, C], rate) -> [B, C] {
+  choose hidden in {4, 8}
+  return x + (linear(x, hidden) as up |> relu |> linear(C) as down |> drop_path(rate))
+}
+space main() {
+  input x: [B, 8]
+  x = linear(x, 4) as stem
+  for i in 0..1 { x = layer(x, 0.1 * i) as layers[i] }
+  output linear(x, 3) as head
+  weights { _: entangle }
+}
+subnet small of main { layers[0].hidden = 4  layers[1].hidden = 8 }
+"""
+
+
+def test_a_failing_program_is_shrunk_and_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of an interpreter whose `relu` is another function, all that is left is that `relu`."""
+    monkeypatch.setattr(replay, "CORPUS", tmp_path)
+    monkeypatch.setitem(globals(), "program", lambda number: PLANTED)
+    monkeypatch.setitem(ROWS, "relu", lambda at, x: x.abs())
+    with pytest.raises(pytest.fail.Exception, match=r"program 0: outputs: output"):
+        tried(0)
+    small = (tmp_path / "program_0.space").read_text("utf-8")
+    assert small.startswith("# outputs: AssertionError in outputs")
+    assert small.count("relu") == 1
+    assert not any(word in small for word in ("linear", "for", "subnet", "drop_path", "weights"))
+    assert len(small) < len(PLANTED) / 2
+    assert failure(small, only="outputs") is not None
+    monkeypatch.undo()
+    assert failure(small, only="outputs") is None
 
 
 def test_the_generator_reaches_far() -> None:

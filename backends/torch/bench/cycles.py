@@ -40,7 +40,6 @@ def fused(request: Request) -> Work:
     shallow, deep = networks["shallow"], networks["deep"]
     genotype = _genotype()
     deep.activate(genotype)
-    deep.dropping = False
     costs = [shallow.graph.cost(None).macs, deep.graph.cost(genotype).macs]
     flops = 3 * 2 * request["batch"] * (2 * costs[0] + costs[1])
     return _stepped(

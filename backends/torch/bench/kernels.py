@@ -93,7 +93,9 @@ CASES: Mapping[str, Case] = {
     ),
     "mixed attention": Case("mixed_attention", "minivit.space:mini_deit_ti", 64, {"image": 32}),
     "mlp": Case("mlp", "deit.space:deit_ti", 64, {"image": 16}),
-    "cascade": Case("cascade", "efficientvit.space:efficientvit_m0", 256, {"image": 64}),
+    "cascade": Case(
+        "cascade", "efficientvit.space:efficientvit_m0", 256, {"image": 64, "larger_windows": True}
+    ),
     "depthwise": Case("depthwise", "mobilenetv3.space:mobilenetv3_large", 64, NARROW),
     "depthwise, gated": Case(
         "depthwise", "mobilenetv3.space:mobilenetv3_large", 64, NARROW, holds="mean"
