@@ -50,7 +50,7 @@ def test_what_makes_graphs_is_not_searched(searches: list[str]) -> None:
         # One that is due is made when the pause ends.
         assert len(searches) <= 4, work
     searches.clear()
-    write(graph)
+    assert [[] for _ in range(1000)]
     assert len(searches) > 4, "it is no pause that nobody asked for"
 
 
