@@ -10,12 +10,12 @@ takes half as long again to lower, and the time grows faster than the graph.
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 
 @contextmanager
-def collector_paused() -> Iterator[None]:
+def collector_paused() -> Generator[None]:
     """Within it nothing is searched for cycles; who finds the collector off leaves it off."""
     if not gc.isenabled():
         yield
