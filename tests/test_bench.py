@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from dataclasses import replace
@@ -202,15 +203,40 @@ def told(line: str) -> list[str]:
     return re.findall(r"`([^`]+)`", line.partition(":")[0])
 
 
-@pytest.fixture(scope="module")
-def compiler(root: Path) -> ModuleType:
-    """The script that measures the compiler."""
-    spec = spec_from_file_location("compiler", root / "benchmarks" / "compiler.py")
+def script(root: Path, name: str) -> ModuleType:
+    """A file of `benchmarks`, as a module."""
+    spec = spec_from_file_location(name, root / "benchmarks" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     made = module_from_spec(spec)
     spec.loader.exec_module(made)
     return made
+
+
+def test_the_table_of_growth_is_made_from_its_results(root: Path) -> None:
+    """And no part of the compiler takes more than n log n, in calls or in seconds."""
+    pytest.importorskip("matplotlib")
+    curves = script(root, "curves")
+    page = (root / "docs" / "benchmarks.md").read_text()
+    growth, running = (
+        json.loads((root / "benchmarks" / "results" / f"{name}.json").read_text())[part]
+        for name, part in (("growth", "figures"), ("scaling", "curves"))
+    )
+    assert curves.with_table(page, growth, running) == page
+    loglinear = curves.exponent({n: int(n) * math.log(int(n)) for n in ("1000", "10000")})
+    for kind, parts in growth.items():
+        assert "check" in parts
+        slopes = {name: part["growth"] for name, part in parts.items()}
+        assert all(max(s.values()) <= loglinear for s in slopes.values()), (kind, slopes)
+    part = {"seconds": {"1000": 1.0, "10000": 20.0}, "growth": {"calls": 1.0, "seconds": 1.301}}
+    (row,) = curves.table({"nodes": {"lower": part}}, {})[2:]
+    assert row == "| lower | nodes | 20.000 at 10,000 | 1.00 | 1.30 | 7,999 s |"
+
+
+@pytest.fixture(scope="module")
+def compiler(root: Path) -> ModuleType:
+    """The script that measures the compiler."""
+    return script(root, "compiler")
 
 
 def test_the_table_of_the_compiler_is_made_from_its_results(

@@ -12,10 +12,12 @@ from small_spaces import VIT
 from spacelang.backends.torch.supernet import Supernet
 from spacelang.checking import examine
 from spacelang.collector import collector_paused
-from spacelang.diagnostics import Source
-from spacelang.ir.text import write
+from spacelang.diagnostics import Report, Source
+from spacelang.ir.text import digest, write
+from spacelang.ir.verify import verify
 from spacelang.loader import load
 from spacelang.syntax.ir_text import read
+from spacelang.syntax.parse import parse
 
 
 @pytest.fixture
@@ -38,14 +40,18 @@ def test_what_makes_graphs_is_not_searched(searches: list[str]) -> None:
     graph = load(Source("small", VIT))
     text = write(graph)
     works: tuple[Callable[[], object], ...] = (
+        lambda: parse(Source("parsed", VIT)),
         lambda: load(Source("again", VIT)),
         lambda: read(Source("small.spaceir", text)),
         lambda: examine("small", Source("small", VIT), Path()),
         lambda: graph.restated(()).size(),
+        lambda: digest(graph.restated(())),
+        lambda: verify(graph.restated(()), Report()),
         lambda: Supernet(graph),
     )
     for work in works:
         work()  # what is imported for it
+        parse.cache_clear()
         searches.clear()
         work()
         # One that is due is made when the pause ends.

@@ -21,6 +21,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from hashlib import sha256
 
+from spacelang.collector import collector_paused
 from spacelang.ir.block import Block
 from spacelang.ir.condition import TRUE, Condition
 from spacelang.ir.decision import Choice
@@ -57,6 +58,7 @@ def block_text(block: Block) -> str:
     return "\n".join(_BlockWriter(True, {}).block(block, "block"))
 
 
+@collector_paused()
 def digest(graph: Graph) -> str:
     """The sha256 of the full text of the canonical form: what is computed, decided and stored."""
     from spacelang.ir.canonical import canonical
