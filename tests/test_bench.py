@@ -180,7 +180,7 @@ def test_what_has_no_record_is_listed(root: Path) -> None:
     """Every row with one thread and with two, and those of the compiler with one: measured, or
     named by the page."""
     page = (root / "docs" / "benchmarks.md").read_text()
-    lines = re.findall(r"^Not measured yet with (\d+) threads?: (.*)\.$", page, re.MULTILINE)
+    lines = re.findall(r"^\* Not measured yet with (\d+) threads?: (.*)\.$", page, re.MULTILINE)
     listed = {f"{name} x{threads}" for threads, names in lines for name in names.split(", ")}
     wanted = {f"{row.name} x{threads}" for row in ROWS for threads in (1, 2)}
     wanted |= {f"{row.name} x1" for row in COMPILED_ROWS}

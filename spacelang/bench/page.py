@@ -44,7 +44,7 @@ def rendered(data: Mapping[str, Any]) -> str:
         parts += [] if runtime == TORCH else [f"Ours and theirs run by {runtime}:", ""]
         head = HEAD.format("PyTorch" if runtime == TORCH else runtime)
         parts += [head, *(_line(BY_NAME[record["row"]], record) for record in here), ""]
-    told = (*_facts(known), *_without(data))
+    told = (f"* {line}" for line in (*_facts(known), *_without(data)))
     return "\n".join([*(parts or [HEAD.format("PyTorch"), ""]), *told])
 
 
