@@ -23,7 +23,7 @@ PICTURE = ROOT / "docs" / "growth.svg"
 BEGIN = "<!-- growth: made by benchmarks/curves.py -->"
 END = "<!-- end of growth -->"
 MILLION = 10**6  # nodes of the graph that is estimated
-NAMED = ("parse", "load", "verify", "hash", "count", "lower")
+NAMED = ("parse", "load", "check", "verify", "hash", "count", "lower")
 
 Curve = dict[str, float]
 
@@ -53,8 +53,8 @@ def picture(growth: dict[str, Any], curves: dict[str, Curve]) -> None:
     figure, grid = plt.subplots(2, 3, figsize=(10, 6), layout="constrained")
     for axes, kind in zip(grid[0][:2], growth, strict=True):
         for name in NAMED:
-            line(axes, growth[kind][name]["calls"], name)
-        panel(axes, f"the compiler, by {kind}", kind, "calls of functions")
+            line(axes, growth[kind][name]["seconds"], name)
+        panel(axes, f"the compiler, by {kind}", kind, "seconds")
     places = {
         "depth": (grid[0][2], "counting and drawing, by depth", "layers", "seconds"),
         "candidates": (grid[1][0], "the same, by candidates", "candidates of a layer", "seconds"),
@@ -74,27 +74,35 @@ def picture(growth: dict[str, Any], curves: dict[str, Curve]) -> None:
 
 
 def table(growth: dict[str, Any], curves: dict[str, Curve]) -> list[str]:
-    """Exponents and the seconds that a graph of a million nodes would take."""
+    """Exponents and the seconds that a graph of a million nodes would take, by the larger one."""
     rows = [
-        "| what | by | seconds at the largest size | exponent | a million |",
-        "|---|---|---|---|---|",
+        "| what | by | seconds at the largest size | exponent of calls | of seconds | a million |",
+        "|---|---|---|---|---|---|",
     ]
     for kind, parts in growth.items():
         for name, part in parts.items():
             size, seconds = list(part["seconds"].items())[-1]
-            slope = max(part["growth"], 0.0)
-            far = seconds * (MILLION / int(size)) ** slope
+            slopes = [max(part["growth"][what], 0.0) for what in ("calls", "seconds")]
+            far = seconds * (MILLION / int(size)) ** max(slopes)
+            told = " | ".join(f"{slope:.2f}" for slope in slopes)
             rows.append(
-                f"| {name} | {kind} | {seconds:.2f} at {int(size):,} | {slope:.2f} | {far:,.0f} s |"
+                f"| {name} | {kind} | {seconds:.3f} at {int(size):,} | {told} | {far:,.0f} s |"
             )
     for name, curve in curves.items():
         if " by " in name and "processes" not in name:
             what, axis = name.split(" by ")
             size, seconds = list(curve.items())[-1]
             rows.append(
-                f"| {what} | {axis} | {seconds:.3f} at {int(size):,} | {exponent(curve):.2f} | |"
+                f"| {what} | {axis} | {seconds:.3f} at {int(size):,} | | {exponent(curve):.2f} | |"
             )
     return rows
+
+
+def with_table(page: str, growth: dict[str, Any], curves: dict[str, Curve]) -> str:
+    """The page with the table between its marks."""
+    start, end = page.index(BEGIN) + len(BEGIN), page.index(END)
+    made = "\n".join(table(growth, curves))
+    return f"{page[:start]}\n{made}\n{page[end:]}"
 
 
 def main() -> None:
@@ -102,9 +110,7 @@ def main() -> None:
     curves = json.loads((RESULTS / "scaling.json").read_text())["curves"]
     picture(growth, curves)
     page = PAGE.read_text(encoding="utf-8")
-    start, end = page.index(BEGIN) + len(BEGIN), page.index(END)
-    made = "\n".join(table(growth, curves))
-    PAGE.write_text(f"{page[:start]}\n{made}\n{page[end:]}", encoding="utf-8")
+    PAGE.write_text(with_table(page, growth, curves), encoding="utf-8")
     print(f"{PICTURE.relative_to(ROOT)} and a table in {PAGE.relative_to(ROOT)}")
 
 

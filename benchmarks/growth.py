@@ -2,26 +2,29 @@
 
     python benchmarks/growth.py [--sizes 10,100,1000,10000] [--only nodes|decisions]
 
-Counts calls of functions, which no other work on the machine changes, of each part of the compiler
-alone, and the processor's seconds of a second run of it. `growth` is the exponent of the calls
-between the last two sizes: 1 is linear, 2 quadratic. Prints a table and writes
-benchmarks/results/growth.json; `curves.py` draws it.
+Of each part of the compiler alone: calls of functions, which no other work on the machine changes
+but which see nothing of what one call does, and the processor's seconds, the least of three runs.
+`growth` are the exponents of both between the last two sizes: 1 is linear, 2 quadratic. Prints a
+table and writes benchmarks/results/growth.json; `curves.py` draws it.
 """
 
 from __future__ import annotations
 
 import argparse
 import cProfile
+import gc
 import json
 import math
 import platform
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from spacelang.backends.torch.supernet import Supernet
+from spacelang.checking import checked
 from spacelang.diagnostics import Report, Source
 from spacelang.ir.graph import Graph
 from spacelang.ir.text import digest, write
@@ -33,6 +36,7 @@ from spacelang.syntax.parse import parse
 
 ROOT = Path(__file__).resolve().parent.parent
 SIZES = (10, 100, 1000, 10_000)
+RUNS = 3
 
 
 def of_nodes(count: int) -> str:
@@ -84,19 +88,29 @@ class Work:
 
 
 def measured(work: Callable[[], Any]) -> Work:
-    """Once with a profile and once without."""
+    """Once with a profile and `RUNS` times without, from a heap without garbage each time."""
     profile = cProfile.Profile()
     profile.runcall(work)
     counted = sum(entry.callcount for entry in profile.getstats())
-    start = time.process_time()
-    made = work()
-    return Work(counted, time.process_time() - start, made)
+    made, times = None, list[float]()
+    for _ in range(RUNS):
+        made = None
+        gc.collect()
+        start = time.process_time()
+        made = work()
+        times.append(time.process_time() - start)
+    return Work(counted, min(times), made)
 
 
 def verified(graph: Graph) -> None:
     report = Report()
     verify(graph, report)
     report.check()
+
+
+def proved(file: Path) -> None:
+    parse.cache_clear()
+    checked(str(file), {}).report.check()
 
 
 def parts(text: str) -> dict[str, Work]:
@@ -107,6 +121,10 @@ def parts(text: str) -> dict[str, Work]:
         return Source("<grown>", text)  # of which nothing has been found yet, as of `fresh`
 
     found = {"parse": measured(lambda: parse(source())), "load": measured(lambda: load(source()))}
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "grown.space"
+        file.write_text(text)
+        found["check"] = measured(lambda: proved(file))
     graph: Graph = found["load"].made
     found["verify"] = measured(lambda: verified(fresh(graph)))
     found["decisions"] = measured(lambda: fresh(graph).decisions)
@@ -123,7 +141,7 @@ def parts(text: str) -> dict[str, Work]:
     return found
 
 
-def growth(sizes: list[int], counts: list[int]) -> float:
+def growth(sizes: list[int], counts: Sequence[float]) -> float:
     """The exponent between the last two sizes."""
     if len(sizes) < 2:
         return math.nan
@@ -143,20 +161,25 @@ def main() -> None:
             continue
         columns = [parts(written(size)) for size in sizes]
         figures[kind] = {}
-        print(f"{kind:16}", *(f"{size:>12,}" for size in sizes), f"{'growth':>8}", flush=True)
+        heads = (*(f"{size:>12,}" for size in sizes), f"{'calls':>8}{'seconds':>8}")
+        print(f"{kind:16}", *heads, flush=True)
         for name in columns[0]:
             works = [column[name] for column in columns]
-            exponent = growth(sizes, [work.calls for work in works])
-            print(f"{name:16}", *(f"{work.calls:>12,}" for work in works), f"{exponent:8.2f}")
+            both = {
+                "calls": growth(sizes, [work.calls for work in works]),
+                "seconds": growth(sizes, [work.seconds for work in works]),
+            }
+            shown = (f"{work.seconds:>12.4f}" for work in works)
+            print(f"{name:16}", *shown, "".join(f"{slope:8.2f}" for slope in both.values()))
             figures[kind][name] = {
                 "calls": {str(n): work.calls for n, work in zip(sizes, works, strict=True)},
                 "seconds": {str(n): work.seconds for n, work in zip(sizes, works, strict=True)},
-                "growth": round(exponent, 3),
+                "growth": {what: round(slope, 3) for what, slope in both.items()},
             }
     if given.only is None:
         out = ROOT / "benchmarks" / "results" / "growth.json"
         out.parent.mkdir(exist_ok=True)
-        facts = {"python": platform.python_version()}
+        facts = {"python": platform.python_version(), "runs": RUNS}
         out.write_text(json.dumps({"facts": facts, "figures": figures}, indent=1) + "\n")
         print(f"written to {out.relative_to(ROOT)}")
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from spacelang.bench.chart import chart
 from spacelang.bench.page import with_table
+from spacelang.bench.rows import THREADS
 from spacelang.bench.store import kept
 from spacelang.files import atomic_write
 
@@ -35,7 +36,7 @@ def main() -> None:
     parser.add_argument("--page", action="store_true")
     given = parser.parse_args()
     code = 0  # of rows that could not be measured; the page has the others
-    for threads in [] if given.page else given.threads or (1, 2):
+    for threads in [] if given.page else given.threads or THREADS:
         command = [sys.executable, "-m", "spacelang", "bench", *given.names]
         command += ["--threads", str(threads), *(["--compiled"] if given.compiled else [])]
         code = subprocess.run([*command, "-o", RESULTS], check=False).returncode or code

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
 
+from spacelang.collector import collector_paused
 from spacelang.diagnostics import (
     Diagnostic,
     Label,
@@ -87,6 +88,7 @@ def _examined(address: str, source: Source, wanted: str, settings: Mapping[str, 
     return found
 
 
+@collector_paused()
 def examine(
     file: str,
     source: Source,

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from spacelang import plugins
+from spacelang.collector import collector_paused
 from spacelang.diagnostics import NOWHERE, Diagnostic, Source, SpaceError, Span, error
 from spacelang.ir.dim import Dim
 from spacelang.ir.graph import Graph
@@ -44,6 +45,7 @@ BLOCK = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*){0,15}", re.ASCII)
 """Names of blocks: `mix`, `vit.mlp`."""
 
 
+@collector_paused()
 def load(address: str | Path | Source, /, **parameters: object) -> Graph:
     """The graph of `FILE.space` (its last space) or `FILE.space:NAME`, proved and storage laid out.
 
@@ -65,6 +67,7 @@ def _opened(source: Source) -> tuple[Library, Scope]:
     return library, library.scope(parse(source), folder)
 
 
+@collector_paused()
 def load_hull(address: str | Path | Source, /, **parameters: object) -> Graph:
     """The graph of a space as `load` reads it, every decision over its whole hull (`within`).
 
@@ -78,6 +81,7 @@ def load_hull(address: str | Path | Source, /, **parameters: object) -> Graph:
     return from_scope(scope, name, source, library, parameters, hulls=True)
 
 
+@collector_paused()
 def load_program(address: str | Path | Source, /) -> Program:
     """The program of `FILE.space` (its last) or `FILE.space:NAME`, its networks proved and laid
     out, what they share checked. Raises SpaceError."""

@@ -235,7 +235,8 @@ def test_a_search_keeps_to_a_latency_by_a_table_of_this_machine(
     trained: Path, tmp_path: Path
 ) -> None:
     table, quiet = tmp_path / "table.json", ("--progress", "quiet")
-    data("profile", trained, "--repeats", 1, "--threads", 1, "-o", table, *quiet)
+    words = ("--repeats", 1, "--threads", 1, "--for", "inference", "-o", table)
+    data("profile", trained, *words, *quiet)
     # Times that tell networks apart, and a median that half of them meet.
     made = json.loads(table.read_text())
     made["entries"] = {text: 100.0 * len(text) for text in made["entries"]}
@@ -247,10 +248,13 @@ def test_a_search_keeps_to_a_latency_by_a_table_of_this_machine(
     words = ("--where", f"latency <= {limit}ns", "--latency", table, "-o", tmp_path / "s", *quiet)
     done = run("search", trained, "--engine", "random", "-s", "evaluations=50", *words, "--json")
     assert done.exit_code == 0, done.output
-    assert f"latency by {table}: another processor (cpu), 1 thread, batch 1, float32; error" in (
-        done.stderr
+    assert (
+        f"latency by {table}: another processor (cpu), 1 thread, batch 1, float32, deployed; "
+        in (done.stderr)
     )
     assert "was measured elsewhere: model: another processor, not" in done.stderr
+    assert "form: " not in done.stderr, "a search compares machines, not forms"
+    assert "; error" in done.stderr
     found = json.loads((tmp_path / "s" / "random.json").read_text())
     tried = [candidate["assignment"] for candidate in found["candidates"]]
     assert len(tried) == sum(model.at(model.graph.decisions.check(a)) <= limit for a in _all(model))

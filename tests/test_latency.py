@@ -189,6 +189,7 @@ def test_a_table_is_read_as_it_was_written(small: Graph, tmp_path: Path) -> None
         {"entries": []},
         {"facts": {**asdict(FACTS), "batch": -3}},
         {"facts": {**asdict(FACTS), "threads": 0}},
+        {"facts": {**asdict(FACTS), "form": "folded"}},
         {"networks": [{"assignment": {}, "sum": 1, "measured": 1e-200, "fitted": True}]},
         {"networks": [{"assignment": {}, "sum": 1e200, "measured": 1, "fitted": True}]},
         {"networks": [{"assignment": {}, "sum": 1, "measured": 1, "fitted": True, "graph": 3}]},

@@ -13,7 +13,16 @@ import spacelang
 
 PACKAGE = Path(__file__).resolve().parent.parent / "spacelang"
 LINKS = ("backends", "grammars", "spaces")
-BASE = {"diagnostics", "render", "plugins", "files", "journal", "manifest", "statistics"}
+BASE = {
+    "collector",
+    "diagnostics",
+    "render",
+    "plugins",
+    "files",
+    "journal",
+    "manifest",
+    "statistics",
+}
 CORE = {*BASE, "ir", "ops", "analysis"}
 COMPILER = {*CORE, "syntax", "grammars", "passes", "engines", "spaces"}
 

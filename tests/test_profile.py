@@ -13,7 +13,8 @@ from command import SPACE, data, good, refused
 from small_spaces import CONVOLUTIONS, VIT
 
 from spacelang.analysis.latency import every_operation
-from spacelang.analysis.latency_table import LatencyTable, read_table
+from spacelang.analysis.latency_table import DEPLOYED, LatencyTable, read_table
+from spacelang.backends.torch.inference.deployed import Deployed
 from spacelang.backends.torch.inputs import example
 from spacelang.backends.torch.profiling.profile import Clock, Job, facts_of, profile
 from spacelang.backends.torch.supernet import Supernet
@@ -45,13 +46,50 @@ def test_every_operation_is_a_network_that_gives_its_types(text: str) -> None:
     """Alone, an operation gives what the graph says it does, of any architecture."""
     graph = load(Source("small", text)) if "{" in text else load(text)
     every = list(every_operation(graph, 2).values())
-    for made in every[:: 1 + len(every) // 60]:
+    clock = Clock(facts_of("cpu", 1, 2, "float32", DEPLOYED))
+    for number, made in enumerate(every[:: 1 + len(every) // 60]):
         alone = made.graph()
         with torch.no_grad():
             found = Supernet(alone).eval().extract()(*example(alone))
         results = [found] if isinstance(found, torch.Tensor) else list(found.values())
         shapes = [[int(n.at({})) for n in type.shape] for type in made.nodes[-1].types]
         assert [list(result.shape) for result in results] == shapes, made.signature
+        if number % 8 == 0 and made.operands:
+            job = clock.job(alone, part=True)
+            with torch.no_grad():
+                again = job.module(*job.inputs)
+            results = [again] if isinstance(again, torch.Tensor) else list(again.values())
+            assert [list(result.shape) for result in results] == shapes, made.signature
+
+
+def test_a_table_may_be_of_deployed_networks(
+    space: Path, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whole networks are those of `deploy`; what it folds away is no operation."""
+    graph = load(Source("small", CONVOLUTIONS))
+    plain, deployed = every_operation(graph, 1), every_operation(graph, 1, DEPLOYED)
+    away = plain.keys() - deployed.keys()
+    assert deployed.keys() < plain.keys()
+    assert away == {s for s, one in plain.items() if s.startswith("batch_norm") or not one.operands}
+    path = tmp_path / "deployed.json"
+    seen: list[object] = []
+    turns = Clock.turns
+
+    def watched(self: Clock, jobs: Sequence[Job]) -> list[float]:
+        seen.extend(job.module for job in jobs)
+        return turns(self, jobs)
+
+    monkeypatch.setattr(Clock, "turns", watched)
+    made = data("profile", space, *QUICK, "--for", "inference", "-o", path)
+    found = read_table(path)
+    assert made["facts"]["form"] == found.facts.form == DEPLOYED
+    assert found.entries.keys() == every_operation(load(str(space)), 1, DEPLOYED).keys()
+    assert sum(isinstance(module, Deployed) for module in seen) == len(found.networks)
+    assert "form: deployed, not extracted" in refused("profile", space, *QUICK, "-o", path)
+    assert "form: extracted, not deployed" in refused(
+        "profile", space, *QUICK, "--for", "inference", "-o", table
+    )
+    assert "SP605" in refused("profile", space, "--for", "inference", "--dtype", "bfloat16")
 
 
 def test_a_table_holds_every_operation_and_whole_networks(space: Path, table: Path) -> None:

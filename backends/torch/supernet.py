@@ -30,6 +30,7 @@ from spacelang.backends.torch.lowering.tables import TableKey
 from spacelang.backends.torch.lowering.torch_compile import Compiled
 from spacelang.backends.torch.recompute import recomputed
 from spacelang.backends.torch.storage import Reference, apply, grow
+from spacelang.collector import collector_paused
 from spacelang.diagnostics import SpaceError, error
 from spacelang.ir.decision import Assignment
 from spacelang.ir.dialect import dotted
@@ -44,6 +45,7 @@ SHARED = frozenset({"graph", "lowering", "plain", "_program", "_plan", "_all"})
 class Supernet(nn.Module):
     """A graph as a module. Parameters have the paths of the graph: `encoder.3.attn.qkv.weight`."""
 
+    @collector_paused()
     def __init__(self, graph: Graph, seed: int = 0, lowering: Lowering | None = None) -> None:
         super().__init__()
         check_memory(graph)

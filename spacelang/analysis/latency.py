@@ -7,7 +7,9 @@
 
 The additive model of MnasNet and ProxylessNAS, whose sum is fitted to networks measured as a whole.
 Its error on networks that the fit has not seen is in the table, and is told wherever it is used.
-Fit and error are those of the graph's own networks; where a table has none, that is told.
+Where networks were deployed, batch norms and what follows from weights alone are no operations;
+what else `deploy` joins the fit makes up for, as far as the error says. Fit and error are those of
+the graph's own networks; where a table has none, that is told.
 A signature (`operations.py`) that the table does not hold is SP512, never a guess.
 """
 
@@ -20,7 +22,7 @@ from functools import cached_property
 from itertools import product
 from math import prod
 
-from spacelang.analysis.latency_table import Fit, LatencyTable, read_table
+from spacelang.analysis.latency_table import EXTRACTED, Fit, LatencyTable, read_table
 from spacelang.analysis.operations import Operation, decided_by, operation
 from spacelang.analysis.traffic import at as values_at
 from spacelang.diagnostics import SpaceError, error
@@ -42,10 +44,12 @@ class Group:
     paths: tuple[str, ...]
     nodes: tuple[tuple[Instance, Node], ...]
 
-    def operations(self, values: Mapping[str, DecisionValue]) -> Iterator[Operation]:
+    def operations(
+        self, values: Mapping[str, DecisionValue], form: str = EXTRACTED
+    ) -> Iterator[Operation]:
         """What the nodes compute, whether or not they are there."""
         for instance, node in self.nodes:
-            made = operation(instance, node, values)
+            made = operation(instance, node, values, form)
             if made is not None:
                 yield made
 
@@ -59,16 +63,18 @@ def groups(graph: Graph) -> tuple[Group, ...]:
     return tuple(Group(*key, tuple(nodes)) for key, nodes in found.items())
 
 
-def operations(graph: Graph, values: Mapping[str, DecisionValue]) -> Iterator[Operation]:
+def operations(
+    graph: Graph, values: Mapping[str, DecisionValue], form: str = EXTRACTED
+) -> Iterator[Operation]:
     """What an architecture computes, in order; `values` as `traffic.at` gives them."""
     for place in graph.places(inference=True):
         if all(guard.at(values) for guard in place.guards):
-            made = operation(place.instance, place.node, values)
+            made = operation(place.instance, place.node, values, form)
             if made is not None:
                 yield made
 
 
-def every_operation(graph: Graph, batch: int) -> dict[str, Operation]:
+def every_operation(graph: Graph, batch: int, form: str = EXTRACTED) -> dict[str, Operation]:
     """All that any architecture computes, by signature (SP507 where that is too much to list)."""
     found: dict[str, Operation] = {}
     free = values_at(graph, None, batch)
@@ -80,7 +86,7 @@ def every_operation(graph: Graph, batch: int) -> dict[str, Operation]:
         for point in product(*lists):
             values = {**free, **dict(zip(group.paths, point, strict=True))}
             if all(guard.at(values) for guard in known):
-                found |= {made.signature: made for made in group.operations(values)}
+                found |= {made.signature: made for made in group.operations(values, form)}
         if len(found) > SIGNATURES:
             raise _too_many(graph, f"more than {SIGNATURES:,} operations differ")
     return found
@@ -125,7 +131,7 @@ class LatencyModel:
     def check(self) -> None:
         """SP512 with the first of the operations of the space that the table lacks, if it does."""
         try:
-            every = every_operation(self.graph, self.table.facts.batch)
+            every = every_operation(self.graph, self.table.facts.batch, self.table.facts.form)
         except SpaceError:  # too many to list: each is asked for when it is met
             return
         lacking = [signature for signature in every if signature not in self.table.entries]
@@ -140,6 +146,7 @@ class LatencyModel:
             f"spacelang profile SPACE -o {self.name} --batch {facts.batch} "
             f"--threads {facts.threads} --dtype {facts.dtype}"
         )
+        command += "" if facts.form == EXTRACTED else " --for inference"
         found = error("SP512", f"{self.name} lacks {count} of {self.graph.name}")
         found = found.note(f"as {signatures[0]}")
         return SpaceError(found.hint(f"measure what is missing: {command}"))
@@ -159,7 +166,7 @@ class LatencyModel:
 
     def _measured(self, group: Group, values: Mapping[str, DecisionValue]) -> float:
         entries, total = self.table.entries, 0.0
-        for made in group.operations({**self._free, **values}):
+        for made in group.operations({**self._free, **values}, self.table.facts.form):
             if made.signature not in entries:
                 raise self.lacks([made.signature])
             total += entries[made.signature]

@@ -1,13 +1,15 @@
 """Latency tables: what operations took on a device, and how their sum fits whole networks.
 
     {"kind": "latency table", "format": 1, "facts": {"device": "cpu", "model": "..", "threads": 1,
-     "batch": 1, "dtype": "float32", ..}, "entries": {signature: nanoseconds},
+     "batch": 1, "dtype": "float32", "form": "extracted", ..}, "entries": {signature: nanoseconds},
      "networks": [{"graph", "assignment", "sum", "measured", "fitted"}],
      "fits": {graph: {"fit": .., "error": ..}}}
 
 Times are medians in nanoseconds, without what a call takes that does nothing. A table may serve
 several spaces; `graph` is the hash of the one that a network is of. Fits and errors are made anew
-from the networks whenever a table is read.
+from the networks whenever a table is read. `form` is how networks ran: `extracted` as `extract`
+gives them, `deployed` as `deploy` makes them for inference; a table that does not say is of the
+first.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from spacelang.files import PathLike, atomic_write
 from spacelang.ir.decision import Assignment
 
 KIND, FORMAT = "latency table", 1
+EXTRACTED, DEPLOYED = FORMS = ("extracted", "deployed")
 MAX_BYTES = 1 << 26
 TIMES = 1e-3, 1e18  # nanoseconds; what a fit squares and divides by stays finite
 UNITS = (("s", 10**9), ("ms", 10**6), ("us", 10**3))
@@ -40,16 +43,18 @@ class Facts:
     dtype: str
     torch: str = ""
     spacelang: str = ""
+    form: str = EXTRACTED
 
     def differs(self, other: Facts) -> tuple[str, ...]:
         """What makes times of two tables no times of one."""
-        names = ("device", "model", "threads", "batch", "dtype", "torch")
+        names = ("device", "model", "threads", "batch", "dtype", "torch", "form")
         pairs = ((n, getattr(self, n), getattr(other, n)) for n in names)
         return tuple(f"{name}: {a}, not {b}" for name, a, b in pairs if a != b)
 
     def __str__(self) -> str:
         threads = f"{self.threads} thread{'s' if self.threads != 1 else ''}"
-        return f"{self.model} ({self.device}), {threads}, batch {self.batch}, {self.dtype}"
+        form = "" if self.form == EXTRACTED else f", {self.form}"
+        return f"{self.model} ({self.device}), {threads}, batch {self.batch}, {self.dtype}{form}"
 
 
 @dataclass(frozen=True)
@@ -188,7 +193,9 @@ def _table(data: object) -> LatencyTable:
     found = _object(data)
     if found.get("kind") != KIND or found.get("format") != FORMAT:
         raise ValueError(f"it is no {KIND} of format {FORMAT}")
-    facts = _object(found["facts"])
+    facts = {"form": EXTRACTED, **_object(found["facts"])}
+    if facts["form"] not in FORMS:
+        raise ValueError(f"its form is neither {' nor '.join(FORMS)}")
     kinds = {f.name: int if f.name in ("threads", "batch") else str for f in fields(Facts)}
     for name, kind in kinds.items():
         if type(facts.get(name)) is not kind:

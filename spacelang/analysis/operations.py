@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from spacelang.analysis.latency_table import DEPLOYED, EXTRACTED
 from spacelang.analysis.traffic import Sizes, copies
 from spacelang.ir.block import Block
 from spacelang.ir.decision import plain
@@ -27,6 +28,8 @@ from spacelang.ir.node import STRUCTURAL, Attribute, Node, TensorType, Value
 from spacelang.ir.op import ops
 from spacelang.ir.param import Param, View, leading
 
+FOLDED = frozenset({"batch_norm"})
+"""What is in the weights of its neighbours once a network is deployed."""
 PASSED = frozenset({*STRUCTURAL, "drop_path", "dropout"})
 """What gives its operand, in evaluation."""
 VIEWS = frozenset({"rearrange", "slice", "split", "unstack", "expand"})
@@ -148,12 +151,15 @@ class Operation:
 
 
 def operation(
-    instance: Instance, node: Node, values: Mapping[str, DecisionValue]
+    instance: Instance, node: Node, values: Mapping[str, DecisionValue], form: str = EXTRACTED
 ) -> Operation | None:
-    """What a node computes in an architecture, None where that is nothing."""
+    """What a node computes in an architecture, None where that is nothing: deployed, neither a norm
+    that is in the weights nor what follows from weights and tables alone, which is made once."""
     if node.op in PASSED or node.regions or carried(node, Sizes(instance, values, 4)):
         return None
-    return Operation(instance, node, values)
+    made = Operation(instance, node, values)
+    away = form == DEPLOYED and (node.op in FOLDED or not made.operands)
+    return None if away else made
 
 
 def carried(node: Node, sizes: Sizes) -> bool:

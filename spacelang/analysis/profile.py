@@ -65,7 +65,7 @@ class Profile:
         def part(step: Step) -> Part:
             instance, node = step.instance, step.node
             path = join(instance.path, node.label) or node.op
-            made = operation(instance, node, values)
+            made = operation(instance, node, values, table.facts.form)
             ns = 0.0
             if made is not None:
                 if made.signature not in table.entries:

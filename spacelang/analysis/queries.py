@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, cast
 from spacelang import plugins
 from spacelang.analysis.cost import Cost, CostModel
 from spacelang.analysis.where import Where
+from spacelang.collector import collector_paused
 from spacelang.diagnostics import SpaceError, error
 from spacelang.ir.known import TIMED
 
@@ -39,6 +40,7 @@ def cost(graph: Graph, assignment: Assignment | None = None) -> Cost:
     return model(graph).at(values)
 
 
+@collector_paused()
 def size(graph: Graph, where: str = "") -> int | Between:
     """The number of architectures within a budget and the space's own requirements."""
     return counter(graph).size(countable(parsed(graph, where)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import time
 from pathlib import Path
 
@@ -20,6 +21,12 @@ def machine(others: float | None) -> dict[str, object]:
         "processor": model, "cores": os.cpu_count(), "system": platform.system(),
         "python": platform.python_version(), "others": None if others is None else round(others, 2),
     }  # fmt: skip
+
+
+def short(processor: str) -> str:
+    """How a table calls a processor: `Intel(R) Xeon(R) Processor` is `Intel Xeon`."""
+    plain = re.sub(r"\((?:R|TM|C)\)|\b(?:CPU|Processor)\b", " ", processor, flags=re.IGNORECASE)
+    return " ".join(plain.split()) or processor
 
 
 class Idle:
@@ -45,4 +52,4 @@ def busy(file: Path = Path("/proc/stat")) -> float | None:
     return (user + nice + system + sum(rest)) / os.sysconf("SC_CLK_TCK")
 
 
-__all__ = ["Idle", "busy", "machine"]
+__all__ = ["Idle", "busy", "machine", "short"]

@@ -4,9 +4,9 @@
 
 Ours is built alone, so that the time of making it is its own. All are compared first: a rival
 whose outputs differ by more than the row allows, 1e-5 of the largest, is an error, not a figure.
-Then each round calls every contender once, one after the other, and the limits of the machine with
-them, so that what else runs there slows all alike. A ratio is the median over rounds of the ratio
-within a round; its spread is the quartiles.
+Then each round calls every contender once, in an order of its own, and the limits of the machine
+with them, so that what else runs there slows all alike. A ratio is the median over rounds of the
+ratio within a round; its spread is the quartiles.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from datetime import date
 from pathlib import Path
+from random import Random
 from typing import Any, cast
 
 from spacelang.bench.machine import Idle, machine
 from spacelang.bench.process import Answer, Contender
-from spacelang.bench.rows import COMPILED, Row
+from spacelang.bench.rows import COMPILED, ONNX, Row
 from spacelang.diagnostics import SpaceError, error
 
 LEAST_REPEATS = 7
@@ -38,32 +39,32 @@ def measure(row: Row, threads: int, repeats: int = LEAST_REPEATS) -> dict[str, A
 
     SpaceError where our own contender cannot be built, or a result is not the same (SP703).
     """
+    work = {"space": row.space, "network": row.network, "batch": row.batch, "threads": threads,
+            "double": row.double}  # fmt: skip
     with ExitStack() as stack:
         there: dict[str, Contender] = {}
         about: dict[str, Answer] = {}
-        started: dict[str, Contender] = {}
-        for name in (*row.contenders, LIMITS):
-            request = {"contender": name, "space": row.space, "network": row.network,
-                       "batch": row.batch, "threads": threads, "double": row.double}  # fmt: skip
-            started[name] = stack.enter_context(Contender(request))
-            if name == row.ours or row.runtime == COMPILED:  # alone; the rest beside each other
-                about[name] = started[name].started()
-        for name, process in started.items():
-            about[name] = about.get(name) or process.started()
-            if "missing" not in about[name]:
-                there[name] = process
-            elif name == row.ours:
-                raise SpaceError(error("SP703", f"{row.name}: {about[name]['missing']}"))
+        for group in _together(row):
+            started: dict[str, Contender] = {}
+            for name in group:
+                request = {"contender": name, **work}
+                started[name] = stack.enter_context(Contender(request))
+            for name, process in started.items():
+                about[name] = process.started()
+                if "missing" not in about[name]:
+                    there[name] = process
+                elif name == row.ours:
+                    raise SpaceError(error("SP703", f"{row.name}: {about[name]['missing']}"))
         sized = {name: _sized(process, about[name]) for name, process in there.items()}
         # Comparing takes memory of its own, above all in float64.
         peaks = {name: process.peak() for name, process in there.items()}
         errors = compared(row, _results(row, there))
         calls = {name: count for name, (count, _) in sized.items()}
         warm = 0 if max(taken for _, taken in sized.values()) >= LONG else WARM_UP
-        for _ in range(warm):
-            _round(there, calls)
+        for number in range(warm):
+            _round(there, calls, number)
         idle = Idle()
-        counted = [_round(there, calls) for _ in range(repeats)]
+        counted = [_round(there, calls, number) for number in range(repeats)]
         others = idle.others(sum(t["cpu"] for found in counted for t in found.values()))
     contenders: dict[str, Any] = {}
     for name in row.contenders:
@@ -80,7 +81,7 @@ def measure(row: Row, threads: int, repeats: int = LEAST_REPEATS) -> dict[str, A
             "setting": about[name].get("setting", ""),
             **peaks[name],
         }
-    work = calls[LIMITS]
+    done = calls[LIMITS]
     return {
         "row": row.name,
         "threads": threads,
@@ -89,19 +90,33 @@ def measure(row: Row, threads: int, repeats: int = LEAST_REPEATS) -> dict[str, A
         "narrow": about[row.ours].get("narrow", False),
         "contenders": contenders,
         "limits": {
-            "flops": [_rate(found[LIMITS], "flops", work) for found in counted],
-            "plain": [_rate(found[LIMITS], "plain", work) for found in counted],
-            "narrow": [_rate(found[LIMITS], "narrow", work) for found in counted],
-            "bandwidth": [_rate(found[LIMITS], "bytes", work) for found in counted],
+            "flops": [_rate(found[LIMITS], "flops", done) for found in counted],
+            "plain": [_rate(found[LIMITS], "plain", done) for found in counted],
+            "narrow": [_rate(found[LIMITS], "narrow", done) for found in counted],
+            "bandwidth": [_rate(found[LIMITS], "bytes", done) for found in counted],
         },
         "machine": machine(others),
         "versions": about[row.ours].get("versions", {}),
     }
 
 
-def _round(there: Mapping[str, Contender], calls: Mapping[str, int]) -> dict[str, Answer]:
-    """Every contender once, one after the other."""
-    return {name: process.run(calls[name]) for name, process in there.items()}
+def _together(row: Row) -> list[list[str]]:
+    """Which contenders are built beside each other: ours alone and first; what is compiled, and
+    ONNX Runtime, which times settings to choose one, alone too."""
+    names = [*row.contenders, LIMITS]
+    alone = names if row.runtime == COMPILED else [n for n in names if n in (row.ours, ONNX)]
+    rest = [name for name in names if name not in alone]
+    return [alone[:1], rest, *([name] for name in alone[1:])]
+
+
+def _round(
+    there: Mapping[str, Contender], calls: Mapping[str, int], number: int
+) -> dict[str, Answer]:
+    """Every contender once, one after the other, in an order of the round: what one leaves behind
+    (a clock that wide products have lowered, caches) is not always met by the same other."""
+    order = [*there]
+    Random(number).shuffle(order)
+    return {name: there[name].run(calls[name]) for name in order}
 
 
 def _rate(answer: Answer, what: str, calls: int) -> float:

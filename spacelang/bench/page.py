@@ -8,19 +8,21 @@ A test makes it again and compares, so that the page says what the file does.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from spacelang.bench.machine import short
 from spacelang.bench.measure import best, ratio, seconds, share_of_limit
-from spacelang.bench.rows import BY_NAME, ONNX, TORCH, Row
-from spacelang.bench.verdict import memory, verdict
+from spacelang.bench.rows import BY_NAME, EXPECTED, ONNX, TORCH, Row
+from spacelang.bench.store import missing
+from spacelang.bench.verdict import added, memory, verdict
 
 BEGIN = "<!-- networks: made by benchmarks/networks.py --page -->"
 END = "<!-- end of networks -->"
 WANTED_OF_RUNTIME = 0.7  # times as fast as ONNX Runtime, of ours by PyTorch
 HEAD = (
-    "| work | threads | ours | best {} rival | ratio | of CPU time | wanted | of the limit |"
-    " peak | also |\n|---|---|---|---|---|---|---|---|---|---|"
+    "| work | threads | machine | ours | best {} rival | ratio | of CPU time | wanted |"
+    " of the limit | peak | added | also |\n|---|---|---|---|---|---|---|---|---|---|---|---|"
 )
 
 
@@ -42,13 +44,14 @@ def rendered(data: Mapping[str, Any]) -> str:
         parts += [] if runtime == TORCH else [f"Ours and theirs run by {runtime}:", ""]
         head = HEAD.format("PyTorch" if runtime == TORCH else runtime)
         parts += [head, *(_line(BY_NAME[record["row"]], record) for record in here), ""]
-    return "\n".join([*(parts or [HEAD.format("PyTorch"), ""]), *_facts(known)])
+    told = (f"* {line}" for line in (*_facts(known), *_without(data)))
+    return "\n".join([*(parts or [HEAD.format("PyTorch"), ""]), *told])
 
 
 def _line(row: Row, record: Mapping[str, Any]) -> str:
     rival = best(record, row.ours, row.against)
     own = _time(record, row.ours)
-    cells = [row.name, str(record["threads"]), own]
+    cells = [row.name, str(record["threads"]), short(record["machine"]["processor"]), own]
     share = share_of_limit(record, row.ours)
     if rival is None:
         cells += ["none is installed", "", ""]
@@ -61,13 +64,18 @@ def _line(row: Row, record: Mapping[str, Any]) -> str:
         cells += [f"{rival} {_time(record, rival)}", f"{middle:.2f} ({low:.2f}..{high:.2f})"]
         cells.append(f"{processor[0]:.2f}")
     cells += [verdict(row, record).text, "" if share is None else f"{share:.0%}"]
-    cells += [_memory(record, row.ours, rival), ", ".join(_others(row, record))]
-    return f"| {' | '.join(cells)} |"
+    cells += [_memory(record, row.ours, rival, of) for of in (memory, added)]
+    return f"| {' | '.join([*cells, ', '.join(_others(row, record))])} |"
 
 
-def _memory(record: Mapping[str, Any], ours: str, rival: str | None) -> str:
-    own = memory(record, ours)
-    return f"{own:.0f}{'' if rival is None else f' against {memory(record, rival):.0f}'} MiB"
+def _memory(
+    record: Mapping[str, Any],
+    ours: str,
+    rival: str | None,
+    of: Callable[[Mapping[str, Any], str], float],
+) -> str:
+    other = "" if rival is None else f" against {round(of(record, rival))}"
+    return f"{round(of(record, ours))}{other} MiB"
 
 
 def _others(row: Row, record: Mapping[str, Any]) -> Iterator[str]:
@@ -99,46 +107,76 @@ def _facts(records: list[Any]) -> Iterator[str]:
     if not records:
         return
     machines = {(r["machine"]["processor"], r["machine"]["cores"]) for r in records}
-    told = "; ".join(f"{name}, {cores} cores" for name, cores in sorted(machines))
+    told = "; ".join(f"{short(name)}, {cores} cores" for name, cores in sorted(machines))
     days = sorted({r["date"] for r in records})
-    yield f"Machine: {told}. Measured {' to '.join(dict.fromkeys((days[0], days[-1])))}."
+    several = "s, each row on one of them" * (len(machines) > 1)
+    yield f"Machine{several}: {told}. Measured {' to '.join(dict.fromkeys((days[0], days[-1])))}."
     others = [r["machine"]["others"] for r in records if r["machine"]["others"] is not None]
     if others:
         yield (
             f"While a row was timed, other processes took {statistics.median(others):.2f} cores"
             f" (the median of the rows; at most {max(others):.2f})."
         )
-    for threads in sorted({r["threads"] for r in records}):
-        rates = [x for r in records if r["threads"] == threads for x in r["limits"]["flops"]]
-        plain = [x for r in records if r["threads"] == threads for x in r["limits"]["plain"]]
-        narrow = [x for r in records if r["threads"] == threads for x in r["limits"]["narrow"]]
-        moved = [x for r in records if r["threads"] == threads for x in r["limits"]["bandwidth"]]
-        yield (
-            f"Limit with {threads} thread{'s' * (threads > 1)}, measured in the same rounds:"
-            f" {statistics.median(rates) / 1e9:.0f} GFLOP/s of float32 matrix product by oneDNN"
-            f" (best {max(rates) / 1e9:.0f}), {statistics.median(plain) / 1e9:.0f} by `torch.mm`,"
-            f" {statistics.median(narrow) / 1e9:.0f} in bfloat16,"
-            f" {statistics.median(moved) / 1e9:.0f} GB/s copied."
-        )
+    for where in sorted({_where(r) for r in records}):
+        yield _limits(*where, [r["limits"] for r in records if _where(r) == where])
     yield from _runtime(records)
     versions = {f"{n} {v}" for r in records for n, v in r["versions"].items()}
     yield f"Versions: {', '.join(sorted(versions))}."
 
 
+def _where(record: Mapping[str, Any]) -> tuple[str, int]:
+    """What the limits hang on: the machine and the number of threads."""
+    return short(record["machine"]["processor"]), record["threads"]
+
+
+def _limits(name: str, threads: int, limits: list[Mapping[str, list[float]]]) -> str:
+    """What a machine does at most, by all rounds of the rows that were measured there."""
+
+    def middle(what: str) -> str:
+        return f"{statistics.median(x for one in limits for x in one[what]) / 1e9:.0f}"
+
+    most = max(x for one in limits for x in one["flops"]) / 1e9
+    return (
+        f"Limit of {name} with {_threads(threads)}, measured in the same rounds:"
+        f" {middle('flops')} GFLOP/s of float32 matrix product by oneDNN (best {most:.0f}),"
+        f" {middle('plain')} by `torch.mm`, {middle('narrow')} in bfloat16,"
+        f" {middle('bandwidth')} GB/s copied."
+    )
+
+
+def _threads(count: int) -> str:
+    return f"{count} thread{'s' * (count > 1)}"
+
+
+def _without(data: Mapping[str, Any]) -> Iterator[str]:
+    """The rows that nothing is said of yet."""
+    lacking: dict[int, list[str]] = {}
+    for name, threads in missing(data, EXPECTED):
+        lacking.setdefault(threads, []).append(name)
+    for threads, names in sorted(lacking.items()):
+        yield f"Not measured yet with {_threads(threads)}: {', '.join(names)}."
+
+
 def _runtime(records: list[Any]) -> Iterator[str]:
     """How ours stands beside ONNX Runtime, which is no rival of the ratios above."""
-    rows = [(r, BY_NAME[r["row"]]) for r in records]
-    compared = [ratio(r, row.ours, ONNX) for r, row in rows if row.runtime == TORCH]
-    found = [one[0] for one in compared if one is not None]
+    found = [
+        (one[0], f"{r['row']} x{r['threads']} {one[0]:.2f}")
+        for r in records
+        if BY_NAME[r["row"]].runtime == TORCH
+        and (one := ratio(r, BY_NAME[r["row"]].ours, ONNX)) is not None
+    ]
     if not found:
         return
-    faster = sum(one < 1 for one in found)
+    times = [one for one, _ in found]
+    faster = sum(one < 1 for one in times)
     where = "every row" if faster == len(found) else f"{faster} of the {len(found)} rows"
+    short_of = [told for one, told in found if one < WANTED_OF_RUNTIME]
+    below = f" Less: {', '.join(short_of)}." if short_of else ""
     yield (
         f"**ONNX Runtime is faster than ours by PyTorch in {where} where it was measured**:"
-        f" it takes {min(found):.2f} to {max(found):.2f} times as long as ours, in"
-        f" {sum(one >= WANTED_OF_RUNTIME for one in found)} of {len(found)} at least"
-        f" {WANTED_OF_RUNTIME}, which is wanted."
+        f" it takes {min(times):.2f} to {max(times):.2f} times as long as ours, in"
+        f" {len(found) - len(short_of)} of {len(found)} at least"
+        f" {WANTED_OF_RUNTIME}, which is wanted.{below}"
     )
 
 

@@ -143,6 +143,12 @@ COMPILED_ROWS: tuple[Row, ...] = tuple(
     if batch == 1 or network.startswith("efficientvit")
 )  # fmt: skip
 BY_NAME = {row.name: row for row in (*ROWS, *COMPILED_ROWS)}
+THREADS = (1, 2)  # with which every row is to be measured; those of the compiler with one
+EXPECTED: tuple[tuple[Row, int], ...] = (
+    *((row, threads) for threads in THREADS for row in ROWS),
+    *((row, 1) for row in COMPILED_ROWS),
+)
+"""The records that a whole page has."""
 
 
 def select(names: Sequence[str], compiled: bool = False) -> tuple[Row, ...]:
@@ -163,4 +169,7 @@ def select(names: Sequence[str], compiled: bool = False) -> tuple[Row, ...]:
     return (*(r for r in rows if {r.name, r.network, r.runtime} & {*names}), *named)
 
 
-__all__ = ["BY_NAME", "COMPILED", "ONNX", "ROWS", "TORCH", "Row", "UnknownRow", "select"]
+__all__ = [
+    "BY_NAME", "COMPILED", "EXPECTED", "ONNX", "ROWS", "THREADS", "TORCH", "Row", "UnknownRow",
+    "select",
+]  # fmt: skip

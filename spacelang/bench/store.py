@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
+from spacelang.bench.rows import Row
 from spacelang.diagnostics import SpaceError, error
 
 VERSION = 2
@@ -28,6 +29,15 @@ def kept(path: Path) -> dict[str, Any]:
     return data
 
 
+def missing(data: Mapping[str, Any], expected: Iterable[tuple[Row, int]]) -> list[tuple[str, int]]:
+    """Of which rows and numbers of threads there is no record."""
+    return [
+        (row.name, threads)
+        for row, threads in expected
+        if key({"row": row.name, "threads": threads}) not in data["records"]
+    ]
+
+
 def key(record: Mapping[str, Any]) -> str:
     """Under which name a record is kept."""
     return f"{record['row']} x{record['threads']}"
@@ -39,4 +49,4 @@ def merged(data: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, Any]
     return {**data, "records": dict(sorted(records.items()))}
 
 
-__all__ = ["kept", "key", "merged"]
+__all__ = ["kept", "key", "merged", "missing"]

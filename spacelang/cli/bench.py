@@ -200,8 +200,10 @@ def _print_row(row: Row, record: Mapping[str, Any]) -> None:
         lines.append((
             name, f"{statistics.median(times) * 1e3:.2f} ms", spread,
             "" if share is None else f"{share:.0%}", f"{found['peak_mib']:.0f} MiB",
+            f"{round(found['added_mib'])} MiB",
         ))  # fmt: skip
-    table(("contender", "a call", "times ours", "of the limit", "peak"), lines, right="lrrrr")
+    head = ("contender", "a call", "times ours", "of the limit", "peak", "added")
+    table(head, lines, right="lrrrrr")
 
 
 __all__ = ["bench"]

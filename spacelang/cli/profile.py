@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from spacelang.ir.graph import Graph
 
 DTYPES = ("float32", "bfloat16", "float16")
+FORMS = {"evaluation": "extracted", "inference": "deployed"}
 
 
 @click.command(short_help="Time and memory of a network here, by block and by op.")
@@ -30,6 +31,10 @@ DTYPES = ("float32", "bfloat16", "float16")
 @click.option("--dtype", type=click.Choice(DTYPES), default="float32", show_default=True,
               help="The type that everything is held in.")  # fmt: skip
 @runs.device
+@click.option("--for", "purpose", type=click.Choice([*FORMS]), default="evaluation",
+              show_default=True,
+              help="inference: networks as `deploy` makes them, not as `extract` gives "
+              "them.")  # fmt: skip
 @click.option("--repeats", type=click.IntRange(1, 10_000), default=20, show_default=True,
               help="Of every measurement; the median counts.")  # fmt: skip
 @click.option("-o", "--output", metavar="TABLE.json",
@@ -56,6 +61,7 @@ def profile(
     threads: int | None,
     dtype: str,
     device: str,
+    purpose: str,
     repeats: int,
     output: str | None,
     drawn: int | None,
@@ -88,7 +94,7 @@ def profile(
     given = graph.decisions.extreme("largest") if arch is None else options.read_assignment(arch)
     given = graph.decisions.assignment(graph.decisions.check(given))
     place = runs.work(backend, "device")(device)
-    facts = runs.work(backend, "facts")(place, threads, batch, dtype)
+    facts = runs.work(backend, "facts")(place, threads, batch, dtype, FORMS[purpose])
     with runs.work(backend, "progress")(progress) as told:
         made: LatencyTable = runs.work(backend, "profile")(
             graph, given, facts,

@@ -302,7 +302,7 @@ def _timed(chosen: object, graph: Graph, backend: str, device: str) -> None:
     facts = model.table.facts
     here = runs.work(backend, "facts")(device, None, facts.batch, facts.dtype)
     complain(f"latency by {name}: {facts}; {model.stated}")
-    if other := facts.differs(here):
+    if other := facts.differs(replace(here, form=facts.form)):
         complain(f"warning: {name} was measured elsewhere: {'; '.join(other)}")
 
 

@@ -21,6 +21,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from hashlib import sha256
 
+from spacelang.collector import collector_paused
 from spacelang.diagnostics import SpaceError, error
 from spacelang.ir.block import Block
 from spacelang.ir.condition import TRUE, Condition
@@ -71,6 +72,7 @@ def block_text(block: Block) -> str:
     return "\n".join(_BlockWriter(True, {}).block(block, "block"))
 
 
+@collector_paused()
 def digest(graph: Graph) -> str:
     """The sha256 of the full text of the canonical form: what is computed, decided and stored."""
     from spacelang.ir.canonical import canonical

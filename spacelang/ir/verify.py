@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from spacelang.collector import collector_paused
 from spacelang.diagnostics import Report
 from spacelang.ir import claims, declared, structure, tables
 from spacelang.ir.graph import Graph
@@ -49,6 +50,7 @@ INVARIANTS: Mapping[str, str] = {
 """Every row with its sentence, in the order in which they are checked."""
 
 
+@collector_paused()
 def verify(graph: Graph, report: Report, stages: Sequence[Sequence[Row]] = STAGES) -> None:
     """Check every invariant of a graph; what is broken goes to the report."""
     subject = Subject(graph)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from spacelang.collector import collector_paused
 from spacelang.diagnostics import Report, Source, SpaceError
 from spacelang.ir.block import Block
 from spacelang.ir.dialect import Dialect, ForeignHop, Layout, Rename
@@ -29,6 +30,7 @@ from spacelang.syntax.ir_sizes import Part, Piece, Values
 from spacelang.syntax.tokens import Token
 
 
+@collector_paused()
 def read(source: Source) -> Graph:
     """The graph of a text. Raises SpaceError: SP603 what cannot be read, SP103 and
     SP507 what is beyond a limit, SP602 what is no graph."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
+from spacelang.collector import collector_paused
 from spacelang.diagnostics import Report, Source, SpaceError, Span, error
 from spacelang.grammars.loader import END, tables
 from spacelang.syntax import tree
@@ -21,6 +22,7 @@ from spacelang.syntax.tokens import Scan, Token, scan
 
 
 @lru_cache(maxsize=8)
+@collector_paused()
 def parse(source: Source) -> tree.File:
     """The tree of a file, kept for the next who reads the same libraries. Raises SpaceError (SP101
     to SP103) with all that is wrong."""

@@ -62,10 +62,15 @@ class Packed(Deployed):
 
     def run(self, x: Tensor) -> Tensor:
         """The output, in memory of its own, its entries in order."""
-        found = self._network(*self._constants, x.contiguous(memory_format=self._last))
+        found = self.left(x.contiguous(memory_format=self._last))
         if self._borrowed:  # a constant, or the input: neither is the caller's to write into
             return found.clone(memory_format=torch.contiguous_format)
         return found.contiguous()
+
+    def left(self, x: Tensor) -> Tensor:
+        """The output as the network leaves it, of an input whose channels lie side by side: what a
+        part of a larger network gives."""
+        return self._network(*self._constants, x)
 
 
 def _memory(tensor: Tensor) -> int:

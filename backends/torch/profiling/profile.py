@@ -8,6 +8,9 @@ once, in an order of its own, so that each finds the caches as others left them,
 network, and what else the machine does slows all alike. Medians over the rounds count, less what a
 network takes that does nothing. What was measured is in a journal at once, and a killed run goes
 on from there.
+
+In the form `deployed` networks are those of `deploy`. So is an operation of one input and one
+output, in the order of channels that it has inside of a network; others are as they are lowered.
 """
 
 from __future__ import annotations
@@ -25,15 +28,24 @@ from types import TracebackType
 from typing import Self, cast
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
 from spacelang import __version__
 from spacelang.analysis.latency import LatencyModel, every_operation, operations
-from spacelang.analysis.latency_table import Facts, LatencyTable, Whole, read_table
+from spacelang.analysis.latency_table import (
+    DEPLOYED,
+    EXTRACTED,
+    Facts,
+    LatencyTable,
+    Whole,
+    read_table,
+)
 from spacelang.analysis.memory import weight_bytes
 from spacelang.analysis.operations import Operation
 from spacelang.analysis.queries import sample
 from spacelang.analysis.traffic import at
+from spacelang.backends.torch.inference.deploy import deploy, example_of
+from spacelang.backends.torch.inference.deployed import Packed
 from spacelang.backends.torch.inputs import example
 from spacelang.backends.torch.profiling.heap import freed_memory_kept
 from spacelang.backends.torch.runs.interrupt import Interrupt
@@ -57,11 +69,16 @@ PART = ".part"  # the folder beside a table in which it comes to be
 JOURNAL = "measured.jsonl"
 
 
-def facts_of(device: str, threads: int | None, batch: int, dtype: str) -> Facts:
+def facts_of(
+    device: str, threads: int | None, batch: int, dtype: str, form: str = EXTRACTED
+) -> Facts:
     """What a table of this machine says of it; as many threads as PyTorch takes by itself where
-    None are given."""
+    None are given. SP605 for networks that are deployed, but on the processor in float32."""
+    if form == DEPLOYED and (device, dtype) != ("cpu", "float32"):
+        told = f"networks are deployed for the processor in float32, not for {device} in {dtype}"
+        raise SpaceError(error("SP605", told).hint("--device cpu --dtype float32"))
     count = torch.get_num_threads() if threads is None else threads
-    return Facts(device, _model(device), count, batch, dtype, torch.__version__, __version__)
+    return Facts(device, _model(device), count, batch, dtype, torch.__version__, __version__, form)
 
 
 def _model(device: str) -> str:
@@ -81,7 +98,7 @@ def _model(device: str) -> str:
 class Job:
     """A network and what it is called with."""
 
-    module: nn.Module
+    module: Callable[..., object]
     inputs: tuple[Tensor, ...]
 
     @staticmethod
@@ -121,8 +138,11 @@ class Clock:
         passes on an idle machine, whatever else runs on this one."""
         return self.facts.device == "cpu" and self.facts.threads == 1
 
-    def job(self, graph: Graph) -> Job:
-        """A network without decisions, ready to be called at the batch of the facts."""
+    def job(self, graph: Graph, part: bool = False) -> Job:
+        """A network without decisions, ready to be called at the batch of the facts; `part` where
+        it is an operation of a larger one."""
+        if self.facts.form == DEPLOYED and not (part and _several(graph)):
+            return self._deployed(graph, part)
         device, kind = self.facts.device, DTYPES[self.facts.dtype]
         module = Supernet(graph).eval().extract().to(device, kind)
         inputs = example(graph, self.facts.batch)
@@ -130,6 +150,12 @@ class Clock:
             module,
             tuple(x.to(device, kind) if x.is_floating_point() else x.to(device) for x in inputs),
         )
+
+    def _deployed(self, graph: Graph, part: bool) -> Job:
+        lead = int(graph.root.inputs[0].types[0].shape[0].at({})) if part else self.facts.batch
+        network = deploy(Supernet(graph).eval(), batch=lead)
+        x = example_of(network.shape)
+        return Job(network.left if part and isinstance(network, Packed) else network, (x,))
 
     def turns(self, jobs: Sequence[Job]) -> list[float]:
         """The median of the nanoseconds of each, called in turns."""
@@ -186,7 +212,7 @@ def measured(
     for chunk in _together(lacking, lambda name: wanted[name].bytes, TOGETHER):
         # A few alone would find the caches warmer than many do.
         beside = others[: max(0, TOGETHER // 2 - len(chunk))]
-        jobs = [clock.job(wanted[signature].graph()) for signature in (*chunk, *beside)]
+        jobs = [clock.job(wanted[signature].graph(), part=True) for signature in (*chunk, *beside)]
         *times, idle = clock.turns([*jobs, Job.idle(clock.facts.device)])
         found = {s: max(0.0, round(ns - idle, 1)) for s, ns in zip(chunk, times, strict=False)}
         notes.add("operation", found)
@@ -238,6 +264,12 @@ def _together(names: Sequence[str], held: Callable[[str], int], most: int) -> It
         yield chunk
 
 
+def _several(graph: Graph) -> bool:
+    """Whether a network has several inputs or outputs, or one that holds no numbers of float32."""
+    types = [type for node in graph.root.inputs for type in node.types]
+    return len(types) != 1 or len(graph.outputs) != 1 or types[0].dtype != "f32"
+
+
 def profile(
     graph: Graph,
     given: Assignment,
@@ -258,17 +290,17 @@ def profile(
     for a space with too many operations to list; Locked where another process writes it.
     """
     if path is None:
-        wanted = operations_of(graph, (given,), facts.batch)
+        wanted = operations_of(graph, (given,), facts)
         with Clock(facts, repeats) as clock:
             return measured(graph, wanted, [(given, True)], clock, reporter=reporter)
     place = Path(path)
     known = known_table(place, facts)
     wholes = networks_of(graph, given, networks, seed)
     if drawn is None:
-        wanted = every_operation(graph, facts.batch)
+        wanted = every_operation(graph, facts.batch, facts.form)
     else:
         others = sample(graph, drawn, seed)
-        wanted = operations_of(graph, (*(a for a, _ in wholes), *others), facts.batch)
+        wanted = operations_of(graph, (*(a for a, _ in wholes), *others), facts)
     part = place.with_name(place.name + PART)
     part.mkdir(exist_ok=True)
     lock = Lock(part)
@@ -310,11 +342,13 @@ def networks_of(
     return list(found.values())
 
 
-def operations_of(graph: Graph, networks: Iterable[Assignment], batch: int) -> dict[str, Operation]:
+def operations_of(
+    graph: Graph, networks: Iterable[Assignment], facts: Facts
+) -> dict[str, Operation]:
     """What some networks compute, by signature."""
     found: dict[str, Operation] = {}
     for assignment in networks:
-        for made in operations(graph, at(graph, assignment, batch)):
+        for made in operations(graph, at(graph, assignment, facts.batch), facts.form):
             found.setdefault(made.signature, made)
     return found
 
