@@ -12,8 +12,7 @@ optimisers and the plan.
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, cast
 
@@ -39,11 +38,10 @@ from spacelang.backends.torch.training.nonfinite import NotFinite, Steady
 from spacelang.backends.torch.training.optimizer import optimizer_tensors, restore_optimizer
 from spacelang.backends.torch.training.plans import check_joint_plan
 from spacelang.backends.torch.training.recipe import Recipe
-from spacelang.backends.torch.training.shards import Shards
+from spacelang.backends.torch.training.shards import Shards, masks_seed, seeded
 from spacelang.diagnostics import SpaceError, error
 from spacelang.engines.derive import Derivation
 from spacelang.engines.protocol import Group, LossTerm, Metrics, Samples, Score, Slots, StepPlan
-from spacelang.engines.stream import seed_of
 from spacelang.ir.decision import Assignment
 from spacelang.ir.program import Program
 
@@ -143,8 +141,7 @@ class CycleTrainer:
         self.networks.train()
         self.networks.zero_grad(set_to_none=True)
         rate = self._set_rates(plan)
-        skips = self.steady.policy == "skip"
-        kept = [(b, b.clone()) for b in self.networks.buffers()] if skips else []
+        kept = self.steady.before(self.networks)  # the forward passes move statistics
         count, names = len(self.feed.positions(plan)), [term.name for term in plan.losses]
         try:
             correct, terms = self.shards.learn(
@@ -153,13 +150,9 @@ class CycleTrainer:
             self._update(plan, terms)
         except NotFinite as failed:
             self.networks.zero_grad(set_to_none=True)
-            self.steady.note(failed.record)
-            if not self.steady.skips(plan.step):
-                raise
-            for buffer, before in kept:  # statistics of the forward passes
-                buffer.copy_(before)
+            nothing = self.steady.leave_out(failed, rate, kept)
             self.taken = plan.step + 1
-            return Metrics(0.0, {}, 0, 0, rate)
+            return nothing
         except (RuntimeError, MemoryError) as failed:
             if not ran_out_of_memory(failed):
                 raise
@@ -188,7 +181,7 @@ class CycleTrainer:
         if self.recipe.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         outputs: list[Outputs] = []
-        with self._randomness(plan.step, shard):
+        with seeded(masks_seed(self.seed, plan.step, shard), self.device):
             for number, forward in enumerate(plan.forwards):
                 self._activate(forward.network, forward.assignment)
                 outputs.append(self._run(forward.network, images, number in compared))
@@ -230,7 +223,7 @@ class CycleTrainer:
         return INTROSPECTING[term.kind](one, other, self.networks.ensemble, term.options)
 
     def _update(self, plan: StepPlan, terms: Mapping[str, float]) -> None:
-        ids, masks = self.feed.ids(plan), self._masks(plan.step)
+        ids, masks = self.feed.ids(plan), masks_seed(self.seed, plan.step)
         if not all(map(math.isfinite, terms.values())):
             raise NotFinite("loss", plan, ids, masks)
         norm = nn.utils.get_total_norm([p.grad for p in self._parameters if p.grad is not None])
@@ -241,18 +234,6 @@ class CycleTrainer:
         for name in plan.groups:
             self.optimizers[name].step()
         self.taken = plan.step + 1
-
-    @contextmanager
-    def _randomness(self, step: int, shard: int) -> Generator[None]:
-        """torch's own generators as a function of the step, for masks; as before afterwards."""
-        devices = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(self._masks(step, shard))
-            yield
-
-    def _masks(self, step: int, shard: int = 0) -> int:
-        """The seed of what a shard of a step drops."""
-        return seed_of(self.seed, "masks", step, *([shard] if shard else []))
 
     # Scores.
 
