@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 from torch import nn
 
@@ -42,6 +42,11 @@ class Lesson:
     engine: Distillation
     teacher: Teacher | None = None
     stored: Stored | None = None
+
+    @property
+    def several(self) -> bool:
+        """Whether a step runs a part of the student more than once: to give an inner value."""
+        return any(term.taps or term.at for term in self.engine.terms)
 
     def identity(self) -> Json:
         """What makes two lessons the same."""
@@ -109,6 +114,7 @@ class BoardLesson:
 
     engine: TeacherBoard
     teachers: tuple[Teacher, ...]
+    several: ClassVar[bool] = True  # the student's pass that is matched
 
     @property
     def name(self) -> str:

@@ -2,8 +2,8 @@
 
     network = wrapped(model, recipe, ranks)      # the model itself where a recipe does not say so
 
-It searches for parameters that no output hangs on; what a pass of it gives may hold any number of
-tensors.
+It searches for parameters that no output hangs on; what a pass gives may hold any number of
+tensors. Gradients are sums over the processes, as those are that it knows nothing of.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from __future__ import annotations
 from inspect import signature
 from typing import Any
 
-from torch import nn
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.futures import Future
 from torch.nn.parallel import DistributedDataParallel
 
 from spacelang.backends.torch.runs.ranks import Ranks
@@ -29,4 +31,11 @@ def wrapped(model: nn.Module, recipe: Recipe, ranks: Ranks) -> nn.Module:
     known = signature(DistributedDataParallel).parameters  # it was renamed
     buffers = next(n for n in ("forward_sync_buffers", "broadcast_buffers") if n in known)
     options: dict[str, Any] = {buffers: False}
-    return DistributedDataParallel(model, find_unused_parameters=True, **options)
+    found = DistributedDataParallel(model, find_unused_parameters=True, **options)
+    found.register_comm_hook(None, lambda _, bucket: _sum(bucket))  # its own takes the mean
+    return found
+
+
+def _sum(bucket: dist.GradBucket) -> Future[Tensor]:
+    sent: Any = dist.all_reduce(bucket.buffer(), async_op=True)
+    return sent.get_future().then(lambda done: done.value()[0])

@@ -60,10 +60,11 @@ class Pieces:
     def __init__(self, model: Supernet, ranks: Ranks) -> None:
         self.model, self.ranks = model, ranks
         mesh = init_device_mesh(next(model.parameters()).device.type, (ranks.size,))
-        for module in list(_units(model)):
+        units = list(_units(model))
+        for module in units:
             _begin(module, mesh, ranks)
         self.root = _begin(model, mesh, ranks)
-        model.cut = True
+        model.units = frozenset(units)
 
     @staticmethod
     @contextmanager

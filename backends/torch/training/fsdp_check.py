@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 
 def check_pieces(recipe: Recipe, ranks: Ranks, several: bool = False) -> None:
-    """SP708 for settings that do not go with weights in pieces; `several` says that a step may have
-    several passes, whatever the law of the recipe is."""
+    """SP708 for settings that do not go with weights in pieces; `several` says that a step may run
+    a part of the network more than once, whatever the law of the recipe is."""
     if recipe.reduce != "fsdp" or ranks.size == 1:
         return
     # A process adds the passes of all its shards one by one: for two of one pass each, and for one

@@ -199,9 +199,8 @@ class TorchTrainer:
         others = None if batch.others is None else batch.others.to(self.device)
         outputs: dict[int, Tensor] = {}
         terms: dict[str, float] = {}
-        wrapped = self._network if self._network is not self.model else None
-        scale = share if wrapped is None else share * self.ranks.size  # it takes the mean
-        joint = wrapped is not None or self.pieces is not None  # all have to go backward
+        # Where PyTorch adds gradients all have to go backward.
+        joint = self._network is not self.model or self.pieces is not None
         last = max(term.of for term in plan.losses)
         quiet = nullcontext() if self.pieces is None else self.pieces.quiet()
         with self._randomness(plan.step, shard), quiet:
@@ -230,7 +229,7 @@ class TorchTrainer:
                     self.pieces.reduce(shard == self.shards.own[-1] and number == last)
                 total = [t.weight * value for t, value in zip(asked, values, strict=True)]
                 loss = torch.stack(total).sum()
-                (loss if scale == 1 else loss * scale).backward()
+                (loss if share == 1 else loss * share).backward()
         if shard == self.shards.own[0]:
             self.last = images, outputs
         return outputs[0], {**dict.fromkeys((t.name for t in plan.losses), math.nan), **terms}
