@@ -21,13 +21,20 @@ from spacelang.backends.torch.training.recipe import Recipe
 from spacelang.diagnostics import SpaceError, error
 
 
-def wrapped(model: nn.Module, recipe: Recipe, ranks: Ranks) -> nn.Module:
-    """The model in PyTorch's wrapper, if it adds gradients (SP708 for several shards a process)."""
+def check_shards(recipe: Recipe, ranks: Ranks) -> None:
+    """SP708 for several shards a process, where PyTorch adds their gradients."""
     if recipe.reduce != "ddp" or ranks.size == 1:
-        return model
+        return
     if (shards := len(ranks.shards(recipe.shards))) > 1:
         found = error("SP708", f"ddp has one shard a process, not {shards}")
         raise SpaceError(found.hint(f"--shards {ranks.size}, or --reduce explicit"))
+
+
+def wrapped(model: nn.Module, recipe: Recipe, ranks: Ranks) -> nn.Module:
+    """The model in PyTorch's wrapper, if it adds gradients (SP708 as `check_shards`)."""
+    check_shards(recipe, ranks)
+    if recipe.reduce != "ddp" or ranks.size == 1:
+        return model
     known = signature(DistributedDataParallel).parameters  # it was renamed
     buffers = next(n for n in ("forward_sync_buffers", "broadcast_buffers") if n in known)
     options: dict[str, Any] = {buffers: False}

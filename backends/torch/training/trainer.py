@@ -351,7 +351,8 @@ class TorchTrainer:
         settings = cast(Mapping[str, object], checkpoint.state.get("optimizer", {}))
         tensors: Tensors = checkpoint.tensors
         if self.pieces is not None:
-            tensors = self.pieces.cut(tensors)
+            places = self.model.state_dict()
+            tensors = {group: self.pieces.cut(own, places) for group, own in tensors.items()}
         unpack(tensors, settings, self.model, self.optimizer, self._kept_average)
         self.steady.restore(cast(Mapping[str, object], checkpoint.state.get("steady", {})))
         self.taken = checkpoint.record.step
