@@ -1,6 +1,7 @@
 """The module that a step runs where PyTorch's DistributedDataParallel adds the gradients.
 
     network = wrapped(model, recipe, ranks)      # the model itself where a recipe does not say so
+    reduce(network, now=True)
 
 It searches for parameters that no output hangs on; what a pass gives may hold any number of
 tensors. Gradients are sums over the processes, as those are that it knows nothing of.
@@ -41,6 +42,12 @@ def wrapped(model: nn.Module, recipe: Recipe, ranks: Ranks) -> nn.Module:
     found = DistributedDataParallel(model, find_unused_parameters=True, **options)
     found.register_comm_hook(None, lambda _, bucket: _sum(bucket))  # its own takes the mean
     return found
+
+
+def reduce(network: nn.Module, now: bool) -> None:
+    """Whether the next pass of a wrapper adds gradients among the processes, or keeps them here."""
+    if isinstance(network, DistributedDataParallel):
+        network.require_backward_grad_sync = now  # as `no_sync` does
 
 
 def _sum(bucket: dist.GradBucket) -> Future[Tensor]:

@@ -32,7 +32,7 @@ from spacelang.backends.torch.training.checkpoint import (
     unpack,
 )
 from spacelang.backends.torch.training.clip import MODES
-from spacelang.backends.torch.training.ddp import wrapped
+from spacelang.backends.torch.training.ddp import reduce, wrapped
 from spacelang.backends.torch.training.evaluate import main_output, ran_out_of_memory, score
 from spacelang.backends.torch.training.feed import Feed
 from spacelang.backends.torch.training.fixed import Fixed
@@ -206,6 +206,7 @@ class TorchTrainer:
         with self._randomness(plan.step, shard), quiet:
             for number in sorted(range(len(plan.forwards)), key=lambda n: plan.forwards[n].learns):
                 forward = plan.forwards[number]
+                reduce(self._network, number == last)
                 with torch.set_grad_enabled(forward.learns):
                     logits = self._pass(number, forward, images)
                 outputs[number] = logits.detach()
