@@ -215,16 +215,22 @@ def test_networks_are_cut_and_whole_for_a_step(data: Dataset) -> None:
 def test_not_finite_is_met_by_all(data: Dataset) -> None:
     """One process's part of the loss is not finite: all refuse the step, and none waits."""
 
+    def whole(made: CycleTrainer) -> dict[str, torch.Tensor]:
+        found = made.networks.named_parameters()
+        return {n: p.full_tensor() if isinstance(p, DTensor) else p.clone() for n, p in found}
+
     def action(rank: int) -> None:
-        made = CycleTrainer(cells(), data, SHARDED, seed=0)
-        made.reset(ENGINE.groups(Derivation(cells())))
-        before = {n: p.clone() for n, p in made.networks.named_parameters()}
-        if rank == 1:
-            original = made._value
-            made._value = lambda *given: original(*given) * torch.inf  # type: ignore[method-assign]
-        with pytest.raises(NotFinite):
-            made.step(joint(ENGINE))
-        assert all(torch.equal(p, before[n]) for n, p in made.networks.named_parameters())
+        for reduce in ("explicit", "ddp", "fsdp"):
+            made = CycleTrainer(cells(), data, replace(SHARDED, shards=2, reduce=reduce), seed=0)
+            made.reset(ENGINE.groups(Derivation(cells())))
+            before, original = whole(made), made._value
+            if rank == 1:
+                made._value = lambda *given, real=original: real(*given) * torch.inf  # type: ignore
+            with pytest.raises(NotFinite):
+                made.step(joint(ENGINE))
+            assert all(torch.equal(p, before[n]) for n, p in whole(made).items())
+            made._value = original  # type: ignore[method-assign]
+            assert made.step(joint(ENGINE)).total > 0
 
     assert run_together(2, action) == [0, 0]
 
