@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
 from torch import nn
 
@@ -114,7 +114,11 @@ class BoardLesson:
 
     engine: TeacherBoard
     teachers: tuple[Teacher, ...]
-    several: ClassVar[bool] = True  # the student's pass that is matched
+
+    @property
+    def several(self) -> bool:
+        """Whether a step runs a part of the student more than once: to be matched."""
+        return True
 
     @property
     def name(self) -> str:

@@ -50,6 +50,7 @@ def reduce(network: nn.Module, now: bool) -> None:
         network.require_backward_grad_sync = now  # as `no_sync` does
 
 
-def _sum(bucket: dist.GradBucket) -> Future[Tensor]:
+def _sum(bucket: Any) -> Future[Tensor]:
+    """The sum of a bucket of gradients over the processes."""
     sent: Any = dist.all_reduce(bucket.buffer(), async_op=True)
     return sent.get_future().then(lambda done: done.value()[0])
