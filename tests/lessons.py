@@ -97,10 +97,14 @@ def learn(
     return distill(graph or student(), data, recipe, folder, lesson, seed=3)
 
 
+def newest(folder: Path) -> Path:
+    """The last checkpoint of a run."""
+    return max(folder.glob("checkpoint-*.safetensors"))
+
+
 def fingerprint(folder: Path) -> tuple[str, str]:
     """The bytes of the newest weights, and the log."""
-    newest = max(folder.glob("checkpoint-*.safetensors"))
-    return hashlib.sha256(newest.read_bytes()).hexdigest(), repr(read_log(folder))
+    return hashlib.sha256(newest(folder).read_bytes()).hexdigest(), repr(read_log(folder))
 
 
 def stopped_and_gone_on_with(

@@ -7,7 +7,7 @@ import os
 import shutil
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any, cast
@@ -15,18 +15,29 @@ from typing import Any, cast
 import pytest
 import torch
 from cells import cells
-from lessons import MINIVIT, a_teacher, learn
+from lessons import MINIVIT, a_teacher, learn, student
+from lessons import RECIPE as LESSON
+from searches import (
+    ALONE,
+    ANEW,
+    CREAM_RECIPE,
+    EVOLUTION,
+    MOVING,
+    SHORT,
+    content,
+    contraction,
+    cream,
+    small_digits,
+    spaces,
+)
 from test_cycles import ENGINE as CYCLES
 from test_cycles import RECIPE as CYCLES_RECIPE
-from test_engines_cream import ENGINE as CREAM
-from test_engines_cream import RECIPE as CREAM_RECIPE
-from test_engines_cream import SPACE as PATHS
-from test_train import RECIPE, SPACE
 from unreliable import Unreliable, calls_of, die, full, install
 
-import spacelang
 from spacelang import files, journal
-from spacelang.backends.torch.data.datasets import Dataset, first_samples, open_data
+from spacelang.backends.torch.data.datasets import Dataset
+from spacelang.backends.torch.distillation.distill import distill
+from spacelang.backends.torch.distillation.lesson import BoardLesson, board_of
 from spacelang.backends.torch.distillation.logits.asked import write_store
 from spacelang.backends.torch.distillation.logits.replay import Replay
 from spacelang.backends.torch.distillation.logits.store import About
@@ -36,114 +47,64 @@ from spacelang.backends.torch.searching.search import search, search_scratch
 from spacelang.backends.torch.searching.train_and_search import search_own
 from spacelang.backends.torch.searching.under_way import FOLDER as UNDER_WAY
 from spacelang.backends.torch.training.checkpoint import Checkpoints
-from spacelang.backends.torch.training.training import load_trained, train
-from spacelang.diagnostics import Source
-from spacelang.engines.contraction import Contraction
+from spacelang.backends.torch.training.training import train
 from spacelang.engines.cyclic_differentiable import CyclicDifferentiable
 from spacelang.engines.distillation import Distillation
-from spacelang.engines.evolution import Evolution
 from spacelang.engines.paths import SinglePath
 from spacelang.engines.prioritized_path import PrioritizedPath
 from spacelang.engines.protocol import EpochEnded
-from spacelang.engines.space_evolution import SpaceEvolution
+from spacelang.engines.teacher_board import TeacherBoard
 from spacelang.journal import read_journal
-from spacelang.loader import load_hull
 from spacelang.passes.specialize import specialize
 
-SHORT = replace(RECIPE, epochs=3, batch_size=60, val_interval=0)
-ALONE = replace(SHORT, epochs=1, model_ema=False)
-ANEW = replace(ALONE, epochs=2)
-RANGES = SPACE.replace("choose ratio in {1, 2}", "choose ratio in {1, 2} within 1..4")
+Work = Callable[[Path], object]  # something that is done in a folder, going on where it was left
 
 
 @pytest.fixture(scope="module")
 def data() -> Dataset:
-    whole = open_data("digits")
-    return replace(
-        whole,
-        train=first_samples(whole.train, 120),
-        validation=first_samples(whole.validation, 60),
-    )
-
-
-@dataclass(frozen=True)
-class Work:
-    """Something that is done in a folder, going on where it was left."""
-
-    run: Callable[[Path], object]
+    return small_digits(120, 60)
 
 
 @pytest.fixture(scope="module")
 def works(data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Work]:
     """Training, distillation, and every engine that trains or searches."""
     place = tmp_path_factory.mktemp("works")
-    (place / "ranges.space").write_text(RANGES)
-    digits = spacelang.load(Source("<digits>", SPACE))
-    paths = spacelang.load(Source("<paths>", PATHS))
-    ranges, hull = spacelang.load(place / "ranges.space"), load_hull(str(place / "ranges.space"))
-    train(digits, data, SHORT, place / "trained", seed=3)
-    trained = load_trained(digits, data, place / "trained")
-    evolution = Evolution(population=6, generations=3, parents=3, mutants=3, crossovers=2)
-    front = replace(evolution, objectives=("accuracy", "params"))
-    contraction = Contraction(bounds=("params <= 2400", ""), population=3, keep=2, factors=2)
-    moving = SpaceEvolution(
-        epochs=1, iterations=1, probes=3, top=1, population=3, generations=1, parents=2, mutants=1,
-        crossovers=1,
-    )  # fmt: skip
-    cream = replace(CREAM, epochs=3)
-    teacher = a_teacher()
-    about = About.of(teacher.name, teacher.digest, data, "digits", seed=9, k=4)
-    write_store(place / "store", teacher, data, about, epochs=2)
+    of = spaces(place, data)
+    front = replace(EVOLUTION, objectives=("accuracy", "params"))
+    teachers = tuple(a_teacher(seed) for seed in (1, 2))
+    about = About.of(teachers[0].name, teachers[0].digest, data, "digits", seed=9, k=4)
+    write_store(place / "store", teachers[0], data, about, epochs=2)
+    board = BoardLesson(board_of(LESSON, {"teachers": 2, "update_every": 2}), teachers)
+    stored = {"losses": ("soft_labels",)}
     return {
-        "train": Work(lambda folder: train(digits, data, SHORT, folder, seed=3)),
-        "evolution": Work(
-            lambda folder: search(evolution, digits, trained, data, folder, seed=1, baselines=True)
+        "train": lambda at: train(of.digits, data, SHORT, at, seed=3),
+        "evolution": lambda at: search(
+            EVOLUTION, of.digits, of.trained, data, at, seed=1, baselines=True
         ),
-        "front": Work(lambda folder: search(front, digits, trained, data, folder, seed=1)),
-        "contraction": Work(
-            lambda folder: search_scratch(contraction, digits, data, ANEW, folder, seed=5)
+        "front": lambda at: search(front, of.digits, of.trained, data, at, seed=1),
+        "contraction": lambda at: search_scratch(
+            contraction(population=3, keep=2), of.digits, data, ANEW, at, seed=5
         ),
-        "prioritized_path": Work(
-            lambda folder: search_own(
-                cream, paths, data, CREAM_RECIPE, folder, seed=2, baselines=True
-            )
+        "prioritized_path": lambda at: search_own(
+            cream(epochs=3), of.paths, data, CREAM_RECIPE, at, seed=2, baselines=True
         ),
-        "space_evolution": Work(
-            lambda folder: search_own(moving, ranges, data, ALONE, folder, seed=4, hull=hull)
+        "space_evolution": lambda at: search_own(
+            MOVING, of.ranges, data, ALONE, at, seed=4, hull=of.hull
         ),
-        "cyclic_differentiable": Work(
-            lambda folder: search_program(CYCLES, cells(), data, CYCLES_RECIPE, folder, seed=3)
+        "cyclic_differentiable": lambda at: search_program(
+            CYCLES, cells(), data, CYCLES_RECIPE, at, seed=3
         ),
-        "distill": Work(lambda folder: learn(folder, data, MINIVIT, teacher=teacher)),
-        "distill_stored": Work(
-            lambda folder: learn(
-                folder, data, {"losses": ("soft_labels",)}, stored=Replay(place / "store")
-            )
-        ),
+        "distill": lambda at: learn(at, data, MINIVIT, teacher=teachers[0]),
+        "distill_stored": lambda at: learn(at, data, stored, stored=Replay(place / "store")),
+        "distill_board": lambda at: distill(student(), data, LESSON, at, board, seed=3),
     }
 
 
 NAMES = (
     "train", "evolution", "front", "contraction", "prioritized_path", "space_evolution",
-    "cyclic_differentiable", "distill", "distill_stored",
+    "cyclic_differentiable", "distill", "distill_stored", "distill_board",
 )  # fmt: skip
-LASTING = ("*.jsonl", "*.csv", "*.json", "checkpoint-*.safetensors")
 KILLS = {"train": 80} | dict.fromkeys(NAMES[1:], 25)
-
-
-def content(folder: Path) -> dict[str, object]:
-    """What must not depend on how often a run was stopped: every file by its bytes, but for journals,
-    whose lines may be cut elsewhere, and for the numbers of checkpoints."""
-    found: dict[str, object] = {}
-    for pattern in LASTING:
-        for path in sorted(folder.rglob(pattern)):
-            name = path.relative_to(folder).as_posix()
-            if path.name in ("manifest.jsonl", "answers.jsonl"):
-                continue
-            if path.name.startswith("checkpoint-"):  # the last one stands for all
-                name = path.relative_to(folder).parent.as_posix() + "/checkpoint"
-            found[name] = path.read_bytes()
-    return found
 
 
 def readable(folder: Path) -> int:
@@ -200,7 +161,7 @@ def tell(end: int) -> None:
 
         return told
 
-    for engine in (SinglePath, Distillation, PrioritizedPath, CyclicDifferentiable):
+    for engine in (SinglePath, Distillation, TeacherBoard, PrioritizedPath, CyclicDifferentiable):
         engine.run = telling(engine.run)  # type: ignore[method-assign]
 
 
@@ -232,13 +193,13 @@ def points(count: int, wanted: int) -> list[int]:
 def killed_runs(work: Work, folder: Path, wanted: int) -> int:
     """Kill a run at many calls, each time in a folder of its own; how many were killed and went on."""
     whole = folder / "whole"
-    count = calls_of(lambda: work.run(whole))
+    count = calls_of(lambda: work(whole))
     for fatal in points(count, wanted):
         place = folder / str(fatal)
-        died, finished = life(lambda at=place: work.run(at), fatal)
+        died, finished = life(lambda at=place: work(at), fatal)
         assert died
         assert readable(place) >= finished, f"call {fatal}: a finished epoch is lost"
-        work.run(place)
+        work(place)
         assert content(place) == content(whole), f"call {fatal}"
         assert not [f.name for f in place.rglob(".*.tmp-*")], "nothing is left behind"
         shutil.rmtree(place)
@@ -261,16 +222,16 @@ def test_200_kills(name: str, works: dict[str, Work], tmp_path: Path) -> None:
 def killed_again_and_again(work: Work, folder: Path, wanted: int) -> int:
     """Kill one run over and over, at calls drawn at random; how often it was."""
     whole, place = folder / "whole", folder / "parts"
-    count = calls_of(lambda: work.run(whole))
+    count = calls_of(lambda: work(whole))
     chance, kills = Random(wanted), 0
     while kills < wanted:
-        died, _ = life(lambda: work.run(place), chance.randint(1, max(6, 2 * count // wanted)))
+        died, _ = life(lambda: work(place), chance.randint(1, max(6, 2 * count // wanted)))
         if not died:
             break
         kills += 1
         if place.exists():
             readable(place)
-    work.run(place)
+    work(place)
     assert content(place) == content(whole)
     return kills
 
@@ -291,7 +252,7 @@ def test_killed_50_times(name: str, works: dict[str, Work], tmp_path: Path) -> N
 def failing_calls(work: Work, folder: Path, wanted: int) -> int:
     """Let calls fail, each in a run of its own: told as what it is, and the run goes on afterwards."""
     whole = folder / "whole"
-    count = calls_of(lambda: work.run(whole))
+    count = calls_of(lambda: work(whole))
     for number, fatal in enumerate(points(count, wanted)):
         place = folder / str(fatal)
         disk = Unreliable(fatal, full, sticky=number % 2 == 1)
@@ -299,14 +260,14 @@ def failing_calls(work: Work, folder: Path, wanted: int) -> int:
             install(patch, disk)
             told = ""
             try:
-                work.run(place)
+                work(place)
             except OSError as failed:
                 told = str(failed)
         # A name that stays in the file of a lock hurts nobody.
         unseen = set(disk.struck) == {"ftruncate"} and not told
         assert unseen or "No space left" in told, f"call {fatal}"
         readable(place)
-        work.run(place)
+        work(place)
         assert content(place) == content(whole), f"call {fatal}"
         shutil.rmtree(place)
     return len(points(count, wanted))

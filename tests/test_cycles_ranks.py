@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,10 +18,12 @@ from command import refused
 from processes import run_together
 from test_cycles import ENGINE, RECIPE, SHARED, fingerprint, joint
 from test_cycles import data as small_data
+from torch.distributed.tensor import DTensor
 from torch.nn import functional
 
 from spacelang.backends.torch.data.datasets import Dataset
 from spacelang.backends.torch.networks import Networks
+from spacelang.backends.torch.runs.ranks import current
 from spacelang.backends.torch.runs.run import read_log
 from spacelang.backends.torch.searching import cycles
 from spacelang.backends.torch.searching.cycle_trainer import CycleTrainer
@@ -38,8 +41,8 @@ NO_HURRY = 600  # seconds
 data = small_data  # the fixture
 
 
-def search(folder: Path, images: Dataset) -> None:
-    search_program(SHORT, cells(), images, SHARDED, folder, seed=3)
+def search(folder: Path, images: Dataset, reduce: Any = "explicit") -> None:
+    search_program(SHORT, cells(), images, replace(SHARDED, reduce=reduce), folder, seed=3)
 
 
 @pytest.fixture(scope="module")
@@ -141,50 +144,116 @@ def test_the_number_of_processes_may_change_between_runs(
     assert fingerprint(folder) == fingerprint(alone)
 
 
-@pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.parametrize(("size", "reduce"), [(2, "explicit"), (4, "fsdp")])
 def test_a_killed_process_ends_the_others_and_nothing_is_lost(
-    size: int, alone: Path, data: Dataset, tmp_path: Path
+    size: int, reduce: str, alone: Path, data: Dataset, tmp_path: Path
 ) -> None:
+    """The networks of four are cut into pieces; what goes on with them may be one process."""
     folder = tmp_path / "cells"
 
-    def dying(_: int) -> None:
-        vars(cycles)["CycleTrainer"].step = at_step(11, 1, signal.SIGKILL)
-        search(folder, data)
+    def met(step: int, by: signal.Signals) -> list[int]:
+        def action(_: int) -> None:
+            vars(cycles)["CycleTrainer"].step = at_step(step, 1, by)
+            search(folder, data, reduce)
 
-    assert run_together(size, dying) == [1, -signal.SIGKILL, *[1] * (size - 2)]
+        return run_together(size, action)
+
+    assert met(11, signal.SIGKILL) == [1, -signal.SIGKILL, *[1] * (size - 2)]
     assert 0 < len(read_log(folder)) < SHORT.passes
-    assert run_together(size, lambda rank: search(folder, data)) == [0] * size
+    assert met(17, signal.SIGTERM) == [1] * size
+    assert read_journal(folder / "manifest.jsonl").entries[-1]["step"] == 18
+    if reduce == "fsdp":
+        search(folder, data, reduce)
+    else:
+        assert run_together(size, lambda _: search(folder, data)) == [0] * size
     assert fingerprint(folder) == fingerprint(alone)
+
+
+def stepped(data: Dataset, reduce: Any) -> CycleTrainer:
+    made = CycleTrainer(cells(), data, replace(SHARDED, shards=2, reduce=reduce), seed=0)
+    made.reset(ENGINE.groups(Derivation(cells())))
+    made.step(joint(ENGINE))
+    return made
+
+
+def test_pytorch_adds_the_gradients_of_a_step(data: Dataset) -> None:
+    """By DDP, of two halves, whose sum has one order: the bits of one process."""
+    here = stepped(data, "explicit").networks.state_dict()
+
+    def action(_: int) -> None:
+        there = stepped(data, "ddp").networks.state_dict()
+        assert [n for n, tensor in here.items() if not torch.equal(tensor, there[n])] == []
+
+    assert run_together(2, action) == [0, 0]
+
+
+def test_networks_are_cut_and_whole_for_a_step(data: Dataset) -> None:
+    """Weights, their pool and moments; not what is read between steps."""
+
+    def action(_: int) -> None:
+        made = stepped(data, "fsdp")
+        few = {*made.networks.few}
+        assert few
+        for parameter in made.networks.parameters():
+            assert isinstance(parameter, DTensor) == (parameter not in few)
+        assert set(made.networks.pooled_weights) <= made.networks.pool.keys()
+        moments = [
+            value for optimizer in made.optimizers.values()
+            for parameter, state in optimizer.state.items() if parameter not in few
+            for value in state.values()
+        ]  # fmt: skip
+        held = [p for p in made.networks.parameters() if p not in few]
+        for cut in (held, moments, [made.networks.pool[n] for n in made.networks.pooled_weights]):
+            assert cut
+            assert all(isinstance(tensor, DTensor) for tensor in cut)
+            whole = sum(tensor.numel() for tensor in cut)
+            assert sum(tensor.to_local().numel() for tensor in cut) < 0.6 * whole
+
+    assert run_together(2, action) == [0, 0]
 
 
 def test_not_finite_is_met_by_all(data: Dataset) -> None:
     """One process's part of the loss is not finite: all refuse the step, and none waits."""
 
+    def whole(made: CycleTrainer) -> dict[str, torch.Tensor]:
+        found = made.networks.named_parameters()
+        return {n: p.full_tensor() if isinstance(p, DTensor) else p.clone() for n, p in found}
+
     def action(rank: int) -> None:
-        made = CycleTrainer(cells(), data, SHARDED, seed=0)
-        made.reset(ENGINE.groups(Derivation(cells())))
-        before = {n: p.clone() for n, p in made.networks.named_parameters()}
-        if rank == 1:
-            original = made._value
-            made._value = lambda *given: original(*given) * torch.inf  # type: ignore[method-assign]
-        with pytest.raises(NotFinite):
-            made.step(joint(ENGINE))
-        assert all(torch.equal(p, before[n]) for n, p in made.networks.named_parameters())
+        for reduce in ("explicit", "ddp", "fsdp"):
+            made = CycleTrainer(cells(), data, replace(SHARDED, shards=2, reduce=reduce), seed=0)
+            made.reset(ENGINE.groups(Derivation(cells())))
+            before, original = whole(made), made._value
+            if rank == 1:
+                made._value = lambda *given, real=original: real(*given) * torch.inf  # type: ignore
+            with pytest.raises(NotFinite):
+                made.step(joint(ENGINE))
+            assert all(torch.equal(p, before[n]) for n, p in whole(made).items())
+            made._value = original  # type: ignore[method-assign]
+            assert made.step(joint(ENGINE)).total > 0
 
     assert run_together(2, action) == [0, 0]
 
 
 def test_what_does_not_go_is_refused_before_any_work(data: Dataset, tmp_path: Path, capfd) -> None:
-    for reduce in ("ddp", "fsdp"):
-        with pytest.raises(SpaceError, match=r"SP708.*several networks"):
-            search_program(SHORT, cells(), data, replace(SHARDED, reduce=reduce), tmp_path / "run")
-    assert run_together(3, lambda rank: search(tmp_path / "run", data)) == [1] * 3
+    def apart(_: int) -> None:
+        for reduce, most in (("ddp", "has one shard"), ("fsdp", "takes at most 1 shards")):
+            with pytest.raises(SpaceError, match=f"SP708.*{reduce} {most} a process"):
+                search(tmp_path / "run", data, reduce)
+
+    assert run_together(2, apart) == [0, 0]
+
+    def odd(_: int) -> None:
+        current().wait()  # nobody leaves before all have met
+        search(tmp_path / "run", data)
+
+    assert run_together(3, odd) == [1] * 3
     assert capfd.readouterr().err.count("3 processes cannot share 4 shards") == 3
     assert not (tmp_path / "run").exists()
     (tmp_path / "cells.space").write_text(text())
     words = ("search", tmp_path / "cells.space", "--engine", "cyclic_differentiable")
-    told = refused(*words, "--data", "digits", "--reduce", "ddp", "-o", tmp_path / "run")
-    assert "--reduce is nothing that cyclic_differentiable has a use for" in told
+    told = refused(*words, "--data", "digits", "--opt", "sgd", "-o", tmp_path / "run")
+    assert "--opt is nothing that cyclic_differentiable has a use for" in told
 
 
 @pytest.mark.soak  # a minute of imports

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -396,13 +396,16 @@ def test_processes_share_a_lesson_and_its_report(
     recipe = replace(RECIPE, epochs=1, shards=2)
     settings = {**MINIVIT, "losses": ("soft_labels", "relations", "hidden_relations=0.1")}
 
-    def taught(rank: int, name: str = "two") -> None:
-        who = {"teacher": teacher, "stored": Replay(store)}
-        learn(tmp_path / name, data, settings, recipe=recipe, **who)
+    def taught(rank: int, names: Sequence[str] = ("two", "ddp")) -> None:
+        for name in names:
+            by = replace(recipe, reduce="ddp" if name == "ddp" else "explicit")
+            who = {"teacher": teacher, "stored": Replay(store)}
+            learn(tmp_path / name, data, settings, recipe=by, **who)
 
     assert run_together(2, taught) == [0, 0]
-    taught(0, "one")
-    assert fingerprint(tmp_path / "two") == fingerprint(tmp_path / "one")
+    taught(0, ("one",))
+    for name in ("two", "ddp"):
+        assert fingerprint(tmp_path / name) == fingerprint(tmp_path / "one"), name
     assert "student: " in (tmp_path / "two" / "report.html").read_text()
 
 

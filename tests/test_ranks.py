@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from command import data as data_of
 from hypothesis import given
 from hypothesis import strategies as st
 from processes import run_together
+from searches import MOVING, RANGES, content, small_digits
 from test_engines_cream import SPACE as PATHS
 from test_train import RECIPE, SPACE, fingerprint
 
@@ -27,8 +27,6 @@ import spacelang
 from spacelang.backends.torch.data.datasets import (
     Dataset,
     Epochs,
-    first_samples,
-    open_data,
     shard_sizes,
 )
 from spacelang.backends.torch.data.mixup import Mixing
@@ -62,6 +60,7 @@ from spacelang.engines.protocol import Samples, Score
 from spacelang.files import Lock
 from spacelang.ir.decision import Assignment
 from spacelang.ir.graph import Graph
+from spacelang.loader import load_hull
 
 NORMED = SPACE.replace(
     "x = patch_embed",
@@ -79,12 +78,7 @@ def graph() -> Graph:
 
 @pytest.fixture(scope="module")
 def data() -> Dataset:
-    whole = open_data("digits")
-    return replace(
-        whole,
-        train=first_samples(whole.train, 194),
-        validation=first_samples(whole.validation, 120),
-    )
+    return small_digits(194, 120)
 
 
 @pytest.fixture(scope="module")
@@ -401,23 +395,31 @@ def test_a_baseline_that_all_fail_alike_is_left_out(graph: Graph, tmp_path: Path
     assert not list(tmp_path.iterdir())
 
 
-def test_an_engine_that_trains_ends_with_the_bits_of_one(data: Dataset, tmp_path: Path) -> None:
-    graph = spacelang.load(Source("<paths>", PATHS))
+def test_engines_that_train_end_with_the_bits_of_one(data: Dataset, tmp_path: Path) -> None:
+    """Whoever adds the gradients: of two halves a sum has one order, by PyTorch's DDP too."""
+    file = tmp_path / "ranges.space"
+    file.write_text(RANGES)
+    paths, ranges = spacelang.load(Source("<paths>", PATHS)), spacelang.load(file)
     engine = PrioritizedPath(epochs=3, warm_epochs=0, images=4, board=3, update_every=2)
     recipe = replace(RECIPE, shards=2, model_ema=False)
 
-    def run(folder: Path) -> None:
-        search_own(engine, graph, data, recipe, folder, seed=1)
+    def run(rank: int, ways: Sequence[Any] = ("explicit", "ddp"), at: str = "") -> None:
+        for way in ways:
+            by, place = replace(recipe, reduce=way), tmp_path / (at or way)
+            search_own(engine, paths, data, by, place / "paths", seed=1)
+            search_own(
+                MOVING, ranges, data, by, place / "ranges", seed=4, hull=load_hull(str(file))
+            )
 
-    run(tmp_path / "one")
-    assert run_together(2, lambda rank: run(tmp_path / "two")) == [0, 0]
-    for name in ("log.jsonl", "answers.jsonl", "prioritized_path.json"):
-        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
-    for folder in ("one", "two"):
-        file = max((tmp_path / folder).glob("checkpoint-*.safetensors"))
-        digest = hashlib.sha256(file.read_bytes()).hexdigest()
-        (tmp_path / f"{folder}.digest").write_text(digest)
-    assert (tmp_path / "one.digest").read_text() == (tmp_path / "two.digest").read_text()
+    run(0, ("explicit",), "one")
+    assert run_together(2, run) == [0, 0]
+    for kind in ("paths", "ranges"):
+        whole = content(tmp_path / "one" / kind)
+        for way in ("explicit", "ddp"):
+            found = content(tmp_path / way / kind)
+            assert found.keys() == whole.keys()
+            differing = {Path(name).name for name in whole if found[name] != whole[name]}
+            assert differing == (set() if way == "explicit" else {"run.json"}), (kind, way)
 
 
 # What cannot be.
@@ -480,7 +482,6 @@ def test_half_an_environment_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 # The command line.
 
 
-@pytest.mark.soak  # a minute of imports
 def test_torchrun_restarts_a_killed_process(tmp_path: Path) -> None:
     """`torchrun` with two processes; the second kills itself in its first life; one answer is printed."""
     (tmp_path / "digits.space").write_text(SPACE)
@@ -490,7 +491,7 @@ def test_torchrun_restarts_a_killed_process(tmp_path: Path) -> None:
         "from spacelang.backends.torch.training.trainer import TorchTrainer\n"
         "original = TorchTrainer.step\n"
         "def step(self, plan):\n"
-        "    if plan.step == 30 and os.environ['RANK'] == '1':\n"
+        "    if plan.step == 8 and os.environ['RANK'] == '1':\n"
         "        if os.environ['TORCHELASTIC_RESTART_COUNT'] == '0':\n"
         "            os.kill(os.getpid(), signal.SIGKILL)\n"
         "    return original(self, plan)\n"
@@ -498,7 +499,7 @@ def test_torchrun_restarts_a_killed_process(tmp_path: Path) -> None:
         "from spacelang.cli.main import main\n"
         "main()\n"
     )
-    words = ["train", "digits.space", "--data", "digits", "--epochs", "2", "-b", "50", "--shards", "2",
+    words = ["train", "digits.space", "--data", "digits", "--epochs", "2", "-b", "200", "--shards", "2",
              "--progress", "quiet", "--val-interval", "0", "--json", "-o"]  # fmt: skip
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
               "--max-restarts", "1", str(script)]  # fmt: skip
@@ -507,6 +508,6 @@ def test_torchrun_restarts_a_killed_process(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
-    assert told["steps"] == 44
+    assert told["steps"] == 12
     alone = data_of("train", tmp_path / "digits.space", *words[2:-2], "-o", tmp_path / "here")
     assert (told["weights"], told["log"]) == (alone["weights"], alone["log"])

@@ -10,64 +10,58 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from lessons import RECIPE as LESSON
+from lessons import a_teacher, student
 from processes import run_together
-from test_crash import ALONE, PATHS, RANGES, SHORT, content
-from test_engines_cream import ENGINE as CREAM
-from test_engines_cream import RECIPE as CREAM_RECIPE
-from test_train import SPACE
+from searches import (
+    ALONE,
+    CREAM_RECIPE,
+    EVOLUTION,
+    MOVING,
+    content,
+    contraction,
+    cream,
+    small_digits,
+    spaces,
+)
 
-import spacelang
-from spacelang.backends.torch.data.datasets import Dataset, first_samples, open_data
+from spacelang.backends.torch.data.datasets import Dataset
+from spacelang.backends.torch.distillation.distill import distill
+from spacelang.backends.torch.distillation.lesson import BoardLesson, board_of
 from spacelang.backends.torch.runs.ranks import Ranks
 from spacelang.backends.torch.searching.search import search, search_scratch
 from spacelang.backends.torch.searching.train_and_search import search_own
-from spacelang.backends.torch.training.training import load_trained, train
-from spacelang.diagnostics import Source
-from spacelang.engines.contraction import Contraction
-from spacelang.engines.evolution import Evolution
-from spacelang.engines.space_evolution import SpaceEvolution
-from spacelang.loader import load_hull
 
 Search = Callable[[Path], object]
-NAMES = ("evolution", "contraction", "prioritized_path", "space_evolution")
+NAMES = ("evolution", "contraction", "prioritized_path", "space_evolution", "distill_board")
 
 
 @pytest.fixture(scope="module")
 def data() -> Dataset:
     """With validation images for two batches, so that two processes have some."""
-    whole = open_data("digits")
-    return replace(
-        whole,
-        train=first_samples(whole.train, 120),
-        validation=first_samples(whole.validation, 300),
-    )
+    return small_digits(120, 300)
 
 
 @pytest.fixture(scope="module")
 def searches(data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Search]:
-    """Every search that has no test of this beside its others, in four shards."""
-    place = tmp_path_factory.mktemp("searches")
-    (place / "ranges.space").write_text(RANGES)
-    digits = spacelang.load(Source("<digits>", SPACE))
-    paths = spacelang.load(Source("<paths>", PATHS))
-    ranges, hull = spacelang.load(place / "ranges.space"), load_hull(str(place / "ranges.space"))
-    train(digits, data, replace(SHORT, epochs=1), place / "trained", seed=3)
-    trained = load_trained(digits, data, place / "trained")
-    evolution = Evolution(population=6, generations=3, parents=3, mutants=3, crossovers=2)
-    contraction = Contraction(bounds=("params <= 2400", ""), population=2, keep=1, factors=2)
-    moving = SpaceEvolution(
-        epochs=1, iterations=1, probes=3, top=1, population=3, generations=1, parents=2, mutants=1,
-        crossovers=1,
-    )  # fmt: skip
-    cream = replace(CREAM, epochs=2)
-    anew = replace(ALONE, shards=4)
+    """Every search that has no test of this beside its others, and a board of teachers, in four
+    shards."""
+    of = spaces(tmp_path_factory.mktemp("searches"), data, epochs=1)
+    anew, paths, taught = (replace(r, shards=4) for r in (ALONE, CREAM_RECIPE, LESSON))
+    settings = {"teachers": 2, "update_every": 2}
+    board = BoardLesson(board_of(taught, settings), tuple(a_teacher(seed) for seed in (1, 2)))
     return {
-        "evolution": lambda at: search(evolution, digits, trained, data, at, seed=1),
-        "contraction": lambda at: search_scratch(contraction, digits, data, anew, at, seed=5),
-        "prioritized_path": lambda at: search_own(
-            cream, paths, data, replace(CREAM_RECIPE, shards=4), at, seed=2
+        "evolution": lambda at: search(EVOLUTION, of.digits, of.trained, data, at, seed=1),
+        "contraction": lambda at: search_scratch(
+            contraction(population=2, keep=1), of.digits, data, anew, at, seed=5
         ),
-        "space_evolution": lambda at: search_own(moving, ranges, data, anew, at, seed=4, hull=hull),
+        "prioritized_path": lambda at: search_own(
+            cream(epochs=2), of.paths, data, paths, at, seed=2
+        ),
+        "space_evolution": lambda at: search_own(
+            MOVING, of.ranges, data, anew, at, seed=4, hull=of.hull
+        ),
+        "distill_board": lambda at: distill(student(), data, taught, at, board, seed=3),
     }
 
 

@@ -317,23 +317,29 @@ def test_resumed_runs_are_bit_identical(
 def test_processes_share_a_board(
     data: Dataset, teachers: tuple[Teacher, ...], tmp_path: Path
 ) -> None:
-    recipe = replace(RECIPE, epochs=1, shards=2)
+    """Whoever adds the gradients, and where weights are cut: a step has two passes of the student."""
+    recipe = replace(RECIPE, epochs=1, shards=2, opt="momentum")
 
-    def taught(rank: int, name: str = "two") -> None:
-        lesson = lesson_of(teachers, recipe, update_every=1, match_lr=0.1)
-        distill(Normed(), data, recipe, tmp_path / name, lesson, seed=3)
+    def taught(rank: int, ways: Sequence[Any] = ("explicit", "ddp", "fsdp"), at: str = "") -> None:
+        for way in ways:
+            by, place = replace(recipe, reduce=way), tmp_path / (at or way)
+            lesson = lesson_of(teachers, by, update_every=1, match_lr=0.1)
+            distill(student(), data, by, place / "space", lesson, seed=3)
+            if way != "fsdp":
+                distill(Normed(), data, by, place / "module", lesson, seed=3)
 
     def apart(rank: int) -> None:
-        for reduce in ("ddp", "fsdp"):
-            cut = replace(recipe, reduce=reduce)
-            with pytest.raises(SpaceError, match=rf"SP708.*\n?.*{reduce} does not see"):
-                distill(student(), data, cut, tmp_path / "no", lesson_of(teachers, cut), seed=3)
+        cut = replace(recipe, reduce="fsdp", shards=4)
+        with pytest.raises(SpaceError, match=r"SP708.*at most 1 shards a process here"):
+            distill(student(), data, cut, tmp_path / "no", lesson_of(teachers, cut), seed=3)
 
     assert run_together(2, taught) == [0, 0]
-    taught(0, "one")
+    taught(0, ("explicit",), "one")
     assert run_together(2, apart) == [0, 0]
     assert not (tmp_path / "no").exists()
-    assert fingerprint(tmp_path / "two") == fingerprint(tmp_path / "one")
+    for kind, ways in {"space": ("explicit", "ddp", "fsdp"), "module": ("explicit", "ddp")}.items():
+        for way in ways:
+            assert fingerprint(tmp_path / way / kind) == fingerprint(tmp_path / "one" / kind), way
 
 
 def test_a_run_is_of_its_board(

@@ -10,7 +10,8 @@ no network: it holds weights that no step reads.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -24,11 +25,16 @@ from spacelang.ir.graph import Graph
 from spacelang.ir.program import Program, below
 from spacelang.ir.storage import Storage
 
+Result = TypeVar("Result")
+
 SPREAD = 0.333  # of the weights of an ensemble at the start, as published
 
 
 class Networks(nn.Module):
-    """Supernets by name; `ensemble` weighs the outputs of each, the same for all."""
+    """Supernets by name; `ensemble` weighs the outputs of each, the same for all.
+
+    fit   a whole tensor as the one in a place is kept: a piece, where weights are cut
+    """
 
     def __init__(self, program: Program, seed: int = 0, device: str = "cpu") -> None:
         super().__init__()
@@ -52,11 +58,17 @@ class Networks(nn.Module):
         generator = torch.Generator().manual_seed(seed_of(seed, "ensemble"))
         start = SPREAD * torch.rand(outputs, generator=generator)
         self.ensemble = nn.Parameter(start.to(device))
+        self.fit: Callable[[Tensor, Tensor], Tensor] = lambda whole, place: whole
 
     def __getitem__(self, name: str) -> Supernet:
         found = self.nets[name]
         assert isinstance(found, Supernet)
         return found
+
+    def forward(self, work: Callable[[], Result]) -> Result:
+        """What some work with any of the networks gives: who wraps or hooks them sees it as one
+        pass."""
+        return work()
 
     def _share(self, path: str, names: Sequence[str]) -> None:
         """Make a storage of several networks that of the first."""
@@ -92,7 +104,7 @@ class Networks(nn.Module):
             for path, storage in _stored(graph, slots.paths):
                 own = self.tensors(Slots(slots.network, (path,)))
                 for name, tensor in zip(tensor_names(storage), own, strict=True):
-                    tensor.copy_(drawn[name])
+                    tensor.copy_(self.fit(drawn[name], tensor))
 
     def members(self, group: Group) -> list[nn.Parameter]:
         """The parameters of an optimiser."""
@@ -113,6 +125,20 @@ class Networks(nn.Module):
         paths = [p for p in self.program.networks[network].storages if p.startswith(ALPHAS)]
         tensors = self.tensors(Slots(network, tuple(paths)))
         return {decision_of(p): t for p, t in zip(paths, tensors, strict=True)}
+
+    @property
+    def few(self) -> list[nn.Parameter]:
+        """Parameters that are read between steps, and no memory to speak of: of the architectures
+        and of the ensemble."""
+        found = [t for name in self.program.networks for t in self.alphas(name).values()]
+        return [*dict.fromkeys(t for t in found if isinstance(t, nn.Parameter)), self.ensemble]
+
+    @property
+    def pooled_weights(self) -> list[str]:
+        """The names in the pool of what is a weight, and no statistic."""
+        stored = {} if self.program.pool is None else self.program.pool.stored
+        weights = (s for s in stored.values() if s.param.role == "weight")
+        return [name for storage in weights for name in tensor_names(storage)]
 
 
 def _drawn(graph: Graph, seed: int) -> dict[str, Tensor]:

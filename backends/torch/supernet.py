@@ -13,7 +13,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from functools import cached_property, partial
-from typing import Any, NoReturn, Self
+from typing import Any, NamedTuple, NoReturn, Self
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +42,17 @@ SHARED = frozenset({"graph", "lowering", "plain", "_program", "_plan", "_all"})
 """What a copy has in common with its model, or makes anew: nothing in it is trained."""
 
 
+Tapping = tuple[Tensor, dict[str, Tensor]]  # an output, and values by path
+
+
+class Taps(NamedTuple):
+    """A program that exposes values; and what begins the names of the other outputs, where these
+    are among them."""
+
+    program: Program
+    others: str | None = None
+
+
 class Supernet(nn.Module):
     """A graph as a module. Parameters have the paths of the graph: `encoder.3.attn.qkv.weight`."""
 
@@ -57,7 +68,8 @@ class Supernet(nn.Module):
         self._all: Plan | None = None
         self.checkpointing = False  # work the inside of blocks out again in the backward pass
         self.dropping = True  # paths, in training
-        self.cut = False  # into pieces, of which each process has one
+        # Modules whose weights are whole while they run, and in pieces otherwise; None: all are.
+        self.units: frozenset[nn.Module] | None = None
         self._compiled: Compiled | None = None
         self._references = grow(self, graph, seed)
         self._scopes = {path: self._scope(path) for path in self._program.paths}
@@ -78,14 +90,25 @@ class Supernet(nn.Module):
         self.activate(self.assignment)
 
     def _scope(self, path: str) -> nn.Module:
-        """The module of a place; the root where it has none of its own."""
+        """The module that a place runs through; the root where it has none of its own.
+
+        Where weights are cut, the innermost unit around it: a place that is none by itself is a
+        part of one.
+        """
         found: nn.Module = self
+        unit: nn.Module = self
         for label in dotted(path).split(".") if path else ():
             child = found._modules.get(label)
             if child is None:
-                return self
+                return unit if self.cut else self
             found = child
-        return found
+            unit = found if self.units is None or found in self.units else unit
+        return unit
+
+    @property
+    def cut(self) -> bool:
+        """Whether its weights are cut into pieces, of which each process has one."""
+        return self.units is not None
 
     # Architectures.
 
@@ -108,8 +131,16 @@ class Supernet(nn.Module):
 
     # Running.
 
-    def forward(self, *inputs: Tensor) -> Tensor | dict[str, Tensor]:
-        """The output of the active network; several by name, without those for training."""
+    def forward(
+        self, *inputs: Tensor, taps: Taps | None = None
+    ) -> Tensor | dict[str, Tensor] | Tapping:
+        """The output of the active network; several by name, without those for training.
+
+        With `taps` its first output alone, and the values that they expose by path: what wraps or
+        hooks the model sees such a pass as it sees any.
+        """
+        if taps is not None:
+            return self._tapped(inputs, taps)
         names = [o.name for o in self.graph.outputs if not o.training]
         found = self._run(self._plan, inputs, self._compiled)
         return found[0] if len(found) == 1 else dict(zip(names, found, strict=True))
@@ -122,15 +153,10 @@ class Supernet(nn.Module):
         found = self._run(self._all, inputs, self._compiled)
         return {o.name: y for o, y in zip(self.graph.outputs, found, strict=True)}
 
-    def run_taps(
-        self, program: Program, inputs: Sequence[Tensor], others: str | None = None
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The first output of the active network, and the values that a program exposes by path.
-
-        So are its other outputs, by `others` and their names, where that is given.
-        """
-        self._scopes |= {path: self._scope(path) for path in program.paths - self._scopes.keys()}
-        names, plan = program.taps(self._plan.values, others)
+    def _tapped(self, inputs: Sequence[Tensor], taps: Taps) -> Tapping:
+        paths = taps.program.paths - self._scopes.keys()
+        self._scopes |= {path: self._scope(path) for path in paths}
+        names, plan = taps.program.taps(self._plan.values, taps.others)
         output, *values = self._run(plan, inputs, compiled=None)
         return output, dict(zip(names, values, strict=True))
 

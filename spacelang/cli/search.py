@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 
 OF_ENGINES = ("epochs", "smoothing")  # flags of training that an engine which trains has as its own
 # Those that an engine for programs has not.
-OF_PROGRAMS = ("batch_size", "aug", "amp", "channels_last", "grad_checkpointing", "shards")
+OF_PROGRAMS = (
+    "batch_size", "aug", "amp", "channels_last", "grad_checkpointing", "shards", "reduce",
+)  # fmt: skip
 # How a training is kept, by what it is called there; no part of what it is.
 KEPT = {"keep": "--checkpoint-hist", "on_nan": "--on-nan", "log_to": "--log"}
 

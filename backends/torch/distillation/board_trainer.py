@@ -39,9 +39,6 @@ class BoardTrainer(EngineTrainer):
         images: int,
     ) -> None:
         super().__init__(model, graph, data, recipe, seed)
-        if self._network is not model or self.pieces is not None:
-            told = error("SP708", f"{recipe.reduce} does not see the passes that are matched")
-            raise SpaceError(told.hint("--reduce explicit"))
         if isinstance(graph, Fixed):  # what it does not keep is not to move either
             self._buffers = dict(model.named_buffers())
         self.teachers = {teacher(n): t.to(str(self.device)) for n, t in enumerate(teachers)}

@@ -83,10 +83,9 @@ class DistillTrainer(TorchTrainer):
         inner = [p for t in terms for tap, _ in t.taps for p in tap.paths]
         own = [*inner, *(t.at for t in terms if t.at)]
         given = [p for t in terms for _, tap in t.taps for p in tap.paths]
-        self.tapped = Tapped(model, own, self.every) if own or self.every else None
-        if self.tapped is not None and (self._network is not model or self.pieces is not None):
-            told = error("SP708", f"{recipe.reduce} does not see the layers that are compared")
-            raise SpaceError(told.hint("--reduce explicit"))
+        self.tapped: Tapped | None = None
+        if own or self.every:
+            self.tapped = Tapped(model, own, self.every, self._network)
         self.teacher: Teacher | None = None
         self.asked: Tapped | None = None
         if lesson.teacher is not None and lesson.engine.asks:

@@ -43,6 +43,11 @@ class Lesson:
     teacher: Teacher | None = None
     stored: Stored | None = None
 
+    @property
+    def several(self) -> bool:
+        """Whether a step runs a part of the student more than once: to give an inner value."""
+        return any(term.taps or term.at for term in self.engine.terms)
+
     def identity(self) -> Json:
         """What makes two lessons the same."""
         settings = asdict(self.engine)
@@ -109,6 +114,11 @@ class BoardLesson:
 
     engine: TeacherBoard
     teachers: tuple[Teacher, ...]
+
+    @property
+    def several(self) -> bool:
+        """Whether a step runs a part of the student more than once: to be matched."""
+        return True
 
     @property
     def name(self) -> str:

@@ -19,7 +19,7 @@ from spacelang.backends.torch.lowering.kernels import unfused
 from spacelang.backends.torch.lowering.lower import Lowering
 from spacelang.backends.torch.lowering.program import Program
 from spacelang.backends.torch.lowering.views import block_key
-from spacelang.backends.torch.supernet import Supernet
+from spacelang.backends.torch.supernet import Supernet, Taps
 from spacelang.backends.torch.training.evaluate import main_output
 from spacelang.diagnostics import SpaceError, error
 from spacelang.ir.dialect import dotted
@@ -41,19 +41,27 @@ class Tapped:
     """A network whose passes give labelled values beside its output, its first where it has more.
 
     With `every` the other outputs are among the values, those for training too, in their order.
+    `wrapper` is what is called in place of the network, if something else runs it.
 
     SP504, now, for a path that names no value of a network of this kind.
     """
 
-    def __init__(self, network: nn.Module, paths: Sequence[str], every: bool = False) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        paths: Sequence[str],
+        every: bool = False,
+        wrapper: nn.Module | None = None,
+    ) -> None:
         self.network, self.paths = network, tuple(dict.fromkeys(paths))
         self._run: Callable[..., Given]
+        called = wrapper or network
         if isinstance(network, Supernet):
-            self._run = _of_supernet(network, self.paths, every)
+            self._run = _of_supernet(network, called, self.paths, every)
         elif isinstance(network, fx.GraphModule) and TAPS in network.meta:
             self._run = _of_graph(network, self.paths)
         else:
-            self._run = _of_modules(network, self.paths, every)
+            self._run = _of_modules(network, called, self.paths, every)
 
     def __call__(self, *inputs: Tensor) -> Given:
         return self._run(*inputs)
@@ -63,7 +71,9 @@ def _unknown(path: str) -> SpaceError:
     return SpaceError(error("SP504", f"no value that can be read has the path {path}"))
 
 
-def _of_supernet(model: Supernet, paths: Sequence[str], every: bool) -> Callable[..., Given]:
+def _of_supernet(
+    model: Supernet, called: nn.Module, paths: Sequence[str], every: bool
+) -> Callable[..., Given]:
     graph, wanted = model.graph, set(paths)
     # Alternatives that exclude each other may give one path to several values.
     found = [
@@ -76,10 +86,11 @@ def _of_supernet(model: Supernet, paths: Sequence[str], every: bool) -> Callable
             raise _unknown(path)
     if model.lowering.kernels:
         unfused(graph, "a pass that gives the values of layers")
-    program = Program(Lowering(graph, frozenset(node for _, node in found)))
+    exposed = frozenset(node for _, node in found)
+    asked = Taps(Program(Lowering(graph, exposed)), OUTPUT if every else None)
 
     def run(*inputs: Tensor) -> Given:
-        output, values = model.run_taps(program, inputs, OUTPUT if every else None)
+        output, values = called(*inputs, taps=asked)
         return output, {n: v for n, v in values.items() if n in wanted or n.startswith(OUTPUT)}
 
     return run
@@ -119,7 +130,9 @@ def _of_graph(network: fx.GraphModule, paths: Sequence[str]) -> Callable[..., Gi
     return run
 
 
-def _of_modules(network: nn.Module, paths: Sequence[str], every: bool) -> Callable[..., Given]:
+def _of_modules(
+    network: nn.Module, called: nn.Module, paths: Sequence[str], every: bool
+) -> Callable[..., Given]:
     modules = dict(network.named_modules())
     for path in paths:
         if dotted(path) not in modules:
@@ -135,7 +148,7 @@ def _of_modules(network: nn.Module, paths: Sequence[str], every: bool) -> Callab
 
             handles.append(modules[dotted(path)].register_forward_hook(keep))
         try:
-            result = network(*inputs)
+            result = called(*inputs)
             output = main_output(result)
             return output, found | (_others(result, output) if every else {})
         finally:

@@ -12,8 +12,7 @@ optimisers and the plan.
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, cast
 
@@ -32,18 +31,19 @@ from spacelang.backends.torch.training.checkpoint import (
     shapes_of,
     unpack,
 )
+from spacelang.backends.torch.training.ddp import wrapped
 from spacelang.backends.torch.training.evaluate import main_output, ran_out_of_memory, score
 from spacelang.backends.torch.training.feed import Feed
+from spacelang.backends.torch.training.fsdp_check import pieces_of
 from spacelang.backends.torch.training.losses import INTROSPECTING, LABELLED, REGULAR
 from spacelang.backends.torch.training.nonfinite import NotFinite, Steady
 from spacelang.backends.torch.training.optimizer import optimizer_tensors, restore_optimizer
 from spacelang.backends.torch.training.plans import check_joint_plan
 from spacelang.backends.torch.training.recipe import Recipe
-from spacelang.backends.torch.training.shards import Shards
+from spacelang.backends.torch.training.shards import Shards, masks_seed, seeded
 from spacelang.diagnostics import SpaceError, error
 from spacelang.engines.derive import Derivation
 from spacelang.engines.protocol import Group, LossTerm, Metrics, Samples, Score, Slots, StepPlan
-from spacelang.engines.stream import seed_of
 from spacelang.ir.decision import Assignment
 from spacelang.ir.program import Program
 
@@ -54,6 +54,7 @@ class CycleTrainer:
     """Trains the networks of a program and scores the one that has the decisions.
 
     taken   steps taken, also those before a checkpoint it was restored from
+    joint   whether PyTorch adds gradients, so that all processes have to go backward
     steady  what is done about a step whose loss or gradient is not finite: nothing is rolled back
     """
 
@@ -68,8 +69,14 @@ class CycleTrainer:
         for name in program.networks:
             self.networks[name].checkpointing = recipe.grad_checkpointing
         self.ranks = current()
-        self.shards = Shards(self.ranks, recipe.shards, self.networks)
-        self._parameters = list(self.networks.parameters())
+        self.pieces = pieces_of(self.networks, recipe, self.ranks)
+        self._network = wrapped(self.networks, recipe, self.ranks)
+        self.joint = self.pieces is not None or self._network is not self.networks
+        few = [] if self.pieces is None else self.networks.few
+        most = [p for p in self.networks.parameters() if p not in {*few}]
+        self._parameters = [*most, *few]
+        given = len(most) if self.joint else 0
+        self.shards = Shards(self.ranks, recipe.shards, self.networks, given)
         self.feed = Feed(data, recipe.batch_size, seed, recipe.augmentation, device)
         self.device = torch.device(device)
         self.steady = Steady()
@@ -143,8 +150,7 @@ class CycleTrainer:
         self.networks.train()
         self.networks.zero_grad(set_to_none=True)
         rate = self._set_rates(plan)
-        skips = self.steady.policy == "skip"
-        kept = [(b, b.clone()) for b in self.networks.buffers()] if skips else []
+        kept = self.steady.before(self.networks)  # the forward passes move statistics
         count, names = len(self.feed.positions(plan)), [term.name for term in plan.losses]
         try:
             correct, terms = self.shards.learn(
@@ -153,13 +159,9 @@ class CycleTrainer:
             self._update(plan, terms)
         except NotFinite as failed:
             self.networks.zero_grad(set_to_none=True)
-            self.steady.note(failed.record)
-            if not self.steady.skips(plan.step):
-                raise
-            for buffer, before in kept:  # statistics of the forward passes
-                buffer.copy_(before)
+            nothing = self.steady.leave_out(failed, rate, kept)
             self.taken = plan.step + 1
-            return Metrics(0.0, {}, 0, 0, rate)
+            return nothing
         except (RuntimeError, MemoryError) as failed:
             if not ran_out_of_memory(failed):
                 raise
@@ -188,16 +190,24 @@ class CycleTrainer:
         if self.recipe.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         outputs: list[Outputs] = []
-        with self._randomness(plan.step, shard):
+        terms: dict[str, float] = {}
+
+        def work() -> Tensor:
+            """The loss; what it reads of weights it reads in here."""
             for number, forward in enumerate(plan.forwards):
                 self._activate(forward.network, forward.assignment)
                 outputs.append(self._run(forward.network, images, number in compared))
-        values = {term.name: self._value(term, plan, outputs, labels) for term in plan.losses}
-        terms = {name: value.item() for name, value in values.items()}
-        if all(map(math.isfinite, terms.values())):
-            weighed = [term.weight * values[term.name] for term in plan.losses]
+            values = [self._value(term, plan, outputs, labels) for term in plan.losses]
+            for term, value in zip(plan.losses, values, strict=True):
+                terms[term.name] = value.item()
+            weighed = [t.weight * value for t, value in zip(plan.losses, values, strict=True)]
             loss = torch.stack(weighed).sum()
-            (loss if share == 1 else loss * share).backward()
+            return loss if share == 1 else loss * share
+
+        with seeded(masks_seed(self.seed, plan.step, shard), self.device):
+            loss = self._network(work)
+            if self.joint or all(map(math.isfinite, terms.values())):
+                loss.backward()
         logits = outputs[0][self._logits[plan.forwards[0].network]].detach()
         return int((logits.argmax(1).cpu() == batch.labels).sum()), terms
 
@@ -230,29 +240,19 @@ class CycleTrainer:
         return INTROSPECTING[term.kind](one, other, self.networks.ensemble, term.options)
 
     def _update(self, plan: StepPlan, terms: Mapping[str, float]) -> None:
-        ids, masks = self.feed.ids(plan), self._masks(plan.step)
+        ids, masks = self.feed.ids(plan), masks_seed(self.seed, plan.step)
         if not all(map(math.isfinite, terms.values())):
             raise NotFinite("loss", plan, ids, masks)
-        norm = nn.utils.get_total_norm([p.grad for p in self._parameters if p.grad is not None])
+        gradients = [p.grad for p in self.networks.parameters() if p.grad is not None]
+        norm = (self.pieces.norm if self.pieces else nn.utils.get_total_norm)(gradients)
         if not math.isfinite(norm.item()):
             raise NotFinite("gradient", plan, ids, masks)
         if self.recipe.clip_grad is not None:
-            nn.utils.clip_grads_with_norm_(self._parameters, self.recipe.clip_grad, norm)
+            most, mixed = self.recipe.clip_grad, self.pieces is not None  # pieces and whole ones
+            nn.utils.clip_grads_with_norm_(self._parameters, most, norm, False if mixed else None)
         for name in plan.groups:
             self.optimizers[name].step()
         self.taken = plan.step + 1
-
-    @contextmanager
-    def _randomness(self, step: int, shard: int) -> Generator[None]:
-        """torch's own generators as a function of the step, for masks; as before afterwards."""
-        devices = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(self._masks(step, shard))
-            yield
-
-    def _masks(self, step: int, shard: int = 0) -> int:
-        """The seed of what a shard of a step drops."""
-        return seed_of(self.seed, "masks", step, *([shard] if shard else []))
 
     # Scores.
 
@@ -260,7 +260,8 @@ class CycleTrainer:
         """A score for each architecture of the network that has the decisions."""
         for assignment in assignments:
             self._activate(self.derivation.evaluation, assignment)
-            yield score(self.model, self.feed.batches(samples))
+            with torch.no_grad():
+                yield self.networks(lambda: score(self.model, self.feed.batches(samples)))
 
     # Checkpoints.
 
@@ -270,9 +271,11 @@ class CycleTrainer:
 
         The weights of the network that has the decisions stand where those of a training do.
         """
-        if not self.ranks.first:
+        if not self.ranks.first and self.pieces is None:
             return
         tensors, settings = self._pack()
+        if not self.ranks.first:
+            return
         store.save(tensors, step=self.taken, epoch=epoch, state={**state, **settings})
 
     def _pack(self) -> tuple[Tensors, dict[str, object]]:
@@ -289,6 +292,8 @@ class CycleTrainer:
             tensors[f"optimizer {name}"] = moments
         groups = [asdict(group) for group in self.groups]
         steady = self.steady.state()
+        if self.pieces is not None:
+            tensors = dict(self.pieces.whole(tensors))
         return tensors, {"groups": groups, "optimizers": settings, "steady": steady}
 
     @property
@@ -297,7 +302,7 @@ class CycleTrainer:
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Become the trainer that saved a checkpoint (CheckpointError where it does not fit)."""
-        found, state = checkpoint.tensors, checkpoint.state
+        found, state = self._cut(checkpoint.tensors), checkpoint.state
         kept = {"pool": self.networks.pool, "ensemble": {"weights": self.networks.ensemble}}
         for group, own in kept.items():
             rows = compare(shapes_of(own), shapes_of(found.get(group, {}))).rows()
@@ -328,6 +333,15 @@ class CycleTrainer:
                 raise CheckpointError(headline) from problem
         self.steady.restore(cast(Mapping[str, object], state.get("steady", {})))
         self.taken = checkpoint.record.step
+
+    def _cut(self, tensors: Tensors) -> Tensors:
+        """The tensors of a checkpoint as this process keeps them."""
+        if self.pieces is None:
+            return tensors
+        usual = dict(self.networks.named_parameters())  # that optimisers go by
+        places = {"model": self.model.state_dict(), "pool": self.networks.pool}
+        places |= {f"network {n}": self.networks[n].state_dict() for n in self._others}
+        return {g: self.pieces.cut(own, places.get(g, usual)) for g, own in tensors.items()}
 
 
 def _groups(state: object) -> list[Group]:

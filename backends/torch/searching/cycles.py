@@ -31,6 +31,7 @@ from spacelang.backends.torch.searching.stage_reporter import Told
 from spacelang.backends.torch.searching.train_and_search import ANSWERS
 from spacelang.backends.torch.training.checkpoint import Checkpoints, shapes_of
 from spacelang.backends.torch.training.feed import FIRST, SECOND
+from spacelang.backends.torch.training.fsdp_check import check_pieces
 from spacelang.backends.torch.training.nonfinite import policy_of
 from spacelang.backends.torch.training.recipe import Recipe
 from spacelang.backends.torch.training.torch_compile_check import refuse_compiling
@@ -62,7 +63,8 @@ from spacelang.ir.program import Program
 
 FOLDER = "program"
 # What counts of a recipe, and what is the engine's own whatever a recipe says.
-TAKEN = ("batch_size", "aug", "amp", "amp_dtype", "channels_last", "grad_checkpointing", "shards")
+TAKEN = ("batch_size", "aug", "amp", "amp_dtype", "channels_last", "grad_checkpointing", "shards",
+         "reduce")  # fmt: skip
 OWN = ("epochs", "smoothing", "clip_grad")
 
 
@@ -108,13 +110,10 @@ def search_program(
     sets is refused (SP701). `keep`, `on_nan` and `log_to` are those of `train`, but nothing is
     rolled back: rates are constant. Raises Interrupted after a signal (state saved), NotFinite,
     Locked, OSError, SP701 where engine and program do not fit, SP702 for a folder of another run,
-    and SP708 for processes that cannot share a batch and for gradients that are not added
-    explicitly.
+    and SP708 for processes that cannot share a batch so.
     """
-    if recipe.reduce != "explicit":
-        found = error("SP708", f"{engine.name} has gradients of several networks to add")
-        raise SpaceError(found.hint(f"--reduce explicit, not {recipe.reduce}"))
     current().shards(recipe.shards)
+    check_pieces(recipe, current(), several=True)
     refuse_compiling(recipe, engine.name)
     _refuse_ignored(engine, recipe)
     policy = policy_of(on_nan)

@@ -170,11 +170,9 @@ class EngineTrainer(TorchTrainer):
         try:
             self._check_slopes(plan)
         except NotFinite as failed:
-            self.steady.note(failed.record)
-            if not self.steady.skips(plan.step):
-                raise
+            nothing = self.steady.leave_out(failed, rate)
             self.taken = plan.step + 1
-            return Metrics(0.0, {}, 0, 0, rate)
+            return nothing
         nn.utils.clip_grad_norm_(network.parameters(), NORM)
         self._move_matching(plan)
         self.taken = plan.step + 1

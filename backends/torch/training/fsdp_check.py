@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
+from spacelang.backends.torch.networks import Networks
 from spacelang.backends.torch.runs.ranks import Ranks
 from spacelang.backends.torch.supernet import Supernet
+from spacelang.backends.torch.training.ddp import check_shards
 from spacelang.backends.torch.training.recipe import Recipe
 from spacelang.diagnostics import SpaceError, error
 
@@ -21,8 +23,10 @@ if TYPE_CHECKING:
 
 
 def check_pieces(recipe: Recipe, ranks: Ranks, several: bool = False) -> None:
-    """SP708 for settings that do not go with weights in pieces; `several` says that a step may have
-    several passes, whatever the law of the recipe is."""
+    """SP708 for settings that do not go with weights in pieces, or with gradients that PyTorch
+    adds. `several` says that a step may run a part of the network more than once, whatever the law
+    of the recipe is."""
+    check_shards(recipe, ranks)
     if recipe.reduce != "fsdp" or ranks.size == 1:
         return
     # A process adds the passes of all its shards one by one: for two of one pass each, and for one
@@ -42,12 +46,15 @@ def check_pieces(recipe: Recipe, ranks: Ranks, several: bool = False) -> None:
 
 
 def pieces_of(model: nn.Module, recipe: Recipe, ranks: Ranks) -> Pieces | None:
-    """Cut a supernet in place, where a recipe says so and there are several processes (SP708)."""
+    """Cut a supernet, or the networks of a program, in place, where a recipe says so and there are
+    several processes (SP708)."""
     check_pieces(recipe, ranks)
     if recipe.reduce != "fsdp" or ranks.size == 1:
         return None
+    from spacelang.backends.torch.training import fsdp  # which takes half a second
+
+    if isinstance(model, Networks):
+        return fsdp.of_networks(model, ranks)
     if not isinstance(model, Supernet):
         raise SpaceError(error("SP708", "fsdp cuts the weights of a supernet alone"))
-    from spacelang.backends.torch.training.fsdp import Pieces  # which takes half a second
-
-    return Pieces(model, ranks)
+    return fsdp.of_supernet(model, ranks)

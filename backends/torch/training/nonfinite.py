@@ -13,8 +13,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, cast, get_args
 
+from torch import Tensor, nn
+
 from spacelang.diagnostics import SpaceError, error
-from spacelang.engines.protocol import StepPlan
+from spacelang.engines.protocol import Metrics, StepPlan
+
+Kept = Sequence[tuple[Tensor, Tensor]]  # buffers, and what they were
 
 Policy = Literal["error", "skip", "rollback"]
 SKIPS, WINDOW = 10, 100
@@ -73,6 +77,22 @@ class Steady:
         recent = [s for s in self.skipped if step - WINDOW < s < step]
         self.skipped = [*recent, step]
         return len(recent) < SKIPS
+
+    def before(self, module: nn.Module) -> Kept:
+        """The statistics of a module before a step that may be left out."""
+        return [(b, b.clone()) for b in module.buffers()] if self.policy == "skip" else []
+
+    def leave_out(self, failed: NotFinite, rate: float, kept: Kept = ()) -> Metrics:
+        """What a step that is left out measured: nothing. Statistics are as they were before.
+
+        `failed` again where the policy leaves no step out, or too many were.
+        """
+        self.note(failed.record)
+        if not self.skips(cast(int, failed.record["step"])):
+            raise failed
+        for buffer, value in kept:
+            buffer.copy_(value)
+        return Metrics(0.0, {}, 0, 0, rate)
 
     def rolls_back(self) -> bool:
         """Whether to go on from the last checkpoint; the learning rate is halved for it."""

@@ -2,6 +2,7 @@
 
     shards = Shards(ranks, recipe.shards, model)
     correct, terms = shards.learn(samples, names, parameters, one)
+    with seeded(masks_seed(seed, step, shard), device): ..
 
 A shard is a forward and backward pass of its own. Whoever computed what, the sum over the shards of
 gradients, statistics and losses follows one tree (`ranks.py`), so it has the same bits.
@@ -10,12 +11,15 @@ gradients, statistics and losses follows one tree (`ranks.py`), so it has the sa
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 
+import torch
 from torch import Tensor, nn
 
 from spacelang.backends.torch.data.datasets import shard_sizes
 from spacelang.backends.torch.runs.ranks import Branch, Ranks
+from spacelang.engines.stream import seed_of
 
 # A pass through a shard, by its number and its share of the batch: right answers, loss terms.
 Pass = Callable[[int, float], tuple[int, Mapping[str, float]]]
@@ -74,3 +78,16 @@ class Shards:
             if parameter.grad is not None:
                 found[number], parameter.grad = parameter.grad, None
         return found
+
+
+def masks_seed(seed: int, step: int, shard: int = 0) -> int:
+    """The seed of what a shard of a step drops."""
+    return seed_of(seed, "masks", step, *([shard] if shard else []))
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Generator[None]:
+    """torch's own generators from a seed on; as before afterwards."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield

@@ -14,12 +14,10 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Generator, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from inspect import signature
-from typing import Any, Protocol, cast
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from spacelang.backends.torch.data.datasets import Batch, Dataset
 from spacelang.backends.torch.head_map import last_layer
@@ -34,6 +32,7 @@ from spacelang.backends.torch.training.checkpoint import (
     unpack,
 )
 from spacelang.backends.torch.training.clip import MODES
+from spacelang.backends.torch.training.ddp import reduce, wrapped
 from spacelang.backends.torch.training.evaluate import main_output, ran_out_of_memory, score
 from spacelang.backends.torch.training.feed import Feed
 from spacelang.backends.torch.training.fixed import Fixed
@@ -45,7 +44,7 @@ from spacelang.backends.torch.training.plans import check_plan
 from spacelang.backends.torch.training.read_regions import Regions, frozen
 from spacelang.backends.torch.training.recalibrate import recalibrated
 from spacelang.backends.torch.training.recipe import Recipe
-from spacelang.backends.torch.training.shards import Shards
+from spacelang.backends.torch.training.shards import Shards, masks_seed, seeded
 from spacelang.diagnostics import SpaceError, error
 from spacelang.engines.protocol import (
     Forward,
@@ -55,7 +54,6 @@ from spacelang.engines.protocol import (
     Score,
     StepPlan,
 )
-from spacelang.engines.stream import seed_of
 from spacelang.ir.decision import Assignment
 from spacelang.ir.graph import Graph
 
@@ -93,7 +91,7 @@ class TorchTrainer:
         self.pieces = pieces_of(model, recipe, self.ranks)
         self.optimizer = optimizer_of(model, graph, recipe)
         self.touched: dict[nn.Parameter, None] = {}
-        self._network = self._distributed()
+        self._network = wrapped(model, recipe, self.ranks)
         if isinstance(model, Supernet):
             model.checkpointing = recipe.grad_checkpointing
             if recipe.torchcompile:
@@ -130,8 +128,7 @@ class TorchTrainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group.get("lr_scale", 1.0)
         self.model.train()
-        skips = self.steady.policy == "skip"
-        kept = [(b, b.clone()) for b in self.model.buffers()] if skips else []
+        kept = self.steady.before(self.model)  # the forward pass moves statistics
         self._clear()
         try:
             correct, total, terms = self._learn(plan)
@@ -147,13 +144,9 @@ class TorchTrainer:
         try:
             self._update(plan, loss)
         except NotFinite as failed:
-            self.steady.note(failed.record)
-            if not self.steady.skips(plan.step):
-                raise
-            for buffer, before in kept:  # statistics of the forward pass
-                buffer.copy_(before)
+            nothing = self.steady.leave_out(failed, rate, kept)
             self.taken = plan.step + 1
-            return Metrics(0.0, {}, 0, 0, rate)
+            return nothing
         return Metrics(loss, terms, correct, total, rate)
 
     def _clear(self) -> None:
@@ -188,18 +181,6 @@ class TorchTrainer:
         """The images of a shard of a step's batch, and what is known of them."""
         return self.feed.batch(plan, shard, self.recipe.shards)
 
-    def _distributed(self) -> nn.Module:
-        """The model, in PyTorch's wrapper where the recipe leaves adding gradients to it."""
-        if self.recipe.reduce != "ddp" or self.ranks.size == 1:
-            return self.model
-        if (shards := len(self.ranks.shards(self.recipe.shards))) > 1:
-            found = error("SP708", f"ddp has one shard a process, not {shards}")
-            raise SpaceError(found.hint(f"--shards {self.ranks.size}, or --reduce explicit"))
-        known = signature(DistributedDataParallel).parameters  # it was renamed
-        buffers = next(n for n in ("forward_sync_buffers", "broadcast_buffers") if n in known)
-        options: dict[str, Any] = {buffers: False}
-        return DistributedDataParallel(self.model, find_unused_parameters=True, **options)
-
     def _learning(self) -> list[nn.Parameter]:
         """The parameters that a step may have gradients of, in one order everywhere."""
         return self._own_parameters
@@ -218,14 +199,14 @@ class TorchTrainer:
         others = None if batch.others is None else batch.others.to(self.device)
         outputs: dict[int, Tensor] = {}
         terms: dict[str, float] = {}
-        wrapped = self._network if self._network is not self.model else None
-        scale = share if wrapped is None else share * self.ranks.size  # it takes the mean
-        joint = wrapped is not None or self.pieces is not None  # all have to go backward
+        # Where PyTorch adds gradients all have to go backward.
+        joint = self._network is not self.model or self.pieces is not None
         last = max(term.of for term in plan.losses)
         quiet = nullcontext() if self.pieces is None else self.pieces.quiet()
         with self._randomness(plan.step, shard), quiet:
             for number in sorted(range(len(plan.forwards)), key=lambda n: plan.forwards[n].learns):
                 forward = plan.forwards[number]
+                reduce(self._network, number == last)
                 with torch.set_grad_enabled(forward.learns):
                     logits = self._pass(number, forward, images)
                 outputs[number] = logits.detach()
@@ -249,7 +230,7 @@ class TorchTrainer:
                     self.pieces.reduce(shard == self.shards.own[-1] and number == last)
                 total = [t.weight * value for t, value in zip(asked, values, strict=True)]
                 loss = torch.stack(total).sum()
-                (loss if scale == 1 else loss * scale).backward()
+                (loss if share == 1 else loss * share).backward()
         if shard == self.shards.own[0]:
             self.last = images, outputs
         return outputs[0], {**dict.fromkeys((t.name for t in plan.losses), math.nan), **terms}
@@ -299,17 +280,13 @@ class TorchTrainer:
         read = [forward.assignment for forward in plan.forwards if forward.learns]
         return frozen(self.model, self.optimizer, self._trained, read)
 
-    @contextmanager
-    def _randomness(self, step: int, shard: int = 0) -> Generator[None]:
+    def _randomness(self, step: int, shard: int = 0) -> AbstractContextManager[None]:
         """torch's own generators as a function of the step, for masks; as before afterwards."""
-        devices = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(self._masks(step, shard))
-            yield
+        return seeded(self._masks(step, shard), self.device)
 
     def _masks(self, step: int, shard: int = 0) -> int:
         """The seed of what a shard of a step drops."""
-        return seed_of(self.seed, "masks", step, *([shard] if shard else []))
+        return masks_seed(self.seed, step, shard)
 
     # Scores.
 
@@ -375,7 +352,8 @@ class TorchTrainer:
         settings = cast(Mapping[str, object], checkpoint.state.get("optimizer", {}))
         tensors: Tensors = checkpoint.tensors
         if self.pieces is not None:
-            tensors = self.pieces.cut(tensors)
+            places = self.model.state_dict()
+            tensors = {group: self.pieces.cut(own, places) for group, own in tensors.items()}
         unpack(tensors, settings, self.model, self.optimizer, self._kept_average)
         self.steady.restore(cast(Mapping[str, object], checkpoint.state.get("steady", {})))
         self.taken = checkpoint.record.step

@@ -81,6 +81,8 @@ class Lesson(Protocol):
 
     @property
     def engine(self) -> Runs: ...
+    @property
+    def several(self) -> bool: ...  # whether a step may run a part of the student more than once
     def identity(self) -> Json: ...
     def trainer(
         self, model: nn.Module, graph: Graph, data: Dataset, recipe: Recipe, seed: int
@@ -182,7 +184,7 @@ def train(
         graph.check_recipe(recipe)
         graph.same_everywhere()
     check_optimizer(recipe)
-    check_pieces(recipe, current())
+    check_pieces(recipe, current(), several=lesson is not None and lesson.several)
     check_compiling(recipe, current(), device)
     check_trackers(log_to)
     if graph.decisions:
