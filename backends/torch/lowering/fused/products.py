@@ -12,6 +12,7 @@ weight that is a slice is copied, which takes a hundredth of the product.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from spacelang.backends.torch.lowering.fused.operators import fused
 LEAST = 1 << 20  # multiply-adds from which it pays
 
 
+@cache
 def available() -> bool:
     """Whether this PyTorch has the operators, and its processor oneDNN."""
     names = ("_linear_pointwise", "_convolution_pointwise")
@@ -61,12 +63,21 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(_dense(x), _dense(weight), bias, "none", [], "")
 
 
+def products(x: Tensor, y: Tensor) -> Tensor:
+    """x y^T of a stack of matrices: [S, M, C], [S, F, C] -> [S, M, F]; oneDNN takes one alone."""
+    if len(x) == 1:
+        return product(x[0], y[0]).unsqueeze(0)
+    return torch.bmm(x, y.mT)
+
+
 def _derived(*operands: Tensor | None) -> bool:
     return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in operands)
 
 
 def _dense(x: Tensor) -> Tensor:
-    return x if x.is_contiguous() or x.t().is_contiguous() else x.contiguous()
+    if x.is_contiguous() or x.t().is_contiguous():
+        return x
+    return x.contiguous() if x.stride(1) == 1 else x.t().contiguous().t()
 
 
 def gradients(

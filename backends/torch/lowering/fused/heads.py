@@ -1,0 +1,120 @@
+"""Relative attention head by head: an N x N matrix is made, used while it is in the cache, dropped.
+
+    if fits(q):
+        out, mass = attended(q, k, v, scale, on_keys, on_values)
+        slopes = slopes_of(slopes, mass, q, k, v, scale, on_keys, on_values)
+
+PyTorch's own attention goes by blocks of rows, in float32 with products by MKL. Those of whole
+heads by oneDNN take half as long, while a head's matrices stay in the cache of a core. Weights are
+worked out again in the backward pass. Names are those of `attention.py`.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from spacelang.backends.torch.lowering.fused.products import products
+from spacelang.backends.torch.lowering.fused.terms import (
+    Term,
+    by_tokens,
+    count,
+    found,
+    read,
+    summed,
+    table_gradient,
+)
+
+TOKENS = range(96, 449)
+"""Numbers of tokens for which it is faster: of fewer, products are less than their calls; of more,
+the matrices of a head leave the cache."""
+
+
+def fits(q: Tensor) -> bool:
+    """Whether attention of queries [B, H, N, D] is faster so."""
+    return q.shape[2] in TOKENS
+
+
+def attended(
+    q: Tensor, k: Tensor, v: Tensor, scale: float, on_keys: Term | None, on_values: Term | None
+) -> tuple[Tensor, Tensor]:
+    """The result [B, H, N, D], and m [B, H, N, K]."""
+    width = v.shape[-1]
+    out = by_tokens(*v.shape, like=v)
+    mass = by_tokens(*v.shape[:3], count(on_values), like=v)
+    wide = wide_q, wide_k, wide_v = _rooms((q, on_keys), (k, on_keys), (v, on_values))
+    heads = tuple(zip(*map(_parts, wide), strict=True))
+    for q_, k_, v_, u, m in zip(q * scale, k, v, out, mass, strict=True):
+        _put(wide_q, q_, found(q_, on_keys))
+        _put(wide_k, k_)
+        _put(wide_v, v_)
+        for (x, y, z), to_u, to_m in zip(heads, _parts(u), _parts(m), strict=True):
+            both = products(_weights(x, y), z.mT)
+            to_u.copy_(both[..., :width])
+            to_m.copy_(both[..., width:])
+        if on_values is not None:
+            u.add_(read(summed(m, on_values), on_values))
+    return out, mass
+
+
+def slopes_of(
+    slopes: Tensor, mass: Tensor, q: Tensor, k: Tensor, v: Tensor, scale: float,
+    on_keys: Term | None, on_values: Term | None,
+) -> list[Tensor]:  # fmt: skip
+    """The gradients of q, k, v, and of the tables that there are."""
+    d, e = q.shape[-1], v.shape[-1]
+    results = q_back, k_back, v_back = [by_tokens(*x.shape, like=x) for x in (q, k, v)]
+    tables = [None if t is None else torch.zeros_like(t[0]) for t in (on_keys, on_values)]
+    wide_q, wide_k, wide_v, wide_s = wide = _rooms(
+        (q, on_keys), (k, on_keys), (v, on_values), (slopes, on_values)
+    )
+    whole = torch.empty_like(wide_q)
+    heads = tuple(zip(*map(_parts, (*wide, whole)), strict=True))
+    images = zip(slopes, mass, q * scale, k, v, *results, strict=True)
+    for s, m, q_, k_, v_, to_q, to_k, to_v in images:
+        _put(wide_q, q_, found(q_, on_keys))
+        _put(wide_k, k_)
+        _put(wide_v, v_)
+        _put(wide_s, s, found(s, on_values))
+        for (x, y, z, t, back_x), back_y, back_z in zip(
+            heads, _parts(to_k), _parts(to_v), strict=True
+        ):
+            p = _weights(x, y)
+            back_z.copy_(products(p.mT, t[..., :e].mT))
+            p = torch._softmax_backward_data(products(t, z), p, -1, p.dtype)
+            back_x.copy_(products(p, y.mT))
+            back_y.copy_(products(p.mT, x[..., :d].mT))
+        if on_values is not None:
+            tables[1] += table_gradient(summed(m, on_values), s, on_values)
+        if on_keys is None:
+            to_q.copy_(whole)
+        else:
+            entries = summed(whole[..., d:], on_keys)
+            tables[0] += table_gradient(entries, q_, on_keys)
+            torch.add(whole[..., :d], read(entries, on_keys), out=to_q)
+    return [q_back.mul_(scale), k_back, v_back, *(t for t in tables if t is not None)]
+
+
+def _weights(q: Tensor, k: Tensor) -> Tensor:
+    return torch.softmax(products(q, k), -1, dtype=q.dtype)
+
+
+def _rooms(*operands: tuple[Tensor, Term | None]) -> tuple[Tensor, ...]:
+    """For one image of each operand: its channels, and the classes of its term."""
+    rooms: list[Tensor] = []
+    for x, term in operands:
+        rooms.append(x.new_empty(*x.shape[1:3], x.shape[3] + count(term)))
+        if term is not None:
+            rooms[-1][..., x.shape[3] :] = term[2]
+    return tuple(rooms)
+
+
+def _put(room: Tensor, x: Tensor, more: Tensor | None = None) -> None:
+    room[..., : x.shape[-1]] = x
+    if more is not None:
+        room[..., x.shape[-1] :] = more
+
+
+def _parts(x: Tensor) -> tuple[Tensor, ...]:
+    """What is computed at once: a head in float32, which oneDNN takes alone, else an image."""
+    return x.split(1 if x.dtype == torch.float32 else len(x))
