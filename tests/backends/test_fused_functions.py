@@ -203,7 +203,9 @@ def written_out(
 @pytest.fixture(params=["by rows", "by head"])
 def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """PyTorch's attention on wider operands, and ours head by head, whatever is faster."""
-    monkeypatch.setattr(by_head, "TOKENS", range(1000 * (request.param == "by head")))
+    monkeypatch.setattr(by_head, "LEAST", 0)
+    monkeypatch.setattr(by_head, "MOST", 1000 * (request.param == "by head"))
+    monkeypatch.setattr(by_head, "THREADS", 1000)
 
 
 Operands = tuple[list[Tensor], Term | None, Term | None]
@@ -239,7 +241,9 @@ def test_attention(heads: int, which: str) -> None:
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, SINGLE), (torch.bfloat16, 2e-2)])
-def test_attention_of_whole_heads(dtype: torch.dtype, tolerance: float) -> None:
+def test_attention_of_whole_heads(
+    dtype: torch.dtype, tolerance: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As many tokens as networks have, by products of the processor: what float64 gives by rows."""
     grid = {f"t0_{n}": x for n, x in {"h": 14, "w": 14, "axis": 0, "reach": 14, "skip": 1}.items()}
     index = {**grid, "t0_op": "clipped_index", "t0_turned": "False"}
@@ -254,11 +258,11 @@ def test_attention_of_whole_heads(dtype: torch.dtype, tolerance: float) -> None:
         found = attention(q, k, v, 0.1, on_keys=term, on_values=term)
         return [found, *torch.autograd.grad(found, leaves, slopes.to(dtype))]
 
-    assert by_head.fits(slopes)
+    monkeypatch.setattr(by_head, "THREADS", 1000)
+    assert by_head.fits(slopes.to(dtype))
     found = results(dtype)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(by_head, "TOKENS", ())
-        wanted = results(torch.float64)
+    monkeypatch.setattr(by_head, "MOST", 0)
+    wanted = results(torch.float64)
     for a, b in zip(found, wanted, strict=True):
         assert near(a.double(), b, tolerance)
 

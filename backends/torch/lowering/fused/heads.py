@@ -25,14 +25,17 @@ from spacelang.backends.torch.lowering.fused.terms import (
     table_gradient,
 )
 
-TOKENS = range(96, 449)
-"""Numbers of tokens for which it is faster: of fewer, products are less than their calls; of more,
-the matrices of a head leave the cache."""
+LEAST = 3 << 19  # multiply-adds of a product from which they are more than their calls
+MOST = 1025  # tokens, as far as it was measured: three matrices of a head are 13 MB
+THREADS = 2  # of more, a head has too little work for all
 
 
 def fits(q: Tensor) -> bool:
-    """Whether attention of queries [B, H, N, D] is faster so."""
-    return q.shape[2] in TOKENS
+    """Whether attention of queries [B, H, N, D] is faster so; compilers cannot ask for threads."""
+    heads, tokens, width = q.shape[1:]
+    work = _at_once(q.dtype, heads) * tokens * tokens * width
+    few = torch.compiler.is_compiling() or torch.get_num_threads() <= THREADS
+    return few and tokens <= MOST and work >= LEAST
 
 
 def attended(
@@ -116,5 +119,9 @@ def _put(room: Tensor, x: Tensor, more: Tensor | None = None) -> None:
 
 
 def _parts(x: Tensor) -> tuple[Tensor, ...]:
-    """What is computed at once: a head in float32, which oneDNN takes alone, else an image."""
-    return x.split(1 if x.dtype == torch.float32 else len(x))
+    return x.split(_at_once(x.dtype, len(x)))
+
+
+def _at_once(dtype: torch.dtype, heads: int) -> int:
+    """A head in float32, which oneDNN takes alone, else all of an image."""
+    return 1 if dtype == torch.float32 else heads
