@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from spacelang.backends.torch.lowering.fused.products import products
+from spacelang.backends.torch.lowering.fused.products import product
 from spacelang.backends.torch.lowering.fused.terms import (
     Term,
     by_tokens,
@@ -33,7 +33,7 @@ THREADS = 2  # of more, a head has too little work for all
 def fits(q: Tensor) -> bool:
     """Whether attention of queries [B, H, N, D] is faster so; compilers cannot ask for threads."""
     heads, tokens, width = q.shape[1:]
-    work = _at_once(q.dtype, heads) * tokens * tokens * width
+    work = tokens * tokens * width * (1 if _alone(q) else heads)
     few = torch.compiler.is_compiling() or torch.get_num_threads() <= THREADS
     return few and tokens <= MOST and work >= LEAST
 
@@ -52,7 +52,7 @@ def attended(
         _put(wide_k, k_)
         _put(wide_v, v_)
         for (x, y, z), to_u, to_m in zip(heads, _parts(u), _parts(m), strict=True):
-            both = products(_weights(x, y), z.mT)
+            both = _times(_weights(x, y), z.mT)
             to_u.copy_(both[..., :width])
             to_m.copy_(both[..., width:])
         if on_values is not None:
@@ -83,10 +83,10 @@ def slopes_of(
             heads, _parts(to_k), _parts(to_v), strict=True
         ):
             p = _weights(x, y)
-            back_z.copy_(products(p.mT, t[..., :e].mT))
-            p = torch._softmax_backward_data(products(t, z), p, -1, p.dtype)
-            back_x.copy_(products(p, y.mT))
-            back_y.copy_(products(p.mT, x[..., :d].mT))
+            back_z.copy_(_times(p.mT, t[..., :e].mT))
+            p = torch._softmax_backward_data(_times(t, z), p, -1, p.dtype)
+            back_x.copy_(_times(p, y.mT))
+            back_y.copy_(_times(p.mT, x[..., :d].mT))
         if on_values is not None:
             tables[1] += table_gradient(summed(m, on_values), s, on_values)
         if on_keys is None:
@@ -98,8 +98,13 @@ def slopes_of(
     return [q_back.mul_(scale), k_back, v_back, *(t for t in tables if t is not None)]
 
 
+def _times(x: Tensor, y: Tensor) -> Tensor:
+    """x y^T."""
+    return product(x, y) if x.dim() == 2 else torch.bmm(x, y.mT)
+
+
 def _weights(q: Tensor, k: Tensor) -> Tensor:
-    return torch.softmax(products(q, k), -1, dtype=q.dtype)
+    return torch.softmax(_times(q, k), -1, dtype=q.dtype)
 
 
 def _rooms(*operands: tuple[Tensor, Term | None]) -> tuple[Tensor, ...]:
@@ -119,9 +124,9 @@ def _put(room: Tensor, x: Tensor, more: Tensor | None = None) -> None:
 
 
 def _parts(x: Tensor) -> tuple[Tensor, ...]:
-    return x.split(_at_once(x.dtype, len(x)))
+    return x.unbind() if _alone(x) else (x,)
 
 
-def _at_once(dtype: torch.dtype, heads: int) -> int:
-    """A head in float32, which oneDNN takes alone, else all of an image."""
-    return 1 if dtype == torch.float32 else heads
+def _alone(x: Tensor) -> bool:
+    """Whether heads are computed one by one, as oneDNN takes them, else all of an image."""
+    return x.dtype == torch.float32

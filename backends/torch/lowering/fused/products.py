@@ -63,13 +63,6 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(_dense(x), _dense(weight), bias, "none", [], "")
 
 
-def products(x: Tensor, y: Tensor) -> Tensor:
-    """x y^T of a stack of matrices: [S, M, C], [S, F, C] -> [S, M, F]; oneDNN takes one alone."""
-    if len(x) == 1:
-        return product(x[0], y[0]).unsqueeze(0)
-    return torch.bmm(x, y.mT)
-
-
 def _derived(*operands: Tensor | None) -> bool:
     return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in operands)
 
