@@ -10,8 +10,9 @@ classes of the tokens as one-hot rows,
     [u | m] = softmax(logits) [v | E]     m_ic = sum of p_ij over j of class c
     out = u + sum_c m_ic on_values[columns[i, c]]
 
-to the last term what is written above: no N x N matrix exists outside of PyTorch's own attention.
-The wider operands are built again in the backward pass; q, k, v, out and m are what is kept.
+to the last term what is written above. No N x N matrix is kept: PyTorch's own attention computes
+it, or `heads.py` where that is faster. The wider operands are built again in the backward pass; q,
+k, v, out and m are what is kept.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from spacelang.backends.torch.lowering.fused.terms import (
     Term,
     by_tokens,
     count,
-    found,
+    looked_up,
     read,
     summed,
     table_gradient,
@@ -71,7 +72,7 @@ def _widened(
     width = max(q.shape[-1] + count(on_keys), v.shape[-1] + count(on_values))
     width = -(-width // ALIGNED) * ALIGNED
     return (
-        _beside(q, found(q, on_keys), width),
+        _beside(q, looked_up(q, on_keys), width),
         _beside(k, on_keys and on_keys[2], width),
         _beside(v, on_values and on_values[2], width),
     )
@@ -127,10 +128,11 @@ def _backward(
         return heads.slopes_of(slopes, mass, q, k, v, scale, on_keys, on_values)
     wide = _widened(q, k, v, on_keys, on_values)
     width = wide[0].shape[-1]
+    wide_slopes = _beside(slopes, looked_up(slopes, on_values), width)
     # Attention reads its result only in sum_c slope_c out_c, to which m adds as much as it does
     # through `out`: with that in its place, and zeros for m, the sum is the same.
     q_slopes, k_slopes, v_slopes = aten._scaled_dot_product_flash_attention_for_cpu_backward(
-        _beside(slopes, found(slopes, on_values), width), *wide, _beside(out, None, width), sums,
+        wide_slopes, *wide, _beside(out, None, width), sums,
         0.0, False, attn_mask=None, scale=scale,
     )  # fmt: skip
     tables: list[Tensor] = []
@@ -167,11 +169,11 @@ def _plain(sums: Tensor) -> Tensor:
 def _fake(
     q: Tensor, k: Tensor, v: Tensor, scale: float, by_head: bool, *terms: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
-    mass = by_tokens(*v.shape[:3], count(_term(*terms[3:])), like=q)
+    mass = by_tokens(v, count(_term(*terms[3:])))
     if by_head:
-        return by_tokens(*v.shape, like=v), q.new_empty(*q.shape[:2], 0), mass
+        return by_tokens(v), q.new_empty(*q.shape[:2], 0), mass
     sums = q.new_empty(*q.shape[:3], dtype=torch.promote_types(q.dtype, torch.float32))
-    return by_tokens(*v.shape, like=v), _plain(sums), mass
+    return by_tokens(v), _plain(sums), mass
 
 
 def _backward_fake(
@@ -179,7 +181,7 @@ def _backward_fake(
     by_head: bool, *terms: Any,
 ) -> list[Tensor]:  # fmt: skip
     tables = [x.new_empty(x.shape) for x in (terms[0], terms[3]) if x is not None]
-    return [*(by_tokens(*x.shape, like=x) for x in (q, k, v)), *tables]
+    return [*map(by_tokens, (q, k, v)), *tables]
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

@@ -1,12 +1,13 @@
-"""Relative attention head by head: an N x N matrix is made, used while it is in the cache, dropped.
+"""Relative attention head by head: its N x N matrix is made, used while in a cache, and dropped.
 
     if fits(q):
         out, mass = attended(q, k, v, scale, on_keys, on_values)
         slopes = slopes_of(slopes, mass, q, k, v, scale, on_keys, on_values)
 
-PyTorch's own attention goes by blocks of rows, in float32 with products by MKL. Those of whole
-heads by oneDNN take half as long, while a head's matrices stay in the cache of a core. Weights are
-worked out again in the backward pass. Names are those of `attention.py`.
+PyTorch's own attention goes by blocks of rows, in float32 with products by MKL; whole heads are
+products that oneDNN computes in half the time. In bfloat16, where oneDNN has products of many
+matrices, it is all heads of an image. The weights are worked out again in the backward pass.
+Names are those of `attention.py`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from spacelang.backends.torch.lowering.fused.terms import (
     Term,
     by_tokens,
     count,
-    found,
+    looked_up,
     read,
     summed,
     table_gradient,
@@ -43,12 +44,12 @@ def attended(
 ) -> tuple[Tensor, Tensor]:
     """The result [B, H, N, D], and m [B, H, N, K]."""
     width = v.shape[-1]
-    out = by_tokens(*v.shape, like=v)
-    mass = by_tokens(*v.shape[:3], count(on_values), like=v)
+    out = by_tokens(v)
+    mass = by_tokens(v, count(on_values))
     wide = wide_q, wide_k, wide_v = _rooms((q, on_keys), (k, on_keys), (v, on_values))
     heads = tuple(zip(*map(_parts, wide), strict=True))
     for q_, k_, v_, u, m in zip(q * scale, k, v, out, mass, strict=True):
-        _put(wide_q, q_, found(q_, on_keys))
+        _put(wide_q, q_, looked_up(q_, on_keys))
         _put(wide_k, k_)
         _put(wide_v, v_)
         for (x, y, z), to_u, to_m in zip(heads, _parts(u), _parts(m), strict=True):
@@ -66,8 +67,8 @@ def slopes_of(
 ) -> list[Tensor]:  # fmt: skip
     """The gradients of q, k, v, and of the tables that there are."""
     d, e = q.shape[-1], v.shape[-1]
-    results = q_back, k_back, v_back = [by_tokens(*x.shape, like=x) for x in (q, k, v)]
-    tables = [None if t is None else torch.zeros_like(t[0]) for t in (on_keys, on_values)]
+    results = q_back, k_back, v_back = [by_tokens(x) for x in (q, k, v)]
+    key_tables, value_tables = (_sums(term) for term in (on_keys, on_values))
     wide_q, wide_k, wide_v, wide_s = wide = _rooms(
         (q, on_keys), (k, on_keys), (v, on_values), (slopes, on_values)
     )
@@ -75,27 +76,36 @@ def slopes_of(
     heads = tuple(zip(*map(_parts, (*wide, whole)), strict=True))
     images = zip(slopes, mass, q * scale, k, v, *results, strict=True)
     for s, m, q_, k_, v_, to_q, to_k, to_v in images:
-        _put(wide_q, q_, found(q_, on_keys))
+        _put(wide_q, q_, looked_up(q_, on_keys))
         _put(wide_k, k_)
         _put(wide_v, v_)
-        _put(wide_s, s, found(s, on_values))
+        _put(wide_s, s, looked_up(s, on_values))
         for (x, y, z, t, back_x), back_y, back_z in zip(
             heads, _parts(to_k), _parts(to_v), strict=True
         ):
             p = _weights(x, y)
             back_z.copy_(_times(p.mT, t[..., :e].mT))
-            p = torch._softmax_backward_data(_times(t, z), p, -1, p.dtype)
-            back_x.copy_(_times(p, y.mT))
-            back_y.copy_(_times(p.mT, x[..., :d].mT))
+            logits = torch.ops.aten._softmax_backward_data(_times(t, z), p, -1, p.dtype)
+            back_x.copy_(_times(logits, y.mT))
+            back_y.copy_(_times(logits.mT, x[..., :d].mT))
         if on_values is not None:
-            tables[1] += table_gradient(summed(m, on_values), s, on_values)
+            value_tables += table_gradient(summed(m, on_values), s, on_values)
         if on_keys is None:
             to_q.copy_(whole)
         else:
             entries = summed(whole[..., d:], on_keys)
-            tables[0] += table_gradient(entries, q_, on_keys)
+            key_tables += table_gradient(entries, q_, on_keys)
             torch.add(whole[..., :d], read(entries, on_keys), out=to_q)
-    return [q_back.mul_(scale), k_back, v_back, *(t for t in tables if t is not None)]
+    both = ((key_tables, on_keys), (value_tables, on_values))
+    tables = [found.to(q.dtype) for found, term in both if term is not None]
+    return [q_back.mul_(scale), k_back, v_back, *tables]
+
+
+def _sums(term: Term | None) -> Tensor:
+    """Zeros for the gradient of tables, to which images add: at least of 32 bits."""
+    if term is None:
+        return torch.zeros(0)
+    return torch.zeros_like(term[0], dtype=torch.promote_types(term[0].dtype, torch.float32))
 
 
 def _times(x: Tensor, y: Tensor) -> Tensor:

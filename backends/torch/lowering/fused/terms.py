@@ -14,7 +14,7 @@ Term = tuple[Tensor, Tensor, Tensor]
 """Tables [H or 1, R, C, D]; columns [N, K], of entries of all tables; classes [N, K], one-hot."""
 
 
-def found(x: Tensor, term: Term | None) -> Tensor | None:
+def looked_up(x: Tensor, term: Term | None) -> Tensor | None:
     """x_i . table[columns[i, c]]: [.., H, N, D] -> [.., H, N, K]."""
     if term is None:
         return None
@@ -52,9 +52,10 @@ def count(term: Term | None) -> int:
     return 0 if term is None else term[2].shape[1]
 
 
-def by_tokens(batch: int, heads: int, tokens: int, width: int, like: Tensor) -> Tensor:
-    """An empty [B, H, N, C] with tokens before heads in memory, as linear layers give them."""
-    return like.new_empty(batch, tokens, heads, width).transpose(1, 2)
+def by_tokens(x: Tensor, width: int | None = None) -> Tensor:
+    """An empty [B, H, N, C], as x is, with tokens before heads in memory: so linear layers are."""
+    batch, heads, tokens, own = x.shape
+    return x.new_empty(batch, tokens, heads, own if width is None else width).transpose(1, 2)
 
 
 def _multiplied(x: Tensor, tables: Tensor) -> Tensor:
