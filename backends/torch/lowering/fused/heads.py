@@ -7,6 +7,7 @@
 PyTorch's own attention goes by blocks of rows, in float32 with products by MKL; whole heads are
 products that oneDNN computes in half the time. In bfloat16, where oneDNN has products of many
 matrices, it is all heads of an image. The weights are worked out again in the backward pass.
+Images go one by one: pages of what all of them would need are given back and zeroed at each call.
 Names are those of `attention.py`.
 """
 
@@ -48,7 +49,8 @@ def attended(
     mass = by_tokens(v, count(on_values))
     wide = wide_q, wide_k, wide_v = _rooms((q, on_keys), (k, on_keys), (v, on_values))
     heads = tuple(zip(*map(_parts, wide), strict=True))
-    for q_, k_, v_, u, m in zip(q * scale, k, v, out, mass, strict=True):
+    for q_, k_, v_, u, m in zip(q, k, v, out, mass, strict=True):
+        q_ = q_ * scale
         _put(wide_q, q_, looked_up(q_, on_keys))
         _put(wide_k, k_)
         _put(wide_v, v_)
@@ -74,8 +76,9 @@ def slopes_of(
     )
     whole = torch.empty_like(wide_q)
     heads = tuple(zip(*map(_parts, (*wide, whole)), strict=True))
-    images = zip(slopes, mass, q * scale, k, v, *results, strict=True)
+    images = zip(slopes, mass, q, k, v, *results, strict=True)
     for s, m, q_, k_, v_, to_q, to_k, to_v in images:
+        q_ = q_ * scale
         _put(wide_q, q_, looked_up(q_, on_keys))
         _put(wide_k, k_)
         _put(wide_v, v_)
