@@ -205,7 +205,7 @@ def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Non
     """PyTorch's attention on wider operands, and ours head by head, whatever is faster."""
     monkeypatch.setattr(by_head, "LEAST", 0)
     monkeypatch.setattr(by_head, "MOST", 1000 * (request.param == "by head"))
-    monkeypatch.setattr(by_head, "THREADS", 1000)
+    monkeypatch.setattr(by_head, "THREADS", (1000, 1000))
 
 
 Operands = tuple[list[Tensor], Term | None, Term | None]
@@ -258,7 +258,7 @@ def test_attention_of_whole_heads(
         found = attention(q, k, v, 0.1, on_keys=term, on_values=term)
         return [found, *torch.autograd.grad(found, leaves, slopes.to(dtype))]
 
-    monkeypatch.setattr(by_head, "THREADS", 1000)
+    monkeypatch.setattr(by_head, "THREADS", (1000, 1000))
     assert by_head.fits(slopes.to(dtype))
     found = results(dtype)
     monkeypatch.setattr(by_head, "MOST", 0)

@@ -16,6 +16,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from spacelang.backends.torch.lowering.fused.operators import constant
 from spacelang.backends.torch.lowering.fused.products import product
 from spacelang.backends.torch.lowering.fused.terms import (
     Term,
@@ -29,15 +30,19 @@ from spacelang.backends.torch.lowering.fused.terms import (
 
 LEAST = 3 << 19  # multiply-adds of a product from which they are more than their calls
 MOST = 1025  # tokens, as far as it was measured: three matrices of a head are 13 MB
-THREADS = 2  # of more, a head has too little work for all
+THREADS = 1, 2  # with more, a head has too little work for all, and an image
 
 
 def fits(q: Tensor) -> bool:
-    """Whether attention of queries [B, H, N, D] is faster so; compilers cannot ask for threads."""
+    """Whether attention of queries [B, H, N, D] is faster so."""
     heads, tokens, width = q.shape[1:]
     work = tokens * tokens * width * (1 if _alone(q) else heads)
-    few = torch.compiler.is_compiling() or torch.get_num_threads() <= THREADS
-    return few and tokens <= MOST and work >= LEAST
+    return tokens <= MOST and work >= LEAST and _threads() <= THREADS[not _alone(q)]
+
+
+@constant
+def _threads() -> int:
+    return torch.get_num_threads()
 
 
 def attended(
