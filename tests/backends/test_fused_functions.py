@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from spacelang import compile as build
 from spacelang import load
 from spacelang.backends.torch.lowering import tables
+from spacelang.backends.torch.lowering.fused import heads as by_head
 from spacelang.backends.torch.lowering.fused.attention import Term, attention
 from spacelang.backends.torch.lowering.fused.mlp import mlp
 from spacelang.backends.torch.lowering.fused.products import linear
@@ -199,6 +200,14 @@ def written_out(
     return y + torch.einsum("bhij,hijd->bhid", p, rows(on_values).expand(q.shape[1], -1, -1, -1))
 
 
+@pytest.fixture(params=["by rows", "by head"])
+def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch's attention on wider operands, and ours head by head, whatever is faster."""
+    monkeypatch.setattr(by_head, "LEAST", 0)
+    monkeypatch.setattr(by_head, "MOST", 1000 * (request.param == "by head"))
+    monkeypatch.setattr(by_head, "THREADS", (1000, 1000))
+
+
 Operands = tuple[list[Tensor], Term | None, Term | None]
 
 
@@ -213,6 +222,7 @@ def operands(batch: int, heads: int, which: str) -> Operands:
     return leaves, on_keys, on_values
 
 
+@pytest.mark.usefixtures("form")
 @pytest.mark.parametrize("heads", [1, 3])
 @pytest.mark.parametrize("which", ["both", "keys", "values"])
 def test_attention(heads: int, which: str) -> None:
@@ -230,6 +240,34 @@ def test_attention(heads: int, which: str) -> None:
         assert near(a, b, DOUBLE)
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, SINGLE), (torch.bfloat16, 2e-2)])
+def test_attention_of_whole_heads(
+    dtype: torch.dtype, tolerance: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many tokens as networks have, by products of the processor: what float64 gives by rows."""
+    grid = {f"t0_{n}": x for n, x in {"h": 14, "w": 14, "axis": 0, "reach": 14, "skip": 1}.items()}
+    index = {**grid, "t0_op": "clipped_index", "t0_turned": "False"}
+    columns, classes = (f(30, **index) for f in (tables.index_columns, tables.index_classes))
+    stored = [noise(2, 197, 3, 2, 64, seed=1), noise(1, 1, 30, 64, seed=2)]
+    slopes = noise(2, 2, 197, 64, seed=3)
+
+    def results(dtype: torch.dtype) -> list[Tensor]:
+        qkv, table = leaves = [x.to(dtype).requires_grad_() for x in stored]
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        term = (table, columns, classes)
+        found = attention(q, k, v, 0.1, on_keys=term, on_values=term)
+        return [found, *torch.autograd.grad(found, leaves, slopes.to(dtype))]
+
+    monkeypatch.setattr(by_head, "THREADS", (1000, 1000))
+    assert by_head.fits(slopes.to(dtype))
+    found = results(dtype)
+    monkeypatch.setattr(by_head, "MOST", 0)
+    wanted = results(torch.float64)
+    for a, b in zip(found, wanted, strict=True):
+        assert near(a.double(), b, tolerance)
+
+
+@pytest.mark.usefixtures("form")
 @pytest.mark.parametrize("heads", [1, 3])
 @pytest.mark.parametrize("which", ["both", "keys", "values"])
 def test_attention_of_an_empty_batch(heads: int, which: str) -> None:
@@ -258,6 +296,7 @@ def twice(y: Tensor, leaves: list[Tensor]) -> list[Tensor]:
     return list(torch.autograd.grad(torch.stack([(s * s).sum() for s in slopes]).sum(), leaves))
 
 
+@pytest.mark.usefixtures("form")
 @pytest.mark.parametrize("heads", [1, 3])
 @pytest.mark.parametrize("which", ["both", "keys", "values"])
 def test_second_derivatives_of_attention(heads: int, which: str) -> None:

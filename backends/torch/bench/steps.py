@@ -41,9 +41,11 @@ def step(request: Request, again: bool = False, plain: bool = False) -> Work:
 
 
 def in_bfloat16(request: Request) -> Work:
-    """By the backend `torch` under autocast, as `--amp` has it."""
+    """By the backend `fused` under autocast, as `--amp` has it."""
     graph = load(request["space"])
-    return _stepped(model_of(graph).train(), request, graph, narrow=True)
+    with with_fused():
+        model = model_of(graph).train()
+    return _stepped(model, request, graph, narrow=True)
 
 
 def _stepped(model: Supernet, request: Request, space: Graph, narrow: bool = False) -> Work:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 NAMESPACE = "spacelang_fused"  # not that of the operators of Triton, which have names like these
-_waiting: list[Callable[[], None]] = []
+_waiting: list[Callable[[], Any]] = []
 
 
 def fused(
@@ -68,7 +68,13 @@ def fused(
     return call
 
 
+def constant(function: Callable[[], int]) -> Callable[[], int]:
+    """A function that compilers call while they trace, and take its result as a constant."""
+    _waiting.append(partial(torch.compiler.assume_constant_result, function))
+    return function
+
+
 def register() -> None:
-    """Make operators of all functions that are none yet."""
+    """Make operators of all functions that are none yet, before something is compiled."""
     while _waiting:
         _waiting.pop()()

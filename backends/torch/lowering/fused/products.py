@@ -12,6 +12,7 @@ weight that is a slice is copied, which takes a hundredth of the product.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from spacelang.backends.torch.lowering.fused.operators import fused
 LEAST = 1 << 20  # multiply-adds from which it pays
 
 
+@cache
 def available() -> bool:
     """Whether this PyTorch has the operators, and its processor oneDNN."""
     names = ("_linear_pointwise", "_convolution_pointwise")
@@ -66,7 +68,9 @@ def _derived(*operands: Tensor | None) -> bool:
 
 
 def _dense(x: Tensor) -> Tensor:
-    return x if x.is_contiguous() or x.t().is_contiguous() else x.contiguous()
+    if x.is_contiguous() or x.t().is_contiguous():
+        return x
+    return x.contiguous() if x.stride(1) == 1 else x.t().contiguous().t()
 
 
 def gradients(
