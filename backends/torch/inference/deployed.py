@@ -57,12 +57,16 @@ class Packed(Deployed):
         self._constants, self._network = _with_constants(network)
         self._last = torch.channels_last if example.dim() == 4 else torch.preserve_format
         x = example.contiguous(memory_format=self._last)
+        self._strides = x.stride()
         held = {_memory(tensor) for tensor in (*self._constants, x) if not tensor.is_mkldnn}
         self._borrowed = _memory(self._network(*self._constants, x)) in held
 
     def run(self, x: Tensor) -> Tensor:
         """The output, in memory of its own, its entries in order."""
-        found = self._network(*self._constants, x.contiguous(memory_format=self._last))
+        x = x.contiguous(memory_format=self._last)
+        if x.stride() != self._strides:  # along axes of size 1, where it is the same memory
+            x = x.as_strided(x.shape, self._strides)
+        found = self._network(*self._constants, x)
         if self._borrowed:  # a constant, or the input: neither is the caller's to write into
             return found.clone(memory_format=torch.contiguous_format)
         return found.contiguous()
