@@ -49,7 +49,7 @@ def deploy(
     for a batch that is no number from 1, or not that of the network's input. SP605 for other than
     one input, of float32 and settled sizes, and one output; for what the runtime has no operator
     for; and for a network whose output for an example is not the model's. Weights are those of the
-    moment.
+    moment. With `torch` the process keeps freed memory from then on, under glibc (`heap.py`).
     """
     return deployment(model, assignment, batch, runtime).network
 

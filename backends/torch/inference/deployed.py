@@ -7,6 +7,7 @@ from typing import NoReturn
 import torch
 from torch import Tensor, fx, nn
 
+from spacelang.backends.torch.heap import keep_freed_memory
 from spacelang.backends.torch.inference.peephole import attribute
 from spacelang.backends.torch.inputs import check
 from spacelang.diagnostics import SpaceError, error
@@ -50,10 +51,11 @@ class Deployed(nn.Module):
 
 
 class Packed(Deployed):
-    """A network of PyTorch's own operators."""
+    """A network of PyTorch's own operators; the process keeps the memory that is freed."""
 
     def __init__(self, graph: Graph, network: fx.GraphModule, example: Tensor) -> None:
         super().__init__(graph, tuple(example.shape))
+        keep_freed_memory()
         self._constants, self._network = _with_constants(network)
         self._last = torch.channels_last if example.dim() == 4 else torch.preserve_format
         x = example.contiguous(memory_format=self._last)
