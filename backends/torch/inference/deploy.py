@@ -4,10 +4,10 @@
     logits = network(images)                       # [16, 3, 224, 224], as the model gives them
 
 The graph is rewritten (`passes/deploy.py`) and its new weights are computed from the model's. For
-PyTorch what is lowered is rewritten for the sizes that are now known (`peephole.py`) and packed for
-the processor (`packed.py`); for ONNX Runtime a file is written (`backends/onnx`). Values differ
-from the model's in the last bits: an example goes through both, and a network that differs by more
-is not given.
+PyTorch what is lowered is rewritten for the sizes that are now known (`peephole.py`), packed for
+the processor (`packed.py`), and its views are made few (`views.py`); for ONNX Runtime a file is
+written (`backends/onnx`). Values differ from the model's in the last bits: an example goes through
+both, and a network that differs by more is not given.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from spacelang.backends.torch.inference import onnx
 from spacelang.backends.torch.inference.deployed import Deployed, Packed
 from spacelang.backends.torch.inference.packed import packed
 from spacelang.backends.torch.inference.peephole import lean
+from spacelang.backends.torch.inference.views import direct
 from spacelang.backends.torch.lowering.functions import ByMode
 from spacelang.backends.torch.supernet import Supernet
 from spacelang.diagnostics import SpaceError, error
@@ -48,7 +49,7 @@ def deploy(
     for a batch that is no number from 1, or not that of the network's input. SP605 for other than
     one input, of float32 and settled sizes, and one output; for what the runtime has no operator
     for; and for a network whose output for an example is not the model's. Weights are those of the
-    moment.
+    moment. With `torch` the process keeps freed memory from then on, under glibc (`heap.py`).
     """
     return deployment(model, assignment, batch, runtime).network
 
@@ -127,7 +128,8 @@ def running(
     example = example_of(shape)
     with torch.inference_mode(False), torch.no_grad():
         network = _filled(main, {dotted(path): x for path, x in weights.items()}).extract()
-        return Packed(main, packed(lean(folded(network), example)), example)
+        fast = direct(packed(lean(folded(network), example)), example)
+        return Packed(main, fast, example)
 
 
 def example_of(shape: Sequence[int]) -> Tensor:

@@ -7,6 +7,7 @@ from typing import NoReturn
 import torch
 from torch import Tensor, fx, nn
 
+from spacelang.backends.torch.heap import keep_freed_memory
 from spacelang.backends.torch.inference.peephole import attribute
 from spacelang.backends.torch.inputs import check
 from spacelang.diagnostics import SpaceError, error
@@ -50,19 +51,24 @@ class Deployed(nn.Module):
 
 
 class Packed(Deployed):
-    """A network of PyTorch's own operators."""
+    """A network of PyTorch's own operators; the process keeps the memory that is freed."""
 
     def __init__(self, graph: Graph, network: fx.GraphModule, example: Tensor) -> None:
         super().__init__(graph, tuple(example.shape))
+        keep_freed_memory()
         self._constants, self._network = _with_constants(network)
         self._last = torch.channels_last if example.dim() == 4 else torch.preserve_format
         x = example.contiguous(memory_format=self._last)
+        self._strides = x.stride()
         held = {_memory(tensor) for tensor in (*self._constants, x) if not tensor.is_mkldnn}
         self._borrowed = _memory(self._network(*self._constants, x)) in held
 
     def run(self, x: Tensor) -> Tensor:
         """The output, in memory of its own, its entries in order."""
-        found = self.left(x.contiguous(memory_format=self._last))
+        x = x.contiguous(memory_format=self._last)
+        if x.stride() != self._strides:  # along axes of size 1, where it is the same memory
+            x = x.as_strided(x.shape, self._strides)
+        found = self.left(x)
         if self._borrowed:  # a constant, or the input: neither is the caller's to write into
             return found.clone(memory_format=torch.contiguous_format)
         return found.contiguous()

@@ -1,6 +1,6 @@
 """Products on a processor by oneDNN with weights in its own order, and what follows them fused in.
 
-    packed(network)        # linear and conv2d of constant weights, + relu or gelu, + a residual
+    packed(network)        # linear and conv2d of constant weights, + relu or gelu
 
 A packed product of n multiply-adds takes about 10 us + n / 125 G/s a core where PyTorch's own takes
 2 us + n / 55 G/s (one core of an AVX-512 machine), so small ones stay as they are. The operators
@@ -9,7 +9,6 @@ are those that PyTorch's compiler uses for frozen networks; `available` says whe
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable
 from itertools import count
 from typing import Any
@@ -31,7 +30,7 @@ def packed(network: fx.GraphModule) -> fx.GraphModule:
     if not available():
         return network
     work = _Packer(network)
-    for rule in (work.linear, work.conv, work.activated, work.added):
+    for rule in (work.linear, work.conv, work.activated):
         work.apply(rule)
     network.graph.lint()
     network.recompile()
@@ -75,7 +74,7 @@ class _Packer(Rewriter):
         rows = _count(shape(x)) // matrix.shape[1]
         if rows * matrix.numel() < LEAST or matrix.dtype != torch.float32:
             return None
-        made = torch.ops.mkldnn._reorder_linear_weight(matrix.detach(), rows)
+        made = torch.ops.mkldnn._reorder_linear_weight(matrix.detach().contiguous(), rows)
         kept = self.stored(node, "linear", made)
         function = torch.ops.mkldnn._linear_pointwise.default
         return self.call(node, function, shape(node), x, kept, bias, "none", [], "")
@@ -110,33 +109,14 @@ class _Packer(Rewriter):
         name, how = ACTIVATIONS[node.target]
         return self.call(node, product.target, shape(node), *product.args[:-3], name, [], how)
 
-    def added(self, node: Node) -> Node | None:
-        """The sum of a product with another tensor, in the product."""
-        if node.target is not operator.add or not all(has_shape(a) for a in node.args):
-            return None
-        for product, other in (node.args, node.args[::-1]):
-            assert isinstance(product, Node)
-            assert isinstance(other, Node)
-            if product.target not in PRODUCTS or len(product.users) > 1:
-                continue
-            if product.args[-3] != "none" or shape(other) != shape(product):
-                continue
-            x, weight, bias, *places = product.args[:-3]
-            function = PRODUCTS[product.target]
-            more = ("add", 1.0, None, [], None) if places else ("add",)
-            return self.call(node, function, shape(node), x, other, weight, bias, *places, *more)
-        return None
 
-
-PRODUCTS: dict[Any, Any] = (
+PRODUCTS: frozenset[Any] = frozenset(
     {
-        torch.ops.mkldnn._linear_pointwise.default: torch.ops.mkldnn._linear_pointwise.binary,
-        torch.ops.mkldnn._convolution_pointwise.default: (
-            torch.ops.mkldnn._convolution_pointwise.binary
-        ),
+        torch.ops.mkldnn._linear_pointwise.default,
+        torch.ops.mkldnn._convolution_pointwise.default,
     }
     if available()
-    else {}
+    else ()
 )
 
 

@@ -3,11 +3,11 @@
     network = lean(network, example)
 
     softmax(q k + bias) v      scaled_dot_product_attention, where q and v are equally wide
-    einsum of two tensors      one batched product, a bias added in it
-    views of views             one, or none
-    linear along the heads     one product from the left (`mixing.py`)
+    einsum of two tensors      one product, batched or by a constant matrix; a sum in it
+    views of views, padding    one, or none
+    linear along the heads     one product from the left (`left_product.py`)
     permute, then pointwise    pointwise, then permute, so that permutes meet and cancel
-    relu of what nobody reads  in place
+    relu, sum                  into what nobody else reads
 
 Every node knows its shape from one run of the example; the network takes inputs of its shape alone.
 """
@@ -35,6 +35,8 @@ UNARY = frozenset(
 BINARY = frozenset({operator.add, operator.mul, operator.sub})
 RESHAPES = frozenset({"flatten", "unflatten", "squeeze", "unsqueeze", "reshape"})
 MOST_MASK = 1 << 24  # elements of a mask that is spread over a batch
+NEW = UNARY | BINARY | {F.linear, F.conv2d, torch.bmm, torch.baddbmm, torch.mm, torch.gather}
+"""What gives its result in memory of its own, side by side, whatever it reads."""
 
 
 class _Recorder(fx.Interpreter):
@@ -54,7 +56,7 @@ def lean(network: fx.GraphModule, *example: Tensor) -> fx.GraphModule:
     work = Rewriter(network)
     heads = partial(mixed, work)
     views = (work.sunk, work.joined, work.biased, work.in_place)
-    for rule in (heads, work.attention, work.product, *views):
+    for rule in (work.idle, heads, work.attention, work.product, *views):
         work.apply(rule)
     work.computed()
     network.graph.lint()
@@ -152,6 +154,13 @@ class Rewriter:
         assert isinstance(x, Node)
         assert isinstance(y, Node)
         a, b, out = letters(str(pattern), len(shape(x)), len(shape(y)))
+        alone = [
+            c for c, count in zip(b, shape(y), strict=True) if count == 1 and c not in {*a, *out}
+        ]
+        if alone:  # a table of one row for all heads, say
+            kept = [i for i, c in enumerate(b) if c not in alone]
+            y = self.reshaped(node, y, [shape(y)[i] for i in kept])
+            b = tuple(b[i] for i in kept)
         if len({*a}) != len(a) or len({*b}) != len(b) or {*out} - {*a} - {*b}:
             return None
         size = dict(zip(a, shape(x), strict=True)) | dict(zip(b, shape(y), strict=True))
@@ -168,27 +177,37 @@ class Rewriter:
         lead = [count(batch)] if batch else []
         x = self.permuted(node, x, [a.index(c) for c in (*batch, *left, *summed)])
         x = self.reshaped(node, x, [*lead, count(left), count(summed)])
-        y = self.permuted(node, y, [b.index(c) for c in (*batch, *summed, *right)])
-        y = self.reshaped(node, y, [*lead, count(summed), count(right)])
-        function = torch.bmm if batch else torch.mm
-        made = self.call(node, function, [*lead, count(left), count(right)], x, y)
+        made_shape = [*lead, count(left), count(right)]
+        if not batch and _fixed(y):  # a layer, which may be packed
+            y = self.permuted(node, y, [b.index(c) for c in (*right, *summed)])
+            y = self.reshaped(node, y, [count(right), count(summed)])
+            made = self.call(node, F.linear, made_shape, x, y)
+        else:
+            y = self.permuted(node, y, [b.index(c) for c in (*batch, *summed, *right)])
+            y = self.reshaped(node, y, [*lead, count(summed), count(right)])
+            made = self.call(node, torch.bmm if batch else torch.mm, made_shape, x, y)
         order = [*batch, *left, *right]
         made = self.reshaped(node, made, [size[c] for c in order])
         return self.permuted(node, made, [order.index(c) for c in out])
 
     def biased(self, node: Node) -> Node | None:
-        """bmm(x, y) + bias in one call."""
-        if node.target is not operator.add:
+        """bmm(x, y) + bias in one call; into what was gathered, where nothing else reads that."""
+        if node.target is not operator.add or not all(has_shape(a) for a in node.args):
             return None
         for product, bias in (node.args, node.args[::-1]):
-            if not (isinstance(product, Node) and isinstance(bias, Node)) or not has_shape(bias):
+            assert isinstance(product, Node)
+            assert isinstance(bias, Node)
+            inner = product.args[0] if product.target == "reshape" else product
+            if not isinstance(inner, Node) or inner.target is not torch.bmm:
                 continue
-            if product.target is not torch.bmm or len(product.users) > 1:
-                continue
-            if shape(product) != shape(node):  # it is the product that would be spread
-                continue
-            if len(shape(bias)) <= 3 and bias.op == "get_attr":
-                return self.call(node, torch.baddbmm, shape(node), bias, *product.args)
+            if len(inner.users) > 1 or len(product.users) > 1 or shape(product) != shape(node):
+                continue  # the last: it is the product that would be spread
+            if inner is product and len(shape(bias)) <= 3 and bias.op == "get_attr":
+                return self.call(node, torch.baddbmm, shape(node), bias, *inner.args)
+            if bias.target is torch.gather and len(bias.users) == 1 and shape(bias) == shape(node):
+                bias = self.reshaped(node, bias, shape(inner))
+                made = self.method(node, "baddbmm_", shape(inner), bias, *inner.args)
+                return self.reshaped(node, made, shape(node))
         return None
 
     # Attention.
@@ -227,6 +246,8 @@ class Rewriter:
         if q.target is operator.mul and len(q.users) == 1 and isinstance(q.args[1], float | int):
             q, scale = q.args[0], float(q.args[1])  # pyright: ignore[reportAssignmentType]
         assert isinstance(q, Node)
+        if prod(shape(q)[:-3]) == 1 and not all(_fixed(term) for term in terms):
+            return None
         return self._attended(node, (q, k, v), terms, scale)
 
     def _attended(
@@ -312,13 +333,24 @@ class Rewriter:
             return None
         return self.reshaped(node, root, shape(node))
 
+    def idle(self, node: Node) -> Node | None:
+        """Padding by nothing, and slices of everything, are what they read."""
+        if node.target is F.pad and not any(node.args[1]):  # pyright: ignore[reportArgumentType]
+            return node.args[0]  # pyright: ignore[reportReturnType]
+        places = node.args[1] if node.target is operator.getitem else ()
+        if places and isinstance(places, tuple) and all(p == slice(None) for p in places):
+            return node.args[0]  # pyright: ignore[reportReturnType]
+        return None
+
     def in_place(self, node: Node) -> Node | None:
-        """relu on the only use of a new tensor writes into it."""
-        x = node.args[0] if node.args else None
-        fresh = (F.linear, F.conv2d, torch.bmm, torch.mm, operator.add)
-        if node.target is not torch.relu or not isinstance(x, Node) or len(x.users) > 1:
-            return None
-        return self.call(node, torch.relu_, shape(node), x) if x.target in fresh else None
+        """relu, and sums, into a new tensor of the same size that nothing else reads."""
+        if node.target is torch.relu and _spare(node.args[0]):
+            return self.call(node, torch.relu_, shape(node), node.args[0])
+        if node.target is operator.add and all(has_shape(a) for a in node.args):
+            for x, other in (node.args, node.args[::-1]):
+                if _spare(x) and shape(x) == shape(node):  # pyright: ignore[reportArgumentType]
+                    return self.method(node, "add_", shape(node), x, other)
+        return None
 
 
 def _einsum(node: Node) -> tuple[tuple[tuple[str, ...], ...], Node, Node] | None:
@@ -337,3 +369,16 @@ def _movable(node: Node) -> bool:
 def _sum(node: Node) -> bool:
     """Whether a value is a product, or a sum that one may be in."""
     return node.target is torch.einsum or node.target is operator.add
+
+
+def _spare(node: object) -> bool:
+    """Whether a value has memory of its own, and a single reader."""
+    if not isinstance(node, Node) or len(node.users) > 1:
+        return False
+    return node.target in NEW or node.target in ("add_", "baddbmm_")
+
+
+def _fixed(node: Node) -> bool:
+    """Whether a value depends on constants alone."""
+    values = [v for v in node.all_input_nodes if has_shape(v)]
+    return node.op == "get_attr" or (bool(values) and all(_fixed(v) for v in values))

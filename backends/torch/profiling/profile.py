@@ -44,10 +44,10 @@ from spacelang.analysis.memory import weight_bytes
 from spacelang.analysis.operations import Operation
 from spacelang.analysis.queries import sample
 from spacelang.analysis.traffic import at
+from spacelang.backends.torch.heap import keep_freed_memory
 from spacelang.backends.torch.inference.deploy import deploy, example_of
 from spacelang.backends.torch.inference.deployed import Packed
 from spacelang.backends.torch.inputs import example
-from spacelang.backends.torch.profiling.heap import freed_memory_kept
 from spacelang.backends.torch.runs.interrupt import Interrupt
 from spacelang.backends.torch.runs.progress import Reporter, progress
 from spacelang.backends.torch.searching.search import open_journal
@@ -111,8 +111,8 @@ class Job:
 
 @dataclass
 class Clock:
-    """Times networks on the device of some facts; within it PyTorch has their threads, and the
-    process keeps the memory that it frees."""
+    """Times networks on the device of some facts; within it PyTorch has their threads, and from
+    then on the process keeps the memory that it frees."""
 
     facts: Facts
     repeats: int = 20
@@ -121,7 +121,7 @@ class Clock:
     def __enter__(self) -> Self:
         self._stack.callback(torch.set_num_threads, torch.get_num_threads())
         torch.set_num_threads(self.facts.threads)
-        self._stack.enter_context(freed_memory_kept())
+        keep_freed_memory()
         return self
 
     def __exit__(
