@@ -53,7 +53,8 @@ def picture(growth: dict[str, Any], curves: dict[str, Curve]) -> None:
     figure, grid = plt.subplots(2, 3, figsize=(10, 6), layout="constrained")
     for axes, kind in zip(grid[0][:2], growth, strict=True):
         for name in NAMED:
-            line(axes, growth[kind][name]["seconds"], name)
+            if name in growth[kind]:  # a record may be older than a part
+                line(axes, growth[kind][name]["seconds"], name)
         panel(axes, f"the compiler, by {kind}", kind, "seconds")
     places = {
         "depth": (grid[0][2], "counting and drawing, by depth", "layers", "seconds"),

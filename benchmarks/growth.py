@@ -176,12 +176,11 @@ def main() -> None:
                 "seconds": {str(n): work.seconds for n, work in zip(sizes, works, strict=True)},
                 "growth": {what: round(slope, 3) for what, slope in both.items()},
             }
-    if given.only is None:
-        out = ROOT / "benchmarks" / "results" / "growth.json"
-        out.parent.mkdir(exist_ok=True)
-        facts = {"python": platform.python_version(), "runs": RUNS}
-        out.write_text(json.dumps({"facts": facts, "figures": figures}, indent=1) + "\n")
-        print(f"written to {out.relative_to(ROOT)}")
+    out = ROOT / "benchmarks" / "results" / "growth.json"
+    kept = json.loads(out.read_text())["figures"] if out.exists() else {}
+    facts = {"python": platform.python_version(), "runs": RUNS}
+    out.write_text(json.dumps({"facts": facts, "figures": kept | figures}, indent=1) + "\n")
+    print(f"written to {out.relative_to(ROOT)}")
 
 
 if __name__ == "__main__":
