@@ -290,7 +290,7 @@ def search_own(
 
 def _refuse_mixed(engine: OwnEngine, recipe: Recipe) -> None:
     """SP701 where images are mixed in epochs whose loss knows nothing of mixed labels."""
-    matched: Sequence[int] = getattr(engine, "matched", ())
+    matched: Sequence[int] = getattr(engine, "matched", range(0))
     if not any(map(recipe.mixing, matched)):
         return
     found = error("SP701", f"{engine.name}: a match knows nothing of mixed images")
