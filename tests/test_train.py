@@ -256,8 +256,8 @@ def test_an_unfinished_run_cannot_be_searched(
         load_trained(graph, data, tmp_path)
     original = TorchTrainer.save
 
-    def save(self, store, state):
-        original(self, store, state)
+    def save(self, store, state, *, epoch):
+        original(self, store, state, epoch=epoch)
         raise Dies
 
     with monkeypatch.context() as patch:

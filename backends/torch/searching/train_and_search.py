@@ -290,8 +290,8 @@ def search_own(
 
 def _refuse_mixed(engine: OwnEngine, recipe: Recipe) -> None:
     """SP701 where images are mixed in epochs whose loss knows nothing of mixed labels."""
-    matched: Sequence[int] = getattr(engine, "matched", ())
-    if not matched or not any(map(recipe.mixing, matched)):
+    matched: Sequence[int] = getattr(engine, "matched", range(0))
+    if not any(map(recipe.mixing, matched)):
         return
     found = error("SP701", f"{engine.name}: a match knows nothing of mixed images")
     unmixed = f"--mixup 0 --cutmix 0, or --mixup-off-epoch {matched[0]}: the warm-up alone mixes"
