@@ -52,7 +52,8 @@ def _each_met(graph: Graph) -> bool:
     for condition in graph.require:
         if len(condition.symbols) != 1:
             return False
-        asked.setdefault(*(symbol.name for symbol in condition.symbols), []).append(condition)
+        (symbol,) = condition.symbols
+        asked.setdefault(symbol.name, []).append(condition)
     choices = graph.decisions
     return all(
         path in choices
