@@ -50,10 +50,10 @@ def _each_met(graph: Graph) -> bool:
     candidate that meets it; nothing is drawn or counted then."""
     asked: dict[str, list[Condition]] = {}
     for condition in graph.require:
-        names = [symbol.name for symbol in condition.symbols]
-        if len(names) != 1:
+        if len(condition.symbols) != 1:
             return False
-        asked.setdefault(names[0], []).append(condition)
+        (symbol,) = condition.symbols
+        asked.setdefault(symbol.name, []).append(condition)
     choices = graph.decisions
     return all(
         path in choices
