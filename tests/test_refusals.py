@@ -137,7 +137,9 @@ def test_what_is_refused_late_takes_back_what_it_wrote(
 
     monkeypatch.setattr(type(engine), "run", refuse)
     for module in ("train_and_search", "search"):
-        monkeypatch.setattr(f"spacelang.backends.torch.searching.{module}.rehearse", lambda *given: None)
+        monkeypatch.setattr(
+            f"spacelang.backends.torch.searching.{module}.rehearse", lambda *given: None
+        )
     data = open_data("digits")
     with pytest.raises(SpaceError, match="refused late"):
         search(engine, data, folder)
