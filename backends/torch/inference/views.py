@@ -29,7 +29,7 @@ class _Recorder(fx.Interpreter):
     def run_node(self, n: Node) -> Any:
         found = super().run_node(n)
         if isinstance(found, Tensor) and _memory(found):
-            self.places[n] = (tuple(found.size()), found.stride(), found.storage_offset())
+            self.places[n] = (tuple(found.size()), found.stride(), int(found.storage_offset()))
         name = getattr(n.target, "__name__", str(n.target))
         if n.op in ("call_function", "call_method") and not name.endswith("_") and _memory(found):
             for x in n.all_input_nodes:
