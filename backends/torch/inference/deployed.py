@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from spacelang.backends.torch.heap import keep_freed_memory
-from spacelang.backends.torch.inference.peephole import attribute
+from spacelang.backends.torch.inference.rewriter import attribute
 from spacelang.backends.torch.inputs import check
 from spacelang.diagnostics import SpaceError, error
 from spacelang.ir.graph import Graph

@@ -30,7 +30,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx
 from torch.fx import Node
 
-from spacelang.backends.torch.inference.peephole import Rewriter, attribute, has_shape, shape
+from spacelang.backends.torch.inference.rewriter import Rewriter, attribute, has_shape, shape
 from spacelang.backends.torch.lowering.fused.products import available
 
 LEAST = 1 << 20  # multiply-adds from which packing pays
