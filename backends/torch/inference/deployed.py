@@ -9,6 +9,7 @@ from torch import Tensor, fx, nn
 
 from spacelang.backends.torch.heap import keep_freed_memory
 from spacelang.backends.torch.inference.rewriter import attribute
+from spacelang.backends.torch.inference.views import direct
 from spacelang.backends.torch.inputs import check
 from spacelang.diagnostics import SpaceError, error
 from spacelang.ir.graph import Graph
@@ -56,10 +57,11 @@ class Packed(Deployed):
     def __init__(self, graph: Graph, network: fx.GraphModule, example: Tensor) -> None:
         super().__init__(graph, tuple(example.shape))
         keep_freed_memory()
-        self._constants, self._network = _with_constants(network)
+        self._constants, self._plain = _with_constants(network)
         self._last = torch.channels_last if example.dim() == 4 else torch.preserve_format
         x = example.contiguous(memory_format=self._last)
         self._strides = x.stride()
+        self._network = direct(self._plain, *self._constants, x)
         held = {_memory(tensor) for tensor in (*self._constants, x) if not tensor.is_mkldnn}
         self._borrowed = _memory(self._network(*self._constants, x)) in held
 
@@ -68,7 +70,9 @@ class Packed(Deployed):
         x = x.contiguous(memory_format=self._last)
         if x.stride() != self._strides:  # along axes of size 1, where it is the same memory
             x = x.as_strided(x.shape, self._strides)
-        found = self._network(*self._constants, x)
+        # PyTorch's compiler makes views of its own, and takes no `as_strided` that is written to.
+        network = self._plain if torch.compiler.is_compiling() else self._network
+        found = network(*self._constants, x)
         if self._borrowed:  # a constant, or the input: neither is the caller's to write into
             return found.clone(memory_format=torch.contiguous_format)
         return found.contiguous()
