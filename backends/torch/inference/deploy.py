@@ -23,7 +23,6 @@ from spacelang.backends.torch.inference import onnx
 from spacelang.backends.torch.inference.deployed import Deployed, Packed
 from spacelang.backends.torch.inference.packed import packed
 from spacelang.backends.torch.inference.peephole import lean
-from spacelang.backends.torch.inference.views import direct
 from spacelang.backends.torch.lowering.functions import ByMode
 from spacelang.backends.torch.supernet import Supernet
 from spacelang.diagnostics import SpaceError, error
@@ -128,8 +127,7 @@ def running(
     example = example_of(shape)
     with torch.inference_mode(False), torch.no_grad():
         network = _filled(main, {dotted(path): x for path, x in weights.items()}).extract()
-        fast = direct(packed(lean(folded(network), example)), example)
-        return Packed(main, fast, example)
+        return Packed(main, packed(lean(folded(network), example)), example)
 
 
 def example_of(shape: Sequence[int]) -> Tensor:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from spacelang.backends.torch.heap import keep_freed_memory
-from spacelang.backends.torch.inference.peephole import attribute
+from spacelang.backends.torch.inference.rewriter import attribute
+from spacelang.backends.torch.inference.views import direct
 from spacelang.backends.torch.inputs import check
 from spacelang.diagnostics import SpaceError, error
 from spacelang.ir.graph import Graph
@@ -56,10 +57,11 @@ class Packed(Deployed):
     def __init__(self, graph: Graph, network: fx.GraphModule, example: Tensor) -> None:
         super().__init__(graph, tuple(example.shape))
         keep_freed_memory()
-        self._constants, self._network = _with_constants(network)
+        self._constants, self._plain = _with_constants(network)
         self._last = torch.channels_last if example.dim() == 4 else torch.preserve_format
         x = example.contiguous(memory_format=self._last)
         self._strides = x.stride()
+        self._network = direct(self._plain, *self._constants, x)
         held = {_memory(tensor) for tensor in (*self._constants, x) if not tensor.is_mkldnn}
         self._borrowed = _memory(self._network(*self._constants, x)) in held
 
@@ -76,7 +78,9 @@ class Packed(Deployed):
     def left(self, x: Tensor) -> Tensor:
         """The output as the network leaves it, of an input whose channels lie side by side: what a
         part of a larger network gives."""
-        return self._network(*self._constants, x)
+        # PyTorch's compiler makes views of its own, and takes no `as_strided` that is written to.
+        network = self._plain if torch.compiler.is_compiling() else self._network
+        return network(*self._constants, x)
 
 
 def _memory(tensor: Tensor) -> int:

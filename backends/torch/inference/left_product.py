@@ -10,14 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch.fx import Node
 
-if TYPE_CHECKING:
-    from spacelang.backends.torch.inference.peephole import Rewriter
+from spacelang.backends.torch.inference.rewriter import Rewriter
 
 MOST = 64  # channels; with more of them the product of rows is the faster one
 LEAST = 64  # entries that follow

@@ -8,6 +8,7 @@ network takes its input in the strides of the example.
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -39,7 +40,8 @@ class _Recorder(fx.Interpreter):
 
 
 def direct(network: fx.GraphModule, *example: Tensor) -> fx.GraphModule:
-    """The network with its views taken so; those of its input and of constants stay as they are."""
+    """A copy with its views taken so; those of its inputs, constants too, stay as they are."""
+    network = fx.GraphModule({}, copy.deepcopy(network.graph))
     recorder, graph = _Recorder(network), network.graph
     with torch.inference_mode():
         recorder.run(*example)
