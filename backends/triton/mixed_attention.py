@@ -26,6 +26,7 @@ from spacelang.backends.triton.attention import PROGRAMS, Term, gathered_back, l
 from spacelang.backends.triton.attention_operands import (
     COLUMNS,
     WIDEST,
+    chosen,
     looked_up,
     unindexed,
     unwindowed,
@@ -80,18 +81,18 @@ class Operands:
 
 def reference(x: Operands) -> tuple[Tensor, Tensor]:
     """The same with N x N logits: output, and the logarithm of the sum of each mixed row."""
-    batch, heads, n, _ = x.q.shape
+    rows = x.rows
     s = x.scale * wide(x.q) @ wide(x.k).transpose(2, 3)
-    for r, index in enumerate(x.table_index.long()):
-        s = s + wide(x.table)[:, r][:, index]
-    for r, index in enumerate(x.row_index.long()):
-        s = s + x.rows[:, :, :, r].gather(3, index.expand(batch, heads, n, n))
+    for r, index in enumerate(x.table_index):
+        s = s + chosen(wide(x.table)[:, r, None], index)
+    for r, index in enumerate(x.row_index):
+        s = s + chosen(rows[:, :, :, r], index)
     m = torch.einsum("oh,bhij->boij", wide(x.before), s)
     if len(x.before_bias):
         m = m + wide(x.before_bias)[:, None, None]
     if len(x.regions):
         apart = x.regions[:, None, :, None] != x.regions[:, None, None, :]
-        m = m - 100.0 * apart.repeat(batch // len(x.regions), 1, 1, 1)
+        m = m - 100.0 * apart.repeat(len(m) // len(x.regions), 1, 1, 1)
     weights = torch.einsum("oh,bhij->boij", wide(x.after), m.softmax(3))
     if len(x.after_bias):
         weights = weights + wide(x.after_bias)[:, None, None]

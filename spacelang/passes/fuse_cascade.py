@@ -77,7 +77,7 @@ class _Finder:
         found: Attention | None = None
         for number, value in enumerate(joined.operands):
             moved = self._node(value, "rearrange")
-            inner = find_attention(level, level.by_id[moved.operands[0].node])
+            inner = find_attention(level, level.by_id[moved.operands[0].node], widest=None)
             if isinstance(inner, Unfit):
                 raise Misfit(inner.node, inner.why)
             if inner is None:
