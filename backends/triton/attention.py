@@ -58,6 +58,11 @@ def lined(x: Tensor) -> Tensor:
     return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
 
 
+def by_head(table: Tensor) -> int:
+    """The stride of its heads; 0 where all of them have the same."""
+    return 0 if len(table) == 1 else table.stride(0)
+
+
 def constants(x: Operands, strides: tuple[int, ...]) -> dict[str, int]:
     """What a variant of the kernels is made for: neither batch, nor heads, nor tokens."""
     tables = (x.key_table, x.query_table, x.value_table)
@@ -102,7 +107,7 @@ def launched(x: Operands, out: Tensor, slopes: Tensor, within: bool) -> dict[str
     lines = [part.stride()[:3] for part in (found["q"], found["k"], found["v"], out, slopes)]
     strides = sum(lines, ())
     lookups = (*found["rows"].stride()[:3], *found["columns"].stride()[:3])
-    terms = (_by_head(x.table), *x.table.stride()[1:], *lookups)
+    terms = (by_head(x.table), *x.table.stride()[1:], *lookups)
     found |= dict(zip(kernels.INTEGERS, (*sizes, *strides, *terms), strict=True))
     return found | {"scale": x.scale} | constants(x, strides)
 
@@ -112,17 +117,13 @@ def _tables(x: Operands, within: bool) -> dict[str, Any]:
     tables = (x.key_table, x.query_table, x.value_table)
     keys, queries, values = (part if within else part[:, :0] for part in tables)
     values = values.contiguous()
-    found: dict[str, Any] = {"value_table": values, "value_h": _by_head(values)}
+    found: dict[str, Any] = {"value_table": values, "value_h": by_head(values)}
     for name, part in (("key", keys.flatten(1, 2)), ("query", queries.flatten(1, 2))):
-        steps = (_by_head(part), *part.stride()[1:])
+        steps = (by_head(part), *part.stride()[1:])
         found |= {f"{name}_table": part}
         found |= dict(zip((f"{name}_h", f"{name}_c", f"{name}_d"), steps, strict=True))
     return found
 
-
-def _by_head(table: Tensor) -> int:
-    """The stride of its heads; 0 where all of them have the same."""
-    return 0 if len(table) == 1 else table.stride(0)
 
 
 def _launch(kernel: str, grid: tuple[int, ...], common: dict[str, Any], **own: Any) -> None:
