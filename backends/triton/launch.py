@@ -118,5 +118,5 @@ def launches(kernel: str, reason: str) -> bool:
     what = "the network" if reason.startswith(ABSENT) else kernel
     if (what, reason) not in _told:
         _told.add((what, reason))
-        warnings.warn(f"{what} does not run fused: {reason}", NotFused, stacklevel=4)
+        warnings.warn(f"{what} does not run fused: {reason}", NotFused, stacklevel=5)
     return False
