@@ -125,7 +125,6 @@ def _tables(x: Operands, within: bool) -> dict[str, Any]:
     return found
 
 
-
 def _launch(kernel: str, grid: tuple[int, ...], common: dict[str, Any], **own: Any) -> None:
     """One kernel, with what all take and what it alone does."""
     chosen = options(kernel, common["q"].dtype, torch.version.hip is not None)

@@ -77,9 +77,7 @@ def forward_kernel(
     queries = load(q, start, N, D, q_n, BLOCK, WIDTH)
     if INSIDE and ROWS:
         key_table += h * key_h
-        right = scaled(
-            key_table, scale, ROWS * RC, D, key_c, key_d, queries.dtype, WIDTH, BUCKETS
-        )
+        right = scaled(key_table, scale, ROWS * RC, D, key_c, key_d, queries.dtype, WIDTH, BUCKETS)
         rows = dot(queries, right).to(queries.dtype)
     else:
         rows += b * rows_b + h * rows_h
@@ -99,6 +97,7 @@ def forward_kernel(
         j = (first + tl.arange(0, BLOCK))[None, :]
         inside = (i < N) & (j < N)
         keys = load(k, first, N, D, k_n, BLOCK, WIDTH)
+        values = load(v, first, N, V, v_n, BLOCK, VALUE)
         met = columns
         if INSIDE and COLUMNS:
             met = dot(left, tl.trans(keys)).to(keys.dtype)
@@ -112,7 +111,6 @@ def forward_kernel(
         decay = tl.exp(highest - above)
         total = total * decay + tl.sum(p, 1)
         highest = above
-        values = load(v, first, N, V, v_n, BLOCK, VALUE)
         result = result * decay[:, None] + dot(p.to(values.dtype), values)
         if MASSES:
             sums = summed(
@@ -301,7 +299,8 @@ def offsets_kernel(
             load(at_q, start, N, D, q_n, BLOCK, WIDTH),
             load(at_k, first, N, D, k_n, BLOCK, WIDTH),
             i, j, inside, scale, table, table_index, table_r, table_c,
-            rows + b * rows_b + h * rows_h, row_index, rows_n, columns + b * columns_b + h * columns_h, column_index, columns_n,
+            rows + b * rows_b + h * rows_h, row_index, rows_n,
+            columns + b * columns_b + h * columns_h, column_index, columns_n,
             regions + (b % WINDOWS) * N, N, TC, RC, CC, TABLES, ROWS, COLUMNS, MASKED,
         )  # fmt: skip
         _, s_grad = slopes_of(

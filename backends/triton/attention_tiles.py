@@ -94,9 +94,10 @@ def summed(
     """`sums` [BLOCK, BUCKETS] and, of `tile`, what each index takes, summed along an axis.
 
     A pass over the tile a column: as much arithmetic as a product, where atomics have no order.
+    Not unrolled, as `picked`: tables are summed with the registers of one.
     """
     columns = tl.arange(0, BUCKETS)[None, :]
-    for r in tl.static_range(COUNT):
+    for r in range(COUNT):
         at = tl.load(index + (r * N + i) * N + j, mask=inside, other=-1).to(tl.int32)
         for c in range(C):
             mass = tl.sum(tl.where(at == c, tile, 0.0), AXIS)

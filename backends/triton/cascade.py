@@ -264,8 +264,8 @@ def _builds() -> tuple[Build, ...]:
         one = ("*fp32" if kind == "bf16" else f"*{kind}",) * 4
         types = {
             **dict.fromkeys(("x", "offsets", "out"), f"*{kind}"), "qkvs": one,
-            **dict.fromkeys(CONVS, one[0]), "qkv_norms": (one,) * 4, "conv_norms": (one,) * 4, "eps": "fp32",
-            **dict.fromkeys(INTEGERS, "i32"),
+            **dict.fromkeys(CONVS, one[0]), "qkv_norms": (one,) * 4, "conv_norms": (one,) * 4,
+            "eps": "fp32", **dict.fromkeys(INTEGERS, "i32"),
         }  # fmt: skip
         tile = _tile(tokens, 16, value, torch.float32 if kind == "fp32" else torch.float16)
         name = f"cascade[{tokens} {value} {kind}]"

@@ -73,9 +73,7 @@ def tap_of(conv, key, D, tap, size, stored):
 
 
 @triton.jit
-def _convolved(
-    q, conv, norm, eps, half, stored, D, R, S, TOKENS: tl.constexpr, KEY: tl.constexpr
-):
+def _convolved(q, conv, norm, eps, half, stored, D, R, S, TOKENS: tl.constexpr, KEY: tl.constexpr):
     """The depthwise convolution of q [tokens, KEY] over the window R x S, 0 around it, normed."""
     token = tl.arange(0, TOKENS)
     y, i = token // S, token % S

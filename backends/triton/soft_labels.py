@@ -3,7 +3,8 @@
     loss = soft_labels(logits, classes, probabilities)       # [B], float32
 
 The K kept probabilities of a sample stand for themselves; what they lack to 1 is spread evenly over
-the other C - K classes. One of a class that is not 0 to C - 1 is none of the K. With t so made and p = softmax(z) the loss of a sample is -t . log p, so
+the other C - K classes; one of a class that is not 0 to C - 1 is none of the K. With t so made and
+p = softmax(z) the loss of a sample is -t . log p, so
 
     loss = mass lse(z) - r (sum z - sum_k z_k) - sum_k t_k z_k       mass = sum t, r = residual
     d loss / d z_c = mass p_c - t_c
