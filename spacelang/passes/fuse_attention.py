@@ -45,10 +45,10 @@ COLUMNS = 512
 """Entries of all tables of a term at most."""
 
 
-def find(level: Block, node: Node, widest: int | None = WIDEST) -> Attention | Unfit | None:
+def find(level: Block, node: Node, widest: float = WIDEST) -> Attention | Unfit | None:
     """The attention that ends in a node, if it ends there and not further on.
 
-    Of heads of at most `widest` channels; of any for a kernel that has a bound of its own.
+    Of heads of at most `widest` channels: a kernel may have a bound of its own.
     """
     return _found(level, node, KERNEL, widest)
 
@@ -58,7 +58,7 @@ def find_mixed(level: Block, node: Node) -> Attention | Unfit | None:
     return _found(level, node, MIXED, WIDEST)
 
 
-def _found(level: Block, node: Node, kernel: str, widest: int | None) -> Attention | Unfit | None:
+def _found(level: Block, node: Node, kernel: str, widest: float) -> Attention | Unfit | None:
     finder = _Finder(level, widest)
     try:
         found = finder.at(node)
@@ -68,7 +68,7 @@ def _found(level: Block, node: Node, kernel: str, widest: int | None) -> Attenti
 
 
 class _Finder:
-    def __init__(self, level: Block, widest: int | None) -> None:
+    def __init__(self, level: Block, widest: float) -> None:
         self.level, self.mixes, self.widest = level, Mixes(level), widest
 
     def at(self, root: Node) -> Attention | None:
@@ -166,7 +166,7 @@ class _Finder:
         return operand, tuple(result.index(c) for c in order)
 
     def _check(self, q: Operand, k: Operand, v: Operand, terms: list[Term], root: Node) -> None:
-        for operand in (q, v) if self.widest is not None else ():
+        for operand in (q, v):
             width = self.level.type_of(operand.value).shape[operand.channel]
             if most(width) > self.widest:
                 raise Misfit(root, f"a head of {width} channels is wider than {self.widest}")
