@@ -22,6 +22,7 @@ from spacelang.backends.triton.attention_tiles import (
     dot,
     load,
     multiple,
+    narrowed,
     scaled,
     scores,
     slopes_of,
@@ -78,7 +79,7 @@ def forward_kernel(
     if INSIDE and ROWS:
         key_table += h * key_h
         right = scaled(key_table, scale, ROWS * RC, D, key_c, key_d, queries.dtype, WIDTH, BUCKETS)
-        rows = dot(queries, right).to(queries.dtype)
+        rows = narrowed(dot(queries, right), queries.dtype)
     else:
         rows += b * rows_b + h * rows_h
     if INSIDE and COLUMNS:
@@ -100,7 +101,7 @@ def forward_kernel(
         values = load(v, first, N, V, v_n, BLOCK, VALUE)
         met = columns
         if INSIDE and COLUMNS:
-            met = dot(left, tl.trans(keys)).to(keys.dtype)
+            met = narrowed(dot(left, tl.trans(keys)), keys.dtype)
         s = scores(
             queries, keys, i, j, inside, scale, table, table_index, table_r, table_c,
             rows, row_index, rows_n, met, column_index, columns_n, regions, N, TC, RC, CC,

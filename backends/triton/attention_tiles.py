@@ -30,6 +30,16 @@ def dot(a, b):
 
 
 @triton.jit
+def narrowed(x, kind: tl.constexpr):
+    """Numbers in another type, rounded: the interpreter cuts bfloat16 off, unlike a device."""
+    if _WIDENED and kind == tl.bfloat16:
+        bits = x.to(tl.uint32, bitcast=True)
+        bits = (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000
+        x = bits.to(tl.float32, bitcast=True)
+    return x.to(kind)
+
+
+@triton.jit
 def load(matrix, start, size, width, stride, SIZE: tl.constexpr, WIDTH: tl.constexpr):
     """SIZE rows from `start` on of a matrix [size, width], and 0 beyond it."""
     row = (start + tl.arange(0, SIZE))[:, None]
@@ -68,7 +78,7 @@ def scaled(
     d, c = tl.arange(0, WIDTH)[:, None], tl.arange(0, BUCKETS)[None, :]
     inside = (d < width) & (c < columns)
     found = tl.load(tables + c * step + d * along, mask=inside, other=0.0)
-    return (found.to(tl.float32) * scale).to(kind)
+    return narrowed(found.to(tl.float32) * scale, kind)
 
 
 @triton.jit
