@@ -18,10 +18,10 @@ SPACE = re.compile(r"^space (\w+)", re.MULTILINE)
 MOST = {  # where most are, by file
     "autoformer": {"attention": 1, "mlp": 3},
     "cream": {"depthwise": 3, "squeeze": 3},
-    "efficientvit": {"cascade": 3, "depthwise": 4, "squeeze": 1, "attention": 3},
+    "efficientvit": {"cascade": 3, "depthwise": 3, "squeeze": 1, "attention": 3},
     "minivit": {"mixed_attention": 3, "mlp": 2},
     "mobilenetv3": {"depthwise": 6, "squeeze": 6},
-    "tinyvit": {"attention": 1, "depthwise": 2, "mlp": 2},
+    "tinyvit": {"attention": 2, "depthwise": 2, "mlp": 2},
 }
 
 

@@ -11,9 +11,10 @@
 A term is tables [H or 1, R, C, ...] and an index [R, N, N]; its R lookups are added (the rows and
 columns of AutoFormer and of iRPE's cross). As an index takes C values, q_i . T[index[i, j]] is
 entry index[i, j] of row i of q T^T, [N, C], and sum_j p_ij T[index[i, j]] is m_i T with the masses
-m_ic = sum of p_ij over index[i, j] = c. A program makes its rows of q T^T and m T (`inside`), and
-masses are written for the gradient of their tables alone; lookups by keys, and those of more
-entries, are products before the kernel. Neither N x N logits nor N x N x D tables exist.
+m_ic = sum of p_ij over index[i, j] = c. A program makes its rows of q T^T, those of k T^T of each
+block of keys, and m T (`inside`), and masses are written for the gradient of their tables alone;
+lookups of more entries are products before the kernel. Neither N x N logits nor N x N x D tables
+exist.
 """
 
 from __future__ import annotations
@@ -57,6 +58,11 @@ def lined(x: Tensor) -> Tensor:
     return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
 
 
+def by_head(table: Tensor) -> int:
+    """The stride of its heads; 0 where all of them have the same."""
+    return 0 if len(table) == 1 else table.stride(0)
+
+
 def constants(x: Operands, strides: tuple[int, ...]) -> dict[str, int]:
     """What a variant of the kernels is made for: neither batch, nor heads, nor tokens."""
     tables = (x.key_table, x.query_table, x.value_table)
@@ -77,7 +83,7 @@ def constants(x: Operands, strides: tuple[int, ...]) -> dict[str, int]:
 
 
 def inside(chosen: Mapping[str, int], dtype: torch.dtype) -> bool:
-    """Whether the forward kernel makes rows itself and gives the values' term.
+    """Whether the forward kernel makes rows and columns itself and gives the values' term.
 
     Of no more columns than binaries have registers for without a spill.
     """
@@ -87,10 +93,12 @@ def inside(chosen: Mapping[str, int], dtype: torch.dtype) -> bool:
     return columns <= most and size <= TABLE_BYTES
 
 
-def launched(x: Operands, out: Tensor, slopes: Tensor, rows: Tensor) -> dict[str, Any]:
-    """What every kernel is launched with, by name; `rows` [B, H, N, R, C] are of `key_table`."""
+def launched(x: Operands, out: Tensor, slopes: Tensor, within: bool) -> dict[str, Any]:
+    """What every kernel is launched with, by name; lookups that one makes `within` are none."""
     found: dict[str, Any] = {name: lined(getattr(x, name)) for name in ("q", "k", "v")}
-    found |= {"rows": rows, "columns": x.columns if len(x.column_index) else _no_rows(x)}
+    found["table"] = x.table
+    found["rows"] = _no_rows(x) if within or not len(x.row_index) else x.rows
+    found["columns"] = _no_rows(x) if within or not len(x.column_index) else x.columns
     found |= {name: getattr(x, name).contiguous() for name in kernels.POINTERS}
     tables = (x.table, x.key_table, x.query_table, x.value_table)
     sizes = (
@@ -98,20 +106,23 @@ def launched(x: Operands, out: Tensor, slopes: Tensor, rows: Tensor) -> dict[str
     )  # fmt: skip
     lines = [part.stride()[:3] for part in (found["q"], found["k"], found["v"], out, slopes)]
     strides = sum(lines, ())
-    by_head = 0 if len(x.table) == 1 else found["table"].stride(0)
-    terms = (by_head, *found["rows"].stride()[:3], *found["columns"].stride()[:3])
+    lookups = (*found["rows"].stride()[:3], *found["columns"].stride()[:3])
+    terms = (by_head(x.table), *x.table.stride()[1:], *lookups)
     found |= dict(zip(kernels.INTEGERS, (*sizes, *strides, *terms), strict=True))
     return found | {"scale": x.scale} | constants(x, strides)
 
 
 def _tables(x: Operands, within: bool) -> dict[str, Any]:
-    """What the forward kernel reads tables by, if it does; those on keys lie as they do."""
-    keys, values = (part if within else part[:, :0] for part in (x.key_table, x.value_table))
-    keys, values = keys.flatten(1, 2), values.contiguous()
-    by_head = (0 if len(part) == 1 else part.stride(0) for part in (keys, values))
-    steps = zip(("key_h", "value_h"), by_head, strict=True)
-    steps = dict(steps) | dict(zip(("key_c", "key_d"), keys.stride()[1:], strict=True))
-    return {"key_table": keys, "value_table": values} | steps
+    """What the forward kernel reads tables by, if it does; those of lookups lie as they do."""
+    tables = (x.key_table, x.query_table, x.value_table)
+    keys, queries, values = (part if within else part[:, :0] for part in tables)
+    values = values.contiguous()
+    found: dict[str, Any] = {"value_table": values, "value_h": by_head(values)}
+    for name, part in (("key", keys.flatten(1, 2)), ("query", queries.flatten(1, 2))):
+        steps = (by_head(part), *part.stride()[1:])
+        found |= {f"{name}_table": part}
+        found |= dict(zip((f"{name}_h", f"{name}_c", f"{name}_d"), steps, strict=True))
+    return found
 
 
 def _launch(kernel: str, grid: tuple[int, ...], common: dict[str, Any], **own: Any) -> None:
@@ -137,7 +148,7 @@ def _op(
             found.copy_(value)
     elif out.numel():
         within = inside(constants(x, ()), q.dtype)
-        common = launched(x, out, out, _no_rows(x) if within or not len(row_index) else x.rows)
+        common = launched(x, out, out, within)
         given = mass if within or kept else _masses(x, q.shape[2])
         own = {"out": out, "lse": lse, "mass": given, "KEPT": given.shape[2], "INSIDE": int(within)}
         own |= _tables(x, within)
@@ -190,7 +201,7 @@ def _backward_op(
     if not out.numel():
         return [part.zero_() for part in alike]
     slopes = lined(slopes)
-    common = launched(x, out, slopes, x.rows if len(row_index) else _no_rows(x))
+    common = launched(x, out, slopes, within=False)
     mass_g = looked_up(slopes, value_table) if len(mass_index) else _masses(x, 0)
     common |= {"g": slopes, "mass_g": mass_g.contiguous(), "lse": lse}
     common["delta"] = torch.empty_like(lse)

@@ -4,6 +4,7 @@ swin          windows of 7 x 7, heads 32 wide, one table of offsets, regions (Sw
 tinyvit       the same without regions (TinyViT)
 autoformer    heads 64 wide, two tables of 30 on keys and two on values
 irpe_k        DeiT with 50 product buckets on keys
+irpe_qk       the same on queries and keys
 irpe_qkv      the same on queries, keys and values
 irpe_euc_k    82 buckets on keys
 irpe_cross_k  two times 82, the most; the 134 of the quantised method are padded to as many
@@ -27,20 +28,24 @@ NETWORKS: Mapping[str, Mapping[str, int]] = {
     "tinyvit": _WINDOWS,
     "autoformer": {**_ISOTROPIC, "ROWS": 2, "MASSES": 2},
     "irpe_k": {**_ISOTROPIC, "ROWS": 1},
+    "irpe_qk": {**_ISOTROPIC, "ROWS": 1, "COLUMNS": 1},
     "irpe_qkv": {**_ISOTROPIC, "ROWS": 1, "COLUMNS": 1, "MASSES": 1},
     "irpe_euc_k": {**_ISOTROPIC, "ROWS": 1, "BUCKETS": 128},
     "irpe_cross_k": {**_ISOTROPIC, "ROWS": 2, "BUCKETS": 256},
 }
 LAUNCHED = (
     ("swin", "fp16"), ("tinyvit", "bf16"), ("autoformer", "fp16"), ("autoformer", "fp32"),
-    ("irpe_k", "fp16"), ("irpe_qkv", "fp16"), ("irpe_euc_k", "fp16"), ("irpe_cross_k", "fp16"),
+    ("irpe_k", "fp16"), ("irpe_qk", "fp16"), ("irpe_qkv", "fp16"), ("irpe_euc_k", "fp16"),
+    ("irpe_cross_k", "fp16"),
 )  # fmt: skip
 KINDS = {"fp16": torch.float16, "fp32": torch.float32, "bf16": torch.bfloat16}
 TYPES: Mapping[str, str] = (
     dict.fromkeys((*kernels.INTEGERS, *kernels.OWN), "i32")
     | {"scale": "fp32"}
-    | dict.fromkeys(("table", "key_table", "value_table", "lse", "delta", "partial"), "*fp32")
-    | dict.fromkeys(kernels.POINTERS[1:], "*i16")
+    | dict.fromkeys(("table", "key_table", "query_table", "value_table"), "*fp32")
+    | dict.fromkeys(("lse", "delta", "partial"), "*fp32")
+    | dict.fromkeys(kernels.POINTERS, "*i8")
+    | dict.fromkeys(("table_index", "regions"), "*i16")
 )
 SCATTER = {"summed": "*fp32", "table_index": "*i16", "table_grad": "*fp32"}
 

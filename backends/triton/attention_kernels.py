@@ -8,9 +8,9 @@ term. Every sum is in a fixed order, so what the kernels find is the same at eve
 columns of the widest term, padded to powers of two; `TABLES`, `ROWS`, `COLUMNS` and `MASSES` are
 the R of each term, `MASKED` says whether there are regions, and `ALIGNED` divides the widths and
 strides of q, k and v, so that a row is read 16 bytes at a time. `INSIDE` says whether the forward
-kernel makes the rows of queries itself, and gives the values' term.
+kernel makes the rows of queries and the columns of keys itself, and gives the values' term.
 Sizes and strides come at run time: `TC`, `RC`, `CC` and `MC` are the C of each term, `_b`, `_h` and
-`_n` the strides of images, heads and tokens.
+`_n` the strides of images, heads and tokens, `_r`, `_c` and `_d` those of a table's R, C and D.
 """
 
 from __future__ import annotations
@@ -21,30 +21,35 @@ import triton.language as tl
 from spacelang.backends.triton.attention_tiles import (
     dot,
     load,
-    made_rows,
     multiple,
+    narrowed,
+    scaled,
     scores,
     slopes_of,
     store,
     summed,
 )
 
-POINTERS = ("table", "table_index", "row_index", "column_index", "mass_index", "regions")
+POINTERS = ("table_index", "row_index", "column_index", "mass_index", "regions")
 INTEGERS = (
     "H", "N", "D", "V", "TC", "RC", "CC", "MC", "WINDOWS", "q_b", "q_h", "q_n", "k_b", "k_h", "k_n",
-    "v_b", "v_h", "v_n", "o_b", "o_h", "o_n", "g_b", "g_h", "g_n", "table_h",
+    "v_b", "v_h", "v_n", "o_b", "o_h", "o_n", "g_b", "g_h", "g_n", "table_h", "table_r", "table_c",
     "rows_b", "rows_h", "rows_n", "columns_b", "columns_h", "columns_n",
 )  # fmt: skip
-OWN = ("key_h", "key_c", "key_d", "value_h", "KEPT", "B", "SPLITS")  # of some kernels
+OWN = (  # of some kernels
+    "key_h", "key_c", "key_d", "query_h", "query_c", "query_d", "value_h", "KEPT", "B", "SPLITS",
+)  # fmt: skip
 _KEPT = (*INTEGERS, *OWN, "C", "COUNT")  # no variant is made for their values
 
 
 @triton.jit(do_not_specialize=_KEPT)
 def forward_kernel(
-    q, k, v, out, lse, mass, key_table, value_table, key_h, key_c, key_d, value_h, KEPT,
+    q, k, v, out, lse, mass, key_table, query_table, value_table,
+    key_h, key_c, key_d, query_h, query_c, query_d, value_h, KEPT,
     table, table_index, rows, row_index, columns, column_index, mass_index, regions, scale,
     H, N, D, V, TC, RC, CC, MC, WINDOWS, q_b, q_h, q_n, k_b, k_h, k_n, v_b, v_h, v_n,
-    o_b, o_h, o_n, g_b, g_h, g_n, table_h, rows_b, rows_h, rows_n, columns_b, columns_h, columns_n,
+    o_b, o_h, o_n, g_b, g_h, g_n, table_h, table_r, table_c,
+    rows_b, rows_h, rows_n, columns_b, columns_h, columns_n,
     BLOCK: tl.constexpr, WIDTH: tl.constexpr, VALUE: tl.constexpr, BUCKETS: tl.constexpr,
     TABLES: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, MASSES: tl.constexpr,
     MASKED: tl.constexpr, ALIGNED: tl.constexpr, INSIDE: tl.constexpr,
@@ -61,7 +66,6 @@ def forward_kernel(
     v += multiple(b * v_b + h * v_h, ALIGNED)
     out += multiple(b * o_b + h * o_h, ALIGNED)
     table += h * table_h
-    columns += b * columns_b + h * columns_h
     regions += (b % WINDOWS) * N
     D, V = multiple(D, ALIGNED), multiple(V, ALIGNED)
     q_n = multiple(q_n, ALIGNED)
@@ -74,9 +78,18 @@ def forward_kernel(
     queries = load(q, start, N, D, q_n, BLOCK, WIDTH)
     if INSIDE and ROWS:
         key_table += h * key_h
-        rows = made_rows(queries, key_table, scale, ROWS * RC, D, key_c, key_d, WIDTH, BUCKETS)
+        right = scaled(key_table, scale, ROWS * RC, D, key_c, key_d, queries.dtype, WIDTH, BUCKETS)
+        rows = narrowed(dot(queries, right), queries.dtype)
     else:
         rows += b * rows_b + h * rows_h
+    if INSIDE and COLUMNS:
+        query_table += h * query_h
+        left = scaled(
+            query_table, scale, COLUMNS * CC, D, query_c, query_d, queries.dtype, WIDTH, BUCKETS
+        )
+        left = tl.trans(left)
+    else:
+        columns += b * columns_b + h * columns_h
     highest = tl.full((BLOCK,), -float("inf"), tl.float32)
     total = tl.zeros((BLOCK,), tl.float32)
     result = tl.zeros((BLOCK, VALUE), tl.float32)
@@ -86,9 +99,12 @@ def forward_kernel(
         inside = (i < N) & (j < N)
         keys = load(k, first, N, D, k_n, BLOCK, WIDTH)
         values = load(v, first, N, V, v_n, BLOCK, VALUE)
+        met = columns
+        if INSIDE and COLUMNS:
+            met = narrowed(dot(left, tl.trans(keys)), keys.dtype)
         s = scores(
-            queries, keys, i, j, inside, scale, table, table_index, rows, row_index, rows_n,
-            columns, column_index, columns_n, regions, N, TC, RC, CC,
+            queries, keys, i, j, inside, scale, table, table_index, table_r, table_c,
+            rows, row_index, rows_n, met, column_index, columns_n, regions, N, TC, RC, CC,
             TABLES, ROWS, COLUMNS, MASKED, INSIDE,
         )  # fmt: skip
         above = tl.maximum(highest, tl.max(s, 1))
@@ -118,7 +134,8 @@ def queries_kernel(
     q, k, v, out, g, mass_g, lse, delta, q_grad, rows_grad,
     table, table_index, rows, row_index, columns, column_index, mass_index, regions, scale,
     H, N, D, V, TC, RC, CC, MC, WINDOWS, q_b, q_h, q_n, k_b, k_h, k_n, v_b, v_h, v_n,
-    o_b, o_h, o_n, g_b, g_h, g_n, table_h, rows_b, rows_h, rows_n, columns_b, columns_h, columns_n,
+    o_b, o_h, o_n, g_b, g_h, g_n, table_h, table_r, table_c,
+    rows_b, rows_h, rows_n, columns_b, columns_h, columns_n,
     BLOCK: tl.constexpr, WIDTH: tl.constexpr, VALUE: tl.constexpr, BUCKETS: tl.constexpr,
     TABLES: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, MASSES: tl.constexpr,
     MASKED: tl.constexpr, ALIGNED: tl.constexpr,
@@ -161,8 +178,8 @@ def queries_kernel(
         keys = load(k, first, N, D, k_n, BLOCK, WIDTH)
         values = load(v, first, N, V, v_n, BLOCK, VALUE)
         s = scores(
-            queries, keys, i, j, inside, scale, table, table_index, rows, row_index, rows_n,
-            columns, column_index, columns_n, regions, N, TC, RC, CC,
+            queries, keys, i, j, inside, scale, table, table_index, table_r, table_c,
+            rows, row_index, rows_n, columns, column_index, columns_n, regions, N, TC, RC, CC,
             TABLES, ROWS, COLUMNS, MASKED,
         )  # fmt: skip
         _, s_grad = slopes_of(
@@ -182,7 +199,8 @@ def keys_kernel(
     q, k, v, g, mass_g, lse, delta, k_grad, v_grad, columns_grad,
     table, table_index, rows, row_index, columns, column_index, mass_index, regions, scale,
     H, N, D, V, TC, RC, CC, MC, WINDOWS, q_b, q_h, q_n, k_b, k_h, k_n, v_b, v_h, v_n,
-    o_b, o_h, o_n, g_b, g_h, g_n, table_h, rows_b, rows_h, rows_n, columns_b, columns_h, columns_n,
+    o_b, o_h, o_n, g_b, g_h, g_n, table_h, table_r, table_c,
+    rows_b, rows_h, rows_n, columns_b, columns_h, columns_n,
     BLOCK: tl.constexpr, WIDTH: tl.constexpr, VALUE: tl.constexpr, BUCKETS: tl.constexpr,
     TABLES: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, MASSES: tl.constexpr,
     MASKED: tl.constexpr, ALIGNED: tl.constexpr,
@@ -221,8 +239,8 @@ def keys_kernel(
         normaliser = tl.load(lse + both * N + line, mask=line < N, other=float("inf"))
         share = tl.load(delta + both * N + line, mask=line < N, other=0.0)
         s = scores(
-            queries, keys, i, j, inside, scale, table, table_index, rows, row_index, rows_n,
-            columns, column_index, columns_n, regions, N, TC, RC, CC,
+            queries, keys, i, j, inside, scale, table, table_index, table_r, table_c,
+            rows, row_index, rows_n, columns, column_index, columns_n, regions, N, TC, RC, CC,
             TABLES, ROWS, COLUMNS, MASKED,
         )  # fmt: skip
         p, s_grad = slopes_of(
@@ -245,7 +263,8 @@ def offsets_kernel(
     table, table_index, rows, row_index, columns, column_index, mass_index, regions, scale,
     B, SPLITS,
     H, N, D, V, TC, RC, CC, MC, WINDOWS, q_b, q_h, q_n, k_b, k_h, k_n, v_b, v_h, v_n,
-    o_b, o_h, o_n, g_b, g_h, g_n, table_h, rows_b, rows_h, rows_n, columns_b, columns_h, columns_n,
+    o_b, o_h, o_n, g_b, g_h, g_n, table_h, table_r, table_c,
+    rows_b, rows_h, rows_n, columns_b, columns_h, columns_n,
     BLOCK: tl.constexpr, WIDTH: tl.constexpr, VALUE: tl.constexpr, BUCKETS: tl.constexpr,
     TABLES: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, MASSES: tl.constexpr,
     MASKED: tl.constexpr, ALIGNED: tl.constexpr,
@@ -280,8 +299,9 @@ def offsets_kernel(
         s = scores(
             load(at_q, start, N, D, q_n, BLOCK, WIDTH),
             load(at_k, first, N, D, k_n, BLOCK, WIDTH),
-            i, j, inside, scale, table, table_index, rows + b * rows_b + h * rows_h, row_index,
-            rows_n, columns + b * columns_b + h * columns_h, column_index, columns_n,
+            i, j, inside, scale, table, table_index, table_r, table_c,
+            rows + b * rows_b + h * rows_h, row_index, rows_n,
+            columns + b * columns_b + h * columns_h, column_index, columns_n,
             regions + (b % WINDOWS) * N, N, TC, RC, CC, TABLES, ROWS, COLUMNS, MASKED,
         )  # fmt: skip
         _, s_grad = slopes_of(

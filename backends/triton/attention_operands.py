@@ -10,7 +10,7 @@ from torch import Tensor
 
 from spacelang.backends.triton.launch import refusal, wide
 
-INDEXES = frozenset({torch.int16, torch.int32, torch.int64})
+INDEXES = frozenset({torch.int8, torch.int16, torch.int32, torch.int64})
 WIDEST = 128  # of a head
 COLUMNS = 512  # of all tables of a term together
 
@@ -66,27 +66,41 @@ def weighed(masses: Tensor, tables: Tensor) -> Tensor:
     return masses.flatten(3) @ (tables[0] if len(tables) == 1 else tables)
 
 
+def chosen(values: Tensor, index: Tensor) -> Tensor:
+    """Of values [.., N or 1, C] each row's entries at index [N, N]; 0 for one there is not."""
+    index = index.long()
+    there = (index >= 0) & (index < values.shape[-1])
+    rows = values.expand(*values.shape[:-2], len(index), -1)
+    found = rows.gather(-1, index.where(there, 0).expand(*rows.shape[:-2], -1, -1))
+    return found.where(there, 0)
+
+
+def collected(p: Tensor, index: Tensor, count: int) -> Tensor:
+    """Of weights [B, H, N, N] the sum of each row where its index is 0 to `count` - 1."""
+    index = index.long()
+    there = (index >= 0) & (index < count)
+    at = index.where(there, 0).expand(p.shape)
+    return p.new_zeros(*p.shape[:3], count).scatter_add(3, at, p.where(there, 0))
+
+
 def reference(x: Operands) -> tuple[Tensor, Tensor, Tensor]:
     """The same with N x N logits: output, logarithm of each row's sum, masses [B, H, N, R, C]."""
-    batch, heads, n, _ = x.q.shape
-    everywhere = (batch, heads, n, n)
-    rows, columns = x.rows, x.columns
+    batch, rows, columns = len(x.q), x.rows, x.columns
     s = x.scale * wide(x.q) @ wide(x.k).transpose(2, 3)
-    for r, index in enumerate(x.table_index.long()):
-        s = s + wide(x.table)[:, r][:, index]
-    for r, index in enumerate(x.row_index.long()):
-        s = s + wide(rows[:, :, :, r]).gather(3, index.expand(everywhere))
-    for r, index in enumerate(x.column_index.long()):
-        found = wide(columns[:, :, :, r]).gather(3, index.t().expand(everywhere))
-        s = s + found.transpose(2, 3)
+    for r, index in enumerate(x.table_index):
+        s = s + chosen(wide(x.table)[:, r, None], index)
+    for r, index in enumerate(x.row_index):
+        s = s + chosen(wide(rows[:, :, :, r]), index)
+    for r, index in enumerate(x.column_index):
+        s = s + chosen(wide(columns[:, :, :, r]), index.t()).transpose(2, 3)
     if len(x.regions):
         apart = x.regions[:, None, :, None] != x.regions[:, None, None, :]
         s = s - 100.0 * apart.repeat(batch // len(x.regions), 1, 1, 1)
     p = s.softmax(3)
-    empty = p.new_zeros(batch, heads, n, x.value_table.shape[2])
-    masses = [empty.scatter_add(3, at.expand(everywhere), p) for at in x.mass_index.long()]
-    out, mass = p @ wide(x.v), empty[:, :, :0, None]
-    if masses:
+    out = p @ wide(x.v)
+    mass = out.new_empty(*out.shape[:3], *x.value_table.shape[1:3])
+    if len(x.mass_index):
+        masses = [collected(p, index, x.value_table.shape[2]) for index in x.mass_index]
         mass = torch.stack(masses, 3)
         out = out + weighed(mass, wide(x.value_table))
     mass = mass if x.kept else mass[:, :, :0]

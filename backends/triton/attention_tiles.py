@@ -30,6 +30,16 @@ def dot(a, b):
 
 
 @triton.jit
+def narrowed(x, kind: tl.constexpr):
+    """Numbers in another type, rounded: the interpreter cuts bfloat16 off, unlike a device."""
+    if _WIDENED and kind == tl.bfloat16:
+        bits = x.to(tl.uint32, bitcast=True)
+        bits = (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000
+        x = bits.to(tl.float32, bitcast=True)
+    return x.to(kind)
+
+
+@triton.jit
 def load(matrix, start, size, width, stride, SIZE: tl.constexpr, WIDTH: tl.constexpr):
     """SIZE rows from `start` on of a matrix [size, width], and 0 beyond it."""
     row = (start + tl.arange(0, SIZE))[:, None]
@@ -48,30 +58,32 @@ def store(matrix, tile, start, size, width, stride):
 
 
 @triton.jit
-def looked_up(values, line, index, i, j, inside, N, C, COUNT: tl.constexpr):
-    """The sum over r of values[line + r C + index[r, i, j]], a tile."""
+def looked_up(values, line, index, i, j, inside, N, C, step, along, COUNT: tl.constexpr):
+    """The sum over r of values[line + r step + index[r, i, j] along], a tile."""
     found = tl.zeros(inside.shape, tl.float32)
     for r in tl.static_range(COUNT):
         at = tl.load(index + (r * N + i) * N + j, mask=inside, other=-1).to(tl.int32)
         there = (at >= 0) & (at < C)
-        found += tl.load(values + line + r * C + at, mask=there, other=0.0).to(tl.float32)
+        place = values + line + r * step + at * along
+        found += tl.load(place, mask=there, other=0.0).to(tl.float32)
     return found
 
 
 @triton.jit
-def made_rows(
-    q, tables, scale, columns, width, step, along, WIDTH: tl.constexpr, BUCKETS: tl.constexpr
-):
-    """Each of a block of queries with each row of tables [columns, width]: [BLOCK, BUCKETS]."""
+def scaled(
+    tables, scale, columns, width, step, along, kind: tl.constexpr,
+    WIDTH: tl.constexpr, BUCKETS: tl.constexpr,
+):  # fmt: skip
+    """Tables [columns, width], scaled and turned: [WIDTH, BUCKETS], 0 beyond them."""
     d, c = tl.arange(0, WIDTH)[:, None], tl.arange(0, BUCKETS)[None, :]
     inside = (d < width) & (c < columns)
-    right = tl.load(tables + c * step + d * along, mask=inside, other=0.0).to(tl.float32) * scale
-    return dot(q, right.to(q.dtype)).to(q.dtype)
+    found = tl.load(tables + c * step + d * along, mask=inside, other=0.0)
+    return narrowed(found.to(tl.float32) * scale, kind)
 
 
 @triton.jit
-def picked(rows, index, i, j, inside, N, C, COUNT: tl.constexpr):
-    """What `looked_up` finds, of rows that `made_rows` has made.
+def picked(lines, index, i, j, inside, N, C, AXIS: tl.constexpr, COUNT: tl.constexpr):
+    """What `looked_up` finds, of the products of queries (AXIS 1) or keys (AXIS 0) with tables.
 
     A loop that is not unrolled: a gather needs many registers, two at once as many again.
     """
@@ -79,7 +91,7 @@ def picked(rows, index, i, j, inside, N, C, COUNT: tl.constexpr):
     for r in range(COUNT):
         at = tl.load(index + (r * N + i) * N + j, mask=inside, other=-1).to(tl.int32)
         there = (at >= 0) & (at < C)
-        entry = tl.gather(rows, tl.where(there, r * C + at, 0), 1)
+        entry = tl.gather(lines, tl.where(there, r * C + at, 0), AXIS)
         found += tl.where(there, entry.to(tl.float32), 0.0)
     return found
 
@@ -92,9 +104,10 @@ def summed(
     """`sums` [BLOCK, BUCKETS] and, of `tile`, what each index takes, summed along an axis.
 
     A pass over the tile a column: as much arithmetic as a product, where atomics have no order.
+    Not unrolled, as `picked`: tables are summed with the registers of one.
     """
     columns = tl.arange(0, BUCKETS)[None, :]
-    for r in tl.static_range(COUNT):
+    for r in range(COUNT):
         at = tl.load(index + (r * N + i) * N + j, mask=inside, other=-1).to(tl.int32)
         for c in range(C):
             mass = tl.sum(tl.where(at == c, tile, 0.0), AXIS)
@@ -104,19 +117,22 @@ def summed(
 
 @triton.jit
 def scores(
-    q, k, i, j, inside, scale, table, table_index, rows, row_index, rows_n, columns, column_index,
-    columns_n, regions, N, TC, RC, CC,
+    q, k, i, j, inside, scale, table, table_index, table_r, table_c, rows, row_index, rows_n,
+    columns, column_index, columns_n, regions, N, TC, RC, CC,
     TABLES: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, MASKED: tl.constexpr,
     INSIDE: tl.constexpr = False,
 ):  # fmt: skip
     """Logits of a tile: scale q k^T and every term that is there; -inf where no key is."""
     s = dot(q, tl.trans(k)) * scale
-    s += looked_up(table, 0, table_index, i, j, inside, N, TC, TABLES)
+    s += looked_up(table, 0, table_index, i, j, inside, N, TC, table_r, table_c, TABLES)
     if INSIDE and ROWS:
-        s += picked(rows, row_index, i, j, inside, N, RC, ROWS)
+        s += picked(rows, row_index, i, j, inside, N, RC, 1, ROWS)
     else:
-        s += looked_up(rows, i * rows_n, row_index, i, j, inside, N, RC, ROWS)
-    s += looked_up(columns, j * columns_n, column_index, i, j, inside, N, CC, COLUMNS)
+        s += looked_up(rows, i * rows_n, row_index, i, j, inside, N, RC, RC, 1, ROWS)
+    if INSIDE and COLUMNS:
+        s += picked(columns, column_index, i, j, inside, N, CC, 0, COLUMNS)
+    else:
+        s += looked_up(columns, j * columns_n, column_index, i, j, inside, N, CC, CC, 1, COLUMNS)
     if MASKED:
         mine = tl.load(regions + i, mask=i < N, other=0)
         theirs = tl.load(regions + j, mask=j < N, other=0)
@@ -131,5 +147,6 @@ def slopes_of(
     """Probabilities of a tile and the gradients of its logits."""
     p = tl.exp(s - lse[:, None])
     p_grad = dot(g, tl.trans(values))
-    p_grad += looked_up(mass_g, i * (MASSES * MC), mass_index, i, j, inside, N, MC, MASSES)
+    line = i * (MASSES * MC)
+    p_grad += looked_up(mass_g, line, mass_index, i, j, inside, N, MC, MC, 1, MASSES)
     return p, p * (p_grad - share[:, None])

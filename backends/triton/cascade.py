@@ -17,27 +17,29 @@ number: it finds f_(h-1) where it will lie in y, and makes all heads' y positive
 rows of q that a depthwise kernel meets are gathered from registers. Gradients are recomputed by
 PyTorch, in float32.
 
-Each head's weights and norms lie somewhere else: they are given as tuples of pointers, and a
-program picks those of the head that it has come to. So nothing is folded, stacked or copied before.
+Each head's weights and norms lie somewhere else: they are given as pointers, and a program picks
+those of the head that it has come to. Slices of channels, and windows that are the middle of larger
+ones, are read where they lie. So nothing is folded, stacked or copied before.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import triton
 from torch import Tensor
 from torch.nn import functional
 
-from spacelang.backends.triton.cascade_kernels import INTEGERS, _kernel
+from spacelang.backends.triton.cascade_kernels import CONVS, INTEGERS, LAYOUTS, _kernel
 from spacelang.backends.triton.launch import launches, operator, refusal, wide
 from spacelang.backends.triton.norm import Norm, normed
 from spacelang.backends.triton.resources import Build
 
 TOKENS, DEEPEST = 64, 64  # of a window; channels of a key
 HEADS, WIDEST = 8, 15  # of a cascade; a depthwise kernel, of which half is a digit of three bits
+FARTHEST = 2**25  # between rows of a projection
 HIP = torch.version.hip is not None
 NAME = "cascade"
 PARTS = 10  # tensors of a head
@@ -134,22 +136,42 @@ def _tile(tokens: int, d: int, value: int, dtype: torch.dtype) -> dict[str, int 
     }
 
 
-def _pointers(heads: Sequence[Sequence[Tensor]]) -> tuple[list[tuple[Tensor, ...]], int]:
-    """Each part of all heads, as many as a variant has, and the stride of the projections' rows.
+def in_rows(qkv: Tensor) -> Tensor:
+    """A projection whose channels lie side by side: itself, if it is a slice of one."""
+    return qkv if qkv.stride(1) == 1 and 0 <= qkv.stride(0) < FARTHEST else qkv.contiguous()
 
-    Slices of channels are read where they lie, if those of all heads lie alike. Anything else that
-    is not dense, or not at 16 bytes, is copied: no variant is made for it.
-    """
-    steps = {head[0].stride() for head in heads}
-    alike = len(steps) == 1 and heads[0][0].stride(1) == 1
+
+def in_windows(conv: Tensor) -> Tensor:
+    """Depthwise windows [D, K, K] that are dense, or cut out of larger ones that are."""
+    side = conv.stride(1)
+    cut = conv.stride() == (side * side, side, 1) and side % 2 == 1 and side <= WIDEST
+    return conv if cut else conv.contiguous()
+
+
+def layout(qkv: Tensor, conv: Tensor) -> int:
+    """Half the side of windows, half that of those they are cut out of, the step between rows."""
+    return conv.shape[1] // 2 | conv.stride(1) // 2 << 3 | qkv.stride(0) << 6
+
+
+def _operands(heads: Sequence[Sequence[Tensor]]) -> dict[str, Any]:
+    """The parts of all heads by the kernel's names; where there is no head, those of the first."""
+    dense = {place: Tensor.contiguous for place in range(PARTS)} | {0: in_rows, 5: in_windows}
+    parts = [[dense[place](head[place]) for head in heads] for place in range(PARTS)]
+    qkvs, *norms = ([_aligned(x) for x in parts[place]] for place in (0, 1, 2, 3, 4, 6, 7, 8, 9))
+    layouts = list(map(layout, qkvs, parts[5]))
     most = 4 if len(heads) <= 4 else HEADS
-    found: list[tuple[Tensor, ...]] = []
-    for place in range(PARTS):
-        parts = [head[place] for head in heads]
-        parts = parts if alike and not place else [part.contiguous() for part in parts]
-        parts = [part if part.data_ptr() % 16 == 0 else part.clone() for part in parts]
-        found.append((*parts, *parts[:1] * (most - len(parts))))
-    return found, found[0][0].stride(0)
+    pointers = [(*each, *each[:1] * (most - len(each))) for each in (qkvs, *norms)]
+    found: dict[str, Any] = {
+        "qkvs": pointers[0], "qkv_norms": tuple(pointers[1:5]), "conv_norms": tuple(pointers[5:])
+    }  # fmt: skip
+    for names, each in ((CONVS, parts[5]), (LAYOUTS, layouts)):
+        found |= dict(zip(names, [*each, *each[:1] * HEADS], strict=False))
+    return found
+
+
+def _aligned(x: Tensor) -> Tensor:
+    """At 16 bytes: no variant is made for what is not, which a slice from its start is."""
+    return x if x.data_ptr() % 16 == 0 else x.clone(memory_format=torch.contiguous_format)
 
 
 @operator("cascade", NAME)
@@ -159,15 +181,13 @@ def _op(x: Tensor, parts: list[Tensor], offsets: Tensor, eps: float) -> Tensor:
         return reference(x, parts, offsets, eps).contiguous()
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     if len(out):
-        _, _, rows, columns = x.shape
         heads = _by_head(parts)
         value, d = heads[0][0].shape[1], len(heads[0][5])
-        found, step = _pointers(heads)
-        halves = sum(head[5].shape[1] // 2 << 3 * place for place, head in enumerate(heads))
+        sizes = (len(heads), *x.shape[2:], d, value, *x.stride())
         _kernel[(len(x),)](
-            x, found[0], tuple(found[1:5]), found[5], tuple(found[6:]), offsets.contiguous(), out,
-            eps, len(heads), rows, columns, d, value, halves, *x.stride(), step,
-            **_tile(rows * columns, d, value, x.dtype), **options(HIP),
+            x=x, offsets=offsets.contiguous(), out=out, eps=eps,
+            **dict(zip(INTEGERS, sizes, strict=False)), **_operands(heads),
+            **_tile(x.shape[2:].numel(), d, value, x.dtype), **options(HIP),
         )  # fmt: skip
     return out
 
@@ -243,9 +263,9 @@ def _builds() -> tuple[Build, ...]:
     ):  # fmt: skip
         one = ("*fp32" if kind == "bf16" else f"*{kind}",) * 4
         types = {
-            **dict.fromkeys(("x", "offsets", "out"), f"*{kind}"), "qkvs": one, "convs": one,
-            "qkv_norms": (one,) * 4, "conv_norms": (one,) * 4, "eps": "fp32",
-            **dict.fromkeys(INTEGERS, "i32"),
+            **dict.fromkeys(("x", "offsets", "out"), f"*{kind}"), "qkvs": one,
+            **dict.fromkeys(CONVS, one[0]), "qkv_norms": (one,) * 4, "conv_norms": (one,) * 4,
+            "eps": "fp32", **dict.fromkeys(INTEGERS, "i32"),
         }  # fmt: skip
         tile = _tile(tokens, 16, value, torch.float32 if kind == "fp32" else torch.float16)
         name = f"cascade[{tokens} {value} {kind}]"

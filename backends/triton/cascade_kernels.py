@@ -8,12 +8,17 @@ import triton.language as tl
 from spacelang.backends.triton.mlp import product
 from spacelang.backends.triton.norm import factors
 
-INTEGERS = ("H", "R", "S", "D", "V", "HALVES", "x_b", "x_c", "x_y", "x_x", "w_f")
+# Of each head: its depthwise windows, and how its weights lie (`cascade.layout`). Not tuples, of
+# which Triton makes a variant by the values of numbers, and by whether a pointer is at 16 bytes,
+# where the middle of a larger window is not.
+CONVS = tuple(f"conv{head}" for head in range(8))
+LAYOUTS = tuple(f"layout{head}" for head in range(8))
+INTEGERS = ("H", "R", "S", "D", "V", "x_b", "x_c", "x_y", "x_x", *LAYOUTS)
 
 
 @triton.jit
 def _picked(parts, head):
-    """The pointer of a head, which is known at run time alone."""
+    """The pointer or number of a head, which is known at run time alone."""
     found = parts[0]
     for place in tl.static_range(1, len(parts)):
         found = tl.where(head == place, parts[place], found)
@@ -61,7 +66,14 @@ def _normed(z, norm, channel, there, eps):
 
 
 @triton.jit
-def _convolved(q, conv, norm, eps, half, D, R, S, TOKENS: tl.constexpr, KEY: tl.constexpr):
+def tap_of(conv, key, D, tap, size, stored):
+    """A tap of each window [D, size, size], cut out of larger ones of the side `stored`."""
+    at = (key * stored + tap // size) * stored + tap % size
+    return tl.load(conv + at, key < D, 0.0)
+
+
+@triton.jit
+def _convolved(q, conv, norm, eps, half, stored, D, R, S, TOKENS: tl.constexpr, KEY: tl.constexpr):
     """The depthwise convolution of q [tokens, KEY] over the window R x S, 0 around it, normed."""
     token = tl.arange(0, TOKENS)
     y, i = token // S, token % S
@@ -73,15 +85,16 @@ def _convolved(q, conv, norm, eps, half, D, R, S, TOKENS: tl.constexpr, KEY: tl.
         there = (y + down >= 0) & (y + down < R) & (i + right >= 0) & (i + right < S) & (y < R)
         source = tl.where(there, token + down * S + right, 0)
         rows = tl.gather(q, tl.broadcast_to(source[:, None], (TOKENS, KEY)), 0)
-        w = tl.load(conv + key * size * size + tap, key < D, 0.0).to(tl.float32)
+        w = tap_of(conv, key, D, tap, size, stored).to(tl.float32)
         total += tl.where(there[:, None], rows * w[None, :], 0.0)
     return _normed(total, norm, key, key < D, eps)
 
 
-@triton.jit(do_not_specialize=[*INTEGERS])
+@triton.jit(do_not_specialize=[*INTEGERS], do_not_specialize_on_alignment=[*CONVS])
 def _kernel(
-    x, qkvs, qkv_norms, convs, conv_norms, offsets, out, eps,
-    H, R, S, D, V, HALVES, x_b, x_c, x_y, x_x, w_f,
+    x, qkvs, qkv_norms, conv_norms, conv0, conv1, conv2, conv3, conv4, conv5, conv6, conv7,
+    offsets, out, eps, H, R, S, D, V, x_b, x_c, x_y, x_x,
+    layout0, layout1, layout2, layout3, layout4, layout5, layout6, layout7,
     TOKENS: tl.constexpr, KEY: tl.constexpr, DEPTH: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     window = tl.program_id(0).to(tl.int64)
@@ -93,18 +106,21 @@ def _kernel(
     y, i = token // S, token % S
     lines = x + window * x_b + (y * x_y + i * x_x)[:, None]
     result = out + window * (H * V) * N + token[:, None]
+    convs = (conv0, conv1, conv2, conv3, conv4, conv5, conv6, conv7)
+    layouts = (layout0, layout1, layout2, layout3, layout4, layout5, layout6, layout7)
     for head in range(H):
         group, before = lines + head * V * x_c, result + (head - 1) * V * N
         weight, norm = _picked(qkvs, head), _norm(qkv_norms, head)
+        layout = _picked(layouts, head)
+        half, stored, w_f = layout & 7, 2 * ((layout >> 3) & 7) + 1, layout >> 6
         there = (inside, inside & (head > 0))
         tl.debug_barrier()  # what is read of the head before was written by other threads
         q = _projected(
             group, x_c, before, N, there, weight, w_f, norm, eps, 0, D, V,
             TOKENS, KEY, DEPTH, PRECISION,
         )  # fmt: skip
-        half = (HALVES >> (3 * head)) & 7
         conv, conv_norm = _picked(convs, head), _norm(conv_norms, head)
-        q = _convolved(q, conv, conv_norm, eps, half, D, R, S, TOKENS, KEY)
+        q = _convolved(q, conv, conv_norm, eps, half, stored, D, R, S, TOKENS, KEY)
         k = _projected(
             group, x_c, before, N, there, weight, w_f, norm, eps, D, D, V,
             TOKENS, KEY, DEPTH, PRECISION,

@@ -9,23 +9,26 @@ import triton
 import triton.language as tl
 
 from spacelang.backends.triton import cascade_training_tiles as tiles
+from spacelang.backends.triton.cascade_kernels import tap_of
 from spacelang.backends.triton.mlp import product
 
 INTEGERS = (
-    "head", "H", "B", "N", "R", "S", "D", "V", "L", "C", "SPLITS", "x_b", "x_c", "x_y", "x_x",
-    "g_b", "g_c", "g_y", "g_x",
+    "head", "H", "B", "N", "R", "S", "D", "V", "L", "STORED", "C", "SPLITS", "w_f",
+    "x_b", "x_c", "x_y", "x_x", "g_b", "g_c", "g_y", "g_x",
 )  # fmt: skip
 _KEPT = (*INTEGERS, "eps")  # no variant is made for their values
+_ANYWHERE = ("qkv", "conv", "scale", "shift")  # nor for where slices of weights begin
 
 
-@triton.jit(do_not_specialize=_KEPT)
+@triton.jit(do_not_specialize=_KEPT, do_not_specialize_on_alignment=_ANYWHERE)
 def project_kernel(
-    x, u, qkv, z, parts, head, B, R, S, D, V, x_b, x_c, x_y, x_x,
+    x, u, qkv, z, parts, head, B, R, S, D, V, x_b, x_c, x_y, x_x, w_f,
     TOKENS: tl.constexpr, KEY: tl.constexpr, DEPTH: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """A head's projection of a window, z [C, B, N], and its moments."""
     window = tl.program_id(0).to(tl.int64)
     N, C = R * S, 2 * D + V
+    kind = z.dtype.element_ty
     for first in range(0, C, DEPTH):
         row = first + tl.arange(0, DEPTH)
         total = tl.zeros((TOKENS, DEPTH), tl.float32)
@@ -34,16 +37,16 @@ def project_kernel(
                 x, u, head, start, window, B, R, S, V, x_b, x_c, x_y, x_x, TOKENS, DEPTH
             )
             c = start + tl.arange(0, DEPTH)
-            at = qkv + (head * C + row)[None, :] * V + c[:, None]
+            at = qkv + row[None, :] * w_f + c[:, None]
             w = tl.load(at, (row < C)[None, :] & (c < V)[:, None], 0.0)
-            total += product(feature.to(w.dtype), w, PRECISION)
-        value = total.to(z.dtype.element_ty)
+            total += product(feature.to(kind), w.to(kind), PRECISION)
+        value = total.to(kind)
         inside = tiles.within(first, C, N, TOKENS, DEPTH)
         tl.store(tiles.place(z, first, window, B, N, TOKENS, DEPTH), value, mask=inside)
         tiles.store_moments(parts, value.to(tl.float32), inside, first, C, window, N, C, DEPTH)
 
 
-@triton.jit(do_not_specialize=_KEPT)
+@triton.jit(do_not_specialize=_KEPT, do_not_specialize_on_alignment=_ANYWHERE)
 def moments_kernel(
     parts, scale, shift, norm, eps, B, N, C, WINDOWS: tl.constexpr, SIZE: tl.constexpr
 ):
@@ -74,9 +77,9 @@ def moments_kernel(
     tl.store(norm + 4 * C + channel, offset, mask=channel < C)
 
 
-@triton.jit(do_not_specialize=_KEPT)
+@triton.jit(do_not_specialize=_KEPT, do_not_specialize_on_alignment=_ANYWHERE)
 def convolve_kernel(
-    z, norm, conv, c, parts, B, R, S, D, V, L,
+    z, norm, conv, c, parts, B, R, S, D, V, L, STORED,
     TOKENS: tl.constexpr, KEY: tl.constexpr, DEPTH: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """The depthwise convolution of a window's normed queries, c [D, B, N], and its moments."""
@@ -85,7 +88,7 @@ def convolve_kernel(
     q = tiles.normed(z, norm, 0, D, window, B, N, 2 * D + V, TOKENS, KEY)
     total = tl.zeros((TOKENS, KEY), tl.float32)
     for tap in range(L * L):
-        w = tl.load(conv + key * (L * L) + tap, key < D, 0.0).to(tl.float32)
+        w = tap_of(conv, key, D, tap, L, STORED).to(z.dtype.element_ty).to(tl.float32)
         rows = tiles.shifted(q, tap // L - L // 2, tap % L - L // 2, R, S, TOKENS, KEY)
         total += rows * w[None, :]
     value = total.to(c.dtype.element_ty)
@@ -166,10 +169,10 @@ def attend_back_kernel(
     tiles.give(t_grad, t_found, c, conv_norm, conv_parts, 0, D, window, B, N, D, TOKENS, KEY)
 
 
-@triton.jit(do_not_specialize=_KEPT)
+@triton.jit(do_not_specialize=_KEPT, do_not_specialize_on_alignment=_ANYWHERE)
 def convolve_back_kernel(
     t_grad, sums, c, conv_norm, z, norm, conv, y_grad, parts, conv_grad,
-    B, R, S, D, V, L, SPLITS,
+    B, R, S, D, V, L, STORED, SPLITS,
     TOKENS: tl.constexpr, KEY: tl.constexpr, TAPS: tl.constexpr,
 ):  # fmt: skip
     """Gradients of normed queries, and of the windows [SPLITS, D, L L] of a convolution."""
@@ -189,7 +192,7 @@ def convolve_back_kernel(
         total = tl.zeros((TOKENS, KEY), tl.float32)
         for tap in range(L * L):
             down, right = tap // L - L // 2, tap % L - L // 2
-            w = tl.load(conv + key * (L * L) + tap, key < D, 0.0).to(tl.float32)
+            w = tap_of(conv, key, D, tap, L, STORED).to(z.dtype.element_ty).to(tl.float32)
             total += tiles.shifted(c_grad, -down, -right, R, S, TOKENS, KEY) * w[None, :]
             share = tl.sum(c_grad * tiles.shifted(q, down, right, R, S, TOKENS, KEY), 0)
             weights += tl.where(taps == tap, share[None, :], 0.0)

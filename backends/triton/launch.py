@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 from triton import knobs
 from triton.errors import TritonError
 from triton.runtime.errors import InterpreterError
@@ -75,10 +76,16 @@ def operator(name: str, kernel: str) -> Callable[[Callable[..., Any]], Any]:
     """Make a function an operator: by its reference where its kernel has failed, which is told."""
 
     def make(function: Callable[..., Any]) -> Any:
+        def at(*operands: Any) -> Any:
+            """On the device of its operands, which need not be the current one."""
+            first = next(x for x in tree_leaves(operands) if isinstance(x, Tensor))
+            with torch.cuda.device_of(first):
+                return function(*operands)
+
         @functools.wraps(function)
         def run(*operands: Any) -> Any:
             try:
-                return function(*operands)
+                return at(*operands)
             except (InterpreterError, torch.OutOfMemoryError):
                 raise  # a defect of a kernel; and what a reference would need more of
             except FAILURES as failed:
@@ -87,7 +94,7 @@ def operator(name: str, kernel: str) -> Callable[[Callable[..., Any]], Any]:
                 told = str(failed).strip().splitlines() or [type(failed).__name__]
                 _failed[kernel] = f"it failed: {told[0]}"
             try:
-                return function(*operands)
+                return at(*operands)
             except FAILURES:
                 del _failed[kernel]  # its reference fails too: no kernel did that
                 raise
@@ -111,5 +118,5 @@ def launches(kernel: str, reason: str) -> bool:
     what = "the network" if reason.startswith(ABSENT) else kernel
     if (what, reason) not in _told:
         _told.add((what, reason))
-        warnings.warn(f"{what} does not run fused: {reason}", NotFused, stacklevel=4)
+        warnings.warn(f"{what} does not run fused: {reason}", NotFused, stacklevel=5)
     return False

@@ -22,10 +22,11 @@ import triton
 from torch import Tensor
 
 from spacelang.backends.triton import mixed_attention_tiles as tiles
-from spacelang.backends.triton.attention import PROGRAMS, Term, gathered_back, lined
+from spacelang.backends.triton.attention import PROGRAMS, Term, by_head, gathered_back, lined
 from spacelang.backends.triton.attention_operands import (
     COLUMNS,
     WIDEST,
+    chosen,
     looked_up,
     unindexed,
     unwindowed,
@@ -80,18 +81,18 @@ class Operands:
 
 def reference(x: Operands) -> tuple[Tensor, Tensor]:
     """The same with N x N logits: output, and the logarithm of the sum of each mixed row."""
-    batch, heads, n, _ = x.q.shape
+    rows = x.rows
     s = x.scale * wide(x.q) @ wide(x.k).transpose(2, 3)
-    for r, index in enumerate(x.table_index.long()):
-        s = s + wide(x.table)[:, r][:, index]
-    for r, index in enumerate(x.row_index.long()):
-        s = s + x.rows[:, :, :, r].gather(3, index.expand(batch, heads, n, n))
+    for r, index in enumerate(x.table_index):
+        s = s + chosen(wide(x.table)[:, r, None], index)
+    for r, index in enumerate(x.row_index):
+        s = s + chosen(rows[:, :, :, r], index)
     m = torch.einsum("oh,bhij->boij", wide(x.before), s)
     if len(x.before_bias):
         m = m + wide(x.before_bias)[:, None, None]
     if len(x.regions):
         apart = x.regions[:, None, :, None] != x.regions[:, None, None, :]
-        m = m - 100.0 * apart.repeat(batch // len(x.regions), 1, 1, 1)
+        m = m - 100.0 * apart.repeat(len(m) // len(x.regions), 1, 1, 1)
     weights = torch.einsum("oh,bhij->boij", wide(x.after), m.softmax(3))
     if len(x.after_bias):
         weights = weights + wide(x.after_bias)[:, None, None]
@@ -175,15 +176,15 @@ def constants(x: Operands, strides: tuple[int, ...]) -> dict[str, Any]:
 def launched(x: Operands, out: Tensor, slopes: Tensor, rows: Tensor) -> dict[str, Any]:
     """What every kernel is launched with, by name; `rows` [B, H, N, R, C] are of `key_table`."""
     found: dict[str, Any] = {name: lined(getattr(x, name)) for name in ("q", "k", "v")}
-    found |= {name: getattr(x, name).contiguous() for name in tiles.POINTERS} | {"rows": rows}
+    found |= {name: getattr(x, name).contiguous() for name in tiles.POINTERS}
+    found |= {"table": x.table, "rows": rows}
     sizes = (
         *x.q.shape[1:], x.v.shape[3], x.table.shape[2], x.key_table.shape[2],
         max(1, len(x.regions)), len(x.before_bias), len(x.after_bias),
     )  # fmt: skip
     lines = [part.stride()[:3] for part in (found["q"], found["k"], found["v"], out, slopes)]
     strides = sum(lines, ())
-    by_head = 0 if len(x.table) == 1 else found["table"].stride(0)
-    terms = (by_head, *rows.stride()[:3])
+    terms = (by_head(x.table), *x.table.stride()[1:], *rows.stride()[:3])
     found |= dict(zip(tiles.INTEGERS, (*sizes, *strides, *terms), strict=True))
     return found | {"scale": x.scale} | constants(x, strides)
 

@@ -36,7 +36,7 @@ def shares_kernel(
     q, k, v, g, lse, delta, after_grad, after_bias_grad,
     before, before_bias, after, after_bias, table, table_index, rows, row_index, regions, scale,
     H, N, D, V, TC, RC, WINDOWS, SHIFTED, ADDED, q_b, q_h, q_n, k_b, k_h, k_n, v_b, v_h, v_n,
-    o_b, o_h, o_n, g_b, g_h, g_n, table_h, rows_b, rows_h, rows_n,
+    o_b, o_h, o_n, g_b, g_h, g_n, table_h, table_r, table_c, rows_b, rows_h, rows_n,
     HEADS: tl.constexpr, OWN: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr,
     VALUE: tl.constexpr, BUCKETS: tl.constexpr, TABLES: tl.constexpr, ROWS: tl.constexpr,
     MASKED: tl.constexpr, ALIGNED: tl.constexpr, PRECISION: tl.constexpr,
@@ -52,8 +52,9 @@ def shares_kernel(
     part = b * tl.num_programs(1) + tl.program_id(1)
     rows = Rows(rows + b * rows_b, rows_h, rows_n, RC)
     terms = terms_of(
-        b, scale, table, table_index, rows, row_index, regions, N, TC, RC, WINDOWS, table_h
-    )
+        b, scale, table, table_index, rows, row_index, regions, N, TC, RC, WINDOWS,
+        table_h, table_r, table_c,
+    )  # fmt: skip
     mix, shift = square(before, H, HEADS), by_head(before_bias, SHIFTED, HEADS)
     mix_after = square(after, H, HEADS)
     share = tl.zeros((HEADS, OWN), tl.float32)
@@ -81,7 +82,7 @@ def queries_kernel(
     q, k, v, g, lse, delta, q_grad,
     before, before_bias, after, after_bias, table, table_index, rows, row_index, regions, scale,
     H, N, D, V, TC, RC, WINDOWS, SHIFTED, ADDED, q_b, q_h, q_n, k_b, k_h, k_n, v_b, v_h, v_n,
-    o_b, o_h, o_n, g_b, g_h, g_n, table_h, rows_b, rows_h, rows_n,
+    o_b, o_h, o_n, g_b, g_h, g_n, table_h, table_r, table_c, rows_b, rows_h, rows_n,
     HEADS: tl.constexpr, OWN: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr,
     VALUE: tl.constexpr, BUCKETS: tl.constexpr, TABLES: tl.constexpr, ROWS: tl.constexpr,
     MASKED: tl.constexpr, ALIGNED: tl.constexpr, PRECISION: tl.constexpr,
@@ -96,8 +97,9 @@ def queries_kernel(
     delta += b * H * N
     rows = Rows(rows + b * rows_b, rows_h, rows_n, RC)
     terms = terms_of(
-        b, scale, table, table_index, rows, row_index, regions, N, TC, RC, WINDOWS, table_h
-    )
+        b, scale, table, table_index, rows, row_index, regions, N, TC, RC, WINDOWS,
+        table_h, table_r, table_c,
+    )  # fmt: skip
     mix, shift = square(before, H, HEADS), by_head(before_bias, SHIFTED, HEADS)
     mix_after = square(after, H, HEADS)
     share = lines(delta, start, H, N, 0.0, HEADS, OWN)[:, :, None]
@@ -121,7 +123,7 @@ def rows_kernel(
     q, k, v, g, lse, delta, rows_grad,
     before, before_bias, after, after_bias, table, table_index, rows, row_index, regions, scale,
     H, N, D, V, TC, RC, WINDOWS, SHIFTED, ADDED, q_b, q_h, q_n, k_b, k_h, k_n, v_b, v_h, v_n,
-    o_b, o_h, o_n, g_b, g_h, g_n, table_h, rows_b, rows_h, rows_n,
+    o_b, o_h, o_n, g_b, g_h, g_n, table_h, table_r, table_c, rows_b, rows_h, rows_n,
     HEADS: tl.constexpr, OWN: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr,
     VALUE: tl.constexpr, BUCKETS: tl.constexpr, TABLES: tl.constexpr, ROWS: tl.constexpr,
     MASKED: tl.constexpr, ALIGNED: tl.constexpr, PRECISION: tl.constexpr,
@@ -136,8 +138,9 @@ def rows_kernel(
     delta += b * H * N
     rows = Rows(rows + b * rows_b, rows_h, rows_n, RC)
     terms = terms_of(
-        b, scale, table, table_index, rows, row_index, regions, N, TC, RC, WINDOWS, table_h
-    )
+        b, scale, table, table_index, rows, row_index, regions, N, TC, RC, WINDOWS,
+        table_h, table_r, table_c,
+    )  # fmt: skip
     mix, shift = square(before, H, HEADS), by_head(before_bias, SHIFTED, HEADS)
     mix_after = square(after, H, HEADS)
     share = lines(delta, start, H, N, 0.0, HEADS, OWN)[:, :, None]
@@ -161,7 +164,7 @@ def values_kernel(
     q, k, g, lse, v_grad,
     before, before_bias, after, after_bias, table, table_index, rows, row_index, regions, scale,
     H, N, D, V, TC, RC, WINDOWS, SHIFTED, ADDED, q_b, q_h, q_n, k_b, k_h, k_n, v_b, v_h, v_n,
-    o_b, o_h, o_n, g_b, g_h, g_n, table_h, rows_b, rows_h, rows_n,
+    o_b, o_h, o_n, g_b, g_h, g_n, table_h, table_r, table_c, rows_b, rows_h, rows_n,
     HEADS: tl.constexpr, OWN: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr,
     VALUE: tl.constexpr, BUCKETS: tl.constexpr, TABLES: tl.constexpr, ROWS: tl.constexpr,
     MASKED: tl.constexpr, ALIGNED: tl.constexpr, PRECISION: tl.constexpr,
@@ -174,8 +177,9 @@ def values_kernel(
     lse += b * H * N
     rows = Rows(rows + b * rows_b, rows_h, rows_n, RC)
     terms = terms_of(
-        b, scale, table, table_index, rows, row_index, regions, N, TC, RC, WINDOWS, table_h
-    )
+        b, scale, table, table_index, rows, row_index, regions, N, TC, RC, WINDOWS,
+        table_h, table_r, table_c,
+    )  # fmt: skip
     mix, shift = square(before, H, HEADS), by_head(before_bias, SHIFTED, HEADS)
     mix_after, added = square(after, H, HEADS), by_head(after_bias, ADDED, HEADS)
     result = tl.zeros((HEADS, OWN, VALUE), tl.float32)
@@ -196,7 +200,7 @@ def keys_kernel(
     q, k, v, g, lse, delta, k_grad,
     before, before_bias, after, after_bias, table, table_index, rows, row_index, regions, scale,
     H, N, D, V, TC, RC, WINDOWS, SHIFTED, ADDED, q_b, q_h, q_n, k_b, k_h, k_n, v_b, v_h, v_n,
-    o_b, o_h, o_n, g_b, g_h, g_n, table_h, rows_b, rows_h, rows_n,
+    o_b, o_h, o_n, g_b, g_h, g_n, table_h, table_r, table_c, rows_b, rows_h, rows_n,
     HEADS: tl.constexpr, OWN: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr,
     VALUE: tl.constexpr, BUCKETS: tl.constexpr, TABLES: tl.constexpr, ROWS: tl.constexpr,
     MASKED: tl.constexpr, ALIGNED: tl.constexpr, PRECISION: tl.constexpr,
@@ -211,8 +215,9 @@ def keys_kernel(
     delta += b * H * N
     rows = Rows(rows + b * rows_b, rows_h, rows_n, RC)
     terms = terms_of(
-        b, scale, table, table_index, rows, row_index, regions, N, TC, RC, WINDOWS, table_h
-    )
+        b, scale, table, table_index, rows, row_index, regions, N, TC, RC, WINDOWS,
+        table_h, table_r, table_c,
+    )  # fmt: skip
     mix, shift = square(before, H, HEADS), by_head(before_bias, SHIFTED, HEADS)
     mix_after = square(after, H, HEADS)
     result = tl.zeros((HEADS, OWN, WIDTH), tl.float32)
@@ -236,7 +241,7 @@ def sums_kernel(
     q, k, v, g, lse, delta, partial, before_grad, B, SPLITS,
     before, before_bias, after, after_bias, table, table_index, rows, row_index, regions, scale,
     H, N, D, V, TC, RC, WINDOWS, SHIFTED, ADDED, q_b, q_h, q_n, k_b, k_h, k_n, v_b, v_h, v_n,
-    o_b, o_h, o_n, g_b, g_h, g_n, table_h, rows_b, rows_h, rows_n,
+    o_b, o_h, o_n, g_b, g_h, g_n, table_h, table_r, table_c, rows_b, rows_h, rows_n,
     HEADS: tl.constexpr, OWN: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr,
     VALUE: tl.constexpr, BUCKETS: tl.constexpr, TABLES: tl.constexpr, ROWS: tl.constexpr,
     MASKED: tl.constexpr, ALIGNED: tl.constexpr, PRECISION: tl.constexpr,
@@ -261,8 +266,9 @@ def sums_kernel(
         g_rows = rows_of(g, b, g_b, g_h, g_n, V, ALIGNED)
         lines_of = Rows(rows + b * rows_b, rows_h, rows_n, RC)
         terms = terms_of(
-            b, scale, table, table_index, lines_of, row_index, regions, N, TC, RC, WINDOWS, table_h
-        )
+            b, scale, table, table_index, lines_of, row_index, regions, N, TC, RC, WINDOWS,
+            table_h, table_r, table_c,
+        )  # fmt: skip
         s, m = logits(
             q_rows, k_rows, start, first, mix, shift, terms, H, N,
             HEADS, OWN, BLOCK, TABLES, ROWS, MASKED, PRECISION,

@@ -36,7 +36,7 @@ TYPES: Mapping[str, str] = (
     | dict.fromkeys(("table", "key_table", "rows", "lse", "delta", "partial"), "*fp32")
     | dict.fromkeys(tiles.WEIGHTS, "*fp32")
     | dict.fromkeys(("before_grad", "after_grad", "after_bias_grad"), "*fp32")
-    | dict.fromkeys(("table_index", "row_index", "regions"), "*i16")
+    | {"row_index": "*i8", "table_index": "*i16", "regions": "*i16"}
 )
 
 

@@ -41,7 +41,7 @@ def forward_kernel(
     q, k, v, out, lse, key_table, key_c, key_d,
     before, before_bias, after, after_bias, table, table_index, rows, row_index, regions, scale,
     H, N, D, V, TC, RC, WINDOWS, SHIFTED, ADDED, q_b, q_h, q_n, k_b, k_h, k_n, v_b, v_h, v_n,
-    o_b, o_h, o_n, g_b, g_h, g_n, table_h, rows_b, rows_h, rows_n,
+    o_b, o_h, o_n, g_b, g_h, g_n, table_h, table_r, table_c, rows_b, rows_h, rows_n,
     HEADS: tl.constexpr, OWN: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr,
     VALUE: tl.constexpr, BUCKETS: tl.constexpr, TABLES: tl.constexpr, ROWS: tl.constexpr,
     MASKED: tl.constexpr, ALIGNED: tl.constexpr, PRECISION: tl.constexpr, INSIDE: tl.constexpr,
@@ -59,8 +59,9 @@ def forward_kernel(
     else:
         rows = Rows(rows + b * rows_b, rows_h, rows_n, RC)
     terms = terms_of(
-        b, scale, table, table_index, rows, row_index, regions, N, TC, RC, WINDOWS, table_h
-    )
+        b, scale, table, table_index, rows, row_index, regions, N, TC, RC, WINDOWS,
+        table_h, table_r, table_c,
+    )  # fmt: skip
     mix, shift = square(before, H, HEADS), by_head(before_bias, SHIFTED, HEADS)
     highest = tl.full((HEADS, OWN), -float("inf"), tl.float32)
     total = tl.zeros((HEADS, OWN), tl.float32)

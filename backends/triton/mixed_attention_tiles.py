@@ -16,11 +16,11 @@ from spacelang.backends.triton.attention_tiles import multiple
 from spacelang.backends.triton.launch import INTERPRETED
 
 WEIGHTS = ("before", "before_bias", "after", "after_bias")
-POINTERS = (*WEIGHTS, "table", "table_index", "row_index", "regions")
+POINTERS = (*WEIGHTS, "table_index", "row_index", "regions")
 INTEGERS = (
     "H", "N", "D", "V", "TC", "RC", "WINDOWS", "SHIFTED", "ADDED", "q_b", "q_h", "q_n",
     "k_b", "k_h", "k_n", "v_b", "v_h", "v_n", "o_b", "o_h", "o_n", "g_b", "g_h", "g_n", "table_h",
-    "rows_b", "rows_h", "rows_n",
+    "table_r", "table_c", "rows_b", "rows_h", "rows_n",
 )  # fmt: skip
 OWN = ("key_c", "key_d", "B", "SPLITS")  # of some kernels
 KEPT = (*INTEGERS, *OWN)  # no variant is made for their values
@@ -43,7 +43,9 @@ class Terms(NamedTuple):
     scale: tl.tensor
     table: tl.tensor
     table_index: tl.tensor
-    table_head: tl.tensor  # stride
+    table_head: tl.tensor  # strides
+    table_row: tl.tensor
+    table_entry: tl.tensor
     table_columns: tl.tensor
     rows: Rows  # or what `made_rows` makes
     row_index: tl.tensor
@@ -64,11 +66,14 @@ def rows_of(x, image, x_b, x_h, x_n, width, ALIGNED: tl.constexpr):
 
 @triton.jit
 def terms_of(
-    image, scale, table, table_index, rows, row_index, regions, N, TC, RC, WINDOWS, table_h
-):
+    image, scale, table, table_index, rows, row_index, regions, N, TC, RC, WINDOWS,
+    table_h, table_r, table_c,
+):  # fmt: skip
     """The terms of an image and of its window."""
     seen = regions + (image % WINDOWS) * N
-    return Terms(scale, table, table_index, table_h, TC, rows, row_index, RC, seen)
+    return Terms(
+        scale, table, table_index, table_h, table_r, table_c, TC, rows, row_index, RC, seen
+    )
 
 
 @triton.jit
@@ -197,14 +202,15 @@ def store_lines(sums, found, first, H, N):
 
 
 @triton.jit
-def _looked_up(values, line, index, i, j, inside, N, C, COUNT: tl.constexpr):
-    """The sum over r of values[line + r C + index[r, i, j]], a tile."""
+def _looked_up(values, line, index, i, j, inside, N, C, step, along, COUNT: tl.constexpr):
+    """The sum over r of values[line + r step + index[r, i, j] along], a tile."""
     found = tl.zeros(inside.shape, tl.float32)
     for r in tl.static_range(COUNT):
         pair = (i < N) & (j < N)
         at = tl.load(index + (r * N + i) * N + j, mask=pair, other=-1).to(tl.int32)
         there = inside & (at >= 0) & (at < C)
-        found += tl.load(values + line + r * C + at, mask=there, other=0.0).to(tl.float32)
+        place = values + line + r * step + at * along
+        found += tl.load(place, mask=there, other=0.0).to(tl.float32)
     return found
 
 
@@ -236,15 +242,16 @@ def logits(
     s = pairs(q, k, start, first, H, N, HEADS, QUERIES, KEYS) * terms.scale
     s += _looked_up(
         terms.table, h * terms.table_head, terms.table_index, i, j, inside, N,
-        terms.table_columns, TABLES,
+        terms.table_columns, terms.table_row, terms.table_entry, TABLES,
     )  # fmt: skip
     if INSIDE:
         s += _picked(terms.rows, terms.row_index, i, j, inside, N, terms.row_columns, ROWS)
     else:
         line = h * terms.rows.head + i * terms.rows.token
         s += _looked_up(
-            terms.rows.start, line, terms.row_index, i, j, inside, N, terms.row_columns, ROWS
-        )
+            terms.rows.start, line, terms.row_index, i, j, inside, N, terms.row_columns,
+            terms.row_columns, 1, ROWS,
+        )  # fmt: skip
     m = mixed(mix, s, PRECISION) + shift
     if MASKED:
         mine = tl.load(terms.regions + i, mask=i < N, other=0)

@@ -5,9 +5,9 @@
 
 A weight is read where it lies, by its strides: `shared[:320, :256]`, or every third row of a
 `qkv`, is not copied. Its sizes and strides are arguments at run time. A program makes a tile of
-`ROWS` tokens and `COLUMNS` features. It goes twice over the channels: for the mean and the variance
-of its tokens, and for the products of what is normalised, which is never written; nor is what goes
-into the GELU. An MLP is two launches: the hidden layer is written once, and read once.
+`ROWS` tokens and `COLUMNS` features. It goes over the channels three times: for the means of its
+tokens, for their variances, and for the products of what is normalised, which is never written; nor
+is what goes into the GELU. An MLP is two launches: the hidden layer is written once, and read once.
 
 The product and the result are of the weight's type. x may be of float32 where that is half: so it
 is under automatic mixed precision, where weights are taken in its type, and what is normalised of a

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from spacelang.backends.triton import cascade as cascades
+from spacelang.backends.triton import cascade_training as trained
 from spacelang.backends.triton import depthwise as depthwises
 from spacelang.backends.triton.cascade import Head
-from spacelang.backends.triton.cascade_training import cascade_training
 from spacelang.backends.triton.norm import Norm
 
 
@@ -75,21 +75,13 @@ def cascade(
 
 
 def _trained(x: Tensor, heads: Sequence[Head], offsets: Tensor) -> Tensor:
-    """With norms of the batch, which the running ones move towards.
-
-    Weights are taken in the type of x, as automatic mixed precision has them.
-    """
+    """With norms of the batch, which the running ones move towards."""
     count = x.numel() // x.shape[1]
     if count == 1:
         raise ValueError(f"expected more than 1 value per channel in training, not {x.shape}")
     sides = [head.qkv_norm for head in heads], [head.conv_norm for head in heads]
-    learnt = (torch.stack([torch.stack([n.scale, n.shift]) for n in side], 1) for side in sides)
-    qkv_norms, conv_norms = learnt
-    out, *moments = cascade_training(
-        x, torch.stack([head.qkv for head in heads]).to(x.dtype), qkv_norms,
-        torch.cat([head.conv.flatten() for head in heads]).to(x.dtype), conv_norms, offsets,
-        [head.conv.shape[1] for head in heads], heads[0].qkv_norm.eps,
-    )  # fmt: skip
+    learnt = [trained.Head(a, b.scale, b.shift, c, d.scale, d.shift) for a, b, c, d in heads]
+    out, *moments = trained.cascade_training(x, offsets, learnt, heads[0].qkv_norm.eps)
     with torch.no_grad():
         for side, both in zip(sides, moments if count else (), strict=count > 0):
             _follow(side, both, count)

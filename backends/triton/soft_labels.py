@@ -3,8 +3,8 @@
     loss = soft_labels(logits, classes, probabilities)       # [B], float32
 
 The K kept probabilities of a sample stand for themselves; what they lack to 1 is spread evenly over
-the other C - K classes, nothing where rounding has made them more. With t so made and p =
-softmax(z) the loss of a sample is -t . log p, so
+the other C - K classes, nothing where rounding has made them more; one of a class that is not 0 to
+C - 1 is none of the K. With t so made and p = softmax(z) the loss of a sample is -t . log p, so
 
     loss = mass lse(z) - r (sum z - sum_k z_k) - sum_k t_k z_k       mass = sum t, r = residual
     d loss / d z_c = mass p_c - t_c
@@ -28,23 +28,27 @@ NAME = "soft_labels"
 
 def reference(logits: Tensor, classes: Tensor, probabilities: Tensor) -> Tensor:
     """The same by dense labels, in float32."""
-    kept = probabilities.float()
-    others = max(1, logits.shape[1] - classes.shape[1])
+    count, index = logits.shape[1], classes.long()
+    there = (index >= 0) & (index < count)
+    kept = probabilities.float().where(there, 0)
+    others = (count - there.sum(1, keepdim=True)).clamp(min=1)
     residual = (1 - kept.sum(1, keepdim=True)).clamp(min=0) / others
-    labels = residual.repeat(1, logits.shape[1]).scatter(1, classes.long(), kept)
+    # What is nowhere goes to a class more, which is dropped.
+    labels = residual.repeat(1, count + 1).scatter(1, index.where(there, count), kept)[:, :count]
     return -(labels * logits.float().log_softmax(1)).sum(1)
 
 
 @triton.jit
 def _labels(classes, probabilities, row, K, C, TOP: tl.constexpr):
-    """The kept classes of a row, their probabilities, which are there, and the residual."""
+    """The kept classes of a row, their probabilities, which are there, the residual, the mass."""
     k = tl.arange(0, TOP)
     index = tl.load(classes + row * K + k, mask=k < K, other=-1).to(tl.int64)
     # Nothing is read or written for a class there is not. -1 of an unsigned type may be one.
     inside = (k < K) & (index >= 0) & (index < C)
     kept = tl.load(probabilities + row * K + k, mask=inside, other=0.0).to(tl.float32)
-    residual = tl.maximum(1.0 - tl.sum(kept, 0), 0.0) / tl.maximum(C - K, 1)
-    return index, kept, inside, residual
+    others = C - tl.sum(inside.to(tl.int32), 0)
+    residual = tl.maximum(1.0 - tl.sum(kept, 0), 0.0) / tl.maximum(others, 1)
+    return index, kept, inside, residual, residual * others + tl.sum(kept, 0)
 
 
 @triton.jit(do_not_specialize=["stride", "C", "K"])
@@ -63,9 +67,8 @@ def _forward_kernel(
         highest = above
         plain += tl.sum(tl.where(at < C, z, 0.0), 0)
     normaliser = highest + tl.log(total)
-    index, kept, inside, residual = _labels(classes, probabilities, row, K, C, TOP)
+    index, kept, inside, residual, mass = _labels(classes, probabilities, row, K, C, TOP)
     z = tl.load(line + index, mask=inside, other=0.0).to(tl.float32)
-    mass = residual * (C - K) + tl.sum(kept, 0)
     loss = mass * normaliser - residual * (plain - tl.sum(z, 0)) - tl.sum(kept * z, 0)
     tl.store(losses + row, loss)
     tl.store(normalisers + row, normaliser)
@@ -78,8 +81,7 @@ def _backward_kernel(
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    _, kept, _, residual = _labels(classes, probabilities, row, K, C, TOP)
-    mass = residual * (C - K) + tl.sum(kept, 0)
+    _, _, _, residual, mass = _labels(classes, probabilities, row, K, C, TOP)
     z = tl.load(logits + row * stride + at, mask=at < C, other=0.0).to(tl.float32)
     slope = mass * tl.exp(z - tl.load(normalisers + row)) - residual
     value = tl.load(gradients + row) * slope
@@ -93,8 +95,7 @@ def _backward_kept_kernel(
 ):  # fmt: skip
     """Over what the kernel before it wrote: the classes that have a probability of their own."""
     row = tl.program_id(0).to(tl.int64)
-    index, kept, inside, residual = _labels(classes, probabilities, row, K, C, TOP)
-    mass = residual * (C - K) + tl.sum(kept, 0)
+    index, kept, inside, _, mass = _labels(classes, probabilities, row, K, C, TOP)
     z = tl.load(logits + row * stride + index, mask=inside, other=0.0).to(tl.float32)
     slope = mass * tl.exp(z - tl.load(normalisers + row)) - kept
     value = tl.load(gradients + row) * slope

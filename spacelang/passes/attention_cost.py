@@ -9,10 +9,11 @@ from collections.abc import Callable, Mapping
 
 from spacelang.analysis.traffic import Sizes
 from spacelang.ir.block import Block
-from spacelang.ir.dim import ONE
+from spacelang.ir.dim import ONE, Dim
 from spacelang.passes.attention_parts import Attention, Term
 
-INDEX = 2  # bytes of an entry of an index that kernels read
+REGION = 2  # bytes of a token's region
+ONE_BYTE = 128  # entries that an index of a byte counts
 STATISTIC = 4  # of a sum that is kept in float32
 MADE, MIXED = 64, 16  # entries and heads of lookups that `mixed_attention` makes by itself, at most
 HELD, TABLE_BYTES = 256, 2**15  # entries, beside masses a fourth, and tables of `attention`
@@ -34,14 +35,15 @@ def moved_by_attention(block: Block, group: Attention, sizes: Sizes) -> tuple[in
         terms = group.terms_of(kind)
         first = terms[0]
         if kind == "regions":
-            total += INDEX * sizes.of(first.index.node.types[0].shape[0]) * tokens
+            total += REGION * sizes.of(first.index.node.types[0].shape[0]) * tokens
             continue
         tables = sum(_table(block, term, sizes) for term in terms)
-        total += INDEX * len(terms) * tokens**2 + tables
+        index = 1 if entries(block, first, sizes) <= ONE_BYTE else 2
+        total += index * len(terms) * tokens**2 + tables
         scale = group.scale if kind in ("query", "key") else ONE
-        # Each table is multiplied by what it lacks, all are stacked, and laid heads first.
+        # Each table is multiplied by what it lacks, and all are stacked.
         copied = [_table(block, term, sizes) for term in terms if term.factor != scale]
-        copied += [tables] if len(terms) > 1 or _turned(block, first, sizes) else []
+        copied += [tables] if len(terms) > 1 else []
         if kind != "offsets" and kind not in inside:
             wide = STATISTIC if group.kernel == "mixed_attention" else sizes.width
             looked = rows * wide * sum(entries(block, term, sizes) for term in terms)
@@ -66,7 +68,7 @@ def _inside(block: Block, group: Attention, sizes: Sizes) -> tuple[str, ...]:
     most = HELD // 4 if count["values"] else HELD
     widths = (sizes.of(block.type_of(o.value).shape[o.channel]) for o in (group.q, group.v))
     fits = columns <= most and columns * padded(max(widths)) * sizes.width <= TABLE_BYTES
-    return ("query", "values") if fits else ()
+    return ("query", "key", "values") if fits else ()
 
 
 def _inside_mixed(block: Block, group: Attention, sizes: Sizes) -> tuple[str, ...]:
@@ -85,22 +87,19 @@ INSIDE: Mapping[str, Callable[[Block, Attention, Sizes], tuple[str, ...]]] = {
 }
 
 
-def _turned(block: Block, term: Term, sizes: Sizes) -> bool:
-    """Whether offsets [.., entries, heads] are laid anew, heads first."""
-    if term.kind != "offsets" or term.table is None or term.table.head is None:
-        return False
-    shape = block.type_of(term.table.value).shape
-    several = all(sizes.of(shape[axis]) > 1 for axis in (term.table.head, term.table.entry))
-    return several and term.table.head > term.table.entry
-
-
 def _table(block: Block, term: Term, sizes: Sizes) -> int:
     return 0 if term.table is None else sizes.bytes(block.type_of(term.table.value))
 
 
 def entries(block: Block, term: Term, sizes: Sizes) -> int:
+    return sizes.of(rows_of(block, term))
+
+
+def rows_of(block: Block, term: Term) -> Dim:
+    """How many entries the table of a term has."""
     assert term.table is not None
-    return sizes.of(block.type_of(term.table.value).shape[term.table.entry])
+    axis = term.table.entry + (term.table.picked is not None)
+    return block.type_of(term.table.value).shape[axis]
 
 
 def padded(size: int) -> int:

@@ -45,18 +45,21 @@ COLUMNS = 512
 """Entries of all tables of a term at most."""
 
 
-def find(level: Block, node: Node) -> Attention | Unfit | None:
-    """The attention that ends in a node, if it ends there and not further on."""
-    return _found(level, node, KERNEL)
+def find(level: Block, node: Node, widest: float = WIDEST) -> Attention | Unfit | None:
+    """The attention that ends in a node, if it ends there and not further on.
+
+    Of heads of at most `widest` channels: a kernel may have a bound of its own.
+    """
+    return _found(level, node, KERNEL, widest)
 
 
 def find_mixed(level: Block, node: Node) -> Attention | Unfit | None:
     """The same of heads that are mixed."""
-    return _found(level, node, MIXED)
+    return _found(level, node, MIXED, WIDEST)
 
 
-def _found(level: Block, node: Node, kernel: str) -> Attention | Unfit | None:
-    finder = _Finder(level)
+def _found(level: Block, node: Node, kernel: str, widest: float) -> Attention | Unfit | None:
+    finder = _Finder(level, widest)
     try:
         found = finder.at(node)
     except Misfit as misfit:
@@ -65,8 +68,8 @@ def _found(level: Block, node: Node, kernel: str) -> Attention | Unfit | None:
 
 
 class _Finder:
-    def __init__(self, level: Block) -> None:
-        self.level, self.mixes = level, Mixes(level)
+    def __init__(self, level: Block, widest: float) -> None:
+        self.level, self.mixes, self.widest = level, Mixes(level), widest
 
     def at(self, root: Node) -> Attention | None:
         made = Outputs(self.level)
@@ -165,8 +168,8 @@ class _Finder:
     def _check(self, q: Operand, k: Operand, v: Operand, terms: list[Term], root: Node) -> None:
         for operand in (q, v):
             width = self.level.type_of(operand.value).shape[operand.channel]
-            if most(width) > WIDEST:
-                raise Misfit(root, f"a head of {width} channels is wider than {WIDEST}")
+            if most(width) > self.widest:
+                raise Misfit(root, f"a head of {width} channels is wider than {self.widest}")
         if len(q.batch) > 2:
             raise Misfit(root, "its logits have more than two axes of batch")
         kinds: dict[str, list[Dim]] = {}

@@ -8,6 +8,7 @@ y = softmax(q k^T / sqrt(D) + take(table, offsets)[h]) v             relu(concat
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 
 from spacelang.ir.block import Block
 from spacelang.ir.conflict import values_of
@@ -77,7 +78,7 @@ class _Finder:
         found: Attention | None = None
         for number, value in enumerate(joined.operands):
             moved = self._node(value, "rearrange")
-            inner = find_attention(level, level.by_id[moved.operands[0].node])
+            inner = find_attention(level, level.by_id[moved.operands[0].node], widest=inf)
             if isinstance(inner, Unfit):
                 raise Misfit(inner.node, inner.why)
             if inner is None:

@@ -18,7 +18,7 @@ from spacelang.ir.decision import Assignment
 from spacelang.ir.dim import Dim
 from spacelang.ir.graph import Graph
 from spacelang.ir.node import Node
-from spacelang.passes.attention_cost import moved_by_attention, padded
+from spacelang.passes.attention_cost import ONE_BYTE, moved_by_attention, padded, rows_of
 from spacelang.passes.attention_parts import Attention
 from spacelang.passes.fuse import GROUPS
 from spacelang.passes.fuse_cascade import Cascade
@@ -246,19 +246,15 @@ def _product(known: list[tuple[int, ...]]) -> Iterator[tuple[int, ...]]:
 
 def _attention_variants(block: Block, group: Attention) -> Iterator[Key]:
     widths = [block.type_of(o.value).shape[o.channel] for o in (group.q, group.v)]
-    kinds = ("offsets", "query", "key", "values", "regions")
-    terms = {kind: [t for t in group.terms if t.kind == kind] for kind in kinds}
-    entries = [
-        sum(
-            (block.type_of(t.table.value).shape[t.table.entry] for t in terms[kind] if t.table),
-            Dim.of(0),
-        )
-        for kind in ("query", "key", "values")
-    ]
-    counts = tuple(len(terms[kind]) for kind in kinds)
-    for width, value, *wide in _values(*widths, *entries):
+    looked_up = ("query", "key", "values")
+    terms = {kind: group.terms_of(kind) for kind in ("offsets", *looked_up, "regions")}
+    entries = [sum((rows_of(block, t) for t in terms[kind]), Dim.of(0)) for kind in looked_up]
+    indexed = [rows_of(block, terms[kind][0]) for kind in ("offsets", *looked_up) if terms[kind]]
+    counts = tuple(map(len, terms.values()))
+    for width, value, *rest in _values(*widths, *entries, *indexed):
+        wide, bytes = max(rest[:3]), tuple(count <= ONE_BYTE for count in rest[3:])
         aligned = width % 8 == value % 8 == 0
-        yield (padded(width), padded(value), padded(max(wide)), counts, aligned)
+        yield (padded(width), padded(value), padded(wide), counts, bytes, aligned)
 
 
 def _mixed_variants(block: Block, group: Attention) -> Iterator[Key]:

@@ -130,7 +130,7 @@ def test_training_step(name: str) -> None:
 
 
 def test_gates_in_evaluation() -> None:
-    """Squeeze-excite by means of planes that are not written; folded norms change with them."""
+    """Squeeze-excite by means of planes that are not written, and norms as they are at each call."""
     graph = text_graph(MOBILE)
     plain, fused = (model.eval() for model in both(graph))
     assert fits(graph) == {"depthwise": 6}
@@ -166,7 +166,7 @@ def test_mixtures() -> None:
 
 
 def test_a_cascade_whose_weights_change() -> None:
-    """Folded weights are kept only as long as they are the same."""
+    """What kernels read is what there is: nothing is kept from a call before."""
     graph = load("efficientvit.space:efficientvit_m0", image=32, larger_windows=True, classes=3)
     plain, fused = (model.eval() for model in both(graph))
     inputs = example(graph, seed=2)

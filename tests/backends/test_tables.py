@@ -9,7 +9,7 @@ import torch
 from small_spaces import graph, inputs
 
 from spacelang.backends.torch.lowering.ports import known, table_of
-from spacelang.backends.torch.lowering.tables import TableKey, table
+from spacelang.backends.torch.lowering.tables import TableKey, stacked_index, table
 from spacelang.backends.torch.reference.interpret import interpret
 
 TABLES = [
@@ -62,3 +62,23 @@ def test_a_method_that_is_none() -> None:
     options = (("h", 2), ("method", "manhattan"), ("ratio", 2), ("skip", 0), ("w", 2))
     with pytest.raises(KeyError):
         table(TableKey("bucket_index", options))
+
+
+@pytest.mark.parametrize(
+    ("entries", "kind"),
+    [(128, torch.int8), (129, torch.int16), (2**15, torch.int16), (2**15 + 1, torch.int32)],
+)
+def test_what_kernels_read_is_of_few_bytes(entries: int, kind: torch.dtype) -> None:
+    """So few that the last entry has a number; one table turned, one not."""
+    named = {
+        "op": "table",
+        "formula": f"i0 {entries - 1} *",
+        "index": "True",
+        "shape0": 2,
+        "shape1": 2,
+    }
+    tables = {f"t{place}_{name}": value for place in range(2) for name, value in named.items()}
+    found = stacked_index(entries, **tables, t0_turned="True", t1_turned="False")
+    assert found.dtype == kind
+    last = entries - 1
+    assert found.tolist() == [[[0, last], [0, last]], [[0, 0], [last, last]]]

@@ -70,7 +70,7 @@ def launched(recorders: dict[str, Recorder], heads: tuple[int, ...]) -> dict[str
     for _ in range(COUNT):
         chosen, batch, grid = choose.choice(heads), choose.randint(1, 9), choose.randint(1, 7)
         n = grid * grid + 1
-        index = torch.zeros(2, n, n, dtype=torch.int16)
+        index = torch.zeros(2, n, n, dtype=torch.int8)
         widest = torch.zeros(batch, n, 3, 64 * heads[-1], dtype=torch.float16)
         sliced = widest[..., : 64 * chosen].requires_grad_()
         q, k, v = sliced.unflatten(3, (chosen, 64)).permute(2, 0, 3, 1, 4)

@@ -46,7 +46,7 @@ TEXTS = {
     "irpe_k": irpe("product", '"k"'),
     "irpe_qkv": irpe("product", '"q", "k", "v"'),
     "cross_k": irpe("cross", '"k"', 20),
-    "euclidean_kv": irpe("euclidean", '"k", "v"', 20),  # more entries than a program can hold
+    "euclidean_qkv": irpe("euclidean", '"q", "k", "v"', 20),  # more entries than a program can hold
     "mini_deit": "use minivit\nspace t = mini_deit(24, heads: 3, every: 12, image: 32)",
     "mini_swin": MINI,
     "swin": "use swin\nspace t = swin(32, [1, 1, 1, 1], heads: [2, 2, 2, 4], windows: [2, 2, 2, 1], drop: 0, image: 32, classes: 3)",

@@ -123,18 +123,21 @@ def test_mixed_precision() -> None:
 
 
 def operands(dtype: torch.dtype = torch.float32) -> list[Tensor]:
+    """x, offsets, and the parts of two heads."""
     generator = torch.Generator().manual_seed(0)
-    shapes = ((3, 8, 3, 4), (2, 10, 4), (2, 2, 10), (3 * (9 + 25),), (2, 2, 3), (2, 12))
+    heads = (((10, 4), (10,), (10,), (3, k, k), (3,), (3,)) for k in (3, 5))
+    shapes = ((3, 8, 3, 4), (2, 12), *(shape for head in heads for shape in head))
     return [torch.randn(shape, generator=generator).to(dtype) for shape in shapes]
 
 
-SIZES, EPS = (3, 5), 1e-5
+EPS = 1e-5
 
 
 def gradients(parts: list[Tensor], plain: bool = False) -> list[Tensor]:
     free = [part.detach().requires_grad_() for part in parts]
-    whole = Operands(*free, SIZES, EPS)
-    found = reference(whole) if plain else cascade_training.cascade_training(*free, SIZES, EPS)
+    whole = Operands(free[0], free[1], free[2:], EPS)
+    x, offsets, heads = whole.x, whole.offsets, whole.heads
+    found = reference(whole) if plain else cascade_training.cascade_training(x, offsets, heads, EPS)
     slope = torch.linspace(-1, 1.5, found[0].numel()).reshape(found[0].shape).to(found[0].dtype)
     return [*(part.detach() for part in found), *torch.autograd.grad(found[0], free, slope)]
 
@@ -144,8 +147,9 @@ def test_windows_may_lie_in_any_way(guarded: Callable[[], int]) -> None:
     parts = operands()
     wanted = gradients(parts, plain=True)
     for place, part in enumerate(parts):
-        around = torch.full([size + 20 for size in part.shape], torch.nan)
-        view = around[tuple(slice(10, 10 + size) for size in part.shape)]
+        margin = 4 if part.ndim == 3 else 10  # of windows that are read where they lie
+        around = torch.full([size + 2 * margin for size in part.shape], torch.nan)
+        view = around[tuple(slice(margin, margin + size) for size in part.shape)]
         parts[place] = view.copy_(part)
     found = gradients(parts)
     agree(found, wanted, 1e-5)
@@ -166,7 +170,8 @@ def test_five_launches_a_head(monkeypatch: pytest.MonkeyPatch) -> None:
             plain(self, name, programs, **own),
         ),
     )
-    found = _op(*operands(), SIZES, EPS)
+    x, offsets, *parts = operands()
+    found = _op(x, offsets, parts, EPS)
     assert launched == 2 * ["project", "moments", "convolve", "moments", "attend"]
     assert len(found) == 6
 
@@ -187,30 +192,32 @@ def test_what_the_kernels_cannot_take_goes_to_the_reference() -> None:
         found = gradients(parts)
     agree(found, gradients(parts, plain=True), 1e-6)
     for change, why in (
-        ({0: torch.zeros(3, 8, 9, 9), 5: torch.zeros(2, 81)}, "1 to 64 tokens"),
-        ({1: torch.zeros(2, 9, 4)}, "as wide as its group"),
-        ({4: torch.zeros(2, 3, 3)}, "not of its heads"),
-        ({3: torch.zeros(5)}, "K odd"),
-        ({1: torch.zeros(2, 10, 4).half()}, "different types"),
+        ({0: torch.zeros(3, 8, 9, 9), 1: torch.zeros(2, 81)}, "1 to 64 tokens"),
+        ({2: torch.zeros(9, 4)}, "as wide as its group"),
+        ({1: torch.zeros(3, 12)}, "not of its heads"),
+        ({3: torch.zeros(9)}, "not of its projection"),
+        ({6: torch.zeros(2)}, "not of its convolution"),
+        ({5: torch.zeros(3, 4, 4)}, "K odd"),
+        ({5: torch.zeros(3, 9, 9)}, "larger than 7"),
         ({0: torch.empty_strided((3, 8, 3, 4), (1, 2**29, 4, 1), device="meta")}, "too far apart"),
     ):
-        given = [change.get(place, part) for place, part in enumerate(operands())]
-        assert why in unable(Operands(*given, SIZES, EPS))
-        if given[0].device.type == "cpu":
+        x, offsets, *given = (change.get(at, part) for at, part in enumerate(operands()))
+        assert why in unable(Operands(x, offsets, given, EPS))
+        if x.device.type == "cpu":
             with require_fused(), pytest.raises(SpaceError, match=why):
-                _op(*given, SIZES, EPS)
+                _op(x, offsets, given, EPS)
 
 
 def test_the_operators_keep_their_promises() -> None:
-    free = [part.requires_grad_() for part in operands()]
+    x, offsets, *parts = (part.requires_grad_() for part in operands())
     utilities = ("test_schema", "test_faketensor", "test_autograd_registration")
-    torch.library.opcheck(_op, (*free, SIZES, EPS), test_utils=utilities)
+    torch.library.opcheck(_op, (x, offsets, parts, EPS), test_utils=utilities)
 
 
 def test_the_reference_is_published_code() -> None:
     """By PyTorch's own norm and its moments."""
-    x, qkv, qkv_norm, conv, conv_norm, offsets = operands()
-    z = functional.conv2d(x[:, :4], qkv[0][:, :, None, None])
-    _, moments, _ = reference(Operands(x, qkv, qkv_norm, conv, conv_norm, offsets, SIZES, EPS))
+    x, offsets, *parts = operands()
+    z = functional.conv2d(x[:, :4], parts[0][:, :, None, None])
+    _, moments, _ = reference(Operands(x, offsets, parts, EPS))
     variance, mean = torch.var_mean(z, (0, 2, 3), correction=0)
     agree(list(moments[0]), [mean, variance], 1e-6)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from triton.runtime.errors import OutOfResources, PTXASError
 
 from spacelang.backends.triton import attention_kernels, launch
 from spacelang.backends.triton.attention import attention
+from spacelang.backends.triton.mixture import mixture
 from spacelang.diagnostics import SpaceError
 
 FAILURES = {
@@ -83,3 +85,22 @@ def test_operands_that_a_reference_refuses_too_are_no_failure_of_a_kernel() -> N
     with pytest.warns(launch.NotFused), pytest.raises(RuntimeError):
         fused(q, k[..., :8], v)
     assert launch._failed == {}
+
+
+def test_kernels_run_on_the_device_of_their_operands(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever is the current one: it is changed around every operator, to its first tensor's."""
+    asked: list[Tensor] = []
+
+    @contextmanager
+    def guard(x: Tensor) -> Iterator[None]:
+        asked.append(x)
+        yield
+        asked.append(x)
+
+    monkeypatch.setattr(torch.cuda, "device_of", guard)
+    q, k, v = operands()
+    gradients(fused, (q, k, v))
+    assert [x.data_ptr() == q.data_ptr() for x in asked] == [True, True, False, False]
+    weights = torch.ones(2)
+    mixture([k, v], weights)
+    assert [x.data_ptr() for x in asked[4:]] == 2 * [k.data_ptr()]

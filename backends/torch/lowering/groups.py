@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -272,9 +271,8 @@ def _table(work: Work, table: Table) -> fx.Node:
 
 def _indices(work: Work, terms: Sequence[Term]) -> tuple[fx.Node, ...]:
     """What a kernel reads the tables of a term by."""
-    if work.library == "triton":
-        return (work.frame.table(_index(terms)),)
-    made = ("index_columns", "index_classes")
+    triton = work.library == "triton"
+    made = ("stacked_index",) if triton else ("index_columns", "index_classes")
     return tuple(work.frame.table(_pairs(work.block, terms, op)) for op in made)
 
 
@@ -283,19 +281,12 @@ def _pairs(block: Block, terms: Sequence[Term], op: str) -> Node:
     first = terms[0].table
     assert first is not None
     axis = first.entry + (first.picked is not None)
-    entries = block.type_of(first.value).shape[axis]
-    index = _index(terms)
-    return replace(index, op=op, attributes={**index.attributes, "entries": entries})
-
-
-def _index(terms: Sequence[Term]) -> Node:
-    """The table [R, N, N] that the index tables of a term make."""
-    found: dict[str, Attribute] = {}
+    found: dict[str, Attribute] = {"entries": block.type_of(first.value).shape[axis]}
     for number, term in enumerate(terms):
         node = term.index.node
         found |= {f"t{number}_{name}": value for name, value in node.attributes.items()}
         found |= {f"t{number}_op": node.op, f"t{number}_turned": term.index.turned}
-    return Node(-1, "stacked_index", attributes=found)
+    return Node(-1, op, attributes=found)
 
 
 def _regions(term: Term) -> Node:

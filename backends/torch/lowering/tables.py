@@ -93,30 +93,34 @@ def shift_regions(h: int, w: int, window: int, shift: int) -> Tensor:
     return part.transpose(1, 2).reshape(-1, window * window).to(torch.int16)
 
 
-def stacked_index(**options: float | str) -> Tensor:
-    """Tables one on another, in as few bytes as hold them; `t0_op` is the first, `t0_h` its `h`."""
+def stacked_index(entries: int, **options: float | str) -> Tensor:
+    """Tables one on another, in as few bytes as count so many entries: none is larger.
+
+    `t0_op` is the first, `t0_h` its `h`.
+    """
     count = sum(name.endswith("_op") for name in options)
     found: list[Tensor] = []
     for number in range(count):
         start = f"t{number}_"
         own = {n.removeprefix(start): v for n, v in options.items() if n.startswith(start)}
         turned = own.pop("turned") == "True"
-        entries = TABLES[str(own.pop("op"))](**own)
-        found.append(entries.t() if turned else entries)
-    index = torch.stack(found)
-    return index.to(torch.int16 if int(index.max()) < 2**15 else torch.int32)
+        index = TABLES[str(own.pop("op"))](**own)
+        found.append(index.t() if turned else index)
+    kinds = (kind for kind in (torch.int8, torch.int16) if entries - 1 <= torch.iinfo(kind).max)
+    return torch.stack(found).to(next(kinds, torch.int32))
 
 
 def index_columns(entries: int, **options: float | str) -> Tensor:
     """[N, K]: the columns of tables that are stacked, equal ones once, table after table; entries
     count on from table to table, each of which has so many."""
-    parts = [_columns(index)[0] + entries * r for r, index in enumerate(stacked_index(**options))]
+    stack = stacked_index(entries, **options)
+    parts = [_columns(index)[0] + entries * r for r, index in enumerate(stack)]
     return torch.cat(parts, 1)
 
 
 def index_classes(entries: int, **options: float | str) -> Tensor:
     """[N, K]: 1 where a token's own column of a table is one of `index_columns`, else 0."""
-    found = [F.one_hot(_columns(index)[1]) for index in stacked_index(**options)]
+    found = [F.one_hot(_columns(index)[1]) for index in stacked_index(entries, **options)]
     return torch.cat(found, 1).to(torch.float32)
 
 
