@@ -25,6 +25,8 @@ AT_128 = "ptxas keeps to 128 registers by itself"
 SPILLS: Mapping[str, str] = {  # build and target -> why it may spill
     "attention.keys[irpe_k, fp16] sm_90": AT_128,
     "attention.keys[irpe_euc_k, fp16] sm_90": AT_128,
+    "attention.keys[irpe_quant_k, fp16] sm_90": AT_128,
+    "attention.forward[irpe_qk, fp16] sm_100": AT_128,
     "attention.queries[irpe_cross_k, fp16] gfx942": "a query's gradients of two tables, 256 columns, "
     "fill all 512 registers, and of more warps each has fewer",
     "attention.queries[autoformer, fp32] sm_90": "ptxas keeps to 96 registers by itself",
