@@ -128,9 +128,7 @@ def _list(target: str | None, as_json: bool) -> None:
             _say_needs(needs[kernel], "  ")
 
 
-def _needs(
-    kernel: str, target: str | None, variants: Sequence[Variant] | None
-) -> Needs:
+def _needs(kernel: str, target: str | None, variants: Sequence[Variant] | None) -> Needs:
     """What variants of a kernel need of a target (SP605 where Triton is not installed)."""
     try:
         return runs.work("triton", "needs")(kernel, target, variants)
