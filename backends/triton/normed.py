@@ -91,7 +91,7 @@ def _trained(x: Tensor, heads: Sequence[Head], offsets: Tensor) -> Tensor:
         [head.conv.shape[1] for head in heads], heads[0].qkv_norm.eps,
     )  # fmt: skip
     with torch.no_grad():
-        for side, both in zip(sides, moments if count else (), strict=count > 0):
+        for side, both in zip(sides, moments, strict=True) if count else ():
             _follow(side, both, count)
     return out
 

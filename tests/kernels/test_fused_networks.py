@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 import pytest
 import torch
 from rewriting import text_graph
+from small_spaces import BLOCKS
 from torch import Tensor
 
 from spacelang import compile as build
@@ -149,24 +150,19 @@ def test_gradients(name: str) -> None:
         same_step(both, inputs, architecture)
 
 
-# Blocks of the systems that have batch norms, as the networks above.
-BLOCKS = {
-    "efficientvit": (
-        "use efficientvit\nspace t { input x: [B, 8, 2, 3]  output merging(stage_block(x, 2, [3, 5], 3, true) as blocks[0], 4) as merge }",
-        "",
-        {"cascade": 1, "depthwise": 3},
-    ),
-    "tinyvit": ("use tinyvit\nspace t { input x: [B, 4, 5, 5]  output merging(mbconv(x, 2, 0.5) as blocks[0], 8) as merge }", "", {"depthwise": 2}),
-    "cream": ("use cream\nspace t { input x: [B, 4, 5, 5]  output separable(mbconv(x, 8, 5, 2, 2) as blocks[0]) as blocks[1] }", "", {"depthwise": 2}),
+NORMED = {
+    "efficientvit": (BLOCKS["efficientvit"], "", {"cascade": 1, "depthwise": 3}),
+    "tinyvit": (BLOCKS["tinyvit"], "", {"depthwise": 2}),
+    "cream": (BLOCKS["cream"], "", {"depthwise": 2}),
     "gated": NETWORKS["gated"],
     "cdarts": NETWORKS["cdarts"],
-}  # fmt: skip
+}
 
 
-@pytest.mark.parametrize("name", BLOCKS)
+@pytest.mark.parametrize("name", NORMED)
 def test_a_step_in_training(name: str) -> None:
     """Batch norms by the statistics of the batch, and what they keep of it, besides gradients."""
-    both = [model.train() for model in models(*BLOCKS[name])]
+    both = [model.train() for model in models(*NORMED[name])]
     inputs = example(both[0].graph, seed=1)
     before = {path: statistic.clone() for path, statistic in both[0].named_buffers()}
     same_step(both, inputs, drawn(both[0].graph)[0])
