@@ -123,7 +123,7 @@ def main() -> None:
     launch.INTERPRETED = True  # kernels on the CPU: the recorders
     mixers = {name: Recorder(kernel) for name, kernel in mixed_attention_kernels.KERNELS.items()}
     mixed_attention_kernels.KERNELS.update(mixers)
-    attention_kernels.scatter_kernel = Recorder(attention_kernels.scatter_kernel)
+    scatter = attention_kernels.scatter_kernel = Recorder(attention_kernels.scatter_kernel)
     linear = mlp._linear_kernel = Recorder(mlp._linear_kernel)
     print(
         json.dumps(
@@ -131,7 +131,7 @@ def main() -> None:
                 space: {**launched(recorders, heads), "linear": layers(linear, WIDTHS[space])}
                 for space, heads in HEADS.items()
             }
-            | {"mini_swin": mixed(mixers)}
+            | {"mini_swin": {**mixed(mixers), "scatter": scatter.variants}}
         )
     )
 
