@@ -19,6 +19,16 @@ from spacelang.ir.graph import Graph
 from spacelang.loader import load
 
 # AutoFormer itself on images of 32: widths stored wider, flat biases, relative tables, drop path.
+BLOCKS = {  # of the systems that have batch norms
+    "efficientvit": """use efficientvit
+space t { input x: [B, 8, 2, 3]
+  output merging(stage_block(x, 2, [3, 5], 3, true) as blocks[0], 4) as merge }""",
+    "tinyvit": """use tinyvit
+space t { input x: [B, 4, 5, 5]  output merging(mbconv(x, 2, 0.5) as blocks[0], 8) as merge }""",
+    "cream": """use cream
+space t { input x: [B, 4, 5, 5]
+  output separable(mbconv(x, 8, 5, 2, 2) as blocks[0]) as blocks[1] }""",
+}
 VIT = """
 use autoformer
 space vit = autoformer({8, 12}, 1..3, {1, 2}, {1, 1.5, 2}, stored: 16, image: 32, classes: 5)

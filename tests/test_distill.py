@@ -685,19 +685,24 @@ def test_settings_of_a_lesson_are_in_the_record(data: Dataset, store: Path, tmp_
     assert record["store"]["seed"] == 9
 
 
-def test_layers_that_are_compared_do_not_run_fused(data: Dataset, teacher: Teacher) -> None:
+def test_layers_that_are_compared_run_fused_unless_a_kernel_holds_them() -> None:
     pytest.importorskip("triton")
     from spacelang.backends.torch.lowering.kernels import PlainWarning, with_kernels
 
-    model = a_teacher().network
+    model, images = a_teacher().network, torch.linspace(-1, 1, 64).reshape(1, 1, 8, 8)
     assert isinstance(model, Supernet)
+    paths, inside = ["layers[0].attn.qkv", "layers[1]"], "layers[0].mlp.fc1"
+    wanted = taps(model, [*paths, inside], images)
     with with_kernels(required=True):
-        fused = Supernet(model.graph)
-        with pytest.raises(SpaceError, match="cannot run fused") as failed:
-            taps(fused, ["layers[0]"])
-    assert failed.value.diagnostics[0].code == "SP605"
+        fused = Supernet(model.graph).eval()
+        fused.load_state_dict(model.state_dict())
+        found = taps(fused, paths, images)
+        with pytest.raises(SpaceError, match=r"gives layers\[0\].mlp.fc1, which a kernel does not"):
+            taps(fused, [inside])
     with with_kernels(), pytest.warns(PlainWarning, match="node by node"):
-        taps(Supernet(model.graph), ["layers[0]"], torch.zeros(2, 1, 8, 8))
+        found |= taps(fused, [inside], images)
+    for path, value in wanted.items():
+        assert (found[path] - value).abs().max() <= 1e-5 * value.abs().max(), path
 
 
 def test_networks_have_statistics_of_their_own(

@@ -1,13 +1,16 @@
 """Variants of `attention` that the published networks launch, for ahead-of-time compilation.
 
+plain         heads 64 wide without terms (DeiT)
 swin          windows of 7 x 7, heads 32 wide, one table of offsets, regions (Swin, Mini-Swin)
 tinyvit       the same without regions (TinyViT)
+efficient_V   heads 16 wide whose values are V wide, offsets (EfficientViT without its cascade)
 autoformer    heads 64 wide, two tables of 30 on keys and two on values
 irpe_k        DeiT with 50 product buckets on keys
 irpe_qk       the same on queries and keys
-irpe_qkv      the same on queries, keys and values
+irpe_qkv      on queries, keys and values
 irpe_euc_k    82 buckets on keys
-irpe_cross_k  two times 82, the most; the 134 of the quantised method are padded to as many
+irpe_quant_k  the 134 buckets of the quantised method
+irpe_cross_k  two times 82, the most
 """
 
 from __future__ import annotations
@@ -24,20 +27,22 @@ _NONE = {"BUCKETS": 16, "TABLES": 0, "ROWS": 0, "COLUMNS": 0, "MASSES": 0, "MASK
 _ISOTROPIC = {**_NONE, "WIDTH": 64, "VALUE": 64, "BUCKETS": 64}
 _WINDOWS = {**_NONE, "WIDTH": 32, "VALUE": 32, "TABLES": 1}
 NETWORKS: Mapping[str, Mapping[str, int]] = {
+    "plain": {**_ISOTROPIC, "BUCKETS": 16},
     "swin": {**_WINDOWS, "MASKED": 1},
     "tinyvit": _WINDOWS,
+    **{f"efficient_{v}": {**_WINDOWS, "WIDTH": 16, "VALUE": v} for v in (16, 32, 64)},
     "autoformer": {**_ISOTROPIC, "ROWS": 2, "MASSES": 2},
     "irpe_k": {**_ISOTROPIC, "ROWS": 1},
     "irpe_qk": {**_ISOTROPIC, "ROWS": 1, "COLUMNS": 1},
     "irpe_qkv": {**_ISOTROPIC, "ROWS": 1, "COLUMNS": 1, "MASSES": 1},
     "irpe_euc_k": {**_ISOTROPIC, "ROWS": 1, "BUCKETS": 128},
+    "irpe_quant_k": {**_ISOTROPIC, "ROWS": 1, "BUCKETS": 256},
     "irpe_cross_k": {**_ISOTROPIC, "ROWS": 2, "BUCKETS": 256},
 }
 LAUNCHED = (
-    ("swin", "fp16"), ("tinyvit", "bf16"), ("autoformer", "fp16"), ("autoformer", "fp32"),
-    ("irpe_k", "fp16"), ("irpe_qk", "fp16"), ("irpe_qkv", "fp16"), ("irpe_euc_k", "fp16"),
-    ("irpe_cross_k", "fp16"),
-)  # fmt: skip
+    *((network, "bf16" if network == "tinyvit" else "fp16") for network in NETWORKS),
+    ("autoformer", "fp32"),
+)
 KINDS = {"fp16": torch.float16, "fp32": torch.float32, "bf16": torch.bfloat16}
 TYPES: Mapping[str, str] = (
     dict.fromkeys((*kernels.INTEGERS, *kernels.OWN), "i32")

@@ -312,7 +312,7 @@ def _builds() -> tuple[Build, ...]:
     """EfficientViT's windows of 7 x 7 and 4 x 4."""
     found: list[Build] = []
     floats = ("norm", "conv_norm", "parts", "conv_parts", "sums", "offset_parts", "conv_grad")
-    for kind, n in (("fp16", 49), ("fp16", 16), ("fp32", 49)):
+    for kind, n in (("fp16", 49), ("fp16", 16), ("bf16", 49), ("fp32", 49)):
         constants = tile(n, 16)
         types = dict.fromkeys(floats, "*fp32") | dict.fromkeys(kernels.INTEGERS, "i32")
         types["eps"] = "fp32"

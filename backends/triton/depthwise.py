@@ -283,17 +283,18 @@ def _known(activation: str) -> str:
     return activation
 
 
+GATED = ("swish", "hard_swish", "relu")  # what a squeeze-excite follows
 LAUNCHED = (
-    ("fp16", 3, "swish"), ("fp16", 5, "swish"), ("fp16", 7, "swish"), ("fp32", 7, "swish"),
-    ("fp16", 5, "hard_swish"), ("bf16", 3, "gelu"), ("bf16", 3, "none"),
+    *(("fp16", k, activation) for k in (3, 5, 7) for activation in (*GATED, "none")),
+    ("fp32", 7, "swish"), ("bf16", 3, "gelu"),
 )  # fmt: skip
 
 
 def _builds() -> tuple[Build, ...]:
-    """Cream's windows, and the largest in float32; EfficientViT's, MobileNetV3's and TinyViT's.
+    """Those of Cream, MobileNetV3 and EfficientViT, one in float32, and TinyViT's.
 
-    What is of no activation is EfficientViT's, and what trains. In bfloat16 weights and norms are
-    float32, as automatic mixed precision has them.
+    Where there is no activation, that is EfficientViT's, or it trains. In bfloat16 weights and
+    norms are float32, as automatic mixed precision has them.
     """
     found: list[Build] = []
     integers = dict.fromkeys(INTEGERS, "i32")
@@ -327,7 +328,7 @@ def _builds() -> tuple[Build, ...]:
         if plain not in inner:
             inner.add(plain)
             found.append(Build(plain, _input_kernel, inputs, {"K": k, **tile}))
-        if k == 5:
+        if activation in GATED and kind == "fp16":
             found.append(Build(f"depthwise.squeeze{name}", _squeeze_kernel, forward, flags))
     return tuple(found)
 

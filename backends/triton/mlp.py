@@ -318,6 +318,7 @@ def _builds() -> tuple[Build, ...]:
             ("bf16", "norm_gelu", first, 8, {}),
             ("bf16", "plain", second, 8, {}),
             ("bf16", "odd", first, 1, {}),
+            ("bf16", "odd_plain", second, 1, {}),
             ("bf16", "mixed", first, 8, stored),
             ("fp32", "norm_gelu", first, 8, {}),
         )

@@ -83,7 +83,7 @@ def _trained(x: Tensor, heads: Sequence[Head], offsets: Tensor) -> Tensor:
     learnt = [trained.Head(a, b.scale, b.shift, c, d.scale, d.shift) for a, b, c, d in heads]
     out, *moments = trained.cascade_training(x, offsets, learnt, heads[0].qkv_norm.eps)
     with torch.no_grad():
-        for side, both in zip(sides, moments if count else (), strict=count > 0):
+        for side, both in zip(sides, moments, strict=True) if count else ():
             _follow(side, both, count)
     return out
 

@@ -13,11 +13,11 @@ import json
 import re
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import triton
 from triton.backends.compiler import GPUTarget
@@ -68,7 +68,11 @@ class Resources:
 
 def builds() -> tuple[Build, ...]:
     """Every kernel of this package in the shapes of the published networks."""
-    return tuple(b for name in KERNELS for b in import_module(f"{__package__}.{name}").BUILDS)
+    return tuple(build for name in KERNELS for build in _module(name).BUILDS)
+
+
+def _module(name: str) -> Any:
+    return import_module(f"{__package__}.{name}")
 
 
 def measure(build: Build, target: GPUTarget) -> Resources:
@@ -118,21 +122,58 @@ def column(target: str) -> dict[str, dict[str, int]]:
 FAMILIES: Mapping[str, tuple[str, ...]] = {
     "mlp": ("linear",),
     "cascade": ("cascade", "cascade_training"),
+    "depthwise": ("depthwise.forward", "depthwise.backward", "depthwise.input"),
+    "squeeze": ("depthwise.squeeze",),
 }
 """Kernels of fused groups whose builds have other names than theirs."""
 
 
-def needs(kernel: str, target: str) -> dict[str, dict[str, int]]:
-    """Build -> what it needs of a target, of those of a fused group's kernel.
+def builds_of(kernel: str, variant: Mapping[str, int | str] | None = None) -> list[Build]:
+    """The builds of a fused group's kernel; of a variant those that have its constants.
+
+    A kernel that has no constant of that name is the same in all variants. There are none unless
+    one with all of them is.
+    """
+    names, wanted = FAMILIES.get(kernel, (kernel,)), variant or {}
+    mine: list[tuple[Build, int, bool]] = []
+    for module in map(_module, KERNELS):
+        codes: Mapping[object, int] = getattr(module, "ACTIVATIONS", {})
+        for build in module.BUILDS:
+            if build.name.replace("[", ".").startswith(tuple(f"{name}." for name in names)):
+                shared = [name for name in wanted if name in build.constants]
+                same = all(
+                    build.constants[name] == codes.get(wanted[name], wanted[name])
+                    for name in shared
+                )
+                mine.append((build, len(shared), same))
+    most = max((count for _, count, _ in mine), default=0)
+    known = any(same and count == most for _, count, same in mine)
+    return [build for build, _, same in mine if same and known]
+
+
+class Needs(NamedTuple):
+    """What the variants of a kernel need of a target, and those that are none of `builds()`."""
+
+    binaries: dict[str, dict[str, int]]  # build -> its `Resources`
+    unbuilt: list[dict[str, int | str]]
+
+
+def needs(
+    kernel: str, target: str, variants: Iterable[Mapping[str, int | str]] | None = None
+) -> Needs:
+    """What a fused group's kernel needs of a target, in all variants or those of a space.
 
     SP605 in the interpreter.
     """
     if INTERPRETED:
         found = error("SP605", "kernels are interpreted here, not compiled")
         raise SpaceError(found.hint("unset TRITON_INTERPRET"))
-    names = FAMILIES.get(kernel, (kernel,))
-    mine = (build for build in builds() if re.split(r"[.\[]", build.name)[0] in names)
-    return {build.name: asdict(measure(build, TARGETS[target])) for build in mine}
+    wanted = [None] if variants is None else [dict(variant) for variant in variants]
+    known = [builds_of(kernel, variant) for variant in wanted]
+    chosen = {build.name for builds in known for build in builds}
+    mine = (build for build in builds_of(kernel) if build.name in chosen)
+    unbuilt = [v for v, builds in zip(wanted, known, strict=True) if v is not None and not builds]
+    return Needs({b.name: asdict(measure(b, TARGETS[target])) for b in mine}, unbuilt)
 
 
 def table() -> dict[str, dict[str, dict[str, int]]]:

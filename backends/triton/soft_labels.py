@@ -205,16 +205,16 @@ def _builds() -> tuple[Build, ...]:
     """TinyViT's pre-training: 100 of 21,841 classes; and 10 of 1,000."""
     found: list[Build] = []
     sizes = dict.fromkeys(("stride", "C", "K"), "i32")
-    labels = {"logits": "*fp16", "classes": "*u16", "probabilities": "*fp16"}
     sums = {"losses": "*fp32", "normalisers": "*fp32"}
-    slopes = {"gradients": "*fp32", **labels, "normalisers": "*fp32", "result": "*fp16"}
-    for k in (10, 100):
-        constants = {"BLOCK": BLOCK, "TOP": triton.next_power_of_2(k)}
-        kept = {"TOP": constants["TOP"]}
+    for k, kind in ((10, "bf16"), (100, "fp16")):
+        labels = {"logits": f"*{kind}", "classes": "*u16", "probabilities": "*fp16"}
+        slopes = {"gradients": "*fp32", **labels, "normalisers": "*fp32", "result": f"*{kind}"}
+        top = {"TOP": triton.next_power_of_2(k)}
+        name, constants = f"[{k} {kind}]", {"BLOCK": BLOCK, **top}
         found += [
-            Build(f"soft_labels.forward[{k}]", _forward_kernel, labels | sums | sizes, constants),
-            Build(f"soft_labels.backward[{k}]", _backward_kernel, slopes | sizes, constants),
-            Build(f"soft_labels.kept[{k}]", _backward_kept_kernel, slopes | sizes, kept),
+            Build(f"soft_labels.forward{name}", _forward_kernel, labels | sums | sizes, constants),
+            Build(f"soft_labels.backward{name}", _backward_kernel, slopes | sizes, constants),
+            Build(f"soft_labels.kept{name}", _backward_kept_kernel, slopes | sizes, top),
         ]
     return tuple(found)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from spacelang.passes.fuse import Refusal
     from spacelang.passes.fused_cost import Row
 
+Variant = Mapping[str, int | str]
+Needs = tuple[Mapping[str, Mapping[str, int]], Sequence[Variant]]  # of builds; what has none
 WIDTHS = {"float32": 4, "bfloat16": 2, "float16": 2}
 TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
 KERNELS: Mapping[str, str] = {
@@ -58,8 +60,9 @@ def kernels(
     Bytes, launches and FLOPs are those of one architecture (the largest, or --arch) in evaluation:
     node by node as the space is written, and fused. They are modelled from the graph: every tensor
     is read and written once by each operation. Variants are compiled for the whole space, for one
-    type and target. With --target what kernels need of it is read from the binaries of the variants
-    that published networks launch; no device is needed. Without SPACE all kernels are listed.
+    type and target. With --target what they need of it is read from binaries, forward and backward,
+    in the types that published networks have, and a variant that none of those has is named; no
+    device is needed. Without SPACE all kernels are listed.
     """
     if not space:
         _list(target, as_json)
@@ -75,32 +78,36 @@ def kernels(
     whole = traffic(graph, assignment, batch, width)
     fused = traffic(result.graph, assignment, batch, width, models(result.graph))
     variants = all_variants(result.graph)
-    launched = dict.fromkeys(row.kernel for row in rows)
-    needs = {kernel: _needs(kernel, target) for kernel in launched} if target else {}
+    needs = {
+        kernel: _needs(kernel, target, [dict(variant) for variant in mine])
+        for kernel, mine in variants.items()
+        if target
+    }
     if as_json:
         emit({
             "name": graph.name,
             "batch": batch,
             "dtype": dtype,
             "groups": [_row(row) for row in rows],
-            "variants": variants,
-            "binaries": needs,
+            "variants": {kernel: len(mine) for kernel, mine in variants.items()},
+            "binaries": {kernel: binaries for kernel, (binaries, _) in needs.items()},
+            "unbuilt": {kernel: unbuilt for kernel, (_, unbuilt) in needs.items() if unbuilt},
             "network": {"unfused": _figures(whole), "fused": _figures(fused)},
             "refused": [_refusal(refusal) for refusal in result.refusals],
         })  # fmt: skip
         return
     say(f"{visible(graph.name)}, {many(batch, 'image')} of {dtype}; modelled")
-    for kernel, count in variants.items():
-        mine = [row for row in rows if row.kernel == kernel]
-        if not mine:  # a second kernel of such groups
-            say(f"  {kernel}: {many(count, 'variant')}")
-            continue
-        places, blocks = sum(row.places for row in mine), many(len(mine), "block")
-        say(f"  {kernel}: {many(places, 'place')}, {blocks}, {many(count, 'variant')}")
-        before = sum((row.before for row in mine), Traffic())
-        say(f"    {_change(before, sum((row.after for row in mine), Traffic()))}")
-        for build, found in needs.get(kernel, {}).items():
-            say(f"    {build}: {_need(found)}")
+    for kernel, known in variants.items():
+        mine, count = [row for row in rows if row.kernel == kernel], many(len(known), "variant")
+        if mine:
+            places, blocks = sum(row.places for row in mine), many(len(mine), "block")
+            say(f"  {kernel}: {many(places, 'place')}, {blocks}, {count}")
+            before = sum((row.before for row in mine), Traffic())
+            say(f"    {_change(before, sum((row.after for row in mine), Traffic()))}")
+        else:  # a second kernel of such groups
+            say(f"  {kernel}: {count}")
+        if target:
+            _say_needs(needs[kernel], "    ")
     if not rows:
         say("  nothing runs fused")
     say(f"  the network: {_change(whole, fused)}")
@@ -110,25 +117,35 @@ def kernels(
 
 def _list(target: str | None, as_json: bool) -> None:
     """The kernels that there are, whatever the space."""
-    needs = {kernel: _needs(kernel, target) for kernel in KERNELS} if target else {}
+    needs = {kernel: _needs(kernel, target, None) for kernel in KERNELS if target}
     if as_json:
-        emit({"kernels": dict(KERNELS), "binaries": needs})
+        binaries = {kernel: found for kernel, (found, _) in needs.items()}
+        emit({"kernels": dict(KERNELS), "binaries": binaries})
         return
     for kernel, what in KERNELS.items():
         say(f"{kernel}: {what}")
-        for build, found in needs.get(kernel, {}).items():
-            say(f"  {build}: {_need(found)}")
+        if target:
+            _say_needs(needs[kernel], "  ")
 
 
-def _needs(kernel: str, target: str) -> dict[str, dict[str, int]]:
-    """What the variants of a kernel need of a target (SP605 where Triton is not installed)."""
+def _needs(kernel: str, target: str | None, variants: Sequence[Variant] | None) -> Needs:
+    """What variants of a kernel need of a target (SP605 where Triton is not installed)."""
     try:
-        return runs.work("triton", "needs")(kernel, target)
+        return runs.work("triton", "needs")(kernel, target, variants)
     except ImportError as failed:
         found = error("SP605", f"the triton backend cannot be loaded: {failed}")
         raise SpaceError(
             found.hint("install spacelang-nas[triton]; it is made for Linux")
         ) from failed
+
+
+def _say_needs(needs: Needs, margin: str) -> None:
+    binaries, unbuilt = needs
+    for build, found in binaries.items():
+        say(f"{margin}{build}: {_need(found)}")
+    for variant in unbuilt:
+        told = ", ".join(f"{name} {value}" for name, value in sorted(variant.items()))
+        say(f"{margin}not compiled, as no published network has it: {told}")
 
 
 def _need(found: Mapping[str, int]) -> str:

@@ -30,7 +30,7 @@ REWRITTEN = ("attention", "mixed_attention")  # kernels whose groups `bucketise`
 VECTORS = 4  # of a norm: mean, variance, scale, shift
 SQUEEZE = "squeeze"  # the kernel beside `depthwise`
 POINTERS = 4  # to heads of a cascade, in the variant for few
-Key = tuple[object, ...]
+Variant = frozenset[tuple[str, int | str]]  # what is compiled in, by the kernel's name for it
 
 
 @dataclass(frozen=True)
@@ -139,19 +139,18 @@ def _total(by_path: Mapping[str, Traffic], place: str) -> Traffic:
     return sum((part for path, part in by_path.items() if _under(path, place)), Traffic())
 
 
-def all_variants(graph: Graph) -> dict[str, int]:
-    """How many variants of each kernel a whole space launches, of one type and target.
+def all_variants(graph: Graph) -> dict[str, set[Variant]]:
+    """The variants of each kernel that a whole space launches in evaluation, whatever the type.
 
     The means of planes that squeeze-excite takes are a kernel of their own.
     """
-    found: dict[str, set[Key]] = {}
+    found: dict[str, set[Variant]] = {}
     for block in graph.blocks.values():
         group = group_of(block)
         if group is not None:
-            for key in variants(group, block):
-                name = SQUEEZE if SQUEEZE in key else group.kernel
-                found.setdefault(name, set()).add(key)
-    return {kernel: len(keys) for kernel, keys in found.items()}
+            for name, variant in variants(group, block):
+                found.setdefault(name, set()).add(variant)
+    return found
 
 
 # What kernels move.
@@ -223,10 +222,18 @@ MOVED: Mapping[str, Moved] = {
 
 # Variants.
 
+Constants = dict[str, int | str]
+WIDE = 8  # elements that divide strides, for loads of 16 bytes
+TERMS: Mapping[str, str] = {
+    "offsets": "TABLES", "query": "ROWS", "key": "COLUMNS", "values": "MASSES", "regions": "MASKED",
+}  # fmt: skip
 
-def variants(group: Group, block: Block) -> Iterator[Key]:
-    """What differs between compiled variants of the kernel that computes a group in evaluation."""
-    yield from VARIANTS[group.kernel](block, group)
+
+def variants(group: Group, block: Block) -> Iterator[tuple[str, Variant]]:
+    """What differs between compiled variants of the kernels that compute a group in evaluation."""
+    for found in VARIANTS[group.kernel](block, group):
+        kernel = SQUEEZE if found.pop(SQUEEZE, 0) else group.kernel
+        yield kernel, frozenset(found.items())
 
 
 def _values(*sizes: Dim) -> Iterator[tuple[int, ...]]:
@@ -244,59 +251,66 @@ def _product(known: list[tuple[int, ...]]) -> Iterator[tuple[int, ...]]:
             yield (first, *rest)
 
 
-def _attention_variants(block: Block, group: Attention) -> Iterator[Key]:
+def _attention_variants(block: Block, group: Attention) -> Iterator[Constants]:
     widths = [block.type_of(o.value).shape[o.channel] for o in (group.q, group.v)]
+    terms = {kind: group.terms_of(kind) for kind in TERMS}
     looked_up = ("query", "key", "values")
-    terms = {kind: group.terms_of(kind) for kind in ("offsets", *looked_up, "regions")}
     entries = [sum((rows_of(block, t) for t in terms[kind]), Dim.of(0)) for kind in looked_up]
-    indexed = [rows_of(block, terms[kind][0]) for kind in ("offsets", *looked_up) if terms[kind]]
-    counts = tuple(map(len, terms.values()))
-    for width, value, *rest in _values(*widths, *entries, *indexed):
-        wide, bytes = max(rest[:3]), tuple(count <= ONE_BYTE for count in rest[3:])
-        aligned = width % 8 == value % 8 == 0
-        yield (padded(width), padded(value), padded(wide), counts, bytes, aligned)
+    indexed = [kind for kind in ("offsets", *looked_up) if terms[kind]]
+    counts = {name: len(terms[kind]) for kind, name in TERMS.items()}
+    read = [rows_of(block, terms[kind][0]) for kind in indexed]
+    for width, value, *rest in _values(*widths, *entries, *read):
+        wide, numbers = max(rest[: len(entries)]), rest[len(entries) :]
+        sizes = {"WIDTH": padded(width), "VALUE": padded(value), "BUCKETS": padded(wide)}
+        bytes = {f"{kind} index": 1 if n <= ONE_BYTE else 2
+                 for kind, n in zip(indexed, numbers, strict=True)}  # fmt: skip
+        aligned = {"ALIGNED": WIDE if width % WIDE == value % WIDE == 0 else 1}
+        yield {**sizes, **counts, **bytes, **aligned}
 
 
-def _mixed_variants(block: Block, group: Attention) -> Iterator[Key]:
+def _mixed_variants(block: Block, group: Attention) -> Iterator[Constants]:
     assert group.q.head is not None
     heads = block.type_of(group.q.value).shape[group.q.head]
-    for key in _attention_variants(block, group):
+    for found in _attention_variants(block, group):
         for (count,) in _values(heads):
-            yield (max(8, 1 << (count - 1).bit_length()), *key)
+            yield {"HEADS": max(8, 1 << (count - 1).bit_length()), **found}
 
 
-def _mlp_variants(block: Block, group: Mlp) -> Iterator[Key]:
+def _mlp_variants(block: Block, group: Mlp) -> Iterator[Constants]:
     for node, norm, activation in (
         (group.first, group.norm is not None, group.activation.op),
         (group.second, False, "none"),
     ):
         weight = node.params["weight"]
         inner = [size for axis in weight.lengths[1:] for size in axis]
+        flags = {"NORM": int(norm), "BIAS": int("bias" in node.params), "ACTIVATION": activation}
         for sizes in _values(*inner):
-            yield (norm, "bias" in node.params, activation, all(n % 8 == 0 for n in sizes))
+            yield {**flags, "ALIGNED": WIDE if all(n % WIDE == 0 for n in sizes) else 1}
 
 
-def _depthwise_variants(block: Block, group: Depthwise) -> Iterator[Key]:
-    activation = None if group.activation is None else group.activation.op
+def _depthwise_variants(block: Block, group: Depthwise) -> Iterator[Constants]:
+    activation = "none" if group.activation is None else group.activation.op
     kernel = group.conv.attributes["kernel"]
     assert isinstance(kernel, Dim)
     for (side,) in _values(kernel):
-        yield (side, activation)
+        yield {"K": side, "ACTIVATION": activation}
         if group.gate is not None:
-            yield (side, activation, SQUEEZE)
+            yield {"K": side, "ACTIVATION": activation, SQUEEZE: 1}
 
 
-def _cascade_variants(block: Block, group: Cascade) -> Iterator[Key]:
+def _cascade_variants(block: Block, group: Cascade) -> Iterator[Constants]:
     tokens = group.sides[0] * group.sides[1]
+    few = int(len(group.heads) <= POINTERS)
     for count, keys, channels in _values(tokens, group.keys, group.values):
-        yield (padded(count), padded(keys), channels <= 16, len(group.heads) <= POINTERS)
+        sizes = {"TOKENS": padded(count), "KEY": padded(keys)}
+        yield {**sizes, "shallow": int(channels <= 16), "few heads": few}
 
 
-def _mixture_variants(block: Block, group: Mixture) -> Iterator[Key]:
-    yield ()
+def _mixture_variants(block: Block, group: Mixture) -> Iterator[Constants]:
+    yield {}
 
 
-Variants = Callable[[Block, Group], Iterator[Key]]
+Variants = Callable[[Block, Group], Iterator[Constants]]
 VARIANTS: Mapping[str, Variants] = {
     "attention": cast(Variants, _attention_variants),
     "cascade": cast(Variants, _cascade_variants),

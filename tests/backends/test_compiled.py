@@ -67,17 +67,22 @@ def images(graph: Graph, batch: int) -> Tensor:
     return torch.randn(sizes, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize("backend", ["torch", "fused"])
-def test_no_architecture_compiles_anew(backend: str) -> None:
+@pytest.mark.parametrize("backend", ["torch", "fused", "triton"])
+@pytest.mark.filterwarnings("ignore:the network does not run fused")  # references, traced alike
+def test_no_architecture_compiles_anew(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """AutoFormer-T, random paths, drop path on: a graph for each function of the plan, and none
     from the tenth path on. Candidates of 4 heads fill their storage, those of 3 do not."""
+    if backend == "triton":
+        monkeypatch.setattr(
+            pytest.importorskip("spacelang.backends.triton.launch"), "INTERPRETED", False
+        )
     graph = load("autoformer.space:autoformer_t", image=32)
     model = build(graph, backend).train()
     functions = {run.step.function.module for run in model._plan.runs}
     assert len(functions) == 6, "four of the stem, the encoder, the head"
     model.compile(backend="eager")  # traced, and nothing is generated
     x = images(graph, 4)  # as many as heads
-    paths = list(graph.sample(24, seed=0))
+    paths = list(graph.sample(16, seed=0))
     assert {path["encoder[0].heads"] for path in paths} == {3, 4}
     for number, path in enumerate(paths):
         learnt(model, path, x)

@@ -13,7 +13,7 @@ import pytest
 import torch
 from composition import HOSTS, host
 from rewriting import text_graph
-from small_spaces import VIT
+from small_spaces import BLOCKS, VIT
 from torch import Tensor
 
 from spacelang import compile as build
@@ -107,7 +107,11 @@ def test_training_step(name: str) -> None:
     graph = text_graph(texts[name]) if name in texts else host(name)
     if name in MINI:
         assert fits_of(graph) == {"mixed_attention", "mlp"}
-    models = both(graph)
+    same_step(graph, *both(graph))
+
+
+def same_step(graph: Graph, *models: Supernet) -> None:
+    """Equal outputs, gradients and statistics, those of the first being the wanted ones."""
     inputs = example(graph, seed=2)
     outputs: list[Tensor] = []
     for model in models:
@@ -215,6 +219,30 @@ def test_extracted_networks_are_plain() -> None:
         .activate(architecture)(*inputs)
         .equal(plain.eval().activate(architecture)(*inputs))
     )
+
+
+MIXTURE = """space t { input x: [B, 4, 6]
+  output choose op { a: linear(x, 5) as la  b: tanh(linear(x, 5) as lb) } }"""
+COMPILED = {
+    **{name: (text, "") for name, text in BLOCKS.items()},
+    "irpe": (HOSTS["deit"].replace("depth: 4", "depth: 1"), "irpe{method=product,on=[q,k,v]}"),
+    "mini_deit": ("use minivit\nspace t = mini_deit(24, heads: 3, every: 12, image: 32)", ""),
+    "mixture": (MIXTURE, "relax{op=softmax}"),
+}
+
+
+@pytest.mark.parametrize("name", COMPILED)
+def test_a_compiled_training_step(name: str) -> None:
+    """Forward and backward as `torch.compile` traces them, each function once, sizes being symbols.
+
+    Every operator of a kernel is one node of what is traced, here its reference.
+    """
+    text, passes = COMPILED[name]
+    graph = run(text_graph(text), passes) if passes else text_graph(text)
+    plain, fused = both(graph)
+    fused.compile(backend="aot_eager")
+    same_step(graph, plain, fused)
+    torch._dynamo.reset()
 
 
 def test_compile_and_export() -> None:

@@ -27,6 +27,7 @@ SPILLS: Mapping[str, str] = {  # build and target -> why it may spill
     "attention.keys[irpe_euc_k, fp16] sm_90": AT_128,
     "attention.keys[irpe_qk, fp16] sm_100": AT_128,
     "attention.keys[irpe_qkv, fp16] sm_90": AT_128,
+    "attention.keys[irpe_quant_k, fp16] sm_90": AT_128,
     "cascade_training.attend_back[49 fp32] sm_90": AT_128,
     "mixed_attention.sums[mini_swin_6, fp16] sm_80": AT_128,
     "mixed_attention.sums[mini_swin_6, fp16] sm_90": AT_128,

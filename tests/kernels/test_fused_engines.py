@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import replace
@@ -20,7 +19,7 @@ from spacelang.backends.torch.distillation.distill_trainer import DistillTrainer
 from spacelang.backends.torch.distillation.lesson import Lesson, engine_of
 from spacelang.backends.torch.distillation.logits.asked import About, write_store
 from spacelang.backends.torch.distillation.logits.replay import Replay
-from spacelang.backends.torch.lowering.kernels import PlainWarning, with_kernels
+from spacelang.backends.torch.lowering.kernels import with_kernels
 from spacelang.backends.torch.supernet import Supernet
 from spacelang.backends.torch.training.recipe import Recipe
 from spacelang.backends.torch.training.trainer import TorchTrainer
@@ -30,7 +29,7 @@ from spacelang.engines.protocol import Forward, LossTerm, Samples
 from spacelang.ir.graph import Graph
 
 TOLERANCE = 1e-5
-SEEN = 8  # images of an evaluation
+SEEN = 4  # images of an evaluation
 # An optimiser divides by the size of a gradient: one that is only rounding must not become a step.
 RECIPE = Recipe(epochs=1, batch_size=8, lr=1e-2, opt_eps=1e-2, warmup_epochs=0, aug="none")
 DISTILLED = replace(RECIPE, aug="digits")
@@ -86,13 +85,20 @@ def test_a_step(graph: Graph, data: Dataset, teacher: bool) -> None:
 
 
 def test_an_evaluation(graph: Graph, data: Dataset) -> None:
-    """What a search sees of some architectures."""
+    """What a search sees of some architectures, and the logits that it is made of."""
     drawn = graph.sample(n=2, seed=1)
+    logits: tuple[list[Tensor], list[Tensor]] = ([], [])
+    both = trainers(graph, data)
     with launch.require_fused():
-        scores = [list(t.probe(drawn, Samples(count=SEEN))) for t in trainers(graph, data)]
+        for trainer, kept in zip(both, logits, strict=True):
+            trainer.model.register_forward_hook(lambda _, given, out, kept=kept: kept.append(out))
+        scores = [list(trainer.probe(drawn, Samples(count=SEEN))) for trainer in both]
     for one, other in zip(*scores, strict=True):
         assert other.accuracy == one.accuracy
         assert other.total == one.total == SEEN
+    plain, fused = logits
+    assert len(plain) == len(drawn)
+    assert all(close(b, a) for a, b in zip(plain, fused, strict=True))
 
 
 @pytest.fixture
@@ -117,24 +123,26 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("losses", "required"),
+    "losses",
     [
-        ({"losses": ("soft_labels",)}, True),
-        # Values of layers are read of a network that is lowered node by node.
-        ({"losses": ("soft_labels", "relations"), "attention": lessons.ATTENTION}, False),
+        {"losses": ("soft_labels",)},
+        {**lessons.MINIVIT, "losses": ("soft_labels", "relations", "hidden_states=0.1")},
     ],
+    ids=["labels", "layers"],
 )
 def test_a_step_of_distillation(
-    losses: Mapping[str, Any], required: bool, tmp_path: Path, launched: list[str]
+    losses: Mapping[str, Any], tmp_path: Path, launched: list[str]
 ) -> None:
-    """Against stored soft labels, and attention relations: the losses are kernels, too."""
+    """Against stored soft labels and attention relations, whose losses are kernels, and layers.
+
+    A student whose values are compared is fused, too: no group holds one of them.
+    """
     graph, data, teacher = lessons.student(), lessons.digits(), lessons.a_teacher()
     about = About.of(teacher.name, teacher.digest, data, "digits", seed=9, k=4, temperature=2.0)
     write_store(tmp_path / "store", teacher, data, about, epochs=1)
     found: list[tuple[float, dict[str, Tensor]]] = []
-    for within in (nullcontext(), with_kernels(required)):
-        with within, warnings.catch_warnings():
-            warnings.simplefilter("ignore", PlainWarning)
+    for within in (nullcontext(), with_kernels(required=True)):
+        with within:
             lesson = Lesson(engine_of(DISTILLED, losses), teacher, Replay(tmp_path / "store"))
             model = Supernet(graph, seed=0)
             trainer = DistillTrainer(model, graph, data, DISTILLED, 3, lesson)
@@ -143,9 +151,8 @@ def test_a_step_of_distillation(
         with launch.require_fused():
             metrics = trainer.step(lesson.engine.plan(plans.at(0)))
         found.append((metrics.loss, dict(model.state_dict())))
-    assert {*launched} == {
-        f"{n} {way}" for n in losses["losses"] for way in ("forward", "backward")
-    }
+    mine = {name.partition("=")[0] for name in losses["losses"]} - {"hidden_states"}
+    assert {*launched} == {f"{name} {way}" for name in mine for way in ("forward", "backward")}
     (loss, before), (fused, after) = found
     assert fused == pytest.approx(loss, rel=TOLERANCE)
     assert all(close(after[name], before[name]) for name in before)

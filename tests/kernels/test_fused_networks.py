@@ -6,12 +6,16 @@ stored ones, their widths, heads, windows and depths the kernels' arguments.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import pytest
 import torch
 from rewriting import text_graph
+from small_spaces import BLOCKS
 from torch import Tensor
 
 from spacelang import compile as build
+from spacelang.backends.torch.bench.work import fill
 from spacelang.backends.torch.lowering.kernels import fits, with_kernels
 from spacelang.backends.torch.subnets.proof import example
 from spacelang.backends.torch.supernet import Supernet
@@ -99,13 +103,14 @@ NETWORKS = {
 }  # fmt: skip
 
 
-def models(name: str) -> tuple[Supernet, Supernet]:
-    text, passes, wanted = NETWORKS[name]
+def models(text: str, passes: str, wanted: Mapping[str, int]) -> tuple[Supernet, Supernet]:
+    """A network as it is and on these kernels, with the same weights, of which all matter."""
     graph = text_graph(text)
     graph = run(graph, passes) if passes else graph
     with with_kernels(required=True):  # no fallback
-        fused = Supernet(graph, seed=1)
+        fused = Supernet(graph)
         assert fits(graph) == wanted
+    fill(fused.state_dict())
     plain = build(graph)
     plain.load_state_dict(fused.state_dict())
     return plain, fused
@@ -127,7 +132,7 @@ def drawn(graph: Graph) -> list[Assignment]:
 
 @pytest.mark.parametrize("name", [name for name in NETWORKS if name not in TRAINED])
 def test_evaluation(name: str) -> None:
-    plain, fused = (model.eval() for model in models(name))
+    plain, fused = (model.eval() for model in models(*NETWORKS[name]))
     inputs = [x[:1] for x in example(plain.graph, seed=1)]
     for architecture in drawn(plain.graph):
         plain.activate(architecture)
@@ -139,22 +144,50 @@ def test_evaluation(name: str) -> None:
 @pytest.mark.parametrize("name", TRAINED)
 def test_gradients(name: str) -> None:
     """Outputs and the gradient of every weight, forward and backward in kernels."""
-    both = [model.eval() for model in models(name)]
+    both = [model.eval() for model in models(*NETWORKS[name])]
     inputs = [x[:1] for x in example(both[0].graph, seed=1)]
     for architecture in drawn(both[0].graph):
-        outputs: list[Tensor] = []
-        for model in both:
-            model.zero_grad()
-            with launch.require_fused():
-                outputs.append(model.activate(architecture)(*inputs))
-                outputs[-1].square().sum().backward()
-        assert close(outputs[1], outputs[0]), architecture
-        wanted, found = (dict(model.named_parameters()) for model in both)
-        largest = max(float(p.grad.abs().max()) for p in wanted.values() if p.grad is not None)
-        for path, weight in wanted.items():
-            assert (weight.grad is None) == (found[path].grad is None), path
-            if weight.grad is not None:
-                assert (weight.grad - found[path].grad).abs().max() <= TOLERANCE * largest, path
+        same_step(both, inputs, architecture)
+
+
+NORMED = {
+    "efficientvit": (BLOCKS["efficientvit"], "", {"cascade": 1, "depthwise": 3}),
+    "tinyvit": (BLOCKS["tinyvit"], "", {"depthwise": 2}),
+    "cream": (BLOCKS["cream"], "", {"depthwise": 2}),
+    "gated": NETWORKS["gated"],
+    "cdarts": NETWORKS["cdarts"],
+}
+
+
+@pytest.mark.parametrize("name", NORMED)
+def test_a_step_in_training(name: str) -> None:
+    """Batch norms by the statistics of the batch, and what they keep of it, besides gradients."""
+    both = [model.train() for model in models(*NORMED[name])]
+    inputs = example(both[0].graph, seed=1)
+    before = {path: statistic.clone() for path, statistic in both[0].named_buffers()}
+    same_step(both, inputs, drawn(both[0].graph)[0])
+    kept = {path: statistic for path, statistic in both[1].named_buffers() if "running" in path}
+    assert any(not torch.equal(before[path], statistic) for path, statistic in kept.items())
+    for path, statistic in kept.items():
+        assert torch.allclose(statistic, both[0].get_buffer(path), rtol=TOLERANCE, atol=1e-6), path
+
+
+def same_step(both: Sequence[Supernet], inputs: Sequence[Tensor], architecture: Assignment) -> None:
+    """Equal outputs and gradients of every weight, those of the first being the wanted ones."""
+    outputs: list[Tensor] = []
+    for model in both:
+        model.zero_grad()
+        torch.manual_seed(0)  # of drop path
+        with launch.require_fused():
+            outputs.append(model.activate(architecture)(*inputs))
+            outputs[-1].square().sum().backward()
+    assert close(outputs[1], outputs[0]), architecture
+    wanted, found = (dict(model.named_parameters()) for model in both)
+    largest = max(float(p.grad.abs().max()) for p in wanted.values() if p.grad is not None)
+    for path, weight in wanted.items():
+        assert (weight.grad is None) == (found[path].grad is None), path
+        if weight.grad is not None:
+            assert (weight.grad - found[path].grad).abs().max() <= TOLERANCE * largest, path
 
 
 HALF = {"autoformer": 2e-2, "mini_deit": 2e-2, "gated": 2e-2, "tinyvit": 2e-2, "efficientvit": 5e-2}
@@ -167,7 +200,7 @@ def test_automatic_mixed_precision(name: str) -> None:
 
     Streams are float32 (AutoFormer, Mini-DeiT) or, where convolutions made them, bfloat16.
     """
-    plain, fused = (model.eval() for model in models(name))
+    plain, fused = (model.eval() for model in models(*NETWORKS[name]))
     inputs = [x[:1] for x in example(plain.graph, seed=1)]
     with torch.autocast("cpu", torch.bfloat16), launch.require_fused():
         found = fused(*inputs)

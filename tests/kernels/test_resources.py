@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from kernels.resource_tables import OTHERS, OWN, SPILLS, TABLE, families, golden, page
 
 from spacelang.backends.triton import resources
+from spacelang.backends.triton.resources import builds_of
 from spacelang.cli import runs
 from spacelang.cli.kernels import TARGETS
 from spacelang.cli.main import commands
@@ -53,20 +54,28 @@ MLP = """space t { input x: [B, 5, 8]
 def test_the_command_compiles_for_a_target(
     tmp_path: Path, fresh_python: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of the kernels that a space has, as the golden table has it."""
+    """Of the variants that a space has, as the golden table has it; what none has is named."""
     space = tmp_path / "t.space"
     space.write_text(MLP, "utf-8")
     command = ["kernels", str(space), "--target", "sm_90"]
     refused = CliRunner().invoke(commands, command)
     assert "error[SP605]: kernels are interpreted here" in refused.output
     monkeypatch.delenv("TRITON_INTERPRET")
-    found = json.loads(fresh_python("-m", "spacelang", *command, "--json"))["binaries"]
-    wanted = {build: on["sm_90"] for build, on in golden().items() if build.startswith("linear.")}
-    assert len(wanted) == 5
-    assert found == {"mlp": wanted}
-    monkeypatch.setattr(runs, "work", lambda *of: lambda *asked: wanted)
+    found = json.loads(fresh_python("-m", "spacelang", *command, "--json"))
+    mine = ("norm_gelu[bf16]", "plain[bf16]", "mixed[bf16]", "norm_gelu[fp32]")
+    wanted = {f"linear.{build}": golden()[f"linear.{build}"]["sm_90"] for build in mine}
+    assert found["binaries"] == {"mlp": wanted}
+    assert found["unbuilt"] == {}
+
+    def needs(kernel: str, target: str, variants: list[dict[str, int | str]]) -> resources.Needs:
+        return resources.Needs(wanted, [v for v in variants if not builds_of(kernel, v)])
+
+    monkeypatch.setattr(runs, "work", lambda *of: needs)
+    space.write_text(MLP.replace("gelu", "relu"), "utf-8")
     told = CliRunner().invoke(commands, command).output
     first = wanted["linear.norm_gelu[bf16]"]
     line = f"linear.norm_gelu[bf16]: {first['registers']} registers, 0 bytes spilled"
     assert line in told
+    assert told.count("not compiled, as no published network has it") == 1
+    assert "has it: ACTIVATION relu, ALIGNED 8, BIAS 1, NORM 1" in told
     assert tuple(resources.TARGETS) == TARGETS

@@ -45,13 +45,12 @@ def measured(
     contenders, left_out = dict(work.contenders), dict(work.left_out)
     required = plugins.load("spacelang.kernels", "required")
     with torch.no_grad(), required():
-        errors = _compared(work, setting, contenders, left_out)
-        times: dict[str, list[float]] = {name: [] for name in contenders}
-        warm_up = 0 if setting.tiny else WARM_UP
-        for turn in range(warm_up + repeats):
+        errors, first = _compared(work, setting, contenders, left_out)
+        times = {name: [first[name]] if setting.tiny else [] for name in contenders}
+        for turn in range(0 if setting.tiny else WARM_UP + repeats):
             for name, call in contenders.items():
                 seconds = _timed(call, setting)
-                if turn >= warm_up:
+                if turn >= WARM_UP:
                     times[name].append(seconds)
     best = statistics.median(times["kernel"])
     done = {} if work.traffic is None else asdict(work.traffic)
@@ -71,11 +70,16 @@ def _compared(
     setting: Setting,
     contenders: dict[str, Callable[[], Tensor]],
     left_out: dict[str, str],
-) -> dict[str, float]:
-    """How far off each contender is; who fails or is too far off is taken out of them."""
+) -> tuple[dict[str, float], dict[str, float]]:
+    """How far off each contender is, and the seconds of that call, told of the interpreter alone.
+
+    Who fails or is too far off is taken out of them.
+    """
     wanted = (work.exact or work.contenders["eager"])().float()
     errors: dict[str, float] = {}
+    seconds: dict[str, float] = {}
     for name, call in work.contenders.items():
+        start = time.perf_counter()
         try:
             found = call().float()
         except SpaceError:
@@ -84,6 +88,7 @@ def _compared(
             told = str(failed).splitlines() or [type(failed).__name__]
             _leave_out(work, name, f"it failed: {told[0]}", contenders, left_out)
         else:
+            seconds[name] = time.perf_counter() - start
             errors[name] = float((found - wanted).abs().max() / wanted.abs().max())
     bound = max(_bound(work, setting), errors["eager"])
     for name, off in [*errors.items()]:
@@ -91,7 +96,7 @@ def _compared(
             why = f"it gives other results ({off:.1e} of the largest)"
             _leave_out(work, name, why, contenders, left_out)
             del errors[name]
-    return errors
+    return errors, seconds
 
 
 def _bound(work: Work, setting: Setting) -> float:

@@ -81,7 +81,7 @@ class Case:
     holds: str = ""
 
 
-NARROW = {"image": 32, "mid": [[8, 8], [8, 8, 8], [8] * 4, [8, 8], [8, 8, 8]]}
+NARROW = {"image": 16, "mid": [[8, 8], [8, 8, 8], [8] * 4, [8, 8], [8, 8, 8]]}
 CASES: Mapping[str, Case] = {
     "attention, relative": Case(
         "attention", "autoformer.space:autoformer_t_subnet", 64, {"image": 32}
@@ -89,12 +89,18 @@ CASES: Mapping[str, Case] = {
     "attention, plain": Case("attention", "deit.space:deit_ti", 64, {"image": 16}),
     "attention, on keys": Case("attention", "irpe.space:deit_s_product_k", 64, {"image": 32}),
     "attention, windows": Case(
-        "attention", "swin.space:swin_t", 64, {"image": 32, "windows": [4, 2, 2, 1]}
+        "attention",
+        "swin.space:swin_t",
+        64,
+        {"image": 32, "windows": [4, 2, 2, 1], "heads": [1, 2, 4, 8]},
     ),
     "mixed attention": Case("mixed_attention", "minivit.space:mini_deit_ti", 64, {"image": 32}),
     "mlp": Case("mlp", "deit.space:deit_ti", 64, {"image": 16}),
     "cascade": Case(
-        "cascade", "efficientvit.space:efficientvit_m0", 256, {"image": 64, "larger_windows": True}
+        "cascade",
+        "efficientvit.space:efficientvit_m0",
+        256,
+        {"image": 64, "heads": [2, 2, 2], "kernels": [3, 5, 3, 3], "larger_windows": True},
     ),
     "depthwise": Case("depthwise", "mobilenetv3.space:mobilenetv3_large", 64, NARROW),
     "depthwise, gated": Case(

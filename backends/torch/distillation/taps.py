@@ -3,13 +3,15 @@
     taps(model, ["encoder[3].attn", "encoder[3].mid"], image)    # {path: value}, what is there
     tapped = Tapped(model, ["encoder[3].mid"]); output, values = tapped(image)    # many times
 
-A supernet lowers once more, with these values as results; an extracted network is run node by node;
+A supernet lowers once more, with these values as results, fused if it is and no group of a kernel
+holds one of them; an extracted network is run node by node;
 a printed one, and any other module, is read by hooks on its modules.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -23,6 +25,8 @@ from spacelang.backends.torch.supernet import Supernet, Taps
 from spacelang.backends.torch.training.evaluate import main_output
 from spacelang.diagnostics import SpaceError, error
 from spacelang.ir.dialect import dotted
+from spacelang.ir.graph import Graph, Place
+from spacelang.passes.fusion import kernel_of
 
 TAPS = "taps"  # in the `meta` of an extracted network: path -> names of its nodes and an axis
 OUTPUT = "output "  # begins the name of an output beside the first; no path has a blank
@@ -74,26 +78,43 @@ def _unknown(path: str) -> SpaceError:
 def _of_supernet(
     model: Supernet, called: nn.Module, paths: Sequence[str], every: bool
 ) -> Callable[..., Given]:
-    graph, wanted = model.graph, set(paths)
-    # Alternatives that exclude each other may give one path to several values.
-    found = [
-        (place.path, (block_key(place.instance, graph), place.node.id))
-        for place in graph.places()
-        if place.node.label and place.node.types and place.path in wanted
-    ]
+    wanted, kernels = set(paths), model.lowering.kernels
+    found = _named(model.graph, wanted)
     for path in paths:
-        if path not in dict(found):
+        if path not in found:
             raise _unknown(path)
-    if model.lowering.kernels:
-        unfused(graph, "a pass that gives the values of layers")
-    exposed = frozenset(node for _, node in found)
-    asked = Taps(Program(Lowering(graph, exposed)), OUTPUT if every else None)
+    graph = model.lowering.graph
+    apart = _named(graph, wanted) if kernels else found
+    hidden = next((path for path in paths if apart.get(path, {}) != found[path]), "")
+    if hidden:
+        unfused(graph, f"a pass that gives {hidden}, which a kernel does not,")
+        graph, kernels = model.graph, ""
+    exposed = frozenset(
+        (block_key(place.instance, graph), place.node.id) for place in _labelled(graph, wanted)
+    )
+    asked = Taps(Program(Lowering(graph, exposed, kernels)), OUTPUT if every else None)
 
     def run(*inputs: Tensor) -> Given:
         output, values = called(*inputs, taps=asked)
         return output, {n: v for n, v in values.items() if n in wanted or n.startswith(OUTPUT)}
 
     return run
+
+
+def _labelled(graph: Graph, paths: Collection[str]) -> Iterator[Place]:
+    """The values of these paths; alternatives that exclude each other may give several to one."""
+    for place in graph.places():
+        if place.node.label and place.node.types and place.path in paths:
+            yield place
+
+
+def _named(graph: Graph, paths: Collection[str]) -> dict[str, Counter[str]]:
+    """Path -> what computes it, and how often, outside of the groups of kernels."""
+    found: dict[str, Counter[str]] = {}
+    for place in _labelled(graph, paths):
+        if not kernel_of(place.instance.block.name):
+            found.setdefault(place.path, Counter())[place.node.op] += 1
+    return found
 
 
 class _Reader(fx.Interpreter):

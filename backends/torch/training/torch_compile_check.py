@@ -7,23 +7,19 @@ from __future__ import annotations
 
 import torch
 
-from spacelang.backends.torch.lowering.kernels import by_triton
 from spacelang.backends.torch.runs.ranks import Ranks
 from spacelang.backends.torch.training.recipe import Recipe
 from spacelang.diagnostics import SpaceError, error
 
 
 def check_compiling(recipe: Recipe, ranks: Ranks, device: str) -> None:
-    """SP708 for settings, and SP605 for a backend, that do not go with compiling; SP605 too where
-    it is for a CPU and there is no C++ compiler."""
+    """SP708 for settings that do not go with compiling; SP605 where it is for a CPU and there is
+    no C++ compiler."""
     if not recipe.torchcompile:
         return
     if recipe.reduce != "explicit" and ranks.size > 1:
         found = error("SP708", f"--torchcompile does not go with --reduce {recipe.reduce}")
         raise SpaceError(found.hint("leave out one of them"))
-    if by_triton():
-        found = error("SP605", "--torchcompile does not go with kernels of the triton backend")
-        raise SpaceError(found.hint("--backend fused, or leave out --torchcompile"))
     if torch.device(device).type == "cpu":
         find_compiler()
 
