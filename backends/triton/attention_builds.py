@@ -2,7 +2,8 @@
 
 plain         heads 64 wide without terms (DeiT)
 swin          windows of 7 x 7, heads 32 wide, one table of offsets, regions (Swin, Mini-Swin)
-tinyvit       the same without regions (TinyViT)
+tinyvit       the same without regions, of 14 x 14 (TinyViT)
+tinyvit_7     of 7 x 7, whose index is of bytes
 efficient_V   heads 16 wide whose values are V wide, offsets (EfficientViT without its cascade)
 autoformer    heads 64 wide, two tables of 30 on keys and two on values
 irpe_k        DeiT with 50 product buckets on keys
@@ -30,6 +31,7 @@ NETWORKS: Mapping[str, Mapping[str, int]] = {
     "plain": {**_ISOTROPIC, "BUCKETS": 16},
     "swin": {**_WINDOWS, "MASKED": 1},
     "tinyvit": _WINDOWS,
+    "tinyvit_7": _WINDOWS,
     **{f"efficient_{v}": {**_WINDOWS, "WIDTH": 16, "VALUE": v} for v in (16, 32, 64)},
     "autoformer": {**_ISOTROPIC, "ROWS": 2, "MASSES": 2},
     "irpe_k": {**_ISOTROPIC, "ROWS": 1},
@@ -39,8 +41,10 @@ NETWORKS: Mapping[str, Mapping[str, int]] = {
     "irpe_quant_k": {**_ISOTROPIC, "ROWS": 1, "BUCKETS": 256},
     "irpe_cross_k": {**_ISOTROPIC, "ROWS": 2, "BUCKETS": 256},
 }
+WIDE = {"swin": "offsets", "tinyvit": "offsets", "irpe_quant_k": "query"}
+"""Whose index is of two bytes: its table has more than 128 entries."""
 LAUNCHED = (
-    *((network, "bf16" if network == "tinyvit" else "fp16") for network in NETWORKS),
+    *((network, "bf16" if network.startswith("tinyvit") else "fp16") for network in NETWORKS),
     ("autoformer", "fp32"),
 )
 KINDS = {"fp16": torch.float16, "fp32": torch.float32, "bf16": torch.bfloat16}
@@ -49,10 +53,14 @@ TYPES: Mapping[str, str] = (
     | {"scale": "fp32"}
     | dict.fromkeys(("table", "key_table", "query_table", "value_table"), "*fp32")
     | dict.fromkeys(("lse", "delta", "partial"), "*fp32")
-    | dict.fromkeys(kernels.POINTERS, "*i8")
-    | dict.fromkeys(("table_index", "regions"), "*i16")
+    | {"regions": "*i16"}
 )
-SCATTER = {"summed": "*fp32", "table_index": "*i16", "table_grad": "*fp32"}
+SCATTER = {"summed": "*fp32", "table_grad": "*fp32"}
+INDEXES = {
+    "offsets": ("TABLES", "table_index"), "query": ("ROWS", "row_index"),
+    "key": ("COLUMNS", "column_index"), "values": ("MASSES", "mass_index"),
+}  # fmt: skip
+"""Kind of a term -> how many a network has, and the argument that its index is."""
 
 
 def _build(network: str, kernel: str, kind: str) -> Build:
@@ -62,10 +70,13 @@ def _build(network: str, kernel: str, kind: str) -> Build:
     if kernel == "forward":
         constants["INSIDE"] = int(inside(constants, KINDS[kind]))
     arguments = [name for name in function.arg_names if name not in constants]
-    types = {name: TYPES.get(name, f"*{kind}") for name in arguments}
+    bytes_of = {k: 2 if WIDE.get(network) == k else 1 for k in INDEXES}
+    known = TYPES | {name: f"*i{8 * bytes_of[k]}" for k, (_, name) in INDEXES.items()}
+    types = {name: known.get(name, f"*{kind}") for name in arguments}
+    told = {f"{k} index": bytes_of[k] for k, (count, _) in INDEXES.items() if constants[count]}
     name = f"attention.{kernel}[{network}, {kind}]"
     cuda, hip = (options(kernel, KINDS[kind], hip) for hip in (False, True))
-    return Build(name, function, types, constants, cuda, hip, 16)
+    return Build(name, function, types, constants, cuda, hip, 16, told)
 
 
 def _builds() -> tuple[Build, ...]:
@@ -76,8 +87,11 @@ def _builds() -> tuple[Build, ...]:
         if kernel != "offsets" or NETWORKS[network]["TABLES"]
     ]
     types = SCATTER | dict.fromkeys(("N", "C", "COUNT"), "i32")
-    name = "attention.scatter"
-    return (*found, Build(name, kernels.scatter_kernel, types, {"BLOCK": SCATTERED}))
+    for kind, told in (("i8", 1), ("i16", 2)):
+        name, own = f"attention.scatter[{kind}]", {**types, "table_index": f"*{kind}"}
+        block = {"BLOCK": SCATTERED}
+        found.append(Build(name, kernels.scatter_kernel, own, block, told={"offsets index": told}))
+    return tuple(found)
 
 
 BUILDS = _builds()

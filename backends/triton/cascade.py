@@ -263,13 +263,14 @@ def _builds() -> tuple[Build, ...]:
     ):  # fmt: skip
         one = ("*fp32" if kind == "bf16" else f"*{kind}",) * 4
         types = {
-            **dict.fromkeys(("x", "offsets", "out"), f"*{kind}"), "qkvs": one,
+            **dict.fromkeys(("x", "out"), f"*{kind}"), "offsets": one[0], "qkvs": one,
             **dict.fromkeys(CONVS, one[0]), "qkv_norms": (one,) * 4, "conv_norms": (one,) * 4,
             "eps": "fp32", **dict.fromkeys(INTEGERS, "i32"),
         }  # fmt: skip
         tile = _tile(tokens, 16, value, torch.float32 if kind == "fp32" else torch.float16)
         name = f"cascade[{tokens} {value} {kind}]"
-        found.append(Build(name, _kernel, types, tile, options(False), options(True)))
+        told = {"shallow": int(value <= 16), "few heads": 1}
+        found.append(Build(name, _kernel, types, tile, options(False), options(True), told=told))
     return tuple(found)
 
 

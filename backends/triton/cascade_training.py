@@ -316,6 +316,8 @@ def _builds() -> tuple[Build, ...]:
         constants = tile(n, 16)
         types = dict.fromkeys(floats, "*fp32") | dict.fromkeys(kernels.INTEGERS, "i32")
         types["eps"] = "fp32"
+        if kind == "bf16":  # as automatic mixed precision has it
+            types |= dict.fromkeys(("qkv", "conv", "scale", "shift", "offsets"), "*fp32")
         for name, kernel in kernels.KERNELS.items():
             arguments = [a for a in kernel.arg_names if a not in constants]
             signature = {a: types.get(a, f"*{kind}") for a in arguments}

@@ -51,6 +51,8 @@ class Build:
     options: Mapping[str, int] = field(default_factory=dict[str, int])
     hip: Mapping[str, int] = field(default_factory=dict[str, int])  # options on AMD beside them
     alignment: int = 1  # bytes that divide every pointer: 16 for what torch allocates
+    told: Mapping[str, int] = field(default_factory=dict[str, int])
+    """What else a variant is known by, as `fused_cost.py` names it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,11 +142,9 @@ def builds_of(kernel: str, variant: Mapping[str, int | str] | None = None) -> li
         codes: Mapping[object, int] = getattr(module, "ACTIVATIONS", {})
         for build in module.BUILDS:
             if build.name.replace("[", ".").startswith(tuple(f"{name}." for name in names)):
-                shared = [name for name in wanted if name in build.constants]
-                same = all(
-                    build.constants[name] == codes.get(wanted[name], wanted[name])
-                    for name in shared
-                )
+                facts = {**build.constants, **build.told}
+                shared = [name for name in wanted if name in facts]
+                same = all(facts[name] == codes.get(wanted[name], wanted[name]) for name in shared)
                 mine.append((build, len(shared), same))
     most = max((count for _, count, _ in mine), default=0)
     known = any(same and count == most for _, count, same in mine)

@@ -26,7 +26,8 @@ KERNELS: Mapping[str, str] = {
     "mixed_attention": "the same where heads are mixed before and after the softmax",
     "cascade": "cascaded attention of a window",
     "mlp": "layer norm, linear, activation and linear on slices of weights",
-    "depthwise": "depthwise convolution, norm, activation and squeeze-excite",
+    "depthwise": "depthwise convolution, norm and activation",
+    "squeeze": "the same, and the means that squeeze-excite takes of it",
     "mixture": "the weighted sum of candidates",
     "soft_labels": "the loss against sparse soft labels, of `distill`",
     "relations": "the loss of attention relations, of `distill`",
@@ -79,7 +80,7 @@ def kernels(
     fused = traffic(result.graph, assignment, batch, width, models(result.graph))
     variants = all_variants(result.graph)
     needs = {
-        kernel: _needs(kernel, target, [dict(variant) for variant in mine])
+        kernel: _needs(kernel, target, [dict(pairs) for pairs in sorted(map(sorted, mine))])
         for kernel, mine in variants.items()
         if target
     }

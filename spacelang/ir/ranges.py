@@ -79,7 +79,7 @@ def _overflow(number: Dim, guards: Sequence[Condition]) -> Mapping[str, Value] |
         except OverflowError:
             return point
         except ArithmeticError:
-            continue  # a function without a value there, which `doubts.py` tells
+            continue  # a function without a value there, which `definedness.py` tells
     return None
 
 

@@ -51,9 +51,7 @@ class Owned:
     def refuse_unused(self) -> None:
         for pattern in self.patterns:
             if pattern not in self.used:
-                raise SpaceError(
-                    error("SP504", f"multiplex: tied blocks have nothing called {pattern}")
-                )
+                raise SpaceError(error("SP504", f"tied blocks have nothing called {pattern}"))
 
 
 def edited(block: Block, changes: tuple[Change, ...]) -> Block:

@@ -73,6 +73,12 @@ def counted(recorders: Mapping[str, Recorder]) -> dict[str, int]:
     return found
 
 
+def settings(address: str, image: int) -> dict[str, object]:
+    """Of a space at a small size: windows of its later maps are larger than these."""
+    larger = {} if address.startswith("mobilenetv3") else {"larger_windows": True}
+    return {"image": image, **larger}
+
+
 def main() -> None:
     asked, image = map(int, sys.argv[1:3])
     launch.INTERPRETED = True  # kernels on any device: the recorders
@@ -81,7 +87,7 @@ def main() -> None:
     choose = random.Random(0)
     found: dict[str, dict[str, dict[str, int]]] = {}
     for address in sys.argv[3:]:
-        graph = load(address, image=image)
+        graph = load(address, **settings(address, image))
         with with_kernels(), torch.device("meta"):
             model = Supernet(graph).half()
         sides = [int(size.at({})) for size in graph.root.inputs[0].types[0].shape[1:]]

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 
 import pytest
+from kernels.count_network_variants import settings
 
 from spacelang import load
 from spacelang.passes.fuse import for_kernels
@@ -35,7 +36,7 @@ def variants(
     asked = ("tests/kernels/count_network_variants.py", str(count), str(IMAGE), *SPACES)
     both: list[tuple[dict[str, int], dict[str, int]]] = []
     for address, found in json.loads(fresh_python(*asked)).items():
-        known = all_variants(for_kernels(load(address, image=IMAGE)).graph)
+        known = all_variants(for_kernels(load(address, **settings(address, IMAGE))).graph)
         for name in ("evaluation", "training"):
             assert max(found[name].values()) <= BOUND, (address, name)
         launched = {MODELLED[kernel]: number for kernel, number in found["evaluation"].items()}

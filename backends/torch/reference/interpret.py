@@ -4,7 +4,7 @@
 
 It is what the tests hold the lowering rules against, so it shares nothing with them: parameters are
 read entry by entry through index lists, calls and regions by recursion, and the type of every value
-is compared with the one in the IR. Its rows are in `reference.py`.
+is compared with the one in the IR. Its rows are in the other files here.
 """
 
 from __future__ import annotations

@@ -74,7 +74,7 @@ from spacelang.engines.settings import settings_of
 from spacelang.files import PathLike, atomic_write
 from spacelang.ir.decision import Assignment
 from spacelang.ir.graph import Graph
-from spacelang.ir.text import write
+from spacelang.ir.text import stored
 from spacelang.journal import read_journal
 from spacelang.passes.narrow import narrow
 from spacelang.syntax.ir_text import read
@@ -260,7 +260,7 @@ def search_own(
     with RunFolder(folder, OWN, about, settings) as run, Interrupt() as interrupt:
         write_graph(run.path, graph)
         if hull is not None and current().first:
-            atomic_write(run.path / HULL, write(hull))
+            atomic_write(run.path / HULL, stored(hull))
         while True:
             with ExitStack() as stack, open_journal(run.path / ANSWERS) as journal:
                 answers = Answers(journal)

@@ -171,7 +171,7 @@ def train(
 
     `settings` are for `settings.json`, as those of `search_scratch` and `search_own`.
 
-    `on_nan` is a policy of `steady.py` for a loss or gradient that is not finite; the facts of the
+    `on_nan` is a policy of `nonfinite.py` for a loss or gradient that is not finite; the facts of the
     step are kept in `nan-<step>.json`. `log_to` names trackers. With a `lesson` the supernet learns
     from more than labels, and the run is one of that lesson. Raises Interrupted after a signal
     (state saved), NotFinite where the policy ends, Locked, OSError, SP604 and ImportError for a
