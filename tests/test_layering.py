@@ -185,6 +185,10 @@ def test_rooms_of_the_torch_backend_keep_their_layers(module: str) -> None:
     assert used <= {room, *ROOMS[room]}
 
 
+def test_each_room_of_the_torch_backend_is_a_package() -> None:
+    assert set(MODULES) >= {f"backends.torch.{room}" for room in ROOMS if room != "here"}
+
+
 def test_no_rooms_of_the_torch_backend_import_each_other() -> None:
     below: set[str] = set()
     waiting = dict(ROOMS)

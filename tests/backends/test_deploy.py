@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from small_networks import SMALL, images, model_of
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from spacelang.backends.torch.inference import deploy as deploying
 from spacelang.backends.torch.inference.deploy import Deployed, deploy
@@ -94,6 +95,37 @@ def test_relative_terms_are_layers_with_products_in_them() -> None:
     left = ops(deploy(model_of("irpe.space:deit_ti_product_k", image=32, classes=7)))
     assert left[torch.einsum] == left[F.scaled_dot_product_attention] == 0
     assert left[torch.gather] == left["baddbmm_"] == 12
+
+
+def test_nothing_is_added_into_constants(tmp_path: Path) -> None:
+    """What hangs on parameters alone is computed once, and every call reads it as it was."""
+    body = "output (linear(parameter([1, 4]) as p, 4) as l) + x"
+    model = small(tmp_path, body, "x: [B, 4]")
+    network, x = deploy(model), torch.randn(1, 4)
+    assert torch.equal(network(x), network(x))
+    assert difference(network, model, x) < 1e-6
+
+
+def test_attention_may_be_computed_by_another_kernel() -> None:
+    """The strides of what PyTorch's attention gives hang on the kernel that it picks in a call."""
+    model = model_of("deit.space:deit_ti", image=32, classes=7)
+    network, x = deploy(model, batch=2), images(model, 2)
+    with sdpa_kernel(SDPBackend.MATH):
+        assert difference(network, model, x) < 1e-5
+
+
+def test_inputs_may_be_transposed(tmp_path: Path) -> None:
+    model = small(tmp_path, "output linear(x, 5) as a", "x: [B, 8, 8]")
+    x = torch.randn(2, 8, 8).transpose(1, 2)
+    assert difference(deploy(model, batch=2), model, x) < 1e-6
+
+
+def test_a_compiler_takes_deployed_networks() -> None:
+    """Its graph has views of their own where sums are written into them."""
+    model = model_of("efficientvit.space:efficientvit_m0", image=64, larger_windows=True, classes=7)
+    network, x = deploy(model, batch=2), images(model, 2)
+    compiled = torch.compile(network, backend="aot_eager", fullgraph=True)
+    assert torch.allclose(compiled(x), network(x), atol=1e-5)
 
 
 def test_axes_of_one_may_have_any_stride(tmp_path: Path) -> None:

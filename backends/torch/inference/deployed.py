@@ -58,7 +58,7 @@ class Packed(Deployed):
         super().__init__(graph, tuple(example.shape))
         keep_freed_memory()
         self._constants, self._plain = _with_constants(network)
-        self._last = torch.channels_last if example.dim() == 4 else torch.preserve_format
+        self._last = torch.channels_last if example.dim() == 4 else torch.contiguous_format
         x = example.contiguous(memory_format=self._last)
         self._strides = x.stride()
         self._network = direct(self._plain, *self._constants, x)

@@ -127,7 +127,8 @@ class _Lean(Rewriter):
                 continue  # the last: it is the product that would be spread
             if inner is product and len(shape(bias)) <= 3 and bias.op == "get_attr":
                 return self.call(node, torch.baddbmm, shape(node), bias, *inner.args)
-            if bias.target is torch.gather and len(bias.users) == 1 and shape(bias) == shape(node):
+            alone = bias.target is torch.gather and len(bias.users) == 1 and not _fixed(bias)
+            if alone and shape(bias) == shape(node):
                 bias = self.reshaped(node, bias, shape(inner))
                 made = self.method(node, "baddbmm_", shape(inner), bias, *inner.args)
                 return self.reshaped(node, made, shape(node))
@@ -302,7 +303,7 @@ def _spare(node: object) -> bool:
     """Whether a value, or what it is a view of, has memory of its own, and a single reader."""
     while isinstance(node, Node) and len(node.users) == 1:
         if node.target in NEW or node.target in ("add_", "baddbmm_"):
-            return True
+            return not _fixed(node)  # what is constant is computed once, and read by every call
         if node.target not in ("permute", "reshape"):
             return False
         node = node.args[0]

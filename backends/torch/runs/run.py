@@ -32,8 +32,7 @@ from spacelang.diagnostics import Source, SpaceError, error
 from spacelang.files import LOCK_NAME, MARKER, Lock, PathLike, atomic_write, sweep
 from spacelang.ir.graph import Graph
 from spacelang.ir.text import stored
-from spacelang.manifest import MAX_GRAPH
-from spacelang.manifest import read_object, unverified
+from spacelang.manifest import MAX_GRAPH, read_object, unverified
 from spacelang.syntax.ir_text import read
 
 RECORD, LOG, SUMMARY, GRAPH = "run.json", "log.jsonl", "summary.csv", "graph.spaceir"

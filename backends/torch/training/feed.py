@@ -8,8 +8,9 @@ Parts are `train` and `validation`, and for steps that take turns the two halves
 second image in the order of their digests, so that both have the classes of the whole.
 
 Where images are decoded as they are needed, or a GPU waits for them, a few threads make the batches
-that come next while one is learned (`data/prefetch.py`). Those of timm's augmentation, which draws from
-generators of the whole process, and of stores that are read in turn vary in the step's own thread.
+that come next while one is learned (`data/prefetch.py`). Those of timm's augmentation, which draws
+from generators of the whole process, and of stores that are read in turn vary in the step's own
+thread.
 """
 
 from __future__ import annotations

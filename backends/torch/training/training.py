@@ -49,6 +49,7 @@ from spacelang.engines.laws import CandidateWeights
 from spacelang.engines.protocol import EpochEnded, Event, Stepped
 from spacelang.files import PathLike
 from spacelang.ir.graph import Graph
+from spacelang.ir.text import stored
 
 Network = TypeVar("Network", bound=nn.Module)
 KIND = "training"
@@ -171,9 +172,9 @@ def train(
 
     `settings` are for `settings.json`, as those of `search_scratch` and `search_own`.
 
-    `on_nan` is a policy of `nonfinite.py` for a loss or gradient that is not finite; the facts of the
-    step are kept in `nan-<step>.json`. `log_to` names trackers. With a `lesson` the supernet learns
-    from more than labels, and the run is one of that lesson. Raises Interrupted after a signal
+    `on_nan` is a policy of `nonfinite.py` for a loss or gradient that is not finite; the facts of
+    the step are kept in `nan-<step>.json`. `log_to` names trackers. With a `lesson` the supernet
+    learns from more than labels, and the run is one of that lesson. Raises Interrupted after a signal
     (state saved), NotFinite where the policy ends, Locked, OSError, SP604 and ImportError for a
     tracker that is not there, and SP702 for a folder of another run.
     """
@@ -329,10 +330,12 @@ def epoch_line(trainer: TorchTrainer, epoch: int, tally: Tally) -> Json:
 
 
 def fits(graph: Graph, data: Dataset) -> None:
-    """SP704 where the images or their classes are not what the network takes."""
+    """SP704 where the images or their classes are not what the network takes, SP507 for a graph
+    that a run folder cannot hold."""
     if isinstance(graph, Fixed):
         graph.check(data)
         return
+    stored(graph)
     shape = tuple(graph.root.inputs[0].types[0].shape[1:])
     wanted = tuple(int(size.at({})) for size in shape)
     if wanted != data.shape:

@@ -1,0 +1,1 @@
+"""What every long run has: its folder, log and lock, processes, progress, signals that end it."""
