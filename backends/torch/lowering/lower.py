@@ -68,7 +68,7 @@ class Lowering:
 
     `exposed` are nodes, by block and number, whose first value every stretch gives. Fused blocks
     are calls of the kernels of a library, if one is named. What is `compiled` has no step that a
-    size decides: see `compiled.py`.
+    size decides: see `torch_compile.py`.
     """
 
     def __init__(

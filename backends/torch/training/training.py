@@ -174,9 +174,9 @@ def train(
 
     `on_nan` is a policy of `nonfinite.py` for a loss or gradient that is not finite; the facts of
     the step are kept in `nan-<step>.json`. `log_to` names trackers. With a `lesson` the supernet
-    learns from more than labels, and the run is one of that lesson. Raises Interrupted after a signal
-    (state saved), NotFinite where the policy ends, Locked, OSError, SP604 and ImportError for a
-    tracker that is not there, and SP702 for a folder of another run.
+    learns from more than labels, and the run is one of that lesson. Raises Interrupted after a
+    signal (state saved), NotFinite where the policy ends, Locked, OSError, SP604 and ImportError
+    for a tracker that is not there, and SP702 for a folder of another run.
     """
     steady = Steady(policy_of(on_nan))
     told = reporter or progress("quiet")
