@@ -4,6 +4,7 @@ plain         heads 64 wide without terms (DeiT)
 swin          windows of 7 x 7, heads 32 wide, one table of offsets, regions (Swin, Mini-Swin)
 tinyvit       the same without regions, of 14 x 14 (TinyViT)
 tinyvit_7     of 7 x 7, whose index is of bytes
+quickstart    heads 16 wide over maps of more than 128 offsets (the quickstart)
 efficient_V   heads 16 wide whose values are V wide, offsets (EfficientViT without its cascade)
 autoformer    heads 64 wide, two tables of 30 on keys and two on values
 irpe_k        DeiT with 50 product buckets on keys
@@ -32,6 +33,7 @@ NETWORKS: Mapping[str, Mapping[str, int]] = {
     "swin": {**_WINDOWS, "MASKED": 1},
     "tinyvit": _WINDOWS,
     "tinyvit_7": _WINDOWS,
+    "quickstart": {**_WINDOWS, "WIDTH": 16, "VALUE": 16},
     **{f"efficient_{v}": {**_WINDOWS, "WIDTH": 16, "VALUE": v} for v in (16, 32, 64)},
     "autoformer": {**_ISOTROPIC, "ROWS": 2, "MASSES": 2},
     "irpe_k": {**_ISOTROPIC, "ROWS": 1},
@@ -41,7 +43,7 @@ NETWORKS: Mapping[str, Mapping[str, int]] = {
     "irpe_quant_k": {**_ISOTROPIC, "ROWS": 1, "BUCKETS": 256},
     "irpe_cross_k": {**_ISOTROPIC, "ROWS": 2, "BUCKETS": 256},
 }
-WIDE = {"swin": "offsets", "tinyvit": "offsets", "irpe_quant_k": "query"}
+WIDE = {"swin": "offsets", "tinyvit": "offsets", "quickstart": "offsets", "irpe_quant_k": "query"}
 """Whose index is of two bytes: its table has more than 128 entries."""
 LAUNCHED = (
     *((network, "bf16" if network.startswith("tinyvit") else "fp16") for network in NETWORKS),

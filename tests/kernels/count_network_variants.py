@@ -1,6 +1,6 @@
 """How many variants of kernels whole spaces launch, lowered and run; JSON on stdout.
 
-    python tests/kernels/count_network_variants.py COUNT IMAGE SPACE ..
+    python tests/kernels/count_network_variants.py COUNT SPACES
 
 As `count_variants.py`, but of operands that networks give their kernels: random architectures of a
 space go forward, and some of them a training step, on PyTorch's meta device, where tensors have
@@ -73,21 +73,15 @@ def counted(recorders: Mapping[str, Recorder]) -> dict[str, int]:
     return found
 
 
-def settings(address: str, image: int) -> dict[str, object]:
-    """Of a space at a small size: windows of its later maps are larger than these."""
-    larger = {} if address.startswith("mobilenetv3") else {"larger_windows": True}
-    return {"image": image, **larger}
-
-
 def main() -> None:
-    asked, image = map(int, sys.argv[1:3])
+    asked, spaces = int(sys.argv[1]), json.loads(sys.argv[2])
     launch.INTERPRETED = True  # kernels on any device: the recorders
     torch.is_autocast_enabled = lambda *of: False  # PyTorch's asks for no meta device
     recorders = recorded()
     choose = random.Random(0)
     found: dict[str, dict[str, dict[str, int]]] = {}
-    for address in sys.argv[3:]:
-        graph = load(address, **settings(address, image))
+    for address, settings in spaces.items():
+        graph = load(address, **settings)
         with with_kernels(), torch.device("meta"):
             model = Supernet(graph).half()
         sides = [int(size.at({})) for size in graph.root.inputs[0].types[0].shape[1:]]

@@ -16,6 +16,7 @@ from spacelang.backends.torch.lowering.tables import (
     offset_index,
     shift_mask,
 )
+from spacelang.backends.triton import launch
 from spacelang.backends.triton.attention import Operands, _op, attention, reference, unable
 from spacelang.backends.triton.launch import NotFused, require_fused
 from spacelang.diagnostics import SpaceError
@@ -351,7 +352,10 @@ def replaced(x: Operands, change: dict[str, Tensor]) -> Operands:
     return replace(x, **change)
 
 
-def test_what_the_kernels_cannot_take_goes_to_the_reference() -> None:
+def test_what_the_kernels_cannot_take_goes_to_the_reference(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(launch, "_told", set[tuple[str, str]]())  # each reason is told once
     x = everything(2, 7)
     double = x.of([part.double() for part in x.leaves()])
     with pytest.warns(NotFused, match="no kernel takes float64"):

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from spacelang.backends.triton import launch
 from spacelang.backends.triton.launch import NotFused, require_fused
 from spacelang.backends.triton.mixed_attention import (
     Operands,
@@ -276,7 +277,10 @@ def test_what_the_kernels_cannot_take_is_said(change: dict[str, Tensor], reason:
         raise AssertionError(unable(replace(x, **change)))
 
 
-def test_what_the_kernels_cannot_take_goes_to_the_reference() -> None:
+def test_what_the_kernels_cannot_take_goes_to_the_reference(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(launch, "_told", set[tuple[str, str]]())  # each reason is told once
     x = double(case((2, 3, 7, 12), windows=2))
     with pytest.warns(NotFused, match="no kernel takes float64"):
         found = results(fused, x)

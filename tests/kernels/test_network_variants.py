@@ -6,19 +6,17 @@ import json
 from collections.abc import Callable, Mapping
 
 import pytest
-from kernels.count_network_variants import settings
 
 from spacelang import load
 from spacelang.passes.fuse import for_kernels
 from spacelang.passes.fused_cost import all_variants
 
 BOUND = 8  # of a kernel, type and target
-IMAGE = 64
-SPACES = (
-    "efficientvit.space:efficientvit_search",
-    "mobilenetv3.space:mobilenetv3_search",
-    "tinyvit.space:tinyvit_contraction",
-)
+SPACES: Mapping[str, Mapping[str, object]] = {  # so small that windows are larger than maps
+    "efficientvit.space:efficientvit_search": {"image": 64, "larger_windows": True},
+    "mobilenetv3.space:mobilenetv3_search": {"image": 64},
+    "tinyvit.space:tinyvit_contraction": {"image": 64, "larger_windows": True},
+}
 MODELLED: Mapping[str, str] = {  # kernel -> its name in `all_variants`
     "attention_kernels.forward_kernel": "attention",
     "cascade_kernels._kernel": "cascade",
@@ -33,10 +31,10 @@ def variants(
 ) -> list[tuple[dict[str, int], dict[str, int]]]:
     """Of each space what its evaluations launch, and what is modelled; within the bound."""
     monkeypatch.delenv("TRITON_INTERPRET")
-    asked = ("tests/kernels/count_network_variants.py", str(count), str(IMAGE), *SPACES)
+    asked = ("tests/kernels/count_network_variants.py", str(count), json.dumps(SPACES))
     both: list[tuple[dict[str, int], dict[str, int]]] = []
     for address, found in json.loads(fresh_python(*asked)).items():
-        known = all_variants(for_kernels(load(address, **settings(address, IMAGE))).graph)
+        known = all_variants(for_kernels(load(address, **SPACES[address])).graph)
         for name in ("evaluation", "training"):
             assert max(found[name].values()) <= BOUND, (address, name)
         launched = {MODELLED[kernel]: number for kernel, number in found["evaluation"].items()}
