@@ -13,7 +13,7 @@ GLIBC = platform.libc_ver()[0] == "glibc"
 
 
 PROGRAM = """
-from collections.abc import Callable
+from pathlib import Path
 import torch
 from spacelang.backends.torch.heap import keep_freed_memory
 
