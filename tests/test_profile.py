@@ -117,7 +117,7 @@ def test_two_spaces_share_operations_and_no_networks(space: Path, tmp_path: Path
     assert {n.graph for n in found} == {*hashes}
     assert [n.graph for n in found].count(hashes[1]) == second["networks"]
     assert second["measured"] != first["measured"]
-    assert second["sum"] > first["sum"]
+    assert second["sum"] != first["sum"], "by the head alone"
     again = data("profile", space, *words)
     assert again.pop("operations") == first.pop("operations") + 2, "of either head"
     assert again == first
