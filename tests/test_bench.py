@@ -13,10 +13,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from command import data, good, refused, run
 
 from spacelang import load
 from spacelang.backends.torch import weights
+from spacelang.backends.torch.bench import work
 from spacelang.backends.torch.bench.contenders import BUILDERS, build
 from spacelang.backends.torch.bench.published.autoformer import AutoFormer
 from spacelang.backends.torch.supernet import Supernet
@@ -48,7 +50,8 @@ def record(**seconds: list[float] | str) -> dict[str, Any]:
         for name, found in seconds.items()
     }
     return {
-        "row": "tiny@4", "threads": 1, "flops": 8_000, "narrow": False, "date": "2026-01-31", "contenders": contenders,
+        "row": "tiny@4", "threads": 1, "flops": 8_000, "narrow": False, "date": "2026-01-31", "code": "abc1234",
+        "contenders": contenders,
         "limits": {
             "flops": [10_000.0] * 4, "plain": [5_000.0] * 4, "narrow": [20_000.0] * 4, "bandwidth": [1e9] * 4,
         },
@@ -99,6 +102,10 @@ def test_a_row_is_met_in_time_and_in_memory() -> None:
         own = {**FOUND["contenders"]["inference"], "peak_mib": peak, "added_mib": added}
         found = {**FOUND, "contenders": {**FOUND["contenders"], "inference": own}}
         assert verdict(both, found) == Verdict(says.startswith("met"), asked + says)
+    busy = {**FOUND, "machine": {**FOUND["machine"], "others": 1.4}}
+    swung = {**FOUND, "limits": {**FOUND["limits"], "flops": [10_000.0] * 3 + [6_000.0]}}
+    assert verdict(ROW, busy) == verdict(ROW, swung) == Verdict(False, ">= 1.5: disturbed")
+    assert verdict(ROW, {**busy, "machine": {**FOUND["machine"], "others": 1.2}}).met
     without = record(inference=[1.0] * 4, timm="missing", timm__folded="missing")
     assert not verdict(ROW, without).met
 
@@ -140,6 +147,7 @@ def test_the_page_says_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> Non
     assert "| >= 1.5: met | 80% | 100 against 100 MiB | 1 against 1 MiB |" in made
     assert "timm 4.00, onnxruntime: onnxruntime is not installed" in made
     assert "Measured 2026-01-31." in made
+    assert "Code: `abc1234`." in made
     assert "other processes took 0.25 cores" in made
     assert "0 in bfloat16" in made
     assert "best PyTorch rival" in made
@@ -477,7 +485,16 @@ def test_a_row_in_fresh_processes(tmp_path: Path) -> None:
     assert "missing" in found["contenders"]["timm"]
     assert found["flops"] == 2 * 2 * (16 * 16 * 8 * 27 + 8 * 4)
     assert min(found["limits"]["flops"]) > 1e8
+    assert found["code"]
     assert measuring.ratio(found, "inference", "extracted") is not None
+
+
+def test_freed_memory_is_kept_for_every_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+    monkeypatch.setattr(work, "keep_freed_memory", lambda: asked.append(True))
+    made = work.forward(lambda x: x + 1, torch.zeros(2), {})
+    assert asked
+    assert made.results()["logits"].tolist() == [1, 1]
 
 
 def test_a_folder_is_timed(tmp_path: Path) -> None:

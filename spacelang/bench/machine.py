@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import platform
 import re
+import subprocess
 import time
 from pathlib import Path
+
+import spacelang
 
 
 def machine(others: float | None) -> dict[str, object]:
@@ -27,6 +30,20 @@ def short(processor: str) -> str:
     """How a table calls a processor: `Intel(R) Xeon(R) Processor` is `Intel Xeon`."""
     plain = re.sub(r"\((?:R|TM|C)\)|\b(?:CPU|Processor)\b", " ", processor, flags=re.IGNORECASE)
     return " ".join(plain.split()) or processor
+
+
+def code() -> str:
+    """Which code this is: the commit of a checkout, marked where files differ from it, else the
+    version of the package."""
+    root = Path(spacelang.__file__).resolve().parent.parent
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--exclude=*"]
+    if not (root / ".git").exists():
+        return spacelang.__version__
+    try:
+        told = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:  # without git
+        return spacelang.__version__
+    return told.stdout.strip() or spacelang.__version__
 
 
 class Idle:
@@ -52,4 +69,4 @@ def busy(file: Path = Path("/proc/stat")) -> float | None:
     return (user + nice + system + sum(rest)) / os.sysconf("SC_CLK_TCK")
 
 
-__all__ = ["Idle", "busy", "machine", "short"]
+__all__ = ["Idle", "busy", "code", "machine", "short"]
