@@ -11,6 +11,8 @@ from pathlib import Path
 
 import spacelang
 
+CODE = ("spacelang", "backends", "grammars", "spaces")  # what may change a figure
+
 
 def machine(others: float | None) -> dict[str, object]:
     """Facts of the machine; `others` is how many cores others took during the rounds."""
@@ -33,17 +35,22 @@ def short(processor: str) -> str:
 
 
 def code() -> str:
-    """Which code this is: the commit of a checkout, marked where files differ from it, else the
+    """Which code this is: the commit of a checkout, `+` where its code is no longer that, else the
     version of the package."""
     root = Path(spacelang.__file__).resolve().parent.parent
-    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--exclude=*"]
     if not (root / ".git").exists():
         return spacelang.__version__
     try:
-        told = subprocess.run(command, capture_output=True, text=True, check=False)
-    except OSError:  # without git
+        commit = _git(root, "rev-parse", "--short", "HEAD")
+        changed = _git(root, "status", "--porcelain", "--", *CODE)
+    except (OSError, subprocess.CalledProcessError):  # without git, or a checkout of another user
         return spacelang.__version__
-    return told.stdout.strip() or spacelang.__version__
+    return commit + "+" * bool(changed)
+
+
+def _git(root: Path, *words: str) -> str:
+    command = ["git", "-C", str(root), *words]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 class Idle:
