@@ -104,7 +104,10 @@ def bench(
 
 
 def _row_of(folder: Path) -> Row:
-    """The row of a network that was compiled for inference (SP702 for another folder)."""
+    """The row of a network that was compiled for inference (SP702 for another folder).
+
+    The folder is in its name: the same network may be compiled twice, or have a row of the table.
+    """
     from spacelang.cli.artifact import read_artifact
 
     manifest = read_artifact(folder).manifest
@@ -112,7 +115,7 @@ def _row_of(folder: Path) -> Row:
     if not isinstance(batch, int):
         found = error("SP702", f"{visible(str(folder))} holds no network for inference")
         raise SpaceError(found.hint("spacelang compile SPACE --for inference -o DIR"))
-    return Row(str(manifest.get("name")), str(folder), batch, "deployed", ())
+    return Row(f"{folder}:{manifest.get('name')}", str(folder), batch, "deployed", ())
 
 
 def _kernels(device: str, dtype: str, repeats: int, output: str | None, as_json: bool) -> None:
