@@ -511,6 +511,16 @@ def test_two_folders_of_one_network_have_two_records(
     assert "efficientvit_m0@1" in BY_NAME, "which is the name of the row beside them"
 
 
+def test_a_folder_called_as_a_row_is_not_in_its_way(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("efficientvit_m0", "onnxruntime"):
+        Path(name).mkdir()
+        assert good("bench", "--list", name)
+        assert "SP702" in refused("bench", "--list", f"./{name}")
+
+
 def test_a_row_that_cannot_be_ours() -> None:
     row = Row("no_network", "efficientvit.space:no_such", 1, "inference", ())
     with pytest.raises(SpaceError, match="nothing is called no_such"):
