@@ -502,11 +502,40 @@ def test_a_folder_is_timed(tmp_path: Path) -> None:
     space.write_text("space net() {\n input x: [B, 3, 8, 8]\n output conv(x, 4, 3) as c\n}")
     good("compile", f"{space}:net", "--for", "inference", "--batch", "2", "-o", tmp_path / "net")
     (record,) = data("bench", tmp_path / "net")["records"]
-    assert record["row"] == "net@2"
+    assert record["row"] == f"{tmp_path / 'net'}:net@2"
     assert len(record["contenders"]["deployed"]["wall"]) == 7
     assert record["flops"] == 2 * 2 * 4 * 8 * 8 * 27
     good("compile", f"{space}:net", "-o", tmp_path / "space")
     assert "SP702" in refused("bench", tmp_path / "space")
+
+
+def test_two_folders_of_one_network_have_two_records(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net.space").write_text(
+        "space efficientvit_m0() {\n input x: [1, 8]\n output linear(x, 4) as l\n}"
+    )
+    for folder in ("one", "two"):
+        good("compile", "net.space:efficientvit_m0", "--for", "inference", "-o", folder)
+    monkeypatch.setattr(
+        measuring, "measure", lambda row, *_: {**record(deployed=[1.0] * 4), "row": row.name}
+    )
+    good("bench", "one", "./two/", "-o", "found.json")
+    assert [*kept(Path("found.json"))["records"]] == [
+        "one:efficientvit_m0@1 x1", "two:efficientvit_m0@1 x1",
+    ]  # fmt: skip
+    assert "efficientvit_m0@1" in BY_NAME, "which is the name of the row beside them"
+
+
+def test_a_folder_called_as_a_row_is_not_in_its_way(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("efficientvit_m0", "onnxruntime"):
+        Path(name).mkdir()
+        assert good("bench", "--list", name)
+        assert "SP702" in refused("bench", "--list", f"./{name}")
 
 
 def test_a_row_that_cannot_be_ours() -> None:
