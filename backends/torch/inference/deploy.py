@@ -138,8 +138,14 @@ def running(
         return onnx.OnnxNetwork(main, content, shape)
     example = example_of(shape)
     with _undisturbed():
-        network = _filled(main, {dotted(path): x for path, x in weights.items()}).extract()
-        return Packed(main, packed(lean(folded(network), example)), example)
+        return Packed(main, packed(lean(flat(main, weights), example)), example)
+
+
+def flat(main: Graph, weights: Mapping[str, Tensor]) -> fx.GraphModule:
+    """A deployed graph lowered, its weights constants, none in an order of oneDNN's: what another
+    compiler, as PyTorch's, starts from."""
+    network = _filled(main, {dotted(path): x for path, x in weights.items()}).extract()
+    return folded(network.requires_grad_(False))
 
 
 def example_of(shape: Sequence[int]) -> Tensor:
