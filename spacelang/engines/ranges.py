@@ -113,6 +113,12 @@ def by_value(
     return tuple(tuple(buckets[value]) for value in dimension.values)
 
 
+def having(dimension: Dimension, drawn: Iterable[Assignment]) -> tuple[int, ...]:
+    """How many of some architectures have each candidate, in whatever block."""
+    taken = [{exact(a[path]) for path in dimension.paths if path in a} for a in drawn]
+    return tuple(sum(value in own for own in taken) for value in dimension.values)
+
+
 def et_error(errors: Sequence[float], top: int) -> float:
     """(mean of all + mean of the `top` smallest) / 2; NaN of nothing."""
     if not errors:
