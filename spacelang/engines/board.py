@@ -18,6 +18,9 @@ from spacelang.analysis.cost import Cost
 from spacelang.ir.decision import Assignment
 
 Ties = Literal["cheaper", "dearer"]
+MATCHED, MATCHING = "matched", "matching"
+"""Losses: of a student by its best matched teacher, and the one that the matching network learns by
+to the second order."""
 
 
 class MatchWarning(UserWarning):

@@ -18,7 +18,7 @@ from typing import ClassVar, Literal
 
 from spacelang.analysis.cost import Cost
 from spacelang.diagnostics import SpaceError, error
-from spacelang.engines.board import Board, Entry, Ties, warn_if_never
+from spacelang.engines.board import MATCHED, MATCHING, Board, Entry, Ties, warn_if_never
 from spacelang.engines.evolution import found
 from spacelang.engines.laws import whole
 from spacelang.engines.pool import REDRAWS, Pool, assemble, encoding
@@ -257,11 +257,11 @@ class PrioritizedPath:
                 LossTerm("cross_entropy", 0.75, options),
                 LossTerm("soft_cross_entropy", 0.25, against=1),
             )
-        return (LossTerm("matched", 1.0, {**options, **self._judge(lesson)}, against=1),)
+        return (LossTerm(MATCHED, 1.0, {**options, **self._judge(lesson)}, against=1),)
 
     def _matching(self, lesson: Lesson) -> tuple[LossTerm, ...]:
         options = {"smoothing": self.smoothing, **self._judge(lesson)}
-        return (LossTerm("matching", 1.0, options, against=1),)
+        return (LossTerm(MATCHING, 1.0, options, against=1),)
 
     def _judge(self, lesson: Lesson) -> dict[str, float]:
         slot = -1 if lesson.judge is None else lesson.judge
