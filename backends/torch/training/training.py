@@ -329,7 +329,7 @@ def epoch_line(trainer: TorchTrainer, epoch: int, tally: Tally) -> Json:
         "step": trainer.taken,
         "loss": tally.mean,
         "train_accuracy": tally.correct / max(1, tally.total),
-        "rate": recipe.rate((epoch + 1) * length - 1, length),
+        "rate": recipe.rate((epoch + 1) * length - 1, length) * trainer.steady.scale,
         **tally.means,
     }
     last = epoch + 1 == recipe.all_epochs
