@@ -57,6 +57,9 @@ DEVIATIONS: Mapping[str, str] = MappingProxyType(
         "unscored": "where no score is a number the first of the board teaches; published: a crash",
         "optimiser": "the matching network has an AdamW of its own, without decay, at a constant "
         "rate; published: two groups of the weights' SGD, at a rate that decays with theirs",
+        "recipe": "weights are trained by the settings of training, by default AdamW with a decay "
+        "of 0.05, a warm-up and a cosine; published: Nesterov's SGD and a linear fall to 0, which "
+        "is --opt sgd --weight-decay 1e-4 --sched poly --decay-rate 1 --min-lr 0 --warmup-epochs 0",
         "statistics": "matching asks without moving batch-norm statistics; published: each image "
         "of the board moves them",
         "end": "the board is scored on the validation part at the end; published: one random path "
