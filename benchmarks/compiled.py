@@ -21,12 +21,18 @@ from spacelang import compile as build
 from spacelang import load
 from spacelang.backends.torch.bench.work import filled, images
 from spacelang.backends.torch.supernet import Supernet
-from spacelang.bench.machine import Idle
+from spacelang.bench.machine import Idle, code
 from spacelang.files import atomic_write
 from spacelang.ir.decision import Assignment
 
 RESULT = Path(__file__).resolve().parent / "results" / "compiled.json"
 SETTLED = 50  # paths before those whose times count
+
+
+def of(times: dict[str, list[float]]) -> float:
+    """How many times as long eager steps take: the median of pairs, from `SETTLED` on."""
+    pairs = zip(times["eager"][SETTLED:], times["compiled"][SETTLED:], strict=True)
+    return round(statistics.median(eager / compiled for eager, compiled in pairs), 3)
 
 
 def main() -> None:
@@ -66,12 +72,8 @@ def main() -> None:
         "first_step_seconds": round(wall["compiled"][0], 1),
         "wall": {n: round(statistics.median(t[SETTLED:]), 4) for n, t in wall.items()},
         "cpu": {n: round(statistics.median(t[SETTLED:]), 4) for n, t in cpu.items()},
-        "ratio": round(
-            statistics.median(
-                a / b
-                for a, b in list(zip(cpu["eager"], cpu["compiled"], strict=True))[SETTLED:]
-            ), 3,
-        ),
+        "ratio": {"wall": of(wall), "cpu": of(cpu)},
+        "code": code(),
         "others": idle.others(time.process_time() - begun),
         "torch": torch.__version__,
     }  # fmt: skip

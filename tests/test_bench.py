@@ -13,10 +13,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from command import data, good, refused, run
 
 from spacelang import load
 from spacelang.backends.torch import weights
+from spacelang.backends.torch.bench import work
 from spacelang.backends.torch.bench.contenders import BUILDERS, build
 from spacelang.backends.torch.bench.published.autoformer import AutoFormer
 from spacelang.backends.torch.supernet import Supernet
@@ -48,7 +50,8 @@ def record(**seconds: list[float] | str) -> dict[str, Any]:
         for name, found in seconds.items()
     }
     return {
-        "row": "tiny@4", "threads": 1, "flops": 8_000, "narrow": False, "date": "2026-01-31", "contenders": contenders,
+        "row": "tiny@4", "threads": 1, "flops": 8_000, "narrow": False, "date": "2026-01-31", "code": "abc1234",
+        "contenders": contenders,
         "limits": {
             "flops": [10_000.0] * 4, "plain": [5_000.0] * 4, "narrow": [20_000.0] * 4, "bandwidth": [1e9] * 4,
         },
@@ -99,6 +102,10 @@ def test_a_row_is_met_in_time_and_in_memory() -> None:
         own = {**FOUND["contenders"]["inference"], "peak_mib": peak, "added_mib": added}
         found = {**FOUND, "contenders": {**FOUND["contenders"], "inference": own}}
         assert verdict(both, found) == Verdict(says.startswith("met"), asked + says)
+    busy = {**FOUND, "machine": {**FOUND["machine"], "others": 1.4}}
+    swung = {**FOUND, "limits": {**FOUND["limits"], "flops": [10_000.0] * 3 + [6_000.0]}}
+    assert verdict(ROW, busy) == verdict(ROW, swung) == Verdict(False, ">= 1.5: disturbed")
+    assert verdict(ROW, {**busy, "machine": {**FOUND["machine"], "others": 1.2}}).met
     without = record(inference=[1.0] * 4, timm="missing", timm__folded="missing")
     assert not verdict(ROW, without).met
 
@@ -140,6 +147,7 @@ def test_the_page_says_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> Non
     assert "| >= 1.5: met | 80% | 100 against 100 MiB | 1 against 1 MiB |" in made
     assert "timm 4.00, onnxruntime: onnxruntime is not installed" in made
     assert "Measured 2026-01-31." in made
+    assert "Code: `abc1234`." in made
     assert "other processes took 0.25 cores" in made
     assert "0 in bfloat16" in made
     assert "best PyTorch rival" in made
@@ -477,7 +485,16 @@ def test_a_row_in_fresh_processes(tmp_path: Path) -> None:
     assert "missing" in found["contenders"]["timm"]
     assert found["flops"] == 2 * 2 * (16 * 16 * 8 * 27 + 8 * 4)
     assert min(found["limits"]["flops"]) > 1e8
+    assert found["code"]
     assert measuring.ratio(found, "inference", "extracted") is not None
+
+
+def test_freed_memory_is_kept_for_every_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+    monkeypatch.setattr(work, "keep_freed_memory", lambda: asked.append(True))
+    made = work.forward(lambda x: x + 1, torch.zeros(2), {})
+    assert asked
+    assert made.results()["logits"].tolist() == [1, 1]
 
 
 def test_a_folder_is_timed(tmp_path: Path) -> None:
@@ -485,11 +502,40 @@ def test_a_folder_is_timed(tmp_path: Path) -> None:
     space.write_text("space net() {\n input x: [B, 3, 8, 8]\n output conv(x, 4, 3) as c\n}")
     good("compile", f"{space}:net", "--for", "inference", "--batch", "2", "-o", tmp_path / "net")
     (record,) = data("bench", tmp_path / "net")["records"]
-    assert record["row"] == "net@2"
+    assert record["row"] == f"{tmp_path / 'net'}:net@2"
     assert len(record["contenders"]["deployed"]["wall"]) == 7
     assert record["flops"] == 2 * 2 * 4 * 8 * 8 * 27
     good("compile", f"{space}:net", "-o", tmp_path / "space")
     assert "SP702" in refused("bench", tmp_path / "space")
+
+
+def test_two_folders_of_one_network_have_two_records(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net.space").write_text(
+        "space efficientvit_m0() {\n input x: [1, 8]\n output linear(x, 4) as l\n}"
+    )
+    for folder in ("one", "two"):
+        good("compile", "net.space:efficientvit_m0", "--for", "inference", "-o", folder)
+    monkeypatch.setattr(
+        measuring, "measure", lambda row, *_: {**record(deployed=[1.0] * 4), "row": row.name}
+    )
+    good("bench", "one", "./two/", "-o", "found.json")
+    assert [*kept(Path("found.json"))["records"]] == [
+        "one:efficientvit_m0@1 x1", "two:efficientvit_m0@1 x1",
+    ]  # fmt: skip
+    assert "efficientvit_m0@1" in BY_NAME, "which is the name of the row beside them"
+
+
+def test_a_folder_called_as_a_row_is_not_in_its_way(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("efficientvit_m0", "onnxruntime"):
+        Path(name).mkdir()
+        assert good("bench", "--list", name)
+        assert "SP702" in refused("bench", "--list", f"./{name}")
 
 
 def test_a_row_that_cannot_be_ours() -> None:

@@ -245,6 +245,8 @@ def test_steps_move_what_their_groups_say(data: Dataset) -> None:
     assert made.taken == 2
 
     still = trainer(data, replace(ENGINE, frozen=("near",), ensemble="even"))
+    shares = still.networks.ensemble.softmax(0)
+    assert torch.equal(shares, torch.full_like(shares, 1 / len(shares)))
     before = state(still.networks)
     still.step(joint(ENGINE))
     assert {"shallow.near", "ensemble"}.isdisjoint(moved(still.networks, before))

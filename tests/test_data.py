@@ -33,6 +33,7 @@ from spacelang.backends.torch.data.datasets import (
 )
 from spacelang.backends.torch.data.images import read_images
 from spacelang.backends.torch.data.split import divide, format_record, image_digest, split_record
+from spacelang.extras import install
 
 ROOT = Path(__file__).resolve().parent.parent
 DIGITS = RECIPES["digits"]
@@ -618,7 +619,7 @@ def test_pictures_without_pillow_say_what_to_install(
     for spec, options in ((str(folder), {}), ("digits", {"size": (16, 16)})):
         with pytest.raises(DataError, match="are read and scaled by Pillow") as failed:
             open_data(spec, **options)
-        assert failed.value.diagnostics[0].help == "pip install 'spacelang-nas[data]'"
+        assert failed.value.diagnostics[0].help == install("data")
 
 
 def test_digest_knows_the_shape() -> None:

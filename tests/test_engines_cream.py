@@ -44,10 +44,10 @@ from spacelang.backends.torch.supernet import Supernet
 from spacelang.backends.torch.training.nonfinite import NotFinite
 from spacelang.backends.torch.training.recalibrate import StatisticsWarning
 from spacelang.backends.torch.training.recipe import Recipe
-from spacelang.backends.torch.training.training import load_trained
+from spacelang.backends.torch.training.training import Tally, load_trained
 from spacelang.diagnostics import Source, SpaceError
 from spacelang.engines.prioritized_path import PrioritizedPath
-from spacelang.engines.protocol import Forward, LossTerm, Metrics, StepPlan
+from spacelang.engines.protocol import Forward, LossTerm, Metrics, Stepped, StepPlan
 from spacelang.engines.replay import Answers
 from spacelang.ir.graph import Graph
 from spacelang.journal import Journal, read_journal
@@ -294,6 +294,9 @@ def test_a_run_learns_and_can_be_taken_from(whole: Path, graph: Graph, data: Dat
     assert saved == [(line["step"], line["epoch"]) for line in log]
     assert log[-1]["loss"] < log[0]["loss"]
     assert log[-1]["train_accuracy"] > 0.25
+    # Of five steps the third and the fifth, once there is a board.
+    assert [line.get("matching steps") for line in log] == [None, 2, 2, 2]
+    assert [0 < line.get("loss: matching", 0) < 10 for line in log] == [False, True, True, True]
     record = json.loads((whole / "prioritized_path.json").read_text())
     assert 1 <= record["evaluated"] <= 3
     report = (whole / "report.html").read_text()
@@ -305,6 +308,22 @@ def test_a_run_learns_and_can_be_taken_from(whole: Path, graph: Graph, data: Dat
     trained = load_trained(graph, data, whole)
     assert trained.recipe.epochs == 4
     trained.model.activate(record["best"]["assignment"])
+
+
+def test_steps_that_learn_to_match_are_counted_apart() -> None:
+    """Beside a step of training, or in one; one that is left out counts for nothing."""
+    tally = Tally()
+    for kinds, total, terms in (
+        (["matched"], 8, {"matched": 2.0}),
+        (["matching"], 0, {"matching": 3.0}),
+        (["matching"], 0, {}),
+        (["matched", "matching"], 8, {"matched": 4.0, "matching": 6.0}),
+    ):
+        losses = tuple(LossTerm(kind, against=1) for kind in kinds)
+        metrics = Metrics(sum(terms.values()), terms, 0, total, 0.1)
+        tally.add(Stepped(StepPlan(0, 0, 0, (Forward({}),), losses), metrics))
+        assert tally.means["matching steps"] == tally.matches
+    assert tally.means == {"loss: matched": 3.0, "matching steps": 2, "loss: matching": 4.5}
 
 
 def test_baselines_are_scored_by_the_weights_that_it_leaves(

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import shlex
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterable, Iterator
+from functools import cache
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -15,11 +19,19 @@ from command import data
 
 import spacelang
 from spacelang import plugins
+from spacelang.backends.torch.data.batches import batch_count
+from spacelang.backends.torch.data.datasets import open_data
+from spacelang.backends.torch.training.recipe import Recipe
 from spacelang.diagnostics import Source
+from spacelang.engines.board import MatchWarning
 from spacelang.engines.protocol import Evaluated, Found, Samples, Score
+from spacelang.engines.rehearse import Rehearsal, Runs, rehearse
+from spacelang.engines.settings import configure
+from spacelang.engines.teacher_board import TeacherBoard
 from spacelang.ir.decision import Assignment
 
-PAGE = (Path(__file__).parents[1] / "docs" / "engines.md").read_text("utf-8")
+DOCS = Path(__file__).parents[1] / "docs"
+PAGE = (DOCS / "engines.md").read_text("utf-8")
 SPACE = """
 space small {
   input x: [B, 4]
@@ -121,11 +133,38 @@ def test_so_does_every_deviation_of_several_teachers() -> None:
 
 
 def test_commands_name_engines_and_settings_that_there_are() -> None:
-    from spacelang.engines.settings import configure
-
     lines = [line for line in PAGE.splitlines() if line.startswith("spacelang search")]
     assert len(lines) == 7
     for line in lines:
         (engine,) = re.findall(r"--engine (\w+)", line)
         settings = re.findall(r"-s '?(\w+)=([^']*?)(?:'| |$)", line)
         configure(engine, dict(settings))
+
+
+def test_commands_that_match_do_so_to_the_second_order() -> None:
+    """An epoch of the documented commands, and one of the study, is long enough for an update."""
+    asked: list[tuple[str, dict[str, str]]] = []
+    for page in DOCS.glob("*.md"):
+        for line in page.read_text("utf-8").splitlines():
+            words = shlex.split(line) if line.startswith("spacelang ") else []
+            if "prioritized_path" in words or words.count("--teacher") > 1:
+                named = {w: v for w, v in pairwise(words) if w.startswith("-")}
+                asked.append((words[2], named))
+    assert {bool(named.get("--engine")) for _, named in asked} == {True, False}
+    asked.append(("small_paths.space", {"--engine": "", "--data": "mnist5k", "-b": "64"}))
+    opened = cache(open_data)
+    for space, named in asked:
+        size = int(named.get("-b", Recipe().batch_size))
+        length = batch_count(opened(named["--data"]).train, size)
+        trainer = Rehearsal(steps=lambda part, length=length: length)
+        engine: Runs
+        if "--engine" in named:
+            graph = spacelang.load(space)
+            engine = configure("prioritized_path", graph.search["prioritized_path"])
+        else:
+            graph = spacelang.load(Source("<small>", SPACE))
+            every = int(named.get("--match-every", TeacherBoard(2).update_every))
+            engine = TeacherBoard(2, update_every=every)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", MatchWarning)
+            rehearse(engine, graph, trainer, seed=0)

@@ -284,6 +284,9 @@ def test_ranges_move_and_weights_are_kept(whole: Path, graph: Graph, data: Datas
         assert said in report
         if move in moves:
             assert f"{move['inherited']:,} elements of weights inherited" in report
+        for counts in move["networks"].values():
+            assert sum(counts) >= ENGINE.probes
+            assert f" of {', '.join(map(str, counts))} networks" in report
         for name, values in move["after"].items():
             told = f"{name}: {', '.join(map(str, move['before'][name]))} -&gt; "
             assert (told + ", ".join(map(str, values)) in report) == (
@@ -407,7 +410,9 @@ def test_from_the_command_line(tmp_path: Path) -> None:
     record = json.loads((tmp_path / "run" / "space_evolution.json").read_text())
     numbers = [candidate["number"] for candidate in record["candidates"]]
     assert numbers == list(range(found["evaluated"])), "those that judged the ranges count too"
-    assert 6 + 1 <= found["evaluated"] <= 6 + 3
+    (move,) = record["moves"]
+    assert sum(move["networks"]["width"]) == 6
+    assert 1 + 1 <= found["evaluated"] <= 6 + 3
     assert record["best"] in record["candidates"]
     assert record["settings"]["inherit"] is True
     space.unlink()

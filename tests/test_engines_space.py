@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
@@ -15,7 +16,7 @@ from spacelang.analysis.latency import LatencyModel, every_operation
 from spacelang.analysis.latency_table import Facts, LatencyTable
 from spacelang.diagnostics import Source, SpaceError
 from spacelang.engines.contraction import Contraction
-from spacelang.engines.pool import Pool
+from spacelang.engines.pool import Pool, encoding
 from spacelang.engines.protocol import (
     Candidate,
     Evaluated,
@@ -38,6 +39,7 @@ from spacelang.engines.ranges import (
     tendency,
 )
 from spacelang.engines.space_evolution import SpaceEvolution
+from spacelang.engines.stream import Stream
 from spacelang.ir.decision import Assignment, exact
 from spacelang.ir.graph import Graph
 
@@ -234,6 +236,72 @@ def test_supernets_of_a_space_search_are_trained_by_the_sandwich_rule() -> None:
         assert [loss.of for loss in plan.losses] == [0, 1, 2, 3]
     drawn = [tuple(map(str, plan.forwards[2:])) for plan in trainer.plans]
     assert len(set(drawn)) == 4
+
+
+LEVEL = """
+space level(depths = 1..3) {
+  input x: [B, 8]
+  block layer(x: [B, C]) -> [B, C] {
+    choose ratio in 1..4
+    choose inner in 1..6
+    return x + (linear(x, C * ratio) as fc1 |> linear(4 * inner) as fc2 |> linear(C) as fc3)
+  }
+  choose width in 8..64 by 8
+  choose depth in depths within 1..12
+  x = linear(x, width) as stem
+  for i in 0..<depth { x = layer(x) as layers[i] }
+  output linear(x, 2) as head
+  weights { _: entangle }
+}
+"""
+JUDGED = SpaceEvolution(iterations=1, epochs=0, probes=200, top=10, threshold=1e6, generations=0,
+                        population=1, parents=1, mutants=0, crossovers=0)  # fmt: skip
+
+
+class Luck(Surface):
+    """A trainer whose errors are a hash of the network: 20 to 40 percent, whatever it is."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self.seed, self.asked = seed, list[Assignment]()
+
+    def error(self, assignment: Assignment) -> float:
+        self.asked.append(assignment)
+        return 20 + 20 * Stream(self.seed, encoding(assignment)).uniform()
+
+
+def test_depth_has_no_slope_where_errors_know_nothing_of_it() -> None:
+    """Each layer has 24 settings, so uniform draws of networks would be 24 of 25 times of depth 3,
+    whose ten best are then the best of far more: a slope of -3.5 points a candidate."""
+    level = spacelang.load(Source("<level>", LEVEL))
+    slopes: list[float] = []
+    for seed in range(40):
+        luck = Luck(seed)
+        (move,) = [e for e in JUDGED.run(level, luck, seed) if isinstance(e, SpaceMoved)]
+        slopes.append(move.slopes["depth"])
+        counts = move.networks["depth"]
+        assert sum(counts) == 200
+        assert min(counts) >= 40, "a third each, but for six standard deviations of luck"
+        # A network that was drawn twice is scored once.
+        assert len(luck.asked) == len({encoding(a) for a in luck.asked}) <= 201
+    noise = statistics.stdev(slopes) / math.sqrt(len(slopes))
+    assert abs(statistics.mean(slopes)) < 3 * noise
+
+
+def test_what_was_not_drawn_is_unknown() -> None:
+    """Five draws of twelve depths: the slope is over those that came."""
+
+    class Deep(Luck):
+        def error(self, assignment: Assignment) -> float:
+            assert isinstance(assignment["depth"], int)
+            return 10 + assignment["depth"] / 2
+
+    deep = spacelang.load(Source("<level>", LEVEL), depths=set(range(1, 13)))
+    engine = replace(JUDGED, probes=5)
+    (move,) = [e for e in engine.run(deep, Deep(0), 0) if isinstance(e, SpaceMoved)]
+    assert sum(move.networks["depth"]) == 5
+    assert move.networks["depth"].count(0) >= 7
+    assert move.slopes["depth"] == pytest.approx(0.5)
 
 
 def test_a_space_that_does_not_move_is_not_built_again() -> None:

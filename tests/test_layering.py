@@ -16,6 +16,7 @@ LINKS = ("backends", "grammars", "spaces")
 BASE = {
     "collector",
     "diagnostics",
+    "extras",
     "render",
     "plugins",
     "files",

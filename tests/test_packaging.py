@@ -16,6 +16,8 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
+from spacelang import extras
+
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 MAPPED = ("backends", "grammars", "spaces")
@@ -193,6 +195,22 @@ def test_a_checkout_without_its_links_says_so(tree: Path, tmp_path: Path, left: 
     told = python("-c", program, cwd=tmp_path)
     assert "has lost its links" in told
     assert "pip install ." in told
+
+
+def test_hints_name_what_the_extras_need() -> None:
+    """And none names the package itself, which is installed from a clone."""
+    given = {
+        extra: tuple(needed.partition(";")[0].strip() for needed in listed)
+        for extra, listed in PROJECT["project"]["optional-dependencies"].items()
+        if extra != "dev"
+    }
+    assert given == extras.PACKAGES
+    told = extras.install("export")
+    assert told == "pip install 'onnx>=1.17' 'onnxscript>=0.5' 'onnxruntime>=1.20'"
+    sources = [*ROOT.glob("spacelang/**/*.py"), *ROOT.glob("backends/**/*.py")]
+    assert len(sources) > 300
+    named = [file.name for file in sources if "spacelang-nas[" in file.read_text("utf-8")]
+    assert named == []
 
 
 # Versions: pyproject.toml says what is allowed, requirements/ what is tried.

@@ -342,5 +342,5 @@ def test_images_without_a_record_are_left_out(place: Place, tmp_path: Path) -> N
 
 def test_without_pillow_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "PIL.Image", None)
-    with pytest.raises(ImportError, match=r"spacelang-nas\[data\]"):
+    with pytest.raises(ImportError, match=r"pip install .*'pillow>="):
         TinyvitAugmentation().check()

@@ -292,6 +292,7 @@ def test_resumed_runs_are_bit_identical(
     assert {name for name in made.log[-1] if name.startswith("loss: ")} == {
         "loss: matched", "loss: matching"
     }  # fmt: skip
+    assert {line["matching steps"] for line in made.log} == {2}, "of three, the first one not"
     for line in made.log:
         shares = [float(v) for n, v in line.items() if n.startswith("taught by teacher[")]
         assert sum(shares) == pytest.approx(1.0)

@@ -173,7 +173,7 @@ def test_nothing_is_loaded_unasked(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 
 def test_without_timm_it_is_told(monkeypatch: pytest.MonkeyPatch, mnist: Path) -> None:
     monkeypatch.setitem(sys.modules, "timm.data", None)
-    with pytest.raises(DataError, match=r"(?s)timm.*pip install 'spacelang-nas\[timm\]'"):
+    with pytest.raises(DataError, match=r"(?s)timm.*pip install 'timm>="):
         open_data(f"timm:torch/mnist root={mnist}")
 
 

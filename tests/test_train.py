@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -614,6 +614,9 @@ def test_rollback_goes_on_at_half_the_rate(
     assert [entry["epoch"] for entry in found.log] == [1, 2, 3, 4]
     # One step of epoch 0 is lost; then those of the epoch that the second fault is in.
     assert rates == [1.0] + [0.5] * 11 + [0.25] * (len(rates) - 12)
+    planned = [RECIPE.rate(last, 5) for last in (4, 9, 14, 19)]
+    scales = [cast(float, e["rate"]) / rate for e, rate in zip(found.log, planned, strict=True)]
+    assert scales == [0.5, 0.5, 0.25, 0.25], "the log has those that were taken"
     assert found.steps == 20
     assert all(torch.isfinite(t).all() for t in found.model.state_dict().values())
 

@@ -14,6 +14,7 @@ import pytest
 PAGE = (Path(__file__).parent.parent / "docs" / "tutorial.md").read_text()
 BLOCKS = re.findall(r"^```sh\n(.*?)^```", PAGE, re.S | re.M)
 COMMANDS = [line for block in BLOCKS for line in block.splitlines()]
+(PYTHON,) = re.findall(r"^```python\n(.*?)^```", PAGE, re.S | re.M)
 
 
 @pytest.fixture(scope="module")
@@ -34,23 +35,41 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_page_has_commands() -> None:
-    assert len(COMMANDS) == 10
-
-
-@pytest.mark.parametrize("number", range(len(COMMANDS)), ids=lambda n: COMMANDS[n].split()[1])
-def test_commands_in_order(number: int, place: Path, root: Path) -> None:
-    words = shlex.split(COMMANDS[number])
-    assert words[0] == "spacelang"
+def python(place: Path, root: Path, *words: str) -> str:
+    """What Python prints in the place of the page."""
     done = subprocess.run(
-        [sys.executable, "-m", "spacelang", *words[1:]],
+        [sys.executable, *words],
         capture_output=True,
         text=True,
         cwd=place,
         env={**os.environ, "PYTHONPATH": str(root)},
     )
     assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_page_has_commands() -> None:
+    assert len(COMMANDS) == 12
+
+
+@pytest.mark.parametrize("number", range(len(COMMANDS)), ids=lambda n: COMMANDS[n].split()[1])
+def test_commands_in_order(number: int, place: Path, root: Path) -> None:
+    words = shlex.split(COMMANDS[number])
+    assert words[0] == "spacelang"
+    told = python(place, root, "-m", *words)
     if words[1] == "quickstart":
         assert (place / "runs" / "texture" / "report.html").stat().st_size > 10_000
     if words[1] == "extract":
         assert "spacelang" not in (place / "found" / "model.py").read_text()
+    if words[1] == "bench":
+        assert "fast:texture@1, 1 thread" in told
+
+
+def test_what_is_found_runs_in_python(place: Path, root: Path) -> None:
+    """Both networks find the same; the first line says what images are normalised by."""
+    _, *lines = python(place, root, "-c", PYTHON).splitlines()
+    assert len(lines) > 5
+    for line in lines:
+        label, plain, fast = line.split()
+        assert label in ("brick", "grass", "gravel")
+        assert plain == fast

@@ -14,6 +14,7 @@ from typing import Any
 
 from spacelang.backends.onnx.network import Array
 from spacelang.diagnostics import SpaceError, error
+from spacelang.extras import install
 
 OFF = ("TransposeOptimizer", "SkipLayerNormFusion")
 """Passes that cost: the second makes a norm and a sum one operator, ten times as slow as they."""
@@ -24,7 +25,7 @@ def check_installed() -> None:
     for needed in ("onnx", "onnxruntime"):
         if find_spec(needed) is None:
             found = error("SP604", f"{needed} is not installed")
-            raise SpaceError(found.hint('pip install "spacelang-nas[export]"'))
+            raise SpaceError(found.hint(install("export")))
 
 
 class Runner:

@@ -1,4 +1,4 @@
-"""Cascaded group attention of a window in one launch: EfficientViT's mixer (CVPR 2023, section 3).
+"""Cascaded group attention of a window in one launch: EfficientViT's mixer (CVPR 2023).
 
     y = cascade(x, heads, offsets)                                       # [B, C, R, S]
 

@@ -1,4 +1,4 @@
-"""How tokens relate in queries, keys and values: MiniViT's distillation of attention (equation 9).
+"""How tokens relate in queries, keys and values: MiniViT's distillation of attention.
 
     loss = relations((q, k, v), (q_t, k_t, v_t), heads)       # a number
 

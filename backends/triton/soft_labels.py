@@ -1,4 +1,4 @@
-"""The loss against sparse soft labels: TinyViT's distillation (ECCV 2022, section 3.1).
+"""The loss against sparse soft labels: TinyViT's distillation (ECCV 2022).
 
     loss = soft_labels(logits, classes, probabilities)       # [B], float32
 

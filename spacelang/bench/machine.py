@@ -5,8 +5,13 @@ from __future__ import annotations
 import os
 import platform
 import re
+import subprocess
 import time
 from pathlib import Path
+
+import spacelang
+
+CODE = ("spacelang", "backends", "grammars", "spaces")  # what may change a figure
 
 
 def machine(others: float | None) -> dict[str, object]:
@@ -27,6 +32,25 @@ def short(processor: str) -> str:
     """How a table calls a processor: `Intel(R) Xeon(R) Processor` is `Intel Xeon`."""
     plain = re.sub(r"\((?:R|TM|C)\)|\b(?:CPU|Processor)\b", " ", processor, flags=re.IGNORECASE)
     return " ".join(plain.split()) or processor
+
+
+def code() -> str:
+    """Which code this is: the commit of a checkout, `+` where its code is no longer that, else the
+    version of the package."""
+    root = Path(spacelang.__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return spacelang.__version__
+    try:
+        commit = _git(root, "rev-parse", "--short", "HEAD")
+        changed = _git(root, "status", "--porcelain", "--", *CODE)
+    except (OSError, subprocess.CalledProcessError):  # without git, or a checkout of another user
+        return spacelang.__version__
+    return commit + "+" * bool(changed)
+
+
+def _git(root: Path, *words: str) -> str:
+    command = ["git", "-C", str(root), *words]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 class Idle:
@@ -52,4 +76,4 @@ def busy(file: Path = Path("/proc/stat")) -> float | None:
     return (user + nice + system + sum(rest)) / os.sysconf("SC_CLK_TCK")
 
 
-__all__ = ["Idle", "busy", "machine", "short"]
+__all__ = ["Idle", "busy", "code", "machine", "short"]

@@ -20,7 +20,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, cast
 
-from spacelang.bench.machine import Idle, machine
+from spacelang.bench.machine import Idle, code, machine
 from spacelang.bench.process import Answer, Contender
 from spacelang.bench.rows import COMPILED, ONNX, Row
 from spacelang.diagnostics import SpaceError, error
@@ -86,6 +86,7 @@ def measure(row: Row, threads: int, repeats: int = LEAST_REPEATS) -> dict[str, A
         "row": row.name,
         "threads": threads,
         "date": date.today().isoformat(),
+        "code": code(),
         "flops": about[row.ours].get("flops", 0),
         "narrow": about[row.ours].get("narrow", False),
         "contenders": contenders,

@@ -111,6 +111,8 @@ def _facts(records: list[Any]) -> Iterator[str]:
     days = sorted({r["date"] for r in records})
     several = "s, each row on one of them" * (len(machines) > 1)
     yield f"Machine{several}: {told}. Measured {' to '.join(dict.fromkeys((days[0], days[-1])))}."
+    commits = list(dict.fromkeys(r["code"] for r in sorted(records, key=lambda r: r["date"])))
+    yield f"Code: {', '.join(f'`{commit}`' for commit in commits)}."
     others = [r["machine"]["others"] for r in records if r["machine"]["others"] is not None]
     if others:
         yield (

@@ -143,6 +143,7 @@ COMPILED_ROWS: tuple[Row, ...] = tuple(
     if batch == 1 or network.startswith("efficientvit")
 )  # fmt: skip
 BY_NAME = {row.name: row for row in (*ROWS, *COMPILED_ROWS)}
+NAMES = frozenset((*BY_NAME, *(row.network for row in ROWS), ONNX))  # that `select` knows
 THREADS = (1, 2)  # with which every row is to be measured; those of the compiler with one
 EXPECTED: tuple[tuple[Row, int], ...] = (
     *((row, threads) for threads in THREADS for row in ROWS),
@@ -159,10 +160,9 @@ def select(names: Sequence[str], compiled: bool = False) -> tuple[Row, ...]:
     rows = (*ROWS, *(COMPILED_ROWS if compiled else ()))
     if not names:
         return rows
-    known = {*BY_NAME, *(row.network for row in rows), ONNX}
     for name in names:
-        if name not in known:
-            near = get_close_matches(name, sorted(known), 1)
+        if name not in NAMES:
+            near = get_close_matches(name, sorted(NAMES), 1)
             told = f"did you mean {near[0]}?" if near else "spacelang bench --list has them all"
             raise UnknownRow(f"there is no benchmark {name!r}; {told}")
     named = tuple(row for row in COMPILED_ROWS if row not in rows and row.name in names)
@@ -170,6 +170,6 @@ def select(names: Sequence[str], compiled: bool = False) -> tuple[Row, ...]:
 
 
 __all__ = [
-    "BY_NAME", "COMPILED", "EXPECTED", "ONNX", "ROWS", "THREADS", "TORCH", "Row", "UnknownRow",
-    "select",
+    "BY_NAME", "COMPILED", "EXPECTED", "NAMES", "ONNX", "ROWS", "THREADS", "TORCH", "Row",
+    "UnknownRow", "select",
 ]  # fmt: skip

@@ -3,10 +3,12 @@
     verdict(row, record).text
     # ">= 1.45, memory <= 0.53: time met, memory missed (0.60 of the peak, 0.41 of what was added)"
 
-The time is also met where ours reaches 85 % of the rate of products of matrices, in its type of
-numbers, that was measured in the same rounds: no ratio can be asked beyond the limit. Memory is
-judged by peaks of whole processes; one that holds more than is wanted before the work begins cannot
-meet that, and then the text says so.
+Where other work took cores that the row wants, or the rate of the limits swung, a record is
+disturbed: then nothing is met, and it has to be measured again. The time is also met where ours
+reaches 85 % of the rate of products of matrices, in its type of numbers, that was measured in the
+same rounds: no ratio can be asked beyond the limit. Memory is judged by peaks of whole processes;
+one that holds more than is wanted before the work begins cannot meet that, and then the text says
+so.
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ from spacelang.bench.rows import Row
 
 MEDIAN = "met by the median alone"  # the lower quartile is below
 NEAR = 0.85  # of the matrix-product rate
+OTHERS = 0.3  # of the cores that a row uses, which other work may take
+SWING = 1.5  # times, from the slowest to the fastest round of the limits
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,8 @@ def verdict(row: Row, record: Mapping[str, Any]) -> Verdict:
     sure = compared is not None and compared[1] >= row.wanted
     told = "met" if sure else MEDIAN if in_time else "met at the limit" if near else "missed"
     asked = f">= {row.wanted:.3g}"
+    if disturbed(record):
+        return Verdict(False, f"{asked}: disturbed")
     if row.memory is None or rival is None:
         return Verdict(in_time or near, f"{asked}: {told}")
     part = memory(record, row.ours) / memory(record, rival)
@@ -56,6 +62,14 @@ def verdict(row: Row, record: Mapping[str, Any]) -> Verdict:
     return Verdict((in_time or near) and held, text)
 
 
+def disturbed(record: Mapping[str, Any]) -> bool:
+    """Whether something else took so much of the machine that figures say little."""
+    rates, others = record["limits"]["flops"], record["machine"]["others"]
+    free = record["machine"]["cores"] - record["threads"]
+    crowded = others is not None and others > free + OTHERS * record["threads"]
+    return crowded or max(rates) > SWING * min(rates)
+
+
 def memory(record: Mapping[str, Any], name: str) -> float:
     """MiB at the peak of a contender's process."""
     return float(record["contenders"][name]["peak_mib"])
@@ -66,4 +80,4 @@ def added(record: Mapping[str, Any], name: str) -> float:
     return float(record["contenders"][name]["added_mib"])
 
 
-__all__ = ["Verdict", "added", "memory", "verdict"]
+__all__ = ["Verdict", "added", "disturbed", "memory", "verdict"]

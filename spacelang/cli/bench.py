@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from spacelang.bench.rows import ROWS, Row, UnknownRow, select
+from spacelang.bench.rows import NAMES, ROWS, Row, UnknownRow, select
 from spacelang.cli import options
 from spacelang.cli.output import complain, emit, many, say, table
 from spacelang.diagnostics import SpaceError, error
@@ -51,10 +51,12 @@ def bench(
 ) -> None:
     """Time contenders in turns, each in a fresh process, and print ratios with their quartiles.
 
-    NAME is a row (efficientvit_m0@16), all of one network (efficientvit_m0), or a folder that
-    `compile --for inference` wrote, which has no rival; none is all rows.
+    NAME is a row (efficientvit_m0@16), all of one network (efficientvit_m0), `onnxruntime`, the
+    rows that it runs on both sides, or a folder that `compile --for inference` wrote, which has no
+    rival (./efficientvit_m0, where a row is called so); none is all rows.
+    Rows of torch.compile (efficientvit_m0@1/compiled) are there with --compiled, or by their name.
     Results are compared before anything is timed. A ratio above 1 says that ours is faster.
-    What is wanted of a row is against its best rival in PyTorch; ONNX Runtime is told beside.
+    What is wanted of a row is against its best rival by the same runtime; others are told beside.
     `bench kernels` times every Triton kernel against eager PyTorch, in evaluation and in training;
     what it moves and computes a second is told with its share of what the device does at most.
     """
@@ -66,7 +68,7 @@ def bench(
     for option, given in (("--device", device), ("--dtype", dtype)):
         if given is not None:
             raise click.UsageError(f"{option} goes with `bench kernels`")
-    folders = [name for name in names if Path(name).is_dir()]
+    folders = [name for name in names if name not in NAMES and Path(name).is_dir()]
     try:
         own = tuple(_row_of(Path(name)) for name in folders)
         given = [name for name in names if name not in folders]
@@ -104,7 +106,10 @@ def bench(
 
 
 def _row_of(folder: Path) -> Row:
-    """The row of a network that was compiled for inference (SP702 for another folder)."""
+    """The row of a network that was compiled for inference (SP702 for another folder).
+
+    The folder is in its name: the same network may be compiled twice, or have a row of the table.
+    """
     from spacelang.cli.artifact import read_artifact
 
     manifest = read_artifact(folder).manifest
@@ -112,7 +117,7 @@ def _row_of(folder: Path) -> Row:
     if not isinstance(batch, int):
         found = error("SP702", f"{visible(str(folder))} holds no network for inference")
         raise SpaceError(found.hint("spacelang compile SPACE --for inference -o DIR"))
-    return Row(str(manifest.get("name")), str(folder), batch, "deployed", ())
+    return Row(f"{folder}:{manifest.get('name')}", str(folder), batch, "deployed", ())
 
 
 def _kernels(device: str, dtype: str, repeats: int, output: str | None, as_json: bool) -> None:

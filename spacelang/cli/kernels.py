@@ -11,6 +11,7 @@ from spacelang.analysis.traffic import Traffic, traffic
 from spacelang.cli import options, runs
 from spacelang.cli.output import emit, exact, many, millions, say
 from spacelang.diagnostics import SpaceError, error
+from spacelang.extras import install
 from spacelang.render import visible
 
 if TYPE_CHECKING:
@@ -135,9 +136,7 @@ def _needs(kernel: str, target: str | None, variants: Sequence[Variant] | None) 
         return runs.work("triton", "needs")(kernel, target, variants)
     except ImportError as failed:
         found = error("SP605", f"the triton backend cannot be loaded: {failed}")
-        raise SpaceError(
-            found.hint("install spacelang-nas[triton]; it is made for Linux")
-        ) from failed
+        raise SpaceError(found.hint(f"{install('triton')}; it is made for Linux")) from failed
 
 
 def _say_needs(needs: Needs, margin: str) -> None:

@@ -4,7 +4,7 @@
     slot = board.offer(assignment, cost, accuracy=61.7)     # None: not admitted
 
 Entries go by accuracy on the batch they were trained on, never scored again; a path that is much
-better, or a little better and cheaper, takes the place of the worst (Cream, NeurIPS 2020, 3.2).
+better, or a little better and cheaper, takes the place of the worst, as in Cream's code.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ from spacelang.analysis.cost import Cost
 from spacelang.ir.decision import Assignment
 
 Ties = Literal["cheaper", "dearer"]
+MATCHED, MATCHING = "matched", "matching"
+"""Losses: of a student by its best matched teacher, and the one that the matching network learns by
+to the second order."""
 
 
 class MatchWarning(UserWarning):

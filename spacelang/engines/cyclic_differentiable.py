@@ -47,6 +47,8 @@ DEVIATIONS: Mapping[str, str] = MappingProxyType(
         "scripts": "the defaults are those of the CIFAR-10 launch script, which is not in the "
         "published repository: recalled from public files whose flags match the code; the paper's "
         "body was not at hand",
+        "images": "a batch has 128 images, which do not vary; published: 64, cropped and flipped, "
+        "which is -b 64 --aug photos (there the edge is filled with zeros, here mirrored)",
         "halves": "a half is every second image in the order of digests; published: the first and "
         "the last images, which of a folder of classes are other classes",
         "identity": "every selected edge is copied from the pool; published: an identity ends the "

@@ -46,8 +46,9 @@ DEVIATIONS: Mapping[str, str] = MappingProxyType(
         "what only one parent has from that one; published: a malformed, shorter tuple",
         "explicit-best": "the last generation counts and the best is returned, of equally accurate "
         "ones the cheapest; published: the last generation is evaluated, but never ranked",
-        "one-set": "candidates are scored on one set of images; published: on the test set too, "
-        "for the log",
+        "one-set": "candidates are scored on the validation part (`part`, `samples`), which "
+        "nothing was trained on; published: on 100 training images a class, and for the log on the "
+        "test set too",
         "counted-draws": "draws are functions of (seed, generation, child, decision); published: "
         "one global generator",
     }

@@ -24,6 +24,7 @@ from typing import Any
 
 from spacelang.diagnostics import SpaceError, error
 from spacelang.engines.trials import Trial, cell, decisions_of
+from spacelang.extras import install
 from spacelang.files import explained, sync_folder
 
 OBJECTIVES = {"accuracy": "maximize", "params": "minimize", "macs": "minimize"}
@@ -50,7 +51,7 @@ def _optuna() -> Any:
         import_module("optuna.storages.journal")
         optuna: Any = import_module("optuna")
     except ImportError as missing:
-        text = f"an Optuna study: {missing}; pip install 'spacelang-nas[search]'"
+        text = f"an Optuna study: {missing}; {install('search')}"
         raise ImportError(text, name=missing.name) from missing
     return optuna
 

@@ -3,6 +3,7 @@
     pool = Pool(graph, "params <= 6M", seed=0)
     pool.draw(50, "random", 0)             # 50 that were not taken, exactly uniform
     pool.take(assignment)                  # its cost, or None: outside the budget or taken before
+    pool.by_choices(1000, "probes", 0)     # each decision drawn by itself; none of them is taken
     pool = Pool(graph, "latency <= 5ms", seed=0, latency="table.json")
 
 What lies outside the budget is remembered too, so that nothing is costed twice. Latency, and the
@@ -156,6 +157,30 @@ class Pool:
         if count and not self._taken:
             raise self.never_met(missed)
         return found
+
+    def by_choices(self, count: int, *name: int | str) -> list[Taken]:
+        """Independent draws within the budget, each of which takes every decision by itself, all
+        candidates alike; one may come again, and none is taken.
+
+        Under a window of latency fewer if `MISSES` draws in a row lie outside, and SP502 where it
+        was never met. SP507 where few meet the budget and no exact table fits.
+        """
+        found: list[Taken] = []
+        turn, missed = 0, 0
+        at_once = count if self._window is None else max(count, AT_ONCE)
+        while len(found) < count and missed < MISSES:
+            seed = seed_of(self.seed, "choices", *name, turn)
+            for assignment in self._counter.draw(at_once, seed, self._asked, "choices"):
+                values = self.space.decisions.check(assignment)
+                cost = self.cost(values)
+                missed += 1
+                if cost is not None and self._in_time(values):
+                    found.append((assignment, cost))
+                    missed = 0
+            turn += 1
+        if count and not found:
+            raise self.never_met(missed)
+        return found[:count]
 
     def redrawn(
         self,

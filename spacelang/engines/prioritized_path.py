@@ -18,7 +18,7 @@ from typing import ClassVar, Literal
 
 from spacelang.analysis.cost import Cost
 from spacelang.diagnostics import SpaceError, error
-from spacelang.engines.board import Board, Entry, Ties, warn_if_never
+from spacelang.engines.board import MATCHED, MATCHING, Board, Entry, Ties, warn_if_never
 from spacelang.engines.evolution import found
 from spacelang.engines.laws import whole
 from spacelang.engines.pool import REDRAWS, Pool, assemble, encoding
@@ -57,6 +57,9 @@ DEVIATIONS: Mapping[str, str] = MappingProxyType(
         "unscored": "where no score is a number the first of the board teaches; published: a crash",
         "optimiser": "the matching network has an AdamW of its own, without decay, at a constant "
         "rate; published: two groups of the weights' SGD, at a rate that decays with theirs",
+        "recipe": "weights are trained by the settings of training, by default AdamW with a decay "
+        "of 0.05, a warm-up and a cosine; published: Nesterov's SGD and a linear fall to 0, which "
+        "is --opt sgd --weight-decay 1e-4 --sched poly --decay-rate 1 --min-lr 0 --warmup-epochs 0",
         "statistics": "matching asks without moving batch-norm statistics; published: each image "
         "of the board moves them",
         "end": "the board is scored on the validation part at the end; published: one random path "
@@ -257,11 +260,11 @@ class PrioritizedPath:
                 LossTerm("cross_entropy", 0.75, options),
                 LossTerm("soft_cross_entropy", 0.25, against=1),
             )
-        return (LossTerm("matched", 1.0, {**options, **self._judge(lesson)}, against=1),)
+        return (LossTerm(MATCHED, 1.0, {**options, **self._judge(lesson)}, against=1),)
 
     def _matching(self, lesson: Lesson) -> tuple[LossTerm, ...]:
         options = {"smoothing": self.smoothing, **self._judge(lesson)}
-        return (LossTerm("matching", 1.0, options, against=1),)
+        return (LossTerm(MATCHING, 1.0, options, against=1),)
 
     def _judge(self, lesson: Lesson) -> dict[str, float]:
         slot = -1 if lesson.judge is None else lesson.judge

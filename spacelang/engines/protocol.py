@@ -305,14 +305,16 @@ class Found:
 class SpaceMoved:
     """The ranges of a space moved: their candidates before and after, by the name of a dimension.
 
-    `slopes` are percentage points of error per candidate, what made them move; `sizes` how many
-    architectures the space had and has, and `shared` how many are in both, exactly or between exact
-    bounds (None where tables do not fit into memory); `inherited` how many elements of weights went
-    over.
+    `slopes` are percentage points of error per candidate, what made them move; `networks` how many
+    of the architectures drawn have each candidate, by the name of a dimension of several; `sizes`
+    how many architectures the space had and has, and `shared` how many are in both, exactly or
+    between exact bounds (None where tables do not fit into memory); `inherited` how many elements
+    of weights went over.
     """
 
     iteration: int
     slopes: Mapping[str, float]
+    networks: Mapping[str, Sequence[int]]
     before: Mapping[str, Sequence[float]]
     after: Mapping[str, Sequence[float]]
     sizes: tuple[int | Between, int | Between]

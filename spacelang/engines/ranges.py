@@ -4,7 +4,7 @@
     errors = by_value(dimension, tried)     # the errors of what was tried, by candidate
     shift = move(tendency([et_error(e, 50) for e in errors]), 0.4, "trunc")
 
-After S3 (NeurIPS 2021), section 3: the error of a subspace is the mean of what its architectures
+After S3 (NeurIPS 2021): the error of a subspace is the mean of what its architectures
 expect and what its best reach (E-T error); its slope over the candidates of a dimension says which
 way the dimension has to move. The paper's body was not at hand: what is ours is named in
 `space_evolution.DEVIATIONS`.
@@ -111,6 +111,12 @@ def by_value(
                 if isinstance(value, Fraction) and value in buckets:
                     buckets[value].append(error)
     return tuple(tuple(buckets[value]) for value in dimension.values)
+
+
+def having(dimension: Dimension, drawn: Iterable[Assignment]) -> tuple[int, ...]:
+    """How many of some architectures have each candidate, in whatever block."""
+    taken = [{exact(a[path]) for path in dimension.paths if path in a} for a in drawn]
+    return tuple(sum(value in own for own in taken) for value in dimension.values)
 
 
 def et_error(errors: Sequence[float], top: int) -> float:

@@ -19,7 +19,7 @@ from spacelang.analysis.subspace import Subspace
 from spacelang.diagnostics import SpaceError, error
 from spacelang.engines.evolution import Evolution
 from spacelang.engines.paths import SinglePath
-from spacelang.engines.pool import Pool
+from spacelang.engines.pool import Pool, encoding
 from spacelang.engines.protocol import (
     ALL_KINDS,
     Candidate,
@@ -38,6 +38,7 @@ from spacelang.engines.ranges import (
     candidates,
     dimensions,
     et_error,
+    having,
     moved,
     tendency,
 )
@@ -62,6 +63,9 @@ DEVIATIONS: Mapping[str, str] = MappingProxyType(
         "channels, ratio 0.5, window 7, 2 heads",
         "rounding": "moves are rounded towards zero, so that small slopes leave a range as it is; "
         "rounding = floor is the update as it is recalled",
+        "probes": "networks are drawn by choices, every decision uniform, again until the budget "
+        "is met, as AutoFormer's code draws; one drawn twice counts twice. How the paper draws its "
+        "own is not known; drawn uniformly over architectures, hardly one would be shallow",
         "per-block": "an architecture counts for a block's candidate once for each block with it",
         "scratch": "no weights pass from one space to the next unless inherit is true",
         "budget": "a move that would leave no network within the budget is not made; moving ends",
@@ -78,7 +82,7 @@ class SpaceEvolution:
     iterations   how often the ranges may move
     epochs       of training of each iteration's supernet, and of the last one's
     paths        random architectures of a sandwich step, beside the largest and the smallest
-    probes       architectures scored to judge the ranges
+    probes       architectures drawn by choices to judge the ranges, each scored once
     top          so many of a subspace's best make the second half of its error
     threshold    percentage points of error per candidate that move a range by one step
     inherit      each supernet begins with what its weights share with the last one's
@@ -138,23 +142,26 @@ class SpaceEvolution:
                     "say how far: choose width in {192, 256} within 64..512 by 64"
                 )
             )
-        # A budget, and a table that lacks what a move may lead to, are refused before any training.
-        Pool(space, self.where, seed, self.latency)
+        # A budget that no draw meets, and a table that lacks what a move may lead to, are refused
+        # before any training.
+        pool = Pool(space, self.where, seed, self.latency)
         if self.latency and self.iterations:
             self._knows(space, trainer)
+        if self.iterations:
+            pool.by_choices(1, "begun")
         number = 0
         for iteration in range(self.iterations):
             yield from self._train(space, trainer, seed_of(seed, "space", iteration))
-            tried: list[Candidate] = []
             pool = Pool(space, self.where, seed_of(seed, "probes", iteration), self.latency)
-            drawn = pool.draw(self.probes, iteration)
-            scores = trainer.probe((a for a, _ in drawn), Samples(self.part, self.samples))
-            for (assignment, cost), score in zip(drawn, scores, strict=True):
-                found = Candidate(number, iteration, "random", assignment, cost, score)
+            drawn = pool.by_choices(self.probes, iteration)
+            once = {encoding(assignment): (assignment, cost) for assignment, cost in drawn}
+            scores = trainer.probe((a for a, _ in once.values()), Samples(self.part, self.samples))
+            tried: dict[str, Candidate] = {}
+            for (name, (assignment, cost)), score in zip(once.items(), scores, strict=True):
+                tried[name] = Candidate(number, iteration, "random", assignment, cost, score)
                 number += 1
-                tried.append(found)
-                yield Evaluated(found, self.planned)
-            event = self._move(space, iteration, tried)
+                yield Evaluated(tried[name], self.planned)
+            event = self._move(space, iteration, [tried[encoding(a)] for a, _ in drawn])
             moves = event.before != event.after
             if moves and not self._reaches(trainer.space(event.after), seed):
                 event = replace(event, after=event.before)
@@ -199,7 +206,7 @@ class SpaceEvolution:
     def _reaches(self, space: Graph, seed: int) -> bool:
         """Whether the budget leaves a network of a space, as far as draws tell."""
         try:
-            Pool(space, self.where, seed, self.latency).draw(1, "reached")
+            Pool(space, self.where, seed, self.latency).by_choices(1, "reached")
         except SpaceError as failed:
             if failed.diagnostics[0].code != "SP502":
                 raise
@@ -210,17 +217,21 @@ class SpaceEvolution:
         engine = SinglePath(self.epochs, "sandwich", self.smoothing, self.paths)
         return engine.run(space, trainer, seed)
 
-    def _move(self, space: Graph, iteration: int, tried: list[Candidate]) -> SpaceMoved:
-        scored = [c for c in tried if not c.score.failure]
+    def _move(self, space: Graph, iteration: int, drawn: list[Candidate]) -> SpaceMoved:
+        """What the candidates of one iteration say, those that were drawn twice twice."""
+        scored = [c for c in drawn if not c.score.failure]
         errors = [(c.assignment, 100 * (1 - c.score.accuracy)) for c in scored]
         ranges = dimensions(space)
         slopes = {
             d.name: tendency([et_error(e, self.top) for e in by_value(d, errors)]) for d in ranges
         }
+        networks = {
+            d.name: having(d, (c.assignment for c in scored)) for d in ranges if len(d.values) > 1
+        }
         after = moved(ranges, slopes, self.threshold, self.rounding)
         size = space.size()
         now, then = candidates(ranges), candidates(after)
-        return SpaceMoved(iteration, slopes, now, then, (size, size), size)
+        return SpaceMoved(iteration, slopes, networks, now, then, (size, size), size)
 
     def _evolution(self) -> Evolution:
         return Evolution(

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import ClassVar
 
-from spacelang.engines.board import warn_if_never
+from spacelang.engines.board import MATCHED, MATCHING, warn_if_never
 from spacelang.engines.distillation import TEACHER
 from spacelang.engines.laws import Law, check_weights
 from spacelang.engines.paths import Plans, SinglePath
@@ -119,7 +119,7 @@ class TeacherBoard:
 
     def update(self, taught: StepPlan) -> StepPlan:
         """What the matching network learns before a step, by the teacher that it has chosen."""
-        losses = tuple(replace(term, kind="matching") for term in taught.losses)
+        losses = tuple(replace(term, kind=MATCHING) for term in taught.losses)
         return replace(taught, losses=losses, groups=("match",))
 
     def plan(self, plan: StepPlan, scores: Sequence[float]) -> StepPlan:
@@ -136,7 +136,7 @@ class TeacherBoard:
             )
             return replace(plan, forwards=passes, losses=losses)
         options = {**labels, "slot": float(best), "sign": 1.0, "rate": self.match_lr}
-        losses = (LossTerm("matched", 1.0, options, against=1),)
+        losses = (LossTerm(MATCHED, 1.0, options, against=1),)
         return replace(plan, forwards=passes, losses=losses, groups=("weights", "match"))
 
     def _updates(self, batch: int) -> bool:

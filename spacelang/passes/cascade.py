@@ -1,4 +1,4 @@
-"""Cascading: plain multi-head attention becomes cascaded groups (EfficientViT, equation 2).
+"""Cascading: plain multi-head attention becomes cascaded groups (EfficientViT).
 
     head 1    sees the first slice of the channels
     head i    sees the i-th slice plus the result of head i - 1

@@ -1,4 +1,4 @@
-"""Entangling: candidates read slices of one storage (AutoFormer, section 3.2).
+"""Entangling: candidates read slices of one storage (AutoFormer).
 
 The pass adds a rule; `storage_layout.py` lays out storage by it, as after every pass.
 """

@@ -45,7 +45,7 @@ def _tensors(value: Thing, name: str, span: Span) -> list[Tensor]:
 def _cascade(given: Arguments, frame: Frame, scope: Scope) -> Tensor:
     """`cascade(parts, axis: 1) |i, part| { .. }`: each part plus the result of the part before it.
 
-    The results stand side by side along `axis` again (EfficientViT, equation 2).
+    The results stand side by side along `axis` again (EfficientViT).
     """
     if given.region is None:
         raise SpaceError(error("SP204", "cascade needs a region |i, part| { .. }", given.span))

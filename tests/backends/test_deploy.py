@@ -6,7 +6,8 @@ import copy
 import io
 import operator
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from small_networks import SMALL, images, model_of
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from spacelang.backends.torch.inference import deploy as deploying
@@ -126,6 +127,36 @@ def test_a_compiler_takes_deployed_networks() -> None:
     network, x = deploy(model, batch=2), images(model, 2)
     compiled = torch.compile(network, backend="aot_eager", fullgraph=True)
     assert torch.allclose(compiled(x), network(x), atol=1e-5)
+
+
+@contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+@pytest.mark.parametrize(
+    "mode",
+    [
+        lambda: torch.autocast("cpu", torch.bfloat16),
+        lambda: default_dtype(torch.float64),
+        lambda: torch.device("meta"),
+    ],
+    ids=["autocast", "float64", "meta"],
+)
+def test_what_the_caller_has_set_changes_nothing(
+    mode: Callable[[], AbstractContextManager[object]],
+) -> None:
+    model = model_of("irpe.space:deit_ti_product_k", image=32, classes=7)
+    network, x = deploy(model, batch=2), images(model, 2)
+    wanted = network(x)
+    with mode():
+        assert torch.equal(network(x), wanted)
+        assert torch.equal(deploy(model, batch=2)(x), wanted)
 
 
 def test_axes_of_one_may_have_any_stride(tmp_path: Path) -> None:
@@ -335,7 +366,15 @@ def test_inputs_that_are_refused(body: str, input: str, message: str, tmp_path: 
 
 
 @pytest.mark.parametrize(
-    "use", [Deployed.half, copy.copy, copy.deepcopy, lambda d: torch.save(d, io.BytesIO())]
+    "use",
+    [
+        Deployed.half,
+        copy.copy,
+        copy.deepcopy,
+        lambda d: torch.save(d, io.BytesIO()),
+        lambda d: torch.save(nn.Sequential(d).state_dict(), io.BytesIO()),
+        lambda d: nn.Sequential(d).load_state_dict({}),
+    ],
 )
 def test_it_stays_where_it_is(use: Callable[[Deployed], object], tmp_path: Path) -> None:
     network = deploy(small(tmp_path, LINEAR))

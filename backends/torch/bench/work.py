@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from spacelang.backends.torch.heap import keep_freed_memory
 from spacelang.backends.torch.supernet import Supernet
 from spacelang.ir.decision import Assignment
 from spacelang.ir.graph import Graph
@@ -48,7 +49,12 @@ class Work:
 
 
 def forward(network: Callable[[Tensor], Tensor], x: Tensor, told: Mapping[str, Any]) -> Work:
-    """A network for inference, on inputs that are always the same."""
+    """A network for inference, on inputs that are always the same.
+
+    Freed memory stays with its process, whose network it may be: ours does so by itself, others can
+    be told to by a variable.
+    """
+    keep_freed_memory()
 
     def call() -> None:
         with torch.inference_mode():

@@ -43,6 +43,7 @@ from spacelang.backends.torch.data.pictures import (
 )
 from spacelang.backends.torch.data.split import image_digest
 from spacelang.backends.torch.data.timm_data import read_timm
+from spacelang.extras import install
 
 _PART_FOLDERS = MappingProxyType(
     {
@@ -112,7 +113,7 @@ def _read_crops(name: str, size: tuple[int, int] | None, channels: int | None) -
     except (ImportError, OSError) as missing:
         raise DataError(
             f"{name}: needs pictures of scikit-image and scikit-learn: {missing}",
-            "pip install 'spacelang-nas[data]'",
+            install("data"),
         ) from missing
     found = _from_arrays(name, crops.pixels, crops.labels, size, channels)
     fixed = {i: part for i, part in enumerate(crops.parts) if part != "train"}
@@ -127,7 +128,7 @@ def _package(module: str, distribution: str) -> ModuleType:
     except ImportError as missing:
         raise DataError(
             f"this data set needs the package {distribution}: {missing}",
-            "pip install 'spacelang-nas[data]'",
+            install("data"),
         ) from missing
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spacelang.diagnostics import SpaceError, error
+from spacelang.extras import install
 
 if TYPE_CHECKING:
     from spacelang.backends.torch.data.gallery import Gallery
@@ -80,7 +81,7 @@ def _pillow(module: str = "Image") -> Any:
         return import_module(f"PIL.{module}")
     except ImportError as missing:
         told = f"pictures are read and scaled by Pillow: {missing}"
-        raise DataError(told, "pip install 'spacelang-nas[data]'") from missing
+        raise DataError(told, install("data")) from missing
 
 
 def open_picture(file: Path, *, upright: bool = True) -> Pixels:

@@ -28,6 +28,7 @@ from torch import Tensor
 from spacelang.backends.torch.data.augment_settings import check_cuts, read_named
 from spacelang.diagnostics import SpaceError, error
 from spacelang.engines.stream import seed_of
+from spacelang.extras import install
 
 PREFIX = "timm"
 
@@ -126,7 +127,7 @@ def _transform(
     try:
         data = import_module("timm.data")
     except ImportError as missing:
-        text = f"--aug timm: {missing}; pip install 'spacelang-nas[timm]'"
+        text = f"--aug timm: {missing}; {install('timm')}"
         raise ImportError(text, name=missing.name) from missing
     return data.create_transform(
         shape,

@@ -34,6 +34,7 @@ from spacelang.backends.torch.data.pictures import (
 from spacelang.backends.torch.data.split import image_digest
 from spacelang.diagnostics import SpaceError, error
 from spacelang.engines.settings import read_fields
+from spacelang.extras import install
 
 PREFIX = "timm:"
 PARTS = {"train": "train", "val": "validation", "test": "test"}
@@ -197,7 +198,7 @@ def read_timm(spec: str, size: tuple[int, int] | None, channels: int | None) -> 
                 labels.append(label)
                 origins.append(Origin(number))
     except ImportError as missing:
-        raise DataError(f"{spec}: {missing}", "pip install 'spacelang-nas[timm]'") from missing
+        raise DataError(f"{spec}: {missing}", install("timm")) from missing
     if len({image.shape[:2] for image in pixels}) != 1:
         raise DataError(f"{spec}: no images, or of different sizes", "say the size they shall have")
     depth = max(image.shape[2] for image in pixels)  # grey and colour together become colour

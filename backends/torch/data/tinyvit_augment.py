@@ -26,6 +26,7 @@ from torch import Tensor
 from spacelang.backends.torch.data.augment import words_of
 from spacelang.backends.torch.data.augment_settings import check_cuts, read_named
 from spacelang.backends.torch.data.rand_augment import Draws, Policy
+from spacelang.extras import install
 
 PREFIX = "tinyvit"
 TRIES = 10  # for a crop, and for a box to erase, that fits
@@ -68,7 +69,7 @@ class TinyvitAugmentation:
         try:
             import_module("PIL.Image")
         except ImportError as missing:
-            text = f"--aug tinyvit: {missing}; pip install 'spacelang-nas[data]'"
+            text = f"--aug tinyvit: {missing}; {install('data')}"
             raise ImportError(text, name=missing.name) from missing
 
     @property

@@ -81,9 +81,9 @@ def deployment(
         raise SpaceError(error("SP605", f"{graph.name} is no network of one input and one output"))
     shape = shape_for(graph, batch)
     main, recipes = deployed(graph, batch, maps=runtime == ONNX)
-    reference = model.extract(taken).eval().to("cpu", torch.float32)
-    values: dict[str, Tensor] = dict(reference.state_dict())
-    with torch.inference_mode(False), torch.no_grad():
+    with _undisturbed():
+        reference = model.extract(taken).eval().to("cpu", torch.float32)
+        values: dict[str, Tensor] = dict(reference.state_dict())
         with _one_thread():
             for recipe in recipes:
                 found = _filled(recipe, values)()
@@ -108,6 +108,18 @@ def check_runtime(runtime: str) -> None:
 
 
 @contextmanager
+def _undisturbed() -> Iterator[None]:
+    """No gradients, and none of the modes that the caller may be in."""
+    with (
+        torch.inference_mode(False),
+        torch.no_grad(),
+        torch.autocast("cpu", enabled=False),
+        torch.device("cpu"),
+    ):
+        yield
+
+
+@contextmanager
 def _one_thread() -> Iterator[None]:
     """Work that gives the same bits whatever number of threads is set."""
     threads = torch.get_num_threads()
@@ -125,14 +137,21 @@ def running(
     if content:
         return onnx.OnnxNetwork(main, content, shape)
     example = example_of(shape)
-    with torch.inference_mode(False), torch.no_grad():
-        network = _filled(main, {dotted(path): x for path, x in weights.items()}).extract()
-        return Packed(main, packed(lean(folded(network), example)), example)
+    with _undisturbed():
+        return Packed(main, packed(lean(flat(main, weights), example)), example)
+
+
+def flat(main: Graph, weights: Mapping[str, Tensor]) -> fx.GraphModule:
+    """A deployed graph lowered, its weights constants, none in an order of oneDNN's: what another
+    compiler, as PyTorch's, starts from."""
+    network = _filled(main, {dotted(path): x for path, x in weights.items()}).extract()
+    return folded(network.requires_grad_(False))
 
 
 def example_of(shape: Sequence[int]) -> Tensor:
     """Normal noise, maps with channels last."""
-    example = torch.randn(list(shape), generator=torch.Generator().manual_seed(0))
+    drawn = torch.Generator().manual_seed(0)
+    example = torch.randn(list(shape), generator=drawn, dtype=torch.float32, device="cpu")
     last = torch.channels_last if len(shape) == 4 else torch.preserve_format
     return example.contiguous(memory_format=last)
 

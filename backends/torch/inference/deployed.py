@@ -19,7 +19,8 @@ class Deployed(nn.Module):
     """A network in evaluation for inputs of one shape, on the processor in float32.
 
     It has no parameters to train. Its weights are in an order that only this processor's library
-    knows, so it is not copied, saved, moved or converted (SP605): keep the model, and deploy that.
+    knows, so it is not copied, saved, moved or converted, nor given others (SP605): keep the model,
+    and deploy that. Autocast leaves it as it is.
     """
 
     def __init__(self, graph: Graph, shape: tuple[int, ...]) -> None:
@@ -35,6 +36,9 @@ class Deployed(nn.Module):
             found = f"{list(x.shape)} of {str(x.dtype).removeprefix('torch.')} on {x.device.type}"
             wanted = f"it is deployed for {list(self.shape)} of float32 on cpu, not {found}"
             raise SpaceError(error("SP301", f"{self.graph.name}: {wanted}"))
+        if torch.is_autocast_enabled("cpu"):  # it would narrow what packed products then refuse
+            with torch.autocast("cpu", enabled=False):
+                return self.run(x)
         return self.run(x)
 
     def run(self, x: Tensor) -> Tensor:
@@ -43,6 +47,12 @@ class Deployed(nn.Module):
 
     def _apply(self, fn: object, recurse: bool = True) -> NoReturn:
         raise _bound(self.graph, "moved or converted")
+
+    def _save_to_state_dict(self, *_: object, **__: object) -> NoReturn:
+        raise _bound(self.graph, "saved")
+
+    def _load_from_state_dict(self, *_: object, **__: object) -> NoReturn:
+        raise _bound(self.graph, "given other weights")
 
     def __deepcopy__(self, memo: object) -> NoReturn:
         raise _bound(self.graph, "copied")

@@ -21,6 +21,7 @@ from torch import Tensor
 from spacelang import plugins
 from spacelang.backends.torch.lowering.lower import Lowering
 from spacelang.diagnostics import Report, SpaceError, error
+from spacelang.extras import install
 from spacelang.ir.graph import Graph
 from spacelang.passes.bucketise import bucketised
 from spacelang.passes.fuse import Fused, for_kernels, fused
@@ -53,9 +54,7 @@ def with_kernels(required: bool = False) -> Iterator[str]:
         require = plugins.load("spacelang.kernels", "required")
     except ImportError as failed:
         found = error("SP605", f"the triton backend cannot be loaded: {failed}")
-        raise SpaceError(
-            found.hint("install spacelang-nas[triton]; it is made for Linux")
-        ) from failed
+        raise SpaceError(found.hint(f"{install('triton')}; it is made for Linux")) from failed
     required = required or _mode.get() == "required"
     token = _mode.set("required" if required else "where they fit")
     try:

@@ -33,15 +33,15 @@ def _moves(searched: Searched) -> Iterator[Stage]:
     for move, count in zip(searched.moves, searched.judged, strict=True):
         judged = searched.candidates[start : start + count]
         start += count
-        yield Stage(f"space {move.iteration + 1}", _accuracies(judged), tuple(changes(move)))
+        words = (*changes(move), *kept(move))
+        yield Stage(f"space {move.iteration + 1}", _accuracies(judged), words)
 
 
 def changes(move: SpaceMoved) -> Iterator[str]:
     """How the ranges of a space moved, and how many architectures it had and has."""
     for name, before in move.before.items():
         if list(before) != list(move.after[name]):
-            slope = f"{move.slopes[name]:+.2g} points a candidate" if name in move.slopes else ""
-            yield f"{name}: {_values(before)} -> {_values(move.after[name])} ({slope})"
+            yield f"{name}: {_values(before)} -> {_values(move.after[name])} {_why(move, name)}"
     had, has = map(_counted, move.sizes)
     if move.before == move.after:
         yield f"no range moved; {has} architectures"
@@ -50,6 +50,21 @@ def changes(move: SpaceMoved) -> Iterator[str]:
     yield f"{had} -> {has} architectures{both}"
     if move.inherited:
         yield f"{move.inherited:,} elements of weights inherited"
+
+
+def kept(move: SpaceMoved) -> Iterator[str]:
+    """The ranges that stay, and what was known of their candidates."""
+    for name, before in move.before.items():
+        if list(before) == list(move.after[name]) and name in move.networks:
+            yield f"{name}: {_values(before)} stays {_why(move, name)}"
+
+
+def _why(move: SpaceMoved, name: str) -> str:
+    """The slope of a range, and of how many networks each of its candidates is known."""
+    words = [f"{move.slopes[name]:+.2g} points a candidate"]
+    if counts := move.networks.get(name):
+        words.append(f"of {', '.join(f'{count:,}' for count in counts)} networks")
+    return f"({' '.join(words)})"
 
 
 def _generations(candidates: Sequence[Candidate]) -> Iterator[Stage]:

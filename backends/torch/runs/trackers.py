@@ -23,16 +23,17 @@ from typing import cast
 from spacelang import plugins
 from spacelang.backends.torch.runs.ranks import current
 from spacelang.backends.torch.runs.run import RECORD
+from spacelang.extras import install
 
 GROUP = "spacelang.trackers"
 NO_NAME = re.compile(r"[^\w\-. ]")  # what trackers take in no name
 PROJECT = "spacelang"
-# What a tracker of ours is made of, and what to install for it.
+# What a tracker of ours is made of, and how that is installed.
 NEEDS = {
-    "mlflow": ("mlflow", "mlflow"),
-    "tensorboard": ("torch.utils.tensorboard", "'spacelang-nas[track]'"),
-    "trackio": ("trackio", "trackio"),
-    "wandb": ("wandb", "wandb"),
+    "mlflow": ("mlflow", "pip install mlflow"),
+    "tensorboard": ("torch.utils.tensorboard", install("track")),
+    "trackio": ("trackio", "pip install trackio"),
+    "wandb": ("wandb", "pip install wandb"),
 }
 Entry = Mapping[str, object]
 Tracker = Callable[[Entry], None]
@@ -48,11 +49,11 @@ def check_trackers(names: Sequence[str]) -> None:
         plugins.load(GROUP, name)
         if name not in NEEDS:
             continue
-        module, package = NEEDS[name]
+        module, how = NEEDS[name]
         try:
             import_module(module)
         except ImportError as missing:
-            text = f"--log {name}: {missing}; pip install {package}"
+            text = f"--log {name}: {missing}; {how}"
             raise ImportError(text, name=missing.name) from missing
 
 

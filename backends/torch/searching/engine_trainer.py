@@ -36,12 +36,12 @@ from spacelang.backends.torch.training.optimizer import optimizer_tensors
 from spacelang.backends.torch.training.plans import check_plan
 from spacelang.backends.torch.training.recipe import Recipe
 from spacelang.backends.torch.training.trainer import TorchTrainer
+from spacelang.engines.board import MATCHED, MATCHING
 from spacelang.engines.protocol import Forward, LossTerm, Metrics, StepPlan
 from spacelang.engines.stream import seed_of
 from spacelang.ir.decision import Assignment
 from spacelang.ir.graph import Graph
 
-MATCHED, MATCHING = "matched", "matching"
 NORM = 1.0  # the largest norm of the matching network's second-order gradient, as published
 
 

@@ -1,4 +1,4 @@
-"""Cream's matching network: how well a path of the board would teach another (NeurIPS 2020, 3.3).
+"""Cream's matching network: how well a path of the board would teach another (NeurIPS 2020).
 
     w_i = Linear(softmax(student(images_i)) - features_i)       one number for each path i
     loss = (m KD + (2 - m) CE) / 2,  m = sigmoid(w_i)

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from spacelang.backends.torch.subnets.proof import ProofError, relative
 from spacelang.diagnostics import SpaceError, error
+from spacelang.extras import install
 from spacelang.files import PathLike, atomic_write
 
 TOLERANCE = 1e-5
@@ -47,7 +48,7 @@ def exportable(endings: Sequence[str]) -> None:
     """SP604 where what writes one of the formats is not installed."""
     for lacking in filter(None, map(missing, endings)):
         found = error("SP604", f"{lacking} is not installed")
-        raise SpaceError(found.hint('pip install "spacelang-nas[export]"'))
+        raise SpaceError(found.hint(install("export")))
 
 
 def export(network: nn.Module, inputs: Sequence[Tensor], path: PathLike) -> Export:

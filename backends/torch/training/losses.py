@@ -68,7 +68,7 @@ LOSSES: Mapping[str, Loss] = MappingProxyType({**LABELLED, **COMPARING})
 
 
 def soft_labels(logits: Tensor, classes: Tensor, probabilities: Tensor) -> Tensor:
-    """Each sample's loss [B] against K kept probabilities [B, K] of its classes (TinyViT, 3.1).
+    """Each sample's loss [B] against K kept probabilities [B, K] of its classes (TinyViT).
 
     What they lack to 1 is spread evenly over the other classes, nothing where rounding has made
     them more; the dense labels are never made.
@@ -84,7 +84,7 @@ def soft_labels(logits: Tensor, classes: Tensor, probabilities: Tensor) -> Tenso
 
 
 def relations(student: Sequence[Tensor], teacher: Sequence[Tensor], heads: int = 1) -> Tensor:
-    """How tokens relate in queries, keys and values (MiniViT, equation 9), of one pair of layers.
+    """How tokens relate in queries, keys and values (as MiniViT's code), of one pair of layers.
 
     Three tensors each, [N, tokens, channels], as the layer's `qkv` gives them: unscaled, without
     bias or mask; channels may differ. Of all nine ordered pairs (a, b) the rows of softmax(a b^T /
@@ -104,7 +104,7 @@ def relations(student: Sequence[Tensor], teacher: Sequence[Tensor], heads: int =
 def hidden_relations(student: Tensor, teacher: Tensor, factor: float = 49.0) -> Tensor:
     """Gram matrices of normalised tokens [B, tokens, channels], their mean squared difference.
 
-    Times 49, as published, whatever the window (MiniViT, equation 10).
+    Times 49, as published, whatever the window (as MiniViT's code).
     """
     own, given = (functional.normalize(hidden, dim=-1) for hidden in (student, teacher))
     difference = own @ own.transpose(1, 2) - given @ given.transpose(1, 2)

@@ -17,6 +17,7 @@ from types import MappingProxyType
 from typing import Any
 
 from spacelang.diagnostics import SpaceError, error
+from spacelang.extras import install
 
 OF_TIMM = ("poly", "tanh", "wsd", "rsqrt")
 
@@ -122,6 +123,6 @@ def timm_module(name: str, what: str) -> Any:
     except ImportError as missing:
         raise SpaceError(
             error("SP604", f"{what} is timm's, which cannot be imported: {missing}").hint(
-                "pip install 'spacelang-nas[timm]'"
+                install("timm")
             )
         ) from missing

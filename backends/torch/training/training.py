@@ -44,6 +44,7 @@ from spacelang.backends.torch.training.recipe import Recipe, recipe_from
 from spacelang.backends.torch.training.torch_compile_check import check_compiling
 from spacelang.backends.torch.training.trainer import TorchTrainer
 from spacelang.diagnostics import SpaceError, error
+from spacelang.engines.board import MATCHED, MATCHING
 from spacelang.engines.distillation import TEACHER
 from spacelang.engines.laws import CandidateWeights
 from spacelang.engines.protocol import EpochEnded, Event, Stepped
@@ -100,9 +101,15 @@ class Tally:
     steps: int = 0
     terms: dict[str, float] = field(default_factory=dict[str, float])
     taught: dict[str, int] = field(default_factory=dict[str, int])  # steps, by who of several
+    matches: int = 0  # of the matching network, to the second order
+    matching: float = 0.0
 
     def add(self, event: Stepped) -> None:
         metrics = event.metrics
+        for term in event.plan.losses:
+            if term.kind == MATCHING and term.name in metrics.terms:
+                self.matches += 1
+                self.matching += metrics.terms[term.name]
         if metrics.total == 0:  # the step was left out
             return
         self.loss += metrics.loss
@@ -114,17 +121,23 @@ class Tally:
                 self.taught[forward.network] = self.taught.get(forward.network, 0) + 1
         kinds: dict[str, list[float]] = {}
         for term in event.plan.losses:
-            kinds.setdefault(term.kind, []).append(metrics.terms[term.name])
+            if term.kind != MATCHING:
+                kinds.setdefault(term.kind, []).append(metrics.terms[term.name])
         for kind, values in kinds.items():
             self.terms[kind] = self.terms.get(kind, 0.0) + sum(values) / len(values)
 
     @property
     def means(self) -> Json:
-        """The mean of each kind of loss over passes and steps, where there are several kinds; and
-        of several teachers the share of steps that each taught."""
-        several = self.terms if len(self.terms) > 1 else {}
+        """The mean of each kind of loss over passes and steps, where there are several kinds; of
+        steps that learn to match how many there were and the mean over those; and of several
+        teachers the share of steps that each taught."""
+        several = self.terms if len(self.terms) + bool(self.matches) > 1 else {}
         steps = max(1, self.steps)
         found: Json = {f"loss: {name}": value / steps for name, value in several.items()}
+        if MATCHED in self.terms or self.matches:
+            found["matching steps"] = self.matches
+        if self.matches:
+            found[f"loss: {MATCHING}"] = self.matching / self.matches
         shares = sorted(self.taught.items())
         return found | {f"taught by {name}": count / steps for name, count in shares}
 
@@ -316,7 +329,7 @@ def epoch_line(trainer: TorchTrainer, epoch: int, tally: Tally) -> Json:
         "step": trainer.taken,
         "loss": tally.mean,
         "train_accuracy": tally.correct / max(1, tally.total),
-        "rate": recipe.rate((epoch + 1) * length - 1, length),
+        "rate": recipe.rate((epoch + 1) * length - 1, length) * trainer.steady.scale,
         **tally.means,
     }
     last = epoch + 1 == recipe.all_epochs

@@ -2,8 +2,8 @@
 
     records = top(logits, k=100, ids=batch.ids, seeds=batch.ids)     # [N] samples
 
-Probabilities are those of a softmax in float32, kept as float16 in falling order (TinyViT, ECCV
-2022, section 3.1); what they lack to 1 is spread over the classes that are not kept.
+Probabilities are those of a softmax in float32, kept as float16 in falling order, as TinyViT's
+code keeps them; what they lack to 1 is spread over the classes that are not kept.
 """
 
 from __future__ import annotations
