@@ -21,6 +21,8 @@ from safetensors.torch import load_file
 
 from spacelang import load_deployed
 from spacelang.analysis.latency import LatencyModel, open_model
+from spacelang.backends.torch.data.batches import ordered_batches
+from spacelang.backends.torch.data.datasets import open_data
 from spacelang.backends.torch.training.recipe import Recipe
 from spacelang.backends.torch.training.trainer import TorchTrainer
 from spacelang.cli.runs import run_graph
@@ -408,6 +410,26 @@ def subnet(trained: Path) -> Path:
     assert {proof["dtype"] for proof in found["proof"]} == {"float64", "float32"}
     assert all(proof["outputs"] <= 1e-6 for proof in found["proof"])
     return folder
+
+
+def test_networks_say_how_images_are_given(trained: Path, subnet: Path, tmp_path: Path) -> None:
+    """As the run does, whose images they are; of a space alone nothing is said."""
+    told = json.loads((trained / "images.json").read_text())
+    images = open_data(str(trained.parent / "images.npz"))
+    assert told["classes"] == [*images.classes]
+    assert (told["channels"], told["height"], told["width"]) == images.shape
+    pixels = next(iter(ordered_batches(images.train, len(images.train)))).images.double()
+    back = (
+        pixels * torch.tensor(told["deviation"])[:, None, None]
+        + torch.tensor(told["mean"])[:, None, None]
+    )
+    assert torch.allclose(back * 255, images.train.images.double(), atol=1e-3)
+    fast = data("compile", trained, "--for", "inference", "-o", tmp_path / "fast")
+    assert fast["images"] == told == json.loads((subnet / "manifest.json").read_text())["images"]
+    arch = tmp_path / "arch.json"
+    arch.write_text((trained / "search/evolution-best.json").read_text())
+    data("extract", trained.parent / "tiny.space", "--arch", arch, "-o", tmp_path / "plain")
+    assert "images" not in json.loads((tmp_path / "plain" / "manifest.json").read_text())
 
 
 def test_statistics_of_its_own_go_with_a_subnet(place: Path, tmp_path: Path) -> None:

@@ -128,6 +128,7 @@ def compile(
             head_map,
         )
         record |= {"batch": batch or 1, "runtime": runtime or RUNTIME} | given.origin
+        record |= runs.images_of(Path(space))
         with working("deploying"):
             graph, difference = _deployed(given, backend, record, files)
     else:

@@ -2,6 +2,7 @@
 
 RUN/run.json, graph.spaceir     what is trained, without its source
 RUN/settings.json               where the images are
+RUN/images.json                 how they are given to the network, and their classes
 RUN/checkpoint-*, log.jsonl     the training
 RUN/search/                     scores, and what each engine found
 """
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from spacelang.ir.graph import Graph
 
 RECORD, SETTINGS, SEARCH, STORE = "run.json", "settings.json", "search", "store.json"
+IMAGES = "images.json"
 Json = dict[str, object]
 # What settings.json may hold; what it lacks was not given.
 KEPT: Mapping[str, tuple[type, ...]] = MappingProxyType(
@@ -91,6 +93,12 @@ def run_graph(folder: Path) -> Graph:
 def record_of(folder: Path) -> Json:
     """What a run says of itself."""
     return _read(folder / RECORD)
+
+
+def images_of(folder: Path) -> Json:
+    """How images are given to the networks of a run, by name; empty where nothing is said of it."""
+    place = folder / IMAGES
+    return {"images": _read(place)} if is_run(folder) and place.is_file() else {}
 
 
 def number_in(record: Json, name: str) -> int:

@@ -71,7 +71,9 @@ def extract(
     model.extract(assignment)
     extracted = time.perf_counter() - began
     with working("proving"):
-        made = runs.work(backend, "write_subnet")(model, assignment, folder, seed=seed)
+        made = runs.work(backend, "write_subnet")(
+            model, assignment, folder, seed=seed, **runs.images_of(Path(space))
+        )
     proved = time.perf_counter() - began - extracted
     if as_json:
         emit({

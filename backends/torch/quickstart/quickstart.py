@@ -18,6 +18,7 @@ from types import MappingProxyType
 from typing import Literal, cast
 
 from spacelang.backends.torch.data.datasets import Dataset, open_data
+from spacelang.backends.torch.data.preprocessing import preprocessing
 from spacelang.backends.torch.inputs import example
 from spacelang.backends.torch.lowering.kernels import chosen
 from spacelang.backends.torch.quickstart.results import (
@@ -240,7 +241,7 @@ def take_home(
     told.say("taking the winner out of the supernet, and proving it equal")
     with clock.times("extract and prove"):
         settle(trained, winner, data)
-        subnet = write_subnet(trained.model, winner, folder / "subnet")
+        subnet = write_subnet(trained.model, winner, folder / "subnet", images=preprocessing(data))
     exports: list[Export] = []
     skipped: list[str] = []
     for ending in formats:

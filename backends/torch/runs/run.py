@@ -41,7 +41,7 @@ RENEWED = ("baselines", "keep", "on_nan")  # of the settings: what may be said a
 # What runs that can be taken back write, files of a folder before the folder.
 WRITTEN = (
     *(SETTINGS, RECORD, GRAPH, LOG, SUMMARY, LOCK_NAME),
-    *("begun.json", "scores.jsonl", "answers.jsonl", "hull.spaceir"),
+    *("begun.json", "images.json", "scores.jsonl", "answers.jsonl", "hull.spaceir"),
     *("manifest.jsonl", "checkpoint-*.safetensors", "saves.tsv", "nan-*.json"),
     *("program/*.spaceir", "program/manifest.json", f"program/{MARKER}", "program"),
     *("under-way/*/*", "under-way/*", "under-way"),

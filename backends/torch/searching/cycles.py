@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Protocol
 
 from spacelang.backends.torch.data.datasets import Dataset
+from spacelang.backends.torch.data.preprocessing import IMAGES, preprocessing
 from spacelang.backends.torch.reports.search_report import write_search_report
 from spacelang.backends.torch.runs.interrupt import Interrupt
 from spacelang.backends.torch.runs.progress import Reporter, progress
 from spacelang.backends.torch.runs.ranks import current
-from spacelang.backends.torch.runs.run import Json, Log, RunFolder, write_graph
+from spacelang.backends.torch.runs.run import Json, Log, RunFolder, write_graph, write_json
 from spacelang.backends.torch.runs.searched import Searched
 from spacelang.backends.torch.runs.trackers import Tracker, check_trackers, trackers
 from spacelang.backends.torch.searching.cycle_trainer import CycleTrainer
@@ -140,6 +141,7 @@ def search_program(
         answers = Answers(journal)
         run.begun = lambda: len(answers) > 0
         write_graph(run.path, graph)
+        write_json(run.path / IMAGES, preprocessing(data))
         current().lead(lambda: write_program(run.path / FOLDER, program))
         trainer = CycleTrainer(program, data, recipe, seed, device)
         trainer.steady.policy = policy

@@ -17,11 +17,12 @@ from functools import partial
 from pathlib import Path
 
 from spacelang.backends.torch.data.datasets import Dataset
+from spacelang.backends.torch.data.preprocessing import IMAGES, preprocessing
 from spacelang.backends.torch.reports.search_report import write_search_report
 from spacelang.backends.torch.runs.interrupt import Interrupt
 from spacelang.backends.torch.runs.progress import Reporter, progress
 from spacelang.backends.torch.runs.ranks import current
-from spacelang.backends.torch.runs.run import Json, RunFolder, write_graph
+from spacelang.backends.torch.runs.run import Json, RunFolder, write_graph, write_json
 from spacelang.backends.torch.runs.searched import Searched
 from spacelang.backends.torch.searching.baselines import found_by, search_beside
 from spacelang.backends.torch.searching.scratch import Scratch
@@ -116,6 +117,7 @@ def search_scratch(
     note = _note(engine, folder, seed, baselines)
     with RunFolder(folder, SCRATCH, about, settings, note) as run, Interrupt() as interrupt:
         write_graph(run.path, graph)
+        write_json(run.path / IMAGES, preprocessing(data))
         kept = UnderWay(run.path, interrupt)
         prober = Scratch(graph, data, recipe, seed, device, kept)
         report = partial(write_search_report, run.path, graph, data)

@@ -19,13 +19,14 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from spacelang.backends.torch.data.datasets import Dataset, batch_count
+from spacelang.backends.torch.data.preprocessing import IMAGES, preprocessing
 from spacelang.backends.torch.inherit import inherit as inherit_weights
 from spacelang.backends.torch.reports.search_report import write_search_report
 from spacelang.backends.torch.reports.stages import changes
 from spacelang.backends.torch.runs.interrupt import Interrupt
 from spacelang.backends.torch.runs.progress import Reporter, progress
 from spacelang.backends.torch.runs.ranks import current
-from spacelang.backends.torch.runs.run import Log, RunFolder, read_graph, write_graph
+from spacelang.backends.torch.runs.run import Log, RunFolder, read_graph, write_graph, write_json
 from spacelang.backends.torch.runs.searched import Searched
 from spacelang.backends.torch.runs.trackers import Tracker, check_trackers, trackers
 from spacelang.backends.torch.searching.baselines import search_beside
@@ -137,6 +138,7 @@ class Work:
             about = identity(graph, self.data, self.recipe, self.seed)
             self.stack.enter_context(RunFolder(folder, KIND, about))
             write_graph(folder, graph)
+            write_json(folder / IMAGES, preprocessing(self.data))
         room_for(folder, model, self.keep)
         self.trainer = EngineTrainer(
             model.to(self.device), graph, self.data, self.recipe, self.seed
@@ -259,6 +261,7 @@ def search_own(
     told = reporter or progress("quiet")
     with RunFolder(folder, OWN, about, settings) as run, Interrupt() as interrupt:
         write_graph(run.path, graph)
+        write_json(run.path / IMAGES, preprocessing(data))
         if hull is not None and current().first:
             atomic_write(run.path / HULL, stored(hull))
         while True:

@@ -47,9 +47,15 @@ class Subnet:
 
 
 def write_subnet(
-    model: Supernet, assignment: Assignment, folder: PathLike, *, seed: int = 0
+    model: Supernet,
+    assignment: Assignment,
+    folder: PathLike,
+    *,
+    seed: int = 0,
+    images: Mapping[str, object] | None = None,
 ) -> Subnet:
-    """Write one network of a supernet and prove it equal on inputs drawn from a seed.
+    """Write one network of a supernet and prove it equal on inputs drawn from a seed; `images` says
+    how its images are to be given, for the manifest (`data/preprocessing.py`).
 
     A printed network has float32 weights: a model of another type is rounded first, and it is the
     rounded one that it is equal to.
@@ -78,6 +84,7 @@ def write_subnet(
             "assignment": dict(taken),
             "params": params,
             "inputs": {node.label or "x": str(input_of(node)) for node in graph.root.inputs},
+            **({"images": dict(images)} if images else {}),
             "proof": [asdict(part) for part in proof],
             "files": hashes(made),
         }

@@ -17,6 +17,7 @@ from typing import Any, Generic, Protocol, TypeVar, cast
 from torch import nn
 
 from spacelang.backends.torch.data.datasets import Dataset
+from spacelang.backends.torch.data.preprocessing import IMAGES, preprocessing
 from spacelang.backends.torch.data.variation import OfLibraries
 from spacelang.backends.torch.runs.interrupt import Interrupt
 from spacelang.backends.torch.runs.progress import Reporter, progress
@@ -213,6 +214,7 @@ def train(
         room_for(run.path, model, keep)
         if not isinstance(graph, Fixed):
             write_graph(run.path, graph)
+        write_json(run.path / IMAGES, preprocessing(data))
         trainer.steady = steady
         steady.note = lambda record: note(run.path, record)
         tally = _resume(trainer, store)
