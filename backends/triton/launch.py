@@ -18,7 +18,7 @@ import subprocess
 import warnings
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
+from threading import Lock
 from typing import Any
 
 import torch
@@ -33,7 +33,8 @@ from spacelang.diagnostics import SpaceError, error
 FLOATS = frozenset({torch.float32, torch.bfloat16, torch.float16})
 ABSENT = "there are no kernels for "  # a device: the same of all kernels, so the network is named
 INTERPRETED: bool = knobs.runtime.interpret
-_required: ContextVar[bool] = ContextVar("fused kernels are required", default=False)
+_required = 0  # how many `require_fused` are open
+_counting = Lock()
 _told: set[tuple[str, str]] = set()
 _failed: dict[str, str] = {}  # kernel -> what it failed with
 FAILURES = (TritonError, RuntimeError, OSError, subprocess.SubprocessError)
@@ -46,12 +47,21 @@ class NotFused(UserWarning):
 
 @contextmanager
 def require_fused() -> Iterator[None]:
-    """Within it, what cannot be fused is an error (`--require-fused`)."""
-    token = _required.set(True)
+    """Within it, what cannot be fused is an error (`--require-fused`), in every thread.
+
+    Autograd runs what goes back on a GPU, and what it computes again, in threads of its own.
+    """
+    _count(1)
     try:
         yield
     finally:
-        _required.reset(token)
+        _count(-1)
+
+
+def _count(more: int) -> None:
+    global _required
+    with _counting:
+        _required += more
 
 
 def wide(x: Tensor) -> Tensor:
@@ -113,7 +123,7 @@ def launches(kernel: str, reason: str) -> bool:
     reason = reason or _failed.get(kernel, "")
     if not reason:
         return True
-    if _required.get():
+    if _required:
         raise SpaceError(error("SP605", f"{kernel} cannot run fused: {reason}"))
     what = "the network" if reason.startswith(ABSENT) else kernel
     if (what, reason) not in _told:
