@@ -26,7 +26,6 @@ import torch
 from stopwatch import Stopwatch
 
 import spacelang
-from spacelang.analysis.cost import Cost
 from spacelang.backends.torch.data.datasets import Dataset, open_data
 from spacelang.backends.torch.runs.run import environment, read_graph
 from spacelang.backends.torch.searching.cycles import search_program
@@ -45,6 +44,7 @@ from spacelang.engines.settings import configure
 from spacelang.engines.space_evolution import SpaceEvolution
 from spacelang.files import atomic_write
 from spacelang.ir.decision import Assignment
+from spacelang.ir.figures import Cost
 from spacelang.ir.graph import Graph
 from spacelang.loader import load_hull
 from spacelang.passes.specialize import specialize
