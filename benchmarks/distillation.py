@@ -1,6 +1,7 @@
 """Distilled against undistilled: one small network of the quickstart's space on 5,000 digits.
 
 python benchmarks/distillation.py -o runs/distillation                    # three seeds
+python benchmarks/distillation.py --record benchmarks/results             # distillation.json there
 python benchmarks/distillation.py -o runs/try --seeds 1 --epochs 2        # does it run?
 
 Every student has the same architecture, first weights, order of images and epochs; only what it
@@ -140,6 +141,9 @@ def run(folder: Path, epochs: int, seed: int, kinds: list[str]) -> dict[str, dic
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("-o", "--output", type=Path, default=Path("runs/distillation"))
+    options.add_argument(
+        "--record", type=Path, help="where distillation.json goes, if not to the output"
+    )
     options.add_argument("--seeds", type=int, default=3)
     options.add_argument("--epochs", type=int, default=RECIPE.epochs)
     options.add_argument("--lessons", nargs="*", choices=list(LESSONS), default=list(LESSONS))
@@ -152,7 +156,9 @@ def main() -> None:
         seeds.append(run(given.output / f"seed-{seed}", given.epochs, seed, given.lessons))
         record = {"epochs": given.epochs, "params": sizes, "seeds": seeds}
         text = json.dumps({**record, "environment": environment()}, indent=1) + "\n"
-        atomic_write(given.output / "distillation.json", text)
+        kept = given.record or given.output
+        kept.mkdir(parents=True, exist_ok=True)
+        atomic_write(kept / "distillation.json", text)
         study_report.write(
             given.output, "distillation", ABOUT, student, open_data(DATA), seeds, "labels",
             f"python benchmarks/distillation.py --seeds {len(seeds)} --epochs {given.epochs}",

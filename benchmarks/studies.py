@@ -2,6 +2,7 @@
 
 python benchmarks/studies.py -o runs/studies                 # all five, three seeds each
 python benchmarks/studies.py cells --seeds 5                 # one of them
+python benchmarks/studies.py --record benchmarks/results     # STUDY.json there, to be kept
 python benchmarks/studies.py --epochs 1 --seeds 1            # does it run?
 
 A study is one engine beside its plain alternative, by one recipe, one seed and the same images.
@@ -26,7 +27,6 @@ import torch
 from stopwatch import Stopwatch
 
 import spacelang
-from spacelang.analysis.cost import Cost
 from spacelang.backends.torch.data.datasets import Dataset, open_data
 from spacelang.backends.torch.runs.run import environment, read_graph
 from spacelang.backends.torch.searching.cycles import search_program
@@ -45,6 +45,7 @@ from spacelang.engines.settings import configure
 from spacelang.engines.space_evolution import SpaceEvolution
 from spacelang.files import atomic_write
 from spacelang.ir.decision import Assignment
+from spacelang.ir.figures import Cost
 from spacelang.ir.graph import Graph
 from spacelang.loader import load_hull
 from spacelang.passes.specialize import specialize
@@ -271,6 +272,7 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("studies", nargs="*", metavar="STUDY", help=", ".join(STUDIES))
     options.add_argument("-o", "--output", type=Path, default=Path("runs/studies"))
+    options.add_argument("--record", type=Path, help="where STUDY.json goes, if not to the output")
     options.add_argument("--seeds", type=count, default=3)
     options.add_argument("--epochs", type=count, help="of every training, for a trial")
     options.add_argument("--threads", type=int, default=2)
@@ -290,7 +292,9 @@ def main() -> None:
             print(told, flush=True)
             record = {"epochs": given.epochs, "seconds": seconds, "seeds": seeds}
             record["environment"] = environment()
-            atomic_write(given.output / f"{name}.json", json.dumps(record, indent=1) + "\n")
+            kept = given.record or given.output
+            kept.mkdir(parents=True, exist_ok=True)
+            atomic_write(kept / f"{name}.json", json.dumps(record, indent=1) + "\n")
             if known := whole(seeds):
                 report(name, known, given.output / name)
         if known := whole(seeds):

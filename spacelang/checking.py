@@ -253,7 +253,7 @@ def _budget(graph: Graph, text: str, span: Span) -> Iterator[Diagnostic]:
     """What is wrong with a budget that is written in a string; it is told as of `require`."""
     from spacelang.analysis.claims import claims
     from spacelang.analysis.where import of_conditions
-    from spacelang.ir.known import TIMED
+    from spacelang.ir.figures import TIMED
     from spacelang.syntax.budget import budget
 
     try:

@@ -13,7 +13,7 @@ from spacelang.analysis.claims import FEW, Drawn
 from spacelang.analysis.queries import counter
 from spacelang.analysis.where import Where
 from spacelang.ir.condition import Condition
-from spacelang.ir.known import FIGURES
+from spacelang.ir.figures import FIGURES
 from spacelang.loader import load
 
 SPACES = Path(__file__).parent.parent / "spaces"

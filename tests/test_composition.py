@@ -10,8 +10,8 @@ from composition import FULL, HOSTS, PAIRS, STEPS, TECHNIQUES, applied, cell, ho
 from composition_page import PARAGRAPHS, REASONS, Key, entries_of, entry, keys, page, refused
 
 from spacelang.diagnostics import SpaceError
+from spacelang.ir.words import base_name
 from spacelang.passes.pipeline import run
-from spacelang.passes.places import stem
 
 PAGE = Path(__file__).parent.parent / "docs" / "composition.md"
 
@@ -93,5 +93,5 @@ def test_a_refusal_names_a_place_and_a_reason(technique: str, name: str) -> None
     for found in failed.value.diagnostics:
         assert found.code == code
         words = found.headline.replace(":", " ").split()
-        assert {graph.name, "depth", *map(stem, graph.blocks)} & set(words), found.headline
+        assert {graph.name, "depth", *map(base_name, graph.blocks)} & set(words), found.headline
         assert found.notes or ":" in found.headline or code == "SP504"

@@ -11,7 +11,7 @@ from command import TINY, data, good, refused
 
 from spacelang.analysis.conventions import CONVENTIONS, counted
 from spacelang.diagnostics import SpaceError
-from spacelang.ir.known import FIGURES
+from spacelang.ir.figures import FIGURES
 from spacelang.loader import load
 
 GOLDEN = {

@@ -3,8 +3,9 @@ filters."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import islice, product
+from typing import get_type_hints
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ import pytest
 from spacelang.analysis.claims import claims
 from spacelang.analysis.queries import counter, model
 from spacelang.diagnostics import Source, SpaceError
+from spacelang.ir.decision import Assignment
+from spacelang.ir.figures import Between, Cost
 from spacelang.ir.graph import Graph
 from spacelang.loader import load
 from spacelang.passes.specialize import specialize
@@ -262,3 +265,9 @@ def test_draws_by_choices_where_figures_have_more_than_63_bits() -> None:
 
 def test_a_requirement_on_figures_of_more_than_63_bits_is_checked() -> None:
     assert {found.code for found in claims(large("wide"))} <= {"SP511"}
+
+
+def test_what_a_graph_says_of_its_answers() -> None:
+    """The three questions that everybody asks first are typed, though higher layers answer them."""
+    given = {"cost": Cost, "size": int | Between, "sample": Sequence[Assignment]}
+    assert {name: get_type_hints(getattr(Graph, name))["return"] for name in given} == given

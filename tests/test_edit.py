@@ -133,6 +133,14 @@ def test_split_alone_changes_no_network(base):
     assert draft.result != base
 
 
+def test_a_variant_that_is_split_again_is_numbered_on(base):
+    with base.edit() as draft:
+        assert draft.split("layers[1..2].mlp") == ["mlp.2"]
+    with draft.result.edit() as again:
+        assert again.split("layers[1].mlp") == ["mlp.3"]
+    assert list(again.result.blocks) == ["mlp", "mlp.2", "mlp.3", "layer", "layer.2", "layer.3"]
+
+
 def test_a_path_that_matches_nothing(base):
     for look in ("nodes", "calls", "split"):
         with pytest.raises(SpaceError, match="SP504"), base.edit() as draft:

@@ -21,8 +21,7 @@ from pymoo.util.nds.non_dominated_sorting import NonDominatedSorting
 
 import spacelang
 from spacelang.analysis import count
-from spacelang.analysis.cost import Cost
-from spacelang.analysis.eliminate import BandTooNarrow, Between, Elimination
+from spacelang.analysis.eliminate import BandTooNarrow, Elimination
 from spacelang.diagnostics import Source, SpaceError
 from spacelang.engines import variation
 from spacelang.engines.baselines import Extreme, RandomSearch, beside
@@ -48,6 +47,7 @@ from spacelang.engines.record import Recorded
 from spacelang.engines.settings import check, configure
 from spacelang.engines.stream import Stream, seed_of
 from spacelang.ir.decision import Assignment
+from spacelang.ir.figures import Between, Cost
 from spacelang.ir.graph import Graph
 from spacelang.journal import Journal
 

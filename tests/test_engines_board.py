@@ -13,7 +13,6 @@ import pytest
 
 import spacelang
 from spacelang.analysis.choices import ByChoices
-from spacelang.analysis.cost import Cost
 from spacelang.diagnostics import Source, SpaceError, error
 from spacelang.engines.board import Board, MatchWarning
 from spacelang.engines.prioritized_path import PrioritizedPath
@@ -28,6 +27,7 @@ from spacelang.engines.protocol import (
     StepPlan,
 )
 from spacelang.ir.decision import Assignment
+from spacelang.ir.figures import Cost
 from spacelang.ir.graph import Graph
 
 TEXT = """

@@ -347,6 +347,7 @@ def test_baselines_are_scored_by_the_weights_that_it_leaves(
     made = search_own(ENGINE, graph, data, RECIPE, run, seed=3, baselines=True)
     luck, ends = made.baselines
     assert luck.found.evaluated == made.found.evaluated
+    assert f"best of random, of {made.found.evaluated} scores" in page.read_text()
     assert [c.origin for c in ends.candidates] == ["largest", "smallest"]
     assert fingerprint(run) == fingerprint(whole), "nothing was trained for them"
     trained = load_trained(graph, data, run)

@@ -22,6 +22,7 @@ from processes import run_together
 from searches import MOVING, RANGES, content, small_digits
 from test_engines_cream import SPACE as PATHS
 from test_train import RECIPE, SPACE, fingerprint
+from torch import Tensor
 
 import spacelang
 from spacelang.backends.torch.data.datasets import (
@@ -45,7 +46,7 @@ from spacelang.backends.torch.runs.ranks import (
 from spacelang.backends.torch.runs.run import RunFolder, read_log
 from spacelang.backends.torch.searching.baselines import search_beside
 from spacelang.backends.torch.searching.scratch import Scratch
-from spacelang.backends.torch.searching.search import search
+from spacelang.backends.torch.searching.search import search, search_scratch
 from spacelang.backends.torch.searching.train_and_search import search_own
 from spacelang.backends.torch.supernet import Supernet
 from spacelang.backends.torch.training import training
@@ -53,6 +54,7 @@ from spacelang.backends.torch.training.trainer import TorchTrainer
 from spacelang.backends.torch.training.training import load_trained, train
 from spacelang.diagnostics import Source, SpaceError
 from spacelang.engines.baselines import Extreme, RandomSearch
+from spacelang.engines.contraction import Contraction
 from spacelang.engines.evolution import Evolution
 from spacelang.engines.paths import Plans
 from spacelang.engines.prioritized_path import PrioritizedPath
@@ -420,6 +422,40 @@ def test_engines_that_train_end_with_the_bits_of_one(data: Dataset, tmp_path: Pa
             assert found.keys() == whole.keys()
             differing = {Path(name).name for name in whole if found[name] != whole[name]}
             assert differing == (set() if way == "explicit" else {"run.json"}), (kind, way)
+
+
+def test_networks_trained_anew_end_with_the_bits_of_one(
+    graph: Graph, data: Dataset, tmp_path: Path
+) -> None:
+    """By DDP, which wraps one after the other in the same processes, their weights before scoring."""
+    engine = Contraction(bounds=("", ""), population=2, keep=1, factors=1, reach=1)
+    recipe = replace(RECIPE, epochs=1, shards=2, model_ema=False)
+    probe = TorchTrainer.probe
+
+    def run(rank: int, way: Any = "ddp") -> None:
+        trained: list[dict[str, Tensor]] = []
+
+        def noting(self: TorchTrainer, *given: Any) -> Any:
+            trained.append({n: t.clone() for n, t in self.model.state_dict().items()})
+            return probe(self, *given)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(TorchTrainer, "probe", noting)
+            by = replace(recipe, reduce=way)
+            search_scratch(engine, graph, data, by, tmp_path / way, baselines=False)
+        torch.save(trained, tmp_path / f"{way}-{rank}.pt")
+
+    run(0, "explicit")
+    assert run_together(2, run) == [0, 0]
+    one = torch.load(tmp_path / "explicit-0.pt", weights_only=True)
+    assert len(one) == 3, "two, and beside the better one, which has a score, another"
+    for rank in range(2):
+        there = torch.load(tmp_path / f"ddp-{rank}.pt", weights_only=True)
+        for mine, other in zip(one, there, strict=True):
+            assert mine.keys() == other.keys()
+            assert all(torch.equal(other[n], mine[n]) for n in mine)
+    found = [(tmp_path / way / "contraction.json").read_bytes() for way in ("explicit", "ddp")]
+    assert found[0] == found[1]
 
 
 # What cannot be.

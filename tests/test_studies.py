@@ -10,6 +10,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+import torch
 from test_train import SPACE
 
 import spacelang
@@ -41,6 +42,26 @@ def test_a_study(name: str, tmp_path: Path) -> None:
     assert all(f"</svg> {arm}</td>" in page or f"{arm}: " in page for arm in arms)
     assert run(*words).split("\n\n")[1] == table
     assert (tmp_path / f"{name}.json").read_bytes() == record
+
+
+def test_a_record_goes_where_it_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(STUDIES.parent)
+    studies, distillation = import_module("studies"), import_module("distillation")
+    monkeypatch.setattr(studies, "STUDIES", {"paths": lambda work: SEEDS[work.seed]})
+    monkeypatch.setattr(studies, "report", lambda *given: None)
+    monkeypatch.setattr(distillation, "run", lambda *given: {"labels": SEEDS[0]["found"]})
+    monkeypatch.setattr(distillation.study_report, "write", lambda *given: None)
+    monkeypatch.setattr(distillation, "open_data", lambda name: None)
+    kept = tmp_path / "kept"
+    words = ["it", "-o", str(tmp_path / "runs"), "--record", str(kept), "--seeds", "2"]
+    monkeypatch.setattr(sys, "argv", words)
+    threads = torch.get_num_threads()
+    studies.main()
+    distillation.main()
+    torch.set_num_threads(threads)
+    assert json.loads((kept / "paths.json").read_text())["seeds"] == SEEDS
+    assert len(json.loads((kept / "distillation.json").read_text())["seeds"]) == 2
+    assert not list((tmp_path / "runs").glob("*.json"))
 
 
 def test_a_study_that_is_not_there() -> None:

@@ -10,10 +10,10 @@ import pytest
 import spacelang
 from spacelang import Subspace
 from spacelang.analysis.count import Counter
-from spacelang.analysis.eliminate import Between
 from spacelang.diagnostics import Source, SpaceError
 from spacelang.engines.pool import Pool, encoding
 from spacelang.ir.decision import Assignment, plain
+from spacelang.ir.figures import Between
 from spacelang.ir.graph import Graph
 from spacelang.passes.narrow import narrow
 

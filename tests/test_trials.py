@@ -12,7 +12,6 @@ import optuna
 import pytest
 from command import good, refused
 
-from spacelang.analysis.cost import Cost
 from spacelang.backends.torch.runs.searched import Searched
 from spacelang.diagnostics import SpaceError
 from spacelang.engines.baselines import RandomSearch
@@ -20,6 +19,7 @@ from spacelang.engines.evolution import Evolution
 from spacelang.engines.optuna_study import write_study
 from spacelang.engines.protocol import Candidate, Found, Score
 from spacelang.engines.trials import Trial, as_csv, read_trials
+from spacelang.ir.figures import Cost
 
 CANDIDATES = [
     ({"width": 32, "op": "k3", "picked": [0, 2]}, 0.5, "", 100),

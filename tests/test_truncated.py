@@ -14,13 +14,12 @@ import numpy as np
 import pytest
 from test_eliminate import surprise
 
-from spacelang.analysis.eliminate import Between
 from spacelang.analysis.queries import counter
 from spacelang.analysis.where import Band, Where
 from spacelang.ir.condition import Condition, chosen, conjunction, is_value
 from spacelang.ir.decision import Choice, exact
 from spacelang.ir.dim import Value
-from spacelang.ir.known import FIGURES
+from spacelang.ir.figures import FIGURES, Between
 from spacelang.loader import load
 from spacelang.passes.specialize import specialize
 

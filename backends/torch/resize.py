@@ -20,8 +20,8 @@ from torch import Tensor
 from spacelang.ir.dim import Dim
 from spacelang.ir.graph import Graph, Place
 from spacelang.ir.node import Node, Value
+from spacelang.ir.uses import ROOT
 from spacelang.passes.flow import Flow
-from spacelang.passes.places import ROOT
 from spacelang.passes.raster import Raster, squares, traced
 
 

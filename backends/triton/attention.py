@@ -35,7 +35,7 @@ from spacelang.backends.triton.attention_operands import (
     unable,
     weighed,
 )
-from spacelang.backends.triton.launch import launches, operator
+from spacelang.backends.triton.launch import differentiable, launches, operator
 
 NAME = "attention"
 Term = tuple[Tensor, Tensor]  # tables [H or 1, R, C, ...], index [R, N, N]
@@ -280,7 +280,7 @@ def _backward(ctx, slopes, *_):
     return q, k, v, None, table, None, on_keys, None, on_queries, None, on_values, None, None, None
 
 
-_op.register_autograd(_backward, setup_context=_setup)
+differentiable(_op, _setup, _backward)
 
 
 def attention(

@@ -33,7 +33,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from spacelang.backends.triton.cascade_kernels import CONVS, INTEGERS, LAYOUTS, _kernel
-from spacelang.backends.triton.launch import launches, operator, refusal, wide
+from spacelang.backends.triton.launch import differentiable, launches, operator, refusal, wide
 from spacelang.backends.triton.norm import Norm, normed
 from spacelang.backends.triton.resources import Build
 
@@ -237,7 +237,7 @@ def _backward(ctx, gradients):
     return back, slopes, moved, None
 
 
-_op.register_autograd(_backward, setup_context=_setup)
+differentiable(_op, _setup, _backward)
 
 
 def cascade(x: Tensor, heads: Sequence[Head], offsets: Tensor) -> Tensor:

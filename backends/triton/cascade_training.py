@@ -41,7 +41,7 @@ from spacelang.backends.triton.cascade import (
     in_windows,
     options,
 )
-from spacelang.backends.triton.launch import launches, operator, refusal, wide
+from spacelang.backends.triton.launch import differentiable, launches, operator, refusal, wide
 from spacelang.backends.triton.resources import Build
 
 NAME = "cascade in training"
@@ -293,7 +293,7 @@ def _backward(ctx, slopes):
     return found[0], found[1], found[2:], None
 
 
-_op.register_autograd(_backward, setup_context=_setup)
+differentiable(_op, _setup, _backward)
 
 
 def cascade_training(

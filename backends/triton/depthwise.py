@@ -33,7 +33,7 @@ from spacelang.backends.triton.depthwise_kernels import (
     _input_kernel,
     _squeeze_kernel,
 )
-from spacelang.backends.triton.launch import launches, operator, refusal, wide
+from spacelang.backends.triton.launch import differentiable, launches, operator, refusal, wide
 from spacelang.backends.triton.norm import Norm, normed
 from spacelang.backends.triton.resources import Build
 
@@ -241,7 +241,7 @@ def _backward(ctx, gradients):
     return back, outer, [None, None, *found] if norm else [], opened, *[None] * len(ctx.rest)
 
 
-_op.register_autograd(_backward, setup_context=_setup)
+differentiable(_op, _setup, _backward)
 
 
 def depthwise(

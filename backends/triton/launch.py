@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 from triton import knobs
 from triton.errors import TritonError
 from triton.runtime.errors import InterpreterError
@@ -113,6 +113,24 @@ def operator(name: str, kernel: str) -> Callable[[Callable[..., Any]], Any]:
         return torch.library.custom_op(f"spacelang::{name}", run, mutates_args=(), schema=schema)
 
     return make
+
+
+def differentiable(op: Any, setup: Callable[..., None], backward: Callable[..., Any]) -> None:
+    """Register how an operator is differentiated: by the gradient of its first result alone.
+
+    No zeros are made for gradients of the others, which are as large as what is kept.
+    """
+
+    def began(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.set_materialize_grads(False)
+        setup(ctx, inputs, output)
+
+    def back(ctx: Any, *slopes: Any) -> Any:
+        if all(part is None for part in tree_leaves(slopes)):
+            return tree_map(lambda _: None, tuple(ctx.needs_input_grad))
+        return backward(ctx, *slopes)
+
+    op.register_autograd(back, setup_context=began)
 
 
 def launches(kernel: str, reason: str) -> bool:

@@ -31,7 +31,7 @@ from spacelang.backends.triton.attention_operands import (
     unindexed,
     unwindowed,
 )
-from spacelang.backends.triton.launch import launches, operator, refusal, wide
+from spacelang.backends.triton.launch import differentiable, launches, operator, refusal, wide
 from spacelang.backends.triton.mixed_attention_kernels import KERNELS
 
 NAME = "mixed_attention"
@@ -316,7 +316,7 @@ def _backward(ctx, slopes, _):
     return *found[:3], None, *found[3:], table, None, key_table, None, None
 
 
-_op.register_autograd(_backward, setup_context=_setup)
+differentiable(_op, _setup, _backward)
 
 
 def mixed_attention(

@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from spacelang.backends.triton.launch import launches, operator, refusal, wide
+from spacelang.backends.triton.launch import differentiable, launches, operator, refusal, wide
 from spacelang.backends.triton.resources import Build
 
 BLOCK = 1024  # elements of a program
@@ -189,7 +189,7 @@ def _backward(ctx, gradients):
     return found, slope, None
 
 
-_op.register_autograd(_backward, setup_context=_setup)
+differentiable(_op, _setup, _backward)
 
 
 def mixture(candidates: Sequence[Tensor | None], weights: Tensor) -> Tensor:

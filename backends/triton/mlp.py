@@ -28,7 +28,14 @@ import triton.language as tl
 from torch import Tensor
 from torch.nn import functional
 
-from spacelang.backends.triton.launch import INTERPRETED, launches, operator, refusal, wide
+from spacelang.backends.triton.launch import (
+    INTERPRETED,
+    differentiable,
+    launches,
+    operator,
+    refusal,
+    wide,
+)
 from spacelang.backends.triton.resources import Build
 
 ROWS, COLUMNS, DEPTH = 64, 64, 32  # the tile of a program, and the channels of a step
@@ -258,7 +265,7 @@ def _backward(ctx, gradients):
     return (*(next(found) if need else None for need in needs), None, None)
 
 
-_op.register_autograd(_backward, setup_context=_setup)
+differentiable(_op, _setup, _backward)
 
 Norm = tuple[Tensor, Tensor, float]  # scale [C], shift [C], epsilon
 

@@ -28,7 +28,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from spacelang.backends.triton.launch import launches, operator, refusal
+from spacelang.backends.triton.launch import differentiable, launches, operator, refusal
 from spacelang.backends.triton.mlp import product
 from spacelang.backends.triton.resources import Build
 
@@ -290,7 +290,7 @@ def _backward(ctx, gradients, *_):
     return found, [None] * 3, None
 
 
-_op.register_autograd(_backward, setup_context=_setup)
+differentiable(_op, _setup, _backward)
 
 
 def relations(student: Sequence[Tensor], teacher: Sequence[Tensor], heads: int = 1) -> Tensor:

@@ -19,7 +19,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from spacelang.backends.triton.launch import FLOATS, launches, operator, refusal
+from spacelang.backends.triton.launch import FLOATS, differentiable, launches, operator, refusal
 from spacelang.backends.triton.resources import Build
 
 BLOCK = 1024  # classes a step
@@ -190,7 +190,7 @@ def _backward(ctx, gradients, _):
     return found, None, None
 
 
-_op.register_autograd(_backward, setup_context=_setup)
+differentiable(_op, _setup, _backward)
 
 
 def soft_labels(logits: Tensor, classes: Tensor, probabilities: Tensor) -> Tensor:

@@ -23,9 +23,9 @@ from spacelang.ir.condition import FALSE, Condition, conjunction, disjunction, i
 from spacelang.ir.dim import ZERO, Dim, Symbol
 from spacelang.ir.dim import Value as DecisionValue
 from spacelang.ir.dim import product as multiplied
+from spacelang.ir.figures import FIGURES, Cost
 from spacelang.ir.gather import joined, read
 from spacelang.ir.infer import CostOf
-from spacelang.ir.known import FIGURES
 from spacelang.ir.op import ops
 from spacelang.ir.param import sized
 from spacelang.ir.prove import Proved, feasible, holds
@@ -34,15 +34,6 @@ from spacelang.ir.storage import bank_of, bank_position
 if TYPE_CHECKING:
     from spacelang.ir.graph import Graph, Instance, Place
     from spacelang.ir.node import Node
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Figures of one architecture, at batch 1."""
-
-    params: int
-    macs: int
-    activations: int
 
 
 @dataclass(frozen=True)

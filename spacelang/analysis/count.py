@@ -17,7 +17,7 @@ import numpy as np
 
 from spacelang.analysis.choices import ByChoices
 from spacelang.analysis.cost import CostModel, Term
-from spacelang.analysis.eliminate import Between, Elimination, Exact
+from spacelang.analysis.eliminate import Elimination, Exact
 from spacelang.analysis.problem import (
     SAFE,
     BandTooNarrow,
@@ -38,7 +38,7 @@ from spacelang.ir.condition import TRUE, Condition
 from spacelang.ir.decision import Assignment, Choice
 from spacelang.ir.dim import Symbol
 from spacelang.ir.dim import Value as DecisionValue
-from spacelang.ir.known import FIGURES
+from spacelang.ir.figures import FIGURES, Between
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -37,10 +37,10 @@ from spacelang.analysis.problem import (
 from spacelang.analysis.region import Band
 from spacelang.analysis.scale import JOINED, join, scale
 from spacelang.analysis.tree import build
+from spacelang.ir.figures import Between
 
 __all__ = [
     "BandTooNarrow",
-    "Between",
     "CountingError",
     "Elimination",
     "EmptyBand",
@@ -79,14 +79,6 @@ class Exact:
     """A number of assignments."""
 
     value: int
-
-
-@dataclass(frozen=True, slots=True)
-class Between:
-    """Bounds, both included, that surely hold the number of assignments."""
-
-    lower: int
-    upper: int
 
 
 class Elimination:

@@ -26,11 +26,10 @@ from spacelang.ir.condition import TRUE, Condition
 from spacelang.ir.decision import Choice
 from spacelang.ir.dim import Dim, Symbol
 from spacelang.ir.dim import Value as DecisionValue
-from spacelang.ir.known import FIGURES
+from spacelang.ir.figures import FIGURES, Between
 
 if TYPE_CHECKING:
     from spacelang.analysis.cost import CostModel
-    from spacelang.analysis.eliminate import Between
     from spacelang.ir.graph import Graph
 
 # Points of one table. Beyond, `count.py` does the work.

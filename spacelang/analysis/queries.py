@@ -7,15 +7,14 @@ from numbers import Integral
 from typing import TYPE_CHECKING, cast
 
 from spacelang import plugins
-from spacelang.analysis.cost import Cost, CostModel
+from spacelang.analysis.cost import CostModel
 from spacelang.analysis.where import Where
 from spacelang.collector import collector_paused
 from spacelang.diagnostics import SpaceError, error
-from spacelang.ir.known import TIMED
+from spacelang.ir.figures import TIMED, Between, Cost
 
 if TYPE_CHECKING:
     from spacelang.analysis.count import Counter, Law
-    from spacelang.analysis.eliminate import Between
     from spacelang.ir.decision import Assignment
     from spacelang.ir.graph import Graph
 
@@ -42,7 +41,10 @@ def cost(graph: Graph, assignment: Assignment | None = None) -> Cost:
 
 @collector_paused()
 def size(graph: Graph, where: str = "") -> int | Between:
-    """The number of architectures within a budget and the space's own requirements."""
+    """The number of architectures within a budget and the space's own requirements.
+
+    Errors of it and of `sample` are those of `Graph`, where users meet them.
+    """
     return counter(graph).size(countable(parsed(graph, where)))
 
 

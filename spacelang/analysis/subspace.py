@@ -22,10 +22,10 @@ from spacelang.analysis.where import Where
 from spacelang.diagnostics import SpaceError, error
 from spacelang.ir.condition import Condition, disjunction, is_value, negate
 from spacelang.ir.dim import Value
+from spacelang.ir.figures import Between
 from spacelang.ir.graph import Graph
 
 if TYPE_CHECKING:
-    from spacelang.analysis.eliminate import Between
     from spacelang.ir.decision import Assignment
 
 
@@ -70,8 +70,6 @@ class Subspace:
     @property
     def size(self) -> int | Between:
         """How many architectures it has: exactly, or between exact bounds."""
-        from spacelang.analysis.eliminate import Between
-
         sizes = [counter(self.graph).size(part) for part in self.parts]
         low = sum(size if isinstance(size, int) else size.lower for size in sizes)
         high = sum(size if isinstance(size, int) else size.upper for size in sizes)

@@ -17,7 +17,7 @@ from spacelang.diagnostics import NOWHERE, SpaceError, Span, error
 from spacelang.ir.condition import Compare, Condition
 from spacelang.ir.definedness import conjuncts
 from spacelang.ir.dim import Dim
-from spacelang.ir.known import LATENCY, MEASURED, THROUGHPUT, TIMED
+from spacelang.ir.figures import LATENCY, MEASURED, THROUGHPUT, TIMED
 
 Band = tuple[int | None, int | None]
 NEVER = 1 << 62

@@ -50,7 +50,7 @@ def info(
     """
     from spacelang.analysis.extent import extent, median
     from spacelang.cli.program import listing, program_at, record
-    from spacelang.ir.known import FIGURES
+    from spacelang.ir.figures import FIGURES
 
     program = program_at(space, settings)
     if program is not None:
@@ -182,7 +182,7 @@ def size_text(size: object) -> str:
 
 
 def _between(size: object) -> tuple[int, int]:
-    from spacelang.analysis.eliminate import Between
+    from spacelang.ir.figures import Between
 
     assert isinstance(size, Between)
     return size.lower, size.upper

@@ -46,9 +46,9 @@ KEPT = {"keep": "--checkpoint-hist", "on_nan": "--on-nan", "log_to": "--log"}
 @click.option("--inherit", is_flag=True,
               help="Begin each space with the weights it shares with the last.")  # fmt: skip
 @click.option("--baselines/--no-baselines", default=None,
-              help="Then random search at equal cost, the largest and the smallest network."
+              help="Then random search by as many scores, the largest and the smallest network."
               "  [yes; where each network is trained anew, the last two alone; of a program none,"
-              " else random cells at equal cost]")  # fmt: skip
+              " else random cells by as many epochs]")  # fmt: skip
 @click.option("--data", metavar="DATA", help="The data set, if not the one it was trained on.")
 @click.option("--seed", type=click.IntRange(0, (1 << 63) - 1), help="Of everything drawn.  [0]")
 @click.option("-o", "--output", metavar="DIR", help="Where the results go.  [RUN/search]")

@@ -167,8 +167,8 @@ def beside(
     engine: Able, evaluated: int, asked: bool | None = True, *, anew: bool = False
 ) -> tuple[RandomSearch | Extreme, ...]:
     """What a search that scored so many networks is measured against, by the same images and within
-    the same budget (the last, where there are several): luck at equal cost, and the ends of the
-    space. Nothing for baselines themselves.
+    the same budget (the last, where there are several): luck by as many scores, and the ends of
+    the space. Nothing for baselines themselves.
 
     None of them where they are not `asked` for; where nothing was said (None) all but luck at the
     cost of another search, where each network is trained `anew`.

@@ -14,8 +14,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Literal
 
-from spacelang.analysis.cost import Cost
 from spacelang.ir.decision import Assignment
+from spacelang.ir.figures import Cost
 
 Ties = Literal["cheaper", "dearer"]
 MATCHED, MATCHING = "matched", "matching"

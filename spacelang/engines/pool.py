@@ -18,7 +18,6 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from spacelang.analysis.cost import Cost
 from spacelang.analysis.latency import LatencyModel, open_model
 from spacelang.analysis.latency_table import shown
 from spacelang.analysis.queries import counter, model, parsed
@@ -27,6 +26,7 @@ from spacelang.diagnostics import SpaceError, error
 from spacelang.engines.stream import seed_of
 from spacelang.ir.decision import Assignment, Choice, Decisions
 from spacelang.ir.dim import Value
+from spacelang.ir.figures import Cost
 from spacelang.ir.graph import Graph
 
 if TYPE_CHECKING:

@@ -16,7 +16,6 @@ from operator import itemgetter
 from types import MappingProxyType
 from typing import ClassVar, Literal
 
-from spacelang.analysis.cost import Cost
 from spacelang.diagnostics import SpaceError, error
 from spacelang.engines.board import MATCHED, MATCHING, Board, Entry, Ties, warn_if_never
 from spacelang.engines.evolution import found
@@ -39,6 +38,7 @@ from spacelang.engines.settings import check
 from spacelang.engines.stream import Stream
 from spacelang.ir.decision import Assignment, Choice, Kind, plain
 from spacelang.ir.dim import Value
+from spacelang.ir.figures import Cost
 from spacelang.ir.graph import Graph
 
 # Where the defaults depart from microsoft/Cream's code, and what gives the published behaviour.

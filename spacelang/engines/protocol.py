@@ -13,15 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
+from typing import ClassVar, Literal, Protocol
 
-from spacelang.analysis.cost import Cost
 from spacelang.engines.taps import Tap
 from spacelang.ir.decision import Assignment, Kind
+from spacelang.ir.figures import Between, Cost
 from spacelang.ir.graph import Graph
-
-if TYPE_CHECKING:
-    from spacelang.analysis.eliminate import Between
 
 Origin = Literal["random", "mutation", "crossover", "largest", "smallest", "derived"]
 Objective = Literal["accuracy", "params", "macs", "activations"]

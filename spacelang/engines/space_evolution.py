@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from spacelang.analysis.latency import open_model
 from spacelang.analysis.subspace import Subspace
@@ -45,10 +45,8 @@ from spacelang.engines.ranges import (
 from spacelang.engines.settings import check
 from spacelang.engines.stream import seed_of
 from spacelang.ir.decision import Kind
+from spacelang.ir.figures import Between
 from spacelang.ir.graph import Graph
-
-if TYPE_CHECKING:
-    from spacelang.analysis.eliminate import Between
 
 # Nothing of the search was published as code, and the paper was not at hand: what we decided.
 DEVIATIONS: Mapping[str, str] = MappingProxyType(

@@ -21,7 +21,7 @@ from spacelang import plugins
 from spacelang.diagnostics import SpaceError, error
 from spacelang.files import PathLike
 from spacelang.ir.decision import Plain
-from spacelang.ir.known import FIGURES
+from spacelang.ir.figures import FIGURES
 from spacelang.manifest import read_object
 
 GROUP, SEARCH = "spacelang.engines", "search"

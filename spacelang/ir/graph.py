@@ -8,7 +8,7 @@ graph.storages            what the supernet keeps, by path
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -28,6 +28,7 @@ from spacelang.ir.condition import (
 from spacelang.ir.decision import Assignment, Choice, Decisions
 from spacelang.ir.dialect import Dialect
 from spacelang.ir.dim import Dim, Symbol
+from spacelang.ir.figures import Between, Cost
 from spacelang.ir.liveness import needed
 from spacelang.ir.node import Call, Node, Value, join
 from spacelang.ir.prove import Proved, holds
@@ -357,17 +358,31 @@ class Graph:
 
     # Questions that higher layers answer, found by name.
 
-    def cost(self, assignment: Assignment | None = None) -> Any:
-        """`Cost(params, macs, activations)` of an architecture; of a fixed network without one."""
+    def cost(self, assignment: Assignment | None = None) -> Cost:
+        """The figures of an architecture; of a fixed network without one.
+
+        SP504 for a path that is no decision's, SP501 for what is no candidate, SP506 for a decision
+        that is open.
+        """
         return plugins.load("spacelang.analyses", "cost")(self, assignment)
 
-    def size(self, where: str = "") -> Any:
+    def size(self, where: str = "") -> int | Between:
         """The exact number of architectures within a budget (`Between` where only bounds are
-        exact)."""
+        exact).
+
+        SP209 for a budget that cannot be read, SP508 for one that cannot be counted, SP507 where
+        exact tables do not fit into memory.
+        """
         return plugins.load("spacelang.analyses", "size")(self, where)
 
-    def sample(self, n: int = 1, seed: int = 0, where: str = "", law: str = "architectures") -> Any:
-        """Independent architectures within a budget, exactly uniform by the law."""
+    def sample(
+        self, n: int = 1, seed: int = 0, where: str = "", law: str = "architectures"
+    ) -> Sequence[Assignment]:
+        """Independent architectures within a budget, exactly uniform by the law.
+
+        SP502 where the budget is empty, SP209, SP507 and SP508 as `size`; SP209 and SP103 for a
+        number that is none or negative, SP604 for an unknown law.
+        """
         return plugins.load("spacelang.analyses", "sample")(self, n, seed, where, law)
 
     def restated(self, keep: Collection[str] = OF_BLOCKS, **tables: Any) -> Graph:

@@ -10,24 +10,11 @@ from collections.abc import Mapping
 
 from spacelang.ir.block import Block
 from spacelang.ir.dim import Symbol
+from spacelang.ir.figures import FIGURES, figure
 from spacelang.ir.graph import Graph
 from spacelang.ir.names import under
 
-FIGURES = ("params", "macs", "activations")
-"""What a requirement may limit besides decisions: symbols without values."""
-LATENCY, THROUGHPUT = "latency", "throughput"
-TIMED = (LATENCY, THROUGHPUT)
-"""What a budget may limit too, in nanoseconds and in whole images a second: it is measured, not a
-figure of the graph."""
-MEASURED = (*FIGURES, *TIMED)
-"""All of these."""
-
 Symbols = Mapping[str, Symbol]
-
-
-def figure(name: str) -> Symbol:
-    """The symbol of a figure: any number, 0 among them, unlike a free size."""
-    return Symbol(name, rate=True)
 
 
 class Known:

@@ -146,20 +146,22 @@ class Sites:
         self, path: str | Pattern, fits: Callable[[Node], bool], block: str | None
     ) -> list[Site]:
         pattern = parse_pattern(path) if isinstance(path, str) else path
-        wanted: dict[Chain, frozenset[int]] = {}
+        wanted: dict[Chain, tuple[int, ...]] = {}
         for use in uses(self.graph):
-            wanted[use.chain] = frozenset(
+            ids = tuple(
                 node.id
                 for node in use.instance.block.everywhere()
                 if block in (None, use.block)
                 and fits(node)
                 and pattern.match(join(use.instance.path, name_of(node))) is not None
             )
-        if not any(wanted.values()):
+            if ids:
+                wanted[use.chain] = tuple(sorted(ids))
+        if not wanted:
             raise SpaceError(error("SP504", f"{pattern} matches nothing in {self.old.name}"))
         self._check_open()
         self._blocks, names = parted(self.graph, wanted)
-        found = ((names[chain], id) for chain, ids in wanted.items() for id in sorted(ids))
+        found = ((names[chain], id) for chain, ids in wanted.items() for id in ids)
         return [Site(self, name, id) for name, id in dict.fromkeys(found)]
 
     def _check_open(self) -> None:
@@ -170,16 +172,15 @@ class Sites:
         """Give the uses of blocks that a path matches blocks of their own; the names of these."""
         pattern = parse_pattern(path) if isinstance(path, str) else path
         marked = {
-            use.chain: frozenset(
-                {0} if use.named and pattern.match(use.instance.path) is not None else ()
-            )
+            use.chain: True
             for use in uses(self.graph)
+            if use.named and pattern.match(use.instance.path) is not None
         }
-        if not any(marked.values()):
+        if not marked:
             raise SpaceError(error("SP504", f"{pattern} matches no block in {self.old.name}"))
         self._check_open()
         self._blocks, names = parted(self.graph, marked)
-        return list(dict.fromkeys(names[chain] for chain, ids in marked.items() if ids))
+        return list(dict.fromkeys(names[chain] for chain in marked))
 
     def put(self, site: Site, node: Node) -> None:
         """Put a node in the place of the one of its id. SP602 if that is gone."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from spacelang.ir.block import Block
 from spacelang.ir.graph import Graph, Instance
 from spacelang.ir.names import fresh
 from spacelang.ir.node import Node
+from spacelang.ir.words import base_name
 
 ROOT = ""
 """The key of the network's own block, whose name may be that of a block, too."""
@@ -61,52 +63,60 @@ def with_blocks(graph: Graph, blocks: Mapping[str, Block]) -> Graph:
     return replace(graph, root=root, blocks=inner, outputs=tuple(outputs))
 
 
+class _Kind(NamedTuple):
+    """Uses of one block that come out alike: their mark, and of which kind each call of them is."""
+
+    block: str
+    mark: Hashable
+    callees: tuple[tuple[int, int], ...]
+
+
 def parted(
-    graph: Graph, marks: Mapping[Chain, frozenset[int]]
+    graph: Graph, marks: Mapping[Chain, Hashable]
 ) -> tuple[dict[str, Block], dict[Chain, str]]:
     """Blocks in which uses that are marked differently are uses of different ones.
 
-    The blocks, and the name of the block of every use. What is not marked, nor leads to what is,
-    keeps its block; where all uses of a block are marked alike, they keep it too.
+    The blocks, and the name of the block of every use, callees first. What is not marked, nor leads
+    to what is, keeps its block; where all uses of a block are marked alike, they keep it too.
     """
-    found = list(uses(graph))
-    kinds: dict[tuple[object, ...], int] = {}
-    kind_of: dict[Chain, int] = {}
-    members: dict[str, dict[int, bool]] = {}
-    callees: dict[int, Mapping[int, int]] = {}
-    plain: dict[int, bool] = {}
-    for use in reversed(found):
-        below = {
-            node.id: kind_of[(*use.chain, node.id)]
-            for node in use.instance.block.everywhere()
+    blocks = blocks_of(graph)
+    numbers: dict[_Kind, int] = {}
+    changed: list[bool] = []
+    number_of: dict[Chain, int] = {}
+
+    def visit(chain: Chain, name: str) -> int:
+        callees = tuple(
+            (node.id, visit((*chain, node.id), node.call.block))
+            for node in blocks[name].everywhere()
             if node.call is not None
-        }
-        marked = marks.get(use.chain, frozenset())
-        key = (use.block, marked, tuple(sorted(below.items())))
-        kind = kinds.setdefault(key, len(kinds))
-        kind_of[use.chain], callees[kind] = kind, below
-        plain[kind] = not marked and all(plain[k] for k in below.values())
-        members.setdefault(use.block, {})[kind] = plain[kind]
-    names = _names(graph, members)
-    blocks: dict[str, Block] = {}
-    for name, block in blocks_of(graph).items():
-        for kind in sorted(members.get(name, {}), key=lambda kind: names[kind] != name):
-            inner = {id: names[k] for id, k in callees[kind].items()}
-            blocks[names[kind]] = _calling(block, names[kind], inner)
-        blocks.setdefault(name, block)
-    return blocks, {chain: names[kind] for chain, kind in kind_of.items()}
+        )
+        mark = marks.get(chain)
+        number = numbers.setdefault(_Kind(name, mark, callees), len(numbers))
+        if number == len(changed):
+            changed.append(mark is not None or any(changed[callee] for _, callee in callees))
+        number_of[chain] = number
+        return number
+
+    visit((), ROOT)
+    names = _names(graph, list(numbers), changed)
+    variants: dict[str, dict[str, Block]] = {name: {name: blocks[name]} for name in blocks}
+    for kind, name in zip(numbers, names, strict=True):
+        callees = {node: names[callee] for node, callee in kind.callees}
+        variants[kind.block][name] = _calling(blocks[kind.block], name, callees)
+    made = {name: block for here in variants.values() for name, block in here.items()}
+    return made, {chain: names[number] for chain, number in number_of.items()}
 
 
-def _names(graph: Graph, members: Mapping[str, Mapping[int, bool]]) -> dict[int, str]:
-    """A name for each kind of use: the plain one, else the first, keeps its block's."""
-    names: dict[int, str] = {}
-    taken = set(graph.blocks)
-    for block, here in members.items():
-        keeps = next((kind for kind, is_plain in here.items() if is_plain), next(iter(here)))
-        for kind in here:
-            name = block if kind == keeps else fresh(block, taken)
-            taken.add(name)
-            names[kind] = name
+def _names(graph: Graph, kinds: Sequence[_Kind], changed: Sequence[bool]) -> list[str]:
+    """A name for each kind of use: the unchanged one, else the first, keeps its block's."""
+    names = [kind.block for kind in kinds]
+    free = {*graph.blocks, ROOT}
+    taken = {*graph.blocks, graph.root.name}
+    for number in sorted(range(len(kinds)), key=changed.__getitem__):
+        if names[number] not in free:
+            names[number] = fresh(base_name(names[number]), taken)
+        free.discard(names[number])
+        taken.add(names[number])
     return names
 
 

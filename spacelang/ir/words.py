@@ -31,7 +31,8 @@ def name(text: str, free: bool = False) -> str:
 
 def base_name(block: str) -> str:
     """A block's name without the number of its variant: `encoder.2` -> `encoder`."""
-    return re.sub(r"\.\d+$", "", block)
+    base, _, number = block.rpartition(".")
+    return base if base and number.isdecimal() else block
 
 
 def candidate(value: Candidate) -> str:

@@ -20,7 +20,8 @@ from spacelang.ir.graph import Graph, conditions
 from spacelang.ir.node import Node
 from spacelang.ir.param import Param, Slice, View
 from spacelang.ir.storage import below
-from spacelang.passes.places import Chain, Spot, rewrite, spots
+from spacelang.ir.uses import Chain
+from spacelang.passes.places import Spot, rewrite, spots
 
 Names = tuple[tuple[str, str], ...]
 """Beginnings of parameter paths in a block, and what they are to be called instead."""

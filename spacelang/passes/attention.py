@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from string import ascii_letters
 from typing import Literal
 
+from spacelang.ir import levels
 from spacelang.ir.block import Block
 from spacelang.ir.condition import Condition
 from spacelang.ir.dim import Dim, product
@@ -21,7 +22,6 @@ from spacelang.ir.node import Node, TensorType, Value
 from spacelang.ir.prove import Proved, equal
 from spacelang.ops.patterns import parse_einsum
 from spacelang.passes.flow import Flow
-from spacelang.passes.places import level_guards
 
 Letters = tuple[str, ...]
 
@@ -141,9 +141,9 @@ def _contraction(flow: Flow, name: str, node: Node) -> Product | None:
     left, right = (
         Operand(i, t, c) for i, t, c in zip(positions, types, (first, second), strict=True)
     )
-    guards = level_guards(flow.blocks[name], node.id)
-    assert guards is not None
-    return Product("scores", name, node, left, right, result, mine, summed, other, guards)
+    here = levels.find(flow.blocks[name], node.id, ())
+    assert here is not None
+    return Product("scores", name, node, left, right, result, mine, summed, other, here.guards)
 
 
 def _spelt(node: Node, types: tuple[TensorType, ...]) -> tuple[Letters, Letters, Letters]:

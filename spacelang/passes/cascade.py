@@ -29,9 +29,10 @@ from spacelang.ir.graph import Graph
 from spacelang.ir.node import Node, Value
 from spacelang.ir.pattern import Pattern
 from spacelang.ir.retype import At, differs
+from spacelang.ir.uses import Chain
 from spacelang.passes.base import Pass
 from spacelang.passes.heads import grouped
-from spacelang.passes.places import Chain, find, rewrite
+from spacelang.passes.places import find, rewrite
 from spacelang.passes.remake import Body, without_stale_rules
 
 

@@ -19,7 +19,7 @@ from spacelang.ir.block import Block
 from spacelang.ir.dim import ONE, Dim, Symbol
 from spacelang.ir.graph import Graph
 from spacelang.ir.node import Call, Node, TensorType, Value, join
-from spacelang.passes.places import ROOT
+from spacelang.ir.uses import ROOT
 
 At = tuple[str, Value]
 Stack = tuple[tuple[str, Node], ...]

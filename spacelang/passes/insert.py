@@ -16,26 +16,17 @@ from functools import partial
 from typing import ClassVar
 
 from spacelang.diagnostics import Diagnostic, Report, SpaceError, error, spelt
+from spacelang.ir import levels
 from spacelang.ir.block import Block
 from spacelang.ir.condition import Condition
 from spacelang.ir.graph import Graph
 from spacelang.ir.node import Node, TensorType, Value, join
 from spacelang.ir.pattern import Pattern
 from spacelang.ir.prove import Proved, Refuted, equal
+from spacelang.ir.uses import Chain
 from spacelang.passes.base import BlockSource, Insertion, Pass
-from spacelang.passes.places import (
-    Chain,
-    Spot,
-    at_level,
-    find,
-    level_guards,
-    level_of,
-    own_paths,
-    put_after,
-    put_before,
-    refuse_clashes,
-    rewrite,
-)
+from spacelang.passes.clashes import own_paths, refuse_clashes
+from spacelang.passes.places import Spot, find, put_after, put_before, rewrite
 
 Where = tuple[str, int]
 LABELS = re.compile(r"[A-Za-z_]\w*(\[\d+\])*(\.[A-Za-z_]\w*(\[\d+\])*)*", re.ASCII)
@@ -102,16 +93,16 @@ class Insert(Pass):
     def _insertion(self, spot: Spot, taken: frozenset[str]) -> Insertion:
         """The block made for a node; proved to give back what it takes."""
         block, node = spot.instance.block, spot.node
-        level, guards = level_of(block, node.id), level_guards(block, node.id)
-        assert guards is not None
-        type = level.type_of(self._read(node))
+        here = levels.find(block, node.id, ())
+        assert here is not None
+        type = here.level.type_of(self._read(node))
         try:
             made = self.block.at(type, self._path(node), taken)
         except SpaceError as failed:
             raise SpaceError(
                 tuple(d.also(node.span, f"inserted at {spot.path}") for d in failed.diagnostics)
             ) from failed
-        wrong = _misfit(type, made.result, guards)
+        wrong = _misfit(type, made.result, here.guards)
         if wrong:
             raise SpaceError(
                 error("SP601", f"{self.block.name} does not fit at {spot.path}: it gives {wrong}")
@@ -147,7 +138,7 @@ class Insert(Pass):
     ) -> Block:
         for node in nodes:
             put = partial(self._put, node=node, insertion=made[name, node], id=block.next_id)
-            block = at_level(block, node, put)
+            block = levels.changed(block, node, put)
         return block
 
     def _put(self, level: Block, node: int, insertion: Insertion, id: int) -> Block:

@@ -13,34 +13,28 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import count
 from typing import ClassVar, cast, get_args
 
 from spacelang.diagnostics import Diagnostic, Report, SpaceError, error, spelt
+from spacelang.ir import levels
 from spacelang.ir.block import Block
 from spacelang.ir.dim import ONE, Dim
 from spacelang.ir.graph import Graph
+from spacelang.ir.names import fresh
 from spacelang.ir.node import Call, Node, TensorType, Value, join
 from spacelang.ir.pattern import Pattern
 from spacelang.ir.prove import feasible
+from spacelang.ir.uses import Chain
 from spacelang.ops.buckets import METHODS
 from spacelang.passes.attention import Product, products
 from spacelang.passes.base import Pass
+from spacelang.passes.clashes import own_paths, refuse_clashes
 from spacelang.passes.flow import Flow
-from spacelang.passes.places import (
-    Chain,
-    Spot,
-    apply,
-    at_level,
-    below,
-    fresh,
-    own_paths,
-    put_after,
-    refuse_clashes,
-    rewrite,
-    spots,
-)
+from spacelang.passes.places import Spot, below, put_after, rewrite, spots
 from spacelang.passes.raster import Raster, squares, traced
 from spacelang.passes.relative import Law, Side, term
+from spacelang.passes.remake import Body
 
 MODES = ("contextual", "bias")
 SIDES: tuple[Side, ...] = get_args(Side)
@@ -320,39 +314,32 @@ def _edited(
     """The block with the terms of some of its products added to their values."""
     for node in sorted(nodes):
         change = partial(_summed, node=node, additions=plans[name, node], first=block.next_id)
-        block = at_level(block, node, change)
+        block = levels.changed(block, node, change)
     return block
 
 
-def _summed(level: Block, node: int, additions: Iterable[_Addition], first: int) -> Block:
+def _summed(level: Block, node: int, additions: Sequence[_Addition], first: int) -> Block:
     """A level with terms beside one of its nodes; all that read its value read the sum."""
     product = level.by_id[node]
-    sum_, made = product.values[0], list[Node]()
-    type = product.types[0]
+    values = (*product.operands, *product.values)
+    types = {value: level.type_of(value) for value in values}
+    body = Body(count(first), additions[0].product.guards, types=types)
+    sum_ = product.values[0]
     for addition in additions:
-        guards, span = addition.product.guards, product.span
         read: tuple[Value, ...] = ()
         if addition.operand is not None:
             value = product.operands[addition.operand]
             if addition.scale != ONE:
-                here = level.type_of(value)
-                options = {"number": addition.scale}
-                made.append(apply("mul", first + len(made), [(value, here)], options, guards, span))
-                value = made[-1].values[0]
+                value = body.one("mul", [value], {"number": addition.scale}, span=product.span)
             read = (value,)
-        call, result = addition.call, addition.result
-        made.append(
-            Node(
-                first + len(made),
-                "call",
-                read,
-                call=call,
-                types=(result,),
-                label=call.path,
-                span=span,
-            )
+        call = Node(
+            next(body.ids),
+            "call",
+            read,
+            call=addition.call,
+            types=(addition.result,),
+            label=addition.call.path,
+            span=product.span,
         )
-        operands = [(sum_, type), (made[-1].values[0], result)]
-        made.append(apply("add", first + len(made), operands, {}, guards, span))
-        sum_ = made[-1].values[0]
-    return put_after(level, product.values[0], made, sum_)
+        sum_ = body.one("add", [sum_, *body.put(call)], span=product.span)
+    return put_after(level, product.values[0], body.nodes, sum_)

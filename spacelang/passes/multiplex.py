@@ -18,8 +18,9 @@ from spacelang.ir.graph import Graph
 from spacelang.ir.node import join
 from spacelang.ir.pattern import Hop, Pattern, split
 from spacelang.ir.storage import below
+from spacelang.ir.uses import Chain
 from spacelang.passes.base import Pass
-from spacelang.passes.places import Chain, Spot, nothing, rewrite, spots
+from spacelang.passes.places import Spot, nothing, rewrite, spots
 from spacelang.passes.ties import Change, Owned, alike, edited, seen, shown
 
 Every = int | tuple["int | tuple[int, ...]", ...]

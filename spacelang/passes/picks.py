@@ -18,6 +18,7 @@ from spacelang.ir.block import Block
 from spacelang.ir.condition import All, Any, Chosen, Condition, Not
 from spacelang.ir.decision import Choice, drawn, sources
 from spacelang.ir.graph import conditions
+from spacelang.ir.levels import needed_nodes
 from spacelang.ir.node import Node, Value
 
 _INDEX = re.compile(r"\[(\d+)\]")
@@ -141,12 +142,8 @@ def _sum(
 
 def _slice(level: Block, value: Value, of: Mapping[int, frozenset[int]]) -> tuple[Node, ...]:
     """The nodes between the pick and a value."""
-    wanted, kept = {value.node}, list[Node]()
-    for node in reversed(level.nodes):
-        if node.id in wanted and of.get(node.id):
-            kept.append(node)
-            wanted |= {v.node for v in node.operands}
-    return tuple(reversed(kept))
+    made = [node for node in level.nodes if of.get(node.id)]
+    return tuple(needed_nodes(made, [value], keep=lambda _: False))
 
 
 def _positions(node: Node, choice: Choice) -> Iterator[int]:

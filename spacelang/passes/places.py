@@ -14,24 +14,18 @@ import re
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from typing import Generic, TypeVar
+from typing import TypeVar
 
-from spacelang.diagnostics import NOWHERE, Diagnostic, SpaceError, Span, error
+from spacelang.diagnostics import Diagnostic, SpaceError, error
 from spacelang.ir.block import Block
-from spacelang.ir.condition import FALSE, Condition, conjunction
+from spacelang.ir.condition import FALSE, conjunction
 from spacelang.ir.graph import Graph, Instance, conditions
-from spacelang.ir.infer import Infer
-from spacelang.ir.names import fresh
-from spacelang.ir.node import Node, TensorType, Value, join
-from spacelang.ir.op import lookup
-from spacelang.ir.options import complete
+from spacelang.ir.node import Node, Value, join
 from spacelang.ir.pattern import Pattern
-from spacelang.ir.prove import feasible
+from spacelang.ir.sites import name_of
+from spacelang.ir.uses import ROOT, Chain, parted, with_blocks
 
-Chain = tuple[int, ...]
 Key = TypeVar("Key", bound=Hashable)
-ROOT = ""
-"""The key of the network's own block, whose name may be that of a block, too."""
 INDEX = re.compile(r"\[[^\]]*\]")
 
 
@@ -46,10 +40,7 @@ class Spot:
     @property
     def name(self) -> str:
         """What the node is called inside its block."""
-        node = self.node
-        if node.call is not None:
-            return node.call.path or stem(node.call.block)
-        return node.label or node.op
+        return name_of(self.node)
 
     @property
     def path(self) -> str:
@@ -60,12 +51,6 @@ class Spot:
     def block(self) -> str:
         """The key of the block that the node stands in."""
         return self.instance.block.name if self.chain else ROOT
-
-
-def stem(block: str) -> str:
-    """The name that the text gives to a block: `encoder` of `encoder.2`."""
-    name, _, count = block.rpartition(".")
-    return name if name and count.isdecimal() else block
 
 
 def spots(graph: Graph) -> Iterator[Spot]:
@@ -111,49 +96,7 @@ def below(path: str, pattern: Pattern) -> bool:
     return any(pattern.match(".".join(hops[: i + 1])) is not None for i in range(len(hops)))
 
 
-def level_guards(block: Block, node: int) -> tuple[Condition, ...] | None:
-    """The conditions, in the block's own sizes, under which one of its nodes stands."""
-    if node in block.by_id:
-        return ()
-    for owner in block.nodes:
-        for region, condition in zip(owner.regions, conditions(owner), strict=True):
-            inner = level_guards(region, node)
-            if inner is not None:
-                return (condition, *inner)
-    return None
-
-
-def level_of(block: Block, node: int) -> Block:
-    """The block or the region of it that holds a node. KeyError if there is none."""
-    if node in block.by_id:
-        return block
-    for owner in block.nodes:
-        for region in owner.regions:
-            if any(inner.id == node for inner in region.everywhere()):
-                return level_of(region, node)
-    raise KeyError(node)
-
-
-# Edits of one block.
-
-
-def at_level(block: Block, node: int, change: Callable[[Block], Block]) -> Block:
-    """The block with the level that holds a node changed."""
-    if node in block.by_id:
-        return change(block)
-    nodes = tuple(
-        replace(
-            owner,
-            regions=tuple(
-                at_level(r, node, change) if any(n.id == node for n in r.everywhere()) else r
-                for r in owner.regions
-            ),
-        )
-        if owner.regions
-        else owner
-        for owner in block.nodes
-    )
-    return replace(block, nodes=nodes)
+# Edits of one level.
 
 
 def put_after(level: Block, value: Value, nodes: Sequence[Node], result: Value) -> Block:
@@ -187,24 +130,6 @@ def put_before(
     return replace(level, nodes=tuple(made))
 
 
-def apply(
-    op: str,
-    id: int,
-    operands: Sequence[tuple[Value, TensorType]],
-    options: Mapping[str, object],
-    guards: tuple[Condition, ...],
-    span: Span = NOWHERE,
-) -> Node:
-    """A node of an op without parameters, its shapes proved where it is to stand."""
-    definition = lookup(op)
-    attributes = complete(definition, options, span)
-    infer = Infer(op, tuple(t for _, t in operands), attributes, (), guards, span)
-    assert definition.shape_row is not None
-    result = definition.shape_row(infer)
-    types = (result,) if isinstance(result, TensorType) else tuple(result)
-    return Node(id, op, tuple(v for v, _ in operands), attributes, types=types, span=span)
-
-
 # Edits of a graph.
 
 
@@ -218,125 +143,8 @@ def rewrite(
     """
     if not chosen:
         return graph
-    return _Rewriter(graph, chosen, edit).run()
-
-
-class _Rewriter(Generic[Key]):
-    """Numbers the kinds of every block from its uses, then makes a block of each kind.
-
-    A kind is a block, what is edited in it and which calls, by node, are of changed blocks.
-    """
-
-    def __init__(
-        self, graph: Graph, chosen: Mapping[Chain, Key], edit: Callable[[Block, Key], Block]
-    ) -> None:
-        self.graph, self.chosen, self.edit = graph, chosen, edit
-        self.numbers: dict[tuple[str, Key | None, tuple[tuple[int, int], ...]], int] = {}
-        self.changed: dict[int, bool] = {}
-
-    def run(self) -> Graph:
-        self._visit((), ROOT, self.graph.root)
-        names = self._names()
-        blocks = dict(self.graph.blocks)
-        top = self.graph.root
-        for (name, key, below), number in self.numbers.items():
-            if not self.changed[number]:
-                continue
-            callees = {node: names[inner] for node, inner in below}
-            if name == ROOT:
-                top = self._make(top, key, callees)
-            else:
-                block = replace(self.graph.blocks[name], name=names[number])
-                blocks[block.name] = self._make(block, key, callees)
-        outputs = tuple(
-            replace(o, value=v) for o, v in zip(self.graph.outputs, top.outputs, strict=True)
-        )
-        return replace(self.graph, root=top, blocks=blocks, outputs=outputs)
-
-    def _visit(self, chain: Chain, name: str, block: Block) -> int:
-        """The number of the kind that a use of a block is."""
-        below: list[tuple[int, int]] = []
-        for node in block.everywhere():
-            if node.call is not None:
-                callee = node.call.block
-                inner = self._visit((*chain, node.id), callee, self.graph.blocks[callee])
-                if self.changed[inner]:
-                    below.append((node.id, inner))
-        key = self.chosen.get(chain)
-        variant = (name, key, tuple(below))
-        number = self.numbers.setdefault(variant, len(self.numbers))
-        self.changed[number] = key is not None or bool(below)
-        return number
-
-    def _names(self) -> dict[int, str]:
-        """A name for every kind; unchanged ones come first, and so keep theirs."""
-        taken = {*self.graph.blocks, self.graph.root.name}
-        free = {*self.graph.blocks, ROOT}
-        found: dict[int, str] = {}
-        for (name, _, _), number in sorted(self.numbers.items(), key=lambda v: self.changed[v[1]]):
-            if name in free:
-                free.discard(name)
-                found[number] = name
-            else:
-                found[number] = fresh(stem(name), taken)
-                taken.add(found[number])
-        return found
-
-    def _make(self, block: Block, key: Key | None, callees: Mapping[int, str]) -> Block:
-        block = _calling(block, callees)
-        return block if key is None else self.edit(block, key)
-
-
-def _calling(level: Block, callees: Mapping[int, str]) -> Block:
-    """A block or region whose calls, by node, are of other blocks."""
-    if not callees:
-        return level
-    nodes = tuple(
-        replace(
-            node,
-            call=replace(node.call, block=callees[node.id])
-            if node.call is not None and node.id in callees
-            else node.call,
-            regions=tuple(_calling(r, callees) for r in node.regions),
-        )
-        for node in level.nodes
-    )
-    return replace(level, nodes=nodes)
-
-
-def own_paths(graph: Graph, block: Block) -> Iterator[str]:
-    """The paths of all parameters and decisions of a use of a block, nested ones too."""
-    yield from (p.path for p in block.params)
-    yield from (c.path for c in block.decisions)
-    for node in block.everywhere():
-        if node.call is not None:
-            inner = own_paths(graph, graph.blocks[node.call.block])
-            yield from (join(node.call.path, path) for path in inner)
-
-
-def refuse_clashes(graph: Graph, added: Iterable[tuple[Spot, Iterable[str]]], what: str) -> None:
-    """SP601 where a parameter added at a spot, by its path in the spot's block, meets another.
-
-    Two additions of one path may stand where they exclude each other: then they share it.
-    """
-    kept: dict[str, list[Spot]] = {}
-    known: dict[Chain, set[str]] = {}
-    taken = set(graph.storages) | set(graph.decisions)
-    for spot, paths in added:
-        if spot.chain not in known:
-            known[spot.chain] = {
-                join(spot.instance.path, p) for p in own_paths(graph, spot.instance.block)
-            }
-        for path in (join(spot.instance.path, p) for p in paths):
-            if path in taken or path in known[spot.chain]:
-                raise SpaceError(
-                    error("SP601", f"{what} makes {path}, which is there already", spot.node.span)
-                )
-            for other in kept.get(path, []):
-                if feasible((*spot.instance.guards, *other.instance.guards)) is not False:
-                    raise SpaceError(
-                        error("SP601", f"{what} makes {path} twice", spot.node.span, "here")
-                        .also(other.node.span, "and here")
-                        .hint("label the two apart, and name one of them")
-                    )
-            kept.setdefault(path, []).append(spot)
+    blocks, names = parted(graph, chosen)
+    keys = {name: chosen[chain] for chain, name in names.items() if chain in chosen}
+    for name, key in keys.items():
+        blocks[name] = edit(blocks[name], key)
+    return with_blocks(graph, blocks)

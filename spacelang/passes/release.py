@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import replace
 
+from spacelang.ir import levels
 from spacelang.ir.block import Block
 from spacelang.ir.dim import ZERO, Dim
 from spacelang.ir.graph import Graph
@@ -18,7 +19,8 @@ from spacelang.ir.infer import Settled
 from spacelang.ir.node import Node
 from spacelang.ir.param import Gather, Param, Slice, View
 from spacelang.ir.retype import At, inferred
-from spacelang.passes.places import Chain, level_guards, level_of, rewrite, spots
+from spacelang.ir.uses import Chain
+from spacelang.passes.places import rewrite, spots
 
 
 def released(graph: Graph, paths: Collection[str]) -> Graph:
@@ -34,10 +36,9 @@ def _declared(block: Block, nodes: tuple[int, ...]) -> Block:
     params = {param.path: param for param in block.params}
     fresh: dict[int, dict[str, View]] = {}
     for node in nodes:
-        found = level_of(block, node)
-        guards = level_guards(block, node)
-        assert guards is not None
-        fresh[node] = _views(found, found.by_id[node], At(guards), params)
+        here = levels.find(block, node, ())
+        assert here is not None
+        fresh[node] = _views(here.level, here.node, At(here.guards), params)
 
     def changed(node: Node) -> Node:
         regions = tuple(level(r) for r in node.regions)

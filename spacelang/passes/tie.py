@@ -21,9 +21,10 @@ from spacelang.ir.graph import Graph
 from spacelang.ir.node import join
 from spacelang.ir.rule import Tie
 from spacelang.ir.storage import below
+from spacelang.ir.uses import Chain
 from spacelang.passes.alternatives import centred
 from spacelang.passes.multiplex import Multiplex
-from spacelang.passes.places import Chain, Spot, nothing, rewrite, spots
+from spacelang.passes.places import Spot, nothing, rewrite, spots
 from spacelang.passes.sharing import Rules, centre, start_of
 from spacelang.passes.ties import Change, Owned, alike, edited, seen, shown
 

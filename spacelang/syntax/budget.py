@@ -13,9 +13,9 @@ from spacelang.analysis.where import Where, of_conditions
 from spacelang.diagnostics import Diagnostic, Source, SpaceError, error
 from spacelang.ir.condition import Condition
 from spacelang.ir.decision import Choice
+from spacelang.ir.figures import LATENCY, MEASURED
 from spacelang.ir.graph import Graph
 from spacelang.ir.infer import NeedsValue
-from spacelang.ir.known import LATENCY, MEASURED
 from spacelang.syntax import tree
 from spacelang.syntax.conflicts import not_known
 from spacelang.syntax.constraints import Reader

@@ -14,7 +14,7 @@ from spacelang.ir.condition import Condition, conjunction, is_value
 from spacelang.ir.decision import Choice, Kind
 from spacelang.ir.dim import Dim, Symbol
 from spacelang.ir.dim import Value as DecisionValue
-from spacelang.ir.known import FIGURES
+from spacelang.ir.figures import FIGURES
 from spacelang.syntax import tree
 from spacelang.syntax.evaluate import entries, evaluate, hop, listed, row, whole
 from spacelang.syntax.frame import Frame

@@ -10,7 +10,7 @@ from typing import cast
 from spacelang.diagnostics import SpaceError, Span, error
 from spacelang.ir.decision import Choice
 from spacelang.ir.dim import Dim, Symbol
-from spacelang.ir.known import FIGURES, figure
+from spacelang.ir.figures import FIGURES, figure
 from spacelang.ir.pattern import Hop, Index, Pattern
 from spacelang.syntax import tree
 from spacelang.syntax.frame import Frame

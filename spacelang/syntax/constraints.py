@@ -25,7 +25,7 @@ from spacelang.ir.conflict import bare
 from spacelang.ir.decision import Choice
 from spacelang.ir.definedness import total
 from spacelang.ir.dim import Dim
-from spacelang.ir.known import FIGURES
+from spacelang.ir.figures import FIGURES
 from spacelang.ir.prove import feasible
 from spacelang.syntax import tree
 from spacelang.syntax.constraint_names import Resolver

@@ -25,8 +25,8 @@ from spacelang.ir.condition import is_value as _is_value
 from spacelang.ir.conflict import bare
 from spacelang.ir.dim import Dim, Symbol
 from spacelang.ir.dim import Value as DecisionValue
+from spacelang.ir.figures import MEASURED
 from spacelang.ir.infer import NeedsValue
-from spacelang.ir.known import MEASURED
 from spacelang.ir.param import Init
 from spacelang.syntax import tree
 

@@ -7,8 +7,8 @@ from typing import cast
 
 from spacelang.ir.dialect import Dialect, Rename
 from spacelang.ir.dim import Symbol
+from spacelang.ir.figures import FIGURES
 from spacelang.ir.graph import Graph
-from spacelang.ir.known import FIGURES
 from spacelang.ir.node import join
 from spacelang.ir.param import Slice
 from spacelang.ir.storage import Sizer

@@ -32,7 +32,10 @@ SIZES: dict[str, list[dict[str, object]]] = {
     ],
     "swin.space:swin_t": [{"image": 448}, {"image": 256, "windows": [8, 8, 8, 8]}],
     "s3.space:s3_t": [{"image": 448}, {"image": 384, "windows": [12, 12, 24, 12]}],
-    "s3.space:s3_start": [{"image": 448}, {"image": 896}],
+    "s3.space:s3_start": [
+        {"image": 448, "budget": [16 * 10**9, 20 * 10**9]},
+        {"image": 896, "budget": [64 * 10**9, 80 * 10**9]},
+    ],
     "tinyvit.space:tinyvit_5m": [{"image": 256}, {"image": 320, "windows": [10, 20, 10]}],
     "tinyvit.space:tinyvit_contraction": [{"image": 192, "larger_windows": True}, {"image": 448}],
     "efficientvit.space:efficientvit_m0": [
@@ -57,6 +60,7 @@ def test_compiles_at_other_sizes(address: str, options: dict[str, object]) -> No
     report.check()
     shape = [int(size.at({})) for size in graph.root.inputs[0].types[0].shape[2:]]
     assert shape == [options["image"], options.get("across", options["image"])]
+    assert graph.size() > 0
     model, cost = lowered(graph), graph.cost(graph.decisions.extreme("largest"))
     assert (used_numel(model), count(model, graph).macs) == (cost.params, cost.macs)
     if address.endswith("efficientvit_m0"):
@@ -76,6 +80,13 @@ def test_sizes_that_do_not_fit_are_refused(
 ) -> None:
     with pytest.raises(SpaceError, match=message):
         load(address, **options)
+
+
+def test_a_budget_of_another_size() -> None:
+    """That of S3 is a parameter: its default fits 224 pixels, and 448 need another."""
+    graph = load("s3.space:s3_start", image=448)
+    with pytest.raises(SpaceError, match="SP502"):
+        graph.sample(1, seed=0)
 
 
 # Loading across sizes.

@@ -45,6 +45,21 @@ def test_computes_what_timm_does(name: str) -> None:
     assert all(torch.equal(kept[key], value) for key, value in other.state_dict().items())
 
 
+@pytest.mark.parametrize("name", NETWORKS)
+def test_starts_as_timm_does(name: str) -> None:
+    """Constants are equal; what is drawn differs in its spread by less than six deviations of it."""
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    other = timm.create_model(NETWORKS[name][0], pretrained=False)
+    own = weights.save(Supernet(load(f"mobilenetv3.space:{name}")), "timm")
+    for key, theirs in other.state_dict().items():
+        if theirs.unique().numel() < 2:
+            assert torch.equal(own[key], theirs), key
+        else:
+            spread = pytest.approx(float(theirs.std()), rel=6 / theirs.numel() ** 0.5)
+            assert float(own[key].std()) == spread, key
+
+
 def test_once_for_all_space() -> None:
     graph = load("mobilenetv3.space:mobilenetv3_search", image=64, classes=10)
     assert graph.size() == (9**2 + 9**3 + 9**4) ** 5

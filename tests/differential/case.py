@@ -18,7 +18,6 @@ from small_spaces import reference, tensors
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from spacelang.analysis.cost import Cost
 from spacelang.analysis.queries import counter
 from spacelang.backends.torch.inputs import input_of
 from spacelang.backends.torch.printing.source import print_network
@@ -27,6 +26,7 @@ from spacelang.backends.torch.reference.interpret import interpret
 from spacelang.backends.torch.supernet import Supernet
 from spacelang.diagnostics import Source
 from spacelang.ir.decision import Assignment
+from spacelang.ir.figures import Cost
 from spacelang.ir.graph import Graph
 from spacelang.passes.specialize import specialize
 from spacelang.syntax import tree

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
@@ -69,6 +70,18 @@ def test_where_kernels_are_required_it_is_an_error(monkeypatch: pytest.MonkeyPat
     for _ in range(2):
         with launch.require_fused(), pytest.raises(SpaceError, match="Failed to find C compiler"):
             fused(*operands())
+
+
+def test_it_is_an_error_in_threads_of_autograd(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU a backward pass runs in one that knows no context of the caller's."""
+    monkeypatch.setitem(attention_kernels.KERNELS, "keys", Broken(FAILURES["compiler"]))
+    leaves = [x.requires_grad_() for x in operands()]
+    with launch.require_fused(), ThreadPoolExecutor(1) as other:
+        back = other.submit(fused(*leaves).sum().backward)
+        with pytest.raises(SpaceError, match="Failed to find C compiler"):
+            back.result()
+    with pytest.warns(launch.NotFused):
+        fused(*operands())
 
 
 def test_what_is_no_failure_of_a_kernel_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:

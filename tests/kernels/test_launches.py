@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from kernels.moved import Moved, storages
 from rewriting import text_graph
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from spacelang.analysis.traffic import traffic
 from spacelang.backends.torch.lowering.kernels import fits, with_kernels
 from spacelang.backends.torch.subnets.proof import example
 from spacelang.backends.torch.supernet import Supernet
+from spacelang.backends.triton.attention import attention
 from spacelang.backends.triton.launch import require_fused
+from spacelang.backends.triton.mixed_attention import mixed_attention
+from spacelang.backends.triton.mixture import mixture
+from spacelang.backends.triton.relations import relations
+from spacelang.backends.triton.soft_labels import soft_labels
 from spacelang.passes.fuse import for_kernels
 from spacelang.passes.fused_cost import models
 
@@ -81,3 +89,53 @@ def test_a_step_of_training_copies_no_weight(monkeypatch: pytest.MonkeyPatch) ->
         model(*inputs).sum().backward()
     assert len(found.kernels) == (5 + 3) * 3
     assert set(found.copies) <= {"aten::zeros_like"}  # room for gradients
+
+
+class Called(TorchDispatchMode):
+    """The names of operations, in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.append(func.name())
+        return func(*args, **(kwargs or {}))
+
+
+def test_no_zeros_for_what_nobody_differentiates() -> None:
+    """What a kernel keeps for its backward is a result, too: as large as what went in, or larger."""
+    q = torch.ones(1, 1, 3, 16, requires_grad=True)
+    x = torch.ones(2, 4, 16, requires_grad=True)
+    labels = torch.zeros(3, 1, dtype=torch.int64), torch.ones(3, 1)
+    for loss in (
+        lambda: attention(q, q, q, 1.0),
+        lambda: mixed_attention(q, q, q, 1.0, None, None),
+        lambda: relations([x] * 3, [x.detach()] * 3),
+        lambda: soft_labels(q[0, 0], *labels),
+    ):
+        made = loss().sum()
+        with Called() as found:
+            made.backward()
+        assert any(name.startswith("spacelang::") for name in found.names)
+        assert found.names.count("aten::zeros") == 0
+
+
+def test_a_gradient_that_there_is_not() -> None:
+    """What comes after a kernel may give none back: then it has none, of lists neither."""
+
+    class Stop(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, *slopes):
+            return None
+
+    q = torch.ones(1, 1, 3, 16, requires_grad=True)
+    weights = torch.ones(2, requires_grad=True)
+    for made in (attention(q, q, q, 1.0), mixture([q, q], weights)):
+        Stop.apply(made).sum().backward()
+    assert q.grad is None
+    assert weights.grad is None

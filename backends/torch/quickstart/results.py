@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Literal, cast
 
 from spacelang import __version__
-from spacelang.analysis.cost import Cost
 from spacelang.backends.torch.data.datasets import Dataset
 from spacelang.backends.torch.reports.search_report import (
     budget,
@@ -33,6 +32,7 @@ from spacelang.engines.protocol import Score
 from spacelang.engines.settings import settings_of
 from spacelang.files import atomic_write
 from spacelang.ir.decision import Assignment
+from spacelang.ir.figures import Cost
 from spacelang.ir.graph import Graph
 from spacelang.report import Candidate as ReportCandidate
 from spacelang.report import Command, Network, Report, write_report

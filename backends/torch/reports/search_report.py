@@ -98,7 +98,8 @@ def _networks(records: Sequence[Json], winner: str) -> Iterator[Network]:
                     yield _network(f"{which} network", ROLES.get(which, "other"), row)
             continue
         role: Role = "winner" if name == winner else ROLES.get(name, "other")
-        yield _network(f"best of {name}", role, cast(Json, record["best"]))
+        scores = cast(int, record["evaluated"])
+        yield _network(f"best of {name}, of {scores:,} scores", role, cast(Json, record["best"]))
 
 
 def _network(name: str, role: Role, row: Json) -> Network:

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 
-from spacelang.analysis.eliminate import Between
 from spacelang.backends.torch.runs.searched import Searched
 from spacelang.engines.protocol import Candidate, SpaceMoved
 from spacelang.ir.decision import Assignment
+from spacelang.ir.figures import Between
 from spacelang.report import Stage
 from spacelang.report.text import exact
 

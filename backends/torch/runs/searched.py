@@ -8,11 +8,11 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from spacelang.analysis.eliminate import Between
 from spacelang.backends.torch.runs.run import Json, write_json
 from spacelang.engines.protocol import Able, Candidate, Derived, EpochEnded, Found, SpaceMoved
 from spacelang.engines.settings import settings_of
 from spacelang.engines.trials import best_file
+from spacelang.ir.figures import Between
 
 
 @dataclass(frozen=True, slots=True)

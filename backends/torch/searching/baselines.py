@@ -1,4 +1,4 @@
-"""What is searched beside a search, by the same scores: luck at equal cost, the ends of a space.
+"""What is searched beside a search, by the same scores: luck, the ends of a space.
 
     result = found_by(engine, graph, prober, interrupt, seed, told)
     others = search_beside(due(engine, 70), graph, prober, folder, interrupt, seed, told)

@@ -24,7 +24,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from spacelang.analysis.cost import Cost
 from spacelang.backends.torch.data.datasets import Dataset, first_samples, ordered_batches
 from spacelang.backends.torch.runs.ranks import current
 from spacelang.backends.torch.supernet import Supernet
@@ -33,6 +32,7 @@ from spacelang.backends.torch.training.recipe import Recipe
 from spacelang.diagnostics import SpaceError, error
 from spacelang.ir.block import Block
 from spacelang.ir.decision import Assignment
+from spacelang.ir.figures import Cost
 from spacelang.ir.graph import Graph
 
 TRIED = 2  # images of the pass that is tried before a run
