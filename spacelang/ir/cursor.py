@@ -20,7 +20,7 @@ from spacelang.ir.condition import Condition
 from spacelang.ir.dim import Dim, Symbol, symbol_of
 from spacelang.ir.graph import Graph
 from spacelang.ir.known import Known
-from spacelang.ir.levels import Where
+from spacelang.ir.levels import NodeContext
 from spacelang.ir.node import Call, Node, TensorType, Value
 from spacelang.ir.owned import Held, Owned
 from spacelang.ir.pending import Declared, Waiting
@@ -49,7 +49,7 @@ class Cursor(BlockBuilder):
     """
 
     def __init__(
-        self, owner: Waiting, where: Where, after: bool, graph: Callable[[], Graph]
+        self, owner: Waiting, where: NodeContext, after: bool, graph: Callable[[], Graph]
     ) -> None:
         super().__init__(owner.old.name, owner.old.span)
         self.declared = Declared()

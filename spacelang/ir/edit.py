@@ -23,7 +23,7 @@ from spacelang.ir.closing import Closing
 from spacelang.ir.cursor import Cursor
 from spacelang.ir.graph import Graph
 from spacelang.ir.level_builder import Tensor
-from spacelang.ir.levels import Where, alive, changed, find, mapped, paths_read
+from spacelang.ir.levels import NodeContext, alive, changed, find, mapped, paths_read
 from spacelang.ir.names import fresh
 from spacelang.ir.node import Node, Value
 from spacelang.ir.options import attribute
@@ -118,7 +118,7 @@ class Draft(Closing, Sites):
 
         return Cursor(owner, where, after, graph)
 
-    def _place(self, site: Site) -> Where:
+    def _place(self, site: Site) -> NodeContext:
         """Where a node stands in its block, but for changes that wait."""
         if site.block in self._waiting and self._waiting[site.block].is_new(site.id):
             self._settle()

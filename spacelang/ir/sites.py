@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from spacelang.diagnostics import SpaceError, error
 from spacelang.ir.block import Block
 from spacelang.ir.graph import Graph
-from spacelang.ir.levels import Where, find
+from spacelang.ir.levels import NodeContext, find
 from spacelang.ir.node import Node, TensorType, Value, join
 from spacelang.ir.pattern import Pattern, parse_pattern
 from spacelang.ir.pending import Waiting
@@ -191,7 +191,7 @@ class Sites:
         if old.regions or node.regions:
             self._settle()
 
-    def _where(self, site: Site) -> Where:
+    def _where(self, site: Site) -> NodeContext:
         owner = self.blocks.get(site.block)
         found = None if owner is None else find(owner, site.id, ())
         if found is None:
