@@ -19,6 +19,7 @@ from typing import Any
 
 from spacelang.diagnostics import SpaceError, error
 from spacelang.ir.block import Block
+from spacelang.ir.block_edits import BlockEdits
 from spacelang.ir.closing import Closing
 from spacelang.ir.cursor import Cursor
 from spacelang.ir.graph import Graph
@@ -28,7 +29,6 @@ from spacelang.ir.names import fresh
 from spacelang.ir.node import Node, Value
 from spacelang.ir.options import attribute
 from spacelang.ir.param import Param
-from spacelang.ir.pending import Waiting
 from spacelang.ir.settle import pruned, settled
 from spacelang.ir.sites import Site, Sites, name_of
 from spacelang.ir.uses import ROOT, blocks_of, with_blocks
@@ -110,7 +110,7 @@ class Draft(Closing, Sites):
         if freed:
             block = self.blocks[site.block]
             kept = tuple(p for p in block.params if p.path not in freed)
-            owner = Waiting(replace(block, params=kept))
+            owner = BlockEdits(replace(block, params=kept))
 
         def graph() -> Graph:
             self._settle(but=site.block)
@@ -143,7 +143,7 @@ class Draft(Closing, Sites):
         """Let all that reads a value beside a node read another; `but` are ids of nodes."""
         self._check_open()
         if self._place(site).level is self._blocks[site.block]:
-            self.waiting(site.block).reread(old, new, but)
+            self.waiting(site.block).replace_uses(old, new, but)
             self.touched.add(site.block)
             return
 
