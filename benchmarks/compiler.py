@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from spacelang.analysis.where import Where
+    from spacelang.analysis.budget import Budget
     from spacelang.backends.torch.supernet import Supernet
     from spacelang.ir.graph import Graph
 
@@ -157,7 +157,7 @@ def loads(repeats: int) -> dict[str, float]:
     }
 
 
-def count(graph: Graph, where: Where) -> None:
+def count(graph: Graph, where: Budget) -> None:
     """Count what is within a budget, with nothing kept; bounds would be no count."""
     from spacelang.analysis.cost import CostModel
     from spacelang.analysis.count import Counter

@@ -313,7 +313,7 @@ class Builder(Closing, Bridge):
         closure.scope.bind(name, closure, span)
         scope.bind(name, closure, span)
         frame.session.late[id(definition)] = late
-        frame.session.made.kept.append(closure)
+        frame.session.cache.kept.append(closure)
         return Block(self, closure)
 
     def tag(self, value: object, label: str) -> Any:

@@ -251,14 +251,14 @@ def collecting(wrong: list[Diagnostic], span: Span) -> Generator[None]:
 
 def _budget(graph: Graph, text: str, span: Span) -> Iterator[Diagnostic]:
     """What is wrong with a budget that is written in a string; it is told as of `require`."""
+    from spacelang.analysis.budget import Budget
     from spacelang.analysis.claims import claims
-    from spacelang.analysis.where import of_conditions
     from spacelang.ir.figures import TIMED
     from spacelang.syntax.budget import budget
 
     try:
         conditions = tuple(budget(Source("<where>", text), graph.decisions))
-        of_conditions(conditions)
+        Budget.of(conditions)
     except SpaceError as failed:
         for found in failed.diagnostics:
             yield replace(found, primary=Label(span, ""), secondary=()).note(f"in {text!r}")

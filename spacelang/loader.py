@@ -288,7 +288,7 @@ def from_scope(
     """The graph of a name in a file's scope; with `hulls` every decision takes its whole hull,
     `until` says how many steps of `rewrite { }` are run."""
     space = _space(scope, name, source)
-    session = Session(library, hulls, library.made[hulls], until=until)
+    session = Session(library, hulls, library.caches[hulls], until=until)
     values = {key: thing(value) for key, value in parameters.items()}
     definition = space.definition
     try:

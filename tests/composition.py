@@ -39,7 +39,7 @@ space host = deit(24, heads: 3, depth: 4, drop: 0, patch: 8, image: 32, classes:
 space host = autoformer({8, 12}, 2..4, {1, 2}, {1, 1.5, 2}, stored: 16, image: 32, classes: 5)""",
     "s3": """use s3
 space host = s3([{32, 64}, {32, 64}, {32, 64}, {64, 96}], depths: [1..2, 1..2, 1..2, 1..2],
-                head_counts: [{1, 3}, {1, 3}, {2, 4}, {2, 4}], drop: 0, classes: 5)""",
+                head_counts: [{1, 3}, {1, 3}, {2, 4}, {2, 4}], budget: [0, 5G], drop: 0, classes: 5)""",
     "swin": """use swin
 space host = swin(64, [2, 2, 2, 2], heads: [2, 4, 8, 16], windows: [4, 4, 4, 2], drop: 0, image: 64,
                   classes: 5)""",
@@ -133,8 +133,8 @@ PAIRS = tuple(combinations([t for t in TECHNIQUES if t != "sample"], 2))
 
 @cache
 def host(name: str) -> Graph:
-    """A narrow host. Budgets that speak of the full size are left out."""
-    return replace(load(Source(f"{name}.space", HOSTS[name])), require=())
+    """A narrow host."""
+    return load(Source(f"{name}.space", HOSTS[name]))
 
 
 @cache

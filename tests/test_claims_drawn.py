@@ -9,9 +9,9 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
+from spacelang.analysis.budget import Budget
 from spacelang.analysis.claims import FEW, Drawn
 from spacelang.analysis.queries import counter
-from spacelang.analysis.where import Where
 from spacelang.ir.condition import Condition
 from spacelang.ir.figures import FIGURES
 from spacelang.loader import load
@@ -35,7 +35,7 @@ def test_figures_of_drawn_architectures_are_their_costs(name: str) -> None:
     graph, seen = load(str(SPACES / f"{name}.space")), Seen()
     found: list[dict[str, int]] = []
     bands = dict.fromkeys(FIGURES, (None, None))
-    drawn = Drawn(graph, Where(bands, (cast(Condition, seen),)))
+    drawn = Drawn(graph, Budget(bands, (cast(Condition, seen),)))
     assert not drawn.show(lambda figures: bool(found.append(dict(figures))))
     assert 0 < len(found) == len(seen.asked) <= FEW
     choices = graph.decisions

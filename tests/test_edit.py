@@ -10,6 +10,7 @@ from small_spaces import THIRDS
 
 from spacelang.diagnostics import Source, SpaceError
 from spacelang.ir.block import Block
+from spacelang.ir.block_edits import BlockEdits
 from spacelang.ir.condition import compare, conjunction, is_value
 from spacelang.ir.decision import Choice, Decisions
 from spacelang.ir.dim import Dim, Symbol
@@ -17,7 +18,6 @@ from spacelang.ir.edit import edit
 from spacelang.ir.graph import Graph
 from spacelang.ir.node import Node, TensorType, Value
 from spacelang.ir.param import Init, Param
-from spacelang.ir.pending import Waiting
 from spacelang.ir.text import write
 from spacelang.ir.verify import verified
 from spacelang.loader import load
@@ -401,8 +401,8 @@ def test_a_node_can_be_added_by_hand(base):
 def test_many_nodes_of_a_block_are_replaced_in_one_go(base, monkeypatch):
     """What is put waits: looking at a node sees it, looking at a block puts all in at once."""
     calls: list[int] = []
-    real = Waiting.block
-    monkeypatch.setattr(Waiting, "block", lambda w: (calls.append(len(w.nodes)), real(w))[1])
+    real = BlockEdits.block
+    monkeypatch.setattr(BlockEdits, "block", lambda w: (calls.append(len(w.nodes)), real(w))[1])
     with base.edit() as draft:
         found = [s for s in draft.nodes() if not s.node.regions and s.block == ""]
         for site in found:
@@ -427,8 +427,8 @@ def test_many_nodes_of_a_block_are_replaced_in_one_go(base, monkeypatch):
 def test_many_nodes_are_added_in_one_go(base, monkeypatch):
     """They stand where they were put: right before or after a node, the latest the closest."""
     calls: list[int] = []
-    real = Waiting.block
-    monkeypatch.setattr(Waiting, "block", lambda w: (calls.append(len(w.nodes)), real(w))[1])
+    real = BlockEdits.block
+    monkeypatch.setattr(BlockEdits, "block", lambda w: (calls.append(len(w.nodes)), real(w))[1])
     with base.edit() as draft:
         stem = only(draft.nodes(path="stem"))
         late = next(s for s in draft.nodes() if s.id == 6)  # in a region

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
+from spacelang.analysis.budget import Budget
 from spacelang.analysis.queries import counter, parsed
-from spacelang.analysis.where import Where
 from spacelang.diagnostics import Source, SpaceError
 from spacelang.engines.laws import whole
 from spacelang.engines.pool import Pool, encoding
@@ -78,7 +78,7 @@ def test_exact_draws_have_the_law_of_choices(weights: Mapping[str, Sequence[int]
             own = weights.get(path, [1] * len(values))
             chances[encoding(assignment)] *= own[values.index(value)] / sum(own)
     total = sum(chances.values())
-    draws = counter(graph).by_choices.exact(3000, 1, parsed(graph, where) or Where(), weights)
+    draws = counter(graph).by_choices.exact(3000, 1, parsed(graph, where) or Budget(), weights)
     met = Counter(map(encoding, draws))
     wanted = {name: 3000 * chance / total for name, chance in chances.items() if chance}
     assert len({*wanted.values()}) > 2, "depths are not alike"
@@ -89,7 +89,7 @@ def test_exact_draws_have_the_law_of_choices(weights: Mapping[str, Sequence[int]
 def test_weights_too_fine_to_count_by_are_told() -> None:
     draws = counter(load(Source("<deep>", DEEP))).by_choices
     with pytest.raises(SpaceError, match=r"(?s)SP507.*those of depth are 3333333:1000000:5000000"):
-        draws.exact(1, 0, Where(), {"depth": whole([0.3333333, 0.1, 0.5])})
+        draws.exact(1, 0, Budget(), {"depth": whole([0.3333333, 0.1, 0.5])})
     assert whole([0.05, 0.2, 0.75]) == (1, 4, 15)
     assert whole([2, 4, 6]) == (1, 2, 3)
 
@@ -98,7 +98,7 @@ def test_a_budget_that_only_candidates_of_no_weight_meet(graph: Graph) -> None:
     """The space meets it, so nothing is said of what its figures reach."""
     weights = {"w0": [0] * 8 + [1] * 8}
     with pytest.raises(SpaceError, match=r"(?s)SP502.*that is drawn.*weight 0: of w0") as failed:
-        counter(graph).by_choices.exact(1, 0, parsed(graph, "w0 <= 4") or Where(), weights)
+        counter(graph).by_choices.exact(1, 0, parsed(graph, "w0 <= 4") or Budget(), weights)
     assert "reaches" not in str(failed.value)
 
 

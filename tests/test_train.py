@@ -879,14 +879,28 @@ def test_learning_rates_are_the_published_ones() -> None:
     assert replace(recipe, sched="constant").rate(10**5, 40) == 1e-3
 
 
-def test_decay_groups_are_the_published_ones() -> None:
-    graph = spacelang.load("spaces/autoformer.space:autoformer_t")
+@pytest.mark.parametrize(
+    ("address", "no_decay", "with_decay", "without"),
+    [
+        ("autoformer.space:autoformer_t", "pos_embed,cls_token", (114, 11_570_176), (118, 99_048)),
+        ("tinyvit.space:tinyvit_5m", "attention_biases", (68, 5_349_888), (147, 42_876)),
+        (
+            "minivit.space:mini_swin_t",
+            "relative_position_bias_table",
+            (57, 11_941_812),
+            (140, 59_953),
+        ),
+    ],
+)
+def test_decay_groups_are_the_published_ones(
+    address: str, no_decay: str, with_decay: tuple[int, int], without: tuple[int, int]
+) -> None:
+    """Tensors and their elements; the labels are what the pages say."""
+    graph = spacelang.load(address)
     model = Supernet(graph)
-    decayed, spared = parameter_groups(model, graph, Recipe())
-    assert len(decayed["params"]) == 114
-    assert sum(p.numel() for p in decayed["params"]) == 11_570_176
-    assert len(spared["params"]) == 118
-    assert sum(p.numel() for p in spared["params"]) == 99_048
+    decayed, spared = parameter_groups(model, graph, recipe_from({"no_decay": no_decay}))
+    counted = [(len(g["params"]), sum(p.numel() for p in g["params"])) for g in (decayed, spared)]
+    assert counted == [with_decay, without]
     assert spared["weight_decay"] == 0.0
 
 

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from test_eliminate import surprise
 
+from spacelang.analysis.budget import Band, Budget
 from spacelang.analysis.queries import counter
-from spacelang.analysis.where import Band, Where
 from spacelang.ir.condition import Condition, chosen, conjunction, is_value
 from spacelang.ir.decision import Choice, exact
 from spacelang.ir.dim import Value
@@ -90,7 +90,7 @@ class Cut:
     def within(self, bands: Mapping[str, Band]) -> np.ndarray:
         """Which architectures are within bands, and those that the space requires."""
         held = np.ones(len(self.rows), bool)
-        wanted = counter(self.graph).required.both(Where(bands)).bands
+        wanted = counter(self.graph).required.meet(Budget(bands)).bands
         for figure, (low, high) in wanted.items():
             column = self.figures[:, FIGURES.index(figure)]
             held &= (column >= (column.min() if low is None else low)) & (
@@ -98,8 +98,8 @@ class Cut:
             )
         return held
 
-    def where(self, bands: Mapping[str, Band]) -> Where:
-        return Where(bands, self.conditions)
+    def where(self, bands: Mapping[str, Band]) -> Budget:
+        return Budget(bands, self.conditions)
 
 
 def takes(choice: Choice, value: Value) -> Condition:
@@ -159,7 +159,7 @@ def test_counts_are_those_of_every_architecture(cut: Cut) -> None:
     inside = cut.within({})
     assert found.size(cut.where({})) == inside.sum() > 0
     for figure, column in zip(FIGURES, cut.figures.T, strict=True):
-        asked = Where({figure: (None, -1)}, (*found.required.conditions, *cut.conditions))
+        asked = Budget({figure: (None, -1)}, (*found.required.conditions, *cut.conditions))
         (told,) = (d.notes for d in found.empty(asked).diagnostics)
         assert f"{figure} reaches {column.min():,} to {column.max():,};" in told[0]
 

@@ -145,7 +145,7 @@ def in_windows(conv: Tensor) -> Tensor:
     """Depthwise windows [D, K, K] that are dense, or cut out of larger ones that are."""
     side = conv.stride(1)
     cut = conv.stride() == (side * side, side, 1) and side % 2 == 1 and side <= WIDEST
-    return conv if cut else conv.contiguous()
+    return conv if cut else conv.clone(memory_format=torch.contiguous_format)
 
 
 def layout(qkv: Tensor, conv: Tensor) -> int:

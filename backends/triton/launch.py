@@ -87,9 +87,9 @@ def operator(name: str, kernel: str) -> Callable[[Callable[..., Any]], Any]:
 
     def make(function: Callable[..., Any]) -> Any:
         def at(*operands: Any) -> Any:
-            """On the device of its operands, which need not be the current one."""
+            """On the device of its operands, which need not be the current one, in their types."""
             first = next(x for x in tree_leaves(operands) if isinstance(x, Tensor))
-            with torch.cuda.device_of(first):
+            with torch.cuda.device_of(first), torch.autocast(first.device.type, enabled=False):
                 return function(*operands)
 
         @functools.wraps(function)

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from spacelang.analysis.budget import Budget
 from spacelang.analysis.eliminate import Elimination
 from spacelang.analysis.problem import Mask
-from spacelang.analysis.where import Where
 from spacelang.diagnostics import SpaceError, error
 from spacelang.ir.decision import Assignment
 
@@ -40,13 +40,13 @@ class ByChoices:
         self.counter = counter
         self._last: tuple[object, Elimination] | None = None
 
-    def redrawn(self, n: int, rng: np.random.Generator, where: Where) -> Iterator[Assignment]:
+    def redrawn(self, n: int, rng: np.random.Generator, where: Budget) -> Iterator[Assignment]:
         """Draws, what misses the budget drawn again; exact ones where too few meet it.
 
         SP502 where the budget is empty, SP507 where few meet it and no exact table fits.
         """
         counter, decisions = self.counter, self.counter.graph.decisions
-        wanted = counter.required.both(where)
+        wanted = counter.required.meet(where)
         if not wanted.bands and not wanted.conditions:
             for _ in range(n):
                 drawn = {
@@ -69,7 +69,7 @@ class ByChoices:
                 yield counter.assignment(row)
             n -= len(rows)
 
-    def exact(self, n: int, seed: int, where: Where, weights: Weights = EVEN) -> list[Assignment]:
+    def exact(self, n: int, seed: int, where: Budget, weights: Weights = EVEN) -> list[Assignment]:
         """Draws that meet the budget, however few do.
 
         Each candidate is as likely as its weight says, all alike where a decision has none. SP502
@@ -80,7 +80,7 @@ class ByChoices:
             found = error("SP507", "weights of candidates are too fine to be counted by")
             found = found.note(f"those of {fine[0]} are {shown}, and at most {FINEST:,} can be")
             raise SpaceError(found.hint("give weights of fewer decimals"))
-        wanted = self.counter.required.both(where)
+        wanted = self.counter.required.meet(where)
         rng = np.random.Generator(np.random.PCG64(seed))
         try:
             drawn = self.counter.sampled(self._weighed(wanted, weights), n, rng, wanted)
@@ -95,14 +95,14 @@ class ByChoices:
         rows: list[list[int]] = drawn.tolist()
         return [self.counter.assignment(row) for row in rows]
 
-    def _is_empty(self, where: Where) -> bool:
+    def _is_empty(self, where: Budget) -> bool:
         """Whether it is known that a budget leaves nothing."""
         try:
             return self.counter.size(where) == 0
         except SpaceError:
             return False
 
-    def _weighed(self, wanted: Where, weights: Weights) -> Elimination:
+    def _weighed(self, wanted: Budget, weights: Weights) -> Elimination:
         """Counts of candidates for all decisions, live or not: so an architecture is there as often
         as draws meet it. A weight is a number of values of one more variable."""
         key = wanted.conditions, tuple((path, tuple(own)) for path, own in weights.items())

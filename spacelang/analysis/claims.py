@@ -14,8 +14,8 @@ from spacelang.ir.condition import TRUE
 from spacelang.ir.prove import Proved, holds
 
 if TYPE_CHECKING:
+    from spacelang.analysis.budget import Band, Budget
     from spacelang.analysis.count import Counter
-    from spacelang.analysis.where import Band, Where
     from spacelang.ir.condition import Condition
     from spacelang.ir.graph import Graph
 
@@ -32,11 +32,11 @@ def claims(graph: Graph) -> Iterator[Diagnostic]:
         if _each_met(graph):
             idle = [c for c in graph.require if isinstance(holds(c), Proved)]
         else:
-            from spacelang.analysis.where import of_conditions
+            from spacelang.analysis.budget import Budget
 
-            drawn = Drawn(graph, of_conditions(graph.require))
+            drawn = Drawn(graph, Budget.of(graph.require))
             yield from (empty := [placed(d, first) for d in _empty(graph, drawn)])
-            idle = [c for c in graph.require if not empty and _idle(of_conditions((c,)), drawn)]
+            idle = [c for c in graph.require if not empty and _idle(Budget.of((c,)), drawn)]
         for condition in idle:
             span = graph.stated.get(condition)
             text = str(condition) if span is None else " ".join(span.text.split())
@@ -80,7 +80,7 @@ class Drawn:
     Every decision is drawn by itself, and an architecture when it is first looked at.
     """
 
-    def __init__(self, graph: Graph, required: Where) -> None:
+    def __init__(self, graph: Graph, required: Budget) -> None:
         self.graph, self.required = graph, required
         self._figures: list[Mapping[str, int]] = []
         self._left = self._draw()
@@ -165,7 +165,7 @@ def _meet(band: Band, low: int, high: int) -> bool:
     return (band[0] is None or band[0] <= high) and (band[1] is None or low <= band[1])
 
 
-def _idle(alone: Where, drawn: Drawn) -> bool:
+def _idle(alone: Budget, drawn: Drawn) -> bool:
     """Whether every architecture meets a condition: none that was drawn misses it, and all lie
     inside."""
     from spacelang.analysis.queries import counter

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from spacelang.analysis.budget import Budget
 from spacelang.analysis.choices import ByChoices
 from spacelang.analysis.cost import CostModel, Term
 from spacelang.analysis.eliminate import Elimination, Exact
@@ -32,7 +33,6 @@ from spacelang.analysis.problem import (
 )
 from spacelang.analysis.running import apart
 from spacelang.analysis.scopes import MAX_POINTS, scopes, too_wide
-from spacelang.analysis.where import Where, of_conditions
 from spacelang.diagnostics import SpaceError, error
 from spacelang.ir.condition import TRUE, Condition
 from spacelang.ir.decision import Assignment, Choice
@@ -68,13 +68,13 @@ class Counter:
         self._problems: dict[tuple[Condition, ...], Elimination] = {}
 
     @cached_property
-    def required(self) -> Where:
+    def required(self) -> Budget:
         """What the space itself requires."""
-        return of_conditions(self.graph.require)
+        return Budget.of(self.graph.require)
 
-    def size(self, where: Where | None = None) -> int | Between:
+    def size(self, where: Budget | None = None) -> int | Between:
         """The exact number of architectures, or exact bounds where no joint table fits."""
-        wanted = self.required.both(where or Where())
+        wanted = self.required.meet(where or Budget())
         elimination = self._elimination(wanted.conditions)
         low, high = _bounds(wanted)
         try:
@@ -92,7 +92,7 @@ class Counter:
             raise SpaceError(error("SP502", "no architecture meets the requirement")) from failed
 
     def draw(
-        self, n: int, seed: int, where: Where | None = None, law: Law = "architectures"
+        self, n: int, seed: int, where: Budget | None = None, law: Law = "architectures"
     ) -> list[Assignment]:
         """`n` architectures; law "architectures" is uniform over them, "choices" over each choice.
 
@@ -100,19 +100,19 @@ class Counter:
         """
         rng = np.random.Generator(np.random.PCG64(seed))
         if law == "choices":
-            return list(self.by_choices.redrawn(n, rng, where or Where()))
+            return list(self.by_choices.redrawn(n, rng, where or Budget()))
         rows: list[list[int]] = self.draw_indices(n, rng, where).tolist()
         return [self.assignment(row) for row in rows]
 
     def draw_indices(
-        self, n: int, rng: np.random.Generator, where: Where | None = None
+        self, n: int, rng: np.random.Generator, where: Budget | None = None
     ) -> NDArray[np.int64]:
         """The same as candidate numbers [n, decisions], a decision that is not live at 0."""
-        wanted = self.required.both(where or Where())
+        wanted = self.required.meet(where or Budget())
         return self.sampled(self._elimination(wanted.conditions), n, rng, wanted)
 
     def sampled(
-        self, elimination: Elimination, n: int, rng: np.random.Generator, wanted: Where
+        self, elimination: Elimination, n: int, rng: np.random.Generator, wanted: Budget
     ) -> NDArray[np.int64]:
         """The candidate numbers of `n` draws from an elimination within a budget."""
         low, high = _bounds(wanted)
@@ -145,7 +145,7 @@ class Counter:
         """Draws of every decision by itself."""
         return ByChoices(self)
 
-    def inside(self, drawn: NDArray[np.int64], wanted: Where) -> NDArray[np.bool_]:
+    def inside(self, drawn: NDArray[np.int64], wanted: Budget) -> NDArray[np.bool_]:
         """Which architectures, given by candidate numbers, are within bands and conditions."""
         inside: NDArray[np.bool_] = np.ones(len(drawn), np.bool_)
         for scope, truth in map(self._truth, wanted.conditions):
@@ -176,7 +176,7 @@ class Counter:
         values = {p: c.values[i] for (p, c), i in zip(self.choices.items(), row, strict=True)}
         return self.graph.decisions.assignment(values)
 
-    def meets(self, values: Mapping[str, DecisionValue], where: Where) -> bool:
+    def meets(self, values: Mapping[str, DecisionValue], where: Budget) -> bool:
         """Whether an architecture is within bands and conditions."""
         if not all(c.at(values) for c in where.conditions):
             return False
@@ -188,7 +188,7 @@ class Counter:
             for f, (low, high) in where.bands.items()
         )
 
-    def empty(self, where: Where) -> SpaceError:
+    def empty(self, where: Budget) -> SpaceError:
         """SP502 with the reachable minimum and maximum of every bounded figure."""
         notes: list[str] = []
         for figure, (low, high) in where.bands.items():
@@ -343,6 +343,6 @@ def _anonymous(scope: Sequence[Symbol], term: Term) -> object:
     )
 
 
-def _bounds(where: Where) -> tuple[list[int | None], list[int | None]]:
+def _bounds(where: Budget) -> tuple[list[int | None], list[int | None]]:
     bands = [where.bands.get(f, (None, None)) for f in FIGURES]
     return [b[0] for b in bands], [b[1] for b in bands]

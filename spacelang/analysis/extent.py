@@ -250,13 +250,13 @@ def _whole(number: Fraction) -> int:
 def median(graph: Graph, figure: str) -> int | None:
     """The least value that at least half of the architectures keep to; None where only bounds are
     known. Found by bisection over exact counts."""
+    from spacelang.analysis.budget import Budget
     from spacelang.analysis.queries import counter
-    from spacelang.analysis.where import Where
 
     counted = counter(graph)
 
     def within(bound: int | None) -> int | None:
-        found = counted.size(Where({figure: (None, bound)}))
+        found = counted.size(Budget({figure: (None, bound)}))
         return found if isinstance(found, int) else None
 
     total = within(None)

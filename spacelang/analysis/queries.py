@@ -7,8 +7,8 @@ from numbers import Integral
 from typing import TYPE_CHECKING, cast
 
 from spacelang import plugins
+from spacelang.analysis.budget import Budget
 from spacelang.analysis.cost import CostModel
-from spacelang.analysis.where import Where
 from spacelang.collector import collector_paused
 from spacelang.diagnostics import SpaceError, error
 from spacelang.ir.figures import TIMED, Between, Cost
@@ -51,7 +51,7 @@ def size(graph: Graph, where: str = "") -> int | Between:
 def why_empty(graph: Graph, where: str) -> SpaceError:
     """SP502 with what each figure of a budget that nothing meets could reach."""
     found = counter(graph)
-    return found.empty(found.required.both(countable(parsed(graph, where)) or Where()))
+    return found.empty(found.required.meet(countable(parsed(graph, where)) or Budget()))
 
 
 def sample(
@@ -72,7 +72,7 @@ def sample(
     return counter(graph).draw(n, seed, countable(parsed(graph, where)), chosen)
 
 
-def countable(where: Where | None) -> Where | None:
+def countable(where: Budget | None) -> Budget | None:
     """A budget that exact counting can answer (SP508 for one on latency or throughput)."""
     if where is None or not where.timed:
         return where
@@ -85,7 +85,7 @@ def countable(where: Where | None) -> Where | None:
     )
 
 
-def parsed(graph: Graph, where: str) -> Where | None:
+def parsed(graph: Graph, where: str) -> Budget | None:
     """A budget from its text; the front end reads it (SP209 for what is no text)."""
     if not isinstance(cast(object, where), str):
         raise SpaceError(error("SP209", f"a budget is a text, not {type(where).__name__}"))

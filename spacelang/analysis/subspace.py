@@ -6,9 +6,9 @@
     small <= other, small.witness(other)     # an architecture of small that other has not, or None
 
 A sub-space is a union of parts that have nothing in common, each of them what meets some bands of
-figures and conditions on decisions (`Where`). What a part does not meet is again such parts, so the
-results are sub-spaces too, and a size is the sum of exact counts. A range bounds a decision where
-it is live: a network of two layers is in every range of the third.
+figures and conditions on decisions (`Budget`). What a part does not meet is again such parts, so
+the results are sub-spaces too, and a size is the sum of exact counts. A range bounds a decision
+where it is live: a network of two layers is in every range of the third.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from spacelang.analysis.budget import Budget
 from spacelang.analysis.queries import countable, counter, parsed
-from spacelang.analysis.where import Where
 from spacelang.diagnostics import SpaceError, error
 from spacelang.ir.condition import Condition, disjunction, is_value, negate
 from spacelang.ir.dim import Value
@@ -38,7 +38,7 @@ class Subspace:
     """
 
     graph: Graph
-    parts: tuple[Where, ...] = (Where(),)
+    parts: tuple[Budget, ...] = (Budget(),)
 
     def restrict(
         self, ranges: Mapping[str, Iterable[object]] | None = None, where: str = ""
@@ -49,8 +49,8 @@ class Subspace:
         decision's, SP501 for what is no candidate or for none at all, SP508 for a budget that
         cannot be counted.
         """
-        asked = countable(parsed(self.graph, where)) or Where()
-        bounds = Where(asked.bands, (*asked.conditions, *_within(self.graph, ranges or {})))
+        asked = countable(parsed(self.graph, where)) or Budget()
+        bounds = Budget(asked.bands, (*asked.conditions, *_within(self.graph, ranges or {})))
         return self & Subspace(self.graph, (bounds,))
 
     def __and__(self, other: Subspace) -> Subspace:
@@ -103,7 +103,7 @@ class Subspace:
             path: choice.values[0] if path not in live else _ordered(taken[path])
             for path, choice in self.graph.decisions.items()
         }
-        return any(known.meets(values, known.required.both(part)) for part in self.parts)
+        return any(known.meets(values, known.required.meet(part)) for part in self.parts)
 
     def _same(self, other: Subspace) -> None:
         if self.graph is not other.graph and self.graph.hash != other.graph.hash:
@@ -125,31 +125,31 @@ def _within(graph: Graph, ranges: Mapping[str, Iterable[object]]) -> Iterator[Co
             yield disjunction(negate(choice.live), *taken)
 
 
-def _meets(parts: Iterable[Where], others: tuple[Where, ...]) -> Iterator[Where]:
+def _meets(parts: Iterable[Budget], others: tuple[Budget, ...]) -> Iterator[Budget]:
     """What parts have in common with others, pair by pair."""
     for part in parts:
         for other in others:
-            both = part.both(other)
-            if _possible(both):
-                yield Where(both.bands, tuple(dict.fromkeys(both.conditions)))
+            met = part.meet(other)
+            if _possible(met):
+                yield Budget(met.bands, tuple(dict.fromkeys(met.conditions)))
 
 
-def _outside(part: Where, taken: Where) -> Iterator[Where]:
+def _outside(part: Budget, taken: Budget) -> Iterator[Budget]:
     """What is left of a part: parts that meet some bounds of another, and break the next."""
     met = part
     for figure, (low, high) in taken.bands.items():
         beyond = (
-            *([Where({figure: (None, low - 1)})] if low is not None else []),
-            *([Where({figure: (high + 1, None)})] if high is not None else []),
+            *([Budget({figure: (None, low - 1)})] if low is not None else []),
+            *([Budget({figure: (high + 1, None)})] if high is not None else []),
         )
         yield from _meets([met], beyond)
-        met = met.both(Where({figure: (low, high)}))
+        met = met.meet(Budget({figure: (low, high)}))
     for condition in taken.conditions:
-        yield from _meets([met], (Where(conditions=(negate(condition),)),))
-        met = met.both(Where(conditions=(condition,)))
+        yield from _meets([met], (Budget(conditions=(negate(condition),)),))
+        met = met.meet(Budget(conditions=(condition,)))
 
 
-def _possible(part: Where) -> bool:
+def _possible(part: Budget) -> bool:
     """Whether bounds do not exclude each other by their form alone: what saves a count of none."""
     if any(
         low is not None and high is not None and low > high for low, high in part.bands.values()

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from spacelang.analysis.budget import Band, Budget
 from spacelang.analysis.queries import counter, parsed
-from spacelang.analysis.where import Band, Where
 from spacelang.diagnostics import SpaceError, error
 from spacelang.engines.evolution import best_of, found
 from spacelang.engines.pool import Pool
@@ -121,8 +121,8 @@ class Extreme:
     def _end(self, space: Graph, which: End) -> Assignment:
         """The network at one end of what is allowed."""
         known = counter(space)
-        asked = (parsed(space, self.where) or Where()).exact
-        allowed = known.required.both(asked)
+        asked = (parsed(space, self.where) or Budget()).exact
+        allowed = known.required.meet(asked)
         plain = space.decisions.extreme(which)
         if known.meets(space.decisions.check(plain), allowed):
             return plain
@@ -134,7 +134,7 @@ class Extreme:
         low, high = known.extremes("params")
 
         def none(band: Band) -> bool:
-            left = known.size(asked.both(Where({"params": band})))
+            left = known.size(asked.meet(Budget({"params": band})))
             if not isinstance(left, int) and left.lower == 0:  # nobody knows whether it is empty
                 raise _uncounted(space, which)
             return left == 0
@@ -146,7 +146,7 @@ class Extreme:
             else:
                 low, high = (low, middle) if none((middle + 1, None)) else (middle + 1, high)
         try:
-            (found_there,) = known.draw(1, 0, asked.both(Where({"params": (low, low)})))
+            (found_there,) = known.draw(1, 0, asked.meet(Budget({"params": (low, low)})))
         except SpaceError as failed:
             if failed.diagnostics[0].code != "SP507":
                 raise

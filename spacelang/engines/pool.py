@@ -18,10 +18,10 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from spacelang.analysis.budget import Band, Budget
 from spacelang.analysis.latency import LatencyModel, open_model
 from spacelang.analysis.latency_table import shown
 from spacelang.analysis.queries import counter, model, parsed
-from spacelang.analysis.where import Band, Where
 from spacelang.diagnostics import SpaceError, error
 from spacelang.engines.stream import seed_of
 from spacelang.ir.decision import Assignment, Choice, Decisions
@@ -67,10 +67,10 @@ class Pool:
         self.space, self.where, self.seed = space, where, seed
         self._model = model(space)
         self._counter = counter(space)
-        wanted = parsed(space, where) or Where()
+        wanted = parsed(space, where) or Budget()
         self._window = _window(space, wanted, latency)
         self._asked = wanted.exact
-        self._wanted: Where = self._counter.required.both(self._asked)
+        self._wanted: Budget = self._counter.required.meet(self._asked)
         self._taken: set[str] = set()
         self._rejected: set[str] = set()
         self._outside = 0  # of the window alone
@@ -245,7 +245,7 @@ def _share(figure: int, band: Band) -> float:
     return (figure - high) / max(high, 1) if high is not None and figure > high else 0.0
 
 
-def _window(space: Graph, wanted: Where, table: str) -> tuple[LatencyModel, Band] | None:
+def _window(space: Graph, wanted: Budget, table: str) -> tuple[LatencyModel, Band] | None:
     """The model, and the window of latency that a budget leaves."""
     if not wanted.timed:
         return None

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from spacelang.diagnostics import Diagnostic, SpaceError
 from spacelang.ir.block import Block
 from spacelang.ir.condition import Condition
-from spacelang.ir.definedness import Doubts, doubts
+from spacelang.ir.definedness import Obligations, obligations
 from spacelang.ir.dim import Dim, Symbol
 from spacelang.ir.gather import refused
 from spacelang.ir.graph import Instance
@@ -114,20 +114,20 @@ def values(subject: Subject) -> Iterator[Diagnostic]:
     yield from _claimed(
         subject,
         lambda block, level, node, at: _undefined(node, at),
-        lambda node: any(map(_doubts, of_node(node))),
+        lambda node: any(map(_obligations, of_node(node))),
     )
     for block in subject.blocks:
         for choice in block.decisions:
-            for doubt in doubts(choice.live):
-                if not doubt.settled(()):
+            for obligation in obligations(choice.live):
+                if not obligation.discharged(()):
                     yield broken(
-                        f"the decision {choice.path} of {block.name}: {doubt}", choice.span
+                        f"the decision {choice.path} of {block.name}: {obligation}", choice.span
                     )
     for condition in subject.graph.require:
-        for doubt in doubts(condition):
-            figures = any(symbol.rate for symbol in doubt.what.symbols)  # refused where counted
-            if not figures and not doubt.settled(()):
-                yield broken(f"the requirement {condition}: {doubt}", subject.graph.root.span)
+        for obligation in obligations(condition):
+            figures = any(s.rate for s in obligation.what.symbols)  # refused where counted
+            if not figures and not obligation.discharged(()):
+                yield broken(f"the requirement {condition}: {obligation}", subject.graph.root.span)
 
 
 def _undefined(node: Node, at: At) -> str:
@@ -138,14 +138,16 @@ def _undefined(node: Node, at: At) -> str:
             for w in of_node(node)
             if not isinstance(w, Symbol)
         )
-        doubt = next((d for what in found for d in doubts(what) if not d.settled(at.guards)), None)
+        obligation = next(
+            (d for what in found for d in obligations(what) if not d.discharged(at.guards)), None
+        )
     except ArithmeticError as failed:
         return str(failed)
-    return "" if doubt is None else str(doubt)
+    return "" if obligation is None else str(obligation)
 
 
-def _doubts(what: Dim | Condition | Symbol) -> Doubts:
-    return () if isinstance(what, Symbol) else doubts(what)
+def _obligations(what: Dim | Condition | Symbol) -> Obligations:
+    return () if isinstance(what, Symbol) else obligations(what)
 
 
 def storage(subject: Subject) -> Iterator[Diagnostic]:

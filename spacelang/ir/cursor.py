@@ -15,15 +15,15 @@ from dataclasses import replace
 
 from spacelang.diagnostics import NOWHERE, SpaceError, Span, error
 from spacelang.ir.block import Block
+from spacelang.ir.block_edits import BlockEdits, Declared
 from spacelang.ir.build import BlockBuilder, Level, Tensor
 from spacelang.ir.condition import Condition
 from spacelang.ir.dim import Dim, Symbol, symbol_of
 from spacelang.ir.graph import Graph
 from spacelang.ir.known import Known
-from spacelang.ir.levels import Where
+from spacelang.ir.levels import NodeContext
 from spacelang.ir.node import Call, Node, TensorType, Value
 from spacelang.ir.owned import Held, Owned
-from spacelang.ir.pending import Declared, Waiting
 from spacelang.ir.retype import At, differs, names_of
 
 
@@ -49,7 +49,7 @@ class Cursor(BlockBuilder):
     """
 
     def __init__(
-        self, owner: Waiting, where: Where, after: bool, graph: Callable[[], Graph]
+        self, owner: BlockEdits, where: NodeContext, after: bool, graph: Callable[[], Graph]
     ) -> None:
         super().__init__(owner.old.name, owner.old.span)
         self.declared = Declared()

@@ -37,13 +37,13 @@ LARGEST = 1 << 1000
 
 
 @dataclass(frozen=True)
-class Doubt:
-    """A divisor or a function that is read where all of the path holds."""
+class Obligation:
+    """A divisor or a function that must have a value: it is read where all of the path holds."""
 
     what: Dim | Function
     path: tuple[Condition, ...] = ()
 
-    def settled(self, guards: Iterable[Condition]) -> bool:
+    def discharged(self, guards: Iterable[Condition]) -> bool:
         """Whether it has a value wherever the guards hold and it is read.
 
         Of its path only counts what has a value in any case: where a condition has none, nothing
@@ -51,7 +51,7 @@ class Doubt:
         """
         joint = conjunction(*self.path)
         parts = joint.operands if isinstance(joint, All) else (joint,)
-        known = (*guards, *(part for part in parts if not doubts(part)))
+        known = (*guards, *(part for part in parts if not obligations(part)))
         return isinstance(answer(_claim(self.what), known), Proved)
 
     def __str__(self) -> str:
@@ -70,34 +70,34 @@ def answer(claim: Condition, guards: Iterable[Condition]) -> Answer:
     return found
 
 
-Doubts = tuple[Doubt, ...]
+Obligations = tuple[Obligation, ...]
 
 
-def doubt(what: Dim | Function) -> Doubts:
-    """It itself, if it is not known to have a value wherever its decisions are."""
-    return () if _claim(what) == TRUE else (Doubt(what),)
+def obligation(what: Dim | Function) -> Obligations:
+    """One obligation, or none if it is known to have a value wherever its decisions are."""
+    return () if _claim(what) == TRUE else (Obligation(what),)
 
 
-def under(condition: Condition, found: Doubts) -> Doubts:
+def under(condition: Condition, found: Obligations) -> Obligations:
     """The same, read only where a condition holds."""
     if condition in (TRUE, FALSE):
         return found if condition == TRUE else ()
     return tuple(replace(one, path=(condition, *one.path)) for one in found)
 
 
-def joined(parts: Iterable[Doubts]) -> Doubts:
+def joined(parts: Iterable[Obligations]) -> Obligations:
     """All of them, each once."""
     return tuple(dict.fromkeys(one for part in parts for one in part))
 
 
 @lru_cache(maxsize=4096)
-def doubts(size: Dim | Condition) -> Doubts:
-    """Those in a size, at any depth."""
+def obligations(size: Dim | Condition) -> Obligations:
+    """The obligations in a size, at any depth."""
     match size:
         case Dim(terms):
             return joined(_atom(atom) for monomial, _ in terms for atom, _ in monomial)
         case Compare(_, left, right):
-            return joined((doubts(left), doubts(right)))
+            return joined((obligations(left), obligations(right)))
         case All(operands):
             return _in_order(operands, operands)
         case Any(operands):
@@ -124,33 +124,38 @@ def conjuncts(condition: Condition) -> tuple[Condition, ...]:
 
 def total(condition: Condition) -> bool:
     """Whether a condition has a value wherever its decisions have one."""
-    return all(one.settled(()) for one in doubts(condition))
+    return all(one.discharged(()) for one in obligations(condition))
 
 
-def _in_order(operands: Sequence[Condition], passed: Sequence[Condition]) -> Doubts:
+def _in_order(operands: Sequence[Condition], passed: Sequence[Condition]) -> Obligations:
     """Each operand is read where those before it are passed."""
     return joined(
         under(conjunction(*passed[:number]), found)
-        for number, found in enumerate(map(doubts, operands))
+        for number, found in enumerate(map(obligations, operands))
         if found
     )
 
 
-def _atom(atom: Atom) -> Doubts:
+def _atom(atom: Atom) -> Obligations:
     match atom:
         case Symbol():
             return ()
         case FloorDivide(numerator, denominator):
-            return joined((doubts(numerator), doubts(denominator), doubt(denominator)))
+            return joined(
+                (obligations(numerator), obligations(denominator), obligation(denominator))
+            )
         case Divisor(divisor):
-            return joined((doubts(divisor), doubt(divisor)))
+            return joined((obligations(divisor), obligation(divisor)))
         case Extremum(_, operands):
-            return joined(map(doubts, operands))
+            return joined(map(obligations, operands))
         case Conditional(condition, then, otherwise):
-            sides = under(condition, doubts(then)), under(negate(condition), doubts(otherwise))
-            return joined((doubts(condition), *sides))
+            sides = (
+                under(condition, obligations(then)),
+                under(negate(condition), obligations(otherwise)),
+            )
+            return joined((obligations(condition), *sides))
         case Function(_, operands):
-            return joined((*map(doubts, operands), doubt(atom)))
+            return joined((*map(obligations, operands), obligation(atom)))
 
 
 @lru_cache(maxsize=16384)

@@ -19,16 +19,16 @@ from typing import Any
 
 from spacelang.diagnostics import SpaceError, error
 from spacelang.ir.block import Block
+from spacelang.ir.block_edits import BlockEdits
 from spacelang.ir.closing import Closing
 from spacelang.ir.cursor import Cursor
 from spacelang.ir.graph import Graph
 from spacelang.ir.level_builder import Tensor
-from spacelang.ir.levels import Where, alive, changed, find, mapped, paths_read
+from spacelang.ir.levels import NodeContext, alive, changed, find, mapped, paths_read
 from spacelang.ir.names import fresh
 from spacelang.ir.node import Node, Value
 from spacelang.ir.options import attribute
 from spacelang.ir.param import Param
-from spacelang.ir.pending import Waiting
 from spacelang.ir.settle import pruned, settled
 from spacelang.ir.sites import Site, Sites, name_of
 from spacelang.ir.uses import ROOT, blocks_of, with_blocks
@@ -110,7 +110,7 @@ class Draft(Closing, Sites):
         if freed:
             block = self.blocks[site.block]
             kept = tuple(p for p in block.params if p.path not in freed)
-            owner = Waiting(replace(block, params=kept))
+            owner = BlockEdits(replace(block, params=kept))
 
         def graph() -> Graph:
             self._settle(but=site.block)
@@ -118,7 +118,7 @@ class Draft(Closing, Sites):
 
         return Cursor(owner, where, after, graph)
 
-    def _place(self, site: Site) -> Where:
+    def _place(self, site: Site) -> NodeContext:
         """Where a node stands in its block, but for changes that wait."""
         if site.block in self._waiting and self._waiting[site.block].is_new(site.id):
             self._settle()
@@ -143,7 +143,7 @@ class Draft(Closing, Sites):
         """Let all that reads a value beside a node read another; `but` are ids of nodes."""
         self._check_open()
         if self._place(site).level is self._blocks[site.block]:
-            self.waiting(site.block).reread(old, new, but)
+            self.waiting(site.block).replace_uses(old, new, but)
             self.touched.add(site.block)
             return
 

@@ -167,7 +167,7 @@ class Place(NamedTuple):
 
 
 class Entered:
-    """A block or region at one of its uses; `never` for a region whose conditions exclude each
+    """A block or region at one of its uses; `never` for a region whose guards contradict each
     other. What its nodes hold is entered when first asked for, and kept: all who go through the
     network share it."""
 
@@ -259,29 +259,29 @@ class Graph:
     def nodes_of(
         self, find: Callable[[Block, Node], Iterable[Made]], once: bool = False
     ) -> Iterator[tuple[Instance, Node, Made]]:
-        """Every node, at each use, of which `find` tells something, with each thing that it tells.
+        """(instance, node, item) for every item that `find(block, node)` yields, at each use.
 
-        It is asked once a node of each block; what holds no such node is not entered. `once`: of
+        It is called once a node of each block; what holds no such node is not entered. `once`: of
         uses in which all symbols stand for the same, under the same conditions, the first alone.
         """
-        told: dict[tuple[int, int], list[tuple[Node, tuple[Made, ...]]]] = {}
+        items: dict[tuple[int, int], list[tuple[Node, tuple[Made, ...]]]] = {}
 
-        def telling(owner: Block, level: Block) -> list[tuple[Node, tuple[Made, ...]]]:
-            """The nodes of a level of which something is told, and those that hold some."""
+        def items_of(owner: Block, level: Block) -> list[tuple[Node, tuple[Made, ...]]]:
+            """The nodes of a level with items, and those that hold some."""
             key = id(owner), id(level)
-            if key not in told:
+            if key not in items:
                 every = ((node, tuple(find(owner, node))) for node in level.nodes)
-                told[key] = [(n, things) for n, things in every if things or holding(owner, n)]
-            return told[key]
+                items[key] = [(n, found) for n, found in every if found or holding(owner, n)]
+            return items[key]
 
         def holding(owner: Block, node: Node) -> bool:
             if node.call is not None:
                 block = self.blocks[node.call.block]
-                return bool(telling(block, block))
-            return any(telling(owner, region) for region in node.regions)
+                return bool(items_of(block, block))
+            return any(items_of(owner, region) for region in node.regions)
 
         def inside(here: Entered) -> tuple[Entered, Iterator[tuple[Node, tuple[Made, ...]]]]:
-            return here, iter(telling(here.instance.block, here.level))
+            return here, iter(items_of(here.instance.block, here.level))
 
         entered: set[tuple[int, int, tuple[Condition, ...]]] = set()
 
@@ -292,9 +292,9 @@ class Graph:
         waiting = [inside(self.entered)]
         while waiting:
             here, nodes = waiting[-1]
-            for node, things in nodes:
-                for what in things:
-                    yield here.instance, node, what
+            for node, found in nodes:
+                for item in found:
+                    yield here.instance, node, item
                 if node.holds:
                     inner = [x for x in here.inside(node) if not x.never and (not once or new(x))]
                     waiting += map(inside, reversed(inner))

@@ -12,7 +12,7 @@ from spacelang.ir.node import Node, Value
 
 
 @dataclass(frozen=True)
-class Where:
+class NodeContext:
     """A node, the level that it stands in, and the conditions of the regions around it."""
 
     node: Node
@@ -20,10 +20,10 @@ class Where:
     guards: tuple[Condition, ...]
 
 
-def find(level: Block, id: int, guards: tuple[Condition, ...]) -> Where | None:
+def find(level: Block, id: int, guards: tuple[Condition, ...]) -> NodeContext | None:
     """The node of an id in a level or in the regions of it; None if there is none."""
     if id in level.by_id:
-        return Where(level.by_id[id], level, guards)
+        return NodeContext(level.by_id[id], level, guards)
     for node in level.nodes:
         for region, condition in zip(node.regions, conditions(node), strict=True):
             found = find(region, id, (*guards, condition))

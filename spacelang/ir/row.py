@@ -39,8 +39,8 @@ _KNOWN: dict[object, Inferred] = {}
 def inferred(definition: OpDef, infer: Infer) -> Inferred:
     """What the shape row of an op finds. What it raises is not kept: an error tells its place.
 
-    The span of a parameter is that of the first who asked. An answer to a kind of question is one
-    to that kind alone: what was not proved (`Settled`) is never taken for what was.
+    The span of a parameter is that of the first who asked. Kept apart by the class of `infer`: what
+    was not checked (`Settled`) is never reused as checked.
     """
     row = definition.shape_row
     if row is None:

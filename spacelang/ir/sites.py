@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 
 from spacelang.diagnostics import SpaceError, error
 from spacelang.ir.block import Block
+from spacelang.ir.block_edits import BlockEdits
 from spacelang.ir.graph import Graph
-from spacelang.ir.levels import Where, find
+from spacelang.ir.levels import NodeContext, find
 from spacelang.ir.node import Node, TensorType, Value, join
 from spacelang.ir.pattern import Pattern, parse_pattern
-from spacelang.ir.pending import Waiting
 from spacelang.ir.uses import ROOT, Chain, blocks_of, parted, uses, with_blocks
 from spacelang.ir.words import base_name
 
@@ -62,7 +62,7 @@ class Sites:
         self.old = graph
         self.touched: set[str] = set()
         self._blocks = blocks_of(graph)
-        self._waiting: dict[str, Waiting] = {}
+        self._waiting: dict[str, BlockEdits] = {}
         self._open = True
 
     @property
@@ -76,10 +76,10 @@ class Sites:
         for name in [name for name in self._waiting if name != but]:
             self._blocks[name] = self._waiting.pop(name).block()
 
-    def waiting(self, block: str) -> Waiting:
+    def waiting(self, block: str) -> BlockEdits:
         """The changes of a block that wait, to which more may be added."""
         if block not in self._waiting:
-            self._waiting[block] = Waiting(self._blocks[block])
+            self._waiting[block] = BlockEdits(self._blocks[block])
         return self._waiting[block]
 
     @property
@@ -191,7 +191,7 @@ class Sites:
         if old.regions or node.regions:
             self._settle()
 
-    def _where(self, site: Site) -> Where:
+    def _where(self, site: Site) -> NodeContext:
         owner = self.blocks.get(site.block)
         found = None if owner is None else find(owner, site.id, ())
         if found is None:

@@ -41,7 +41,7 @@ from spacelang.ir.condition import (
     disjunction,
     negate,
 )
-from spacelang.ir.definedness import Doubts, doubt, doubts, joined, under
+from spacelang.ir.definedness import Obligations, joined, obligation, obligations, under
 from spacelang.ir.dim import Dim, Monomial, conditional, function, maximum, minimum
 from spacelang.ir.functions import FUNCTIONS
 from spacelang.ops.limits import MAX_BITS, MAX_TERMS, Beyond, held, held_size, raised
@@ -240,12 +240,12 @@ def entry_of(
     def look(place: Place) -> _Part:
         if place.kind == "i":
             return _Part(indices[place.number])
-        return _Part(sizes[place.number], doubts(sizes[place.number]))
+        return _Part(sizes[place.number], obligations(sizes[place.number]))
 
     found = _run(words, look, lambda number: _Part(Dim.of(number)), _parts)
     known = tuple(guards)
-    for one in found.doubts:
-        if not one.settled(known):
+    for one in found.obligations:
+        if not one.discharged(known):
             raise ArithmeticError(f"a part of its formula {one}")
     return _number(found.entry)
 
@@ -254,7 +254,7 @@ class _Part(NamedTuple):
     """A part of a formula as a size, and what in it may have no value."""
 
     entry: Entry
-    doubts: Doubts = ()
+    obligations: Obligations = ()
 
 
 Step = Word | Place | Fraction
@@ -311,12 +311,12 @@ def _numbers(word: Word, operands: list[Found]) -> Found:
 def _parts(word: Word, operands: list[_Part]) -> _Part:
     entries = [part.entry for part in operands]
     found = word.size(*entries)
-    inner = [part.doubts for part in operands]
+    inner = [part.obligations for part in operands]
     if word.read and any(inner):
         truth = _truth(entries[word.read.index(None)])
         where = {None: TRUE, True: truth, False: negate(truth)}
         inner = [under(where[read], own) for read, own in zip(word.read, inner, strict=True)]
-    own = doubt(word.partial(*map(_number, entries))) if word.partial else ()
+    own = obligation(word.partial(*map(_number, entries))) if word.partial else ()
     size = held_size(found) if isinstance(found, Dim) else found
     return _Part(size, joined((*inner, own)))
 

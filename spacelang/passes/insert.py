@@ -28,7 +28,8 @@ from spacelang.passes.base import BlockSource, Insertion, Pass
 from spacelang.passes.clashes import own_paths, refuse_clashes
 from spacelang.passes.places import Spot, find, put_after, put_before, rewrite
 
-Where = tuple[str, int]
+Anchor = tuple[str, int]
+"""A node by the key of its block and its id."""
 LABELS = re.compile(r"[A-Za-z_]\w*(\[\d+\])*(\.[A-Za-z_]\w*(\[\d+\])*)*", re.ASCII)
 """Paths that a place may have."""
 
@@ -57,7 +58,7 @@ class Insert(Pass):
         assert pattern is not None
         anchors = find(graph, pattern)
         uses: dict[Chain, tuple[str, tuple[int, ...]]] = {}
-        made: dict[Where, Insertion] = {}
+        made: dict[Anchor, Insertion] = {}
         blocks = dict(graph.blocks)
         for spot in anchors:
             _, before = uses.get(spot.chain, ("", ()))
@@ -124,7 +125,7 @@ class Insert(Pass):
         return node.values[0]
 
     def _refuse_clashes(
-        self, graph: Graph, anchors: tuple[Spot, ...], made: dict[Where, Insertion]
+        self, graph: Graph, anchors: tuple[Spot, ...], made: dict[Anchor, Insertion]
     ) -> None:
         added: list[tuple[Spot, list[str]]] = []
         for spot in anchors:
@@ -134,7 +135,7 @@ class Insert(Pass):
         refuse_clashes(graph, added, f"inserting {self.block.name}")
 
     def _edited(
-        self, block: Block, made: dict[Where, Insertion], name: str, nodes: tuple[int, ...]
+        self, block: Block, made: dict[Anchor, Insertion], name: str, nodes: tuple[int, ...]
     ) -> Block:
         for node in nodes:
             put = partial(self._put, node=node, insertion=made[name, node], id=block.next_id)

@@ -26,7 +26,7 @@ from spacelang.syntax.evaluate import evaluate
 from spacelang.syntax.frame import Frame
 from spacelang.syntax.late import late_params
 from spacelang.syntax.scope import Scope
-from spacelang.syntax.session import MAX_CALLS, Compiled, Exhausted, Session, Spent
+from spacelang.syntax.session import MAX_CALLS, Compiled, Exhausted, Session, Usage
 from spacelang.syntax.values import (
     BROKEN,
     Broken,
@@ -71,8 +71,8 @@ def compiled(
         symbols = {s for value in bound.values() for s in _symbols(value)}
         homes = ((s.name, id(home), at.name) for s in symbols for home, at in (frame.home(s),))
         key = (*key, tuple(sorted(homes)))
-    table = session.anchored if anchored else session.made.compiled
-    every = (session if anchored else session.made).alike
+    table = session.anchored if anchored else session.cache.compiled
+    every = (session if anchored else session.cache).alike
     of_all, key = key, (key, tuple(sorted(fixed.items(), key=str)), guards)
     refused = (key, bool(fixed) or frame.apart)  # what a limit says hangs on whether it is apart
     made = table.get(key, table.get(refused))
@@ -80,7 +80,7 @@ def compiled(
         place = frame.path(label) if label is not None else frame.next(closure.name)
         if definition.kind == "cell":
             place = "/" + closure.name
-        session.made.kept.append(closure)  # its ids are its own as long as it lives
+        session.cache.kept.append(closure)  # its ids are its own as long as it lives
         callee = Frame(
             session,
             closure.name,
@@ -93,8 +93,8 @@ def compiled(
             every.setdefault(of_all, object()),
         )
         callee.builder.level.guards = tuple(callee.condition(frame, g) for g in guards)
-        with session.block() as spent:
-            made = _made(closure, bound, late, callee, frame, span, spent)
+        with session.block() as usage:
+            made = _made(closure, bound, late, callee, frame, span, usage)
         table[refused if made.errors or made.unmet else key] = made
         session.total.uses[id(made)] = made
     else:
@@ -110,7 +110,7 @@ def _made(
     callee: Frame,
     caller: Frame,
     span: Span,
-    spent: Spent,
+    usage: Usage,
 ) -> Compiled:
     """The block of a frame, elaborated."""
     session, top = callee.session, callee.builder.level
@@ -131,18 +131,18 @@ def _made(
     outputs = [] if isinstance(result, Broken) else flat(result)
     block = callee.builder.finish(outputs, name)
     named = bool(block.params or block.decisions) or any(
-        node.label or (node.call is not None and session.made.named[node.call.block])
+        node.label or (node.call is not None and session.cache.named[node.call.block])
         for node in block.everywhere()
         if node.op != "input"
     )
-    kept = session.made
+    kept = session.cache
     kept.opened[name] = session.open(block)
     kept.blocks[name], kept.named[name] = block, named
     owned = kept.owned[name] = tuple(dict.fromkeys(_owned(block, session)))
     imports, errors = tuple(callee.imports.values()), tuple(callee.errors)
     return Compiled(
         block, imports, late, result, named, tuple(callee.require), owned, errors,
-        tuple(callee.unmet), tuple(dict.fromkeys(session.remarks[remarked:])), spent,
+        tuple(callee.unmet), tuple(dict.fromkeys(session.remarks[remarked:])), usage,
     )  # fmt: skip
 
 
@@ -152,7 +152,7 @@ def _owned(block: Block, session: Session) -> Iterator[Owned]:
     yield from ((DECISION, choice.path) for choice in block.decisions)
     for node in block.everywhere():
         if node.call is not None:
-            yield from below(node.call, session.made.owned[node.call.block])
+            yield from below(node.call, session.cache.owned[node.call.block])
 
 
 def below(call: Call, owned: Iterable[Owned]) -> list[Owned]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 
-from spacelang.analysis.where import Where, of_conditions
+from spacelang.analysis.budget import Budget
 from spacelang.diagnostics import Diagnostic, Source, SpaceError, error
 from spacelang.ir.condition import Condition
 from spacelang.ir.decision import Choice
@@ -26,9 +26,9 @@ from spacelang.syntax.session import Session
 from spacelang.syntax.tokens import TIMES, is_time
 
 
-def parse_where(graph: Graph, text: str) -> Where:
+def parse_where(graph: Graph, text: str) -> Budget:
     """A budget of a graph from its text."""
-    return of_conditions(budget(Source("<where>", text), graph.decisions))
+    return Budget.of(budget(Source("<where>", text), graph.decisions))
 
 
 def budget(source: Source, decisions: Mapping[str, Choice]) -> Iterator[Condition]:

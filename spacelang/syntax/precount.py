@@ -61,7 +61,7 @@ def _inside(body: Sequence[tree.Tree], session: Session) -> Inside:
     """What stands in a body, found once for each."""
     key = tuple(map(id, body))
     if key not in session.inside:
-        session.made.kept.append(tuple(body))  # an id is that of one thing as long as this lives
+        session.cache.kept.append(tuple(body))  # an id is that of one thing as long as this lives
         session.inside[key] = _found(body)
     return session.inside[key]
 

@@ -92,7 +92,7 @@ def _graph(member: tree.Network, scope: Scope, library: Library) -> Graph:
         if proved is not None:
             return proved.restated(name=member.name)
     instance = tree.Instance(member.name, (), member.base, span=member.span)
-    session = Session(library, made=library.made[False])
+    session = Session(library, cache=library.caches[False])
     return elaborate(SpaceValue(instance, scope), member.name, session, {})
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from spacelang.diagnostics import NOWHERE, Diagnostic, Report, Source, SpaceError, Span, error
 from spacelang.syntax import tree
 from spacelang.syntax.parse import parse
-from spacelang.syntax.session import Made
+from spacelang.syntax.session import BlockCache
 from spacelang.syntax.torch_words import said_here
 from spacelang.syntax.values import (
     Clash,
@@ -112,7 +112,7 @@ class Library:
         self.files: dict[Path, Scope] = {}
         self.open: list[Path] = []
         self.bytes = 0
-        self.made: dict[bool, Made] = defaultdict(Made)
+        self.caches: dict[bool, BlockCache] = defaultdict(BlockCache)
         """The blocks that elaborations made so far, without and with hulls."""
         self.graphs: dict[int, tuple[SpaceValue, Graph]] = {}
         """What spaces without parameters were found to be, by the id of their declaration."""

@@ -68,7 +68,7 @@ class Import:
 
 
 @dataclass
-class Spent:
+class Usage:
     """What a block took of the budgets by itself, and the blocks that it uses, by their ids.
 
     Candidates are kept by decision: alternatives of a block that take one of a path take one.
@@ -95,7 +95,7 @@ class Compiled:
     `named` says whether it opens a scope; `require` holds what it requires of each of its uses, in
     its own sizes, `owned` the paths that each use takes; one with `errors` is in no graph, and one
     with limits that are `unmet` is in an alternative that is left out. Every space that uses it has
-    its `remarks`, and counts what was `spent` on it.
+    its `remarks`, and counts its `usage`.
     """
 
     block: Block
@@ -108,12 +108,12 @@ class Compiled:
     errors: tuple[Diagnostic, ...] = ()
     unmet: tuple[Diagnostic, ...] = ()
     remarks: tuple[Diagnostic, ...] = ()
-    spent: Spent = field(default_factory=Spent, compare=False, repr=False)
+    usage: Usage = field(default_factory=Usage, compare=False, repr=False)
 
 
 @dataclass
-class Made:
-    """Blocks that were made, by name, and those that see no frame by what they were made for.
+class BlockCache:
+    """Compiled blocks by name, and those that see no frame by what they were made for.
 
     Spaces of one library share the latter: they are the same for all of them. Alternatives of a
     block, made for the same but for what is fixed, are `alike`: one thing stands for all.
@@ -136,15 +136,15 @@ class Session:
 
     library: Library
     hulls: bool = False
-    made: Made = field(default_factory=Made)
+    cache: BlockCache = field(default_factory=BlockCache)
     anchored: dict[object, Compiled] = field(default_factory=dict[object, Compiled])
     late: dict[int, tuple[str, ...]] = field(default_factory=dict[int, tuple[str, ...]])
     lets: list[tree.Let] = field(default_factory=list[tree.Let])
     remarks: list[Diagnostic] = field(default_factory=list[Diagnostic])
     failed: Frame | None = None
     failures: int = 0
-    total: Spent = field(default_factory=Spent)
-    blocks: list[Spent] = field(default_factory=list[Spent])
+    total: Usage = field(default_factory=Usage)
+    blocks: list[Usage] = field(default_factory=list[Usage])
     alike: dict[object, object] = field(default_factory=dict[object, object])
     inside: dict[tuple[int, ...], Inside] = field(default_factory=dict[tuple[int, ...], "Inside"])
     reserved: set[str] = field(default_factory=set[str])
@@ -152,16 +152,16 @@ class Session:
 
     def unique(self, name: str) -> str:
         """A block name that is not taken: `encoder`, `encoder.2`."""
-        found, count = name, self.made.numbers.get(name, 2)
-        while found in self.made.blocks or found in self.reserved:
+        found, count = name, self.cache.numbers.get(name, 2)
+        while found in self.cache.blocks or found in self.reserved:
             found, count = f"{name}.{count}", count + 1
-        self.made.numbers[name] = count
+        self.cache.numbers[name] = count
         return found
 
     def take(self, budget: str, amount: int, span: Span) -> None:
         """Count what is taken of a budget, before it is made (SP507)."""
-        for spent in (self.total, *self.blocks[-1:]):
-            spent.take(budget, amount)
+        for usage in (self.total, *self.blocks[-1:]):
+            usage.take(budget, amount)
         self._check(budget, span)
 
     def taken(self, budget: str) -> int:
@@ -174,18 +174,18 @@ class Session:
             raise Exhausted(error("SP507", says.format(most), span))
 
     @contextmanager
-    def block(self) -> Generator[Spent]:
+    def block(self) -> Generator[Usage]:
         """What is taken inside is a block's; where it is not made, that of the one around it."""
-        spent = Spent()
-        self.blocks.append(spent)
+        usage = Usage()
+        self.blocks.append(usage)
         try:
-            yield spent
+            yield usage
         except BaseException:
             for outer in self.blocks[-2:-1]:
-                outer.uses |= spent.uses
-                for decided, candidates in spent.decided.items():
+                outer.uses |= usage.uses
+                for decided, candidates in usage.decided.items():
                     outer.decide(decided, candidates)
-                for budget, amount in spent.amounts.items():
+                for budget, amount in usage.amounts.items():
                     outer.take(budget, amount)
             raise
         finally:
@@ -193,18 +193,18 @@ class Session:
 
     def use(self, made: Compiled, span: Span) -> None:
         """Count a block that is used, and what it uses, once: whoever made it (SP507)."""
-        for spent in self.blocks[-1:]:
-            spent.uses[id(made)] = made
+        for usage in self.blocks[-1:]:
+            usage.uses[id(made)] = made
         waiting = [made]
         while waiting:
             one = waiting.pop()
             if id(one) not in self.total.uses:
                 self.total.uses[id(one)] = one
-                waiting += one.spent.uses.values()
-                for budget, amount in one.spent.amounts.items():
+                waiting += one.usage.uses.values()
+                for budget, amount in one.usage.amounts.items():
                     self.total.take(budget, amount)
                     self._check(budget, span)
-                for decided, candidates in one.spent.decided.items():
+                for decided, candidates in one.usage.decided.items():
                     self.take_candidates(self.total.decide(decided, candidates), span)
 
     def spend(self, nodes: int, span: Span) -> None:
@@ -218,12 +218,12 @@ class Session:
         """
         total = 0
         for node in block.everywhere():
-            total += 1 if node.call is None else self.made.opened[node.call.block]
+            total += 1 if node.call is None else self.cache.opened[node.call.block]
             if total > MAX_OPEN:
                 wide = f"a network of more than {MAX_OPEN:,} nodes, each use of a block counted"
                 found = error("SP507", wide, node.span)
                 called = "" if node.call is None else f"{node.call.block} is one of "
-                nodes = 1 if node.call is None else self.made.opened[node.call.block]
+                nodes = 1 if node.call is None else self.cache.opened[node.call.block]
                 raise Exhausted(found.note(f"{called}{block.name} uses: {nodes:,} nodes"))
         return total
 
@@ -238,8 +238,8 @@ class Session:
 
         A body that must know many decisions at once has one for each combination of them.
         """
-        for spent in (self.total, *self.blocks[-1:]):
-            spent.take("splits", values)
+        for usage in (self.total, *self.blocks[-1:]):
+            usage.take("splits", values)
         if ways > MAX_WAYS or self.taken("splits") > MAX_SPLITS:
             many = f"{MAX_WAYS:,} alternatives" if ways > MAX_WAYS else f"{MAX_SPLITS:,} together"
             found = error("SP507", f"calls of {name} that are more than {many}", span)
@@ -253,8 +253,8 @@ class Session:
     def decide(self, decided: Decided, candidates: int, span: Span) -> None:
         """Count candidates of a decision (SP507): for each alternative they are listed again."""
         self.walk(candidates, span)
-        for spent in self.blocks[-1:]:
-            spent.decide(decided, candidates)
+        for usage in self.blocks[-1:]:
+            usage.decide(decided, candidates)
         self.take_candidates(self.total.decide(decided, candidates), span)
 
     def take_candidates(self, candidates: int, span: Span) -> None:

@@ -135,7 +135,7 @@ def _graph(name: str, frame: Frame, host: Host) -> Graph:
         for (label, _, training), value in zip(host.outputs, root.outputs, strict=True)
     )
     frame.session.open(root)
-    blocks = _called(root, frame.session.made.blocks)
+    blocks = _called(root, frame.session.cache.blocks)
     return Graph(
         name,
         root,

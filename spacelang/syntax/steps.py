@@ -60,7 +60,7 @@ class ClosureSource:
                     span,
                 )
             )
-        return Insertion(node.call, node.types[0], dict(session.made.blocks))
+        return Insertion(node.call, node.types[0], dict(session.cache.blocks))
 
 
 def run_steps(graph: Graph, steps: Sequence[tuple[tree.Step, Scope]], frame: Frame) -> Graph:

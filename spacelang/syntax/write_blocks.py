@@ -15,7 +15,7 @@ from spacelang.ir.words import base_name
 from spacelang.syntax.write_calls import Callee
 from spacelang.syntax.write_cases import Cases
 from spacelang.syntax.write_loops import rolled
-from spacelang.syntax.write_nodes import Body, Where
+from spacelang.syntax.write_nodes import Body, Context
 from spacelang.syntax.write_sizes import Sizes
 from spacelang.syntax.write_split import Split
 from spacelang.syntax.write_values import (
@@ -191,7 +191,7 @@ def stated(
 
 def _statements(block: Block, body: Body, first: Sequence[str], own: set[str] | None) -> list[str]:
     names = {body.values[Value(node.id)].text for node in block.inputs} if own is None else own
-    lines = [*first, *body.lines(block, Where(own=set(names)))]
+    lines = [*first, *body.lines(block, Context(own=set(names)))]
     if body.waiting:
         choice = body.waiting[0]
         raise misplaced(f"the decision {choice.path}", "nothing is there where it is", choice.span)

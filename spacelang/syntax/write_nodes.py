@@ -27,7 +27,7 @@ STREAM = ("x", "y", "z", "h", "u", "v", "w", "s", "t")
 
 
 @dataclass(frozen=True)
-class Where:
+class Context:
     """Where statements stand: the conditions around them, the prefix of labels there, and the
     names that may be bound anew."""
 
@@ -35,9 +35,9 @@ class Where:
     prefix: str = ""
     own: set[str] = field(default_factory=set[str])
 
-    def inside(self, truth: Condition, own: set[str], prefix: str | None = None) -> Where:
+    def inside(self, truth: Condition, own: set[str], prefix: str | None = None) -> Context:
         where = self.prefix if prefix is None else prefix
-        return Where((*self.guards, truth), where, own)
+        return Context((*self.guards, truth), where, own)
 
 
 class Body(Decided):
@@ -69,7 +69,7 @@ class Body(Decided):
 
     # Levels.
 
-    def lines(self, level: Block, where: Where) -> Iterator[str]:
+    def lines(self, level: Block, where: Context) -> Iterator[str]:
         """The statements of a block or region; its inputs have their names already."""
         live = conjunction(*where.guards)
         self.left.update(v for node in level.nodes for v in node.operands)
@@ -105,7 +105,9 @@ class Body(Decided):
 
     # Statements.
 
-    def _statement(self, node: Node, level: Block, where: Where, once: set[Value]) -> Iterator[str]:
+    def _statement(
+        self, node: Node, level: Block, where: Context, once: set[Value]
+    ) -> Iterator[str]:
         place = selected(node)
         if place is not None:
             yield from self._select(node, place, where, once)
@@ -136,7 +138,7 @@ class Body(Decided):
             return
         yield from self._bind(node, written, where)
 
-    def _bind(self, node: Node, written: Written, where: Where) -> Iterator[str]:
+    def _bind(self, node: Node, written: Written, where: Context) -> Iterator[str]:
         """`a, b = text`"""
         self._spend(written)
         if len(node.values) == 1:
@@ -170,7 +172,7 @@ class Body(Decided):
 
     # Regions.
 
-    def _when(self, node: Node, where: Where) -> Iterator[str]:
+    def _when(self, node: Node, where: Context) -> Iterator[str]:
         truths = conditions(node)
         heads = [f"when {self.speller.condition(truth, node.span)}" for truth in truths]
         if len(heads) == 2 and truths[1] == negate(truths[0]):
@@ -192,7 +194,7 @@ class Body(Decided):
             (name,) = names
             yield f"{name} = ({name}) as {self.label(node, where.prefix)}"
 
-    def _results(self, node: Node, where: Where) -> list[str]:
+    def _results(self, node: Node, where: Context) -> list[str]:
         """Names for what a `when` rebinds: those of operands that nobody reads after it."""
         names: list[str] = []
         for position in range(len(node.types)):
@@ -202,7 +204,7 @@ class Body(Decided):
         return names
 
     def _region(
-        self, node: Node, region: Block, names: Sequence[str], where: Where
+        self, node: Node, region: Block, names: Sequence[str], where: Context
     ) -> Iterator[str]:
         for outer, inner in zip(node.operands, region.inputs, strict=True):
             self.name(Value(inner.id), self.values[outer].text)
@@ -214,7 +216,7 @@ class Body(Decided):
         yield from _assigned(pairs)
 
     def _select(
-        self, node: Node, places: Mapping[int, Value], where: Where, once: set[Value]
+        self, node: Node, places: Mapping[int, Value], where: Context, once: set[Value]
     ) -> Iterator[str]:
         """`[a, b, c][inputs[0]]`: the entry of a list where a pick says."""
         first = conditions(node)[0]
@@ -233,7 +235,7 @@ class Body(Decided):
         else:
             yield from self._bind(node, written, where)
 
-    def _choose(self, node: Node, where: Where) -> Iterator[str]:
+    def _choose(self, node: Node, where: Context) -> Iterator[str]:
         """`choose op { k3: .. k5 { .. } }`, which declares its decision."""
         choice = next(c for c in self.block.decisions if c.path == node.label)
         if [first.path for first in self.waiting[:1]] != [choice.path]:

@@ -1,7 +1,8 @@
 """The same networks in timm: weights go both ways by the spaces' own `names timm`, logits agree.
 
 All weights and running statistics of timm's network are moved off their first values: with tables
-of zeros, norms of gamma zero or equal tokens a wrong network would pass.
+of zeros, norms of gamma zero or equal tokens a wrong network would pass. Logits are compared in
+double precision, by their largest difference.
 """
 
 from __future__ import annotations
@@ -57,17 +58,17 @@ def test_every_network_of_the_families_is_here() -> None:
 @pytest.mark.parametrize(("name", "address"), NETWORKS)
 def test_weights_go_both_ways_and_logits_agree(name: str, address: str) -> None:
     theirs = perturbed(timm.create_model(name, pretrained=False, num_classes=1000))
-    model = Supernet(load(address)).eval()
+    model = Supernet(load(address)).double().eval()
     weights.load(model, theirs.state_dict(), names="timm")
     side = model.graph.root.inputs[0].types[0].shape[-1]
-    images = torch.randn(1, 3, int(side.at({})), int(side.at({})), generator=generator(1))
+    images = drawn(int(side.at({})), 1)
     with torch.no_grad():
         wanted = theirs(images)
-        assert relative(model(images), wanted) < 1e-5
-        assert relative(model.extract()(images), wanted) < 1e-5
+        assert difference(model(images), wanted) < 1e-10
+        assert difference(model.extract()(images), wanted) < 1e-10
     saved = weights.save(model, names="timm")
     assert all(torch.equal(saved[n], tensor) for n, tensor in theirs.state_dict().items())
-    other = timm.create_model(name, pretrained=False, num_classes=1000).eval()
+    other = timm.create_model(name, pretrained=False, num_classes=1000).double().eval()
     other.load_state_dict(saved, strict=True)
     with torch.no_grad():
         assert torch.equal(other(images), wanted)
@@ -78,11 +79,11 @@ def test_swin_of_other_sizes() -> None:
     sizes = {"embed_dim": 48, "depths": (2, 1, 2), "num_heads": (2, 4, 8)}
     theirs = perturbed(timm.create_model("swin_tiny_patch4_window7_224", pretrained=False, **sizes))
     graph = load("swin.space:swin", width=48, depths=[2, 1, 2], heads=[2, 4, 8])
-    model = Supernet(graph).eval()
+    model = Supernet(graph).double().eval()
     weights.load(model, theirs.state_dict(), names="timm")
-    images = torch.randn(1, 3, 224, 224, generator=generator(3))
+    images = drawn(224, 3)
     with torch.no_grad():
-        assert relative(model(images), theirs(images)) < 1e-5
+        assert difference(model(images), theirs(images)) < 1e-10
 
 
 def perturbed(model: nn.Module) -> nn.Module:
@@ -99,7 +100,7 @@ def perturbed(model: nn.Module) -> nn.Module:
                 tensor.add_(spread * torch.randn(tensor.shape, generator=random) * scale(tensor))
             if name.endswith(("bn.weight", "norm.weight")):
                 tensor.add_(0.5)  # zero-gamma norms would hide their branch
-    return model.eval()
+    return model.double().eval()
 
 
 def scale(tensor: Tensor) -> float:
@@ -111,8 +112,13 @@ def generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def relative(found: Tensor, wanted: Tensor) -> float:
-    return float((found - wanted).abs().max() / wanted.abs().max())
+def drawn(side: int, seed: int) -> Tensor:
+    return torch.randn(1, 3, side, side, generator=generator(seed)).double()
+
+
+def difference(found: Tensor, wanted: Tensor) -> float:
+    assert found.dtype == wanted.dtype == torch.float64
+    return float((found - wanted).abs().max())
 
 
 @pytest.mark.parametrize(
@@ -128,11 +134,11 @@ def test_padded_windows(name: str, address: str, side: int) -> None:
     # TinyViT takes its maps as they come.
     size = {"img_size": side} if name == "efficientvit_m0" else {}
     theirs = perturbed(timm.create_model(name, pretrained=False, num_classes=1000, **size))
-    model = Supernet(load(address, image=side, larger_windows=side == 96)).eval()
+    model = Supernet(load(address, image=side, larger_windows=side == 96)).double().eval()
     weights.load(model, theirs.state_dict(), names="timm")
-    images = torch.randn(1, 3, side, side, generator=generator(2))
+    images = drawn(side, 2)
     with torch.no_grad():
-        assert relative(model(images), theirs(images)) < 1e-5
+        assert difference(model(images), theirs(images)) < 1e-10
 
 
 def test_tinyvit_as_its_code_draws_it() -> None:

@@ -108,6 +108,15 @@ def test_more_heads_than_four_and_the_widest_kernel() -> None:
     agree(*both(operands(1, (2, 2), (1, 15, 1, 1, 3), 2, 3)), 1e-5)
 
 
+def test_windows_of_one_weight_whose_strides_mean_nothing() -> None:
+    """PyTorch calls them contiguous whatever the strides of axes of 1: those are no layout."""
+    x, offsets, *parts = operands(1, (2, 2), (1, 1), 16, 4)
+    for place in (5, 5 + PARTS):
+        parts[place] = parts[place].as_strided((16, 1, 1), (1, 16, 16))
+        assert parts[place].is_contiguous()
+    agree([fused(x, offsets, *parts)], [plain(x, offsets, *parts)], 1e-5)
+
+
 @pytest.mark.parametrize("resolution", [4, 7])
 def test_it_is_an_installed_package_s_attention(resolution: int) -> None:
     """Its norms in evaluation, offsets by distance: what comes before timm's projection."""

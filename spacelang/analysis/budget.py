@@ -27,18 +27,27 @@ LONG = 100
 
 
 @dataclass(frozen=True)
-class Where:
+class Budget:
     """Bands of figures, and conditions on decisions."""
 
     bands: Mapping[str, Band] = field(default_factory=dict[str, Band])
     conditions: tuple[Condition, ...] = ()
 
-    def both(self, other: Where) -> Where:
+    @classmethod
+    def of(cls, conditions: Iterable[Condition], span: Span = NOWHERE) -> Budget:
+        """The budget of `require` statements (SP508 for what cannot be solved exactly)."""
+        budget = cls()
+        for condition in conditions:
+            for part in conjuncts(condition):
+                budget = budget.meet(_one(part, span))
+        return budget
+
+    def meet(self, other: Budget) -> Budget:
         """What meets both."""
         bands = dict(self.bands)
         for figure, band in other.bands.items():
             bands[figure] = _meet(bands.get(figure, (None, None)), band)
-        return Where(bands, (*self.conditions, *other.conditions))
+        return Budget(bands, (*self.conditions, *other.conditions))
 
     @property
     def timed(self) -> bool:
@@ -58,7 +67,7 @@ class Where:
         return _meet(self.bands.get(LATENCY, (None, None)), (least, most))
 
     @property
-    def exact(self) -> Where:
+    def exact(self) -> Budget:
         """The same without these: what can be counted."""
         return replace(self, bands={f: b for f, b in self.bands.items() if f not in TIMED})
 
@@ -69,19 +78,10 @@ def _meet(a: Band, b: Band) -> Band:
     return max(low, default=None), min(high, default=None)
 
 
-def of_conditions(conditions: Iterable[Condition], span: Span = NOWHERE) -> Where:
-    """Bands and conditions of `require` statements (SP508 for what cannot be solved exactly)."""
-    found = Where()
-    for condition in conditions:
-        for part in conjuncts(condition):
-            found = found.both(_one(part, span))
-    return found
-
-
-def _one(condition: Condition, span: Span) -> Where:
+def _one(condition: Condition, span: Span) -> Budget:
     figures = [s for s in condition.symbols if s.name in MEASURED and s.free]
     if not figures:
-        return Where(conditions=(condition,))
+        return Budget(conditions=(condition,))
     if isinstance(condition, Compare) and len(condition.symbols) == 1:
         (symbol,) = figures
         # left - right = a * figure + b
@@ -92,7 +92,7 @@ def _one(condition: Condition, span: Span) -> Where:
             slope, offset = c - b, 2 * b - c
             if difference != slope * Dim.of(symbol) + offset:
                 raise _refused(condition, span)
-            return Where({symbol.name: _band(condition.op, slope, -offset / slope)})
+            return Budget({symbol.name: _band(condition.op, slope, -offset / slope)})
     raise _refused(condition, span)
 
 

@@ -1,10 +1,10 @@
-"""Changes of a block that wait until it is looked at, so that many of them are made in one go.
+"""Edits of a block, batched until it is next read.
 
-waiting = Waiting(block)
-waiting.put(node)                                 # in the place of the node of its id
-waiting.add(nodes, anchor=7, after=True)          # right after node 7
-waiting.reread(old, new)                          # what reads a value reads another
-waiting.block()                                   # the block with all of that
+edits = BlockEdits(block)
+edits.put(node)                                   # in the place of the node of its id
+edits.add(nodes, anchor=7, after=True)            # right after node 7
+edits.replace_uses(old, new)                      # what reads a value reads another
+edits.block()                                     # the block with all of that
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class Declared:
         }
 
 
-class Waiting(Declared):
-    """What is to become of a block; `old` is the block as it was when it was last looked at.
+class BlockEdits(Declared):
+    """The edits of a block since it was last read; `old` is the block as it was then.
 
     nodes      those that are put in the place of others, and new ones, by id
     next_id    an id that no node has
@@ -98,7 +98,7 @@ class Waiting(Declared):
         self.params |= new.params
         self.taken |= new.claims()
 
-    def reread(self, old: Value, new: Value, but: Collection[int] = ()) -> None:
+    def replace_uses(self, old: Value, new: Value, but: Collection[int] = ()) -> None:
         """Let all nodes of the block itself, and its outputs, read another value than `old`."""
         self._changed = True
         readers = {node.id for node in self.old.readers.get(old, ())}
