@@ -353,9 +353,9 @@ def test_a_loss_that_is_not_finite_moves_nothing(data: Dataset) -> None:
 def test_a_step_that_is_left_out_moves_nothing(data: Dataset, tmp_path: Path) -> None:
     """Statistics of the passes before are taken back too, and a checkpoint knows of it."""
     made = trainer(data)
-    made.steady.policy = "skip"
+    made.guard.policy = "skip"
     told: list[Mapping[str, object]] = []
-    made.steady.note = told.append
+    made.guard.note = told.append
     made.step(joint(ENGINE))
     with torch.no_grad():
         kept = made.networks["deep"].stored_tensor("head.bias")[0].clone()
@@ -375,7 +375,7 @@ def test_a_step_that_is_left_out_moves_nothing(data: Dataset, tmp_path: Path) ->
     found = store.load()
     assert found is not None
     again.restore(found)
-    assert again.steady.skipped == [1]
+    assert again.guard.skipped == [1]
 
 
 @pytest.mark.parametrize("setting", ["grad_checkpointing", "channels_last"])

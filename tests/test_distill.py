@@ -220,9 +220,9 @@ def test_a_bridge_whose_gradient_is_no_number(
 ) -> None:
     trainer = trainer_of(data, MINIVIT, teacher=teacher)
     trainer.step(plan_of(trainer, 0))
-    trainer.steady.policy = policy
+    trainer.guard.policy = policy
     seen: list[Mapping[str, object]] = []
-    trainer.steady.note = seen.append
+    trainer.guard.note = seen.append
     bridge = next(iter(trainer.bridges.parameters()))
     bridge.register_hook(lambda slope: slope * float("nan"))
     before = {name: t.clone() for name, t in trainer.model.state_dict().items()}

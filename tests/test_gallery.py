@@ -29,7 +29,7 @@ from spacelang.backends.torch.data.datasets import (
     views,
 )
 from spacelang.backends.torch.data.gallery import Gallery
-from spacelang.backends.torch.data.prefetch import Ahead, threads
+from spacelang.backends.torch.data.prefetch import Prefetcher, threads
 from spacelang.backends.torch.data.variation import variation
 from spacelang.backends.torch.distillation.distill import distill
 from spacelang.backends.torch.distillation.lesson import BoardLesson, board_of
@@ -193,7 +193,7 @@ def test_what_is_foreseen_is_made_once_and_no_more() -> None:
             raise ValueError("seven")
         return place * place
 
-    line = Ahead(make, lambda place: place + 1 if place < 20 else None)
+    line = Prefetcher(make, lambda place: place + 1 if place < 20 else None)
     assert [line.take(n) for n in range(7)] == [n * n for n in range(7)]
     with pytest.raises(ValueError, match="seven"):
         line.take(7)

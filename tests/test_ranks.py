@@ -286,7 +286,7 @@ def test_not_finite_is_met_by_all(graph: Graph, data: Dataset, tmp_path: Path) -
     def action(rank: int) -> None:
         trainer = TorchTrainer(Supernet(graph, seed=0), graph, data, SHARDED, seed=0)
         before = {n: t.clone() for n, t in trainer.model.named_parameters()}
-        trainer.steady.policy = "skip"
+        trainer.guard.policy = "skip"
         if rank == 1:
             original = trainer._value
             trainer._value = lambda *given: original(*given) * torch.inf  # type: ignore[method-assign]

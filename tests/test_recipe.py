@@ -603,7 +603,7 @@ def test_what_was_touched_decays_after_a_skipped_step(
     shrunk: dict[tuple[str, ...], bool] = {}
     for order in (("largest", "smallest", "smallest"), ("smallest", "largest", "smallest")):
         trainer = TorchTrainer(Supernet(graph, seed=0), graph, data, recipe, seed=0)
-        trainer.steady.policy = "skip"
+        trainer.guard.policy = "skip"
         for plan, which in zip(plans(trainer, 3), order, strict=True):
             forwards = (Forward(graph.decisions.extreme(which)),)
             before = trainer.model.get_parameter("layer.1.mlp.fc1.weight").detach().clone()

@@ -240,7 +240,7 @@ def test_what_is_not_finite_is_met_by_all(graph: Graph, data: Dataset) -> None:
     def action(rank: int) -> None:
         recipe = replace(PLAIN, model_ema=False)
         trainer = TorchTrainer(Supernet(graph, seed=0), graph, data, recipe, seed=0)
-        trainer.steady.policy = "skip"
+        trainer.guard.policy = "skip"
         plans = Plans(recipe.engine, graph, 0, trainer.steps("train"))
         before = [p.full_tensor().clone() for p in trainer.model.parameters()]
         original = trainer._value

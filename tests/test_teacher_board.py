@@ -259,7 +259,7 @@ def test_a_match_that_is_no_number(
     policy: Any, data: Dataset, teachers: tuple[Teacher, ...]
 ) -> None:
     trainer = trainer_of(data, teachers)
-    trainer.steady.policy = policy
+    trainer.guard.policy = policy
     engine = TeacherBoard(teachers=3)
     plan = engine.update(engine.plan(plan_of(trainer, 1), [1.0, 0.0, 0.0]))
     trainer.memory.features[0].fill_(math.nan)

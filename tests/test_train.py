@@ -42,7 +42,7 @@ from spacelang.backends.torch.supernet import Supernet
 from spacelang.backends.torch.training import trainer as trainer_module
 from spacelang.backends.torch.training import training
 from spacelang.backends.torch.training.evaluate import evaluate, evaluate_test, score
-from spacelang.backends.torch.training.nonfinite import NotFinite, Steady, policy_of
+from spacelang.backends.torch.training.nonfinite import NonFiniteGuard, NotFinite, policy_of
 from spacelang.backends.torch.training.optimizers import parameter_groups
 from spacelang.backends.torch.training.recipe import Recipe, recipe_from
 from spacelang.backends.torch.training.trainer import TorchTrainer
@@ -508,7 +508,7 @@ def poison(monkeypatch: pytest.MonkeyPatch, bad: Callable[[int], bool]) -> None:
 def test_a_skipped_step_moves_nothing(
     trainer: TorchTrainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trainer.steady = Steady("skip")
+    trainer.guard = NonFiniteGuard("skip")
     first, second, third = plans(trainer, 3)
     trainer.step(first)
     before = {name: t.clone() for name, t in trainer.model.state_dict().items()}
@@ -536,7 +536,7 @@ def test_statistics_of_a_skipped_step_are_taken_back(
     block += '  return rearrange(batch_norm(rearrange(x, "b h w c -> b c h w")) as n, "b c h w -> b h w c")\n}\n'
     graph = spacelang.load(Source("<bn>", space.replace("space digits", block + "space digits")))
     trainer = TorchTrainer(Supernet(graph), graph, data, RECIPE, seed=0)
-    trainer.steady = Steady("skip")
+    trainer.guard = NonFiniteGuard("skip")
     (plan,) = plans(trainer, 1)
     before = {name: t.clone() for name, t in trainer.model.named_buffers()}
     assert before
@@ -546,14 +546,14 @@ def test_statistics_of_a_skipped_step_are_taken_back(
 
 
 def test_too_many_skipped_steps_stop() -> None:
-    steady = Steady("skip")
-    assert all(steady.skips(step) for step in range(0, 20, 2))
-    assert not steady.skips(50)
-    again = Steady("skip")
-    again.restore(steady.state())
+    guard = NonFiniteGuard("skip")
+    assert all(guard.skips(step) for step in range(0, 20, 2))
+    assert not guard.skips(50)
+    again = NonFiniteGuard("skip")
+    again.restore(guard.state())
     assert not again.skips(60)
     assert again.skips(300)
-    assert not Steady("error").skips(0)
+    assert not NonFiniteGuard("error").skips(0)
     with pytest.raises(SpaceError, match=r"SP204.*ignore"):
         policy_of("ignore")
 

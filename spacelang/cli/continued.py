@@ -18,7 +18,7 @@ from spacelang.cli import runs
 from spacelang.cli.output import complain
 
 if TYPE_CHECKING:
-    from spacelang.engines.begun import Begun
+    from spacelang.engines.begun import SearchStart
     from spacelang.engines.protocol import Engine
 
 SHARED, SCRATCH = "search", "scratch"  # kinds of folders that several engines share
@@ -35,7 +35,7 @@ class Continued:
     space: str
     folder: Path | None
     engine: str
-    begun: Begun | None
+    begun: SearchStart | None
     alone: bool
 
     @property

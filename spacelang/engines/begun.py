@@ -1,6 +1,6 @@
 """What the searches of a folder were begun with, so that the folder alone goes on.
 
-    begin(folder, "evolution", Begun(settings_of(engine), seed=0))      # before anything is scored
+    begin(folder, "evolution", SearchStart(settings_of(engine), seed=0))      # before anything is scored
     entry = begun(folder)["evolution"]                                  # in a later process
     end(folder, "evolution")                                            # when all of it is written
 
@@ -25,7 +25,7 @@ KINDS = {"settings": (dict,), "seed": (int,), "baselines": (bool, NoneType), "en
 
 
 @dataclass(frozen=True, slots=True)
-class Begun:
+class SearchStart:
     """The settings of an engine as JSON, its seed, whether baselines are searched beside it (None
     where nothing was said of them), and whether it came to its end."""
 
@@ -35,7 +35,7 @@ class Begun:
     ended: bool = False
 
 
-def begun(folder: Path) -> dict[str, Begun]:
+def begun(folder: Path) -> dict[str, SearchStart]:
     """By the name of the engine, the last one last; none where there is no file (SP702 where it
     cannot be read)."""
     place = folder / BEGUN
@@ -48,15 +48,15 @@ def begun(folder: Path) -> dict[str, Begun]:
         raise SpaceError(found.hint("remove it, and say again how the search is set")) from failed
 
 
-def _entry(entry: object) -> Begun:
+def _entry(entry: object) -> SearchStart:
     found = dict[str, Any](cast(Mapping[str, Any], entry)) if isinstance(entry, dict) else {}
     fits = (type(value) in KINDS.get(name, ()) for name, value in found.items())
     if found.keys() != KINDS.keys() or not all(fits):
         raise ValueError(f"{json.dumps(entry)[:40]} does not say how a search was begun")
-    return Begun(**found)
+    return SearchStart(**found)
 
 
-def begin(folder: Path, name: str, entry: Begun) -> None:
+def begin(folder: Path, name: str, entry: SearchStart) -> None:
     """Note how an engine is begun."""
     others = {other: kept for other, kept in begun(folder).items() if other != name}
     _write(folder, {**others, name: entry})
@@ -68,7 +68,7 @@ def end(folder: Path, name: str) -> None:
     _write(folder, {**known, name: replace(known[name], ended=True)})
 
 
-def _write(folder: Path, entries: Mapping[str, Begun]) -> None:
+def _write(folder: Path, entries: Mapping[str, SearchStart]) -> None:
     content = {name: asdict(entry) for name, entry in entries.items()}
     text = json.dumps(content, indent=1, allow_nan=False) + "\n"
     if not (folder / BEGUN).is_file() or (folder / BEGUN).read_text("utf-8") != text:

@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import Any, NoReturn, Protocol
 
 
-class Begun(BaseException):
+class WorkRequested(BaseException):
     """The first work was asked for. No Exception: an engine may catch those."""
 
 
@@ -30,7 +30,7 @@ class Rehearsal:
 
 
 def _begin(*given: object, **named: object) -> NoReturn:
-    raise Begun
+    raise WorkRequested
 
 
 class Runs(Protocol):
@@ -41,5 +41,5 @@ class Runs(Protocol):
 
 def rehearse(engine: Runs, space: object, trainer: Rehearsal, seed: int) -> None:
     """Run an engine up to its first work; what it raises until then (a SpaceError) goes on."""
-    with suppress(Begun):
+    with suppress(WorkRequested):
         next(iter(engine.run(space, trainer, seed)), None)

@@ -24,7 +24,7 @@ from spacelang.backends.torch.data.augment import RECIPES, Augmentation, augment
 from spacelang.backends.torch.data.counter import shuffled, stream_key
 from spacelang.backends.torch.data.gallery import Gallery
 from spacelang.backends.torch.data.mixup import Drawn, Mixing, draw, mixed
-from spacelang.backends.torch.data.prefetch import Ahead
+from spacelang.backends.torch.data.prefetch import Prefetcher
 from spacelang.backends.torch.data.variation import Views
 from spacelang.engines.stream import seed_of
 
@@ -247,7 +247,7 @@ class Ordered(Sequence[Batch]):
         if not self.part.slow:
             yield from map(self._load, self.numbers)
             return
-        line = Ahead(self.__getitem__, lambda n: n + 1 if n + 1 < len(self) else None)
+        line = Prefetcher(self.__getitem__, lambda n: n + 1 if n + 1 < len(self) else None)
         yield from map(line.take, range(len(self)))
 
     def _load(self, number: int) -> Batch:

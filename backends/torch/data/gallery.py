@@ -33,7 +33,7 @@ from spacelang.backends.torch.data.pictures import (
     picture_of,
     sums_of,
 )
-from spacelang.backends.torch.data.prefetch import Ahead
+from spacelang.backends.torch.data.prefetch import Prefetcher
 from spacelang.backends.torch.data.split import image_digest
 
 
@@ -125,7 +125,7 @@ def _looked(
     pixels: Pixels | None = None,
 ) -> Listing:
     """Look at every file; the pixels go where they are wanted. SP704 for different sizes."""
-    line = Ahead[int, _Seen](
+    line = Prefetcher[int, _Seen](
         lambda number: _look(files[number], size, channels),
         lambda number: number + 1 if number + 1 < len(files) else None,
     )

@@ -1,6 +1,6 @@
 """Things that a few threads make before they are asked for.
 
-    line = Ahead(load, following)       # following(place): the place that comes next, or None
+    line = Prefetcher(load, following)       # following(place): the place that comes next, or None
     batch = line.take(place)            # what load(place) gives
 
 What is made is a function of its place: it is the same whoever makes it, whenever, and whether or
@@ -20,7 +20,7 @@ Place = TypeVar("Place", bound=Hashable)
 Made = TypeVar("Made")
 
 
-class Ahead(Generic[Place, Made]):
+class Prefetcher(Generic[Place, Made]):
     """What is made at places that follow each other, the next ones while one is used."""
 
     def __init__(

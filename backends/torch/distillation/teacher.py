@@ -99,7 +99,7 @@ class Teacher:
 
     def as_module(self) -> nn.Module:
         """It as a module that takes the student's images."""
-        return Seeing(self)
+        return PreprocessedTeacher(self)
 
     def tapped(self, paths: Sequence[str], every: bool = False) -> Tapped:
         """Its network, whose passes also give some values (SP504), or `every` output."""
@@ -119,7 +119,7 @@ def takes(teacher: Teacher, shape: Sequence[int]) -> AbstractContextManager[None
     return unfit("SP705", teacher.name, shape)
 
 
-class Seeing(nn.Module):
+class PreprocessedTeacher(nn.Module):
     """A teacher that takes the student's images."""
 
     def __init__(self, teacher: Teacher) -> None:

@@ -21,7 +21,7 @@ Numbers = frozenset[int]
 NONE: Numbers = frozenset()
 
 
-class Surely:
+class AlwaysNeeded:
     """What the levels of a graph need, whatever is decided."""
 
     def __init__(self, graph: Graph) -> None:

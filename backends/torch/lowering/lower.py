@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx
 from torch.fx import GraphModule
 
-from spacelang.backends.torch.lowering.always_needed import Surely
+from spacelang.backends.torch.lowering.always_needed import AlwaysNeeded
 from spacelang.backends.torch.lowering.emit import lower_node
 from spacelang.backends.torch.lowering.frame import Frame, Number, Size, one_or_all
 from spacelang.backends.torch.lowering.functions import scale_samples, sliced_linear, with_room
@@ -92,12 +92,12 @@ class Lowering:
         return splits(self.graph, self.layouts)
 
     @cached_property
-    def surely(self) -> Surely:
-        return Surely(self.graph)
+    def always_needed(self) -> AlwaysNeeded:
+        return AlwaysNeeded(self.graph)
 
     def alone(self, level: Block, node: Node) -> bool:
         """Whether a node has to be a step of its own, that some architectures leave out."""
-        return self.surely.matters and node.id not in self.surely.nodes(level)
+        return self.always_needed.matters and node.id not in self.always_needed.nodes(level)
 
     @cached_property
     def pure(self) -> frozenset[str]:
@@ -110,7 +110,9 @@ class Lowering:
                 nodes = self.graph.blocks[name].nodes
                 calls = [visit(n.call.block) for n in nodes if n.call is not None]
                 seen = any((name, n.id) in self.exposed for n in nodes)
-                apart = self.surely.matters and not self.surely.whole(self.graph.blocks[name])
+                apart = self.always_needed.matters and not self.always_needed.whole(
+                    self.graph.blocks[name]
+                )
                 plain = not any(n.regions for n in nodes) and not apart
                 known[name] = all(calls) and not seen and plain
             return known[name]

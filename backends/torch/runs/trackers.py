@@ -61,10 +61,10 @@ def trackers(names: Sequence[str], folder: Path) -> list[Tracker]:
     """The trackers of a run, at its first process."""
     if not current().first:
         return []
-    return [Careful(name, partial(plugins.load(GROUP, name), folder)) for name in names]
+    return [SafeTracker(name, partial(plugins.load(GROUP, name), folder)) for name in names]
 
 
-class Careful:
+class SafeTracker:
     """A tracker that is made with its first line, and left out after its first failure."""
 
     def __init__(self, name: str, make: Callable[[], Tracker]) -> None:

@@ -36,7 +36,7 @@ from spacelang.backends.torch.training.evaluate import main_output, ran_out_of_m
 from spacelang.backends.torch.training.feed import Feed
 from spacelang.backends.torch.training.fsdp_check import pieces_of
 from spacelang.backends.torch.training.losses import INTROSPECTING, LABELLED, REGULAR
-from spacelang.backends.torch.training.nonfinite import NotFinite, Steady
+from spacelang.backends.torch.training.nonfinite import NonFiniteGuard, NotFinite
 from spacelang.backends.torch.training.optimizer import optimizer_tensors, restore_optimizer
 from spacelang.backends.torch.training.plans import check_joint_plan
 from spacelang.backends.torch.training.recipe import Recipe
@@ -55,7 +55,7 @@ class CycleTrainer:
 
     taken   steps taken, also those before a checkpoint it was restored from
     joint   whether PyTorch adds gradients, so that all processes have to go backward
-    steady  what is done about a step whose loss or gradient is not finite: nothing is rolled back
+    guard   what is done about a step whose loss or gradient is not finite: nothing is rolled back
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class CycleTrainer:
         self.shards = Shards(self.ranks, recipe.shards, self.networks, given)
         self.feed = Feed(data, recipe.batch_size, seed, recipe.augmentation, device)
         self.device = torch.device(device)
-        self.steady = Steady()
+        self.guard = NonFiniteGuard()
         self.taken = 0
         self.groups: tuple[Group, ...] = ()
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
@@ -150,7 +150,7 @@ class CycleTrainer:
         self.networks.train()
         self.networks.zero_grad(set_to_none=True)
         rate = self._set_rates(plan)
-        kept = self.steady.before(self.networks)  # the forward passes move statistics
+        kept = self.guard.before(self.networks)  # the forward passes move statistics
         count, names = len(self.feed.positions(plan)), [term.name for term in plan.losses]
         try:
             correct, terms = self.shards.learn(
@@ -159,7 +159,7 @@ class CycleTrainer:
             self._update(plan, terms)
         except NotFinite as failed:
             self.networks.zero_grad(set_to_none=True)
-            nothing = self.steady.leave_out(failed, rate, kept)
+            nothing = self.guard.leave_out(failed, rate, kept)
             self.taken = plan.step + 1
             return nothing
         except (RuntimeError, MemoryError) as failed:
@@ -291,10 +291,10 @@ class CycleTrainer:
             moments, settings[name] = optimizer_tensors(optimizer, self.networks)
             tensors[f"optimizer {name}"] = moments
         groups = [asdict(group) for group in self.groups]
-        steady = self.steady.state()
+        guard = self.guard.state()
         if self.pieces is not None:
             tensors = dict(self.pieces.whole(tensors))
-        return tensors, {"groups": groups, "optimizers": settings, "steady": steady}
+        return tensors, {"groups": groups, "optimizers": settings, "steady": guard}
 
     @property
     def _others(self) -> list[str]:
@@ -331,7 +331,7 @@ class CycleTrainer:
             except ValueError as problem:
                 headline = f"the checkpoint's optimizer {name} does not fit: {problem}"
                 raise CheckpointError(headline) from problem
-        self.steady.restore(cast(Mapping[str, object], state.get("steady", {})))
+        self.guard.restore(cast(Mapping[str, object], state.get("steady", {})))
         self.taken = checkpoint.record.step
 
     def _cut(self, tensors: Tensors) -> Tensors:

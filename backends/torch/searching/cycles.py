@@ -28,7 +28,7 @@ from spacelang.backends.torch.runs.trackers import Tracker, check_trackers, trac
 from spacelang.backends.torch.searching.cycle_trainer import CycleTrainer
 from spacelang.backends.torch.searching.program_folder import hashes, read_program, write_program
 from spacelang.backends.torch.searching.search import open_journal
-from spacelang.backends.torch.searching.stage_reporter import Told
+from spacelang.backends.torch.searching.stage_reporter import StageReporter
 from spacelang.backends.torch.searching.train_and_search import ANSWERS
 from spacelang.backends.torch.training.checkpoint import Checkpoints, shapes_of
 from spacelang.backends.torch.training.feed import FIRST, SECOND
@@ -144,14 +144,14 @@ def search_program(
         write_json(run.path / IMAGES, preprocessing(data))
         current().lead(lambda: write_program(run.path / FOLDER, program))
         trainer = CycleTrainer(program, data, recipe, seed, device)
-        trainer.steady.policy = policy
-        trainer.steady.note = lambda record: note(run.path, record)
+        trainer.guard.policy = policy
+        trainer.guard.note = lambda record: note(run.path, record)
         room_for(run.path, trainer.networks, keep)
         store = Checkpoints(run.path, graph=graph.hash, keep=keep)
         followers = trackers(log_to, run.path)
         work = Work(run.path, trainer, store, answers, interrupt, followers)
         work.resume()
-        result = work.run(engine, program, Told(reporter or progress("quiet")))
+        result = work.run(engine, program, StageReporter(reporter or progress("quiet")))
         result.keep(run.path)
         write_search_report(run.path, graph, data, result, work.log.entries)
     return result
@@ -203,7 +203,7 @@ class Work:
         self.answers.flush()
         self.trainer.save(self.store, {"answers": len(self.answers)}, epoch=epoch)
 
-    def run(self, engine: ProgramEngine, program: Program, told: Told) -> Searched:
+    def run(self, engine: ProgramEngine, program: Program, told: StageReporter) -> Searched:
         """The events of an engine; what was answered before is not logged or saved again."""
         replayed = ReplayedCycles(self.trainer, self.answers, self.answers.known(self.answered))
         candidates: list[Candidate] = []

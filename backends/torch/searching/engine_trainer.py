@@ -170,7 +170,7 @@ class EngineTrainer(TorchTrainer):
         try:
             self._check_slopes(plan)
         except NotFinite as failed:
-            nothing = self.steady.leave_out(failed, rate)
+            nothing = self.guard.leave_out(failed, rate)
             self.taken = plan.step + 1
             return nothing
         nn.utils.clip_grad_norm_(network.parameters(), NORM)

@@ -36,7 +36,7 @@ from spacelang.backends.torch.training.trainer import TorchTrainer
 from spacelang.backends.torch.training.training import Trained, fits, identity
 from spacelang.diagnostics import SpaceError, error
 from spacelang.engines.baselines import beside
-from spacelang.engines.begun import Begun, begin, end
+from spacelang.engines.begun import SearchStart, begin, end
 from spacelang.engines.protocol import Engine, Prober
 from spacelang.engines.record import Recorded
 from spacelang.engines.rehearse import Rehearsal, rehearse
@@ -130,7 +130,7 @@ def _note(
     engine: Engine, folder: PathLike, seed: int, baselines: bool | None
 ) -> Callable[[], None]:
     """Keeps with a folder how a search is begun."""
-    entry = Begun(settings_of(engine), seed, baselines)
+    entry = SearchStart(settings_of(engine), seed, baselines)
     return lambda: begin(Path(folder), engine.name, entry)
 
 

@@ -1,6 +1,6 @@
 """A reporter that is told of a run's stages as they take turns.
 
-told = Told(reporter)
+told = StageReporter(reporter)
 told.step(plan, total, tally); told.score("evolution", planned)
 """
 
@@ -14,7 +14,7 @@ from spacelang.engines.protocol import StepPlan
 
 
 @dataclass
-class Told:
+class StageReporter:
     """A reporter, told of stages that take turns."""
 
     reporter: Reporter

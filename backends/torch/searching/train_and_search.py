@@ -32,11 +32,11 @@ from spacelang.backends.torch.runs.trackers import Tracker, check_trackers, trac
 from spacelang.backends.torch.searching.baselines import search_beside
 from spacelang.backends.torch.searching.engine_trainer import EngineTrainer
 from spacelang.backends.torch.searching.search import open_journal
-from spacelang.backends.torch.searching.stage_reporter import Told
+from spacelang.backends.torch.searching.stage_reporter import StageReporter
 from spacelang.backends.torch.supernet import Supernet
 from spacelang.backends.torch.training.checkpoint import MANIFEST, Checkpoints, shapes_of
 from spacelang.backends.torch.training.fsdp_check import check_pieces
-from spacelang.backends.torch.training.nonfinite import NotFinite, Steady, policy_of
+from spacelang.backends.torch.training.nonfinite import NonFiniteGuard, NotFinite, policy_of
 from spacelang.backends.torch.training.optimizers import check_optimizer
 from spacelang.backends.torch.training.recalibrate import warn_if_mixed
 from spacelang.backends.torch.training.recipe import Recipe
@@ -97,7 +97,7 @@ class Work:
     """The trainer of the space that a run is in, and where it is kept. Implements `FullTrainer`.
 
     `path` is the folder of the run and of its first space; the others are in it, and `stack`
-    holds their locks. A rate that `steady` halved stays so in all spaces; `follow` gives who is
+    holds their locks. A rate that `guard` halved stays so in all spaces; `follow` gives who is
     told the log of one.
     """
 
@@ -109,7 +109,7 @@ class Work:
     seed: int
     device: str
     keep: int
-    steady: Steady
+    guard: NonFiniteGuard
     follow: Callable[[Path], Sequence[Tracker]]
     stack: ExitStack
     answered: int = field(default=0, init=False)  # at the checkpoint that was taken up
@@ -143,11 +143,11 @@ class Work:
         self.trainer = EngineTrainer(
             model.to(self.device), graph, self.data, self.recipe, self.seed
         )
-        self.trainer.steady = self.steady
-        self.steady.note = lambda record: note(folder, record)
+        self.trainer.guard = self.guard
+        self.guard.note = lambda record: note(folder, record)
         self.store = Checkpoints(folder, graph=graph.hash, keep=self.keep)
         if fresh:
-            self.steady.skipped = []  # steps count from 0 again
+            self.guard.skipped = []  # steps count from 0 again
         found = None if fresh else self.store.load(shapes_of(model.state_dict()))
         if found is not None:
             self.trainer.restore(found)
@@ -233,7 +233,7 @@ def search_own(
     after a signal (state saved), NotFinite, Locked, OSError, SP701 where engine and space do not
     fit, SP702 for a folder of another run, and SP708 where weights are cut that are needed whole.
     """
-    steady = Steady(policy_of(on_nan))
+    guard = NonFiniteGuard(policy_of(on_nan))
     check_trackers(log_to)
     fits(graph, data)
     check_optimizer(recipe)
@@ -269,13 +269,15 @@ def search_own(
                 answers = Answers(journal)
                 run.begun = partial(bool, answers)
                 work = Work(
-                    run.path, graph, hull, data, recipe, seed, device, keep, steady, follow, stack
+                    run.path, graph, hull, data, recipe, seed, device, keep, guard, follow, stack
                 )
                 replayed = Replayed(work, answers, answers.known(work.answered))
                 try:
-                    result = _run(engine, graph, replayed, work, answers, Told(told), interrupt)
+                    result = _run(
+                        engine, graph, replayed, work, answers, StageReporter(told), interrupt
+                    )
                 except NotFinite:
-                    if not steady.rolls_back():
+                    if not guard.rolls_back():
                         raise
                     continue
                 where = os.path.relpath(work.folder, run.path)
@@ -328,7 +330,7 @@ def _run(
     replayed: Replayed,
     work: Work,
     answers: Answers,
-    told: Told,
+    told: StageReporter,
     interrupt: Interrupt,
 ) -> Searched:
     """The events of an engine; what was answered before is not logged or saved again."""

@@ -36,7 +36,7 @@ from spacelang.backends.torch.data.datasets import (
     ordered_batches,
 )
 from spacelang.backends.torch.data.mixup import Mixing
-from spacelang.backends.torch.data.prefetch import Ahead
+from spacelang.backends.torch.data.prefetch import Prefetcher
 from spacelang.backends.torch.data.tinyvit_augment import TinyvitAugmentation
 from spacelang.backends.torch.data.variation import Views
 from spacelang.backends.torch.runs.ranks import current
@@ -88,7 +88,7 @@ class Feed:
         }
         self.replay: Callable[[int], tuple[int, int]] | None = None
         self._epochs: dict[str, Epochs] = {}
-        self._lines: dict[str, Ahead[Place, Batch | Shown]] = {}
+        self._lines: dict[str, Prefetcher[Place, Batch | Shown]] = {}
         self._held: dict[Samples, list[Batch]] = {}
 
     def part(self, name: str) -> Part:
@@ -122,7 +122,7 @@ class Feed:
         found = self._of(plan.data).vary(made) if isinstance(made, Shown) else made
         return found._replace(images=found.images.to(self.device))
 
-    def _line(self, name: str) -> Ahead[Place, Batch | Shown]:
+    def _line(self, name: str) -> Prefetcher[Place, Batch | Shown]:
         """The batches of a part, the next ones made ahead."""
         if name not in self._lines:
             self._of(name)  # which threads then share
@@ -135,7 +135,7 @@ class Feed:
                 epoch, number = divmod(place.epoch * steps + place.number + 1, steps)
                 return Place(epoch, number, own[0], place.shards)
 
-            self._lines[name] = Ahead(lambda place: self._made(name, place), following)
+            self._lines[name] = Prefetcher(lambda place: self._made(name, place), following)
         return self._lines[name]
 
     def _made(self, name: str, place: Place) -> Batch | Shown:

@@ -57,7 +57,7 @@ class NotFinite(SpaceError):
 
 
 @dataclass
-class Steady:
+class NonFiniteGuard:
     """A policy and what it did so far.
 
     scale    of every learning rate: halved at each rollback

@@ -38,7 +38,7 @@ from spacelang.backends.torch.training.feed import Feed
 from spacelang.backends.torch.training.fixed import Fixed
 from spacelang.backends.torch.training.fsdp_check import pieces_of
 from spacelang.backends.torch.training.losses import LABELLED, LOSSES
-from spacelang.backends.torch.training.nonfinite import NotFinite, Steady
+from spacelang.backends.torch.training.nonfinite import NonFiniteGuard, NotFinite
 from spacelang.backends.torch.training.optimizers import optimizer_of
 from spacelang.backends.torch.training.plans import check_plan
 from spacelang.backends.torch.training.read_regions import Regions, frozen
@@ -84,7 +84,7 @@ class TorchTrainer:
         self.model, self.graph, self.data = model, graph, data
         self.recipe, self.seed = recipe, seed
         self.taken = 0
-        self.steady = Steady()
+        self.guard = NonFiniteGuard()
         self.ranks = current()
         like = next(model.parameters())
         self.device, self.dtype = like.device, like.dtype
@@ -128,7 +128,7 @@ class TorchTrainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group.get("lr_scale", 1.0)
         self.model.train()
-        kept = self.steady.before(self.model)  # the forward pass moves statistics
+        kept = self.guard.before(self.model)  # the forward pass moves statistics
         self._clear()
         try:
             correct, total, terms = self._learn(plan)
@@ -144,7 +144,7 @@ class TorchTrainer:
         try:
             self._update(plan, loss)
         except NotFinite as failed:
-            nothing = self.steady.leave_out(failed, rate, kept)
+            nothing = self.guard.leave_out(failed, rate, kept)
             self.taken = plan.step + 1
             return nothing
         return Metrics(loss, terms, correct, total, rate)
@@ -159,7 +159,7 @@ class TorchTrainer:
         """The learning rate of a step, by its place in the run."""
         length = self.steps(plan.data)
         step = plan.epoch * length + plan.batch
-        return self.recipe.rate(step, length) * self.steady.scale
+        return self.recipe.rate(step, length) * self.guard.scale
 
     def _learn(self, plan: StepPlan) -> tuple[int, int, dict[str, float]]:
         """The gradients of a batch, shard by shard; right answers of so many, and loss terms."""
@@ -331,7 +331,7 @@ class TorchTrainer:
         tensors, settings = self._pack()
         if not self.ranks.first:
             return
-        known = {**state, **settings, "steady": self.steady.state()}
+        known = {**state, **settings, "steady": self.guard.state()}
         store.save(tensors, step=self.taken, epoch=epoch, state=known)
 
     def _pack(self) -> tuple[Tensors, dict[str, object]]:
@@ -355,7 +355,7 @@ class TorchTrainer:
             places = self.model.state_dict()
             tensors = {group: self.pieces.cut(own, places) for group, own in tensors.items()}
         unpack(tensors, settings, self.model, self.optimizer, self._kept_average)
-        self.steady.restore(cast(Mapping[str, object], checkpoint.state.get("steady", {})))
+        self.guard.restore(cast(Mapping[str, object], checkpoint.state.get("steady", {})))
         self.taken = checkpoint.record.step
         self.touched = {}
         if self.recipe.unsampled == "decay":

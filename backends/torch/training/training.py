@@ -39,7 +39,7 @@ from spacelang.backends.torch.training.checkpoint import CheckpointError, Checkp
 from spacelang.backends.torch.training.evaluate import evaluate
 from spacelang.backends.torch.training.fixed import Fixed, module_of
 from spacelang.backends.torch.training.fsdp_check import check_pieces
-from spacelang.backends.torch.training.nonfinite import NotFinite, Steady, policy_of
+from spacelang.backends.torch.training.nonfinite import NonFiniteGuard, NotFinite, policy_of
 from spacelang.backends.torch.training.optimizers import check_optimizer
 from spacelang.backends.torch.training.recipe import Recipe, recipe_from
 from spacelang.backends.torch.training.torch_compile_check import check_compiling
@@ -192,7 +192,7 @@ def train(
     signal (state saved), NotFinite where the policy ends, Locked, OSError, SP604 and ImportError
     for a tracker that is not there, and SP702 for a folder of another run.
     """
-    steady = Steady(policy_of(on_nan))
+    guard = NonFiniteGuard(policy_of(on_nan))
     told = reporter or progress("quiet")
     fits(graph, data)
     if isinstance(graph, Fixed):
@@ -215,10 +215,10 @@ def train(
         if not isinstance(graph, Fixed):
             write_graph(run.path, graph)
         write_json(run.path / IMAGES, preprocessing(data))
-        trainer.steady = steady
-        steady.note = lambda record: note(run.path, record)
+        trainer.guard = guard
+        guard.note = lambda record: note(run.path, record)
         tally = _resume(trainer, store)
-        if steady.policy == "rollback" and trainer.taken == 0:
+        if guard.policy == "rollback" and trainer.taken == 0:
             trainer.save(store, {"tally": vars(tally)}, epoch=0)
         followers = trackers(log_to, run.path)
         log = Log(run.path, trainer.taken, followers)
@@ -248,7 +248,7 @@ def train(
                 break
             except NotFinite:
                 lost = trainer.taken
-                if not steady.rolls_back():
+                if not guard.rolls_back():
                     raise
                 tally = _resume(trainer, store)
                 told.advance(trainer.taken - lost)
@@ -331,7 +331,7 @@ def epoch_line(trainer: TorchTrainer, epoch: int, tally: Tally) -> Json:
         "step": trainer.taken,
         "loss": tally.mean,
         "train_accuracy": tally.correct / max(1, tally.total),
-        "rate": recipe.rate((epoch + 1) * length - 1, length) * trainer.steady.scale,
+        "rate": recipe.rate((epoch + 1) * length - 1, length) * trainer.guard.scale,
         **tally.means,
     }
     last = epoch + 1 == recipe.all_epochs
