@@ -7,9 +7,9 @@ import platform
 import re
 import subprocess
 import time
+from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
-
-import spacelang
 
 CODE = ("spacelang", "backends", "grammars", "spaces")  # what may change a figure
 
@@ -36,16 +36,13 @@ def short(processor: str) -> str:
 
 def code() -> str:
     """Which code this is: the commit of a checkout, `+` where its code is no longer that, else the
-    version of the package."""
-    root = Path(spacelang.__file__).resolve().parent.parent
-    if not (root / ".git").exists():
-        return spacelang.__version__
-    try:
-        commit = _git(root, "rev-parse", "--short", "HEAD")
-        changed = _git(root, "status", "--porcelain", "--", *CODE)
-    except (OSError, subprocess.CalledProcessError):  # without git, or a checkout of another user
-        return spacelang.__version__
-    return commit + "+" * bool(changed)
+    version of the package that is installed."""
+    root = Path(__file__).resolve().parents[2]
+    if (root / ".git").exists():
+        with suppress(OSError, subprocess.CalledProcessError):  # no git, or another user's checkout
+            changed = _git(root, "status", "--porcelain", "--", *CODE)
+            return _git(root, "rev-parse", "--short", "HEAD") + "+" * bool(changed)
+    return version("spacelang-nas")
 
 
 def _git(root: Path, *words: str) -> str:

@@ -1,8 +1,9 @@
 """What the searches of a folder were begun with, so that the folder alone goes on.
 
-    begin(folder, "evolution", SearchStart(settings_of(engine), seed=0))      # before anything is scored
-    entry = begun(folder)["evolution"]                                  # in a later process
-    end(folder, "evolution")                                            # when all of it is written
+    start = SearchStart(settings_of(engine), seed=0)
+    begin(folder, "evolution", start)       # before anything is scored
+    start = begun(folder)["evolution"]      # in a later process
+    end(folder, "evolution")                # when all of it is written
 
 `begun.json` has an entry for each engine, the one that was begun last at its end.
 """

@@ -110,9 +110,8 @@ class Lowering:
                 nodes = self.graph.blocks[name].nodes
                 calls = [visit(n.call.block) for n in nodes if n.call is not None]
                 seen = any((name, n.id) in self.exposed for n in nodes)
-                apart = self.always_needed.matters and not self.always_needed.whole(
-                    self.graph.blocks[name]
-                )
+                always = self.always_needed
+                apart = always.matters and not always.whole(self.graph.blocks[name])
                 plain = not any(n.regions for n in nodes) and not apart
                 known[name] = all(calls) and not seen and plain
             return known[name]
