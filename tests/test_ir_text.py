@@ -450,8 +450,9 @@ def test_hash_tells_what_differs():
 def test_text_and_hash_do_not_depend_on_the_seed_of_hashing():
     code = (
         "from spacelang.loader import load; from spacelang.ir.text import write; import hashlib\n"
-        "g = load('spaces/autoformer.space:autoformer_t')\n"
-        "print(hashlib.sha256(write(g).encode()).hexdigest(), g.hash)"
+        "for name in ('autoformer.space:autoformer_t', 'efficientvit.space:efficientvit_search'):\n"
+        "    g = load('spaces/' + name)\n"
+        "    print(hashlib.sha256(write(g).encode()).hexdigest(), g.hash)"
     )
     found = {
         subprocess.run(

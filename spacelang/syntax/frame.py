@@ -151,7 +151,10 @@ class Frame:
     def dim(self, origin: Frame, dim: Dim) -> Dim:
         if origin is self or not dim.symbols:
             return dim
-        return dim.substitute({s.name: self.symbol(origin, s) for s in dim.symbols})
+        # In an order of their own: a size is bound where it is first asked for.
+        return dim.substitute(
+            {s.name: self.symbol(origin, s) for s in sorted(dim.symbols, key=str)}
+        )
 
     def type(self, origin: Frame, type: TensorType) -> TensorType:
         return TensorType(tuple(self.dim(origin, d) for d in type.shape), type.dtype)
@@ -159,7 +162,9 @@ class Frame:
     def condition(self, origin: Frame, value: Condition) -> Condition:
         if origin is self:
             return value
-        return value.substitute({s.name: self.symbol(origin, s) for s in value.symbols})
+        return value.substitute(
+            {s.name: self.symbol(origin, s) for s in sorted(value.symbols, key=str)}
+        )
 
     def thing(self, origin: Frame, value: Thing) -> Thing:
         """A value of another frame, with its sizes as this frame sees them."""
