@@ -1,6 +1,7 @@
 """The bound of compiled variants: at most eight of each kernel, over every shipped space.
 
-Each of them is compiled ahead of time, so that its registers are in the golden table.
+Each of them is compiled ahead of time in one type at least, so that its registers are in the golden
+table.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ MOST = {  # where most are, by file
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_a_whole_space_has_few_variants(name: str) -> None:
-    """The means of squeeze-excite are a kernel of their own. What is launched has been compiled."""
+    """The means of squeeze-excite are a kernel of their own. What is launched is compiled in some type."""
     source, _ = open_address(f"{name}.space")
     most: dict[str, int] = {}
     for space in SPACE.findall(source.text):

@@ -13,8 +13,8 @@ columns of AutoFormer and of iRPE's cross). As an index takes C values, q_i . T[
 entry index[i, j] of row i of q T^T, [N, C], and sum_j p_ij T[index[i, j]] is m_i T with the masses
 m_ic = sum of p_ij over index[i, j] = c. A program makes its rows of q T^T, those of k T^T of each
 block of keys, and m T (`inside`), and masses are written for the gradient of their tables alone;
-lookups of more entries are products before the kernel. Neither N x N logits nor N x N x D tables
-exist.
+lookups of more entries are products before the kernel. N x N logits of images and N x N x D tables
+exist nowhere; the gradient of offsets needs those of logits, summed over images.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from torch import Tensor
 from spacelang.backends.triton import attention_kernels as kernels
 from spacelang.backends.triton.attention_operands import (
     Operands,
+    counted,
     looked_up,
     reference,
     unable,
@@ -100,6 +101,7 @@ def launched(x: Operands, out: Tensor, slopes: Tensor, within: bool) -> dict[str
     found["rows"] = _no_rows(x) if within or not len(x.row_index) else x.rows
     found["columns"] = _no_rows(x) if within or not len(x.column_index) else x.columns
     found |= {name: getattr(x, name).contiguous() for name in kernels.POINTERS}
+    found |= {name: counted(part) for name, part in found.items() if name.endswith("_index")}
     tables = (x.table, x.key_table, x.query_table, x.value_table)
     sizes = (
         *x.q.shape[1:], x.v.shape[3], *(part.shape[2] for part in tables), max(1, len(x.regions)),
@@ -247,7 +249,7 @@ def gathered_back(logits: Tensor, table: Tensor, index: Tensor) -> Tensor:
     _, count, width = table.shape
     found = torch.empty(heads, count, width, device=logits.device, dtype=torch.float32)
     kernels.scatter_kernel[(count * width, heads)](
-        logits, index.contiguous(), found, n, width, count, BLOCK=SCATTERED
+        logits, counted(index), found, n, width, count, BLOCK=SCATTERED
     )
     return (found if len(table) == heads else found.sum(0, keepdim=True)).to(table.dtype)
 

@@ -49,6 +49,9 @@ LAUNCHED = (
     *((network, "bf16" if network.startswith("tinyvit") else "fp16") for network in NETWORKS),
     ("autoformer", "fp32"),
 )
+SINGLE = ("swin", "tinyvit", "quickstart", "irpe_quant_k")
+"""Whose forward is compiled in float32, too: tiles of 16, exact products, and, of the last, lookups
+that are read from memory."""
 KINDS = {"fp16": torch.float16, "fp32": torch.float32, "bf16": torch.bfloat16}
 TYPES: Mapping[str, str] = (
     dict.fromkeys((*kernels.INTEGERS, *kernels.OWN), "i32")
@@ -88,6 +91,7 @@ def _builds() -> tuple[Build, ...]:
         for kernel in kernels.KERNELS
         if kernel != "offsets" or NETWORKS[network]["TABLES"]
     ]
+    found += [_build(network, "forward", "fp32") for network in SINGLE]
     types = SCATTER | dict.fromkeys(("N", "C", "COUNT"), "i32")
     for kind, told in (("i8", 1), ("i16", 2)):
         name, own = f"attention.scatter[{kind}]", {**types, "table_index": f"*{kind}"}

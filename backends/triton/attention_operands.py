@@ -117,6 +117,12 @@ def unindexed(indexes: Sequence[Tensor], counts: Sequence[int], n: int) -> str:
     return ""
 
 
+def counted(index: Tensor) -> Tensor:
+    """An index as kernels read it, in at most 32 bits: what is out of range stays so."""
+    index = index.clamp(-1, 2**31 - 1).int() if index.dtype == torch.int64 else index
+    return index.contiguous()
+
+
 def unwindowed(regions: Tensor, batch: int, n: int) -> str:
     """Why no kernel can take the regions of windows; empty if one can."""
     if regions.ndim != 2 or regions.shape[1] != n or batch % max(1, len(regions)):

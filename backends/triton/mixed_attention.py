@@ -7,7 +7,8 @@
 
 Terms are offsets and iRPE on keys, as `attention` has them. What the rows of a head weigh depends
 on all heads, so a program has all heads of a block of queries (or of keys), and goes over the keys
-twice: the mix after the softmax needs normalised rows. N x N matrices exist nowhere.
+twice: the mix after the softmax needs normalised rows. N x N matrices of images exist nowhere; the
+gradient of offsets needs those of logits, summed over images.
 
 The gradient of `before_bias` is 0: a softmax does not see what is added to all of a row.
 """
@@ -27,6 +28,7 @@ from spacelang.backends.triton.attention_operands import (
     COLUMNS,
     WIDEST,
     chosen,
+    counted,
     looked_up,
     unindexed,
     unwindowed,
@@ -138,9 +140,14 @@ def unable(x: Operands) -> str:
     return refusal(*operands, *weights)
 
 
-def options(hip: bool) -> dict[str, int]:
-    """Warps and stages with which registers suffice; warps of AMD are twice as wide."""
-    return {"num_warps": 4 if hip else 8, "num_stages": 1}
+def options(dtype: torch.dtype, hip: bool) -> dict[str, int | str]:
+    """Warps and stages with which registers suffice; warps of AMD are twice as wide.
+
+    And how float32 operands of mixes are multiplied, beside half types in three parts of TF32,
+    which together have their bits; AMD multiplies float32 itself.
+    """
+    parts = "ieee" if hip or dtype == torch.float32 else "tf32x3"
+    return {"num_warps": 4 if hip else 8, "num_stages": 1, "PRECISION": parts}
 
 
 def owned(heads: int, inside: bool = False) -> int:
@@ -169,7 +176,6 @@ def constants(x: Operands, strides: tuple[int, ...]) -> dict[str, Any]:
         "ROWS": len(x.row_index),
         "MASKED": int(len(x.regions) > 0),
         "ALIGNED": 1 if any(step % 8 for step in (*strides, *widths)) else 8,
-        "PRECISION": "ieee" if x.q.dtype == torch.float32 else "tf32",
     }
 
 
@@ -177,6 +183,7 @@ def launched(x: Operands, out: Tensor, slopes: Tensor, rows: Tensor) -> dict[str
     """What every kernel is launched with, by name; `rows` [B, H, N, R, C] are of `key_table`."""
     found: dict[str, Any] = {name: lined(getattr(x, name)) for name in ("q", "k", "v")}
     found |= {name: getattr(x, name).contiguous() for name in tiles.POINTERS}
+    found |= {name: counted(part) for name, part in found.items() if name.endswith("_index")}
     found |= {"table": x.table, "rows": rows}
     sizes = (
         *x.q.shape[1:], x.v.shape[3], x.table.shape[2], x.key_table.shape[2],
@@ -193,7 +200,7 @@ def _launch(kernel: str, grid: tuple[int, ...], common: dict[str, Any], **own: A
     """One kernel, with what all take and what it alone does."""
     function = KERNELS[kernel]
     taken = {name: value for name, value in common.items() if name in function.arg_names}
-    function[grid](**taken, **own, **options(HIP))
+    function[grid](**taken, **own, **options(common["q"].dtype, HIP))
 
 
 @operator("mixed_attention", NAME)

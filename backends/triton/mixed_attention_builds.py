@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
+
 from spacelang.backends.triton import mixed_attention_tiles as tiles
 from spacelang.backends.triton.mixed_attention import BLOCK, options, owned
 from spacelang.backends.triton.mixed_attention_kernels import KERNELS
@@ -29,7 +31,7 @@ LAUNCHED = (
     ("mini_deit_b", "fp16"), ("mini_swin_6", "fp16"), ("mini_swin_12", "fp16"),
     ("mini_swin_24", "fp16"), ("mini_deit_ti", "fp32"), ("mini_deit_ti", "bf16"),
 )  # fmt: skip
-PRECISIONS = {"fp16": "tf32", "bf16": "tf32", "fp32": "ieee"}
+KINDS = {"fp16": torch.float16, "fp32": torch.float32, "bf16": torch.bfloat16}
 TYPES: Mapping[str, str] = (
     dict.fromkeys((*tiles.INTEGERS, *tiles.OWN), "i32")
     | {"scale": "fp32"}
@@ -47,12 +49,13 @@ def _build(network: str, kernel: str, kind: str) -> Build:
     inside = kernel == "forward" and chosen["ROWS"] > 0
     constants = {
         **chosen, "OWN": owned(chosen["HEADS"], inside), "BLOCK": BLOCK, "ALIGNED": 8,
-        "PRECISION": PRECISIONS[kind], **({"INSIDE": int(inside)} if kernel == "forward" else {}),
+        **({"INSIDE": int(inside)} if kernel == "forward" else {}),
     }  # fmt: skip
-    arguments = [name for name in function.arg_names if name not in constants]
+    cuda, hip = (options(KINDS[kind], hip) for hip in (False, True))
+    arguments = [name for name in function.arg_names if name not in constants and name not in cuda]
     types = {name: TYPES.get(name, f"*{kind}") for name in arguments}
     name = f"mixed_attention.{kernel}[{network}, {kind}]"
-    return Build(name, function, types, constants, options(False), options(True), 16)
+    return Build(name, function, types, constants, cuda, hip, 16)
 
 
 BUILDS = tuple(

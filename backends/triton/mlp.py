@@ -328,6 +328,7 @@ def _builds() -> tuple[Build, ...]:
             ("bf16", "odd_plain", second, 1, {}),
             ("bf16", "mixed", first, 8, stored),
             ("fp32", "norm_gelu", first, 8, {}),
+            ("fp32", "plain", second, 8, {}),
         )
     )
 

@@ -48,8 +48,8 @@ class Build:
     kernel: Any  # a triton.JITFunction, which is generic without need
     types: Mapping[str, Any]  # of a tuple of pointers, a tuple
     constants: Mapping[str, int | str]
-    options: Mapping[str, int] = field(default_factory=dict[str, int])
-    hip: Mapping[str, int] = field(default_factory=dict[str, int])  # options on AMD beside them
+    options: Mapping[str, int | str] = field(default_factory=dict[str, int | str])
+    hip: Mapping[str, int | str] = field(default_factory=dict[str, int | str])  # on AMD, over them
     alignment: int = 1  # bytes that divide every pointer: 16 for what torch allocates
     told: Mapping[str, int] = field(default_factory=dict[str, int])
     """What else a variant is known by, as `fused_cost.py` names it."""
@@ -79,17 +79,17 @@ def _module(name: str) -> Any:
 
 def measure(build: Build, target: GPUTarget) -> Resources:
     """Compile a build for a target and read what it needs."""
-    types = {**build.types, **dict.fromkeys(build.constants, "constexpr")}
     names = build.kernel.arg_names
+    options = {**build.options, **(build.hip if target.backend == "hip" else {})}
+    own = {name: options.pop(name) for name in names if name in options}  # constants of a target
+    constants = {**build.constants, **own}
+    types = {**build.types, **dict.fromkeys(constants, "constexpr")}
     attributes = {
         (names.index(name),): [["tt.divisibility", build.alignment]]
         for name, kind in build.types.items()
         if build.alignment > 1 and kind.startswith("*")
     }
-    source = ASTSource(
-        fn=build.kernel, signature=types, constexprs=dict(build.constants), attrs=attributes
-    )
-    options = {**build.options, **(build.hip if target.backend == "hip" else {})}
+    source = ASTSource(fn=build.kernel, signature=types, constexprs=constants, attrs=attributes)
     compiled = triton.compile(source, target=target, options=options)
     shared = compiled.metadata.shared
     if target.backend == "cuda":

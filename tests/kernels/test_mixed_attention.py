@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from triton._C.libtriton.ir import INPUT_PRECISION
+from triton.runtime import interpreter
 
 from spacelang.backends.triton import launch
 from spacelang.backends.triton.launch import NotFused, require_fused
@@ -155,6 +159,41 @@ def test_it_is_the_published_attention(x: Callable[[], Case]) -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_half_types_agree(dtype: torch.dtype) -> None:
     agree(case((1, 3, 19, 32), table=(3, 1), windows=1, dtype=dtype))
+
+
+def test_mixes_beside_half_types_are_exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of logits of ten and more; a product in TF32 is of ten bits, as on a device."""
+    product = interpreter.InterpreterBuilder.create_dot
+
+    def cut(x: interpreter.TensorHandle) -> interpreter.TensorHandle:
+        bits = np.ascontiguousarray(x.data, np.float32).view(np.uint32) & np.uint32(0xFFFFE000)
+        return interpreter.TensorHandle(bits.view(np.float32), x.dtype)
+
+    def dot(self: Any, a: Any, b: Any, sums: Any, precision: Any, *rest: Any) -> Any:
+        if precision == INPUT_PRECISION.TF32 and a.dtype.is_fp32():
+            a, b = cut(a), cut(b)
+        return product(self, a, b, sums, precision, *rest)
+
+    monkeypatch.setattr(interpreter.InterpreterBuilder, "create_dot", dot)
+    x = case((1, 3, 19, 32), table=(3, 1), windows=1, dtype=torch.float16)
+    agree(replace(x, q=6 * x.q))
+
+
+def test_an_index_of_64_bits_is_not_cut() -> None:
+    """What is out of range there stands for no term, as in the reference."""
+    x = case((1, 2, 5, 16), table=(2, 1), on_keys=(1, 1))
+    far = replace(
+        x, table_index=x.table_index.long() + (1 << 32), key_index=x.key_index.long() - (1 << 32)
+    )
+    assert torch.equal(fused(far), fused(replace(x, table=None, on_keys=None)))
+
+
+def test_mixed_precision_goes_no_further_than_operands() -> None:
+    """Lookups before a kernel, of tables a head, stay in float32: as its backward makes them."""
+    x = case((1, 3, 5, 16), table=None, on_keys=(3, 1), dtype=torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = fused(x)
+    assert torch.equal(found, fused(x))
 
 
 def test_images_of_197_tokens() -> None:

@@ -62,7 +62,7 @@ def test_the_command_compiles_for_a_target(
     assert "error[SP605]: kernels are interpreted here" in refused.output
     monkeypatch.delenv("TRITON_INTERPRET")
     found = json.loads(fresh_python("-m", "spacelang", *command, "--json"))
-    mine = ("norm_gelu[bf16]", "plain[bf16]", "mixed[bf16]", "norm_gelu[fp32]")
+    mine = ("norm_gelu[bf16]", "plain[bf16]", "mixed[bf16]", "norm_gelu[fp32]", "plain[fp32]")
     wanted = {f"linear.{build}": golden()[f"linear.{build}"]["sm_90"] for build in mine}
     assert found["binaries"] == {"mlp": wanted}
     assert found["unbuilt"] == {}
