@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from spacelang.backends.torch.data.datasets import Dataset
-from spacelang.backends.torch.networks import Networks
+from spacelang.backends.torch.networks import SPREAD, Networks
 from spacelang.backends.torch.runs.ranks import current
 from spacelang.backends.torch.training.checkpoint import (
     Checkpoint,
@@ -96,12 +96,16 @@ class CycleTrainer:
     # Optimisers.
 
     def reset(self, groups: Sequence[Group]) -> None:
-        """Begin the optimisers of these groups; what is in none of them needs no gradient."""
+        """Begin the optimisers of these groups; what is in none of them needs no gradient, and an
+        ensemble that is in none is even."""
         self.groups = tuple(groups)
         self.optimizers = {group.name: self._optimizer(group) for group in groups}
         moved = {p for o in self.optimizers.values() for g in o.param_groups for p in g["params"]}
         for parameter in self.networks.parameters():
             parameter.requires_grad_(parameter in moved)
+        if not any(group.ensemble for group in groups):
+            with torch.no_grad():
+                self.networks.ensemble.fill_(SPREAD)
 
     def _optimizer(self, group: Group) -> torch.optim.Optimizer:
         members = self.networks.members(group)
