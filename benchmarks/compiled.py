@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--backend", default="fused")
     parser.add_argument("--threads", type=int, default=1)
-    given = parser.parse_args()
+    given, made_by = parser.parse_args(), code()
     torch.set_num_threads(given.threads)
     graph = load(given.space)
     models = {name: filled(build(graph, given.backend)).train() for name in ("eager", "compiled")}
@@ -73,7 +73,7 @@ def main() -> None:
         "wall": {n: round(statistics.median(t[SETTLED:]), 4) for n, t in wall.items()},
         "cpu": {n: round(statistics.median(t[SETTLED:]), 4) for n, t in cpu.items()},
         "ratio": {"wall": of(wall), "cpu": of(cpu)},
-        "code": code(),
+        "code": made_by,
         "others": idle.others(time.process_time() - begun),
         "torch": torch.__version__,
     }  # fmt: skip

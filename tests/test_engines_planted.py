@@ -255,7 +255,7 @@ class Moves:
 @pytest.mark.parametrize("seeds", FEW)  # ten seconds a seed
 @pytest.mark.parametrize("value", [distant, distant_pairs])
 def test_space_evolution_finds_what_random_search_does_not(value: Value, seeds: int) -> None:
-    """Two thousand networks judge each of six moves, of one step where a range ends before its best candidate; then evolution.
+    """Two thousand networks judge each of six moves; then evolution.
 
     The error of a candidate is the mean alone (`top` counts all): with half of it from the 50 best
     the pairs make slopes so steep that ranges move past what they look for. Random search draws

@@ -33,7 +33,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from spacelang.backends.triton.cascade_kernels import CONVS, INTEGERS, LAYOUTS, _kernel
-from spacelang.backends.triton.launch import differentiable, launches, operator, refusal, wide
+from spacelang.backends.triton.launch import (
+    differentiable,
+    launches,
+    operator,
+    refusal,
+    unmixed,
+    wide,
+)
 from spacelang.backends.triton.norm import Norm, normed
 from spacelang.backends.triton.resources import Build
 
@@ -204,8 +211,9 @@ def _backward_op(
         now = [next(rest) if i % PARTS in LEARNT else part for i, part in enumerate(parts)]
         return reference(x, now, offsets, eps)
 
-    _, pulled = torch.func.vjp(again, x, offsets, *learnt)
-    return [part.clone(memory_format=torch.contiguous_format) for part in pulled(gradients)]
+    with unmixed(x):
+        _, pulled = torch.func.vjp(again, x, offsets, *learnt)
+        return [part.clone(memory_format=torch.contiguous_format) for part in pulled(gradients)]
 
 
 def _learnt(parts: Sequence[Tensor]) -> list[Tensor]:

@@ -17,7 +17,7 @@ import functools
 import subprocess
 import warnings
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from threading import Lock
 from typing import Any
 
@@ -82,6 +82,14 @@ def refusal(*tensors: Tensor, dtypes: Collection[torch.dtype] = FLOATS) -> str:
     return ""
 
 
+def unmixed(operand: Tensor) -> AbstractContextManager[object]:
+    """Without mixed precision: within an operator nothing is rounded any further."""
+    kind = operand.device.type
+    if not torch.is_autocast_enabled(kind):
+        return nullcontext()
+    return torch.autocast(kind, enabled=False)
+
+
 def operator(name: str, kernel: str) -> Callable[[Callable[..., Any]], Any]:
     """Make a function an operator: by its reference where its kernel has failed, which is told."""
 
@@ -89,7 +97,7 @@ def operator(name: str, kernel: str) -> Callable[[Callable[..., Any]], Any]:
         def at(*operands: Any) -> Any:
             """On the device of its operands, which need not be the current one, in their types."""
             first = next(x for x in tree_leaves(operands) if isinstance(x, Tensor))
-            with torch.cuda.device_of(first), torch.autocast(first.device.type, enabled=False):
+            with torch.cuda.device_of(first), unmixed(first):
                 return function(*operands)
 
         @functools.wraps(function)

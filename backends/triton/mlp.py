@@ -34,6 +34,7 @@ from spacelang.backends.triton.launch import (
     launches,
     operator,
     refusal,
+    unmixed,
     wide,
 )
 from spacelang.backends.triton.resources import Build
@@ -215,8 +216,9 @@ def _backward_op(
         now = (next(rest) if need else part for need, part in zip(needs, operands, strict=True))
         return reference(*now, eps, activation)
 
-    _, pulled = torch.func.vjp(again, *_needed(operands, needs))
-    return [part.clone(memory_format=torch.contiguous_format) for part in pulled(gradients)]
+    with unmixed(x):
+        _, pulled = torch.func.vjp(again, *_needed(operands, needs))
+        return [part.clone(memory_format=torch.contiguous_format) for part in pulled(gradients)]
 
 
 def _needed(operands: Sequence[Tensor | None], needs: Sequence[bool]) -> list[Tensor]:

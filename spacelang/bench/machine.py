@@ -8,7 +8,7 @@ import re
 import subprocess
 import time
 from contextlib import suppress
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 CODE = ("spacelang", "backends", "grammars", "spaces")  # what may change a figure
@@ -36,13 +36,15 @@ def short(processor: str) -> str:
 
 def code() -> str:
     """Which code this is: the commit of a checkout, `+` where its code is no longer that, else the
-    version of the package that is installed."""
+    version of the package that is installed; "unknown" where neither tells."""
     root = Path(__file__).resolve().parents[2]
     if (root / ".git").exists():
         with suppress(OSError, subprocess.CalledProcessError):  # no git, or another user's checkout
             changed = _git(root, "status", "--porcelain", "--", *CODE)
             return _git(root, "rev-parse", "--short", "HEAD") + "+" * bool(changed)
-    return version("spacelang-nas")
+    with suppress(PackageNotFoundError):
+        return version("spacelang-nas")
+    return "unknown"
 
 
 def _git(root: Path, *words: str) -> str:

@@ -39,6 +39,7 @@ def measure(row: Row, threads: int, repeats: int = LEAST_REPEATS) -> dict[str, A
 
     SpaceError where our own contender cannot be built, or a result is not the same (SP703).
     """
+    made_by = code()
     work = {"space": row.space, "network": row.network, "batch": row.batch, "threads": threads,
             "double": row.double}  # fmt: skip
     with ExitStack() as stack:
@@ -86,7 +87,7 @@ def measure(row: Row, threads: int, repeats: int = LEAST_REPEATS) -> dict[str, A
         "row": row.name,
         "threads": threads,
         "date": date.today().isoformat(),
-        "code": code(),
+        "code": made_by,
         "flops": about[row.ours].get("flops", 0),
         "narrow": about[row.ours].get("narrow", False),
         "contenders": contenders,
@@ -211,16 +212,29 @@ def ratio(
     return middle, low, high
 
 
+def rates(record: Mapping[str, Any]) -> list[float]:
+    """The matrix-product rate in each round, in the type of numbers that ours has."""
+    return cast(list[float], record["limits"]["narrow" if record["narrow"] else "flops"])
+
+
 def share_of_limit(record: Mapping[str, Any], name: str) -> float | None:
     """Which part of the matrix-product rate of the same rounds, in the type of numbers that ours
     has, a contender reaches."""
     times = seconds(record, name)
     if times is None or not record["flops"]:
         return None
-    rates = record["limits"]["narrow" if record["narrow"] else "flops"]
     return statistics.median(
-        record["flops"] / t / rate for t, rate in zip(times, rates, strict=True)
+        record["flops"] / t / rate for t, rate in zip(times, rates(record), strict=True)
     )
 
 
-__all__ = ["LEAST_REPEATS", "best", "compared", "measure", "ratio", "seconds", "share_of_limit"]
+__all__ = [
+    "LEAST_REPEATS",
+    "best",
+    "compared",
+    "measure",
+    "rates",
+    "ratio",
+    "seconds",
+    "share_of_limit",
+]

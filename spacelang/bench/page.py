@@ -111,8 +111,10 @@ def _facts(records: list[Any]) -> Iterator[str]:
     days = sorted({r["date"] for r in records})
     several = "s, each row on one of them" * (len(machines) > 1)
     yield f"Machine{several}: {told}. Measured {' to '.join(dict.fromkeys((days[0], days[-1])))}."
-    commits = list(dict.fromkeys(r["code"] for r in sorted(records, key=lambda r: r["date"])))
-    yield f"Code: {', '.join(f'`{commit}`' for commit in commits)}."
+    commits = sorted({f"`{r['code']}`" for r in records if "code" in r})
+    without = sum("code" not in r for r in records)
+    earlier = [f"what {without} rows were measured with does not say"] * bool(without)
+    yield f"Code: {'; '.join([', '.join(commits), *earlier])}."
     others = [r["machine"]["others"] for r in records if r["machine"]["others"] is not None]
     if others:
         yield (

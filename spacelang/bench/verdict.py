@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from spacelang.bench.measure import best, ratio, share_of_limit
+from spacelang.bench.measure import best, rates, ratio, share_of_limit
 from spacelang.bench.rows import Row
 
 MEDIAN = "met by the median alone"  # the lower quartile is below
@@ -64,10 +64,10 @@ def verdict(row: Row, record: Mapping[str, Any]) -> Verdict:
 
 def disturbed(record: Mapping[str, Any]) -> bool:
     """Whether something else took so much of the machine that figures say little."""
-    rates, others = record["limits"]["flops"], record["machine"]["others"]
+    found, others = rates(record), record["machine"]["others"]
     free = record["machine"]["cores"] - record["threads"]
     crowded = others is not None and others > free + OTHERS * record["threads"]
-    return crowded or max(rates) > SWING * min(rates)
+    return crowded or max(found) > SWING * min(found)
 
 
 def memory(record: Mapping[str, Any], name: str) -> float:

@@ -128,7 +128,7 @@ def compile(
             head_map,
         )
         record |= {"batch": batch or 1, "runtime": runtime or RUNTIME} | given.origin
-        record |= runs.images_of(Path(space))
+        record |= runs.images_of(Path(space)) if given.of_run else {}
         with working("deploying"):
             graph, difference = _deployed(given, backend, record, files)
     else:

@@ -303,10 +303,10 @@ class SpaceMoved:
     """The ranges of a space moved: their candidates before and after, by the name of a dimension.
 
     `slopes` are percentage points of error per candidate, what made them move; `networks` how many
-    of the architectures drawn have each candidate, by the name of a dimension of several; `sizes`
-    how many architectures the space had and has, and `shared` how many are in both, exactly or
-    between exact bounds (None where tables do not fit into memory); `inherited` how many elements
-    of weights went over.
+    of the architectures drawn and scored have each candidate, one drawn twice counting twice, by
+    the name of a dimension of several; `sizes` how many architectures the space had and has, and
+    `shared` how many are in both, exactly or between exact bounds (None where tables do not fit
+    into memory); `inherited` how many elements of weights went over.
     """
 
     iteration: int

@@ -145,13 +145,13 @@ class SpaceEvolution:
         pool = Pool(space, self.where, seed, self.latency)
         if self.latency and self.iterations:
             self._knows(space, trainer)
-        if self.iterations:
-            pool.by_choices(1, "begun")
+        pool.draw(1, "begun")
         number = 0
         for iteration in range(self.iterations):
-            yield from self._train(space, trainer, seed_of(seed, "space", iteration))
+            # Drawn first: a budget that so many draws do not meet costs no training.
             pool = Pool(space, self.where, seed_of(seed, "probes", iteration), self.latency)
             drawn = pool.by_choices(self.probes, iteration)
+            yield from self._train(space, trainer, seed_of(seed, "space", iteration))
             once = {encoding(assignment): (assignment, cost) for assignment, cost in drawn}
             scores = trainer.probe((a for a, _ in once.values()), Samples(self.part, self.samples))
             tried: dict[str, Candidate] = {}
@@ -202,11 +202,14 @@ class SpaceEvolution:
             raise SpaceError(found.hint(f"{found.help} --hull")) from failed
 
     def _reaches(self, space: Graph, seed: int) -> bool:
-        """Whether the budget leaves a network of a space, as far as draws tell."""
+        """Whether draws by choices, of probes, and uniform ones, of the search at the end, meet the
+        budget in a space."""
+        pool = Pool(space, self.where, seed, self.latency)
         try:
-            Pool(space, self.where, seed, self.latency).by_choices(1, "reached")
+            pool.by_choices(self.probes, "reached")
+            pool.draw(1, "reached")
         except SpaceError as failed:
-            if failed.diagnostics[0].code != "SP502":
+            if failed.diagnostics[0].code not in ("SP502", "SP507"):
                 raise
             return False
         return True

@@ -50,6 +50,19 @@ def test_a_layer(
         agree(found, slopes, TOLERANCE[dtype])
 
 
+def test_a_backward_pass_within_mixed_precision_is_that_without() -> None:
+    x, weight, bias = (t.requires_grad_() for t in drawn((2, 5, 24), (40, 24), (40,)))
+
+    def pulled() -> list[Tensor]:
+        return [*torch.autograd.grad(linear(x, weight, bias).square().sum(), (x, weight, bias))]
+
+    apart = pulled()
+    made = linear(x, weight, bias).square().sum()
+    with torch.autocast("cpu", torch.bfloat16):
+        within = torch.autograd.grad(made, (x, weight, bias))
+    assert all(map(torch.equal, within, apart))
+
+
 @pytest.mark.parametrize("stream", [torch.float32, torch.bfloat16], ids=str)
 def test_automatic_mixed_precision(stream: torch.dtype) -> None:
     """Of a stream of either type: products of bfloat16, gradients of the types of what is stored."""

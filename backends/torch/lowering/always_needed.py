@@ -4,7 +4,7 @@
 
 What no output needs must not run in training: it would move running statistics, and draw. A plan
 leaves out whole steps, so where such a node is needed by some architectures alone, nodes that are
-not surely needed have to be steps of their own.
+not always needed have to be steps of their own.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class AlwaysNeeded:
         return any(self.stateful(node) for node in doubtful)
 
     def nodes(self, level: Block) -> Numbers:
-        """The nodes that a level runs surely, if any of its outputs is needed.
+        """The nodes that a level always runs, if any of its outputs is needed.
 
         Of the root, those of all outputs of one kind: of inference, or of training.
         """
