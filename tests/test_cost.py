@@ -253,7 +253,7 @@ def test_figures_beyond_63_bits_are_exact(name: str) -> None:
 
 def graph_meets(graph: Graph, assignment: dict[str, object], where: str = "") -> bool:
     found = counter(graph)
-    wanted = found.required.both(parse_where(graph, where)) if where else found.required
+    wanted = found.required.meet(parse_where(graph, where)) if where else found.required
     return found.meets(graph.decisions.check(assignment), wanted)
 
 

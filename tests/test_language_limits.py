@@ -20,7 +20,7 @@ from spacelang.syntax.budget import budget
 from spacelang.syntax.matches import fold
 from spacelang.syntax.session import MAX_MATCHES, MAX_OPEN, MAX_WAYS
 
-SECONDS, MEGABYTES = 6, 120  # of a slow machine; each takes a tenth of that on an idle one
+SECONDS, MEGABYTES = 20, 120  # of a slow, busy machine; each takes a thirtieth on an idle one
 
 
 def chain(depth: int, body: str, first: str = "relu(x)") -> str:

@@ -204,8 +204,8 @@ class SpaceEvolution:
     def _reaches(self, space: Graph, seed: int) -> bool:
         """Whether draws by choices, of probes, and uniform ones, of the search at the end, meet the
         budget in a space."""
-        pool = Pool(space, self.where, seed, self.latency)
         try:
+            pool = Pool(space, self.where, seed, self.latency)
             pool.by_choices(self.probes, "reached")
             pool.draw(1, "reached")
         except SpaceError as failed:

@@ -284,6 +284,10 @@ def random_model(graph: Graph, dialect: str = "published") -> tuple[Supernet, di
                 tensor.add_(spread * torch.randn(tensor.shape, generator=random))
                 if "mlp" in name or "proj.weight" in name:
                     tensor.mul_(0.3)
+                elif (
+                    tensor.dim() == 4
+                ):  # deep chains of maps would grow to 1e8, and rounding with them
+                    tensor.mul_(0.6)
     return model, weights.save(model, dialect)
 
 
