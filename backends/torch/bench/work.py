@@ -51,8 +51,8 @@ class Work:
 def forward(network: Callable[[Tensor], Tensor], x: Tensor, told: Mapping[str, Any]) -> Work:
     """A network for inference, on inputs that are always the same.
 
-    Freed memory stays with its process, whose network it may be: ours does so by itself, others can
-    be told to by a variable.
+    Its process keeps freed memory: a deployed network sees to that by itself, and for every other
+    one a user can set it by a variable of the allocator.
     """
     keep_freed_memory()
 
