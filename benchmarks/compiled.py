@@ -29,7 +29,7 @@ RESULT = Path(__file__).resolve().parent / "results" / "compiled.json"
 SETTLED = 50  # paths before those whose times count
 
 
-def of(times: dict[str, list[float]]) -> float:
+def paired_ratio(times: dict[str, list[float]]) -> float:
     """How many times as long eager steps take: the median of pairs, from `SETTLED` on."""
     pairs = zip(times["eager"][SETTLED:], times["compiled"][SETTLED:], strict=True)
     return round(statistics.median(eager / compiled for eager, compiled in pairs), 3)
@@ -72,7 +72,7 @@ def main() -> None:
         "first_step_seconds": round(wall["compiled"][0], 1),
         "wall": {n: round(statistics.median(t[SETTLED:]), 4) for n, t in wall.items()},
         "cpu": {n: round(statistics.median(t[SETTLED:]), 4) for n, t in cpu.items()},
-        "ratio": {"wall": of(wall), "cpu": of(cpu)},
+        "ratio": {"wall": paired_ratio(wall), "cpu": paired_ratio(cpu)},
         "code": made_by,
         "others": idle.others(time.process_time() - begun),
         "torch": torch.__version__,

@@ -331,11 +331,7 @@ class TorchTrainer:
         tensors, settings = self._pack()
         if not self.ranks.first:
             return
-        known = {
-            **state,
-            **settings,
-            "steady": self.guard.state(),
-        }  # the guard's key in every checkpoint
+        known = {**state, **settings, "steady": self.guard.state()}  # the key in older checkpoints
         store.save(tensors, step=self.taken, epoch=epoch, state=known)
 
     def _pack(self) -> tuple[Tensors, dict[str, object]]:
